@@ -1,0 +1,18 @@
+"""Actions, what a recipe can do to a layer: one file each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+
+from lbdsl.actions.base import Action, Aspect, Change
+from lbdsl.core.registry import discover
+
+__all__ = ["Action", "Aspect", "Change", "actions"]
+
+
+@cache
+def actions() -> Mapping[str, type[Action]]:
+    """Every action by name, found once."""
+    return discover(sys.modules[__name__], Action, "lbdsl.actions")

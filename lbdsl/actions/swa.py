@@ -1,0 +1,41 @@
+"""`swa`: attention over a sliding window, with optional sink tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lbdsl.actions.base import Action, Aspect, Change
+from lbdsl.core.costs import SubBlockCost, attention_cost
+from lbdsl.core.facts import ModelFacts
+
+
+class SlidingWindow(Action):
+    """Causal softmax attention over the last `window` tokens, the token itself included, and the first `sinks`.
+
+    What: a query at position q sees keys k with q - window < k <= q, and the first `sinks` tokens of its row that are
+    not padding. Cost is linear in the sequence; the cache holds at most window + sinks tokens.
+    Why: where a layer looks near by anyway, its cache need not grow; four sinks undo most of a window's damage.
+    Example: `else swa(window=512, sinks=4)`
+    Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453).
+    """
+
+    kind: Literal["swa"] = "swa"
+    window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
+    sinks: Annotated[int, Field(ge=0, le=4096, json_schema_extra={"unit": "tokens"})] = 0
+    example: ClassVar[str] = "swa(window=512, sinks=4)"
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_mixer_swa.py"
+
+    def aspects(self) -> frozenset[Aspect]:
+        return frozenset({Aspect.MIXER})
+
+    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
+        return {Aspect.MIXER: attention_cost(facts, layer, window=self.window + self.sinks)}
+
+    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
+        spec = MappingProxyType({"attn": "swa", "window": self.window, "sinks": self.sinks})
+        return (Change(layer, Aspect.MIXER, spec),)

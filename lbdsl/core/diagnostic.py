@@ -1,0 +1,126 @@
+"""An error is a value: code, severity, message, spans, help and a machine-applicable fix.
+
+Stages return `(value, diagnostics)`. `LbdslError` carries diagnostics across the edge of the public API, and nowhere
+else decides an exit code: that is a property of the code (`core.codes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+from lbdsl.core.codes import code_for
+from lbdsl.core.span import Span
+
+T = TypeVar("T")
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A secondary place, with what it has to do with the problem."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace `span` by `text`."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Edits that remove the problem when applied together."""
+
+    title: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding. `message` is a lower-case phrase without a final stop; `help` lines say what to do."""
+
+    code: str
+    severity: Severity
+    message: str
+    span: Span | None = None
+    labels: tuple[Label, ...] = ()
+    help: tuple[str, ...] = ()
+    fix: Fix | None = None
+
+    @property
+    def is_error(self) -> bool:
+        return self.severity is Severity.ERROR
+
+    @property
+    def exit_code(self) -> int:
+        return code_for(self.code).exit_code if self.is_error else 0
+
+
+class Diagnosed(NamedTuple, Generic[T]):
+    """What every stage returns: a value (None when an error made one impossible) and what was found on the way."""
+
+    value: T | None
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.value is not None and not any(d.is_error for d in self.diagnostics)
+
+    def unwrap(self) -> T:
+        """The value; raises `LbdslError` when there are errors."""
+        errors = [d for d in self.diagnostics if d.is_error]
+        if errors:
+            raise LbdslError(self.diagnostics)
+        assert self.value is not None, "a stage without errors returns a value"
+        return self.value
+
+
+class LbdslError(Exception):
+    """Diagnostics that end a verb. Raised at the edge of the API; the command line renders it and takes its exit code."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]):
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("; ".join(f"{d.code}: {d.message}" for d in self.diagnostics if d.is_error))
+
+    @property
+    def exit_code(self) -> int:
+        return max((d.exit_code for d in self.diagnostics), default=1) or 1
+
+
+def error(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
+          labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+    """An error diagnostic; its code must stand in the table."""
+    return _make(code, Severity.ERROR, message, span, help, labels, fix)
+
+
+def warning(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
+            labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+    return _make(code, Severity.WARNING, message, span, help, labels, fix)
+
+
+def note(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
+         labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+    return _make(code, Severity.NOTE, message, span, help, labels, fix)
+
+
+def fail(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = ()) -> LbdslError:
+    """An `LbdslError` of one error, to be raised."""
+    return LbdslError([error(code, message, span, help=help)])
+
+
+def _make(code, severity, message, span, help, labels, fix) -> Diagnostic:
+    code_for(code)
+    hints = (help,) if isinstance(help, str) else tuple(help)
+    return Diagnostic(code, severity, message, span, tuple(labels), hints, fix)

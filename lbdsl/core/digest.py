@@ -1,0 +1,26 @@
+"""Canonical JSON and its hash: the identity of every value that is kept or compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Sorted keys, no spaces, no NaN: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of `value`."""
+    return digest_text(canonical_json(value))
+
+
+def digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short(digest: str, length: int = 8) -> str:
+    """The first digits, for people to read."""
+    return digest[:length]

@@ -1,0 +1,51 @@
+"""What is known of a model from its configuration and its weights' headers, without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Shapes and counts of one decoder language model. Lengths are in elements, `positions` in tokens.
+
+    `dtype` is the one the model runs, is measured and is saved in (`--dtype`, else the checkpoint's, else bfloat16).
+    Per-layer tuples have `layers` entries. `attention_params` counts the attention sub-block with its norms,
+    `mlp_params` the MLP with its norms; what is in neither (embeddings, head, final norm) is in `other_params`;
+    a tied head counts once.
+    """
+
+    family: str
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    positions: int
+    tied: bool
+    dtype: str
+    attention_params: tuple[int, ...]
+    mlp_params: tuple[int, ...]
+    other_params: int
+    native_window: tuple[int | None, ...]
+    modules: tuple[str, ...]
+
+    @property
+    def dtype_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def params(self) -> int:
+        """All parameters, each shared one once."""
+        return sum(self.attention_params) + sum(self.mlp_params) + self.other_params
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one token adds to one layer's keys and values."""
+        return 2 * self.kv_heads * self.head_dim * self.dtype_bytes

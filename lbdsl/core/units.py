@@ -1,0 +1,48 @@
+"""Units of the language's numbers, and how they are written for people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Unit(StrEnum):
+    """What a number counts. `RATIO` is written with `%` or as a fraction; `NONE` is a bare number."""
+
+    NONE = "number"
+    RATIO = "ratio"
+    TOKENS = "tokens"
+    BYTES = "bytes"
+    PARAMS = "params"
+    FLOPS = "flops"
+    NATS = "nats/token"
+
+
+DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9}
+BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def tokens_text(n: int) -> str:
+    """8192 -> `8Ki`, 200000 -> `200k`, 777 -> `777`."""
+    for table in (BINARY, DECIMAL):
+        for suffix, factor in reversed(table.items()):
+            if n >= factor and n % factor == 0:
+                return f"{n // factor}{suffix}"
+    return str(n)
+
+
+def bytes_text(n: float) -> str:
+    """Binary prefixes, three significant digits: 23592960 -> `22.5 MiB`."""
+    return _scaled(n, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def count_text(n: float) -> str:
+    """Decimal prefixes: 134515008 -> `134.5 M`."""
+    return _scaled(n, 1000, ("", "k", "M", "G", "T")).rstrip()
+
+
+def _scaled(n: float, base: int, names: tuple[str, ...]) -> str:
+    value, index = float(n), 0
+    while abs(value) >= base and index < len(names) - 1:
+        value, index = value / base, index + 1
+    text = f"{value:.0f}" if index == 0 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{text} {names[index]}"
