@@ -1,0 +1,184 @@
+"""A plan, as frozen values: what will be done to each layer, by which rule, and what it promises.
+
+A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Nothing is selected again when it is applied.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+
+from lbdsl.actions import Action
+from lbdsl.core.digest import digest_of
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, action_from
+
+FORMAT_VERSION = 1
+
+
+class Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScoreValue(Value):
+    """A measured score of one layer, mean over tokens, with its clustered standard error (None: one sequence only)."""
+
+    value: float
+    stderr: float | None = None
+    unit: str
+
+
+class PlannedAction(Value):
+    """One action on one layer, and the rule that chose it (None: no rule claimed the layer)."""
+
+    aspect: Literal["mixer", "ffn"]
+    action: SerializeAsAny[Action]
+    rule: int | None
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _known_action(cls, value: Any) -> Any:
+        return action_from(value)
+
+
+class LayerPlan(Value):
+    """What becomes of one layer of the source model.
+
+    `spec` is the layer's entry in the saved configuration, e.g. {"attn": "swa", "window": 512, "sinks": 4}; an unchanged layer has {"attn": "full"}.
+    `removes` are the parameter-name prefixes below the layer that are gone. `scores` are keyed by the score's text.
+    Costs are of this layer, before and after.
+    """
+
+    index: int
+    actions: tuple[PlannedAction, ...]
+    spec: dict[str, Any]
+    removes: tuple[str, ...] = ()
+    scores: dict[str, ScoreValue] = {}
+    params_before: int
+    params_after: int
+    kv_bytes_before: dict[str, int]
+    kv_bytes_after: dict[str, int]
+    reason: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return any(not planned.action.keeps for planned in self.actions)
+
+    @property
+    def drops_attention(self) -> bool:
+        return self.spec.get("attn") == "none"
+
+
+class RuleReport(Value):
+    """A rule with the layers it got, and those that it matched but an earlier rule had claimed."""
+
+    number: int
+    text: str
+    because: str | None = None
+    claims: tuple[int, ...]
+    shadowed: tuple[int, ...]
+
+
+class Totals(Value):
+    """Costs of a whole model. Maps are keyed by the context in tokens, as text. `kv_bytes` is of one sequence in the
+    model's dtype; `flops_per_token` of one decoded token at that context."""
+
+    params: int
+    kv_bytes: dict[str, int]
+    flops_per_token: dict[str, int]
+
+
+class Speed(Value):
+    """Upper bounds on the decode gain, predicted from bytes, FLOPs and calibrated constants; never measured."""
+
+    context: int
+    batch: int
+    bound: float
+
+
+class Loss(Value):
+    """The loss rise before healing in nats a token: `joint` measured on the whole changed model, `sum` the single
+    layers' scores added up (None where a layer has no score)."""
+
+    joint: float | None = None
+    joint_stderr: float | None = None
+    joint_kl: float | None = None
+    base_nll: float | None = None
+    sum: float | None = None
+    tokens: int = 0
+
+
+class AssertResult(Value):
+    text: str
+    phase: Literal["static", "measured", "post"]
+    status: Literal["pass", "fail", "after healing"]
+    value: float | None = None
+
+
+class RecipeRef(Value):
+    """The recipe as it was when the plan was made, and where it was found."""
+
+    name: str | None
+    path: str
+    text: str
+    sha256: str
+    params: dict[str, int | float | str | bool]
+    set_params: tuple[str, ...] = ()
+
+
+class ModelRef(Value):
+    """The model the plan is for. `facts` is its ModelFacts as a JSON object."""
+
+    source: str
+    revision: str | None = None
+    digest: str
+    family: str
+    layers: int
+    dtype: str
+    facts: dict[str, Any]
+
+
+class MeasuredOn(Value):
+    """The text of the scores, with its digest, and the fingerprint under which they are kept."""
+
+    data: str
+    digest: str
+    tokens: int
+    seq: int
+    fingerprint: str
+    joint_digest: str | None = None
+
+
+class Plan(Value):
+    """The whole of it. `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
+    error was found; `errored`: errors were found on the way."""
+
+    format_version: int = FORMAT_VERSION
+    lbdsl_version: str
+    recipe: RecipeRef
+    model: ModelRef
+    measured_on: MeasuredOn | None
+    layers: tuple[LayerPlan, ...]
+    rules: tuple[RuleReport, ...]
+    before: Totals
+    after: Totals
+    contexts: tuple[int, ...]
+    loss: Loss
+    asserts: tuple[AssertResult, ...] = ()
+    measure: Measure
+    heal: Heal | None = None
+    eval: Evaluate | None = None
+    changes: dict[str, int]
+    complete: bool
+    applyable: bool
+    errored: bool
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of everything above."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def specs(self) -> tuple[dict[str, Any], ...]:
+        """The `lbdsl.layers` list of the saved configuration."""
+        return tuple(dict(layer.spec) for layer in self.layers)
