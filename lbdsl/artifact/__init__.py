@@ -1,0 +1,1 @@
+"""What is saved: weights, tokenizer, the runtime's code, `lbdsl.json` and a model card."""

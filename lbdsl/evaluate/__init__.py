@@ -1,0 +1,1 @@
+"""Quality of an artifact against its base model."""

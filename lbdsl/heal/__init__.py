@@ -1,0 +1,1 @@
+"""Healing: a short distillation from the base model into the changed one."""

@@ -1,0 +1,21 @@
+"""How a run is carried out, as opposed to what a model gets: that is in the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """device: "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one). dtype: "float32", "bfloat16", "float16"
+    (None: the checkpoint's, bfloat16 for GGUF). batch: sequences at a time while measuring and evaluating.
+    cache_dir: where measurements and digests are kept (None: the user's cache folder). offline: never ask a hub.
+    trust_remote_code: run code that a *source* model brings."""
+
+    device: str | None = None
+    dtype: str | None = None
+    batch: int = 1
+    cache_dir: Path | None = None
+    offline: bool = False
+    trust_remote_code: bool = False

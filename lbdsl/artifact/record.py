@@ -1,0 +1,72 @@
+"""`lbdsl.json`: everything that was decided, done and measured on the way to an artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.digest import digest_of
+from lbdsl.plan.schema import AssertResult, Plan
+
+RECORD_FILE = "lbdsl.json"
+FORMAT_VERSION = 1
+
+
+class Record(BaseModel):
+    """The record of one artifact.
+
+    `weights` maps each weight file to its sha256. `layer_map` gives the source model's index of each layer. `changes`
+    are the records of the actions as applied. `heal` is None when nothing was healed, `evaluation` when there is no
+    `eval` block. `status` is "accepted", or "rejected" when a gate failed. `no_heal` and the plan's `set_params` say
+    what a flag changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    lbdsl_version: str
+    status: str
+    plan_digest: str
+    plan: Plan
+    weights: dict[str, str]
+    layer_map: tuple[int, ...]
+    changes: tuple[dict[str, Any], ...]
+    no_heal: bool
+    heal: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    asserts: tuple[AssertResult, ...]
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write `lbdsl.json`, with its own digest inside so that an edit is seen."""
+    content = record.model_dump(mode="json")
+    content["digest"] = digest_of(content)
+    beside = folder / f".{RECORD_FILE}.tmp"
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(folder / RECORD_FILE)
+
+
+def read_record(folder: Path) -> Diagnosed[Record]:
+    """The record of an artifact; LB466 when there is none, LB465 when it was damaged, edited or is of another format."""
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        claimed = content.pop("digest", None)
+        if content.get("format_version") != FORMAT_VERSION:
+            return Diagnosed(None, (error(
+                "LB465", f"{path} has format version {content.get('format_version')}; "
+                f"this lbdsl reads version {FORMAT_VERSION}"),))
+        if claimed != digest_of(content):
+            return Diagnosed(None, (error(
+                "LB465", f"{path} was edited after it was written: its digest does not match",
+                help="apply the recipe again, or restore the file"),))
+        return Diagnosed(Record.model_validate(content))
+    except (ValueError, AttributeError, ValidationError, OSError) as problem:
+        first = str(problem).splitlines()[0]
+        return Diagnosed(None, (error("LB465", f"{path} cannot be read: {first}"),))

@@ -1,0 +1,164 @@
+"""`heal_model`: run the `heal` block of a recipe on a changed model."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.recipe.schema import Heal, Lora
+
+POINTS = 40
+"""About how many points of the training curve are kept."""
+
+CURVE_FILE = "curve.json"
+
+
+@dataclass(frozen=True)
+class HealReport:
+    """What healing did. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the point before)."""
+
+    steps: int
+    tokens: int
+    passes: float
+    trained_params: int
+    curve: tuple[tuple[int, float], ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class HealInterrupted(Exception):
+    """Healing stopped on request; a checkpoint was left."""
+
+
+def steps_of(heal: Heal) -> int:
+    """Optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
+    return max(1, heal.tokens // (heal.batch * heal.seq))
+
+
+def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tensor, *, passes: float, folder: Path,
+               progress: Callable[[int, int, str], None], should_stop: Callable[[], bool] = lambda: False,
+               resume: bool = False, save_seconds: float = 60.0) -> tuple[nn.Module, HealReport]:
+    """Distil `teacher` into `student` and return the healed model, adapters merged, in the student's dtype.
+
+    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints lie in `folder`; with `resume`
+    the newest whole one is continued. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted when
+    `should_stop` turned true, after a checkpoint; LbdslError (LB464) when the loss is no longer a number.
+    """
+    import time
+
+    from transformers import TrainingArguments, set_seed
+
+    from lbdsl.heal.trainer import BlockDataset, HealCallback, HealPoint, HealTrainer, last_whole_checkpoint
+
+    steps = steps_of(heal)
+    tokens_per_step = heal.batch * ids_SN.shape[1]
+    if ids_SN.shape[0] < steps * heal.batch:
+        raise ValueError(f"{steps} steps of {heal.batch} sequences need more than {ids_SN.shape[0]} sequences")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_whole_checkpoint(folder) if resume else None
+    if checkpoint is None:
+        for stale in folder.glob("checkpoint-*"):
+            shutil.rmtree(stale)
+        (folder / CURVE_FILE).unlink(missing_ok=True)
+
+    dtype = next(student.parameters()).dtype
+    device = next(student.parameters()).device
+    set_seed(heal.seed)
+    trained = _with_trainable_weights(student, heal)
+    curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+
+    def on_point(point: HealPoint, last: int) -> None:
+        if not math.isfinite(point.loss):
+            raise fail("LB464", f"the healing loss is {point.loss} at step {point.step}",
+                       help="lower `lr` in the heal block, or use `method = lora(...)`")
+        curve.add(point.step, point.tokens, point.loss)
+        progress(point.tokens, last * tokens_per_step,
+                 f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
+
+    callback = HealCallback(tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop,
+                            save_seconds=save_seconds)
+    args = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=heal.batch, learning_rate=heal.lr,
+        lr_scheduler_type="cosine", warmup_steps=math.ceil(steps * 0.05), weight_decay=0.0, max_grad_norm=1.0,
+        optim="adamw_torch", seed=heal.seed, data_seed=heal.seed, use_cpu=device.type == "cpu",
+        bf16=dtype == torch.bfloat16, fp16=False, logging_strategy="steps",
+        logging_steps=max(1, steps // POINTS), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2,
+        disable_tqdm=True, report_to=[], remove_unused_columns=False, dataloader_num_workers=0,
+        dataloader_pin_memory=device.type == "cuda", eval_strategy="no")
+    trainer = HealTrainer(teacher=teacher, kl_weight=heal.kl_weight, hidden_weight=heal.hidden_weight, model=trained,
+                          args=args, train_dataset=BlockDataset(ids_SN), callbacks=[callback])
+    _only_our_output(trainer)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if callback.stopped and trainer.state.global_step < steps:
+        raise HealInterrupted
+    report = HealReport(steps=steps, tokens=steps * tokens_per_step, passes=passes,
+                        trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+                        curve=curve.points, seconds=round(time.monotonic() - started, 1))
+    return _merged(trained, dtype), report
+
+
+def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
+    """LoRA on every linear map of the layers, or the layers' weights themselves in fp32; all else is frozen."""
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    if isinstance(heal.method, Lora):
+        from peft import LoraConfig, get_peft_model
+
+        targets = [name for name, module in student.named_modules()
+                   if isinstance(module, nn.Linear) and ".layers." in f".{name}"]
+        config = LoraConfig(r=heal.method.rank, lora_alpha=heal.method.alpha, lora_dropout=0.0,  # type: ignore[arg-type]
+                            target_modules=targets, task_type="CAUSAL_LM")
+        return get_peft_model(student, config)  # type: ignore[arg-type]
+    # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
+    student.float()
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(".layers." in f".{name}" or name.endswith("model.norm.weight"))
+    return student
+
+
+def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
+    """Adapters added to the weights in fp32, then everything back in the model's dtype."""
+    if hasattr(trained, "merge_and_unload"):
+        trained = trained.float().merge_and_unload()
+    for parameter in trained.parameters():
+        parameter.requires_grad_(False)
+    return trained.to(dtype).eval()
+
+
+def _only_our_output(trainer: Any) -> None:
+    """The Trainer prints its logs when its bar is off; lbdsl's view is the only thing that writes."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+class _Curve:
+    """Points of the training curve, kept beside the checkpoints so that a resumed run has the whole of it."""
+
+    def __init__(self, path: Path, from_step: int):
+        self._path = path
+        self._rows: list[list[float]] = []
+        if path.is_file():
+            self._rows = [row for row in json.loads(path.read_text()) if row[0] <= from_step]
+
+    def add(self, step: int, tokens: int, loss: float) -> None:
+        self._rows.append([step, tokens, loss])
+        beside = self._path.with_suffix(".tmp")
+        beside.write_text(json.dumps(self._rows))
+        beside.replace(self._path)
+
+    @property
+    def points(self) -> tuple[tuple[int, float], ...]:
+        return tuple((int(tokens), float(loss)) for _step, tokens, loss in self._rows)

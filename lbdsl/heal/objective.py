@@ -1,0 +1,64 @@
+"""The losses of healing, computed so that tokens x vocabulary logits never exist at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_TOKENS = 256
+
+
+class _ChunkedKL(torch.autograd.Function):
+    """Mean KL(teacher || student) over N tokens; the gradient to the student's hidden states is made in the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor,
+                chunk: int) -> Tensor:
+        tokens = student_ND.shape[0]
+        total = torch.zeros((), dtype=torch.float64, device=student_ND.device)
+        grad_ND = torch.empty_like(student_ND) if ctx.needs_input_grad[0] else None
+        head_cast_VD = head_VD.to(student_ND.dtype)
+        for start in range(0, tokens, chunk):
+            part = slice(start, start + chunk)
+            teacher_logp_CV = F.log_softmax((teacher_ND[part] @ teacher_head_VD.T).float(), dim=-1)
+            student_logp_CV = F.log_softmax((student_ND[part] @ head_cast_VD.T).float(), dim=-1)
+            teacher_p_CV = teacher_logp_CV.exp()
+            total += (teacher_p_CV * (teacher_logp_CV - student_logp_CV)).sum().double()
+            if grad_ND is not None:
+                # d KL / d student logits = p_student - p_teacher; in place, the buffers are not needed again.
+                diff_CV = student_logp_CV.exp_().sub_(teacher_p_CV)
+                grad_ND[part] = diff_CV.to(head_cast_VD.dtype) @ head_cast_VD
+        if grad_ND is not None:
+            ctx.save_for_backward(grad_ND.div_(tokens))
+        return (total / tokens).to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_ND,) = ctx.saved_tensors
+        return (grad_ND * grad_outputs[0]).to(grad_ND.dtype), None, None, None, None
+
+
+def chunked_kl(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor, *,
+               chunk: int = CHUNK_TOKENS) -> Tensor:
+    """Mean over N tokens of KL(softmax(teacher @ teacher_head') || softmax(student @ head')), in nats; a scalar.
+
+    At most `chunk` x V logits of each model exist at a time, in fp32; gradients flow to `student_ND` alone (the head is
+    not trained). Hinton et al. 2015 (arXiv 1503.02531), temperature 1.
+    """
+    if head_VD.requires_grad:
+        raise ValueError("the head is not trained in healing: freeze it, or its gradient would be lost")
+    return _ChunkedKL.apply(student_ND, head_VD, teacher_ND.to(teacher_head_VD.dtype), teacher_head_VD, chunk)
+
+
+def hidden_loss(student_LBND: list[Tensor], teacher_LBND: list[Tensor]) -> Tensor:
+    """Mean over layers of ||s - t||^2 / ||t||^2, residual streams after each layer; a scalar without unit."""
+    if len(student_LBND) != len(teacher_LBND) or not student_LBND:
+        raise ValueError("hidden states of the same, at least one, layers are compared")
+    terms = []
+    for student_BND, teacher_BND in zip(student_LBND, teacher_LBND, strict=True):
+        target = teacher_BND.detach().float()
+        terms.append((student_BND.float() - target).square().sum() / target.square().sum().clamp_min(1e-12))
+    return torch.stack(terms).mean()

@@ -1,0 +1,148 @@
+"""A `transformers.Trainer` that distils the base model into the changed one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lbdsl.heal.objective import chunked_kl, hidden_loss
+
+COMPLETE = "lbdsl-complete"
+
+
+@dataclass(frozen=True)
+class HealPoint:
+    """One logged step: tokens seen so far, mean training loss since the last point, tokens a second of this process."""
+
+    step: int
+    tokens: int
+    loss: float
+    tokens_per_second: float
+
+
+class BlockDataset(Dataset):
+    """Sequences of one [S, seq] tensor of token ids, in their order."""
+
+    def __init__(self, ids_SN: Tensor):
+        self.ids_SN = ids_SN
+
+    def __len__(self) -> int:
+        return self.ids_SN.shape[0]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.ids_SN[index]}
+
+
+class HealTrainer(Trainer):
+    """Overrides the loss and the order of the data; optimizer, schedule, distribution and resume are the Trainer's."""
+
+    def __init__(self, *, teacher: nn.Module, kl_weight: float, hidden_weight: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        # A list keeps the teacher out of the student's module tree, so that it is neither wrapped nor saved.
+        self._teacher = [teacher]
+        self._kl_weight = kl_weight
+        self._hidden_weight = hidden_weight
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:
+        assert self.train_dataset is not None
+        return SequentialSampler(self.train_dataset)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        ids_BN = inputs["input_ids"]
+        teacher = self._teacher[0]
+        with torch.no_grad(), _captured(teacher, self._hidden_weight > 0) as taught:
+            teacher(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
+        student = _causal_lm(self.accelerator.unwrap_model(model))
+        with _captured(student, self._hidden_weight > 0) as learned:
+            outputs = model(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
+        width = learned.final_BND.shape[-1]
+        loss = self._kl_weight * chunked_kl(
+            learned.final_BND.reshape(-1, width), student.lm_head.weight,
+            taught.final_BND.reshape(-1, width), teacher.lm_head.weight)
+        if self._hidden_weight > 0:
+            loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Captured:
+    """Filled by hooks in one forward: the final normed hidden states, and the stream after each layer if wanted."""
+
+    def __init__(self) -> None:
+        self.final_BND: Tensor = torch.empty(0)
+        self.layers: list[Tensor] = []
+
+
+@contextmanager
+def _captured(causal_lm: Any, with_layers: bool):
+    seen = _Captured()
+    hooks = [causal_lm.model.norm.register_forward_hook(lambda _m, _i, out: setattr(seen, "final_BND", out))]
+    if with_layers:
+        for layer in causal_lm.model.layers:
+            hooks.append(layer.register_forward_hook(
+                lambda _m, _i, out: seen.layers.append(out[0] if isinstance(out, tuple) else out)))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _causal_lm(model: Any) -> Any:
+    """The causal language model under a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class HealCallback(TrainerCallback):
+    """Logs points, asks for a checkpoint every `save_seconds`, marks a checkpoint whole, and stops on request."""
+
+    def __init__(self, *, tokens_per_step: int, on_point: Callable[[HealPoint, int], None],
+                 should_stop: Callable[[], bool], save_seconds: float):
+        self._tokens_per_step = tokens_per_step
+        self._on_point = on_point
+        self._should_stop = should_stop
+        self._save_seconds = save_seconds
+        self._started = self._saved = time.monotonic()
+        self._first_step = 0
+        self.stopped = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started = self._saved = time.monotonic()
+        self._first_step = state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._should_stop():
+            self.stopped = control.should_training_stop = True
+        if (self.stopped or state.global_step >= state.max_steps
+                or time.monotonic() - self._saved >= self._save_seconds):
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved = time.monotonic()
+        assert args.output_dir is not None
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None,
+               **_: Any) -> None:
+        if logs and "loss" in logs:
+            seconds = max(time.monotonic() - self._started, 1e-9)
+            done = state.global_step - self._first_step
+            point = HealPoint(state.global_step, state.global_step * self._tokens_per_step, float(logs["loss"]),
+                              done * self._tokens_per_step / seconds)
+            self._on_point(point, state.max_steps)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; one cut off by a kill does not count."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

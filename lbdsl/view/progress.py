@@ -1,0 +1,74 @@
+"""Progress on stderr: a bar with ETA on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lbdsl.core.progress import Report
+
+PLAIN_SECONDS = 10.0
+
+
+class TerminalProgress:
+    """Draws the stages of long work on `console`, which writes to stderr."""
+
+    def __init__(self, console: Console, quiet: bool = False):
+        self._console = console
+        self._quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Report]:
+        if self._quiet:
+            yield lambda done, total, note="": None
+        elif self._console.is_terminal:
+            yield from self._bar(title)
+        else:
+            yield from self._lines(title)
+
+    def _bar(self, title: str) -> Iterator[Report]:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %"),
+                   TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(elapsed_when_finished=False),
+                   TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=self._console, transient=False) as bar:
+            task = bar.add_task(escape(title), total=None, note="")
+
+            def report(done: float, total: float, note: str = "") -> None:
+                bar.update(task, completed=done, total=total, note=escape(note))
+
+            yield report
+
+    def _lines(self, title: str) -> Iterator[Report]:
+        started = last = time.monotonic()
+        first_done: float | None = None
+        self.say(f"{title} ...")
+
+        def report(done: float, total: float, note: str = "") -> None:
+            nonlocal last, first_done
+            now = time.monotonic()
+            if first_done is None:
+                first_done = done
+            if now - last < PLAIN_SECONDS or total <= 0:
+                return
+            last = now
+            rate = (done - first_done) / (now - started)
+            eta = f", eta {_clock((total - done) / rate)}" if rate > 0 else ""
+            tail = f", {note}" if note else ""
+            self.say(f"{title}: {100 * done / total:.0f} % after {_clock(now - started)}{eta}{tail}")
+
+        yield report
+        self.say(f"{title}: done in {_clock(time.monotonic() - started)}")
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
