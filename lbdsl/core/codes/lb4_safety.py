@@ -4,6 +4,58 @@ from __future__ import annotations
 
 from lbdsl.core.codes.code import Code
 
+LOADING = (
+    Code("LB400", "no such model",
+         "The model must be a local folder, a .gguf file, or a hub id written as organisation/name.",
+         example="lbdsl inspect ./no-such-folder"),
+    Code("LB401", "not a model folder",
+         "A model folder holds config.json beside its weights, or exactly one .gguf file.",
+         example="lbdsl inspect ./empty-folder"),
+    Code("LB402", "config.json cannot be read",
+         "The shapes of a model come from its config.json, which must be one JSON object with sane values."),
+    Code("LB403", "unsupported model family",
+         "Only families whose sub-blocks are described in the table of families can be changed safely.", exit_code=6),
+    Code("LB404", "unsupported configuration",
+         "The family is supported, but this model asks for something that a changed model would compute differently.",
+         exit_code=6),
+    Code("LB405", "weights are not complete",
+         "A weights file is shorter or longer than its header says, or a shard is missing: the copy or the download "
+         "was cut short.", exit_code=6),
+    Code("LB406", "weights are a pickle",
+         "Reading a .bin or .pt file can run any code that its author put there; only safetensors and GGUF are read.",
+         exit_code=6),
+    Code("LB407", "malformed weights file",
+         "The header of a safetensors file breaks the format, by accident or on purpose; nothing in it is trusted.",
+         exit_code=6),
+    Code("LB408", "unsafe shard index",
+         "An index may only name files of its own folder; paths that lead elsewhere are refused.", exit_code=6),
+    Code("LB409", "weights do not fit the configuration",
+         "Every tensor that the configuration implies must be there, in its shape, and no other: otherwise layers "
+         "would be left random.", exit_code=6),
+    Code("LB410", "unusable GGUF file",
+         "The GGUF file is damaged, or holds something that is lost when it is read.", exit_code=6),
+    Code("LB411", "no such repository or revision on the hub",
+         "The hub answers the same for a wrong name and for a private repository that you may not see.",
+         example="lbdsl inspect no-such-org/no-such-model"),
+    Code("LB412", "access to the repository is restricted",
+         "The authors ask you to accept their terms, or to log in, before you download."),
+    Code("LB413", "model is not in the local cache",
+         "The hub cannot be reached, or --offline was given, and the files were not downloaded before."),
+    Code("LB414", "download failed",
+         "The hub answered with an error, or the connection broke; what was downloaded is kept for the next try."),
+    Code("LB415", "unknown number format",
+         "Models run in float32, bfloat16 or float16.", example="lbdsl inspect MODEL --dtype int4"),
+    Code("LB416", "device is not available",
+         "The device that was asked for is not there, or torch was built without it.",
+         example="lbdsl measure x.lbr MODEL --device cuda"),
+    Code("LB417", "model cannot be loaded",
+         "transformers refused the checkpoint, or loaded something else than its headers promise.", exit_code=6),
+    Code("LB418", "tokenizer cannot be loaded",
+         "Text cannot be measured without the tokenizer that the model was trained with."),
+    Code("LB419", "a file changed or the cache cannot be written",
+         "A digest is only good when a file stays the same while it is read, and converted weights need room on disk."),
+)
+
 DATA = (
     Code("LB440", "unknown text source",
          reason="Text comes from `builtin:pydoc`, a .txt, .jsonl or .parquet file, or a hub data set written `org/name`.",
@@ -41,4 +93,4 @@ DATA = (
          example="lowest 8 by nll(quantize(bits=4)) drop"),
 )
 
-CODES = DATA
+CODES = LOADING + DATA
