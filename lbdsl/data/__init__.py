@@ -1,0 +1,8 @@
+"""Text: sources, the split into parts, tokenizing. Importing this loads no torch; `lbdsl.data.blocks` does."""
+
+from __future__ import annotations
+
+from lbdsl.data.sources import read_documents
+from lbdsl.data.split import Part, Split, split_documents
+
+__all__ = ["Part", "Split", "read_documents", "split_documents"]

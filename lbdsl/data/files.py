@@ -1,0 +1,141 @@
+"""Readers of local text files; each yields documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.data.plain import documents_of_text
+
+_FIELDS = 'a record needs "text": a string, or "messages": [{"role": ..., "content": ...}, ...]'
+
+
+def read_txt(path: Path) -> Iterator[str]:
+    """Documents of a plain or WikiText-style file; see `plain.documents_of_text`."""
+    yield from documents_of_text(_text_of(path))
+
+
+def read_jsonl(path: Path) -> Iterator[str]:
+    """One JSON object a line; blank lines are skipped."""
+    # Only "\n" ends a line: str.splitlines also breaks at U+2028, which is legal inside a JSON string.
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as problem:
+            raise fail("LB443", f"{where}: not JSON ({problem})",
+                       help="a .jsonl file has one JSON object a line") from None
+        yield text_of_record(record, where)
+
+
+def read_parquet(path: Path) -> Iterator[str]:
+    """Rows of a parquet file with a column `text` or `messages`."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    _must_be_file(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [name for name in ("text", "messages") if name in file.schema_arrow.names][:1]
+            if not columns:
+                raise fail("LB443", f"{path} has no column `text` or `messages`, only "
+                                    f"{', '.join(file.schema_arrow.names[:8]) or 'none'}", help=_FIELDS)
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield text_of_record(record, f"{path}, row {number}")
+    except UnicodeDecodeError as problem:
+        raise fail("LB442", f"{path} holds text that is not UTF-8 ({problem.reason})", help=_REENCODE) from None
+    except (arrow.ArrowException, OSError) as problem:
+        raise fail("LB441", f"{path} cannot be read as parquet: {_first_line(problem)}",
+                   help="the file may be cut short; copy or download it again") from None
+
+
+READERS: Mapping[str, Callable[[Path], Iterable[str]]] = MappingProxyType(
+    {".txt": read_txt, ".jsonl": read_jsonl, ".parquet": read_parquet}
+)
+"""By lower-case file suffix."""
+
+_REENCODE = "re-encode the file: iconv -f latin1 -t utf-8 OLD > NEW"
+
+
+def text_of_record(record: Any, where: str) -> str:
+    """The text of `{"text": ...}`, or a chat `{"messages": [...]}` as `role: content` paragraphs.
+
+    A chat is joined without a model's template, since one source serves every model. Raises LB443, naming `where`.
+    """
+    if not isinstance(record, dict):
+        raise fail("LB443", f"{where}: a record is an object, not {_kind(record)}", help=_FIELDS)
+    if "text" in record:
+        text = record["text"]
+        if not isinstance(text, str):
+            raise fail("LB443", f"{where}: `text` is {_kind(text)}, not a string", help=_FIELDS)
+    elif "messages" in record:
+        messages = record["messages"]
+        if not isinstance(messages, list):
+            raise fail("LB443", f"{where}: `messages` is {_kind(messages)}, not a list", help=_FIELDS)
+        text = "\n\n".join(_message(message, where) for message in messages)
+    else:
+        names = ", ".join(f"`{name}`" for name in list(record)[:8]) or "no field"
+        raise fail("LB443", f"{where}: no field `text` or `messages`, but {names}", help=_FIELDS)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise fail("LB443", f"{where}: half of a surrogate pair, which is no character",
+                   help="write the character itself, or both \\u escapes of the pair") from None
+    return normal_newlines(text)
+
+
+def _message(message: Any, where: str) -> str:
+    if isinstance(message, dict) and isinstance(message.get("role"), str):
+        content = message.get("content")
+        if isinstance(content, list):  # the multi-part form; only its text is text
+            parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+            content = "".join(parts) if len(parts) == len(content) and all(isinstance(p, str) for p in parts) else None
+        if isinstance(content, str):
+            return f"{message['role']}: {content}"
+    raise fail("LB443", f"{where}: a message needs a `role` and a text `content`", help=_FIELDS)
+
+
+def normal_newlines(text: str) -> str:
+    r"""`\r\n` and `\r` become `\n`, so that one text has one digest on every system."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _text_of(path: Path) -> str:
+    _must_be_file(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as problem:
+        raise fail("LB441", f"{path} cannot be read: {problem.strerror}", help="check the file's permissions") from None
+    try:
+        return normal_newlines(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise fail("LB442", f"{path} is not UTF-8: byte 0x{raw[problem.start]:02x} in line {line}",
+                   help=_REENCODE) from None
+
+
+def _must_be_file(path: Path) -> None:
+    if not path.exists():
+        raise fail("LB441", f"there is no file {path}",
+                   help="a relative path starts at the folder of the recipe")
+    if not path.is_file():
+        raise fail("LB441", f"{path} is not a regular file", help="name one file")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number",
+             float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

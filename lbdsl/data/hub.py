@@ -1,0 +1,88 @@
+"""Data sets on the Hugging Face hub, through `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.data.files import text_of_record
+
+_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?::(?P<config>[\w.-]+))?"
+    r"(?:@(?P<split>[\w.-]+(?:\[[\d:%-]*\])?))?"
+)
+
+
+def is_hub_name(data: str) -> bool:
+    """True for `org/name[:config][@split]`."""
+    return _NAME.fullmatch(data) is not None
+
+
+def read(data: str, *, offline: bool) -> Iterator[str]:
+    """Documents of `org/name[:config][@split]`, split `train` unless given, e.g. `@train[:1%]`.
+
+    No code of a data set is ever run. With `offline` only what is in the local cache is used. Raises LB445 and LB443.
+    """
+    match = _NAME.fullmatch(data)
+    assert match is not None, "callers ask is_hub_name first"
+    rows = _load(data, match["repo"], match["config"], match["split"] or "train", offline)
+    column = next((name for name in ("text", "messages") if name in rows.column_names), None)
+    if column is None:
+        raise fail("LB443", f"{data} has no column `text` or `messages`, only {', '.join(rows.column_names[:8])}",
+                   help="choose a data set, or a configuration of it, with a column `text` or `messages`")
+    for number, record in enumerate(rows.select_columns([column]), 1):
+        yield text_of_record(record, f"{data}, row {number}")
+
+
+def _load(data: str, repo: str, config: str | None, split: str, offline: bool) -> Any:
+    import datasets
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    settings = datasets.config
+    before = settings.HF_HUB_OFFLINE
+    bar = is_progress_bar_enabled()
+    # `datasets` takes "offline" from the environment at import only; a switch per call has to set what it read.
+    settings.HF_HUB_OFFLINE = bool(before or offline)
+    disable_progress_bar()
+    try:
+        rows = datasets.load_dataset(repo, config, split=split,
+                                     download_config=datasets.DownloadConfig(local_files_only=offline))
+        if not isinstance(rows, datasets.Dataset):
+            raise fail("LB445", f"{data} does not name one split", help='name it: "org/name@train"')
+        return rows
+    except _failures() as problem:
+        raise fail("LB445", f"{data} cannot be loaded: {_reason(problem)}", help=_advice(problem, offline)) from problem
+    finally:
+        settings.HF_HUB_OFFLINE = before
+        if bar:
+            enable_progress_bar()
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What loading raises for reasons that are the user's or the network's; anything else is a bug and shows."""
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import errors
+
+    # The hub's own name for its HTTP library's base error: the library behind it changes between versions.
+    http_error = getattr(errors, "HTTPError", OSError)
+    return (DatasetsError, OSError, ValueError, http_error, pyarrow.ArrowException)
+
+
+def _reason(problem: BaseException) -> str:
+    first = (str(problem).strip().splitlines() or [""])[0]
+    return f"{type(problem).__name__}: {first}" if first else type(problem).__name__
+
+
+def _advice(problem: BaseException, offline: bool) -> tuple[str, ...]:
+    if offline:
+        return ("without --offline it would be downloaded; or give a local .txt, .jsonl or .parquet file",)
+    name = type(problem).__name__
+    if "Gated" in name:
+        return ("accept the data set's terms on the hub and log in: hf auth login",)
+    if isinstance(problem, ValueError):
+        return ('check the configuration and the split: "org/name:config@split"',)
+    return ("check the name and the network, or give a local .txt, .jsonl or .parquet file",)

@@ -1,0 +1,70 @@
+"""From the `data = "..."` of a recipe to documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.registry import nearest
+from lbdsl.data import files, hub
+
+MAX_CHARACTERS = 512 * 2**20
+"""All documents are held in memory to split them; about 128 M tokens of English."""
+
+BUILTINS = ("builtin:pydoc",)
+
+_FORMS = ('a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, '
+          'or a hub data set "org/name[:config][@split]"')
+
+
+def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
+    """The documents of a source, in its own order, without blank ones.
+
+    `data`: `builtin:pydoc` (the reference topics in Python's standard library), a path ending in .txt, .jsonl or
+    .parquet (relative to `base_dir`, by default the current folder), or a hub data set `org/name[:config][@split]`
+    (split `train` unless given; only a cached copy is used when `offline`).
+    Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 nothing in it,
+    LB445 hub, LB447 too large.
+    """
+    documents = tuple(text for text in _capped(_read(data, base_dir, offline), data) if text.strip())
+    if not documents:
+        raise fail("LB444", f"there is no text in {data}", help="give a source with some documents in it")
+    return documents
+
+
+def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str]:
+    if data.startswith("builtin:"):
+        return _builtin(data)
+    path = Path(base_dir or ".") / Path(data).expanduser()
+    reader = files.READERS.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path)
+    if path.exists():
+        what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
+        raise fail("LB440", f"{data} is {what}", help=_FORMS)
+    if hub.is_hub_name(data):
+        return hub.read(data, offline=offline)
+    raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+
+
+def _builtin(data: str) -> Iterable[str]:
+    if data not in BUILTINS:
+        close = nearest(data, BUILTINS) or BUILTINS[0]
+        raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
+    from pydoc_data.topics import topics
+
+    return (topics[name] for name in sorted(topics))
+
+
+def _capped(documents: Iterable[str], data: str) -> Iterable[str]:
+    characters = 0
+    for text in documents:
+        characters += len(text)
+        if characters > MAX_CHARACTERS:
+            raise fail("LB447", f"{data} holds more than {MAX_CHARACTERS // 2**20} Mi characters",
+                       help=('take a slice of a hub data set: "org/name@train[:1%]"' if hub.is_hub_name(data)
+                             else "give a smaller file"))
+        yield text
+
+

@@ -1,0 +1,181 @@
+"""Reading documents: every source, every bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.data import hub, read_documents, sources
+from lbdsl.data.plain import PIECE_CHARACTERS, documents_of_text, is_wikitext, undo_wikitext
+
+WIKI = (
+    " \n = First = \n \n It weighs 0 @.@ 7 kg ( 1 @,@ 500 g ) , a well @-@ known <unk> . \n \n = = Part = = \n \n"
+    ' He said " hello there " and didn \'t stay . \n = Second = \n \n The dog \'s tail : 5 % . \n'
+)
+
+
+def code_of(caught) -> str:
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.help
+    return diagnostic.code
+
+
+def test_pydoc_topics_are_documents():
+    documents = read_documents("builtin:pydoc")
+    assert len(documents) > 50
+    assert sum(map(len, documents)) > 300_000
+    assert documents == read_documents("builtin:pydoc")
+
+
+def test_plain_text_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
+    paragraphs = [f"paragraph {i} " + "word " * (i % 50) for i in range(300)]
+    (tmp_path / "a.txt").write_text("\r\n\r\n".join(paragraphs), newline="")
+    documents = read_documents("a.txt", base_dir=tmp_path)
+    assert len(documents) > 5
+    assert max(map(len, documents)) <= PIECE_CHARACTERS + 4
+    assert "\n\n".join(documents) == "\n\n".join(paragraphs)
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000, "word " * 5000, "a line of text\n" * 3000])
+def test_text_without_blank_lines_is_cut_too(text):
+    pieces = list(documents_of_text(text))
+    assert max(map(len, pieces)) <= PIECE_CHARACTERS
+    assert len(pieces) >= len(text) / PIECE_CHARACTERS
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_wikitext_articles_are_documents_and_escapes_are_undone():
+    assert is_wikitext(WIKI)
+    blank, first, second = documents_of_text(WIKI)
+    assert not blank.strip()
+    assert first.startswith("= First =\n")
+    assert "It weighs 0.7 kg (1,500 g), a well-known <unk>." in first
+    assert "== Part ==" in first
+    assert 'He said "hello there" and didn\'t stay.' in first.replace("didn 't", "didn't")
+    assert "The dog's tail: 5%." in second
+
+
+def test_escapes_stay_in_other_text():
+    text = "The operator @ is matmul: a @-@ b .\n\nNo title here ."
+    assert not is_wikitext(text)
+    assert list(documents_of_text(text)) == [text]
+    assert undo_wikitext("a @-@ b") == "a-b"
+
+
+def test_jsonl_text_and_messages(tmp_path):
+    records = [{"text": "one\u2028still one"}, {"messages": [{"role": "user", "content": "hi"},
+               {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}]}]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n")
+    assert read_documents(str(tmp_path / "a.jsonl")) == ("one\u2028still one", "user: hi\n\nassistant: hello")
+
+
+@pytest.mark.parametrize("line", [
+    "{", "[1]", '{"txt": "a"}', '{"text": 3}', '{"text": null}', '{"messages": "a"}',
+    '{"messages": [{"content": "a"}]}', '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', '{"text": "\\ud800"}', "[" * 100_000,
+])
+def test_bad_jsonl_line_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n' + line + "\n")
+    with pytest.raises(LbdslError, match="line 3") as caught:
+        read_documents("a.jsonl", base_dir=tmp_path)
+    assert code_of(caught) == "LB443"
+
+
+def test_parquet(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"id": [1, 2], "text": ["a", "b"]}), tmp_path / "a.parquet")
+    assert read_documents("a.parquet", base_dir=tmp_path) == ("a", "b")
+    parquet.write_table(pa.table({"id": [1]}), tmp_path / "b.parquet")
+    parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    for name, code, words in (("b", "LB443", "only id"), ("c", "LB443", "row 2"), ("d", "LB441", "parquet")):
+        with pytest.raises(LbdslError, match=words) as caught:
+            read_documents(f"{name}.parquet", base_dir=tmp_path)
+        assert code_of(caught) == code
+
+
+@pytest.mark.parametrize(("data", "code", "words"), [
+    ("builtin:pydocs", "LB440", "builtin"),
+    ("missing.txt", "LB441", "no file"),
+    ("folder.txt", "LB441", "regular"),
+    ("latin.txt", "LB442", "line 2"),
+    ("empty.txt", "LB444", "no text"),
+    ("blank.jsonl", "LB444", "no text"),
+    ("notes.md", "LB440", r"\.md"),
+    ("folder", "LB440", "folder"),
+    ("just words", "LB440", "not a text source"),
+    ("", "LB440", "folder"),
+    ("https://example.org/a", "LB440", "not a text source"),
+])
+def test_bad_sources(tmp_path, data, code, words):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.jsonl").write_text('{"text": "  "}\n')
+    (tmp_path / "notes.md").write_text("a")
+    with pytest.raises(LbdslError, match=words) as caught:
+        read_documents(data, base_dir=tmp_path)
+    assert code_of(caught) == code
+
+
+def test_too_large_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_CHARACTERS", 10)
+    (tmp_path / "a.txt").write_text("more than ten characters")
+    with pytest.raises(LbdslError) as caught:
+        read_documents("a.txt", base_dir=tmp_path)
+    assert code_of(caught) == "LB447"
+
+
+def test_hub_names():
+    assert hub.is_hub_name("org/name")
+    assert hub.is_hub_name("org/name:config-2.raw@train[:1%]")
+    assert not hub.is_hub_name("name")
+    assert not hub.is_hub_name("../name/x")
+
+
+def test_hub_offline_without_a_copy_is_a_coded_error(tmp_path, monkeypatch):
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(LbdslError, match="lbdsl-no-such-org/nothing") as caught:
+        read_documents("lbdsl-no-such-org/nothing", offline=True)
+    assert code_of(caught) == "LB445"
+    assert "offline" in caught.value.diagnostics[0].help[0]
+    assert before == datasets.config.HF_HUB_OFFLINE
+
+
+def test_hub_rows_become_documents(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(repo, config, *, split, download_config):
+        asked.append((repo, config, split, download_config.local_files_only, datasets.config.HF_HUB_OFFLINE))
+        return datasets.Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert read_documents("org/name:raw@test[:5%]", offline=True) == ("a", "b")
+    assert asked == [("org/name", "raw", "test[:5%]", True, True)]
+
+
+@pytest.mark.parametrize(("problem", "words"), [
+    (ValueError("BuilderConfig 'x' not found"), "configuration"),
+    (ConnectionError("no route"), "network"),
+    (FileNotFoundError("nothing"), "name"),
+])
+def test_hub_failures_are_coded(monkeypatch, problem, words):
+    import datasets
+
+    def load(*_args, **_kwargs):
+        raise problem
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(LbdslError) as caught:
+        read_documents("org/name")
+    assert code_of(caught) == "LB445"
+    assert words in caught.value.diagnostics[0].help[0]
