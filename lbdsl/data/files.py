@@ -97,8 +97,9 @@ def _message(message: Any, where: str) -> str:
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         content = message.get("content")
         if isinstance(content, list):  # the multi-part form; only its text is text
-            parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-            content = "".join(parts) if len(parts) == len(content) and all(isinstance(p, str) for p in parts) else None
+            parts = [part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text"
+                     and isinstance(part.get("text"), str)]
+            content = "".join(parts) if len(parts) == len(content) else None
         if isinstance(content, str):
             return f"{message['role']}: {content}"
     raise fail("LB443", f"{where}: a message needs a `role` and a text `content`", help=_FIELDS)

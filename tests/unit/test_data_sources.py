@@ -73,7 +73,8 @@ def test_jsonl_text_and_messages(tmp_path):
 
 @pytest.mark.parametrize("line", [
     "{", "[1]", '{"txt": "a"}', '{"text": 3}', '{"text": null}', '{"messages": "a"}',
-    '{"messages": [{"content": "a"}]}', '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', '{"text": "\\ud800"}', "[" * 100_000,
+    '{"messages": [{"content": "a"}]}', '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}',
+    '{"text": "\\ud800"}', "[" * 100_000,
 ])
 def test_bad_jsonl_line_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n' + line + "\n")
