@@ -1,0 +1,48 @@
+"""lbdsl: compress language models by a recipe.
+
+Everything that the command line does is a function here:
+
+    check(text)                    diagnostics of a recipe
+    inspect(model)                 shapes and sizes, from headers
+    measure(recipe, model)         the scores a recipe needs
+    plan(recipe, model)            what would be done, its cost and its damage
+    apply(recipe, model, output)   change, heal, judge and save
+    apply_saved_plan(path)         do exactly a saved plan
+    evaluate(artifact)             quality of an artifact against its base
+
+Importing lbdsl loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lbdsl.version import VERSION as __version__
+
+_EXPORTS = {
+    "Diagnostic": "lbdsl.core.diagnostic",
+    "LbdslError": "lbdsl.core.diagnostic",
+    "RunOptions": "lbdsl.api.options",
+    "check": "lbdsl.api.checking",
+    "inspect": "lbdsl.api.inspecting",
+    "measure": "lbdsl.api.planning",
+    "plan": "lbdsl.api.planning",
+    "apply": "lbdsl.api.applying",
+    "apply_plan": "lbdsl.api.applying",
+    "apply_saved_plan": "lbdsl.api.applying",
+    "ApplyOptions": "lbdsl.api.applying",
+    "evaluate": "lbdsl.api.evaluating",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'lbdsl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

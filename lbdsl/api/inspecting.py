@@ -1,0 +1,30 @@
+"""`inspect`: what a model is, from its configuration and headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.facts import ModelFacts
+from lbdsl.model.inspect import facts_summary, inspect_model
+from lbdsl.model.source import ModelSource, resolve_source
+
+
+@dataclass(frozen=True)
+class Inspected:
+    source: ModelSource
+    facts: ModelFacts
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON of `inspect --json`."""
+        return facts_summary(self.facts)
+
+
+def inspect(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:
+    """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
+    source = resolve_source(model, offline=offline)
+    found = inspect_model(source, dtype)
+    return Inspected(source, found.unwrap(), found.diagnostics)

@@ -1,0 +1,182 @@
+"""`measure` and `plan`: from a recipe and a model to measurements and a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.actions import Action
+from lbdsl.api.options import RunOptions
+from lbdsl.api.workbench import Workbench
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.progress import Progress
+from lbdsl.plan.build import build
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
+from lbdsl.plan.select import Selection, select
+from lbdsl.recipe import load_recipe
+from lbdsl.recipe.schema import Recipe
+from lbdsl.version import VERSION
+
+CONTEXTS = (1024, 8192, 32768)
+SPEED_CONTEXT = 8192
+SPEED_BATCHES = (1, 16)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every score that a recipe needs of a model, and the text they were taken on (None: the recipe needs none)."""
+
+    recipe: Recipe
+    bench: Workbench
+    scores: Mapping[Request, Measurement]
+    on: MeasuredOn | None
+    diagnostics: tuple[Diagnostic, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{"metric": request.metric, "action": request.action, "layer": request.layer, "value": found.value,
+                 "stderr": None if math.isnan(found.stderr) else found.stderr, "unit": found.unit,
+                 "tokens": found.tokens} for request, found in self.scores.items()]
+        return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with what was found on the way; `speeds` are predictions for this machine and outside the plan."""
+
+    plan: Plan
+    speeds: tuple[Speed, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    recipe: Recipe
+    bench: Workbench
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the gravest error."""
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+
+def measure(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
+            options: RunOptions | None = None, progress: Progress | None = None) -> Measured:
+    """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
+
+    Raises LbdslError for what the user can mend.
+    """
+    return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
+
+
+def plan(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
+         options: RunOptions | None = None, progress: Progress | None = None, contexts: tuple[int, ...] = (),
+         again: bool = False) -> Planned:
+    """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
+
+    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on disk but the measurements kept in the
+    cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    """
+    measured = _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=again)
+    bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
+    chosen = select(resolved, facts, measured.scores)
+    _raise_errors(measured.diagnostics + chosen.diagnostics)
+    assert chosen.value is not None
+    joint, joint_digest = _joint(resolved, bench, chosen.value)
+    on = measured.on.model_copy(update={"joint_digest": joint_digest}) if measured.on else None
+    ref = ModelRef(source=bench.source.text, revision=bench.source.revision, digest=bench.digest,
+                   family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
+    built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,
+                  tuple(sorted({*CONTEXTS, *contexts})), VERSION)
+    assert built.value is not None
+    diagnostics = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *built.diagnostics)
+    return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
+
+
+def data_folder(recipe_path: str) -> Path:
+    """Relative paths in a recipe start at the recipe's folder."""
+    return Path(recipe_path).parent
+
+
+def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnosed[Recipe]:
+    loaded = load_recipe(recipe, set_params or {})
+    _raise_errors(loaded.diagnostics)
+    return loaded
+
+
+def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool) -> Measured:
+    from lbdsl.model.source import is_artifact
+
+    recipe = loaded.unwrap()
+    if is_artifact(bench.source) and not again:
+        raise fail("LB467", f"{bench.source.text} was made by lbdsl already",
+                   help="give its base model, or add --again to change it once more")
+    needed = requests_of(recipe, bench.facts)
+    _raise_errors(loaded.diagnostics + needed.diagnostics)
+    assert needed.value is not None
+    requests, actions = needed.value
+    diagnostics = (*loaded.diagnostics, *needed.diagnostics)
+    if not requests:
+        return Measured(recipe, bench, {}, None, diagnostics)
+    scores, on = _scores(recipe, bench, requests, actions)
+    return Measured(recipe, bench, scores, on, diagnostics)
+
+
+def _scores(recipe: Recipe, bench: Workbench, requests: tuple[Request, ...],
+            actions: Mapping[str, Action]) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
+    from lbdsl.data.blocks import token_blocks
+    from lbdsl.data.split import Part
+    from lbdsl.measure.engine import measure_requests
+    from lbdsl.measure.store import open_store
+
+    wanted = recipe.measure
+    blocks = token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
+                          base_dir=data_folder(recipe.path), offline=bench.options.offline)
+    fingerprint = fingerprint_of(bench, blocks.digest)
+    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
+        scores = measure_requests(lambda: bench.base, bench.facts, requests, actions, blocks, store, fingerprint,
+                                  progress=report, batch=bench.options.batch)
+    return scores, MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq,
+                              fingerprint=fingerprint)
+
+
+def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
+    """Under what the scores of this model on this text are kept."""
+    from lbdsl.measure.fingerprint import fingerprint
+
+    return fingerprint(model=bench.digest, blocks=blocks_digest, dtype=bench.facts.dtype, device=bench.device)
+
+
+def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss | None, str | None]:
+    """The loss rise of the whole changed model on text that no score was taken on."""
+    from lbdsl.data.blocks import token_blocks
+    from lbdsl.data.split import Part
+    from lbdsl.measure.joint import measure_joint
+    from lbdsl.measure.store import open_store
+
+    changes = selection.specs(bench.facts)
+    if not changes:
+        return None, None
+    wanted = recipe.measure
+    blocks = token_blocks(wanted.data, Part.JOINT, bench.tokenizer, max(wanted.tokens // 2, 2), wanted.seq,
+                          wanted.seed, base_dir=data_folder(recipe.path), offline=bench.options.offline)
+    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
+        found = measure_joint(lambda: bench.base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
+                              selection.digest, progress=report, batch=bench.options.batch)
+    return Loss(joint=found.nll.value, joint_stderr=None if math.isnan(found.nll.stderr) else found.nll.stderr,
+                joint_kl=found.kl.value, base_nll=found.base_nll.value, tokens=found.nll.tokens), blocks.digest
+
+
+def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
+    from lbdsl.measure.machine import machine_for
+    from lbdsl.plan.cost import decode_bound
+
+    machine = machine_for(bench.device, bench.facts, bench.cache_dir)
+    return tuple(Speed(context=SPEED_CONTEXT, batch=batch,
+                       bound=decode_bound(bench.facts, plan, machine, SPEED_CONTEXT, batch))
+                 for batch in SPEED_BATCHES)
+
+
+def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:
+    if any(d.is_error for d in diagnostics):
+        raise LbdslError(diagnostics)

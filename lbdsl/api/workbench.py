@@ -1,0 +1,65 @@
+"""`Workbench`: one source model and what is loaded of it, each part at most once and only when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lbdsl.api.options import RunOptions
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.progress import Progress, Silent
+from lbdsl.model.digest import default_cache_dir, model_digest
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.source import ModelSource, resolve_source
+
+
+class Workbench:
+    """Holds a source model for the length of a verb. Reading a property may load, hash or download."""
+
+    def __init__(self, model: str, options: RunOptions | None = None, progress: Progress | None = None):
+        self.options = options or RunOptions()
+        self.progress: Progress = progress or Silent()
+        self.source: ModelSource = resolve_source(model, offline=self.options.offline)
+        inspected = inspect_model(self.source, self.options.dtype)
+        self.facts: ModelFacts = inspected.unwrap()
+        self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.options.cache_dir or default_cache_dir()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the model's files."""
+        with self.progress.stage("hashing the model") as report:
+            return model_digest(self.source, self.cache_dir, progress=report)
+
+    @cached_property
+    def device(self) -> Any:
+        from lbdsl.model.load import pick_device
+
+        return pick_device(self.options.device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from lbdsl.model.load import load_tokenizer
+
+        return load_tokenizer(self.source)
+
+    @cached_property
+    def base(self) -> Any:
+        """The base model in the hybrid runtime, every layer full, in eval mode."""
+        from lbdsl.model.load import load_base
+        from lbdsl.model.surgery import to_hybrid
+
+        with self.progress.stage("loading the model"):
+            return to_hybrid(load_base(self.source, dtype=self.facts.dtype, device=self.device,
+                                       trust_remote_code=self.options.trust_remote_code))
+
+    def fresh_copy(self) -> Any:
+        """Another model with the base's weights that may be changed; the base stays as it is."""
+        import copy
+
+        return copy.deepcopy(self.base)

@@ -1,0 +1,105 @@
+"""The model card: what was changed, what it cost and gained, and the recipe, in the README of the artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.units import bytes_text, count_text, tokens_text
+
+
+def write_card(record: Record, folder: Path) -> None:
+    """Write README.md, and `healing.png` when there was healing."""
+    curve = record.heal["curve"] if record.heal else []
+    if len(curve) > 1:
+        _draw_curve(curve, folder / "healing.png")
+    (folder / "README.md").write_text(card_text(record), encoding="utf-8")
+
+
+def card_text(record: Record) -> str:
+    plan = record.plan
+    name = plan.recipe.name or Path(plan.recipe.path).stem
+    lines = ["---", f"base_model: {plan.model.source}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
+             "", f"# {Path(plan.model.source).name or plan.model.source}, compressed by `{name}`", ""]
+    if record.status != "accepted":
+        lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
+    lines += [f"Made by lbdsl {record.lbdsl_version} from `{plan.model.source}` "
+              f"(sha256 `{plan.model.digest[:16]}`). Load it with", "",
+              "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "",
+              "or without remote code after `import lbdsl.hf`.", ""]
+    lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)
+    lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
+    if plan.recipe.params:
+        values = ", ".join(f"${k} = {v}" for k, v in sorted(plan.recipe.params.items()))
+        lines += [f"Parameters: {values}.", ""]
+    return "\n".join(lines)
+
+
+def _plan_lines(record: Record) -> list[str]:
+    lines = ["## Layers", "", "| layer | what became of it | rule |", "|---|---|---|"]
+    for layer in record.plan.layers:
+        if layer.changed:
+            done = " + ".join(planned.action.text() for planned in layer.actions if not planned.action.keeps)
+            rules = ", ".join(str(planned.rule) for planned in layer.actions if not planned.action.keeps)
+            lines.append(f"| {layer.index} | `{done}` | {rules} |")
+    kept = [str(layer.index) for layer in record.plan.layers if not layer.changed]
+    return [*lines, "", f"Kept as they were: {', '.join(kept) or 'none'}.", ""]
+
+
+def _cost_lines(record: Record) -> list[str]:
+    plan = record.plan
+    rows = [("parameters", count_text(plan.before.params), count_text(plan.after.params))]
+    for ctx, before in plan.before.kv_bytes.items():
+        rows.append((f"cache of one sequence of {tokens_text(int(ctx))} tokens", bytes_text(before),
+                     bytes_text(plan.after.kv_bytes[ctx])))
+    return ["## Cost", "", "| | base | this model |", "|---|---|---|",
+            *[f"| {name} | {before} | {after} |" for name, before, after in rows], ""]
+
+
+def _heal_lines(record: Record) -> list[str]:
+    if record.heal is None:
+        why = " (`--no-heal`)" if record.no_heal else ""
+        return ["## Healing", "", f"None{why}.", ""]
+    heal = record.heal
+    lines = ["## Healing", "", f"{heal['steps']} steps, {heal['tokens']} tokens seen of `{heal['data']}` "
+             f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained.", ""]
+    return [*lines, "![training loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
+
+
+def _quality_lines(record: Record) -> list[str]:
+    lines = ["## Quality", ""]
+    loss = record.plan.loss
+    if loss.joint is not None:
+        error = f" ± {loss.joint_stderr:.3f}" if loss.joint_stderr is not None else ""
+        lines += [f"Before healing the loss rose by {loss.joint:.3f}{error} nats a token "
+                  f"(measured on calibration text, {loss.tokens} tokens).", ""]
+    if record.evaluation is None:
+        lines += ["The finished model was not judged: the recipe has no `eval` block and no assert on it.", ""]
+    else:
+        result = record.evaluation
+        lines += [f"On `{result['data']}`, {result['tokens']} tokens apart from calibration and healing:", "",
+                  "| | base | this model |", "|---|---|---|",
+                  f"| perplexity | {result['perplexity']['base']:.2f} | {result['perplexity']['artifact']:.2f} |",
+                  f"| KL to the base, nats/token | 0 | {result['kl']:.4f} |",
+                  f"| top-1 agreement | 1 | {result['agreement']:.4f} |", ""]
+    for item in record.asserts:
+        value = f" ({item.value:.4g})" if item.value is not None else ""
+        lines.append(f"- `assert {item.text}`: {item.status}{value}")
+    return [*lines, ""] if record.asserts else lines
+
+
+def _draw_curve(curve: list[list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.2), dpi=110)
+    axes.plot([tokens / 1000 for tokens, _ in curve], [loss for _, loss in curve], marker=".", color="#1f5fa8")
+    axes.set_xlabel("thousand tokens seen")
+    axes.set_ylabel("training loss, nats/token")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

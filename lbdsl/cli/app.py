@@ -1,0 +1,98 @@
+"""The command line: the group, and verbs that are imported only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from lbdsl.cli.config import default_map
+
+VERBS = {
+    "check": "Parse, type-check and lint recipes; needs no model.",
+    "inspect": "Layers, shapes and sizes of a model, from its headers.",
+    "measure": "Measure what a recipe needs of a model, and keep it.",
+    "plan": "Show what a recipe would do to a model, and what it costs and gains.",
+    "show": "Show a saved plan or an artifact again.",
+    "apply": "Change, heal, judge and save a model.",
+    "eval": "Judge an artifact against its base model.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in `lbdsl.cli.<verb>` and are imported on use: `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
+        return getattr(module, "command" if cmd_name in ("eval",) else cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from lbdsl.core.registry import nearest
+
+            near = nearest(args[0], VERBS)
+            hint = f" Did you mean '{near}'?" if near else f" Verbs: {', '.join(VERBS)}."
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "LBDSL", "help_option_names": ["-h", "--help"],
+                                              "max_content_width": 100})
+@click.version_option(package_name="lbdsl", message="lbdsl %(version)s")
+def cli() -> None:
+    """Compress language models by a recipe: measure, plan, change, heal, judge and save."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Ends the process with an exit code of the documented table."""
+    from lbdsl.core.diagnostic import LbdslError
+
+    try:
+        cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())
+        code = 0
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        code = 2
+    except LbdslError as problem:
+        from lbdsl.cli.output import show_diagnostics
+
+        show_diagnostics(problem.diagnostics)
+        code = problem.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`; that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception:
+        if os.environ.get("LBDSL_TRACEBACK"):
+            raise
+        code = _internal_bug()
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _internal_bug() -> int:
+    import tempfile
+    import traceback
+
+    kind, problem, _ = sys.exc_info()
+    with tempfile.NamedTemporaryFile("w", prefix="lbdsl-", suffix=".log", delete=False) as log:
+        log.write(traceback.format_exc())
+    click.echo(f"internal error: {kind.__name__ if kind else ''}: {problem}\n"
+               f"  this is a bug of lbdsl; the traceback is in {log.name}", err=True)
+    return 7

@@ -1,0 +1,78 @@
+"""`lbdsl apply RECIPE MODEL` or `lbdsl apply PLAN`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.cli.options import run_options, set_option
+
+
+@click.command()
+@click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("model", required=False)
+@set_option
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder of the result. Default: ./<model>-<recipe>")
+@click.option("--model", "relocated", metavar="MODEL", help="With a saved plan: where the model is now.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
+@click.option("--force", is_flag=True, help="Move an existing output aside; discard a run that was cut off.")
+@click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@run_options
+@click.pass_context
+def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated: str | None,
+          assignments: tuple[tuple[str, str], ...], output: Path | None, yes: bool, no_heal: bool, resume: bool,
+          force: bool, again: bool, options: Any, progress: Any) -> None:
+    """Change a model as RECIPE says, heal it, judge it and save it; or do exactly a saved PLAN.
+
+    With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
+    """
+    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output
+    from lbdsl.api.interrupt import stop_on_ctrl_c
+    from lbdsl.cli.output import show_diagnostics
+    from lbdsl.view.console import stdout_console
+    from lbdsl.view.report import render_report
+
+    console = stdout_console()
+    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again)
+    resume_command = _resume_command(ctx)
+    if model is None:
+        with stop_on_ctrl_c(resume_command) as should_stop:
+            done = apply_saved_plan(recipe_or_plan, set_params=dict(assignments), model=relocated, chosen=chosen,
+                                    options=options, progress=progress, should_stop=should_stop)
+    else:
+        from lbdsl.api.planning import plan as make_plan
+        from lbdsl.view.plan import render_plan
+
+        if relocated is not None:
+            raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")
+        if not yes and not sys.stdin.isatty():
+            raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
+        with stop_on_ctrl_c(resume_command) as should_stop:
+            planned = make_plan(recipe_or_plan, model, set_params=dict(assignments), options=options,
+                                progress=progress, again=again)
+            render_plan(planned.plan, planned.speeds, console)
+            show_diagnostics(planned.diagnostics)
+            if not planned.plan.applyable:
+                ctx.exit(planned.exit_code)
+            if not check_output(planned, chosen):
+                progress.say("Nothing to do: the output is up to date with this plan.")
+                return
+            if not yes:
+                click.confirm("Apply this plan?", abort=True, err=True)
+            done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
+    show_diagnostics(done.diagnostics)
+    render_report(done.record, done.folder, console)
+    ctx.exit(done.exit_code)
+
+
+def _resume_command(ctx: click.Context) -> str:
+    import shlex
+
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["lbdsl", *words, "--resume"])

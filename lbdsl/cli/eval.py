@@ -1,0 +1,38 @@
+"""`lbdsl eval ARTIFACT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.cli.options import Tokens, json_option, run_options
+
+
+@click.command(name="eval")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
+@click.option("--data", help="Text to judge on; default: the recipe's `eval` block.")
+@click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
+@click.option("--seq", type=Tokens(), help="Tokens a sequence.")
+@json_option
+@run_options
+@click.pass_context
+def command(ctx: click.Context, artifact: Path, against: str | None, data: str | None, tokens: int | None,
+            seq: int | None, as_json: bool, options: Any, progress: Any) -> None:
+    """Perplexity, KL to the base and top-1 agreement of ARTIFACT, with standard errors, and its asserts."""
+    from lbdsl.api.evaluating import evaluate
+    from lbdsl.cli.output import print_json, show_diagnostics
+
+    judged = evaluate(artifact, against=against, data=data, tokens=tokens, seq=seq, options=options,
+                      progress=progress)
+    show_diagnostics(judged.diagnostics)
+    if as_json:
+        print_json(judged.to_json())
+    else:
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.report import render_quality
+
+        render_quality(judged.quality, judged.asserts, stdout_console())
+    ctx.exit(judged.exit_code)

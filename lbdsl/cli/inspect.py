@@ -1,0 +1,34 @@
+"""`lbdsl inspect MODEL`."""
+
+from __future__ import annotations
+
+
+import click
+
+from lbdsl.cli.options import json_option
+
+
+@click.command()
+@click.argument("model")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="As if run in this type.")
+@click.option("--offline", is_flag=True, help="Never ask a hub.")
+@json_option
+def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None:
+    """Layers, shapes, sizes and cache per token of MODEL, from its headers only.
+
+    MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
+    """
+    from lbdsl.api.inspecting import inspect as inspect_model
+    from lbdsl.cli.output import print_json, show_diagnostics
+
+    found = inspect_model(model, dtype=dtype, offline=offline)
+    show_diagnostics(found.diagnostics)
+    if as_json:
+        print_json(found.summary)
+    else:
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.facts import render_facts
+
+        render_facts(found.facts, found.source.short_name, stdout_console())
+
+

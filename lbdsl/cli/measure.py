@@ -1,0 +1,37 @@
+"""`lbdsl measure RECIPE MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.cli.options import json_option, run_options, set_option
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("model")
+@set_option
+@click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")
+@json_option
+@run_options
+def measure(recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], resume: bool, as_json: bool,
+            options: Any, progress: Any) -> None:
+    """Measure on MODEL every score that RECIPE needs, and keep it for `plan` and `apply`.
+
+    A run that was cut off goes on where it stopped; a second run only reads.
+    """
+    from lbdsl.api.planning import measure as measure_recipe
+    from lbdsl.cli.output import print_json, show_diagnostics
+
+    measured = measure_recipe(recipe, model, set_params=dict(assignments), options=options, progress=progress)
+    show_diagnostics(measured.diagnostics)
+    if as_json:
+        print_json(measured.to_json())
+    else:
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.scores import render_scores
+
+        render_scores(measured, stdout_console())

@@ -1,0 +1,89 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.api.options import RunOptions
+
+_RUN = (
+    click.option("--device", help="cpu, cuda, cuda:1, mps. Default: a GPU where there is one."),
+    click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
+                 help="Default: the checkpoint's; bfloat16 for GGUF."),
+    click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
+                 help="Sequences at a time while measuring and evaluating."),
+    click.option("--cache-dir", type=click.Path(file_okay=False, path_type=Path),
+                 help="Where measurements are kept. Default: the user's cache folder."),
+    click.option("--offline", is_flag=True, help="Never ask a hub."),
+    click.option("--trust-remote-code", is_flag=True, help="Run code that the source model brings."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
+)
+
+
+def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the common flags; the verb gets `options: RunOptions` and `progress` instead of them."""
+
+    @wraps(verb)
+    def wrapper(device: str | None, dtype: str | None, batch: int, cache_dir: Path | None, offline: bool,
+                trust_remote_code: bool, quiet: bool, **rest: Any) -> Any:
+        from lbdsl.view.console import stderr_console
+        from lbdsl.view.progress import TerminalProgress
+
+        options = RunOptions(device=device, dtype=dtype, batch=batch, cache_dir=cache_dir, offline=offline,
+                             trust_remote_code=trust_remote_code)
+        return verb(options=options, progress=TerminalProgress(stderr_console(), quiet), **rest)
+
+    for option in reversed(_RUN):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+class _Assignment(click.ParamType):
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, setting = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name.strip().lstrip("$"), setting.strip()
+
+
+set_option = click.option("--set", "assignments", type=_Assignment(), multiple=True,
+                          help="Give a `param` of the recipe another value; may be repeated.")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
+
+
+class Tokens(click.ParamType):
+    """A number of tokens as the language writes it: 512, 8Ki, 10k."""
+
+    name = "TOKENS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from lbdsl.core.units import BINARY, DECIMAL
+
+        text = str(value)
+        for suffix, factor in {**BINARY, **DECIMAL}.items():
+            if text.endswith(suffix) and text[: -len(suffix)].isdigit():
+                return int(text[: -len(suffix)]) * factor
+        if not text.isdigit() or int(text) < 1:
+            self.fail(f"{text!r} is not a number of tokens (512, 8Ki, 10k)", param, ctx)
+        return int(text)
+
+
+def origins(ctx: click.Context) -> dict[str, str]:
+    """Where each option's value came from, for those that are not defaults of ours: flag, environment or file."""
+    names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "lbdsl.toml"}
+    found = {}
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name in names:
+            found[name] = names[source.name]
+    return found

@@ -1,0 +1,61 @@
+"""`lbdsl plan RECIPE MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.cli.options import Tokens, json_option, origins, run_options, set_option
+
+CHANGES_PRESENT = 10
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("model")
+@set_option
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
+@click.option("--ctx", "contexts", type=Tokens(), multiple=True,
+              help="Contexts to count cache bytes and FLOPs at; default 1Ki, 8Ki and 32Ki.")
+@click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
+@json_option
+@run_options
+@click.pass_context
+def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], output: Path | None,
+         contexts: tuple[int, ...], all_layers: bool, detailed_exitcode: bool, as_json: bool, options: Any,
+         progress: Any) -> None:
+    """Show what RECIPE would do to MODEL: every layer, why, what it costs and gains. Changes nothing.
+
+    What is missing is measured first and kept.
+    """
+    from lbdsl.api.planning import plan as make_plan
+    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.plan.json import plan_json
+
+    planned = make_plan(recipe, model, set_params=dict(assignments), options=options, progress=progress,
+                        contexts=contexts)
+    if output is not None:
+        from lbdsl.plan.file import save_plan
+
+        save_plan(planned.plan, output)
+    if as_json:
+        show_diagnostics(planned.diagnostics)
+        print_json(plan_json(planned.plan))
+    else:
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.plan import render_plan
+
+        render_plan(planned.plan, planned.speeds, stdout_console(), all_layers=all_layers)
+        show_diagnostics(planned.diagnostics)
+        for name, origin in origins(ctx).items():
+            if origin != "flag":
+                progress.say(f"{name} = {ctx.params[name]} (from {origin})")
+        if output is not None:
+            progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})\nApply exactly this:  lbdsl apply {output}")
+    if not planned.plan.applyable:
+        ctx.exit(planned.exit_code)
+    if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):
+        ctx.exit(CHANGES_PRESENT)

@@ -1,0 +1,47 @@
+"""`lbdsl show PLAN|ARTIFACT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lbdsl.cli.options import json_option
+
+
+@click.command()
+@click.argument("what", type=click.Path(path_type=Path))
+@click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+@json_option
+def show(what: Path, all_layers: bool, as_json: bool) -> None:
+    """Show a saved plan (.lbplan) or an artifact's plan and report again."""
+    from lbdsl.cli.output import print_json
+    from lbdsl.core.diagnostic import fail
+
+    if what.is_dir():
+        from lbdsl.artifact.record import read_record
+
+        record = read_record(what).unwrap()
+        if as_json:
+            print_json(record.model_dump(mode="json"))
+            return
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.plan import render_plan
+        from lbdsl.view.report import render_report
+
+        render_plan(record.plan, (), stdout_console(), all_layers=all_layers)
+        render_report(record, what, stdout_console())
+    elif what.is_file():
+        from lbdsl.plan.file import load_plan
+        from lbdsl.plan.json import plan_json
+
+        plan = load_plan(what).unwrap()
+        if as_json:
+            print_json(plan_json(plan))
+            return
+        from lbdsl.view.console import stdout_console
+        from lbdsl.view.plan import render_plan
+
+        render_plan(plan, (), stdout_console(), all_layers=all_layers)
+    else:
+        raise fail("LB466", f"there is no {what}", help="give a .lbplan file or the folder of an artifact")

@@ -1,0 +1,158 @@
+"""`run_plan`: the stages of `apply`, one after the other, each able to be cut off and gone on with.
+
+    change -> heal -> save -> judge (the saved and reloaded artifact) -> publish or set aside
+
+What is finished lies in the work folder; a resumed run skips it and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.artifact.card import write_card
+from lbdsl.artifact.record import Record, write_record
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.artifact.save import save_model
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.progress import Progress
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.evaluate.quality import Quality, judge
+from lbdsl.execute.changes import apply_changes
+from lbdsl.execute.workdir import WorkFolder, check_room, writing
+from lbdsl.plan.schema import AssertResult, Plan
+
+Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
+"""From the post scores to the results of all asserts."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own to change;
+    `heal_blocks` / `eval_blocks` are None when there is nothing to heal or to judge."""
+
+    facts: ModelFacts
+    tokenizer: Any
+    device: Any
+    base: Callable[[], Any]
+    changed: Callable[[], Any]
+    heal_blocks: Callable[[], TokenBlocks] | None
+    eval_blocks: Callable[[], TokenBlocks] | None
+    gate: Gate
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The record, where the artifact is, and what was moved aside for it."""
+
+    record: Record
+    folder: Path
+    moved_aside: Path | None
+
+
+def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str, no_heal: bool, resume: bool,
+             force: bool, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> RunResult:
+    """Carry out `plan` and leave the artifact at `output`, or at `output`.rejected when a gate failed.
+
+    Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
+    """
+    heals = plan.heal is not None and not no_heal
+    check_room(output, _room_needed(plan, inputs.facts, heals))
+    work = WorkFolder(output)
+    identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version}
+    with work.opened(identity, resume=resume, force=force):
+        saved = work.saved()
+        if saved is None:
+            model, records = _change(plan, inputs, progress)
+            healed = None
+            if heals:
+                model, healed = _heal(plan, inputs, model, work, resume, progress, should_stop)
+            saved = _save(model, inputs, work, records, healed, progress)
+        else:
+            progress.say("weights were saved before; going on from there")
+        quality = _judge(inputs, work, progress)
+        record = _record(plan, saved, quality, inputs.gate, lbdsl_version, no_heal)
+        with writing(work.artifact):
+            write_record(record, work.artifact)
+            write_card(record, work.artifact)
+        accepted = record.status == "accepted"
+        target = output if accepted else output.with_name(output.name + ".rejected")
+        aside = work.publish(target, replace=force or not accepted)
+    return RunResult(record, target, aside)
+
+
+def _change(plan: Plan, inputs: RunInputs, progress: Progress) -> tuple[Any, tuple[dict[str, Any], ...]]:
+    with progress.stage("changing the model"):
+        model = inputs.changed()
+        return model, apply_changes(model, plan, inputs.facts)
+
+
+def _heal(plan: Plan, inputs: RunInputs, model: Any, work: WorkFolder, resume: bool, progress: Progress,
+          should_stop: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
+    from lbdsl.heal.heal import heal_model
+
+    assert plan.heal is not None
+    assert inputs.heal_blocks is not None
+    blocks = inputs.heal_blocks()
+    if blocks.passes > 1:
+        progress.say(f"healing goes {blocks.passes:.1f} times over {plan.heal.data}")
+    with progress.stage("healing") as report, writing(work.heal):
+        healed, summary = heal_model(model, inputs.base(), plan.heal, blocks.ids, passes=blocks.passes,
+                                     folder=work.heal, progress=report, should_stop=should_stop, resume=resume)
+    return healed, {**summary.to_json(), "data": plan.heal.data, "data_digest": blocks.digest}
+
+
+def _save(model: Any, inputs: RunInputs, work: WorkFolder, records: tuple[dict[str, Any], ...],
+          healed: dict[str, Any] | None, progress: Progress) -> dict[str, Any]:
+    notes: dict[str, Any] = {"changes": list(records), "heal": healed}
+    with progress.stage("saving"), work.saving(notes) as folder:
+        notes["weights"] = dict(save_model(model, inputs.tokenizer, folder))
+    # What a resumed run would read: the same values, through JSON.
+    return json.loads(json.dumps(notes))
+
+
+def _judge(inputs: RunInputs, work: WorkFolder, progress: Progress) -> Quality | None:
+    if inputs.eval_blocks is None:
+        return None
+    blocks = inputs.eval_blocks()
+    base = inputs.base()
+    artifact = load_artifact(work.artifact, device=inputs.device)
+    with progress.stage("judging the saved model") as report:
+        return judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report,
+                     batch=inputs.batch)
+
+
+def _record(plan: Plan, saved: dict[str, Any], quality: Quality | None, gate: Gate, lbdsl_version: str,
+            no_heal: bool) -> Record:
+    asserts = gate(quality.post_scores() if quality is not None else {})
+    failed = any(result.status == "fail" for result in asserts)
+    return Record(lbdsl_version=lbdsl_version, status="rejected" if failed else "accepted", plan_digest=plan.digest,
+                  plan=plan, weights=saved["weights"], layer_map=tuple(layer.index for layer in plan.layers),
+                  changes=tuple(saved["changes"]), no_heal=no_heal, heal=saved["heal"],
+                  evaluation=quality.to_json() if quality is not None else None, asserts=asserts)
+
+
+def _room_needed(plan: Plan, facts: ModelFacts, heals: bool) -> int:
+    """Bytes: the saved model, twice over while the second is written beside, and two checkpoints of healing."""
+    weights = plan.after.params * facts.dtype_bytes
+    if not heals:
+        return weights + 2**20
+    assert plan.heal is not None
+    if plan.heal.method.node == "full":
+        checkpoint = 3 * 4 * plan.after.params
+    else:
+        # Adapters on seven maps a layer, and Adam's two moments of them, in fp32.
+        checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
+    return weights + 2 * checkpoint + 2**20
+
+
+def check_free(output: Path, force: bool) -> None:
+    """LB460 when something is already under the output's name and `force` does not move it aside."""
+    if output.exists() and not force:
+        raise fail("LB460", f"{output} exists",
+                   help=("choose another folder with -o", "add --force to move it aside first"))
