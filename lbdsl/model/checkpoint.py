@@ -1,0 +1,91 @@
+"""Which files hold a folder's weights, and which tensors are in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.safetensors_header import TensorInfo, read_safetensors_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """Names of the safetensors files that transformers would load, in name order.
+
+    Raises LbdslError: LB401 without weights, LB405 for a shard that is not there, LB406 when there are only pickles,
+    LB408 for an index that leaves its folder.
+    """
+    if (folder / SINGLE).is_file():
+        return (SINGLE,)
+    if (folder / INDEX).is_file():
+        names = tuple(sorted(set(shard_map(folder).values())))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise fail("LB405", f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}",
+                       help="copy or download the model again")
+        return names
+    names = tuple(sorted(entry.name for entry in folder.iterdir()))
+    pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith("training_args")]
+    if pickles:
+        raise fail("LB406", f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
+                   help="load the model where you trust it, and save it with save_pretrained: that writes safetensors")
+    others = [name for name in names if name.endswith(".safetensors")]
+    if others:
+        raise fail("LB401", f"there is {others[0]}, but neither {SINGLE} nor {INDEX}",
+                   help=f"one file must be called {SINGLE}; several need {INDEX}")
+    raise fail("LB401", f"{folder} holds a config.json but no weights",
+               help=f"it needs {SINGLE}, or {INDEX} and its shards; pickles are never downloaded")
+
+
+def shard_map(folder: Path) -> dict[str, str]:
+    """Tensor name to shard name, from the index; every shard is a plain file name. Raises LB408."""
+    index = read_json_object(folder / INDEX, code="LB408")
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise fail("LB408", f"{INDEX} has no weight_map")
+    for name in shards.values():
+        if not _is_plain(name):
+            raise fail("LB408", f"{INDEX} names the file {str(name)[:80]!a}",
+                       help="a shard is a .safetensors file of the same folder, without any path")
+    return dict(shards)
+
+
+def read_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of the checkpoint by name. Raises LbdslError with LB401 or LB405-LB409."""
+    tensors: dict[str, TensorInfo] = {}
+    for name in weight_files(folder):
+        for info in read_safetensors_header(folder / name):
+            if info.name in tensors:
+                raise fail("LB409", f"{info.name[:80]!a} is in {tensors[info.name].file} and again in {name}")
+            tensors[info.name] = info
+    if not (folder / SINGLE).is_file():
+        for tensor, shard in shard_map(folder).items():
+            if tensor not in tensors or tensors[tensor].file != shard:
+                raise fail("LB409", f"{INDEX} says that {tensor[:80]!a} is in {shard}, and it is not")
+    return tensors
+
+
+def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
+    """True when two tensors hold the same data."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with (folder / one.file).open("rb") as a, (folder / other.file).open("rb") as b:
+        a.seek(one.start)
+        b.seek(other.start)
+        left = one.stop - one.start
+        while left > 0:
+            step = min(left, 2**22)
+            if a.read(step) != b.read(step):
+                return False
+            left -= step
+    return True
+
+
+def _is_plain(name: Any) -> bool:
+    return (isinstance(name, str) and name.endswith(".safetensors") and not name.startswith(".")
+            and not any(c in name for c in "/\\:\0") and name.isprintable())

@@ -1,0 +1,53 @@
+"""Reading JSON that a stranger wrote: `config.json` and a shard index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+
+SIZE_CAP = 64 * 2**20
+"""Bytes; the largest shard index known is a few MiB."""
+
+
+def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
+    """The object in a JSON file. Raises LbdslError with `code` when it is missing, too large or anything else."""
+    try:
+        size = path.stat().st_size
+        if size > SIZE_CAP:
+            raise fail(code, f"{path.name} has {size} bytes; at most {SIZE_CAP} are read")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise fail(code, f"{path.name} is not UTF-8 text") from problem
+    except OSError as problem:
+        raise fail(code, f"cannot read {path}: {problem.strerror}") from problem
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as problem:
+        raise fail(code, f"{path.name} is not JSON: {problem.msg} in line {problem.lineno}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise fail(code, f"{path.name} is not usable JSON: {problem}") from problem
+    if not isinstance(value, dict):
+        raise fail(code, f"{path.name} is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python keeps the last of two equal keys and other readers the first: neither may decide what a model is."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return result
+
+
+def positive_int(config: dict[str, Any], field: str, *, default: int | None = None, cap: int = 2**31 - 1) -> int:
+    """A positive whole number of the config, or `default` when it is absent or null. Raises LbdslError with LB402."""
+    value = config.get(field)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 0 < value <= cap:
+        shown = "missing" if value is None else f"{str(value)[:40]}, not a whole number between 1 and {cap}"
+        raise fail("LB402", f"{field} in the configuration is {shown}")
+    return value

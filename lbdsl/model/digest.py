@@ -1,0 +1,136 @@
+"""The identity of a model: a hash over the bytes of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.progress import Report
+from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
+from lbdsl.model.source import ModelSource
+
+IDENTITY_FILES = (
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "generation_config.json",
+    "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json", "vocab.txt",
+)
+"""Beside the weights: what decides how a text becomes tokens and what the model computes with them."""
+
+_CHUNK = 2**24
+_FRESH_NS = 2_000_000_000
+"""A file changed within this time may change again without a new time stamp (clocks tick in steps of up to 2 s), so its
+hash is not kept."""
+
+
+
+
+def default_cache_dir() -> Path:
+    """$LBDSL_CACHE_DIR, else $XDG_CACHE_HOME/lbdsl, else ~/.cache/lbdsl. Nothing is created."""
+    own = os.environ.get("LBDSL_CACHE_DIR")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "lbdsl"
+
+
+def identity_files(source: ModelSource) -> tuple[str, ...]:
+    """Names, in order, of the files that make a model what it is: a GGUF file, or weights, configuration, tokenizer."""
+    if source.gguf_file is not None:
+        return (source.gguf_file,)
+    weights = weight_files(source.path)
+    index = () if weights == (SINGLE,) else (INDEX,)
+    beside = tuple(name for name in IDENTITY_FILES if (source.path / name).is_file())
+    return tuple(sorted({*weights, *index, *beside}))
+
+
+def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress: Report | None = None) -> str:
+    """sha256 (64 hex digits) over names and hashes of `identity_files`; one flipped byte changes it.
+
+    Hashes of single files are kept below `cache_dir` by path, size, inode, and times of last write and change.
+    `progress` gets (bytes done, bytes in all, file name). Raises LbdslError: LB401-LB408 for weights that cannot be
+    listed, LB419 when a file changes while it is read or cannot be read.
+    """
+    folder = (cache_dir or default_cache_dir()) / "hashes"
+    names = identity_files(source)
+    paths = [source.path / name for name in names]
+    total = sum(path.stat().st_size for path in paths)
+    hashes, done = [], 0
+    for name, path in zip(names, paths, strict=True):
+        def report(read: int, before: int = done, name: str = name) -> None:
+            if progress is not None:
+                progress(before + read, total, name)
+
+        hashes.append([name, file_digest(path, folder, report)])
+        done += path.stat().st_size
+        report(0, done)
+    # A GGUF file may be renamed and is still the same model; names within a folder have meaning.
+    return digest_of(hashes if source.gguf_file is None else [["gguf", hashes[0][1]]])
+
+
+def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda read: None) -> str:
+    """sha256 of one file's bytes, from the entry in `folder` when the file has not changed since. Raises LB419."""
+    try:
+        real = path.resolve(strict=True)
+        before = _fingerprint(real)
+        entry = folder / f"{digest_text(str(real))}.json"
+        known = _read_entry(entry)
+        if known is not None and known.get("file") == before:
+            return str(known["sha256"])
+        sha = hashlib.sha256()
+        read = 0
+        with real.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                sha.update(chunk)
+                read += len(chunk)
+                report(read)
+        after = _fingerprint(real)
+    except OSError as problem:
+        raise fail("LB419", f"cannot read {path}: {problem.strerror}") from problem
+    if after != before:
+        raise fail("LB419", f"{path.name} changed while it was read", help="wait until it is written, then run again")
+    if time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > _FRESH_NS:
+        # Without room or permission for the cache, the next run hashes again; that is slower and as right.
+        with suppress(OSError):
+            write_atomically(entry, json.dumps({"file": before, "sha256": sha.hexdigest()}).encode())
+    return sha.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it: readers and writers at the same time see a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns,
+            "inode": status.st_ino}
+
+
+def _read_entry(path: Path) -> dict[str, Any] | None:
+    """The entry, or None when there is none that makes sense: it is only a memory, and is made again."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str) or len(value["sha256"]) != 64:
+        return None
+    return value

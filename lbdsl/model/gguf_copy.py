@@ -1,0 +1,122 @@
+"""Dequantized copies of GGUF files as plain folders: reading GGUF takes ten times as long as reading safetensors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.model.digest import default_cache_dir, model_digest
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.quiet import quiet_transformers
+from lbdsl.model.source import ModelSource
+
+
+def gguf_model_folder(source: ModelSource, facts: ModelFacts, cache_dir: Path | None = None) -> Path:
+    """A folder with the model in `facts.dtype`, as save_pretrained writes it. Raises LB417, LB419."""
+    folder = _place(source, cache_dir, facts.dtype)
+    if folder.is_dir():
+        found = inspect_model(_as_source(folder), facts.dtype)
+        if found.ok and found.unwrap() == facts:
+            return folder
+        # A copy that was damaged on disk is worth nothing, and easily made again.
+        shutil.rmtree(folder, ignore_errors=True)
+    return _make(folder, lambda place: _convert(source, facts, place))
+
+
+def gguf_tokenizer_folder(source: ModelSource, cache_dir: Path | None = None) -> Path:
+    """A folder with the tokenizer of a GGUF file. Raises LB418, LB419."""
+    folder = _place(source, cache_dir, "tokenizer")
+    return folder if folder.is_dir() else _make(folder, lambda place: _convert_tokenizer(source, place))
+
+
+def _place(source: ModelSource, cache_dir: Path | None, part: str) -> Path:
+    """Named after the file's content and the library that converts, since another version may convert otherwise."""
+    import transformers
+
+    cache = cache_dir or default_cache_dir()
+    return cache / "gguf" / model_digest(source, cache)[:32] / f"{part}-transformers-{transformers.__version__}"
+
+
+def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder beside `folder` and rename it; when another process was faster, its folder is as good."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    except OSError as problem:
+        raise fail("LB419", f"cannot write to the cache {folder.parent}: {problem.strerror}",
+                   help="choose another place with --cache-dir or LBDSL_CACHE_DIR") from problem
+    try:
+        fill(place)
+        try:
+            os.rename(place, folder)
+        except OSError as problem:
+            if not folder.is_dir():
+                raise fail("LB419", f"cannot write to the cache {folder.parent}: {problem.strerror}") from problem
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return folder
+
+
+def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lbdsl.model.load import LOAD_ERRORS, check_loaded, first_line
+
+    try:
+        with quiet_transformers(bars=True):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.path, gguf_file=source.gguf_file, dtype=getattr(torch, facts.dtype), local_files_only=True,
+                output_loading_info=True, **_dense())
+            model, report = loaded
+    except LOAD_ERRORS as problem:
+        raise fail("LB417", f"{source.text} cannot be dequantized: {first_line(problem)}") from problem
+    check_loaded(model, report, facts, source)
+    # transformers refuses to save a model that still says it is quantized; these weights are not any more.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    model.config._name_or_path = source.short_name
+    _save(model, place)
+
+
+def _convert_tokenizer(source: ModelSource, place: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from lbdsl.model.load import LOAD_ERRORS, first_line
+
+    try:
+        with quiet_transformers(bars=True):
+            tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file, local_files_only=True)
+    except LOAD_ERRORS as problem:
+        raise fail("LB418", f"the tokenizer in {source.text} cannot be read: {first_line(problem)}") from problem
+    _save(tokenizer, place)
+
+
+def _save(value: Any, place: Path) -> None:
+    try:
+        with quiet_transformers(bars=True):
+            value.save_pretrained(place)
+    except OSError as problem:
+        raise fail("LB419", f"cannot write to the cache {place.parent}: {problem.strerror or problem}",
+                   help="choose another place with --cache-dir or LBDSL_CACHE_DIR") from problem
+
+
+def _dense() -> dict[str, Any]:
+    """Newer versions of transformers may keep weights packed unless they are told not to; older ones always unpack."""
+    try:
+        from transformers.utils.quantization_config import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _as_source(folder: Path) -> ModelSource:
+    return ModelSource(str(folder), folder, None, None, folder.name)

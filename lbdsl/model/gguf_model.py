@@ -1,0 +1,82 @@
+"""A GGUF file seen as the checkpoint that transformers would make of it: configuration fields and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.model.families import FAMILIES, Family
+from lbdsl.model.gguf_header import ArrayLength, GgufHeader, read_gguf_header
+from lbdsl.model.safetensors_header import TensorInfo
+
+
+@dataclass(frozen=True)
+class GgufCheckpoint:
+    """`config` has the fields of a config.json, `tensors` transformers' names; types are those of the file."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+
+def gguf_checkpoint(path: Path) -> GgufCheckpoint:
+    """Translate the header of a GGUF file. Raises LbdslError with LB403, LB405 or LB410."""
+    header = read_gguf_header(path)
+    named = header.metadata.get("general.architecture")
+    family = next((row for row in FAMILIES.values() if row.gguf_architecture == named), None)
+    if family is None:
+        raise fail("LB403", f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
+                   help=f"supported: {', '.join(row.gguf_architecture for row in FAMILIES.values())}")
+    _refuse_lost(path, family, header)
+    layers = header.metadata.get(f"{named}.{family.gguf_sizes['layers']}")
+    if type(layers) is not int or not 0 < layers <= 10_000:
+        raise fail("LB410", f"{path.name} does not say how many layers it has")
+    names = _names(family, layers)
+    tensors = {}
+    for info in header.tensors:
+        name = names.get(info.name, info.name)
+        tensors[name] = replace(info, name=name)
+    return GgufCheckpoint(_config(family, header, tensors), tensors)
+
+
+def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
+    """What the file says and transformers does not read: the loaded model would be another one, silently."""
+    scaling = header.metadata.get(f"{family.gguf_architecture}.rope.scaling.type", "none")
+    scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
+    if scaled_table or scaling not in ("none", ""):
+        raise fail("LB410", f"{path.name} scales its rotary embeddings, and that is lost when a GGUF file is read",
+                   help="give the model's safetensors folder instead")
+    biases = {row.gguf for row in family.attention + family.mlp if row.when is not None}
+    lost = [info.name for info in header.tensors if info.name.split(".", 2)[-1] in biases]
+    if lost:
+        raise fail("LB410", f"{path.name} has biases ({lost[0]}), and they are lost when a GGUF file is read",
+                   help="give the model's safetensors folder instead")
+    experts = header.metadata.get(f"{family.gguf_architecture}.expert_count", 0)
+    if experts:
+        raise fail("LB403", f"{path.name} holds a mixture of {experts} experts", help="only dense models are supported")
+
+
+def _names(family: Family, layers: int) -> dict[str, str]:
+    names = {row.gguf: row.name for row in (family.embedding, family.head, *family.other)}
+    for layer in range(layers):
+        for row in family.attention + family.mlp:
+            names[family.gguf_layer_prefix.format(layer) + row.gguf] = family.layer_prefix.format(layer) + row.name
+    return names
+
+
+def _config(family: Family, header: GgufHeader, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    config: dict[str, Any] = {"model_type": family.model_type}
+    for size, key in family.gguf_sizes.items():
+        value = header.metadata.get(f"{family.gguf_architecture}.{key}")
+        if isinstance(value, ArrayLength):
+            raise fail("LB410", f"{key} differs from layer to layer in this file", help="only uniform models are read")
+        if value is not None:
+            config[family.sizes[size]] = value
+    vocab = family.sizes["vocab"]
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if vocab not in config and isinstance(tokens, ArrayLength):
+        config[vocab] = tokens.length
+    config["tie_word_embeddings"] = family.head.name not in tensors
+    return config

@@ -1,0 +1,209 @@
+"""`inspect_model`: what a model is, from its configuration and its weights' headers, without its weights."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
+from lbdsl.core.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.core.registry import nearest
+from lbdsl.model.checkpoint import read_tensors, same_bytes
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.gguf_model import gguf_checkpoint
+from lbdsl.model.layout import Layout, layout_of
+from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.model.source import ModelSource, is_artifact
+
+FORMAT_VERSION = 1
+"""Of `inspect --json`."""
+
+_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32",
+            "f32": "float32", "float": "float32"}
+_FLOATS = ("float64", "float32", "bfloat16", "float16")
+_SHOWN = 3
+"""Tensors named in one message; the rest is counted."""
+
+
+def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[ModelFacts]:
+    """Facts of a model, exact, from headers only; every tensor is checked against the configuration.
+
+    `dtype` is the one to run in; without it the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
+    the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415.
+    """
+    try:
+        wanted = None if dtype is None else normal_dtype(dtype)
+        if source.gguf_path is not None:
+            checkpoint = gguf_checkpoint(source.gguf_path)
+            layout, tensors, usual = layout_of(checkpoint.config), checkpoint.tensors, "bfloat16"
+        else:
+            config = read_json_object(source.path / "config.json")
+            layout = layout_of(config)
+            tensors = _relevant(layout, read_tensors(source.path))
+            usual = "" if wanted else _checkpoint_dtype(config, tensors)
+        problems = _misfits(layout, tensors, quantized=source.gguf_path is not None)
+        if not problems and source.gguf_path is None:
+            problems = _untied(layout, source, tensors)
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
+    if problems:
+        return Diagnosed(None, problems)
+    return Diagnosed(_facts(layout, tensors, wanted or usual))
+
+
+def normal_dtype(name: str) -> str:
+    """`bf16` and the like to torch's name. Raises LbdslError with LB415."""
+    plain = name.strip().lower().removeprefix("torch.")
+    plain = _ALIASES.get(plain, plain)
+    if plain not in DTYPE_BYTES:
+        close = nearest(plain, [*DTYPE_BYTES, *_ALIASES])
+        raise fail("LB415", f"{name} is not a number format that models run in",
+                   help=f"did you mean {close}?" if close else f"one of {', '.join(DTYPE_BYTES)}")
+    return plain
+
+
+def facts_summary(facts: ModelFacts, source: ModelSource | None = None) -> dict[str, Any]:
+    """The fields of `inspect --json`. `kv_bytes_per_token` is over all layers that have attention."""
+    attending = sum(1 for window in facts.native_window if window != 0)
+    summary: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "family": facts.family,
+        "architecture": facts.architecture,
+        "layers": facts.layers,
+        "params": facts.params,
+        "dtype": facts.dtype,
+        "weight_bytes": facts.params * facts.dtype_bytes,
+        "kv_bytes_per_token": attending * facts.kv_bytes_per_token,
+        "hidden": facts.hidden,
+        "heads": facts.heads,
+        "kv_heads": facts.kv_heads,
+        "head_dim": facts.head_dim,
+        "intermediate": facts.intermediate,
+        "vocab": facts.vocab,
+        "positions": facts.positions,
+        "tied": facts.tied,
+        "attention_params": list(facts.attention_params),
+        "mlp_params": list(facts.mlp_params),
+        "other_params": facts.other_params,
+        "native_window": list(facts.native_window),
+        "modules": list(facts.modules),
+    }
+    if source is not None:
+        summary["model"] = source.text
+        summary["revision"] = source.revision
+        summary["artifact"] = is_artifact(source)
+    return summary
+
+
+def _relevant(layout: Layout, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {name: info for name, info in tensors.items() if not name.endswith(layout.family.ignored)}
+
+
+def _expected(layout: Layout) -> dict[str, tuple[int, ...]]:
+    family, sizes = layout.family, layout.sizes
+    rows = [(row.name, row) for row in (family.embedding, *layout.rows(family.other))]
+    rows += [named for layer in range(sizes.layers) for named in layout.layer_rows(layer)]
+    if not layout.tied:
+        rows.append((family.head.name, family.head))
+    return {name: sizes.shape(row) for name, row in rows}
+
+
+def _mixer_prefixes(layout: Layout) -> tuple[str, ...]:
+    """Where the parameters of mixers that actions brought may stand."""
+    return tuple(layout.family.layer_prefix.format(layer) + part for layer in range(layout.sizes.layers)
+                 if layout.own_mixer(layer) for part in _attention_parts(layout))
+
+
+def _attention_parts(layout: Layout) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row.name.split(".")[0] + "." for row in layout.family.attention))
+
+
+def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> tuple[Diagnostic, ...]:
+    expected = _expected(layout)
+    head, embedding = layout.family.head.name, layout.family.embedding.name
+    if layout.tied and head in tensors:
+        # Both names for one tensor are common in converted checkpoints, and either may be the one that is there.
+        expected[head] = expected[embedding]
+        if embedding not in tensors:
+            del expected[embedding]
+    own = _mixer_prefixes(layout)
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected and not (own and name.startswith(own))]
+    wrong = [name for name in expected if name in tensors and tensors[name].shape != expected[name]]
+    odd = [] if quantized else [name for name in expected if name in tensors and tensors[name].dtype not in _FLOATS]
+    found = []
+    if missing:
+        found.append(error("LB409", f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}",
+                           help="the checkpoint is not complete, or its config.json is another model's"))
+    if extra:
+        found.append(error("LB409", f"{len(extra)} tensors have no place in the model: {_some(extra)}",
+                           help="the checkpoint is quantized, holds an adapter, or its config.json is another model's"))
+    if wrong:
+        name = wrong[0]
+        found.append(error("LB409", f"{len(wrong)} tensors have another shape than the configuration gives: "
+                           f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
+                           help="config.json is another model's"))
+    if odd:
+        found.append(error("LB404", f"{len(odd)} tensors are not floating point: {odd[0]} is {tensors[odd[0]].dtype}",
+                           help="the weights are quantized already; start from the unquantized model"))
+    return tuple(found)
+
+
+def _untied(layout: Layout, source: ModelSource, tensors: Mapping[str, TensorInfo]) -> tuple[Diagnostic, ...]:
+    """transformers unties a head that differs from the embeddings, whatever the configuration says."""
+    head, embedding = tensors.get(layout.family.head.name), tensors.get(layout.family.embedding.name)
+    if not layout.tied or head is None or embedding is None or same_bytes(source.path, head, embedding):
+        return ()
+    return (error("LB404", "head and embeddings are tied in the configuration, but differ in the checkpoint",
+                  help="set tie_word_embeddings to false in config.json"),)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(ascii(name)[1:-1][:80] for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _checkpoint_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
+    """The configuration's dtype, else that of most weights."""
+    named = config.get("dtype", config.get("torch_dtype"))
+    if named is None:
+        sizes: Counter[str] = Counter()
+        for info in tensors.values():
+            sizes[info.dtype] += info.elements
+        named = sizes.most_common(1)[0][0] if sizes else "float32"
+    plain = str(named).removeprefix("torch.")
+    if plain not in DTYPE_BYTES:
+        raise fail("LB404", f"the checkpoint's number format is {plain[:40]}",
+                   help=f"run it in another with --dtype, one of {', '.join(DTYPE_BYTES)}")
+    return plain
+
+
+def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> ModelFacts:
+    family, sizes = layout.family, layout.sizes
+    layers = range(sizes.layers)
+    parts = _attention_parts(layout)
+    by_layer: list[list[TensorInfo]] = [[] for _ in layers]
+    for index in layers:
+        prefix = family.layer_prefix.format(index)
+        names = [name for name, _ in layout.layer_rows(index)]
+        if layout.own_mixer(index):
+            names += sorted(name for name in tensors
+                            if name.startswith(tuple(prefix + part for part in parts)) and name not in names)
+        by_layer[index] = [tensors[name] for name in names]
+
+    def is_attention(info: TensorInfo, index: int) -> bool:
+        return info.name[len(family.layer_prefix.format(index)) :].startswith(parts)
+
+    attention = tuple(sum(t.elements for t in by_layer[i] if is_attention(t, i)) for i in layers)
+    mlp = tuple(sum(t.elements for t in by_layer[i] if not is_attention(t, i)) for i in layers)
+    outside = [*layout.rows(family.other), family.embedding] + ([] if layout.tied else [family.head])
+    return ModelFacts(
+        family=family.model_type, architecture=layout.architecture, layers=sizes.layers, hidden=sizes.hidden,
+        heads=sizes.heads, kv_heads=sizes.kv_heads, head_dim=sizes.head_dim, intermediate=sizes.intermediate,
+        vocab=sizes.vocab, positions=sizes.positions, tied=layout.tied, dtype=dtype,
+        attention_params=attention, mlp_params=mlp, other_params=sum(math.prod(sizes.shape(row)) for row in outside),
+        native_window=tuple(layout.native_window(i) for i in layers),
+        modules=tuple(t.name.rpartition(".")[0] for i in layers for t in by_layer[i]
+                      if t.name.endswith(".weight") and len(t.shape) == 2))

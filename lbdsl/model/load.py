@@ -1,0 +1,101 @@
+"""Loading a base model and its tokenizer with transformers, after the headers have been checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.quiet import quiet_transformers
+from lbdsl.model.source import ModelSource, is_artifact
+
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+"""What transformers raises for checkpoints it cannot load: there is no common base class."""
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called `name`; without a name the first CUDA device, or the CPU. Raises LbdslError with LB416."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as problem:
+        raise fail("LB416", f"{name} is not a device", help="cpu, cuda, cuda:1, mps ...") from problem
+    if device.type == "cpu":
+        return device
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise fail("LB416", f"there is no {name}: torch sees {count} CUDA devices",
+                       help="--device cpu works everywhere")
+        return device
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise fail("LB416", "there is no mps device here", help="--device cpu works everywhere")
+        return device
+    raise fail("LB416", f"{name} is not a device that lbdsl runs on", help="cpu, cuda or mps")
+
+
+def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.device | str | None = None,
+              trust_remote_code: bool = False, cache_dir: Path | None = None) -> PreTrainedModel:
+    """The stock transformers model in eval mode on `device`, with SDPA attention.
+
+    `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is kept
+    below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 when what was loaded is
+    not what the headers promise (no weight is ever left random).
+    """
+    facts = inspect_model(source, dtype).unwrap()
+    if is_artifact(source):
+        raise fail("LB417", f"{source.text} is an artifact of lbdsl, not a base model",
+                   help="give the model that it was made from; its name is in lbdsl.json")
+    where = pick_device(str(device) if device is not None else None)
+    folder = source.path if source.gguf_file is None else gguf_model_folder(source, facts, cache_dir)
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, facts.dtype), attn_implementation="sdpa", use_safetensors=True,
+                local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
+            model, report = loaded
+            model = model.to(where).eval()
+    except LOAD_ERRORS as problem:
+        raise fail("LB417", f"{source.text} cannot be loaded: {first_line(problem)}") from problem
+    check_loaded(model, report, facts, source)
+    return model
+
+
+def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFacts, source: ModelSource) -> None:
+    """Raise LB417 when a weight was not read from the checkpoint, or the model is not the one inspected."""
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        names = [str(name) for name in report.get(key) or () if "rotary_emb.inv_freq" not in str(name)]
+        if names:
+            raise fail("LB417", f"{source.text} does not load whole: {len(names)} {key.replace('_', ' ')}, "
+                                f"e.g. {sorted(names)[0]}")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if type(model).__name__ != facts.architecture or count != facts.params:
+        raise fail("LB417", f"{source.text} loads as {type(model).__name__} with {count} parameters; its headers "
+                            f"promise {facts.architecture} with {facts.params}")
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
+                   cache_dir: Path | None = None) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, chat template included. Raises LbdslError with LB418."""
+    folder = source.path if source.gguf_file is None else gguf_tokenizer_folder(source, cache_dir)
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except LOAD_ERRORS as problem:
+        raise fail("LB418", f"the tokenizer of {source.text} cannot be loaded: {first_line(problem)}",
+                   help="the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json") from problem
+
+
+def first_line(problem: BaseException) -> str:
+    """A stranger's message, cut to what fits in one line."""
+    lines = str(problem).strip().splitlines()
+    return (lines[0] if lines else type(problem).__name__)[:200]
