@@ -2,13 +2,13 @@
 
 Everything that the command line does is a function here:
 
-    check(text)                    diagnostics of a recipe
-    inspect(model)                 shapes and sizes, from headers
-    measure(recipe, model)         the scores a recipe needs
-    plan(recipe, model)            what would be done, its cost and its damage
-    apply(recipe, model, output)   change, heal, judge and save
-    apply_saved_plan(path)         do exactly a saved plan
-    evaluate(artifact)             quality of an artifact against its base
+    check_recipe(text)           diagnostics of a recipe
+    inspect_model(model)         shapes and sizes, from headers
+    measure_model(recipe, model) the scores a recipe needs
+    plan_recipe(recipe, model)   what would be done, its cost and its damage
+    apply_plan(planned)          change, heal, judge and save
+    apply_saved_plan(path)       do exactly a saved plan
+    evaluate_artifact(folder)    quality of an artifact against its base
 
 Importing lbdsl loads neither torch nor transformers.
 """
@@ -24,15 +24,14 @@ _EXPORTS = {
     "Diagnostic": "lbdsl.core.diagnostic",
     "LbdslError": "lbdsl.core.diagnostic",
     "RunOptions": "lbdsl.api.options",
-    "check": "lbdsl.api.checking",
-    "inspect": "lbdsl.api.inspecting",
-    "measure": "lbdsl.api.planning",
-    "plan": "lbdsl.api.planning",
-    "apply": "lbdsl.api.applying",
+    "check_recipe": "lbdsl.api.checking",
+    "inspect_model": "lbdsl.api.inspecting",
+    "measure_model": "lbdsl.api.planning",
+    "plan_recipe": "lbdsl.api.planning",
     "apply_plan": "lbdsl.api.applying",
     "apply_saved_plan": "lbdsl.api.applying",
     "ApplyOptions": "lbdsl.api.applying",
-    "evaluate": "lbdsl.api.evaluating",
+    "evaluate_artifact": "lbdsl.api.evaluating",
 }
 
 __all__ = ["__version__", *_EXPORTS]

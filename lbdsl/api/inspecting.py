@@ -1,4 +1,4 @@
-"""`inspect`: what a model is, from its configuration and headers."""
+"""`inspect_model`: what a model is, from its configuration and headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.facts import ModelFacts
-from lbdsl.model.inspect import facts_summary, inspect_model
+from lbdsl.model.inspect import facts_summary
+from lbdsl.model.inspect import inspect_model as _inspect
 from lbdsl.model.source import ModelSource, resolve_source
 
 
@@ -23,8 +24,8 @@ class Inspected:
         return facts_summary(self.facts)
 
 
-def inspect(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:
+def inspect_model(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:
     """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
     source = resolve_source(model, offline=offline)
-    found = inspect_model(source, dtype)
+    found = _inspect(source, dtype)
     return Inspected(source, found.unwrap(), found.diagnostics)

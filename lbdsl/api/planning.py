@@ -1,4 +1,4 @@
-"""`measure` and `plan`: from a recipe and a model to measurements and a plan."""
+"""`measure_model` and `plan_recipe`: from a recipe and a model to measurements and a plan."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Planned:
         return max((d.exit_code for d in self.diagnostics), default=0)
 
 
-def measure(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
-            options: RunOptions | None = None, progress: Progress | None = None) -> Measured:
+def measure_model(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
+                  options: RunOptions | None = None, progress: Progress | None = None) -> Measured:
     """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
 
     Raises LbdslError for what the user can mend.
@@ -69,9 +69,9 @@ def measure(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | N
     return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
 
 
-def plan(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
-         options: RunOptions | None = None, progress: Progress | None = None, contexts: tuple[int, ...] = (),
-         again: bool = False) -> Planned:
+def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
+                options: RunOptions | None = None, progress: Progress | None = None, contexts: tuple[int, ...] = (),
+                again: bool = False) -> Planned:
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
     `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on disk but the measurements kept in the

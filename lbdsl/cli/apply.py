@@ -46,7 +46,7 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
             done = apply_saved_plan(recipe_or_plan, set_params=dict(assignments), model=relocated, chosen=chosen,
                                     options=options, progress=progress, should_stop=should_stop)
     else:
-        from lbdsl.api.planning import plan as make_plan
+        from lbdsl.api.planning import plan_recipe
         from lbdsl.view.plan import render_plan
 
         if relocated is not None:
@@ -54,7 +54,7 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
         if not yes and not sys.stdin.isatty():
             raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
         with stop_on_ctrl_c(resume_command) as should_stop:
-            planned = make_plan(recipe_or_plan, model, set_params=dict(assignments), options=options,
+            planned = plan_recipe(recipe_or_plan, model, set_params=dict(assignments), options=options,
                                 progress=progress, again=again)
             render_plan(planned.plan, planned.speeds, console)
             show_diagnostics(planned.diagnostics)

@@ -18,7 +18,7 @@ def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None
 
     MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
-    from lbdsl.api.inspecting import inspect as inspect_model
+    from lbdsl.api.inspecting import inspect_model
     from lbdsl.cli.output import print_json, show_diagnostics
 
     found = inspect_model(model, dtype=dtype, offline=offline)

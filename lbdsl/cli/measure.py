@@ -23,10 +23,10 @@ def measure(recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], 
 
     A run that was cut off goes on where it stopped; a second run only reads.
     """
-    from lbdsl.api.planning import measure as measure_recipe
+    from lbdsl.api.planning import measure_model
     from lbdsl.cli.output import print_json, show_diagnostics
 
-    measured = measure_recipe(recipe, model, set_params=dict(assignments), options=options, progress=progress)
+    measured = measure_model(recipe, model, set_params=dict(assignments), options=options, progress=progress)
     show_diagnostics(measured.diagnostics)
     if as_json:
         print_json(measured.to_json())

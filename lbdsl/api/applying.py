@@ -1,0 +1,208 @@
+"""`apply_plan` and `apply_saved_plan`: carry out a plan, fresh or saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbdsl.api.gate import gate_of, judges
+from lbdsl.api.options import RunOptions
+from lbdsl.api.planning import Planned, data_folder, fingerprint_of
+from lbdsl.api.workbench import Workbench
+from lbdsl.artifact.record import Record, read_record
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.progress import Progress, Silent
+from lbdsl.plan.file import load_plan
+from lbdsl.plan.schema import Plan
+from lbdsl.plan.verify import staleness
+from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.schema import Evaluate, Recipe
+from lbdsl.version import VERSION
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: go on with a run
+    that was cut off. force: move an existing output aside. again: allow an artifact of lbdsl as the model."""
+
+    output: Path | None = None
+    no_heal: bool = False
+    resume: bool = False
+    force: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What came of it: the artifact's record and folder; exit code 4 when a gate failed and it was set aside."""
+
+    record: Record
+    folder: Path
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+
+def output_of(plan: Plan, bench: Workbench, chosen: ApplyOptions) -> Path:
+    """Where the artifact goes."""
+    if chosen.output is not None:
+        return chosen.output
+    name = plan.recipe.name or Path(plan.recipe.path).stem
+    return Path(f"{bench.source.short_name}-{name}")
+
+
+def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
+    """False when the output is this very plan's artifact already; LB460 when something else is there and `force` is
+    not given; True when there is work to do."""
+    from lbdsl.execute.run import check_free
+
+    output = output_of(planned.plan, planned.bench, chosen)
+    if up_to_date(output, planned.plan, chosen.no_heal) and not chosen.force:
+        return False
+    check_free(output, chosen.force)
+    return True
+
+
+def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
+    """True when `output` holds the accepted artifact of exactly this plan, its weights as they were saved."""
+    from lbdsl.artifact.restore import check_weights
+
+    record = read_record(output).value
+    if record is None or record.status != "accepted":
+        return False
+    if record.plan_digest != plan.digest or record.no_heal != no_heal:
+        return False
+    try:
+        check_weights(output, record)
+    except LbdslError:
+        return False
+    return True
+
+
+def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress: Progress | None = None,
+               should_stop: Callable[[], bool] = lambda: False) -> Applied:
+    """Change, heal, judge and save as `planned` says.
+
+    `should_stop` is asked after each healing step; when it turns true a checkpoint is left and KeyboardInterrupt
+    raised. Raises LbdslError for what the user can mend; nothing half-written stands under the output's name.
+    """
+    from lbdsl.execute.run import RunInputs, run_plan
+    from lbdsl.heal.heal import HealInterrupted
+
+    chosen = chosen or ApplyOptions()
+    progress = progress or Silent()
+    plan, bench = planned.plan, planned.bench
+    if not plan.applyable:
+        raise LbdslError(planned.diagnostics)
+    output = output_of(plan, bench, chosen)
+    if not check_output(planned, chosen):
+        return Applied(read_record(output).unwrap(), output, ())
+    inputs = RunInputs(facts=bench.facts, tokenizer=bench.tokenizer, device=bench.device, base=lambda: bench.base,
+                       changed=bench.fresh_copy, heal_blocks=_heal_blocks(plan, bench),
+                       eval_blocks=_eval_blocks(planned.recipe, bench), gate=gate_of(plan, planned.recipe, bench.facts),
+                       batch=bench.options.batch)
+    try:
+        result = run_plan(plan, inputs, output, lbdsl_version=VERSION, no_heal=chosen.no_heal, resume=chosen.resume,
+                          force=chosen.force, progress=progress, should_stop=should_stop)
+    except HealInterrupted:
+        raise KeyboardInterrupt from None
+    found: list[Diagnostic] = []
+    if result.moved_aside is not None:
+        found.append(note("LB469", f"what was there before is now {result.moved_aside}"))
+    if result.record.evaluation is None:
+        found.append(warning("LB470", "the finished model was not judged",
+                             help="add an `eval` block or an assert such as `assert ppl_increase < 5%`"))
+    found += [error("LB468", f"the quality gate failed: assert {item.text} is {item.value:.4g}",
+                    help=f"the result was set aside in {result.folder}; heal longer, or change less")
+              for item in result.record.asserts if item.status == "fail" and item.value is not None]
+    return Applied(result.record, result.folder, tuple(found))
+
+
+def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None = None, model: str | None = None,
+                     chosen: ApplyOptions | None = None, options: RunOptions | None = None,
+                     progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Applied:
+    """Do exactly the plan saved at `path`, without selecting again.
+
+    Raises LbdslError with exit code 3 that names everything that changed since: recipe, parameters, model, calibration
+    text or version. `model` says where the model is now, when it moved.
+    """
+    plan = load_plan(Path(path)).unwrap()
+    # The plan's device is not part of it, but its type of number is: it runs in the dtype it was made for.
+    options = options or RunOptions()
+    if options.dtype is not None and options.dtype != plan.model.dtype:
+        raise fail("LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}",
+                   help="make a new plan with --dtype")
+    options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
+    bench = Workbench(model or plan.model.source, options, progress)
+    recipe, found = _recipe_of(plan, set_params or {})
+    stale = staleness(plan, recipe_sha256=recipe.sha256, params=recipe.params, model_digest=bench.digest,
+                      lbdsl_version=VERSION, fingerprint=_fingerprint_now(plan, recipe, bench))
+    if stale:
+        raise LbdslError(stale)
+    planned = Planned(plan, (), found, recipe, bench)
+    done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
+    return Applied(done.record, done.folder, (*found, *done.diagnostics))
+
+
+def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple[Diagnostic, ...]]:
+    """The recipe file as it is now, or the text in the plan where there is no such file."""
+    values = {name: str(plan.recipe.params[name]) for name in plan.recipe.set_params} | dict(set_params)
+    if Path(plan.recipe.path).is_file():
+        loaded = load_recipe(plan.recipe.path, values)
+        if loaded.ok:
+            return loaded.unwrap(), ()
+        # A recipe that no longer parses differs from the plan's: staleness says so by its hash.
+        import hashlib
+
+        embedded = recipe_from_text(plan.recipe.text, plan.recipe.path, values).unwrap()
+        sha256 = hashlib.sha256(Path(plan.recipe.path).read_bytes()).hexdigest()
+        return embedded.model_copy(update={"sha256": sha256}), ()
+    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path, values).unwrap()
+    return recipe, (note("LB472", f"{plan.recipe.path} is not here; the recipe in the plan is used"),)
+
+
+def _fingerprint_now(plan: Plan, recipe: Recipe, bench: Workbench) -> str | None:
+    if plan.measured_on is None:
+        return None
+    from lbdsl.data.blocks import token_blocks
+    from lbdsl.data.split import Part
+
+    wanted = plan.measure
+    blocks = token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
+                          base_dir=data_folder(recipe.path), offline=bench.options.offline)
+    return fingerprint_of(bench, blocks.digest)
+
+
+def _heal_blocks(plan: Plan, bench: Workbench):
+    from lbdsl.data.blocks import TokenBlocks, token_blocks
+    from lbdsl.data.split import Part
+    from lbdsl.heal.heal import steps_of
+
+    heal = plan.heal
+    if heal is None:
+        return None
+
+    def blocks() -> TokenBlocks:
+        return token_blocks(heal.data, Part.HEAL, bench.tokenizer, steps_of(heal) * heal.batch * heal.seq, heal.seq,
+                            heal.seed, base_dir=data_folder(plan.recipe.path), offline=bench.options.offline)
+
+    return blocks
+
+
+def _eval_blocks(recipe: Recipe, bench: Workbench):
+    """The text to judge on: the `eval` block's, or that block's defaults when only an assert wants judging."""
+    from lbdsl.data.blocks import TokenBlocks, token_blocks
+    from lbdsl.data.split import Part
+
+    if not judges(recipe):
+        return None
+    wanted = recipe.eval or Evaluate()
+
+    def blocks() -> TokenBlocks:
+        return token_blocks(wanted.data, Part.EVAL, bench.tokenizer, wanted.tokens, wanted.seq,
+                            base_dir=data_folder(recipe.path), offline=bench.options.offline)
+
+    return blocks

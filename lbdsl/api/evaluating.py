@@ -1,0 +1,81 @@
+"""`evaluate_artifact`: judge a saved artifact against its base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.api.gate import gate_of
+from lbdsl.api.options import RunOptions
+from lbdsl.api.planning import data_folder
+from lbdsl.api.workbench import Workbench
+from lbdsl.artifact.record import Record, read_record
+from lbdsl.core.diagnostic import Diagnostic, error, warning
+from lbdsl.core.progress import Progress
+from lbdsl.plan.schema import AssertResult
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.schema import Evaluate
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Quality of an artifact, as JSON fields, and its asserts on these numbers."""
+
+    record: Record
+    quality: dict[str, Any]
+    asserts: tuple[AssertResult, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `eval --json`."""
+        return {"format_version": 1, **self.quality, "asserts": [item.model_dump() for item in self.asserts]}
+
+
+def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data: str | None = None,
+                      tokens: int | None = None, seq: int | None = None, options: RunOptions | None = None,
+                      progress: Progress | None = None) -> Judged:
+    """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the text of its `eval` block.
+
+    `against` is the base model, where it is not where the record says; `data`, `tokens` (in tokens) and `seq` replace
+    the block's settings. Raises LbdslError when the folder is no artifact, was edited, or the base is not the one it was
+    made from.
+    """
+    from lbdsl.artifact.restore import check_weights, load_artifact
+    from lbdsl.data.blocks import token_blocks
+    from lbdsl.data.split import Part
+    from lbdsl.evaluate.quality import judge
+
+    folder = Path(artifact)
+    record = read_record(folder).unwrap()
+    check_weights(folder, record)
+    plan = record.plan
+    options = options or RunOptions()
+    bench = Workbench(against or plan.model.source,
+                      RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress)
+    found: list[Diagnostic] = []
+    if bench.digest != plan.model.digest:
+        found.append(warning("LB473", f"{bench.source.text} is not the model that the artifact was made from",
+                             help="its numbers stand beside that of another base"))
+    wanted = plan.eval or Evaluate()
+    data = data or wanted.data
+    blocks = token_blocks(data, Part.EVAL, bench.tokenizer, tokens or wanted.tokens, seq or wanted.seq,
+                          base_dir=data_folder(plan.recipe.path) if data == wanted.data else None,
+                          offline=options.offline)
+    import torch
+
+    changed = load_artifact(folder, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
+    base = bench.base
+    with bench.progress.stage("judging") as report:
+        quality = judge(base, changed, blocks.ids, data=data, digest=blocks.digest, progress=report,
+                        batch=options.batch)
+    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path,
+                              {name: str(plan.recipe.params[name]) for name in plan.recipe.set_params}).unwrap()
+    asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
+    found += [error("LB468", f"assert {item.text} fails on this text: {item.value:.4g}")
+              for item in asserts if item.status == "fail" and item.value is not None]
+    return Judged(record, quality.to_json(), asserts, tuple(found))

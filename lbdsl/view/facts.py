@@ -1,0 +1,47 @@
+"""`lbdsl inspect` for people."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.units import bytes_text, count_text, tokens_text
+
+
+def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
+    """Shapes and sizes of a model, and what its cache grows by."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    per_token = facts.kv_bytes_per_token * _attentions(facts)
+    rows = [
+        ("family", f"{facts.family} ({facts.architecture})"),
+        ("parameters", f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(facts.params * facts.dtype_bytes)}"
+                       f" in {facts.dtype}"),
+        ("layers", f"{facts.layers}: hidden {facts.hidden}, MLP {facts.intermediate}"),
+        ("attention", f"{facts.heads} query heads, {facts.kv_heads} key/value heads of {facts.head_dim}"),
+        ("vocabulary", f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}"),
+        ("positions", tokens_text(facts.positions)),
+        ("cache", f"{bytes_text(per_token)} a token, {bytes_text(per_token * facts.positions)} at "
+                  f"{tokens_text(facts.positions)}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"[bold]{name}[/bold]", highlight=False)
+    console.print(table, highlight=False)
+    shares = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shares.add_column("part")
+    shares.add_column("parameters", justify="right")
+    shares.add_column("share", justify="right")
+    for part, count in (("attentions with their norms", sum(facts.attention_params)),
+                        ("MLPs with their norms", sum(facts.mlp_params)),
+                        ("embeddings, head, final norm", facts.other_params)):
+        shares.add_row(part, count_text(count), f"{100 * count / facts.params:.1f} %")
+    console.print(shares, highlight=False)
+
+
+def _attentions(facts: ModelFacts) -> int:
+    """Layers that have an attention: an artifact's dropped ones hold nothing."""
+    return sum(1 for params in facts.attention_params if params)

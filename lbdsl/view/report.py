@@ -1,0 +1,86 @@
+"""The report of `apply` and `eval`: quality, healing, gates, and where the result is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.units import count_text
+from lbdsl.plan.schema import AssertResult
+
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-=+*#@"
+
+
+def render_report(record: Record, folder: Path, console: Console) -> None:
+    """What became of the model: size, healing with its curve, quality and gates, and the folder."""
+    plan = record.plan
+    console.print()
+    console.print(f"[bold]{folder}[/bold]", highlight=False)
+    saved = 1 - plan.after.params / plan.before.params
+    console.print(f"  parameters  {count_text(plan.before.params)} -> {count_text(plan.after.params)}"
+                  f" (-{100 * saved:.1f} %)", highlight=False)
+    if record.heal is not None:
+        heal = record.heal
+        console.print(f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s; loss "
+                      f"{_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False)
+    else:
+        console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
+    if record.evaluation is not None:
+        render_quality(record.evaluation, record.asserts, console)
+    else:
+        _render_asserts(record.asserts, console)
+    if record.status == "accepted":
+        console.print(f"Load it:  AutoModelForCausalLM.from_pretrained(\"{folder}\", trust_remote_code=True)",
+                      highlight=False, markup=False)
+    else:
+        console.print(f"[bold red]Rejected[/bold red]: a quality gate failed. The result is kept in {folder}, not under "
+                      "the name you asked for.", highlight=False)
+
+
+def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
+    """Perplexity of both models, KL and agreement, each with its standard error."""
+    errors = quality["stderr"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"on {quality['data']}, {quality['tokens']} tokens")
+    table.add_column("base", justify="right")
+    table.add_column("artifact", justify="right")
+    table.add_row("perplexity", _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
+                  _number(quality["perplexity"]["artifact"], errors["perplexity_artifact"], 2))
+    increase = errors["ppl_increase"]
+    table.add_row("perplexity increase", "",
+                  _number(100 * quality["ppl_increase"], None if increase is None else 100 * increase, 2) + " %")
+    table.add_row("loss rise, nats/token", "", _number(quality["loss_rise"], errors["loss_rise"], 4))
+    table.add_row("KL to the base, nats/token", "", _number(quality["kl"], errors["kl"], 4))
+    table.add_row("top-1 agreement", "", _number(quality["agreement"], errors["agreement"], 4))
+    console.print(table, highlight=False)
+    _render_asserts(asserts, console)
+
+
+def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
+    styles = {"pass": "green", "fail": "bold red", "after healing": "dim"}
+    for item in asserts:
+        value = f"  ({item.value:.4g})" if item.value is not None else ""
+        console.print(f"  assert {item.text}  [{styles[item.status]}]{item.status}[/]{value}", highlight=False)
+
+
+def _number(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if error is None else f" ±{error:.{digits}f}")
+
+
+def _sparkline(losses: Sequence[float], console: Console) -> str:
+    """`1.93 ▇▅▃▂▁ 0.31`: the curve between its first and last value."""
+    if not losses:
+        return "not logged"
+    from lbdsl.view.console import ascii_only
+
+    marks = ASCII_BARS if ascii_only(console) else BARS
+    top = max(losses) or 1.0
+    line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in losses[:40])
+    return f"{losses[0]:.3f} {line} {losses[-1]:.3f}"
