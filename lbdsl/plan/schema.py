@@ -31,7 +31,7 @@ class ScoreValue(Value):
 class PlannedAction(Value):
     """One action on one layer, and the rule that chose it (None: no rule claimed the layer)."""
 
-    aspect: Literal["mixer", "ffn"]
+    aspect: Literal["mixer", "ffn", "weights"]
     action: SerializeAsAny[Action]
     rule: int | None
 
@@ -109,10 +109,23 @@ class Loss(Value):
 
 
 class AssertResult(Value):
+    """A gate. `value` is the left side of its first comparison: bytes, FLOPs, parameters or nats/token. A measured one is
+    "not measured" as long as the plan has no joint loss."""
+
     text: str
     phase: Literal["static", "measured", "post"]
-    status: Literal["pass", "fail", "after healing"]
+    status: Literal["pass", "fail", "after healing", "not measured"]
     value: float | None = None
+
+
+class Finding(Value):
+    """A diagnostic of planning, kept so that a saved plan shows it again. `line` is the recipe's, from 1."""
+
+    code: str
+    severity: Literal["error", "warning", "note"]
+    message: str
+    help: tuple[str, ...] = ()
+    line: int | None = None
 
 
 class RecipeRef(Value):
@@ -168,6 +181,7 @@ class Plan(Value):
     measure: Measure
     heal: Heal | None = None
     eval: Evaluate | None = None
+    findings: tuple[Finding, ...] = ()
     changes: dict[str, int]
     complete: bool
     applyable: bool

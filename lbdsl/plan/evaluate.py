@@ -1,0 +1,284 @@
+"""The value of an expression, for one layer or for the whole model. Strict: every part is evaluated, so a missing score
+is an error wherever it stands, whatever the other parts say."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
+from lbdsl.plan.cost import ModelCost
+from lbdsl.plan.schema import Loss
+from lbdsl.recipe.schema import (
+    Arithmetic,
+    Boolean,
+    Compare,
+    CostOf,
+    Expr,
+    Fact,
+    Items,
+    Logic,
+    Negate,
+    Node,
+    Not,
+    Number,
+    PostScore,
+    Recipe,
+    Score,
+    Text,
+)
+
+COST_UNITS = {"kv": Unit.BYTES, "flops": Unit.FLOPS, "params": Unit.PARAMS}
+_SHARED_UNITS = frozenset(COST_UNITS.values())
+
+
+@dataclass(frozen=True)
+class Quantity:
+    value: int | float
+    unit: Unit = Unit.NONE
+
+
+Value = Quantity | str | bool | tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is None
+    for a condition on the model, and `joint` None while its loss is not measured."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    layer: int | None = None
+    measurements: Mapping[Request, Measurement] = field(default_factory=dict)
+    cost: ModelCost | None = None
+    base: ModelCost | None = None
+    joint: Loss | None = None
+
+
+def evaluate(expr: Expr, world: World) -> Diagnosed[Value]:
+    """The value of `expr`, or None with every reason why it has none."""
+    evaluator = _Evaluator(world)
+    value = evaluator.of(expr)
+    return Diagnosed(None if evaluator.errors else value, tuple(evaluator.errors))
+
+
+def holds(expr: Expr, world: World) -> Diagnosed[bool]:
+    """Whether a condition holds."""
+    value, found = evaluate(expr, world)
+    if value is None or isinstance(value, bool):
+        return Diagnosed(value, found)
+    return Diagnosed(None, (error("LB317", "the condition is neither true nor false", world.recipe.span(expr)),))
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """`expr` and everything in it, from left to right."""
+    yield expr
+    match expr:
+        case Compare() | Logic() | Arithmetic():
+            inner: tuple[Any, ...] = expr.operands
+        case Items():
+            inner = expr.items
+        case Not() | Negate():
+            inner = (expr.operand,)
+        case _:
+            inner = ()
+    for part in inner:
+        yield from walk(part)
+
+
+def scores_in(expr: Expr) -> tuple[Score, ...]:
+    """The scores of a layer that the expression asks for."""
+    return tuple(part for part in walk(expr) if isinstance(part, Score) and not part.joint)
+
+
+def score_of(score: Score, layer: int, world: World) -> Diagnosed[float]:
+    """The measured value of a score at one layer; missing or not finite is an error."""
+    request = Request(score.metric, score.action_text, layer)
+    measurement = world.measurements.get(request)
+    span = world.recipe.span(score)
+    if measurement is None:
+        return Diagnosed(None, (error("LB304", f"`{score.text}` of layer {layer} is not measured", span,
+                                      help="run `lbdsl measure` with this recipe and model"),))
+    if not math.isfinite(measurement.value):
+        return Diagnosed(None, (error(
+            "LB306", f"`{score.text}` of layer {layer} is {measurement.value}", span,
+            help=("a comparison with it would be meaningless; try `--dtype float32`",
+                  "or claim the layer by an earlier rule")),))
+    return Diagnosed(measurement.value)
+
+
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+}
+
+
+class _Evaluator:
+    """One evaluation: collects its errors. A value of None means that an error is already in the list."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.errors: list[Diagnostic] = []
+
+    def of(self, expr: Expr) -> Value | None:
+        match expr:
+            case Number():
+                return Quantity(expr.value, expr.unit)
+            case Text() | Boolean():
+                return expr.value
+            case Items():
+                values = [self.of(item) for item in expr.items]
+                return None if any(value is None for value in values) else tuple(values)
+            case Score():
+                return self._score(expr)
+            case PostScore():
+                return self._wrong(expr, f"`{expr.name}` is known only after healing")
+            case CostOf():
+                return self._cost(expr, self.world.cost)
+            case Fact():
+                return self._fact(expr)
+            case Compare():
+                return self._compare(expr)
+            case Logic():
+                parts = [self._truth(part) for part in expr.operands]
+                if any(part is None for part in parts):
+                    return None
+                return all(parts) if expr.op == "and" else any(parts)
+            case Not():
+                truth = self._truth(expr.operand)
+                return None if truth is None else not truth
+            case Negate():
+                value = self._number(expr.operand)
+                return None if value is None else Quantity(-value.value, value.unit)
+            case Arithmetic():
+                return self._arithmetic(expr)
+
+    def _score(self, score: Score) -> Quantity | None:
+        if score.joint:
+            joint = self.world.joint
+            value = None if joint is None else {"nll": joint.joint, "kl": joint.joint_kl}.get(score.metric)
+            if value is None:
+                return self._fail("LB323", f"`{score.metric}` of the whole changed model is not measured", score)
+        else:
+            assert self.world.layer is not None, "a layer's score is asked for outside a layer"
+            value, found = score_of(score, self.world.layer, self.world)
+            self.errors += found
+            if value is None:
+                return None
+        return Quantity(value)
+
+    def _cost(self, node: CostOf, cost: ModelCost | None) -> Quantity | None:
+        if cost is None:
+            return self._wrong(node, f"`{node.name}` is a cost of the changed model, unknown before layers are selected")
+        if node.name == "params":
+            return Quantity(cost.params, Unit.PARAMS)
+        if node.ctx is None:
+            return self._wrong(node, f"`{node.name}` needs a context, as in `{node.name}(8Ki)`")
+        value = cost.kv_bytes(node.ctx) if node.name == "kv" else cost.flops(node.ctx)
+        return Quantity(value, COST_UNITS[node.name])
+
+    def _fact(self, node: Fact) -> Value | None:
+        value = getattr(self.world.facts, node.name.removeprefix("model."), None)
+        if isinstance(value, str | bool):
+            return value
+        if isinstance(value, int):
+            return Quantity(value)
+        return self._wrong(node, f"`{node.name}` is not a number, a text or a truth value of the model")
+
+    def _arithmetic(self, expr: Arithmetic) -> Quantity | None:
+        values = [self._number(part) for part in expr.operands]
+        if any(value is None for value in values):
+            return None
+        total = values[0]
+        for op, value, node in zip(expr.ops, values[1:], expr.operands[1:], strict=True):
+            assert total is not None and value is not None
+            if op == "/" and value.value == 0:
+                return self._wrong(node, "division by zero")
+            total = _combine(op, total, value)
+        return total
+
+    def _compare(self, expr: Compare) -> bool | None:
+        values = [self.of(part) for part in expr.operands]
+        if any(value is None for value in values):
+            return None
+        truths = [self._pair(op, expr.operands[i], values[i], expr.operands[i + 1], values[i + 1])
+                  for i, op in enumerate(expr.ops)]
+        return None if any(truth is None for truth in truths) else all(truths)
+
+    def _pair(self, op: str, left: Expr, a: Any, right: Expr, b: Any) -> bool | None:
+        if op in ("in", "not in"):
+            if not isinstance(b, tuple):
+                return self._wrong(right, f"`{op}` wants a list on its right")
+            found = any(_same(a, item) for item in b)
+            return found if op == "in" else not found
+        if op == "matches":
+            return self._matches(left, a, right, b)
+        if isinstance(a, Quantity) and isinstance(b, Quantity):
+            a, b = self._share(a, right, b), self._share(b, left, a)
+            return None if a is None or b is None else _ORDER[op](a.value, b.value)
+        if type(a) is not type(b):
+            return self._wrong(right, "the two sides are of different kinds")
+        return _ORDER[op](a, b)
+
+    def _share(self, value: Quantity, other_expr: Expr, other: Quantity) -> Quantity | None:
+        """A percentage against a cost is that share of what the base model costs."""
+        if value.unit is not Unit.RATIO or other.unit not in _SHARED_UNITS:
+            return value
+        whole = evaluate(other_expr, _of_base(self.world))
+        self.errors += whole.diagnostics
+        return None if not isinstance(whole.value, Quantity) else Quantity(value.value * whole.value.value, other.unit)
+
+    def _matches(self, left: Expr, a: Any, right: Expr, b: Any) -> bool | None:
+        if not isinstance(a, str) or not isinstance(b, str):
+            return self._wrong(left, "`matches` compares a text with a pattern")
+        import re2  # linear time whatever the pattern; imported here because few recipes need it
+
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            return re2.fullmatch(b, a, options) is not None
+        except re2.error as problem:
+            return self._fail("LB318", f"the pattern is not understood: {_text(problem)}", right)
+
+    def _truth(self, expr: Expr) -> bool | None:
+        value = self.of(expr)
+        return value if value is None or isinstance(value, bool) else self._wrong(expr, "a truth value is wanted here")
+
+    def _number(self, expr: Expr) -> Quantity | None:
+        value = self.of(expr)
+        return value if value is None or isinstance(value, Quantity) else self._wrong(expr, "a number is wanted here")
+
+    def _wrong(self, node: Node, message: str) -> None:
+        return self._fail("LB317", message, node)
+
+    def _fail(self, code: str, message: str, node: Node) -> None:
+        self.errors.append(error(code, message, self.world.recipe.span(node)))
+
+
+def _of_base(world: World) -> World:
+    return World(world.recipe, world.facts, world.layer, world.measurements, world.base, world.base, world.joint)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Quantity) and isinstance(b, Quantity):
+        return a.value == b.value
+    return type(a) is type(b) and a == b
+
+
+def _combine(op: str, a: Quantity, b: Quantity) -> Quantity:
+    if op in ("+", "-"):
+        return Quantity(a.value + b.value if op == "+" else a.value - b.value, a.unit if a.unit is not Unit.NONE else b.unit)
+    if op == "*":
+        plain = (Unit.NONE, Unit.RATIO)
+        return Quantity(a.value * b.value, b.unit if a.unit in plain and b.unit is not Unit.NONE else a.unit)
+    return Quantity(a.value / b.value, Unit.NONE if a.unit is b.unit else a.unit)
+
+
+def _text(problem: Exception) -> str:
+    reason = problem.args[0] if problem.args else problem
+    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)

@@ -1,0 +1,94 @@
+"""What a user should know of a selection: rules that get nothing, rankings that hit claimed layers, layers left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, note, warning
+from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.match import Match, ranks_rest
+from lbdsl.plan.table import Table
+from lbdsl.plan.words import plural, ranges_text
+from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
+
+
+def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table,
+                       ) -> tuple[Diagnostic, ...]:
+    """Warnings and notes on a resolved table, in the order of the rules."""
+    found: list[Diagnostic] = []
+    sizes = dict(table.sizes)
+    for index, rule in enumerate(recipe.rules):
+        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index))
+    free = [i for i in range(facts.layers) if all(row[i] is None for row in table.claims.values())]
+    if free:
+        found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {'it is' if len(free) == 1 else 'they are'}",
+                          help="say `else keep` to mean it"))
+    return tuple(found)
+
+
+def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: Match, table: Table, size: int | None,
+             ) -> Iterator[Diagnostic]:
+    got, lost, selector, span = table.got[index], table.lost[index], rule.selector, recipe.span(rule)
+    if isinstance(selector, ElseSelector):
+        return
+    if size == 0:
+        yield note("LB313", f"rule {rule.number} takes no layer: its `until` holds without it", span)
+    elif not got and not lost:
+        yield warning("LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(selector, facts))
+    elif isinstance(selector, RankSelector) and not ranks_rest(selector) and lost:
+        yield warning("LB308", f"{_claimed(recipe, rule, lost, len(got) + len(lost), match, table)}; "
+                      f"rule {rule.number} gets {len(got)}", span, labels=_labels(recipe, lost, match, table),
+                      help="write `of rest` to rank only the layers that are left", fix=_of_rest(recipe, selector))
+    elif not got:
+        yield warning("LB307", f"rule {rule.number} gets no layer: "
+                      f"{_claimed(recipe, rule, lost, len(lost), match, table)}", span,
+                      labels=_labels(recipe, lost, match, table), help="move it up, or remove it")
+    if isinstance(selector, RankSelector) and selector.of_rest and selector.until is None and selector.amount is not None:
+        asked = selector.amount.of(facts.layers)
+        if got and len(got) < asked:
+            yield warning("LB309", f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
+                          f"{'is' if len(got) == 1 else 'are'} left", span)
+
+
+def _claimed(recipe: Recipe, rule: Rule, lost: tuple[int, ...], matched: int, match: Match, table: Table) -> str:
+    """`shadowed: 3 of 3 claimed by rule 1`."""
+    owners = sorted(_owners(lost, match, table))
+    numbers = [str(recipe.rules[owner].number) for owner in owners]
+    return f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(numbers) == 1 else 'rules'} {', '.join(numbers)}"
+
+
+def _labels(recipe: Recipe, lost: tuple[int, ...], match: Match, table: Table) -> tuple[Label, ...]:
+    labels = []
+    for owner, layers in sorted(_owners(lost, match, table).items()):
+        span = recipe.span(recipe.rules[owner])
+        if span is not None:
+            labels.append(Label(span, f"claims {_layers(layers)}"))
+    return tuple(labels)
+
+
+def _owners(lost: tuple[int, ...], match: Match, table: Table) -> dict[int, list[int]]:
+    """The rules that the lost layers went to."""
+    owners: dict[int, list[int]] = {}
+    rule_of = {layer: min(claim.rule for item in match.wanted for slot in item.slots
+                          if (claim := table.claims[slot][layer]) is not None) for layer in lost}
+    for layer, owner in rule_of.items():
+        owners.setdefault(owner, []).append(layer)
+    return owners
+
+
+def _empty_help(selector: object, facts: ModelFacts) -> tuple[str, ...]:
+    if isinstance(selector, RankSelector) and selector.amount is not None and selector.amount.of(facts.layers) == 0:
+        share = f"{100 * (selector.amount.share or 0):g} % of {facts.layers} layers, rounded down, is 0"
+        return (share if selector.amount.share is not None else "it asks for 0 layers",)
+    if isinstance(selector, RankSelector):
+        return ("earlier rules claim every layer",)
+    return ("look at the scores: `lbdsl plan` prints them",)
+
+
+def _of_rest(recipe: Recipe, selector: RankSelector) -> Fix | None:
+    span = recipe.span(selector.amount) if selector.amount is not None else None
+    return None if span is None else Fix("rank the rest", (Edit(span, f"{span.text} of rest"),))
+
+
+def _layers(layers: list[int]) -> str:
+    return f"{plural(len(layers), 'layer').split()[1]} {ranges_text(layers)}"

@@ -1,0 +1,46 @@
+"""What a recipe needs measured before its layers can be selected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lbdsl.actions import Action
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Request
+from lbdsl.plan.claims import known_before_measuring
+from lbdsl.plan.evaluate import scores_in
+from lbdsl.plan.layersets import ranked_sets
+from lbdsl.recipe.schema import LayersSelector, RankSelector, Recipe, Score, WhereSelector
+
+
+def requests_of(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Request, ...], Mapping[str, Action]]:
+    """Every (metric, action, layer) that a rule may ask for, without repetition, and the actions by their text.
+
+    A layer that earlier rules are sure to claim needs no score for a later condition or ranking of the rest; a ranked
+    set and a ranking without `of rest` need all layers. The recipe must have passed `check_recipe` for these facts.
+    """
+    wanted: dict[Request, None] = {}
+    actions: dict[str, Action] = {}
+
+    def ask(score: Score, layers: tuple[int, ...]) -> None:
+        if score.action is not None:
+            actions[score.action_text] = score.action
+        wanted.update(dict.fromkeys(Request(score.metric, score.action_text, layer) for layer in layers))
+
+    everywhere = tuple(range(facts.layers))
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+        match rule.selector:
+            case RankSelector(by=score):
+                ask(score, known.domain)
+            case LayersSelector(layers=layer_set, where=condition):
+                for ranked in ranked_sets(layer_set):
+                    ask(ranked.by, everywhere)
+                for score in scores_in(condition) if condition is not None else ():
+                    ask(score, known.domain)
+            case WhereSelector(where=condition):
+                for score in scores_in(condition):
+                    ask(score, known.domain)
+            case _:
+                pass
+    return tuple(wanted), MappingProxyType(actions)

@@ -1,0 +1,164 @@
+"""Reading the table to its end, and `until`: the smallest number of layers for which the complete plan satisfies it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.units import Unit
+from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
+from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, walk
+from lbdsl.plan.match import Match, ranks_rest
+from lbdsl.plan.table import Table
+from lbdsl.plan.words import amount_text, plural
+from lbdsl.recipe.schema import Compare, CostOf, ElseSelector, Expr, RankSelector, Recipe, Rule
+
+MOST_PLANS = 100_000
+"""How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""
+
+
+def resolve(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table) -> Diagnosed[Table]:
+    """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
+    ones can be met, and so on."""
+    untils = [rule for rule in recipe.rules if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    if (facts.layers + 1) ** len(untils) > MOST_PLANS:
+        return Diagnosed(None, (error(
+            "LB314", f"{len(untils)} `until` rules on {facts.layers} layers are {(facts.layers + 1) ** len(untils):,} plans",
+            recipe.span(untils[-1]), help=f"at most {MOST_PLANS:,} are tried; give some of them a count instead"),))
+    return _Reader(recipe, facts, matches, base_cost(facts)).read(0, table)
+
+
+class _Try(NamedTuple):
+    size: int
+    value: float
+    share: float | None
+    unit: Unit
+    table: Table
+
+
+@dataclass
+class _Reader:
+    recipe: Recipe
+    facts: ModelFacts
+    matches: tuple[Match, ...]
+    base: ModelCost
+    costs: dict[tuple[int, ...], ModelCost] = field(default_factory=dict)
+
+    def read(self, start: int, table: Table) -> Diagnosed[Table]:
+        for index in range(start, len(self.recipe.rules)):
+            selector, match = self.recipe.rules[index].selector, self.matches[index]
+            if isinstance(selector, RankSelector) and selector.until is not None:
+                return self._until(index, selector, selector.until, table)
+            table = table.take(match.wanted, self._layers(index, table))
+        return Diagnosed(table)
+
+    def _layers(self, index: int, table: Table) -> tuple[int, ...]:
+        selector, match = self.recipe.rules[index].selector, self.matches[index]
+        if isinstance(selector, ElseSelector):
+            return tuple(i for i in range(self.facts.layers) if table.some_free(match.wanted, i))
+        assert match.layers is not None
+        if isinstance(selector, RankSelector) and ranks_rest(selector):
+            free = self._free(match, table)
+            assert selector.amount is not None
+            return tuple(sorted(free[: selector.amount.of(self.facts.layers)]))
+        return match.layers
+
+    def _free(self, match: Match, table: Table) -> tuple[int, ...]:
+        assert match.layers is not None
+        return tuple(layer for layer in match.layers if table.free(match.wanted, layer))
+
+    def _until(self, index: int, selector: RankSelector, until: Expr, table: Table) -> Diagnosed[Table]:
+        match = self.matches[index]
+        free = self._free(match, table)
+        most = len(free) if selector.amount is None else min(len(free), selector.amount.of(self.facts.layers))
+        tries: list[_Try] = []
+        later: tuple[Diagnostic, ...] = ()
+        for size in range(most + 1):
+            taken = table.take(match.wanted, tuple(sorted(free[:size])), size=size)
+            complete, problems = self.read(index + 1, taken)
+            if complete is None:
+                later = problems
+                continue
+            world = World(self.recipe, self.facts, cost=self._cost(complete), base=self.base)
+            truth, problems = holds(until, world)
+            if truth is None:
+                return Diagnosed(None, problems)
+            if truth:
+                return Diagnosed(complete)
+            tries += self._try(until, world, size, complete)
+        return Diagnosed(None, later if later and not tries else (self._unmet(index, until, most, tries),))
+
+    def _cost(self, table: Table) -> ModelCost:
+        chosen = [table.actions(layer) for layer in range(self.facts.layers)]
+        key = tuple(id(action) for actions in chosen for action in (*actions, None))
+        if key not in self.costs:
+            self.costs[key] = changed_cost(self.base, chosen)
+        return self.costs[key]
+
+    def _try(self, until: Expr, world: World, size: int, table: Table) -> list[_Try]:
+        side = _compared_cost(until)
+        if side is None:
+            return []
+        value, base = (evaluate(side[0], w).value for w in (world, World(self.recipe, self.facts, cost=self.base)))
+        if not isinstance(value, Quantity) or not isinstance(base, Quantity):
+            return []
+        share = value.value / base.value if side[2] and base.value else None
+        return [_Try(size, value.value, share, value.unit, table)]
+
+    def _unmet(self, index: int, until: Expr, most: int, tries: list[_Try]) -> Diagnostic:
+        rule, side = self.recipe.rules[index], _compared_cost(until)
+        span = self.recipe.span(until) or self.recipe.span(rule)
+        text = span.text if span is not None else rule.text
+        message = f"`{text}` cannot be met: every count from 0 to {most} was tried"
+        if not tries or side is None:
+            return error("LB312", message, span)
+        best = (min if side[1] else max)(tries, key=lambda attempt: attempt.value)
+        shown = amount_text(best.value, best.unit) if best.share is None else amount_text(best.share, Unit.RATIO)
+        help_lines = [f"best: {shown} with {plural(best.size, 'layer')}"]
+        labels: tuple[Label, ...] = ()
+        cost = next(part for part in walk(side[0]) if isinstance(part, CostOf))
+        binding = self._binding(cost, best.table, index)
+        if binding is not None:
+            number, layers, part = binding
+            where = f"rule {number.number}, `{number.text}`" if number else "layers that no rule claims"
+            help_lines.append(f"binding: {where}: {plural(layers, 'layer')} with {100 * part:.0f} % of what is left")
+            binding_span = self.recipe.span(number) if number else None
+            if binding_span is not None:
+                labels = (Label(binding_span, "this rule binds"),)
+        return error("LB312", message, span, help=tuple(help_lines), labels=labels)
+
+    def _binding(self, cost: CostOf, table: Table, own: int) -> tuple[Rule | None, int, float] | None:
+        """The rule whose layers cost most of what the best plan still costs, this one only if there is no other."""
+        model = self._cost(table)
+        parts: dict[int | None, list[int]] = {}
+        for layer in range(self.facts.layers):
+            claim = next(iter(table.claims.values()))[layer]
+            parts.setdefault(claim.rule if claim else None, []).append(_layer_cost(cost, model, layer))
+        total = sum(sum(costs) for costs in parts.values())
+        if not total:
+            return None
+        others = {rule: costs for rule, costs in parts.items() if rule != own and sum(costs)} or parts
+        rule = max(others, key=lambda key: sum(others[key]))
+        return self.recipe.rules[rule] if rule is not None else None, len(others[rule]), sum(others[rule]) / total
+
+
+def _layer_cost(cost: CostOf, model: ModelCost, layer: int) -> int:
+    if cost.name == "params":
+        return model.layer_params(layer)
+    assert cost.ctx is not None
+    return model.layer_kv_bytes(layer, cost.ctx) if cost.name == "kv" else model.layer_flops(layer, cost.ctx)
+
+
+def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
+    """The first cost that a bound is put on: its expression, whether less is better, and whether the bound is a share."""
+    for part in walk(until):
+        if isinstance(part, Compare):
+            for i, op in enumerate(part.ops):
+                for here, there, less in ((i, i + 1, "<"), (i + 1, i, ">")):
+                    costs = [p for p in walk(part.operands[here]) if isinstance(p, CostOf) and p.name in COST_UNITS]
+                    if costs and op[0] in "<>":
+                        bound = part.operands[there]
+                        return part.operands[here], op[0] == less, getattr(bound, "unit", None) is Unit.RATIO
+    return None
