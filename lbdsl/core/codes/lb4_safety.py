@@ -93,4 +93,26 @@ DATA = (
          example="lowest 8 by nll(quantize(bits=4)) drop"),
 )
 
-CODES = LOADING + DATA
+ARTIFACT = (
+    Code("LB460", "output exists", "An output is never overwritten: what is there may be the only copy.",
+         "lbdsl apply quickstart.lbr MODEL -o folder-that-exists"),
+    Code("LB461", "output is in use", "Two runs that write one artifact would mix their weights."),
+    Code("LB462", "an unfinished run is there",
+         "A run that was cut off left its state beside the output; going on with it or throwing it away is your choice."),
+    Code("LB463", "cannot write", "The disk is full, or the folder may not be written; nothing half-written is left."),
+    Code("LB464", "the healing loss is no number", "Training diverged: the learning rate is too high for this plan."),
+    Code("LB465", "artifact is damaged", "The record or the weights are not what was saved.", exit_code=6),
+    Code("LB466", "not an artifact", "An artifact of lbdsl is a folder with lbdsl.json; a plan is a .lbplan file."),
+    Code("LB467", "model is an artifact already", "Compressing twice stacks damage that no plan shows as one."),
+    Code("LB468", "quality gate failed", "An assert on the finished model is false; the result is set aside.",
+         "assert ppl_increase < 1%", exit_code=4),
+    Code("LB469", "moved aside", "What stood under the output's name was kept under another one."),
+    Code("LB470", "not judged", "Without an `eval` block or an assert on the finished model nobody knows how good it is."),
+    Code("LB471", "the plan is for another number format",
+         "Measurements and gates of a plan hold in the dtype it was made in.", exit_code=3),
+    Code("LB472", "recipe file is not here", "The plan carries the recipe's text; there is no file to compare it with."),
+    Code("LB473", "another base model", "Quality is measured against the model given, not the one in the record."),
+    Code("LB480", "configuration file cannot be read", "`lbdsl.toml` must be TOML with names of options."),
+)
+
+CODES = LOADING + DATA + ARTIFACT

@@ -1,0 +1,129 @@
+"""The losses against naive ones in higher precision, and healing that improves, resumes and stops."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
+from lbdsl.heal.objective import chunked_kl, hidden_loss
+from lbdsl.heal.trainer import last_whole_checkpoint
+from lbdsl.recipe.schema import FullWeights, Heal, Lora
+
+HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
+
+
+def tiny(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+                         tie_word_embeddings=True, initializer_range=0.2)
+    return LlamaForCausalLM(config).eval()
+
+
+def damaged(teacher: LlamaForCausalLM) -> LlamaForCausalLM:
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        student.model.layers[1].self_attn.o_proj.weight.zero_()
+    return student
+
+
+def blocks(heal: Heal = HEAL) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 97, (steps_of(heal) * heal.batch, heal.seq), generator=generator)
+
+
+def mean_kl(teacher, student, ids) -> float:
+    with torch.no_grad():
+        base = F.log_softmax(teacher(input_ids=ids).logits.double(), -1)
+        changed = F.log_softmax(student(input_ids=ids).logits.double(), -1)
+    return (base.exp() * (base - changed)).sum(-1).mean().item()
+
+
+def run(teacher, student, folder, heal=HEAL, **rest):
+    return heal_model(student, teacher, heal, blocks(heal), passes=1, folder=folder,
+                      progress=lambda done, total, note: None, **rest)
+
+
+@pytest.mark.parametrize(("tokens", "chunk"), [(1, 4), (4, 4), (13, 4), (13, 100)])
+def test_chunked_kl_is_the_naive_one(tokens: int, chunk: int) -> None:
+    torch.manual_seed(0)
+    student = torch.randn(tokens, 8, requires_grad=True)
+    head, teacher, teacher_head = torch.randn(31, 8), torch.randn(tokens, 8), torch.randn(31, 8)
+    loss = chunked_kl(student, head, teacher, teacher_head, chunk=chunk)
+    (3.0 * loss).backward()
+
+    precise = student.detach().double().requires_grad_(True)
+    base = F.log_softmax(teacher.double() @ teacher_head.double().T, -1)
+    naive = (base.exp() * (base - F.log_softmax(precise @ head.double().T, -1))).sum(-1).mean()
+    (3.0 * naive).backward()
+    assert loss.item() == pytest.approx(naive.item(), rel=1e-5)
+    assert torch.allclose(student.grad.double(), precise.grad, atol=1e-5)
+
+
+def test_chunked_kl_refuses_a_trained_head() -> None:
+    with pytest.raises(ValueError, match="head"):
+        chunked_kl(torch.randn(2, 4), torch.randn(5, 4, requires_grad=True), torch.randn(2, 4), torch.randn(5, 4))
+
+
+def test_hidden_loss_is_relative() -> None:
+    teacher = [torch.full((1, 2, 3), 2.0), torch.ones(1, 2, 3)]
+    student = [torch.full((1, 2, 3), 1.0), torch.ones(1, 2, 3)]
+    assert hidden_loss(student, teacher).item() == pytest.approx(0.125)  # (0.25 + 0) / 2
+
+
+@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
+@pytest.mark.parametrize("hidden_weight", [0.0, 0.1])
+def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> None:
+    teacher, heal = tiny(), HEAL.model_copy(update={"method": method, "hidden_weight": hidden_weight,
+                                                    "tokens": 40 * 2 * 16})
+    student = damaged(teacher)
+    before = mean_kl(teacher, student, blocks(heal))
+    embedding = student.model.embed_tokens.weight.clone()
+    healed, report = run(teacher, student, tmp_path, heal)
+    assert mean_kl(teacher, healed, blocks(heal)) < 0.7 * before
+    assert not any("lora" in name for name, _ in healed.named_parameters())
+    assert torch.equal(healed.model.embed_tokens.weight, embedding)
+    assert report.tokens == 40 * 2 * 16
+    assert report.curve[-1][0] == report.tokens
+
+
+def test_a_resumed_run_ends_with_the_very_weights(tmp_path) -> None:
+    teacher = tiny()
+    whole, whole_report = run(teacher, damaged(teacher), tmp_path / "whole")
+
+    polls = iter(range(100))
+    with pytest.raises(HealInterrupted):
+        run(teacher, damaged(teacher), tmp_path / "cut", should_stop=lambda: next(polls) >= 4)
+    checkpoint = last_whole_checkpoint(tmp_path / "cut")
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-5"
+    # A checkpoint that a kill cut off in the middle is not taken.
+    (tmp_path / "cut" / "checkpoint-7").mkdir()
+    resumed, report = run(teacher, damaged(teacher), tmp_path / "cut", resume=True)
+    for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert report.curve == whole_report.curve
+
+
+def test_a_loss_that_is_no_number_is_a_coded_error(tmp_path) -> None:
+    teacher = tiny()
+    student = damaged(teacher)
+    with torch.no_grad():
+        student.model.layers[0].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(LbdslError) as caught:
+        run(teacher, student, tmp_path)
+    assert [d.code for d in caught.value.diagnostics] == ["LB464"]
+
+
+def test_the_curve_is_kept_beside_the_checkpoints(tmp_path) -> None:
+    teacher = tiny()
+    _, report = run(teacher, damaged(teacher), tmp_path)
+    rows = json.loads((tmp_path / "curve.json").read_text())
+    assert [(tokens, loss) for _, tokens, loss in rows] == list(report.curve)
