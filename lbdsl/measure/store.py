@@ -1,0 +1,156 @@
+"""Measurements on disk: per-sequence sums in one SQLite file, shared by every process."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TypeVar
+
+from lbdsl.core.diagnostic import LbdslError, fail
+
+T = TypeVar("T")
+
+FILE_NAME = "measurements.sqlite"
+FORMAT_VERSION = 1
+BUSY_SECONDS = 60.0
+
+MODEL_LAYER = -1
+"""The layer number of values that belong to the whole model."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sums (
+    fingerprint TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    action TEXT NOT NULL,
+    layer INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    total REAL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (fingerprint, metric, action, layer, sequence)
+) WITHOUT ROWID
+"""
+
+
+def open_store(cache_dir: Path) -> Store:
+    """The measurements of a cache folder, made where there are none."""
+    return Store(cache_dir / FILE_NAME)
+
+
+class Key(NamedTuple):
+    """What a sum is a measure of, within one fingerprint."""
+
+    metric: str
+    action: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of a per-token value over one sequence, and its number of tokens."""
+
+    total: float
+    tokens: int
+
+
+class Store:
+    """Sums by (fingerprint, metric, action, layer, sequence). A context manager; close it when done.
+
+    Every `put` is one transaction: after a kill the file holds all of it or nothing. Two processes may write at once.
+    Raises LbdslError LB448 where the file is damaged, locked for long, of another version or cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise fail("LB448", f"{path.parent} cannot be made: {problem.strerror}",
+                       help="choose another folder with --cache-dir") from None
+        self._connection = self._guarded(lambda: sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
+        try:
+            self._guarded(self._prepare)
+        except LbdslError:
+            self.close()
+            raise
+
+    def get(self, fingerprint: str, key: Key) -> Mapping[int, Sum]:
+        """Sums by sequence number; empty when nothing is known."""
+        rows = self._guarded(lambda: self._connection.execute(
+            "SELECT sequence, total, tokens FROM sums "
+            "WHERE fingerprint = ? AND metric = ? AND action = ? AND layer = ?", (fingerprint, *key)).fetchall())
+        # SQLite has no NaN and keeps it as NULL.
+        return {sequence: Sum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
+
+    def put(self, fingerprint: str, sums: Iterable[tuple[Key, int, Sum]]) -> None:
+        """Keep sums of (key, sequence); what is there is replaced. Durable when it returns."""
+        rows = [(fingerprint, *key, sequence, value.total, value.tokens) for key, sequence, value in sums]
+
+        def write() -> None:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+        self._guarded(write)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, FORMAT_VERSION):
+            raise fail("LB448", f"{self.path} was written by another version of lbdsl (format {version})",
+                       help=(f"delete it, then measure again: rm {self.path}", "or choose another --cache-dir"))
+        self._use_wal()
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        if version == 0:
+            self._connection.execute(_SCHEMA)
+            self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        # A damaged page may lie where no later query looks; the file is small, so all of it is looked at.
+        (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
+        self._connection.execute("SELECT total, tokens FROM sums LIMIT 1").fetchall()
+
+    def _use_wal(self) -> None:
+        """Write-ahead logging: readers never wait. Changing to it does not honour the busy timeout, so wait here."""
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as problem:
+                if "locked" not in str(problem) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """Run `work`; what SQLite complains of becomes a coded error."""
+        try:
+            return work()
+        except sqlite3.ProgrammingError:
+            raise  # our own bug, not the file's state
+        except sqlite3.OperationalError as problem:
+            if "locked" in str(problem) or "busy" in str(problem):
+                advice = "another lbdsl is writing to it; try again when that has ended"
+            else:
+                advice = "check permissions and free space, or choose another folder with --cache-dir"
+            raise fail("LB448", f"{self.path} cannot be used: {problem}", help=advice) from None
+        except sqlite3.DatabaseError as problem:
+            raise fail("LB448", f"{self.path} is damaged: {problem}",
+                       help=f"delete it, then measure again: rm {self.path}*") from None

@@ -1,0 +1,143 @@
+"""The store: exact sums, several processes, kills, damage."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.measure.fingerprint import fingerprint
+from lbdsl.measure.store import FILE_NAME, Key, Store, Sum, open_store
+
+KEY = Key("nll", "drop", 3)
+
+WRITER = """
+import sys
+from pathlib import Path
+from lbdsl.measure.store import Key, Sum, open_store
+folder, name, first, last = sys.argv[1:]
+print("ready", flush=True)
+for layer in range(int(first), int(last)):
+    with open_store(Path(folder)) as store:
+        # Many rows a transaction: a torn one would be seen.
+        store.put("print", [(Key(name, "drop", layer), row, Sum(layer + row / 7, 1023)) for row in range(200)])
+"""
+
+
+def start_writer(folder, name, first, last) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), name, str(first), str(last)],
+                            stdout=subprocess.PIPE, text=True)
+
+
+def test_sums_come_back_exactly(tmp_path):
+    sums = {0: Sum(0.1 + 0.2, 1023), 1: Sum(-math.pi * 1e-300, 7), 2: Sum(math.inf, 1), 3: Sum(math.nan, 1)}
+    with open_store(tmp_path / "new" / "folder") as store:
+        store.put("a", [(KEY, row, value) for row, value in sums.items()])
+    with open_store(tmp_path / "new" / "folder") as store:
+        found = store.get("a", KEY)
+        assert [found[i] for i in range(3)] == [sums[i] for i in range(3)]
+        assert math.isnan(found[3].total)
+        assert store.get("b", KEY) == {}
+        assert store.get("a", KEY._replace(layer=4)) == {}
+        assert store.get("a", KEY._replace(action="")) == {}
+        store.put("a", [(KEY, 0, Sum(1.0, 2))])
+        assert store.get("a", KEY)[0] == Sum(1.0, 2)
+
+
+def test_two_processes_at_once(tmp_path):
+    writers = [start_writer(tmp_path, name, 0, 40) for name in ("nll", "kl")]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    with open_store(tmp_path) as store:
+        for name in ("nll", "kl"):
+            for layer in range(40):
+                assert store.get("print", Key(name, "drop", layer)) == {
+                    row: Sum(layer + row / 7, 1023) for row in range(200)}
+
+
+def test_killed_writer_leaves_whole_transactions(tmp_path):
+    writer = start_writer(tmp_path, "nll", 0, 100_000)
+    assert writer.stdout.readline() == "ready\n"
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        with open_store(tmp_path) as store:
+            if store.get("print", Key("nll", "drop", 5)):
+                break
+    os.kill(writer.pid, signal.SIGKILL)
+    assert writer.wait(timeout=10) == -signal.SIGKILL
+    with open_store(tmp_path) as store:
+        sizes = [len(store.get("print", Key("nll", "drop", layer))) for layer in range(2000)]
+    done = sizes.index(0)
+    assert done > 5
+    assert sizes == [200] * done + [0] * (2000 - done)
+
+
+def test_failed_put_leaves_the_store_usable(tmp_path):
+    with open_store(tmp_path) as store:
+        with pytest.raises(sqlite3.ProgrammingError):
+            store.put("a", [(KEY, 0, Sum(1.0, 1)), (KEY, 1, Sum([], 1))])  # type: ignore[arg-type]
+        assert store.get("a", KEY) == {}
+        store.put("a", [(KEY, 0, Sum(1.0, 1))])
+        assert len(store.get("a", KEY)) == 1
+
+
+def filled(tmp_path):
+    with open_store(tmp_path) as store:
+        store.put("a", [(Key("nll", "drop", layer), row, Sum(1.0, 1)) for layer in range(50) for row in range(50)])
+    path = tmp_path / FILE_NAME
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = filled(tmp_path)
+    whole = path.read_bytes()
+    assert len(whole) > 40_000
+    for damaged in (b"no database at all" * 100, whole[:9000], whole[:8192] + os.urandom(8192) + whole[16384:]):
+        path.write_bytes(damaged)
+        with pytest.raises(LbdslError, match="damaged") as caught:
+            open_store(tmp_path)
+        (diagnostic,) = caught.value.diagnostics
+        assert diagnostic.code == "LB448"
+        assert f"rm {path}" in diagnostic.help[0]
+    path.write_bytes(whole)
+    with open_store(tmp_path) as store:
+        assert len(store.get("a", KEY)) == 50
+
+
+def test_another_version_is_named(tmp_path):
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(LbdslError, match="format 99") as caught:
+        Store(path)
+    assert caught.value.diagnostics[0].code == "LB448"
+
+
+def test_unusable_places_are_coded_errors(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / FILE_NAME).mkdir()
+    for folder in (tmp_path / "file", tmp_path):
+        with pytest.raises(LbdslError) as caught:
+            open_store(folder)
+        (diagnostic,) = caught.value.diagnostics
+        assert diagnostic.code == "LB448"
+        assert "--cache-dir" in diagnostic.help[0]
+
+
+def test_fingerprint_follows_everything_that_matters():
+    same = {"model": "m", "blocks": "b", "dtype": "bfloat16", "device": "cuda:0"}
+    base = fingerprint(**same)
+    assert fingerprint(**same | {"device": "cuda:1"}) == base
+    changed = [fingerprint(**same | {name: "other"}) for name in same]
+    assert len({base, *changed}) == 5
