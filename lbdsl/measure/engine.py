@@ -153,7 +153,8 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: _MicroBatch) -> tuple[An
 
 
 def _run(model: Any, ids_SN: Tensor, micro_batch: _MicroBatch, meter: Meter, sequences: int) -> Iterator[Found]:
-    """Everything that is missing of one micro-batch, in portions to be stored."""
+    """Everything that is missing of one micro-batch, in portions; progress of one is told when the next is asked for,
+    that is when it is safe on disk."""
     rows = micro_batch.rows
     where = f"sequence {rows.start + 1}" + (f"-{rows.stop}" if len(rows) > 1 else "") + f" of {sequences}"
     ids_BN = ids_SN[rows.start : rows.stop].to(model.lm_head.weight.device)
@@ -162,8 +163,8 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: _MicroBatch, meter: Meter, seq
         base = Predictions(model, last_BND, ids_BN)
         if micro_batch.base_nll:
             found += [(_key(BASE_NLL), row, value) for row, value in zip(rows, base.losses(), strict=True)]
-    meter.add(meter.run(len(rows)), f"{where}, base")
     yield found
+    meter.add(meter.run(len(rows)), f"{where}, base")
 
     for index, run in enumerate(micro_batch.suffixes):
         with torch.inference_mode():
@@ -172,9 +173,9 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: _MicroBatch, meter: Meter, seq
             sums = base.compare(changed_BND, run.metrics)
         if all(later.layer != run.layer for later in micro_batch.suffixes[index + 1 :]):
             del kept[run.layer]
-        meter.add(meter.run(len(rows), run.layer), f"{where}, layer {run.layer} {run.action}")
         yield [(Key(kind, run.action, run.layer), row, value)
                for kind, values in sums.items() for row, value in zip(rows, values, strict=True)]
+        meter.add(meter.run(len(rows), run.layer), f"{where}, layer {run.layer} {run.action}")
 
 
 def _key(request: Request) -> Key:

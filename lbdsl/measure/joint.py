@@ -73,8 +73,8 @@ def _measured(model: Any, changes: Mapping[int, Mapping[str, Any]], blocks: Toke
     for rows in work:
         ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
         sums = _compare(model, ids_BN, first, variants, joint)
-        meter.add(meter.run(len(rows)) + meter.run(len(rows), first), f"sequence {rows.stop} of {blocks.sequences}")
         yield rows, sums
+        meter.add(meter.run(len(rows)) + meter.run(len(rows), first), f"sequence {rows.stop} of {blocks.sequences}")
 
 
 @torch.inference_mode()

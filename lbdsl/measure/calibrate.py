@@ -1,0 +1,116 @@
+"""How the machine's constants are measured: a copy, a matrix product, and decode steps of tiny models."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbdsl.measure.machine import Machine
+
+_BUDGET = 0.25
+"""Seconds that one constant may take, once its first run is known."""
+
+_DEPTHS = (2, 10)
+"""Layers of the two tiny models whose step times give the cost of one layer."""
+
+_COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+_GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+@torch.inference_mode()
+def calibrate(device: Any, dtype: str) -> Machine:
+    """Measure a device (`torch.device` or its name) in a dtype (`bfloat16`, ...). Takes a second or two."""
+    device = torch.device(device)
+    kind: torch.dtype = getattr(torch, dtype)
+    memory = memory_bytes(device)
+    shallow, deep = (_decode_seconds(depth, device, kind) for depth in _DEPTHS)
+    layer = max(deep - shallow, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
+    t_mlp = min(_mlp_seconds(device, kind), layer)
+    return Machine(
+        bandwidth=_bandwidth(device, memory), flops=_flops(device, kind), mem_bytes=float(memory),
+        t_attn=layer - t_mlp, t_mlp=t_mlp, t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
+    )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of a GPU, or of this machine as far as its container may use it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(physical, int(text)) if text.isdigit() else physical
+
+
+def _bandwidth(device: torch.device, memory: int) -> float:
+    size = min(_COPY_BYTES.get(device.type, 2**28), memory // 16)
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / min(_times(lambda: target.copy_(source), device))
+
+
+def _flops(device: torch.device, dtype: torch.dtype) -> float:
+    n = _GEMM_SIZE.get(device.type, 2048)
+    left, right = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / min(_times(lambda: left @ right, device))
+
+
+def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> float:
+    """One decode step with a cache, of a model so small that its arithmetic is nothing."""
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=layers,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
+    model = LlamaForCausalLM(config).to(device=device, dtype=dtype).eval()
+    # The keyword that takes the cache is `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.
+    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    keywords = {keyword: DynamicCache(config=config), "use_cache": True}
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        model(token, **keywords)  # type: ignore[call-arg]  # its decorators hide `self`
+
+    return statistics.median(_times(step, device, least=12))
+
+
+def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    """A norm, a gated MLP and the residual, with tiny matrices."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+    config = LlamaConfig(hidden_size=64, intermediate_size=64)
+    norm, mlp = (module.to(device=device, dtype=dtype) for module in (LlamaRMSNorm(64), LlamaMLP(config)))
+    hidden_BND = torch.zeros(1, 1, 64, device=device, dtype=dtype)
+
+    def ten() -> None:
+        for _ in range(10):
+            hidden_BND + mlp(norm(hidden_BND))
+
+    return statistics.median(_times(ten, device)) / 10
+
+
+def _times(work: Callable[[], object], device: torch.device, least: int = 3) -> list[float]:
+    """Seconds of repeated runs after two that warm up; at least `least`, more while the budget lasts."""
+    def once() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    once()
+    end = time.perf_counter() + _BUDGET
+    times: list[float] = []
+    while len(times) < least or time.perf_counter() < end:
+        times.append(once())
+    return times

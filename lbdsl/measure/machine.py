@@ -1,0 +1,82 @@
+"""This machine's constants for the cost formulas: measured here, never quoted."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of, short
+from lbdsl.core.facts import ModelFacts
+
+CALIBRATION_VERSION = 1
+"""Raise it when the way of calibrating changes."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Constants of one device in one dtype.
+
+    bandwidth: bytes/s, read and written, of a large copy. flops: FLOP/s of a large matrix product (a multiply and an
+    add are two). mem_bytes: memory of the device. t_attn, t_mlp: seconds that one attention and one MLP sub-block of
+    a decode step take when their matrices are tiny, that is launching and bookkeeping; t_head: the same of all that
+    is outside the layers.
+    """
+
+    bandwidth: float
+    flops: float
+    mem_bytes: float
+    t_attn: float
+    t_mlp: float
+    t_head: float
+
+
+def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
+    """The constants of `device` in the model's dtype, calibrated in a second or two where they are not known yet.
+
+    Kept in `cache_dir` by machine, device, dtype, number of threads and torch version. Raises LbdslError LB448 where
+    that folder cannot be written.
+    """
+    identity = _identity(device, facts.dtype)
+    path = cache_dir / f"machine-{short(digest_of(identity), 16)}.json"
+    known = _read(path)
+    if known is None:
+        from lbdsl.measure.calibrate import calibrate
+
+        known = calibrate(device, facts.dtype)
+        _write(path, known, identity)
+    return known
+
+
+def _identity(device: Any, dtype: str) -> dict[str, Any]:
+    import torch
+
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"version": CALIBRATION_VERSION, "host": platform.node(), "device": device.type, "name": name,
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "dtype": dtype, "torch": torch.__version__}
+
+
+def _read(path: Path) -> Machine | None:
+    """What is kept, None where that is nothing or not readable: it is then measured again, which costs a second."""
+    try:
+        return Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, machine: Machine, identity: dict[str, Any]) -> None:
+    """Written beside and renamed, so that another process never reads half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+            json.dump({"identity": identity, "machine": asdict(machine)}, file, indent=1)
+        os.replace(file.name, path)
+    except OSError as problem:
+        raise fail("LB448", f"{path} cannot be written: {problem.strerror}",
+                   help="choose another folder with --cache-dir") from None
