@@ -43,10 +43,10 @@ class Limit:
 class Family:
     """One row of the table, keyed by transformers' `model_type`.
 
-    `attention` and `mlp` are the two sub-blocks of a layer, each with its norm, named below `layer_prefix`; `embedding`,
-    `head` and `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config, `gguf_sizes` to
-    GGUF metadata keys below the architecture's name. `window_field` is the config's native sliding window, None when
-    the family has none.
+    `attention` and `mlp` are the two sub-blocks of a layer, each with its norm, named below `layer_prefix`;
+    `embedding`, `head` and `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config,
+    `gguf_sizes` to GGUF metadata keys below the architecture's name. `window_field` is the config's native sliding
+    window, None when the family has none.
     """
 
     model_type: str

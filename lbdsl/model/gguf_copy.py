@@ -13,6 +13,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
+from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource
 
@@ -67,8 +68,6 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lbdsl.model.load import LOAD_ERRORS, check_loaded, first_line
-
     try:
         with quiet_transformers(bars=True):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -89,8 +88,6 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
 
 def _convert_tokenizer(source: ModelSource, place: Path) -> None:
     from transformers import AutoTokenizer
-
-    from lbdsl.model.load import LOAD_ERRORS, first_line
 
     try:
         with quiet_transformers(bars=True):

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.facts import ModelFacts
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
+from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
-
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
-"""What transformers raises for checkpoints it cannot load: there is no common base class."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -48,8 +44,8 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     """The stock transformers model in eval mode on `device`, with SDPA attention.
 
     `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is kept
-    below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 when what was loaded is
-    not what the headers promise (no weight is ever left random).
+    below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 when what was loaded
+    is not what the headers promise (no weight is ever left random).
     """
     facts = inspect_model(source, dtype).unwrap()
     if is_artifact(source):
@@ -70,19 +66,6 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     return model
 
 
-def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFacts, source: ModelSource) -> None:
-    """Raise LB417 when a weight was not read from the checkpoint, or the model is not the one inspected."""
-    for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        names = [str(name) for name in report.get(key) or () if "rotary_emb.inv_freq" not in str(name)]
-        if names:
-            raise fail("LB417", f"{source.text} does not load whole: {len(names)} {key.replace('_', ' ')}, "
-                                f"e.g. {sorted(names)[0]}")
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if type(model).__name__ != facts.architecture or count != facts.params:
-        raise fail("LB417", f"{source.text} loads as {type(model).__name__} with {count} parameters; its headers "
-                            f"promise {facts.architecture} with {facts.params}")
-
-
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
                    cache_dir: Path | None = None) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, chat template included. Raises LbdslError with LB418."""
@@ -93,9 +76,3 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
     except LOAD_ERRORS as problem:
         raise fail("LB418", f"the tokenizer of {source.text} cannot be loaded: {first_line(problem)}",
                    help="the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json") from problem
-
-
-def first_line(problem: BaseException) -> str:
-    """A stranger's message, cut to what fits in one line."""
-    lines = str(problem).strip().splitlines()
-    return (lines[0] if lines else type(problem).__name__)[:200]

@@ -1,7 +1,8 @@
 """Reading the header of a safetensors file, trusting nothing in it.
 
 Format (huggingface/safetensors, README): 8 bytes little-endian length N, N bytes of JSON
-`{name: {dtype, shape, data_offsets}}`, then the data, without holes or overlaps. A file that breaks this is refused before anything maps it.
+`{name: {dtype, shape, data_offsets}}`, then the data, without holes or overlaps. A file that
+breaks this is refused before anything maps it.
 """
 
 from __future__ import annotations
