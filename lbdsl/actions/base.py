@@ -50,7 +50,7 @@ class Action(BaseModel):
     The class docstring is the user's page: What / Why / Example / Source.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: str
     """The tag, a `Literal` of the action's name with that name as default."""

@@ -265,7 +265,8 @@ def _keyword_as_action(p: _Place) -> Diagnostic | None:
     before = p.before()
     if before is None:
         return None
-    what = "an action" if p.first in RULE_WORDS and before.kind not in ("BY", "LPAR", "COMMA", "EQUAL") else "a name"
+    value = before.kind in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *_DANGLING)
+    what = "an action" if p.first in RULE_WORDS and not value else "a name"
     return error("LB015", f"`{p.token.text}` is a keyword, not {what}", p.span(),
                  help=(*_form(p), "statements are separated by `;` or a new line"))
 

@@ -4,4 +4,24 @@ from __future__ import annotations
 
 from lbdsl.core.codes.code import Code
 
-CODES = ()
+CODES = (
+    Code("LB201", "unreachable rule", "`else` claims every layer that is left, so nothing after it can match.",
+         "else keep\nlayers 3 drop"),
+    Code("LB202", "shadowed rule", "The first rule that matches a layer claims it; these layers are claimed above.",
+         "layers 0-9 keep\nlayers 2-4 drop"),
+    Code("LB203", "actions conflict", "Two actions of one rule may not change the same part of a layer.",
+         "layers 3 drop + swa(window=64)"),
+    Code("LB204", "`keep` combined", "`keep` leaves the whole layer alone, so nothing can stand beside it.",
+         "layers 3 keep + drop"),
+    Code("LB205", "reversed range", "A range runs upwards; it is never turned round or clamped.", "layers 7-4 keep"),
+    Code("LB206", "no `else`", "Layers that no rule claims are kept; an `else` rule says so.", "layers 3 drop"),
+    Code("LB207", "no healing", "Changing layers costs quality; a `heal` block wins much of it back.", "else drop"),
+    Code("LB208", "no gate", "Without an `assert` the result is saved however bad it is.", "else drop"),
+    Code("LB209", "no rules", "A recipe without rules changes nothing.", 'recipe "empty"'),
+    Code("LB210", "never used", "A definition that nothing uses is mostly a misspelling.", "let $a = 1\nelse keep"),
+    Code("LB211", "amount of layers out of range", "A share is at most 100 %, a count a whole number, a step at least 1.",
+         "lowest 120% by nll drop"),
+    Code("LB212", "groups too large", "Groups of groups may grow without bound; a limit keeps planning quick."),
+    Code("LB213", "statement given twice", "The second would silently replace the first.",
+         "heal { tokens = 1k }\nheal { tokens = 2k }"),
+)

@@ -1,0 +1,200 @@
+"""Calls: `swa(window=512, sinks=4)` to an action, `kl(swa(window=256))` to a score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from lbdsl.actions import Action, actions
+from lbdsl.core.diagnostic import Label
+from lbdsl.core.registry import nearest
+from lbdsl.core.span import Span
+from lbdsl.core.units import Unit
+from lbdsl.metrics import metrics
+from lbdsl.recipe.constants import constant, warn_decimal, whole
+from lbdsl.recipe.schema import Score
+from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.syntax import tree
+
+LATER_ACTIONS = frozenset({"linear", "quantize"})
+LATER_METRICS = frozenset({"task"})
+POST_NAMES = ("ppl_increase", "agreement", "kl_healed")
+COST_NAMES = ("kv", "flops", "params")
+
+
+def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
+    """The action of a call, its arguments checked; None with errors that stand at the argument."""
+    cls = actions().get(call.name.name)
+    if cls is None:
+        _unknown_action(scope, call)
+        return None
+    spans: dict[str, Span] = {}
+    values: dict[str, Any] = {}
+    good = True
+    for position, arg in enumerate(call.args or ()):
+        name = _parameter(scope, cls, call, arg, position)
+        if name is None:
+            good = False
+        elif name in spans:
+            scope.error("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
+            good = False
+        else:
+            spans[name] = arg.value.span
+            value = _argument(scope, cls, name, arg.value)
+            if value is None:
+                good = False
+            else:
+                values[name] = value
+    if not good:
+        return None
+    try:
+        return cls(**values)
+    except ValidationError as problem:
+        for item in problem.errors():
+            _explain(scope, cls, call, spans, item)
+        return None
+
+
+def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
+    """The score of one layer that `where` and `by` ask for."""
+    name = call.name.name
+    if name == "sensitivity":
+        if call.args is not None:
+            scope.error("LB104", "`sensitivity` takes no arguments", call.span,
+                        help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`")
+            return None
+        cls = metrics()[scope.metric]
+        action = actions()["drop"]() if cls.takes_action else None
+        return Score(name=name, metric=scope.metric, action=action, at=at(call))
+    cls = metrics()[name]
+    if not cls.takes_action:
+        if call.args:
+            scope.error("LB104", f"`{name}` takes no action", call.span, help=f"write `{name}`",
+                        fix=replace(call.span, name))
+            return None
+        return Score(name=name, metric=name, action=None, at=at(call))
+    if not call.args:
+        return Score(name=name, metric=name, action=actions()[cls.default_action](), at=at(call))
+    inner = call.args[0].value
+    if len(call.args) > 1 or call.args[0].key is not None or not isinstance(inner, tree.Call):
+        scope.error("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
+        return None
+    action = resolve_action(scope, inner)
+    return None if action is None else Score(name=name, metric=name, action=action, at=at(call))
+
+
+def is_metric(name: str) -> bool:
+    """Whether a name is that of a layer's score."""
+    return name == "sensitivity" or name in metrics()
+
+
+def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
+    """Report a name that has no value here, with what may have been meant."""
+    name, span = call.name.name, call.name.span
+    if name in actions() or name in LATER_ACTIONS:
+        scope.error("LB128", f"`{name}` is an action, not a value", span,
+                    help=f"a score under an action is `nll({name})` or `kl({name})`")
+    elif name in LATER_METRICS:
+        scope.error("LB125", f"the metric `{name}` is not in this version", span)
+    else:
+        known = ["sensitivity", *metrics()]
+        if not rule:
+            known = [kind for kind, cls in metrics().items() if cls.joint] + [*COST_NAMES, *POST_NAMES]
+        scope.unknown("LB102", f"no metric `{name}`", name, span, known, "metrics" if rule else "values of the model")
+
+
+def signature(cls: type[Action]) -> str:
+    """`swa(window, sinks=0)`."""
+    parts = []
+    for name in cls.parameters():
+        default = cls.model_fields[name].get_default()
+        parts.append(name if default is PydanticUndefined else f"{name}={default}")
+    return f"{cls.kind_name()}({', '.join(parts)})" if parts else cls.kind_name()
+
+
+def _unknown_action(scope: Scope, call: tree.Call) -> None:
+    name = call.name.name
+    if name in LATER_ACTIONS:
+        scope.error("LB125", f"the action `{name}` is not in this version", call.name.span,
+                    help="actions: " + ", ".join(f"`{known}`" for known in actions()))
+    elif is_metric(name):
+        scope.error("LB101", f"`{name}` is a metric, not an action", call.name.span,
+                    help="actions: " + ", ".join(f"`{known}`" for known in actions()))
+    else:
+        scope.unknown("LB101", f"no action `{name}`", name, call.name.span, actions(), "actions")
+
+
+def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, position: int) -> str | None:
+    names = cls.parameters()
+    kind = cls.kind_name()
+    if arg.key is not None:
+        if arg.key.name in names:
+            return arg.key.name
+        near = nearest(arg.key.name, names)
+        hints = [f"did you mean `{near}`?"] if near else []
+        scope.error("LB103", f"`{kind}` has no parameter `{arg.key.name}`", arg.key.span,
+                    help=(*hints, f"its form is `{signature(cls)}`"),
+                    fix=replace(arg.key.span, near) if near else None)
+        return None
+    if any(other.key is not None for other in (call.args or ())[:position]):
+        scope.error("LB104", "an argument without a name stands after one with a name", arg.span,
+                    help=f"the form is `{signature(cls)}`")
+        return None
+    if position >= len(names):
+        scope.error("LB104", f"`{kind}` takes {_count(len(names))}", arg.span, help=f"its form is `{signature(cls)}`")
+        return None
+    return names[position]
+
+
+def _count(number: int) -> str:
+    return "no arguments" if number == 0 else "one argument" if number == 1 else f"at most {number} arguments"
+
+
+def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> Any:
+    """The Python value of an argument. Units are checked here, types and bounds by the action's own model."""
+    value = constant(scope, node, words=True)
+    if value is None:
+        return None
+    info = cls.model_fields[name]
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    unit = Unit(str(extra["unit"])) if "unit" in extra else None
+    if unit is not None:
+        if unit is Unit.TOKENS:
+            warn_decimal(scope, node)
+        return whole(scope, value, (unit,), f"`{name}`")
+    if value.kind == "number" and value.unit not in (Unit.NONE, Unit.RATIO):
+        scope.error("LB107", f"`{name}` is a plain number, not {value.shown}", node.span)
+        return None
+    if value.kind == "list":
+        scope.error("LB106", f"`{name}` takes one value, not a list", node.span)
+        return None
+    return value.value
+
+
+def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, Span], item: Any) -> None:
+    """One of pydantic's errors, said in the language's words at the argument it is about."""
+    name = str(item["loc"][0]) if item["loc"] else ""
+    span = spans.get(name, call.span)
+    form = f"its form is `{signature(cls)}`"
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing":
+        scope.error("LB104", f"`{cls.kind_name()}` needs `{name}`", call.span, help=form)
+    elif kind == "literal_error":
+        expected = str(context.get("expected", "")).replace("'", "`")
+        scope.error("LB105", f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`", span,
+                    help=f"it can be {expected}")
+    elif kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        scope.error("LB105", f"`{name}` must be {words} {context[key]}", span, help=form)
+    elif kind.endswith(("_type", "_parsing", "_from_float")):
+        wanted = {"int": "a whole number", "float": "a number", "string": "text", "bool": "`true` or `false`"}
+        scope.error("LB106", f"`{name}` must be {wanted.get(kind.split('_')[0], 'of another type')}", span, help=form)
+    else:
+        scope.error("LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower(), span, help=form)
+
+
+_BOUNDS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"),
+           "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt"),
+           "multiple_of": ("a multiple of", "multiple_of")}

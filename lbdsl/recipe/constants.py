@@ -1,0 +1,146 @@
+"""Constant expressions: what `param`, `let`, settings, arguments and amounts may hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lbdsl.core.span import Span
+from lbdsl.core.units import Unit
+from lbdsl.recipe.scope import Constant, Scope, replace
+from lbdsl.syntax import tree
+
+_LIMIT = 10**18
+_WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
+
+
+def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant | None:
+    """The value of an expression, or None with an error. With `words`, a bare name is the text of that name."""
+    match node:
+        case tree.Number():
+            if not finite(node.value):
+                scope.error("LB121", f"`{node.text}` is too large", node.span)
+                return None
+            return Constant(node.value, node.unit, node.span, node.text)
+        case tree.String():
+            return Constant(node.value, Unit.NONE, node.span, node.span.text)
+        case tree.Variable():
+            return variable(scope, node)
+        case tree.Call(name=name, args=None) if name.name in ("true", "false"):
+            return Constant(name.name == "true", Unit.NONE, node.span, name.name)
+        case tree.Call(name=name, args=None) if words:
+            return Constant(name.name, Unit.NONE, node.span, name.name)
+        case tree.Items():
+            items = [constant(scope, item, words) for item in node.items]
+            if any(item is None for item in items):
+                return None
+            return Constant(tuple(item for item in items if item is not None), Unit.NONE, node.span, node.span.text)
+        case tree.Minus():
+            inner = _number(scope, node.operand)
+            return None if inner is None else Constant(-inner.value, inner.unit, node.span, node.span.text)
+        case tree.Arithmetic():
+            return _arithmetic(scope, node)
+        case _:
+            scope.error("LB120", "a constant is wanted here", node.span, help=f"write {_WHAT}")
+            return None
+
+
+def variable(scope: Scope, node: tree.Variable) -> Constant | None:
+    """The value of `$name`, standing where it is used."""
+    scope.use("$", node.name)
+    if node.name not in scope.variables:
+        scope.unknown("LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables,
+                      "variables defined above", "$")
+        return None
+    value = scope.variables[node.name]
+    return None if value is None else Constant(value.value, value.unit, node.span, f"${node.name}")
+
+
+def _number(scope: Scope, node: tree.Expr) -> Any:
+    value = constant(scope, node)
+    if value is not None and value.kind != "number":
+        scope.error("LB106", f"a number is wanted, not {value.shown}", node.span)
+        return None
+    return value
+
+
+def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
+    found = [_number(scope, operand) for operand in node.operands]
+    if any(value is None for value in found):
+        return None
+    total, unit = found[0].value, found[0].unit
+    for op, operand in zip(node.ops, found[1:], strict=True):
+        joined = join_units(op, unit, operand.unit)
+        if joined is None:
+            scope.error("LB107", f"`{op}` between {unit.value} and {operand.unit.value}", node.span,
+                        help="both sides must be of one unit, or one a plain number")
+            return None
+        unit = joined
+        value = _apply(op, total, operand.value)
+        if value is None or not finite(value):
+            scope.error("LB121", "division by zero" if op == "/" and operand.value == 0 else "result is too large",
+                        node.span, help="a constant is a finite number of at most 18 digits")
+            return None
+        total = value
+    return Constant(total, unit, node.span, node.span.text)
+
+
+def _apply(op: str, left: Any, right: Any) -> Any:
+    match op:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case _:
+            if right == 0:
+                return None
+            exact = isinstance(left, int) and isinstance(right, int) and left % right == 0
+            return left // right if exact else left / right
+
+
+def finite(value: float) -> bool:
+    """Whether a number is within what the language computes with."""
+    return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31
+
+
+def join_units(op: str, left: Unit, right: Unit) -> Unit | None:
+    """The unit of `left op right`; None when they do not go together."""
+    if op in "+-":
+        return left if right in (left, Unit.NONE) else right if left is Unit.NONE else None
+    if op == "/" and left is right:
+        return Unit.NONE
+    if right in (Unit.NONE, Unit.RATIO):
+        return left
+    if op == "*" and left in (Unit.NONE, Unit.RATIO):
+        return right
+    return None
+
+
+def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> int | None:
+    """The int of a constant in one of the units (or without one), or None with an error."""
+    if value.kind != "number":
+        scope.error("LB106", f"{what} is a number, not {value.shown}", value.span)
+        return None
+    if value.unit not in (Unit.NONE, *units):
+        wanted = units[0].value if units else "a plain number"
+        scope.error("LB107", f"{what} is counted in {wanted}, not in {value.unit.value}" if units else
+                    f"{what} is a plain number, not {value.shown}", value.span)
+        return None
+    assert isinstance(value.value, int | float)
+    if value.value != int(value.value):
+        scope.error("LB106", f"{what} is a whole number, not {value.shown}", value.span)
+        return None
+    return int(value.value)
+
+
+def warn_decimal(scope: Scope, node: tree.Expr) -> None:
+    """`4k` where tokens of a window or a context are meant: 4000, and mostly 4096 was wanted."""
+    if isinstance(node, tree.Number) and node.text.removesuffix("tokens").rstrip().endswith("k"):
+        number: Span = node.span
+        binary = node.text.replace("k", "Ki", 1)
+        digits = node.text.removesuffix("tokens").rstrip()[:-1]
+        meant = f" ({int(digits) * 1024})" if digits.isdigit() else ""
+        scope.warning("LB119", f"`{node.text}` is {node.value} tokens", number,
+                      help=f"did you mean `{binary}`{meant}?", fix=replace(number, binary))

@@ -1,0 +1,253 @@
+"""Tree to recipe: names, types, units, phases and scopes. Statements are taken from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lbdsl.actions import Action, Aspect
+from lbdsl.core.diagnostic import Diagnosed, Label
+from lbdsl.core.digest import digest_text
+from lbdsl.core.span import Span
+from lbdsl.recipe.calls import resolve_action
+from lbdsl.recipe.constants import constant
+from lbdsl.recipe.expressions import Place, resolve_condition
+from lbdsl.recipe.params import outside_values, resolve_param
+from lbdsl.recipe.rules import lint_rules
+from lbdsl.recipe.schema import (
+    Assertion,
+    ElseSelector,
+    LayersSelector,
+    Phase,
+    RankSelector,
+    Recipe,
+    Rule,
+    Selector,
+    WhereSelector,
+)
+from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_set
+from lbdsl.recipe.settings import resolve_block
+from lbdsl.syntax import tree
+
+VERSION = 1
+
+
+def resolve(file: tree.File, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
+    """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
+
+    The value is None when there are errors. `path` is the name the recipe goes by in plans and messages.
+    """
+    resolver = _Resolver(file, set_params or {})
+    for statement in file.statements:
+        resolver.statement(statement)
+    return resolver.recipe(path)
+
+
+class _Resolver:
+    """Collects the parts of one recipe."""
+
+    def __init__(self, file: tree.File, set_params: Mapping[str, str]):
+        self.file = file
+        self.scope = Scope()
+        self.set_params = set_params
+        self.parts: dict[str, Any] = {}
+        self.once: dict[str, Span] = {}
+        self.params: dict[str, int | float | str | bool] = {}
+        self.requires: list[Assertion] = []
+        self.asserts: list[Assertion] = []
+        self.rules: list[Rule] = []
+        self.rule_count = 0
+        self.outside = outside_values(self.scope, file, set_params)
+        self._metric_first()
+
+    def _metric_first(self) -> None:
+        """`sensitivity` means the `measure` block's metric wherever that block stands."""
+        for statement in self.file.statements:
+            if isinstance(statement, tree.Block) and statement.kind.name == "measure":
+                trial = Scope()
+                measure = resolve_block(trial, statement)
+                if measure is not None:
+                    self.scope.metric = measure.metric
+                else:
+                    self._metric_alone(statement)
+                return
+
+    def _metric_alone(self, block: tree.Block) -> None:
+        """The metric of a block whose other settings need variables that are not defined yet, or are wrong."""
+        for setting in block.settings:
+            if setting.key.name == "metric":
+                measure = resolve_block(Scope(), tree.Block(block.span, block.kind, (setting,)))
+                if measure is not None:
+                    self.scope.metric = measure.metric
+
+    def statement(self, statement: tree.Statement) -> None:
+        scope = self.scope
+        match statement:
+            case tree.Version():
+                if self._only("lbr", statement.span) and statement.number.value != VERSION:
+                    scope.error("LB124", f"unknown language version {statement.number.text}", statement.number.span,
+                                help=f"this lbdsl reads version {VERSION}")
+            case tree.RecipeName():
+                if self._only("recipe", statement.span):
+                    self.parts["name"] = statement.name.value
+            case tree.Requires():
+                self._assertion(statement.expr, "requires", self.requires)
+            case tree.Assertion():
+                self._assertion(statement.expr, "assert", self.asserts)
+            case tree.Param():
+                value = resolve_param(scope, statement, self.outside.get(statement.name.name))
+                if value is not None and not isinstance(value.value, tuple):
+                    self.params[statement.name.name] = value.value
+            case tree.Let():
+                value = constant(scope, statement.value)
+                if scope.define("$", statement.name.name, statement.name.span):
+                    scope.variables[statement.name.name] = value
+            case tree.Group():
+                layers = resolve_set(scope, statement.layers)
+                if scope.define("@", statement.name.name, statement.name.span):
+                    scope.groups[statement.name.name] = layers
+            case tree.Block():
+                kind = statement.kind.name
+                value = resolve_block(scope, statement)
+                if self._only(kind, statement.kind.span) and value is not None:
+                    self.parts[kind] = value
+            case tree.Include():
+                self._include(statement)
+            case tree.Search():
+                scope.error("LB125", "`search` is not in this version", Span(statement.span.source, statement.span.start,
+                                                                            statement.span.start + len("search")),
+                            help="give the parameters with `--set` instead")
+            case tree.RuleStatement():
+                self._rule(statement)
+
+    def recipe(self, path: str) -> Diagnosed[Recipe]:
+        """The finished recipe; None with errors."""
+        scope = self.scope
+        for name, definition in scope.defined.items():
+            if not definition.used:
+                scope.warning("LB210", f"`{name}` is never used", definition.span, help="use it or remove it")
+        text = self.file.source.text
+        found: Recipe | None = None
+        if not any(problem.is_error for problem in scope.diagnostics):
+            found = Recipe(params=self.params, set_params=tuple(sorted(self.outside)), requires=tuple(self.requires),
+                           rules=tuple(self.rules), asserts=tuple(self.asserts), path=path, text=text,
+                           sha256=digest_text(text), **self.parts)
+        if len(self.rules) == self.rule_count:
+            scope.diagnostics += lint_rules(tuple(self.rules), self.file.source, healed="heal" in self.once,
+                                            gated=any(isinstance(s, tree.Assertion) for s in self.file.statements))
+        order = sorted(scope.diagnostics, key=lambda problem: problem.span.start if problem.span else -1)
+        if any(problem.is_error for problem in order):
+            found = None
+        return Diagnosed(found, tuple(order))
+
+    def _only(self, what: str, span: Span) -> bool:
+        """False, with an error, when a statement that may stand once stands again."""
+        if what in self.once:
+            self.scope.error("LB213", f"`{what}` is given twice", span, labels=(Label(self.once[what], "first here"),),
+                             help="remove one of them")
+            return False
+        self.once[what] = span
+        return True
+
+    def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:
+        typed = resolve_condition(self.scope, node, place)
+        if typed is not None:
+            into.append(Assertion(expr=typed.expr, phase=Phase(typed.phase), text=self._text(node.span), at=at(node)))
+
+    def _include(self, node: tree.Include) -> None:
+        path = node.path.value
+        if path.startswith(("/", "~")) or ".." in path.replace("\\", "/").split("/") or path[1:2] == ":":
+            self.scope.error("LB126", f"`{path}` leaves the recipe's directory", node.path.span,
+                             help="a recipe includes only files beside it or below")
+        else:
+            self.scope.error("LB125", "`include` is not in this version", node.span, help="copy the statements into "
+                             "this recipe")
+
+    def _rule(self, node: tree.RuleStatement) -> None:
+        self.rule_count += 1
+        selector = self._selector(node.selector)
+        actions = self._actions(node)
+        if selector is not None and actions is not None:
+            span = node.selector.span.to(node.actions[-1].span)
+            self.rules.append(Rule(number=self.rule_count, selector=selector, actions=actions,
+                                   because=node.because.value if node.because else None, text=self._text(span),
+                                   at=at(node)))
+
+    def _selector(self, node: tree.Selector) -> Selector | None:
+        scope = self.scope
+        match node:
+            case tree.ElseSelector():
+                return ElseSelector(at=at(node))
+            case tree.WhereSelector():
+                where = resolve_condition(scope, node.where, "where")
+                return None if where is None else WhereSelector(where=where.expr, at=at(node))
+            case tree.LayersSelector():
+                layers = resolve_set(scope, node.layers)
+                where = None if node.where is None else resolve_condition(scope, node.where, "where")
+                if layers is None or (node.where is not None and where is None):
+                    return None
+                return LayersSelector(layers=layers.layers, where=where.expr if where else None, at=at(node))
+            case tree.ModulesSelector():
+                scope.error("LB125", "`modules` is not in this version", node.span,
+                            help="choose whole layers with `layers`")
+                return None
+            case tree.RankSelector():
+                return self._rank(node)
+
+    def _rank(self, node: tree.RankSelector) -> RankSelector | None:
+        scope = self.scope
+        amount = None if node.amount is None else resolve_amount(scope, node.amount)
+        by = resolve_by(scope, node.by)
+        until = None if node.until is None else resolve_condition(scope, node.until, "until")
+        if by is None or (node.amount is not None and amount is None) or (node.until is not None and until is None):
+            return None
+        return RankSelector(direction=node.direction, amount=amount, of_rest=node.of_rest, by=by,  # type: ignore[arg-type]
+                            until=until.expr if until else None, at=at(node))
+
+    def _actions(self, node: tree.RuleStatement) -> tuple[Action, ...] | None:
+        found = [resolve_action(self.scope, call) for call in node.actions]
+        actions = [action for action in found if action is not None]
+        if len(actions) < len(found):
+            return None
+        for index, action in enumerate(actions):
+            for earlier in range(index):
+                if not self._compose(actions[earlier], action, node.actions[earlier], node.actions[index], node):
+                    return None
+        return tuple(actions)
+
+    def _compose(self, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call,
+                 rule: tree.RuleStatement) -> bool:
+        if first.keeps or second.keeps:
+            name = (first if first.keeps else second).kind
+            whole = rule.actions[0].span.to(rule.actions[-1].span)
+            others = [call.span.text for call in rule.actions if call.name.name != name]
+            self.scope.error("LB204", f"`{name}` combines with nothing", whole,
+                             help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
+                             fix=None if others else replace(whole, name))
+            return False
+        shared = _parts(first) & _parts(second)
+        if shared:
+            names = " and ".join(sorted(aspect.value for aspect in shared))
+            self.scope.error("LB203", f"`{first.kind}` and `{second.kind}` both change the {names} of a layer",
+                             second_node.span, labels=(Label(first_node.span, "changes it first"),),
+                             help="use one of them")
+            return False
+        return True
+
+    def _text(self, span: Span) -> str:
+        """The text of a span on one line, without comments."""
+        parts, position = [], span.start
+        for comment in self.file.comments if "#" in span.text else ():
+            if span.start <= comment.start < span.end:
+                parts.append(span.source.text[position : comment.start])
+                position = comment.end
+        parts.append(span.source.text[position : span.end])
+        return " ".join("".join(parts).split())
+
+
+def _parts(action: Action) -> frozenset[Aspect]:
+    aspects = action.aspects()
+    return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
+
+

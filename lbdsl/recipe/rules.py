@@ -1,0 +1,126 @@
+"""What rules say about each other before any model is known. Findings that need one are the planner's."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+
+from lbdsl.actions import Action, Aspect
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
+from lbdsl.core.span import Source, Span
+from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
+
+_Ranges = list[tuple[int, int]]
+
+
+def lint_rules(rules: Sequence[Rule], source: Source, *, healed: bool, gated: bool) -> list[Diagnostic]:
+    """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate."""
+    if not rules:
+        return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
+    found = [*_after_else(rules, source), *_shadowed(rules, source)]
+    if not any(isinstance(rule.selector, ElseSelector) for rule in rules):
+        found.append(note("LB206", "no `else`: layers that no rule claims are kept", _span(source, rules[-1]),
+                          help="say `else keep` to mean it"))
+    changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
+    if changing is not None and not healed:
+        found.append(warning("LB207", "layers are changed and nothing heals them", _span(source, changing),
+                             help="add a `heal` block, as in `heal { tokens = 200k }`"))
+    if changing is not None and not gated:
+        found.append(warning("LB208", "layers are changed and nothing gates the result", _span(source, changing),
+                             help="add a gate, as in `assert ppl_increase < 5%`"))
+    return found
+
+
+def _span(source: Source, rule: Rule) -> Span:
+    assert rule.at is not None, "rules made from text have a place"
+    return Span(source, *rule.at)
+
+
+def _after_else(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
+    first = next((index for index, rule in enumerate(rules) if isinstance(rule.selector, ElseSelector)), None)
+    if first is None:
+        return
+    whole = _span(source, rules[first])
+    for rule in rules[first + 1 :]:
+        span = _span(source, rule)
+        swap = Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
+        yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
+                    labels=(Label(whole, "`else` stands here"),), help="move it above `else`", fix=swap)
+
+
+def _shadowed(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
+    """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
+    claimed: dict[Aspect, _Ranges] = {}
+    owners: list[tuple[Rule, _Ranges, frozenset[Aspect]]] = []
+    for rule in rules:
+        if isinstance(rule.selector, ElseSelector):
+            return
+        if not isinstance(rule.selector, LayersSelector):
+            continue
+        ranges = _ranges(rule.selector.layers)
+        if ranges is None:
+            continue
+        aspects = frozenset().union(*(_aspects(action) for action in rule.actions))
+        if all(_inside(ranges, claimed.get(aspect, [])) for aspect in aspects):
+            by = [owner for owner, theirs, parts in owners if parts & aspects and _overlap(theirs, ranges)]
+            total = sum(last - first + 1 for first, last in ranges)
+            count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
+            names = ", ".join(str(owner.number) for owner in by[:5]) + (", ..." if len(by) > 5 else "")
+            yield warning("LB202", f"shadowed: {count} by rule{'' if len(by) == 1 else 's'} {names}",
+                          _span(source, rule), help="move it up, or remove it",
+                          labels=tuple(Label(_span(source, owner), "claims them first") for owner in by[:5]))
+        elif rule.selector.where is None:
+            for aspect in aspects:
+                claimed[aspect] = _merged([*claimed.get(aspect, []), *ranges])
+            owners.append((rule, ranges, aspects))
+
+
+_ALL = 2**62
+
+
+def _aspects(action: Action) -> frozenset[Aspect]:
+    aspects = action.aspects()
+    return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
+
+
+def _ranges(layers: LayerSet) -> _Ranges | None:
+    """The set as sorted, disjoint ranges; None when that depends on the model."""
+    match layers:
+        case AllLayers():
+            return [(0, _ALL - 1)]
+        case Interval():
+            return [(layers.first, layers.last)]
+        case AnyOf():
+            parts = [_ranges(part) for part in layers.sets]
+            known = [part for part in parts if part is not None]
+            return _merged([item for part in known for item in part]) if len(known) == len(parts) else None
+        case _:
+            return None
+
+
+def _merged(ranges: _Ranges) -> _Ranges:
+    out: _Ranges = []
+    for first, last in sorted(ranges):
+        if out and first <= out[-1][1] + 1:
+            out[-1] = (out[-1][0], max(out[-1][1], last))
+        else:
+            out.append((first, last))
+    return out
+
+
+def _inside(inner: _Ranges, outer: _Ranges) -> bool:
+    starts = [first for first, _ in outer]
+    for first, last in inner:
+        index = bisect_right(starts, first) - 1
+        if index < 0 or outer[index][1] < last:
+            return False
+    return True
+
+
+def _overlap(one: _Ranges, other: _Ranges) -> bool:
+    starts = [first for first, _ in other]
+    for first, last in one:
+        index = bisect_left(starts, last + 1) - 1
+        if index >= 0 and other[index][1] >= first:
+            return True
+    return False

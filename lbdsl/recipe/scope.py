@@ -1,0 +1,115 @@
+"""What is known while a recipe is resolved: its definitions so far, and the problems found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, warning
+from lbdsl.core.registry import nearest
+from lbdsl.core.span import Span
+from lbdsl.core.units import Unit
+from lbdsl.recipe.schema import LayerSet
+from lbdsl.syntax import tree
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value known from the text alone. A list has its items; only numbers have a unit."""
+
+    value: int | float | str | bool | tuple[Constant, ...]
+    unit: Unit
+    span: Span
+    text: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`number`, `text`, `boolean` or `list`."""
+        if isinstance(self.value, bool):
+            return "boolean"
+        return {str: "text", tuple: "list"}.get(type(self.value), "number")
+
+    @property
+    def shown(self) -> str:
+        """How to speak of it: `512 tokens`, `the text "512"`."""
+        if self.kind == "number":
+            return f"{self.text or self.value}" + (f" {self.unit.value}" if self.unit is not Unit.NONE
+                                                   and self.unit.value not in self.text else "")
+        return {"text": f'the text "{self.value}"', "boolean": str(self.value).lower()}.get(self.kind, "a list")
+
+
+@dataclass(frozen=True)
+class SizedSet:
+    """A resolved set with the number of its nodes and its depth, both limited."""
+
+    layers: LayerSet
+    nodes: int
+    depth: int
+
+
+@dataclass
+class Definition:
+    """A `$name` or `@name`: where it is defined, and whether anything used it."""
+
+    span: Span
+    used: bool = False
+
+
+@dataclass
+class Scope:
+    """Lives during one `resolve` call. Functions that fail report here and return None."""
+
+    metric: str = "nll"
+    """What `sensitivity` stands for."""
+
+    variables: dict[str, Constant | None] = field(default_factory=dict)
+    """None: defined, but its value is wrong and has been reported."""
+
+    groups: dict[str, SizedSet | None] = field(default_factory=dict)
+    defined: dict[str, Definition] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def error(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
+              labels: tuple[Label, ...] = (), fix: Fix | None = None) -> None:
+        self.diagnostics.append(error(code, message, span, help=help, labels=labels, fix=fix))
+
+    def warning(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
+                fix: Fix | None = None) -> None:
+        self.diagnostics.append(warning(code, message, span, help=help, fix=fix))
+
+    def unknown(self, code: str, message: str, name: str, span: Span, choices: Iterable[str],
+                what: str, sigil: str = "") -> None:
+        """An unknown name: the nearest one as a fix, and what there is."""
+        known = sorted(choices)
+        near = nearest(name, known)
+        listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
+        if near is None:
+            self.error(code, message, span, help=listed)
+        else:
+            self.error(code, message, span, help=(f"did you mean `{sigil}{near}`?", listed),
+                       fix=replace(span, f"{sigil}{near}"))
+
+    def define(self, sigil: str, name: str, span: Span) -> bool:
+        """Note a definition; False, with an error, when the name is taken."""
+        before = self.defined.get(sigil + name)
+        if before is not None:
+            self.error("LB112", f"`{sigil}{name}` is defined twice", span,
+                       labels=(Label(before.span, "first defined here"),), help="choose another name")
+            return False
+        self.defined[sigil + name] = Definition(span)
+        return True
+
+    def use(self, sigil: str, name: str) -> None:
+        definition = self.defined.get(sigil + name)
+        if definition is not None:
+            definition.used = True
+
+
+def replace(span: Span, text: str) -> Fix:
+    """The fix that writes `text` in place of `span`."""
+    return Fix(f"write `{text}`", (Edit(span, text),))
+
+
+def at(node: tree.Node) -> tuple[int, int]:
+    """The offsets of a tree node, for the recipe's `at`."""
+    return node.span.start, node.span.end
