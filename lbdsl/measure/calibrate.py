@@ -30,13 +30,15 @@ def calibrate(device: Any, dtype: str) -> Machine:
     device = torch.device(device)
     kind: torch.dtype = getattr(torch, dtype)
     memory = memory_bytes(device)
-    shallow, deep = (_decode_seconds(depth, device, kind) for depth in _DEPTHS)
-    layer = max(deep - shallow, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
-    t_mlp = min(_mlp_seconds(device, kind), layer)
-    return Machine(
-        bandwidth=_bandwidth(device, memory), flops=_flops(device, kind), mem_bytes=float(memory),
-        t_attn=layer - t_mlp, t_mlp=t_mlp, t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
-    )
+    # Random weights are drawn here; whoever calls must not get other random numbers for it.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        shallow, deep = (_decode_seconds(depth, device, kind) for depth in _DEPTHS)
+        layer = max(deep - shallow, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
+        t_mlp = min(_mlp_seconds(device, kind), layer)
+        return Machine(
+            bandwidth=_bandwidth(device, memory), flops=_flops(device, kind), mem_bytes=float(memory),
+            t_attn=layer - t_mlp, t_mlp=t_mlp, t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
+        )
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -68,14 +70,15 @@ def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> fl
 
     config = LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=layers,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
-    model = LlamaForCausalLM(config).to(device=device, dtype=dtype).eval()
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(device=device, dtype=dtype).eval()
     # The keyword that takes the cache is `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.
     keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     keywords = {keyword: DynamicCache(config=config), "use_cache": True}
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
 
     def step() -> None:
-        model(token, **keywords)  # type: ignore[call-arg]  # its decorators hide `self`
+        model(token, **keywords)
 
     return statistics.median(_times(step, device, least=12))
 

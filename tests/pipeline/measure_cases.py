@@ -40,8 +40,9 @@ def text(sequences: int = 5, seq: int = 37, part: Part = Part.SCORE) -> TokenBlo
     return TokenBlocks(ids, f"digest-{sequences}-{seq}-{part}", "test", part, 0, 1, None)
 
 
-def naive_logp(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]]) -> Tensor:
-    """Log-probabilities [S, N, V] in fp64 of the stock model, layers changed from outside by hooks."""
+def naive_logp(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]],
+               dtype: torch.dtype = torch.float64) -> Tensor:
+    """Log-probabilities [S, N, V] of the stock model, layers changed from outside by hooks."""
     with ExitStack() as stack, torch.no_grad():
         for layer, spec in changes.items():
             attention = model.model.layers[layer].self_attn
@@ -56,7 +57,7 @@ def naive_logp(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Ma
 
                 hook = attention.register_forward_pre_hook(use_mask, with_kwargs=True)
             stack.callback(hook.remove)
-        return torch.log_softmax(model(ids_SN).logits.double(), dim=-1)
+        return torch.log_softmax(model(ids_SN).logits, dim=-1, dtype=dtype)
 
 
 def window_mask(n: int, window: int, sinks: int) -> Tensor:

@@ -1,0 +1,60 @@
+"""SmolLM2-135M: the engine against full forward passes, its cost, and what its scores say."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+from measure_cases import naive_logp
+
+from lbdsl.actions.drop import Drop
+from lbdsl.core.measurement import Request
+from lbdsl.data.blocks import token_blocks
+from lbdsl.data.split import Part
+from lbdsl.measure.engine import measure_requests
+from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.store import open_store
+from lbdsl.model.load import load_base, load_tokenizer
+from lbdsl.model.source import resolve_source
+from lbdsl.model.surgery import to_hybrid
+
+LAYERS = 30
+DROP = {"attn": "none"}
+
+
+@pytest.mark.slow
+def test_smollm2(tmp_path):
+    folder = os.environ.get("LBDSL_TEST_SMOLLM2")
+    if not folder:
+        pytest.skip("LBDSL_TEST_SMOLLM2 names no folder with SmolLM2-135M")
+    source = resolve_source(folder)
+    stock = load_base(source, dtype="float32", device="cpu", cache_dir=tmp_path)
+    blocks = token_blocks("builtin:pydoc", Part.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)
+    target = blocks.ids[:, 1:, None]
+
+    naive, naive_seconds = [], 0.0
+    for layer in (None, *range(LAYERS)):
+        start = time.perf_counter()
+        changes = {} if layer is None else {layer: DROP}
+        logp = torch.cat([naive_logp(stock, row[None], changes, torch.float32) for row in blocks.ids])[:, :-1]
+        naive.append(-logp.gather(-1, target).mean().item())
+        naive_seconds += time.perf_counter() - start
+
+    hybrid = to_hybrid(stock)
+    requests = [Request("nll", "drop", layer) for layer in range(LAYERS)]
+    with open_store(tmp_path) as store:
+        start = time.perf_counter()
+        found = measure_requests(lambda: hybrid, None, requests, {"drop": Drop()}, blocks, store, "print")
+        seconds = time.perf_counter() - start
+        scores = [found[request].value for request in requests]
+        assert scores == pytest.approx([value - naive[0] for value in naive[1:]], abs=2e-5)
+        print(f"engine {seconds:.1f} s, naive {naive_seconds:.1f} s, ratio {seconds / naive_seconds:.2f}")
+        assert seconds < 0.75 * naive_seconds
+
+        order = sorted(range(LAYERS), key=scores.__getitem__)
+        assert {0, 1} == set(order[-2:]), "the first layers carry the model"
+        chosen = order[:8]
+        joint = measure_joint(lambda: hybrid, dict.fromkeys(chosen, DROP), blocks, store, "print", "eight")
+        assert joint.nll.value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"
