@@ -12,7 +12,7 @@ from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
-from lbdsl.model.source import ModelSource, resolve_source
+from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 
 
 class Workbench:
@@ -46,7 +46,7 @@ class Workbench:
     def tokenizer(self) -> Any:
         from lbdsl.model.load import load_tokenizer
 
-        return load_tokenizer(self.source)
+        return load_tokenizer(self.source, trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir)
 
     @cached_property
     def base(self) -> Any:
@@ -55,8 +55,14 @@ class Workbench:
         from lbdsl.model.surgery import to_hybrid
 
         with self.progress.stage("loading the model"):
+            if is_artifact(self.source):
+                import torch
+
+                from lbdsl.artifact.restore import load_artifact
+
+                return load_artifact(self.source.path, device=self.device, dtype=getattr(torch, self.facts.dtype))
             return to_hybrid(load_base(self.source, dtype=self.facts.dtype, device=self.device,
-                                       trust_remote_code=self.options.trust_remote_code))
+                                       trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir))
 
     def fresh_copy(self) -> Any:
         """Another model with the base's weights that may be changed; the base stays as it is."""

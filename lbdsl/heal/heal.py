@@ -122,7 +122,7 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
                             target_modules=targets, task_type="CAUSAL_LM")
         return get_peft_model(student, config)  # type: ignore[arg-type]
     # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
-    student.float()
+    _cast(student, torch.float32)
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(".layers." in f".{name}" or name.endswith("model.norm.weight"))
     return student
@@ -131,10 +131,18 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
 def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
     """Adapters added to the weights in fp32, then everything back in the model's dtype."""
     if hasattr(trained, "merge_and_unload"):
-        trained = trained.float().merge_and_unload()
+        _cast(trained, torch.float32)
+        trained = trained.merge_and_unload()
     for parameter in trained.parameters():
         parameter.requires_grad_(False)
-    return trained.to(dtype).eval()
+    _cast(trained, dtype)
+    return trained.eval()
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Parameters alone: `model.to` would round buffers too, and rotary frequencies rounded to bf16 are wrong ones."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _only_our_output(trainer: Any) -> None:

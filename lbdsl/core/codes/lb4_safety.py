@@ -93,6 +93,12 @@ DATA = (
          example="lowest 8 by nll(quantize(bits=4)) drop"),
 )
 
+HYBRID = (
+    Code("LB420", "no hybrid runtime for this family",
+         "A changed model runs in classes made for its family; without them it would not compute what the plan says.",
+         exit_code=6),
+)
+
 ARTIFACT = (
     Code("LB460", "output exists", "An output is never overwritten: what is there may be the only copy.",
          "lbdsl apply quickstart.lbr MODEL -o folder-that-exists"),
@@ -115,4 +121,4 @@ ARTIFACT = (
     Code("LB480", "configuration file cannot be read", "`lbdsl.toml` must be TOML with names of options."),
 )
 
-CODES = LOADING + DATA + ARTIFACT
+CODES = LOADING + HYBRID + DATA + ARTIFACT

@@ -1,0 +1,126 @@
+"""Caches of a hybrid model: one layer object a decoder layer, holding only what that layer needs."""
+
+from dataclasses import fields
+
+import torch
+from transformers.cache_utils import CacheLayerMixin, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# The keyword of the cache in transformers' modeling code: `past_key_values`, renamed to `cache` in 5.24.
+CACHE_NAME = "cache" if any(f.name == "cache" for f in fields(BaseModelOutputWithPast)) else "past_key_values"
+
+
+class HybridCacheLayer(CacheLayerMixin):
+    """Base of our cache layers: counts the tokens seen and knows where each row's real tokens begin.
+
+    `seen` is the number of columns (padding included) so far. `starts` is None when no row is padded, else one
+    column a row: that of its first real token. Both are plain integers: nothing but keys and values takes storage.
+    """
+
+    # Never the layer that transformers sizes a full-attention mask by.
+    is_sliding = True
+    is_croppable = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+        self.starts = None
+
+    def get_seq_length(self):
+        return self.seen
+
+    def get_mask_sizes(self, query_length):
+        return self.seen + query_length, 0
+
+    def get_max_length(self):
+        return -1
+
+    def get_max_cache_shape(self):
+        return -1
+
+    def reset(self):
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.seen = 0
+        self.starts = None
+
+    def tensors(self):
+        """The names of the attributes that hold state with the batch as first dimension."""
+        return [name for name in ("keys", "values") if getattr(self, name) is not None]
+
+    def reorder_cache(self, beam_idx):
+        self._each_row(lambda state: state.index_select(0, beam_idx.to(state.device)), beam_idx.tolist())
+
+    def batch_select_indices(self, indices):
+        rows = torch.arange(self._rows(), device="cpu")[indices.cpu()].tolist()
+        self._each_row(lambda state: state[indices, ...], rows)
+
+    def batch_repeat_interleave(self, repeats):
+        rows = [row for row in range(self._rows()) for _ in range(repeats)]
+        self._each_row(lambda state: state.repeat_interleave(repeats, dim=0), rows)
+
+    def _each_row(self, change, rows):
+        for name in self.tensors():
+            setattr(self, name, change(getattr(self, name)))
+        if self.starts is not None:
+            self.starts = tuple(self.starts[row] for row in rows)
+
+    def _rows(self):
+        for name in self.tensors():
+            return getattr(self, name).shape[0]
+        return len(self.starts) if self.starts is not None else 0
+
+    def tokens_to_remove(self, amount):
+        """`crop`'s argument as a count: negative is how many to remove, positive the length to keep."""
+        return -amount if amount <= 0 else max(0, self.seen - amount)
+
+
+class NoCacheLayer(HybridCacheLayer):
+    """The cache of a layer without attention: it holds nothing, and counts, so that any layer tells the length."""
+
+    def lazy_initialization(self, key_states, value_states):
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        raise ValueError("a layer without attention has nothing to cache")
+
+    def advance(self, tokens):
+        self.is_initialized = True
+        self.seen += tokens
+
+    def offload(self):
+        return None
+
+    def prefetch(self):
+        return None
+
+    def crop(self, amount):
+        self.seen -= min(self.seen, self.tokens_to_remove(amount))
+
+
+def adopt_cache(cache, make_layers):
+    """Give a fresh DynamicCache the layers that this model needs; one that is ours already stays as it is.
+
+    ValueError for any other kind of cache, and for one that another model has filled.
+    """
+    if getattr(cache, "lbdsl", False):
+        return
+    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
+        kind = "an offloaded cache" if getattr(cache, "offloading", False) else type(cache).__name__
+        raise ValueError(f"a hybrid model keeps its own caches: pass a DynamicCache or none at all, not {kind}")
+    if any(layer.get_seq_length() for layer in cache.layers):
+        raise ValueError("this cache was filled by another model; pass a fresh DynamicCache")
+    cache.layers = make_layers()
+    cache.layer_class_to_replicate = None
+    cache.lbdsl = True
+
+
+def cache_storage_bytes(cache):
+    """Bytes of storage that a cache really holds (not the bytes that its views show), each storage once."""
+    storages = {}
+    for layer in cache.layers:
+        for value in vars(layer).values():
+            if isinstance(value, torch.Tensor):
+                storage = value.untyped_storage()
+                storages[storage.data_ptr(), storage.device] = storage.nbytes()
+    return sum(size for (pointer, _), size in storages.items() if pointer)

@@ -1,0 +1,63 @@
+"""What a mixer is told when it makes its mask, once a forward for all layers of one specification."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class MaskContext:
+    """One forward of B rows and Q new tokens, after `seen` tokens in the cache.
+
+    real_BK: bool [B, seen + Q], True where a column is a real token; None when all are.
+    starts: the column of each row's first real token, or None when all are 0.
+    """
+
+    config: object
+    inputs_embeds: torch.Tensor
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor
+    cache: object
+    seen: int
+    real_BK: torch.Tensor | None
+    starts: tuple | None
+    layer_idx: int = 0
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def queries(self):
+        return self.inputs_embeds.shape[1]
+
+    @property
+    def device(self):
+        return self.inputs_embeds.device
+
+    def as_attention_mask(self, allowed_BQK):
+        """A [B or 1, 1, Q, K] mask in the form that the attention implementation takes: bool for sdpa, additive else."""
+        allowed = allowed_BQK.unsqueeze(1)
+        if self.config._attn_implementation == "sdpa":
+            return allowed
+        dtype = self.inputs_embeds.dtype
+        zero = torch.zeros((), dtype=dtype, device=allowed.device)
+        return torch.where(allowed, zero, torch.finfo(dtype).min)
+
+
+def real_columns(attention_mask, columns):
+    """The 2-D padding mask as bool [B, columns], or None when nothing is padded. Raises ValueError."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
+    if attention_mask.shape[1] != columns:
+        raise ValueError(
+            f"attention_mask has {attention_mask.shape[1]} columns; cached and new tokens together are {columns}")
+    real = attention_mask.bool()
+    return None if bool(real.all()) else real
+
+
+def first_real_columns(real_BK):
+    """The column of the first real token of each row; a row of padding alone counts as starting after it."""
+    if real_BK is None:
+        return None
+    first = real_BK.int().argmax(dim=1)
+    first = torch.where(real_BK.any(dim=1), first, real_BK.shape[1])
+    starts = tuple(first.tolist())
+    return starts if any(starts) else None

@@ -1,0 +1,209 @@
+"""Causal attention over the last `window` tokens, the token itself included, and the row's first `sinks` real tokens.
+
+The cache is a ring: its storage is that of min(tokens, window + sinks) tokens, exactly. Keys are stored after RoPE and softmax does
+not care about order, so nothing is ever rolled. With w = window and n = sinks, "column" c being a token's place in the
+padded batch:
+
+  up to w + n tokens     column c is at slot c;
+  beyond                 column c >= n is at slot n + (c - n) mod w, and slots 0 .. n-1 are for sinks: when a column
+                         that is a sink of some row is about to be overwritten, that row copies it to slot c mod n.
+                         In rows without padding the sinks are columns 0 .. n-1 and lie there already.
+
+Sources: sliding windows, Longformer (arXiv 2004.05150); sinks, StreamingLLM (arXiv 2309.17453).
+"""
+
+import torch
+
+from .lbdsl_cache import HybridCacheLayer
+from .lbdsl_mixer_full import MIXER as FULL
+
+
+class SlidingWindowMixer:
+    """The family's attention with a narrower mask and a ring for a cache."""
+
+    def build_attention(self, attention_class, config, layer_idx, spec):
+        _checked(spec)
+        return attention_class(config=config, layer_idx=layer_idx)
+
+    def make_cache(self, config, layer_idx, spec):
+        return RingLayer(*_checked(spec))
+
+    def make_mask(self, context, spec):
+        window, sinks = _checked(spec)
+        if context.attention_mask is not None and context.attention_mask.dim() == 4:
+            raise ValueError("a 4-D attention_mask does not say which tokens are real; a windowed layer needs a 2-D one")
+        total = context.seen + context.queries
+        if context.real_BK is not None:
+            _check_sinks(context.real_BK, context.starts, sinks)
+        if context.seen == 0 and total <= window:
+            return FULL.make_mask(context, spec)
+        if context.cache is not None and context.queries == 1 and context.real_BK is None:
+            # One token, no padding: the ring holds just what it may see.
+            return None
+        if context.cache is None or total <= window + sinks:
+            columns, valid = torch.arange(total, device=context.device).unsqueeze(0), None
+        elif context.queries == 1:
+            columns, valid = ring_columns(total, window, sinks, context.starts, context.device)
+        else:
+            columns, valid = stored_columns(context.seen, window, sinks, context.starts, context.device)
+            new = torch.arange(context.seen, total, device=context.device).expand(columns.shape[0], -1)
+            columns = torch.cat([columns, new], dim=1)
+            valid = None if valid is None else torch.cat([valid, torch.ones_like(new, dtype=torch.bool)], dim=1)
+        query_Q = torch.arange(context.seen, total, device=context.device)
+        allowed = visible(query_Q, columns, valid, context.real_BK, context.starts, window, sinks)
+        return context.as_attention_mask(allowed)
+
+
+def visible(query_Q, columns_BK, valid_BK, real_BC, starts, window, sinks):
+    """bool [B or 1, Q, K]: which stored columns each query may see. `valid` is False at slots that hold nothing of use.
+
+    A query always sees itself, so that padding does not give a row without any key.
+    """
+    q = query_Q.view(1, -1, 1)
+    k = columns_BK.unsqueeze(1)
+    start_B11 = _starts(starts, query_Q.device).view(-1, 1, 1)
+    near = k > q - window
+    sink = (k >= start_B11) & (k < start_B11 + sinks)
+    allowed = (k <= q) & (near | sink)
+    if real_BC is not None:
+        index = columns_BK.expand(real_BC.shape[0], -1).clamp(0, real_BC.shape[1] - 1)
+        allowed = allowed & real_BC.gather(1, index).unsqueeze(1)
+    if valid_BK is not None:
+        allowed = allowed & valid_BK.unsqueeze(1)
+    own = k == q
+    if valid_BK is not None:
+        own = own & valid_BK.unsqueeze(1)
+    return allowed | own
+
+
+def stored_columns(seen, window, sinks, starts, device):
+    """Columns of the slots after `seen` tokens, whatever the state of the cache, and which of them are of use."""
+    if seen <= window + sinks:
+        return torch.arange(seen, device=device).unsqueeze(0), None
+    return ring_columns(seen, window, sinks, starts, device)
+
+
+def ring_columns(seen, window, sinks, starts, device):
+    """Columns [B or 1, sinks + window] of a full ring after `seen` >= window + sinks tokens, and which are of use.
+
+    Sink slot j is of use once the row's sink with column = j mod sinks has left the ring.
+    """
+    slots = torch.arange(window, device=device)
+    ring = seen - 1 - (seen - 1 - sinks - slots) % window
+    start_B1 = _starts(starts, device).view(-1, 1)
+    ring = ring.expand(start_B1.shape[0], -1)
+    if sinks == 0:
+        return ring, None
+    sink = start_B1 + (torch.arange(sinks, device=device) - start_B1) % sinks
+    columns = torch.cat([sink, ring], dim=1)
+    gone = sink <= seen - 1 - window
+    return columns, torch.cat([gone, torch.ones_like(ring, dtype=torch.bool)], dim=1)
+
+
+class RingLayer(HybridCacheLayer):
+    """Keys and values of a windowed layer, [B, Hkv, min(seen, window + sinks), D]; see the head of this file."""
+
+    def __init__(self, window, sinks):
+        super().__init__()
+        self.window = window
+        self.sinks = sinks
+
+    @property
+    def capacity(self):
+        return self.window + self.sinks
+
+    def lazy_initialization(self, key_states, value_states):
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty((*key_states.shape[:2], 0, key_states.shape[3]))
+        self.values = value_states.new_empty((*value_states.shape[:2], 0, value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Store the new tokens; returns the keys and values that this forward attends over, in the order that the
+        mask was made for: the ring after a single token, else the old slots and then the new tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new = key_states.shape[2]
+        before, self.seen = self.seen, self.seen + new
+        if new == 1 and before >= self.capacity:
+            self.keys = self._put(self.keys, key_states, before)
+            self.values = self._put(self.values, value_states, before)
+            return self.keys, self.values
+        keys = torch.cat([self.keys, key_states], dim=2)
+        values = torch.cat([self.values, value_states], dim=2)
+        if self.seen <= self.capacity:
+            self.keys, self.values = keys, values
+        else:
+            index = self._kept(before, keys.device)
+            self.keys, self.values = _gathered(keys, index), _gathered(values, index)
+        return keys, values
+
+    def _put(self, ring, token, column):
+        """Write one token over the oldest; a sink that this overwrites goes to its sink slot first."""
+        slot = self.sinks + (column - self.sinks) % self.window
+        if ring.requires_grad or token.requires_grad:
+            ring = ring.clone()
+        if self.starts is not None and self.sinks:
+            oldest = column - self.window
+            for row, start in enumerate(self.starts):
+                if start <= oldest < start + self.sinks:
+                    ring[row, :, oldest % self.sinks] = ring[row, :, slot].clone()
+        ring[:, :, slot] = token[:, :, 0]
+        return ring
+
+    def _kept(self, before, device):
+        """[B or 1, capacity]: for each slot after this update, its place among the old slots and the new tokens."""
+        old = min(before, self.capacity)
+        columns, useful = ring_columns(self.seen, self.window, self.sinks, self.starts, device)
+        if before <= self.capacity:
+            # Old slots hold columns 0 .. before-1 in order, so a column is its own place.
+            index = columns
+        else:
+            in_ring = self.sinks + (columns - self.sinks) % self.window
+            # A sink that had left the ring before lies in its sink slot.
+            at_sink = torch.arange(columns.shape[1], device=device) % max(self.capacity, 1)
+            from_old = torch.where(columns <= before - 1 - self.window, at_sink, in_ring)
+            index = torch.where(columns >= before, old + columns - before, from_old)
+        if useful is not None:
+            index = torch.where(useful, index, torch.arange(columns.shape[1], device=device))
+        return index
+
+    def crop(self, amount):
+        """Forget the newest tokens; possible only while nothing older has been overwritten."""
+        removed = min(self.seen, self.tokens_to_remove(amount))
+        if removed == 0:
+            return
+        if self.seen > self.capacity:
+            raise ValueError(f"cannot go back {removed} tokens: tokens before the window of {self.window} are gone")
+        self.seen -= removed
+        self.keys = self.keys[:, :, : self.seen].clone()
+        self.values = self.values[:, :, : self.seen].clone()
+
+
+def _gathered(states, index):
+    if index.shape[0] == 1:
+        return states.index_select(2, index[0])
+    return states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
+
+
+def _starts(starts, device):
+    return torch.tensor(starts if starts is not None else (0,), device=device)
+
+
+def _checked(spec):
+    window, sinks = spec.get("window"), spec.get("sinks", 0)
+    if not isinstance(window, int) or not isinstance(sinks, int) or window < 1 or sinks < 0:
+        raise ValueError(f"swa wants a window of at least 1 and sinks of at least 0, both integers: {spec}")
+    return window, sinks
+
+
+def _check_sinks(real_BK, starts, sinks):
+    """ValueError when a row's first real tokens are not side by side: their places could not be told apart."""
+    for offset in range(1, sinks):
+        for row, start in enumerate(starts or (0,) * real_BK.shape[0]):
+            column = start + offset
+            if column < real_BK.shape[1] and not real_BK[row, column] and real_BK[row, column:].any():
+                raise ValueError(f"row {row} has padding among its first {sinks} real tokens; pad on the left")
+
+
+MIXER = SlidingWindowMixer()

@@ -1,0 +1,49 @@
+"""Turning a stock transformers model into a hybrid one that shares its weights: the only place where this is done."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.model.hybrid.configuration_lbdsl_llama import LbdslLlamaConfig
+from lbdsl.model.hybrid.modeling_lbdsl_llama import LbdslLlamaForCausalLM
+
+HYBRIDS: dict[str, tuple[type, type]] = {"llama": (LbdslLlamaConfig, LbdslLlamaForCausalLM)}
+"""Configuration and model class of each family that has a hybrid runtime, by transformers' `model_type`."""
+
+
+def to_hybrid(model: Any) -> Any:
+    """`model` in the hybrid class of its family, every layer full: the same outputs, bit for bit.
+
+    Parameters and buffers are shared, not copied. LB420 for a family without a hybrid runtime.
+    """
+    family = model.config.model_type
+    if family not in HYBRIDS:
+        raise fail("LB420", f"there is no hybrid runtime for models of the family `{family}`",
+                   help=f"supported: {', '.join(sorted(HYBRIDS))}")
+    config_class, model_class = HYBRIDS[family]
+    values = {key: value for key, value in model.config.to_dict().items()
+              if key not in ("model_type", "architectures", "auto_map", "transformers_version")}
+    config = config_class(**values)
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        hybrid = model_class(config)
+    _share_tensors(model, hybrid)
+    hybrid.generation_config = copy.deepcopy(model.generation_config)
+    return hybrid.train(model.training)
+
+
+def _share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Give `target` the very parameters and buffers of `source`; both have the same names."""
+    modules = dict(target.named_modules())
+    for name, module in source.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                setattr(modules[name], leaf, parameter)
+        for leaf, buffer in module._buffers.items():
+            setattr(modules[name], leaf, buffer)
+    left = [name for name, tensor in (*target.named_parameters(), *target.named_buffers()) if tensor.is_meta]
+    assert not left, f"without a counterpart in the base model: {left[:3]}"

@@ -1,0 +1,84 @@
+"""Tiny Llama models whose attention matters, plans for them, and references in stock transformers."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
+from lbdsl.model.surgery import to_hybrid
+
+FULL, NONE = {"attn": "full"}, {"attn": "none"}
+
+
+def swa(window: int, sinks: int = 0) -> dict:
+    return {"attn": "swa", "window": window, "sinks": sinks}
+
+
+def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
+    """Four-layer plans: the shapes that break caches and masks when something is wrong."""
+    return {
+        "drop 0": [NONE, FULL, FULL, FULL],
+        "swa 0": [swa(w, n), FULL, FULL, FULL],
+        "drop + swa first": [NONE, swa(w, n), FULL, FULL],
+        "no full layer": [swa(w, n), NONE, swa(w, n), NONE],
+        "two window sizes": [swa(w, n), FULL, swa(2 * w, 0), swa(w + 2, 1)],
+        "all kept": [FULL] * 4,
+    }
+
+
+def tiny_base(seed: int = 0, positions: int = 2048) -> LlamaForCausalLM:
+    """Four layers, GQA, weights scaled so that attention decides the logits."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=positions,
+                         initializer_range=0.3, tie_word_embeddings=True, eos_token_id=None, bos_token_id=None)
+    return LlamaForCausalLM(config).eval()
+
+
+def hybrid_of(base: LlamaForCausalLM, specs: list[dict]):
+    import copy
+
+    model = to_hybrid(copy.deepcopy(base))
+    for index, spec in enumerate(specs):
+        model.set_layer(index, spec)
+    return model
+
+
+def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
+    """Additive [B, 1, N, N] mask written token by token, from the definition of `swa`."""
+    batch, length = real_BN.shape
+    mask = torch.full((batch, 1, length, length), torch.finfo(torch.float32).min)
+    for row in range(batch):
+        real = [c for c in range(length) if real_BN[row, c]]
+        sinks = set(real[: spec.get("sinks", 0)])
+        for q in range(length):
+            for k in range(q + 1):
+                near = spec["attn"] == "full" or k > q - spec["window"] or k in sinks
+                if (near and real_BN[row, k]) or k == q:
+                    mask[row, 0, q, k] = 0.0
+    return mask
+
+
+@torch.no_grad()
+def stock_logits(base: LlamaForCausalLM, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None,
+                 position_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits of the stock model with explicit masks and hooks that take dropped attentions out; nothing of ours."""
+    real = torch.ones_like(ids, dtype=torch.bool) if real is None else real.bool()
+    handles = []
+    for layer, spec in zip(base.model.layers, specs, strict=True):
+        if spec["attn"] == "none":
+            handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
+        else:
+            mask = explicit_mask(real, spec)
+            handles.append(layer.self_attn.register_forward_pre_hook(
+                lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True))
+    try:
+        return base(input_ids=ids, position_ids=position_ids, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cache_of(outputs):
+    return getattr(outputs, CACHE_NAME)
