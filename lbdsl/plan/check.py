@@ -23,7 +23,8 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     for rule in recipe.rules:
         if isinstance(rule.selector, RankSelector) and rule.selector.until is not None:
             found += [error("LB315", f"`until` cannot use `{part.name}` of the whole model", recipe.span(part),
-                            help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`"))
+                            help=("give a cost, as in `until kv(32Ki) <= 50%`",
+                                  f"or gate with `assert {part.name} < ...`"))
                       for part in walk(rule.selector.until) if isinstance(part, Score | PostScore)]
     return tuple(found)
 
@@ -33,7 +34,8 @@ def facts_only(requirement: Assertion) -> bool:
     return not any(isinstance(part, Score | PostScore | CostOf) for part in walk(requirement.expr))
 
 
-def requirement_problems(recipe: Recipe, facts: ModelFacts, requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:
+def requirement_problems(recipe: Recipe, facts: ModelFacts, requirement: Assertion, world: World,
+                         ) -> tuple[Diagnostic, ...]:
     """Why one `requires` does not hold; nothing when it does."""
     truth, found = holds(requirement.expr, world)
     if truth is None or truth:

@@ -37,7 +37,7 @@ def slots_of(recipe: Recipe) -> tuple[Aspect, ...]:
 
 
 def wanted_by(rule: Rule, slots: tuple[Aspect, ...]) -> tuple[Wanted, ...]:
-    """What a rule's actions claim. `keep` claims every aspect that is free; a block is mixer and ffn, both or neither."""
+    """What a rule's actions claim. `keep` claims every free aspect; a block is mixer and ffn, both or neither."""
     wanted = []
     for action in rule.actions:
         if action.keeps:

@@ -6,14 +6,14 @@ weights are read once a step, each sequence's cache once a step, and arithmetic 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lbdsl.actions import Action, Aspect
 from lbdsl.core.costs import SubBlockCost, attention_cost, mlp_cost
 from lbdsl.core.facts import ModelFacts
-from lbdsl.plan.schema import Speed, Totals
+from lbdsl.plan.schema import Plan, Speed, Totals
 
 MEMORY_SHARE = 0.9
 """The share of the machine's memory that weights and caches may fill."""
@@ -120,15 +120,35 @@ def base_cost(facts: ModelFacts) -> ModelCost:
     return ModelCost(facts, tuple(attention_cost(facts, i) for i in layers), tuple(mlp_cost(facts, i) for i in layers))
 
 
-def changed_cost(base: ModelCost, actions: Sequence[Iterable[Action]]) -> ModelCost:
-    """The model whose layer i has `actions[i]`; a sub-block that no action names costs what it did."""
+BlockCosts = dict[tuple[int, Action], Mapping[Aspect, SubBlockCost]]
+"""Costs already asked for, by layer and action."""
+
+
+def changed_cost(base: ModelCost, actions: Sequence[Iterable[Action]], known: BlockCosts | None = None) -> ModelCost:
+    """The model whose layer i has `actions[i]`; a sub-block that no action names costs what it did. `known` is filled,
+    so that a caller who tries many plans asks each action only once a layer."""
     mixers, ffns = list(base.mixers), list(base.ffns)
+    known = {} if known is None else known
     for layer, chosen in enumerate(actions):
         for action in chosen:
-            cost = action.cost(base.facts, layer)
+            if (layer, action) not in known:
+                known[layer, action] = action.cost(base.facts, layer)
+            cost = known[layer, action]
             mixers[layer] = cost.get(Aspect.MIXER, mixers[layer])
             ffns[layer] = cost.get(Aspect.FFN, ffns[layer])
     return ModelCost(base.facts, tuple(mixers), tuple(ffns))
+
+
+def plan_cost(facts: ModelFacts, plan: Plan) -> ModelCost:
+    """The model that a plan makes."""
+    return changed_cost(base_cost(facts), [[planned.action for planned in layer.actions] for layer in plan.layers])
+
+
+def decode_bound(facts: ModelFacts, plan: Plan, machine: MachineConstants, ctx: int, batch: int) -> float:
+    """The most that decoding can gain at one context and batch: tokens a second after over before. NaN when the base
+    model does not fit into the machine's memory."""
+    was = base_cost(facts).tokens_per_second(machine, ctx, batch)
+    return plan_cost(facts, plan).tokens_per_second(machine, ctx, batch) / was if was > 0 else float("nan")
 
 
 def decode_bounds(before: ModelCost, after: ModelCost, machine: MachineConstants, cells: Iterable[tuple[int, int]],

@@ -49,8 +49,8 @@ Value = Quantity | str | bool | tuple[Any, ...]
 
 @dataclass(frozen=True)
 class World:
-    """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is None
-    for a condition on the model, and `joint` None while its loss is not measured."""
+    """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is
+    None for a condition on the model, and `joint` None while its loss is not measured."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -174,7 +174,7 @@ class _Evaluator:
 
     def _cost(self, node: CostOf, cost: ModelCost | None) -> Quantity | None:
         if cost is None:
-            return self._wrong(node, f"`{node.name}` is a cost of the changed model, unknown before layers are selected")
+            return self._wrong(node, f"`{node.name}` is a cost of the changed model, unknown before selection")
         if node.name == "params":
             return Quantity(cost.params, Unit.PARAMS)
         if node.ctx is None:
@@ -196,7 +196,8 @@ class _Evaluator:
             return None
         total = values[0]
         for op, value, node in zip(expr.ops, values[1:], expr.operands[1:], strict=True):
-            assert total is not None and value is not None
+            assert total is not None
+            assert value is not None
             if op == "/" and value.value == 0:
                 return self._wrong(node, "division by zero")
             total = _combine(op, total, value)
@@ -253,11 +254,13 @@ class _Evaluator:
         value = self.of(expr)
         return value if value is None or isinstance(value, Quantity) else self._wrong(expr, "a number is wanted here")
 
-    def _wrong(self, node: Node, message: str) -> None:
+    def _wrong(self, node: Node, message: str) -> Any:
         return self._fail("LB317", message, node)
 
-    def _fail(self, code: str, message: str, node: Node) -> None:
+    def _fail(self, code: str, message: str, node: Node) -> Any:
+        """Record an error; the None it returns stands for the value."""
         self.errors.append(error(code, message, self.world.recipe.span(node)))
+        return None
 
 
 def _of_base(world: World) -> World:
@@ -272,7 +275,8 @@ def _same(a: Any, b: Any) -> bool:
 
 def _combine(op: str, a: Quantity, b: Quantity) -> Quantity:
     if op in ("+", "-"):
-        return Quantity(a.value + b.value if op == "+" else a.value - b.value, a.unit if a.unit is not Unit.NONE else b.unit)
+        value = a.value + b.value if op == "+" else a.value - b.value
+        return Quantity(value, a.unit if a.unit is not Unit.NONE else b.unit)
     if op == "*":
         plain = (Unit.NONE, Unit.RATIO)
         return Quantity(a.value * b.value, b.unit if a.unit in plain and b.unit is not Unit.NONE else a.unit)

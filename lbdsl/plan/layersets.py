@@ -106,7 +106,8 @@ def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> list[Diag
     message = f"{'layers' if plural else 'layer'} {missing} {'do' if plural else 'does'} not exist"
     if 0 <= first <= top:
         fits = f"{first}-{top}" if first < top else str(top)
-        return [error("LB300", message, recipe.span(part), help=(f"`{fits}`", f"the model has {layers} layers, 0-{top}"),
+        return [error("LB300", message, recipe.span(part),
+                      help=(f"`{fits}`", f"the model has {layers} layers, 0-{top}"),
                       fix=_rewrite(recipe, part, fits, f"end at layer {top}"))]
     return [error("LB300", message, recipe.span(part), help=f"the model has {layers} layers, 0-{top}")]
 

@@ -1,4 +1,4 @@
-"""What a user should know of a selection: rules that get nothing, rankings that hit claimed layers, layers left over."""
+"""What a user should know of a selection: rules that get nothing, rankings of claimed layers, layers left over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, 
         found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index))
     free = [i for i in range(facts.layers) if all(row[i] is None for row in table.claims.values())]
     if free:
-        found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {'it is' if len(free) == 1 else 'they are'}",
+        kept = "it is" if len(free) == 1 else "they are"
+        found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {kept}",
                           help="say `else keep` to mean it"))
     return tuple(found)
 
@@ -43,7 +44,8 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
         yield warning("LB307", f"rule {rule.number} gets no layer: "
                       f"{_claimed(recipe, rule, lost, len(lost), match, table)}", span,
                       labels=_labels(recipe, lost, match, table), help="move it up, or remove it")
-    if isinstance(selector, RankSelector) and selector.of_rest and selector.until is None and selector.amount is not None:
+    if (isinstance(selector, RankSelector) and selector.of_rest and selector.until is None
+            and selector.amount is not None):
         asked = selector.amount.of(facts.layers)
         if got and len(got) < asked:
             yield warning("LB309", f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
@@ -53,8 +55,8 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
 def _claimed(recipe: Recipe, rule: Rule, lost: tuple[int, ...], matched: int, match: Match, table: Table) -> str:
     """`shadowed: 3 of 3 claimed by rule 1`."""
     owners = sorted(_owners(lost, match, table))
-    numbers = [str(recipe.rules[owner].number) for owner in owners]
-    return f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(numbers) == 1 else 'rules'} {', '.join(numbers)}"
+    numbers = ", ".join(str(recipe.rules[owner].number) for owner in owners)
+    return f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(owners) == 1 else 'rules'} {numbers}"
 
 
 def _labels(recipe: Recipe, lost: tuple[int, ...], match: Match, table: Table) -> tuple[Label, ...]:

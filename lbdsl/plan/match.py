@@ -29,7 +29,8 @@ from lbdsl.recipe.schema import (
 @dataclass(frozen=True)
 class Match:
     """One rule. `layers` is final for `layers`, `where` and a ranking over all layers; for a ranking of the rest it is
-    every layer of its domain in the order of the ranking, of which the free ones count. None for `else`."""
+    every layer of its domain in the order of the ranking, of which the free ones count. None for `else`. `reasons` say
+    why a layer is in, for a ranking of the rest without the place, which earlier claims decide."""
 
     wanted: tuple[Wanted, ...]
     layers: tuple[int, ...] | None
@@ -40,7 +41,8 @@ def match_rules(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request
                 ) -> Diagnosed[tuple[Match, ...]]:
     """A `Match` for every rule; every missing or NaN score of the recipe is an error, each reported once."""
     world = World(recipe, facts, measurements=measurements)
-    matches, found = [], []
+    matches: list[Match | None] = []
+    found: list[Diagnostic] = []
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         match, problems = _match(rule, known, world)
         matches.append(match)
@@ -89,7 +91,9 @@ def _layers(selector: LayersSelector, known: Known, world: World) -> Diagnosed[M
 
 def _filtered(known: Known, condition: Expr, among: tuple[int, ...], world: World, said: str) -> Diagnosed[Match]:
     """The layers of `among` at which the condition holds."""
-    layers, reasons, problems = [], [], []
+    layers: list[int] = []
+    reasons: list[tuple[int, str]] = []
+    problems: list[Diagnostic] = []
     for layer in among:
         here = replace(world, layer=layer)
         truth, found = holds(condition, here)
@@ -112,8 +116,9 @@ def _rank(selector: RankSelector, known: Known, world: World) -> Diagnosed[Match
     for place, layer in enumerate(order, start=1):
         value = score_of(selector.by, layer, world).value
         assert value is not None
-        among = f"of {len(order)}" if len(order) == world.facts.layers else f"of the {len(order)} not claimed by number"
-        reasons.append((layer, f"{selector.by.text} {score_text(value)}: {ordinal(place)} {selector.direction} {among}"))
+        shown = f"{selector.by.text} {score_text(value)}"
+        whole = f"{shown}: {ordinal(place)} {selector.direction} of {len(order)}"
+        reasons.append((layer, shown if ranks_rest(selector) else whole))
     if not ranks_rest(selector):
         assert selector.amount is not None, "a ranking has an amount or an `until`"
         order = tuple(sorted(order[: selector.amount.of(world.facts.layers)]))

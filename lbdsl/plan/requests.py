@@ -6,20 +6,28 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Request
+from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import known_before_measuring
 from lbdsl.plan.evaluate import scores_in
 from lbdsl.plan.layersets import ranked_sets
 from lbdsl.recipe.schema import LayersSelector, RankSelector, Recipe, Score, WhereSelector
 
+Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 
-def requests_of(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Request, ...], Mapping[str, Action]]:
+
+def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     """Every (metric, action, layer) that a rule may ask for, without repetition, and the actions by their text.
 
     A layer that earlier rules are sure to claim needs no score for a later condition or ranking of the rest; a ranked
-    set and a ranking without `of rest` need all layers. The recipe must have passed `check_recipe` for these facts.
+    set and a ranking without `of rest` need all layers. Errors are those of `check_recipe`: nothing is worth measuring
+    for a recipe that does not fit the model.
     """
+    problems = check_recipe(recipe, facts)
+    if problems:
+        return Diagnosed(None, problems)
     wanted: dict[Request, None] = {}
     actions: dict[str, Action] = {}
 
@@ -43,4 +51,4 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Request, ...],
                     ask(score, known.domain)
             case _:
                 pass
-    return tuple(wanted), MappingProxyType(actions)
+    return Diagnosed((tuple(wanted), MappingProxyType(actions)))

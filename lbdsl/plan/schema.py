@@ -44,7 +44,8 @@ class PlannedAction(Value):
 class LayerPlan(Value):
     """What becomes of one layer of the source model.
 
-    `spec` is the layer's entry in the saved configuration, e.g. {"attn": "swa", "window": 512, "sinks": 4}; an unchanged layer has {"attn": "full"}.
+    `spec` is the layer's entry in the saved configuration, e.g. {"attn": "swa", "window": 512, "sinks": 4};
+    an unchanged layer has {"attn": "full"}.
     `removes` are the parameter-name prefixes below the layer that are gone. `scores` are keyed by the score's text.
     Costs are of this layer, before and after.
     """
@@ -63,6 +64,13 @@ class LayerPlan(Value):
     @property
     def changed(self) -> bool:
         return any(not planned.action.keeps for planned in self.actions)
+
+    @property
+    def mark(self) -> Literal["keep", "change", "drop"]:
+        """What becomes of it in one word; `drop` when a sub-block is gone."""
+        if "none" in (self.spec.get("attn"), self.spec.get("mlp")):
+            return "drop"
+        return "change" if self.changed else "keep"
 
     @property
     def drops_attention(self) -> bool:
@@ -109,8 +117,8 @@ class Loss(Value):
 
 
 class AssertResult(Value):
-    """A gate. `value` is the left side of its first comparison: bytes, FLOPs, parameters or nats/token. A measured one is
-    "not measured" as long as the plan has no joint loss."""
+    """A gate. `value` is the left side of its first comparison: bytes, FLOPs, parameters or nats/token. A measured one
+    is "not measured" as long as the plan has no joint loss."""
 
     text: str
     phase: Literal["static", "measured", "post"]

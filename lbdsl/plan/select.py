@@ -16,10 +16,11 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import slots_of
 from lbdsl.plan.lint import selection_findings
-from lbdsl.plan.match import match_rules
+from lbdsl.plan.match import Match, match_rules, ranks_rest
 from lbdsl.plan.table import Table
 from lbdsl.plan.until import resolve
-from lbdsl.recipe.schema import Recipe
+from lbdsl.plan.words import ordinal
+from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Selection:
         """The changing actions of each layer."""
         return tuple(layer.changing for layer in self.layers)
 
-    def specs(self, facts: ModelFacts) -> tuple[Mapping[str, Any], ...]:
-        """Each layer's entry in the saved configuration; {"attn": "full"} where nothing changes."""
-        return tuple(spec_of(layer.changing, facts, layer.index) for layer in self.layers)
+    def specs(self, facts: ModelFacts) -> Mapping[int, Mapping[str, Any]]:
+        """The entry in the saved configuration of each changed layer."""
+        return MappingProxyType({i: spec_of(self.layers[i].changing, facts, i) for i in self.changed})
 
 
 def spec_of(actions: tuple[Action, ...], facts: ModelFacts, layer: int) -> Mapping[str, Any]:
@@ -111,21 +112,34 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     if resolved.value is None:
         return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
     table = resolved.value
-    reasons = tuple(dict(match.reasons) for match in matched.value)
+    reasons = tuple(_reasons(rule, match, got) for rule, match, got in
+                    zip(recipe.rules, matched.value, table.got, strict=True))
     layers = tuple(_layer(recipe, table, reasons, index) for index in range(facts.layers))
     sizes = dict(table.sizes)
-    rules = tuple(RuleOutcome(rule.number, table.got[i], table.lost[i], sizes.get(i))
-                  for i, rule in enumerate(recipe.rules))
+    # `else` is about what is left, so nothing of it is ever shadowed.
+    rules = tuple(RuleOutcome(rule.number, table.got[i], () if isinstance(rule.selector, ElseSelector) else table.lost[i],
+                              sizes.get(i)) for i, rule in enumerate(recipe.rules))
     found = selection_findings(recipe, facts, matched.value, table) + tuple(_model_findings(recipe, facts, table))
     selection = Selection(layers, rules)
     return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
+
+
+def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
+    """Why each layer of a rule is in it."""
+    reasons = dict(match.reasons)
+    if isinstance(rule.selector, RankSelector) and ranks_rest(rule.selector):
+        ranked = [layer for layer in match.layers or () if layer in got]
+        return {layer: f"{reasons[layer]}: {ordinal(place)} {rule.selector.direction} of the rest"
+                for place, layer in enumerate(ranked, start=1)}
+    return reasons
 
 
 def _layer(recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
     choices, owner = [], None
     for slot, row in table.claims.items():
         claim = row[index]
-        choices.append(Choice(slot, claim.action if claim else None, recipe.rules[claim.rule].number if claim else None))
+        number = recipe.rules[claim.rule].number if claim else None
+        choices.append(Choice(slot, claim.action if claim else None, number))
         if claim is not None and (owner is None or (owner.action.keeps and not claim.action.keeps)):
             owner = claim
     if owner is None:

@@ -44,7 +44,8 @@ class Table:
         """The table after the next rule matched `layers`."""
         rule = len(self.got)
         claims = {slot: list(row) for slot, row in self.claims.items()}
-        got, lost = [], []
+        got: list[int] = []
+        lost: list[int] = []
         for layer in layers:
             success = False
             for item in wanted:

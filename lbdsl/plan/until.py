@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import Unit
-from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
+from lbdsl.plan.cost import BlockCosts, ModelCost, base_cost, changed_cost
 from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, walk
 from lbdsl.plan.match import Match, ranks_rest
 from lbdsl.plan.table import Table
@@ -22,10 +22,12 @@ MOST_PLANS = 100_000
 def resolve(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table) -> Diagnosed[Table]:
     """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
     ones can be met, and so on."""
-    untils = [rule for rule in recipe.rules if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
-    if (facts.layers + 1) ** len(untils) > MOST_PLANS:
+    untils = [rule for rule in recipe.rules
+              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    plans = (facts.layers + 1) ** len(untils)
+    if plans > MOST_PLANS:
         return Diagnosed(None, (error(
-            "LB314", f"{len(untils)} `until` rules on {facts.layers} layers are {(facts.layers + 1) ** len(untils):,} plans",
+            "LB314", f"{len(untils)} `until` rules on {facts.layers} layers are up to {plans:,} plans",
             recipe.span(untils[-1]), help=f"at most {MOST_PLANS:,} are tried; give some of them a count instead"),))
     return _Reader(recipe, facts, matches, base_cost(facts)).read(0, table)
 
@@ -44,7 +46,7 @@ class _Reader:
     facts: ModelFacts
     matches: tuple[Match, ...]
     base: ModelCost
-    costs: dict[tuple[int, ...], ModelCost] = field(default_factory=dict)
+    blocks: BlockCosts = field(default_factory=dict)
 
     def read(self, start: int, table: Table) -> Diagnosed[Table]:
         for index in range(start, len(self.recipe.rules)):
@@ -91,11 +93,7 @@ class _Reader:
         return Diagnosed(None, later if later and not tries else (self._unmet(index, until, most, tries),))
 
     def _cost(self, table: Table) -> ModelCost:
-        chosen = [table.actions(layer) for layer in range(self.facts.layers)]
-        key = tuple(id(action) for actions in chosen for action in (*actions, None))
-        if key not in self.costs:
-            self.costs[key] = changed_cost(self.base, chosen)
-        return self.costs[key]
+        return changed_cost(self.base, [table.actions(layer) for layer in range(self.facts.layers)], self.blocks)
 
     def _try(self, until: Expr, world: World, size: int, table: Table) -> list[_Try]:
         side = _compared_cost(until)
@@ -132,11 +130,11 @@ class _Reader:
     def _binding(self, cost: CostOf, table: Table, own: int) -> tuple[Rule | None, int, float] | None:
         """The rule whose layers cost most of what the best plan still costs, this one only if there is no other."""
         model = self._cost(table)
-        parts: dict[int | None, list[int]] = {}
+        parts: dict[int | None, list[float]] = {}
         for layer in range(self.facts.layers):
             claim = next(iter(table.claims.values()))[layer]
             parts.setdefault(claim.rule if claim else None, []).append(_layer_cost(cost, model, layer))
-        total = sum(sum(costs) for costs in parts.values())
+        total = sum(cost for costs in parts.values() for cost in costs)
         if not total:
             return None
         others = {rule: costs for rule, costs in parts.items() if rule != own and sum(costs)} or parts
@@ -152,7 +150,7 @@ def _layer_cost(cost: CostOf, model: ModelCost, layer: int) -> int:
 
 
 def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
-    """The first cost that a bound is put on: its expression, whether less is better, and whether the bound is a share."""
+    """The first cost under a bound: its expression, whether less is better, and whether the bound is a share."""
     for part in walk(until):
         if isinstance(part, Compare):
             for i, op in enumerate(part.ops):

@@ -1,0 +1,204 @@
+"""Joining a selection, its costs and its measurements into a plan. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from lbdsl.actions import Aspect
+from lbdsl.actions.keep import Keep
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import tokens_text
+from lbdsl.plan.check import facts_only, requirement_problems
+from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
+from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.schema import (
+    AssertResult,
+    Finding,
+    LayerPlan,
+    Loss,
+    MeasuredOn,
+    ModelRef,
+    Plan,
+    PlannedAction,
+    RecipeRef,
+    RuleReport,
+    ScoreValue,
+)
+from lbdsl.plan.select import LayerChoice, Selection, spec_of
+from lbdsl.plan.words import amount_text, plural
+from lbdsl.recipe.schema import Assertion, Compare, CostOf, Phase, RankSelector, Recipe
+
+CONTEXTS = (1024, 8192, 32768)
+"""Where costs are counted, in tokens, when no one asks for others."""
+
+
+def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements: Mapping[Request, Measurement],
+          joint: Loss | None, model_ref: ModelRef, measured_on: MeasuredOn | None,
+          contexts: tuple[int, ...] = CONTEXTS, lbdsl_version: str = "", *,
+          found: Iterable[Diagnostic] = ()) -> Diagnosed[Plan]:
+    """The plan, also when an assert fails: then an error says so (exit code 5; 1 for `requires`) and it is not
+    applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned."""
+    before = base_cost(facts)
+    after = changed_cost(before, selection.actions)
+    # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
+    asked, _ = requests_of(recipe, facts).unwrap()
+    measurements = {request: measurements[request] for request in asked if request in measurements}
+    loss = _loss(selection, measurements, joint)
+    world = World(recipe, facts, measurements=measurements, cost=after, base=before, joint=loss)
+    asserts, problems = _asserts(recipe, world)
+    for requirement in recipe.requires:
+        if not facts_only(requirement):
+            problems += requirement_problems(recipe, facts, requirement, world)
+    layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
+    problems += _context_findings(recipe, facts, contexts) + _bare_findings(recipe, layers)
+    kept = tuple(found) + tuple(problems)
+    errored = any(d.is_error for d in kept)
+    complete = loss.joint is not None or not selection.changed
+    plan = Plan(
+        lbdsl_version=lbdsl_version, recipe=_recipe_ref(recipe), model=model_ref, measured_on=measured_on,
+        layers=layers,
+        rules=tuple(RuleReport(number=rule.number, text=rule.text, because=rule.because, claims=outcome.claims,
+                               shadowed=outcome.shadowed)
+                    for rule, outcome in zip(recipe.rules, selection.rules, strict=True)),
+        before=before.totals(contexts), after=after.totals(contexts), contexts=contexts, loss=loss, asserts=asserts,
+        measure=recipe.measure, heal=recipe.heal, eval=recipe.eval, findings=tuple(_finding(d) for d in kept),
+        changes=_changes(layers), complete=complete, errored=errored,
+        applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts))
+    return Diagnosed(plan, tuple(problems))
+
+
+def _layer(recipe: Recipe, facts: ModelFacts, choice: LayerChoice, measurements: Mapping[Request, Measurement],
+           before: ModelCost, after: ModelCost, contexts: tuple[int, ...]) -> LayerPlan:
+    index = choice.index
+    actions = tuple(PlannedAction(aspect=_aspect(item.aspect), action=item.action or Keep(), rule=item.rule)
+                    for item in choice.choices)
+    removes = tuple(prefix for action in choice.changing for change in action.changes(facts, index)
+                    for prefix in change.removes)
+    scores = {f"{request.metric}({request.action})" if request.action else request.metric: _score(measurement)
+              for request, measurement in measurements.items()
+              if request.layer == index and math.isfinite(measurement.value)}
+    return LayerPlan(
+        index=index, actions=actions, spec=dict(spec_of(choice.changing, facts, index)), removes=removes, scores=scores,
+        params_before=before.layer_params(index), params_after=after.layer_params(index),
+        kv_bytes_before={str(ctx): before.layer_kv_bytes(index, ctx) for ctx in contexts},
+        kv_bytes_after={str(ctx): after.layer_kv_bytes(index, ctx) for ctx in contexts}, reason=choice.reason)
+
+
+def _aspect(aspect: Aspect) -> Literal["mixer", "ffn", "weights"]:
+    match aspect:
+        case Aspect.MIXER:
+            return "mixer"
+        case Aspect.FFN:
+            return "ffn"
+        case Aspect.WEIGHTS:
+            return "weights"
+        case Aspect.BLOCK:
+            raise AssertionError("a block is planned as its mixer and its ffn")
+
+
+def _score(measurement: Measurement) -> ScoreValue:
+    stderr = measurement.stderr if math.isfinite(measurement.stderr) else None
+    return ScoreValue(value=measurement.value, stderr=stderr, unit=measurement.unit)
+
+
+def _loss(selection: Selection, measurements: Mapping[Request, Measurement], joint: Loss | None) -> Loss:
+    """The joint loss with the sum of the single layers' rises under the very actions chosen, where all are known."""
+    rises: list[float] = []
+    for layer in selection.layers:
+        if layer.changing:
+            text = " + ".join(action.text() for action in layer.changing)
+            score = measurements.get(Request("nll", text, layer.index))
+            if score is None or not math.isfinite(score.value):
+                return joint or Loss()
+            rises.append(score.value)
+    return (joint or Loss()).model_copy(update={"sum": math.fsum(rises)})
+
+
+def _asserts(recipe: Recipe, world: World) -> tuple[tuple[AssertResult, ...], list[Diagnostic]]:
+    results: list[AssertResult] = []
+    problems: list[Diagnostic] = []
+    for assertion in recipe.asserts:
+        result, found = _assert(recipe, assertion, world)
+        results.append(result)
+        problems += found
+    return tuple(results), problems
+
+
+def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
+    text = assertion.text
+    if assertion.phase is Phase.POST:
+        return AssertResult(text=text, phase="post", status="after healing"), ()
+    static = assertion.phase is Phase.STATIC
+    phase: Literal["static", "measured"] = "static" if static else "measured"
+    truth, found = holds(assertion.expr, world)
+    if truth is None:
+        unmeasured = all(d.code == "LB323" for d in found)
+        return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
+    value = _left_value(assertion, world)
+    result = AssertResult(text=text, phase=phase, status="pass" if truth else "fail",
+                          value=float(value.value) if value is not None else None)
+    if truth:
+        return result, ()
+    code = "LB321" if static else "LB322"
+    said = f": it is {amount_text(value.value, value.unit)}" if value is not None else ""
+    help = "change more layers, or loosen the assert" if static else (
+        "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`",)
+    return result, (error(code, f"`assert {text}` fails{said}", recipe.span(assertion), help=help),)
+
+
+def _left_value(assertion: Assertion, world: World) -> Quantity | None:
+    """The left side of the first comparison, as a number to show."""
+    compare = next((part for part in walk(assertion.expr) if isinstance(part, Compare)), None)
+    value = evaluate(compare.operands[0], world).value if compare is not None else None
+    return value if isinstance(value, Quantity) else None
+
+
+def _context_findings(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:
+    """Contexts that the model was not made for: a warning at the recipe's own, a note for the plan's columns."""
+    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
+    roots += [rule.selector.until for rule in recipe.rules
+              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    limit = f"this model has {tokens_text(facts.positions)} positions"
+    found: list[Diagnostic] = []
+    named: set[int] = set()
+    for node in (part for root in roots for part in walk(root) if isinstance(part, CostOf)):
+        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in named:
+            named.add(node.ctx)
+            found.append(warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but {limit}",
+                                 recipe.span(node)))
+    beyond = [ctx for ctx in contexts if ctx > facts.positions and ctx not in named]
+    if beyond:
+        found.append(note("LB324", f"costs at {', '.join(map(tokens_text, beyond))} are computed, but {limit}"))
+    return found
+
+
+def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagnostic]:
+    changed = sum(layer.changed for layer in layers)
+    if not changed or recipe.heal is not None or recipe.asserts:
+        return []
+    return [warning("LB325", f"this plan changes {plural(changed, 'layer')}, heals nothing and gates nothing",
+                    help=("`heal { tokens = 200k }` distils the base model into the changed one",
+                          "`assert ppl_increase < 5%` refuses to save a result that is worse"))]
+
+
+def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
+    """How many layers are kept, changed and dropped; a layer that loses a sub-block counts as dropped."""
+    counts = Counter(layer.mark for layer in layers)
+    return {mark: counts[mark] for mark in ("keep", "change", "drop")}
+
+
+def _finding(diagnostic: Diagnostic) -> Finding:
+    line = diagnostic.span.start_line_column[0] if diagnostic.span is not None else None
+    return Finding(code=diagnostic.code, severity=diagnostic.severity.value, message=diagnostic.message,
+                   help=diagnostic.help, line=line)
+
+
+def _recipe_ref(recipe: Recipe) -> RecipeRef:
+    return RecipeRef(name=recipe.name, path=recipe.path, text=recipe.text, sha256=recipe.sha256,
+                     params=dict(recipe.params), set_params=recipe.set_params)

@@ -1,0 +1,99 @@
+"""Saved plans (`.lbplan`): canonical JSON of the plan's fields and, beside them, the digest of it all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lbdsl.core.diagnostic import Diagnosed, error, fail
+from lbdsl.core.digest import canonical_json, digest_of
+from lbdsl.plan.schema import FORMAT_VERSION, Plan
+
+DIGEST_KEY = "sha256"
+MOST_BYTES = 64 * 2**20
+
+
+def save_plan(plan: Plan, path: str | Path) -> Path:
+    """Write a plan beside `path`, then rename, so that a reader never sees half of it. Raises LbdslError LB335."""
+    path = Path(path)
+    text = canonical_json({**plan.model_dump(mode="json"), DIGEST_KEY: plan.digest})
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; a plan is as readable as any other file its user writes.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as problem:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise fail("LB335", f"cannot write {path}: {problem.strerror or problem}") from problem
+    return path
+
+
+def load_plan(path: str | Path) -> Diagnosed[Plan]:
+    """Read a saved plan and check its digest. Errors: LB330 unreadable, LB331 not a plan, LB332 edited, LB333 another
+    format, LB334 fields that are not valid."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        return Diagnosed(None, (error("LB330", f"cannot read {path}: {reason}"),))
+    if len(raw) > MOST_BYTES:
+        return _not_a_plan(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
+    try:
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as problem:
+        return _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}")
+    if not isinstance(fields, dict) or "format_version" not in fields or DIGEST_KEY not in fields:
+        return _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
+    version = fields["format_version"]
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        writer = fields.get("lbdsl_version", "unknown")
+        return Diagnosed(None, (error(
+            "LB333", f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
+            help=(f"it was written by lbdsl {writer}", "make the plan again with this version")),))
+    return _checked(path, fields)
+
+
+def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
+    said = fields.pop(DIGEST_KEY)
+    if digest_of(fields) != said:
+        return Diagnosed(None, (error("LB332", f"{path} is not as lbdsl wrote it: its digest does not match",
+                                      help="change the recipe and run `lbdsl plan` again; a plan is never edited"),))
+    try:
+        return Diagnosed(Plan.model_validate(fields))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Diagnosed(None, (error(
+            "LB334", f"{path} is not valid at {where}: {first['msg']}",
+            help="an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS"),))
+
+
+def _not_a_plan(path: Path, why: str) -> Diagnosed[Plan]:
+    return Diagnosed(None, (error("LB331", f"{path} is not a plan: {why}",
+                                  help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`"),))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
