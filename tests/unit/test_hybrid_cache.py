@@ -46,7 +46,10 @@ def test_generation_far_past_the_window_equals_one_forward(name: str) -> None:
     step = torch.stack(out.logits, dim=1)
     assert step.shape[1] == 620
     assert (step - whole).abs().max() < 1e-3
-    assert torch.equal(whole.argmax(-1), out.sequences[:, 24:])
+    # The same tokens, but for ties: where they differ, the two best logits are equal up to rounding.
+    chosen = whole.gather(-1, out.sequences[:, 24:].unsqueeze(-1)).squeeze(-1)
+    assert (whole.max(-1).values - chosen).max() < 1e-4
+    assert (whole.argmax(-1) != out.sequences[:, 24:]).sum() <= 2
 
 
 def test_all_kept_is_the_base_bit_for_bit() -> None:

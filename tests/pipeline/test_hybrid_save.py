@@ -1,0 +1,88 @@
+"""A saved hybrid model loads in a process that cannot import lbdsl, and with `import lbdsl.hf`, with the same logits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl.artifact.runtime_files import write_runtime
+from lbdsl.artifact.save import weight_hashes
+from tests.hybrid_cases import hybrid_of, plans, tiny_base
+
+WITHOUT_LBDSL = """
+import sys
+sys.modules["lbdsl"] = None            # any import of lbdsl fails
+import torch
+from transformers import AutoModelForCausalLM
+folder, ids, out = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+ids = torch.load(ids)
+with torch.no_grad():
+    logits = model(input_ids=ids).logits
+tokens = model.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)
+torch.save((logits, tokens, sum(p.numel() for p in model.parameters())), out)
+model.save_pretrained(folder + "-again")
+"""
+
+WITH_HF = """
+import sys, torch
+import lbdsl.hf
+from transformers import AutoModelForCausalLM
+folder, ids, out = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+assert type(model).__module__.startswith("lbdsl."), type(model)
+ids = torch.load(ids)
+with torch.no_grad():
+    logits = model(input_ids=ids).logits
+tokens = model.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)
+torch.save((logits, tokens, sum(p.numel() for p in model.parameters())), out)
+"""
+
+
+def run(script: str, folder: Path, ids: Path, out: Path, modules: Path) -> tuple:
+    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script, str(folder), str(ids), str(out)], env=environment,
+                          capture_output=True, text=True, timeout=240, cwd=out.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("name", ["drop + swa first", "two window sizes"])
+def test_saved_models_load_anywhere(tmp_path: Path, name: str) -> None:
+    model = hybrid_of(tiny_base(), plans()[name])
+    folder = tmp_path / "saved"
+    model.save_pretrained(folder)
+    write_runtime(folder, model.config)
+    ids = torch.randint(1, 101, (2, 25))
+    torch.save(ids, tmp_path / "ids.pt")
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    tokens = model.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)
+    params = sum(p.numel() for p in model.parameters())
+    for script in (WITHOUT_LBDSL, WITH_HF):
+        loaded = run(script, folder, tmp_path / "ids.pt", tmp_path / "out.pt", tmp_path / "modules")
+        assert torch.equal(loaded[0], logits)
+        assert torch.equal(loaded[1], tokens)
+        assert loaded[2] == params
+    # What that user saved again loads again.
+    again = run(WITHOUT_LBDSL, tmp_path / "saved-again", tmp_path / "ids.pt", tmp_path / "out.pt", tmp_path / "modules")
+    assert torch.equal(again[0], logits)
+
+
+def test_only_what_the_plan_needs_is_copied(tmp_path: Path) -> None:
+    model = hybrid_of(tiny_base(), plans()["drop 0"])
+    model.save_pretrained(tmp_path)
+    write_runtime(tmp_path, model.config)
+    names = {path.name for path in tmp_path.glob("*.py")}
+    assert "lbdsl_mixer_full.py" in names
+    assert "lbdsl_mixer_swa.py" not in names
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_lbdsl_llama.LbdslLlamaForCausalLM"
+    assert config["lbdsl"]["layers"][0] == {"attn": "none"}
+    assert list(weight_hashes(tmp_path)) == ["model.safetensors"]
