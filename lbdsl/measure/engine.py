@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
@@ -18,6 +17,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions, sums_of
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
+from lbdsl.measure.variant import entries_of, variant_of
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
 BASE_NLL = Request("base_nll", "", MODEL_LAYER)
@@ -68,30 +68,18 @@ def measure_requests(model: Callable[[], Any], facts: ModelFacts, requests: Iter
     return {request: _mean(request, known[_key(request)], blocks.sequences) for request in (*wanted, BASE_NLL)}
 
 
-def merged_spec(action: Action, facts: ModelFacts, layer: int) -> dict[str, Any]:
-    """The layer's specification entries under an action; empty for one that keeps the layer. Raises LB449."""
-    changes = action.changes(facts, layer)
-    spec: dict[str, Any] = {}
-    for change in changes:
-        if not change.spec:
-            raise fail("LB449", f"the effect of `{action.text()}` on one layer cannot be measured",
-                       help="its change is not part of a layer's specification; rank by another action, such as drop")
-        spec |= change.spec
-    return spec
-
-
 @dataclass(frozen=True)
 class _Suffix:
-    """A run from `layer` to the end with that layer under `spec`; it serves all its metrics."""
+    """A run from `layer` to the end with `entries` in that layer's specification; it serves all its metrics."""
 
     layer: int
     action: str
-    spec: Mapping[str, Any]
+    entries: Mapping[str, Any]
     metrics: tuple[type[LogitsMetric], ...]
 
     def only(self, missing: set[Key]) -> _Suffix:
         left = tuple(metric for metric in self.metrics if Key(metric.kind, self.action, self.layer) in missing)
-        return _Suffix(self.layer, self.action, self.spec, left)
+        return _Suffix(self.layer, self.action, self.entries, left)
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ def _suffixes(wanted: Sequence[Request], facts: ModelFacts, actions: Mapping[str
         metric = metrics()[request.metric]
         if issubclass(metric, LogitsMetric):
             grouped.setdefault((request.layer, request.action), []).append(metric)
-    return [_Suffix(layer, action, merged_spec(actions[action], facts, layer), tuple(kinds))
+    return [_Suffix(layer, action, entries_of(actions[action], facts, layer), tuple(kinds))
             for (layer, action), kinds in grouped.items()]
 
 
@@ -168,8 +156,8 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: _MicroBatch, meter: Meter, seq
 
     for index, run in enumerate(micro_batch.suffixes):
         with torch.inference_mode():
-            variant = model.model.layer_variant(run.layer, dict(run.spec))
-            changed_BND = model.model.run_layers(kept[run.layer], inputs, start=run.layer, replace={run.layer: variant})
+            replace = {run.layer: variant_of(model, run.layer, run.entries)}
+            changed_BND = model.model.run_layers(kept[run.layer], inputs, start=run.layer, replace=replace)
             sums = base.compare(changed_BND, run.metrics)
         if all(later.layer != run.layer for later in micro_batch.suffixes[index + 1 :]):
             del kept[run.layer]

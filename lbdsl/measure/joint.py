@@ -16,6 +16,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
+from lbdsl.measure.variant import variant_of
 from lbdsl.metrics import LogitsMetric, metrics
 
 _BASE = Key("base_nll", "", MODEL_LAYER)
@@ -69,7 +70,7 @@ def _measured(model: Any, changes: Mapping[int, Mapping[str, Any]], blocks: Toke
     meter = Meter(progress, model)
     for rows in work:
         meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
-    variants = {layer: model.model.layer_variant(layer, dict(spec)) for layer, spec in sorted(changes.items())}
+    variants = {layer: variant_of(model, layer, entries) for layer, entries in sorted(changes.items())}
     for rows in work:
         ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
         sums = _compare(model, ids_BN, first, variants, joint)

@@ -237,9 +237,18 @@ def test_resumed_after_a_kill(hybrid, measured, tmp_path, monkeypatch):
     with open_store(tmp_path) as store:
         keys = [Key(r.metric, r.action, r.layer) for r in REQUESTS if r.metric == "nll"]
         stored = sum(len(store.get("print", key)) for key in keys)
-    # 21 reports: the base and 16 runs of the first sequence, the base and 3 runs of the second. What is reported is safe.
+    # 21 reports: the base and 16 runs of one sequence, the base and 3 runs of the next. What is reported is safe.
     assert stored == 16 + 3
     counter = LayerCounter(hybrid, monkeypatch)
     again = measure(hybrid, tmp_path)
     assert again == measured
     assert counter.calls == (1 + 13) + 3 * (1 + 16)
+
+
+def test_layer_without_its_weights_is_a_coded_error(tmp_path):
+    model = to_hybrid(tiny_llama())
+    model.set_layer(1, {"attn": "none"})
+    assert measure(model, tmp_path, [Request("nll", "drop", 1)])[Request("nll", "drop", 1)].value == 0
+    with pytest.raises(LbdslError, match="layer 1") as caught:
+        measure(model, tmp_path, [Request("nll", "swa(window=9)", 1)])
+    assert caught.value.diagnostics[0].code == "LB449"
