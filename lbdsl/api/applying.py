@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbdsl.api.gate import gate_of, judges
+from lbdsl.plan.gate import gate_of, judges
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned, data_folder, fingerprint_of
 from lbdsl.api.workbench import Workbench
@@ -14,7 +14,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
-from lbdsl.plan.schema import Plan
+from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Evaluate, Recipe
@@ -115,9 +115,9 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
     if result.record.evaluation is None:
         found.append(warning("LB470", "the finished model was not judged",
                              help="add an `eval` block or an assert such as `assert ppl_increase < 5%`"))
-    found += [error("LB468", f"the quality gate failed: assert {item.text} is {item.value:.4g}",
+    found += [error("LB468", f"the quality gate failed: assert {item.text}{_got(item)}",
                     help=f"the result was set aside in {result.folder}; heal longer, or change less")
-              for item in result.record.asserts if item.status == "fail" and item.value is not None]
+              for item in result.record.asserts if item.status == "fail"]
     return Applied(result.record, result.folder, tuple(found))
 
 
@@ -206,3 +206,7 @@ def _eval_blocks(recipe: Recipe, bench: Workbench):
                             base_dir=data_folder(recipe.path), offline=bench.options.offline)
 
     return blocks
+
+
+def _got(item: AssertResult) -> str:
+    return "" if item.value is None else f" (got {item.value:.4g})"

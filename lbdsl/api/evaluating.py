@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.api.gate import gate_of
+from lbdsl.plan.gate import gate_of
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import data_folder
 from lbdsl.api.workbench import Workbench
@@ -76,6 +76,6 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     recipe = recipe_from_text(plan.recipe.text, plan.recipe.path,
                               {name: str(plan.recipe.params[name]) for name in plan.recipe.set_params}).unwrap()
     asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
-    found += [error("LB468", f"assert {item.text} fails on this text: {item.value:.4g}")
-              for item in asserts if item.status == "fail" and item.value is not None]
+    found += [error("LB468", f"assert {item.text} fails on this text")
+              for item in asserts if item.status == "fail"]
     return Judged(record, quality.to_json(), asserts, tuple(found))

@@ -21,7 +21,7 @@ class Inspected:
     @property
     def summary(self) -> dict[str, Any]:
         """The JSON of `inspect --json`."""
-        return facts_summary(self.facts)
+        return facts_summary(self.facts, self.source)
 
 
 def inspect_model(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:

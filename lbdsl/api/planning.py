@@ -14,7 +14,8 @@ from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Progress
-from lbdsl.plan.build import build
+from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.cost import base_cost, decode_bounds, plan_cost
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
 from lbdsl.plan.select import Selection, select
@@ -22,7 +23,6 @@ from lbdsl.recipe import load_recipe
 from lbdsl.recipe.schema import Recipe
 from lbdsl.version import VERSION
 
-CONTEXTS = (1024, 8192, 32768)
 SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
@@ -86,10 +86,11 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     on = measured.on.model_copy(update={"joint_digest": joint_digest}) if measured.on else None
     ref = ModelRef(source=bench.source.text, revision=bench.source.revision, digest=bench.digest,
                    family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
+    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
     built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,
-                  tuple(sorted({*CONTEXTS, *contexts})), VERSION)
+                  tuple(sorted({*CONTEXTS, *contexts})), VERSION, found=found)
     assert built.value is not None
-    diagnostics = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *built.diagnostics)
+    diagnostics = (*found, *built.diagnostics)
     return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
 
 
@@ -169,12 +170,11 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
 
 def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
     from lbdsl.measure.machine import machine_for
-    from lbdsl.plan.cost import decode_bound
 
-    machine = machine_for(bench.device, bench.facts, bench.cache_dir)
-    return tuple(Speed(context=SPEED_CONTEXT, batch=batch,
-                       bound=decode_bound(bench.facts, plan, machine, SPEED_CONTEXT, batch))
-                 for batch in SPEED_BATCHES)
+    with bench.progress.stage("calibrating the machine"):
+        machine = machine_for(bench.device, bench.facts, bench.cache_dir)
+    return decode_bounds(base_cost(bench.facts), plan_cost(bench.facts, plan), machine,
+                         [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES])
 
 
 def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:

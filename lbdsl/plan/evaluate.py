@@ -50,7 +50,8 @@ Value = Quantity | str | bool | tuple[Any, ...]
 @dataclass(frozen=True)
 class World:
     """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is
-    None for a condition on the model, and `joint` None while its loss is not measured."""
+    None for a condition on the model, `joint` None while its loss is not measured, and `post` empty before there is a finished
+    model."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -59,6 +60,7 @@ class World:
     cost: ModelCost | None = None
     base: ModelCost | None = None
     joint: Loss | None = None
+    post: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(expr: Expr, world: World) -> Diagnosed[Value]:
@@ -136,6 +138,8 @@ class _Evaluator:
                 return None if any(value is None for value in values) else tuple(values)
             case Score():
                 return self._score(expr)
+            case PostScore() if expr.name in self.world.post:
+                return Quantity(self.world.post[expr.name], Unit.NATS if expr.name == "kl_healed" else Unit.RATIO)
             case PostScore():
                 return self._wrong(expr, f"`{expr.name}` is known only after healing")
             case CostOf():

@@ -44,4 +44,4 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
 
 def _attentions(facts: ModelFacts) -> int:
     """Layers that have an attention: an artifact's dropped ones hold nothing."""
-    return sum(1 for params in facts.attention_params if params)
+    return sum(1 for window in facts.native_window if window != 0)

@@ -1,0 +1,48 @@
+"""The quality gate: a recipe's asserts on the finished model. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.cost import base_cost, plan_cost
+from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.recipe.schema import Assertion, Compare, Phase, PostScore, Recipe
+
+
+def judges(recipe: Recipe) -> bool:
+    """Whether the finished model is to be judged: an `eval` block, or an assert that only it can answer."""
+    return recipe.eval is not None or any(item.phase is Phase.POST for item in recipe.asserts)
+
+
+def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Mapping[str, float]], tuple[AssertResult, ...]]:
+    """From the finished model's scores, by name, to the results of all asserts, in the recipe's order.
+
+    Asserts of earlier phases keep the plan's results. Raises LbdslError when an assert has no truth value.
+    """
+
+    def gate(post: Mapping[str, float]) -> tuple[AssertResult, ...]:
+        world = World(recipe, facts, cost=plan_cost(facts, plan), base=base_cost(facts), joint=plan.loss, post=post)
+        return tuple(_result(item, known, world)
+                     for item, known in zip(recipe.asserts, plan.asserts, strict=True))
+
+    return gate
+
+
+def _result(assertion: Assertion, known: AssertResult, world: World) -> AssertResult:
+    if assertion.phase is not Phase.POST:
+        return known
+    status = "pass" if holds(assertion.expr, world).unwrap() else "fail"
+    return AssertResult(text=assertion.text, phase="post", status=status, value=_value(assertion, world))
+
+
+def _value(assertion: Assertion, world: World) -> float | None:
+    """The score that a simple comparison speaks of, to be printed beside the result."""
+    if not isinstance(assertion.expr, Compare):
+        return None
+    for operand in assertion.expr.operands:
+        if any(isinstance(part, PostScore) for part in walk(operand)):
+            value = evaluate(operand, world).value
+            return float(value.value) if isinstance(value, Quantity) else None
+    return None
