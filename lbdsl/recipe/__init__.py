@@ -1,4 +1,4 @@
-"""Recipes: `load_recipe`, `recipe_from_text`, and the schema they give. Imported on use, since a plan needs only the schema."""
+"""Recipes: `load_recipe` and `recipe_from_text`, imported on use, since a plan needs only the schema."""
 
 from __future__ import annotations
 

@@ -62,27 +62,37 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
     name = call.name.name
     if name == "sensitivity":
         if call.args is not None:
-            scope.error("LB104", "`sensitivity` takes no arguments", call.span,
-                        help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`")
+            scope.error(
+                "LB104",
+                "`sensitivity` takes no arguments",
+                call.span,
+                help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`",
+            )
             return None
         cls = metrics()[scope.metric]
-        action = actions()["drop"]() if cls.takes_action else None
-        return Score(name=name, metric=scope.metric, action=action, at=at(call))
+        action = _bare("drop") if cls.takes_action else None
+        return Score.model_construct(name=name, metric=scope.metric, action=action, at=at(call))
     cls = metrics()[name]
     if not cls.takes_action:
         if call.args:
-            scope.error("LB104", f"`{name}` takes no action", call.span, help=f"write `{name}`",
-                        fix=replace(call.span, name))
+            scope.error(
+                "LB104", f"`{name}` takes no action", call.span, help=f"write `{name}`", fix=replace(call.span, name)
+            )
             return None
-        return Score(name=name, metric=name, action=None, at=at(call))
+        return Score.model_construct(name=name, metric=name, action=None, at=at(call))
     if not call.args:
-        return Score(name=name, metric=name, action=actions()[cls.default_action](), at=at(call))
+        return Score.model_construct(name=name, metric=name, action=_bare(cls.default_action), at=at(call))
     inner = call.args[0].value
     if len(call.args) > 1 or call.args[0].key is not None or not isinstance(inner, tree.Call):
         scope.error("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
         return None
     action = resolve_action(scope, inner)
-    return None if action is None else Score(name=name, metric=name, action=action, at=at(call))
+    return None if action is None else Score.model_construct(name=name, metric=name, action=action, at=at(call))
+
+
+def _bare(kind: str) -> Action:
+    """An action that needs no arguments."""
+    return actions()[kind].model_validate({})
 
 
 def is_metric(name: str) -> bool:
@@ -94,8 +104,12 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
     """Report a name that has no value here, with what may have been meant."""
     name, span = call.name.name, call.name.span
     if name in actions() or name in LATER_ACTIONS:
-        scope.error("LB128", f"`{name}` is an action, not a value", span,
-                    help=f"a score under an action is `nll({name})` or `kl({name})`")
+        scope.error(
+            "LB128",
+            f"`{name}` is an action, not a value",
+            span,
+            help=f"a score under an action is `nll({name})` or `kl({name})`",
+        )
     elif name in LATER_METRICS:
         scope.error("LB125", f"the metric `{name}` is not in this version", span)
     else:
@@ -117,11 +131,19 @@ def signature(cls: type[Action]) -> str:
 def _unknown_action(scope: Scope, call: tree.Call) -> None:
     name = call.name.name
     if name in LATER_ACTIONS:
-        scope.error("LB125", f"the action `{name}` is not in this version", call.name.span,
-                    help="actions: " + ", ".join(f"`{known}`" for known in actions()))
+        scope.error(
+            "LB125",
+            f"the action `{name}` is not in this version",
+            call.name.span,
+            help="actions: " + ", ".join(f"`{known}`" for known in actions()),
+        )
     elif is_metric(name):
-        scope.error("LB101", f"`{name}` is a metric, not an action", call.name.span,
-                    help="actions: " + ", ".join(f"`{known}`" for known in actions()))
+        scope.error(
+            "LB101",
+            f"`{name}` is a metric, not an action",
+            call.name.span,
+            help="actions: " + ", ".join(f"`{known}`" for known in actions()),
+        )
     else:
         scope.unknown("LB101", f"no action `{name}`", name, call.name.span, actions(), "actions")
 
@@ -134,13 +156,21 @@ def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, 
             return arg.key.name
         near = nearest(arg.key.name, names)
         hints = [f"did you mean `{near}`?"] if near else []
-        scope.error("LB103", f"`{kind}` has no parameter `{arg.key.name}`", arg.key.span,
-                    help=(*hints, f"its form is `{signature(cls)}`"),
-                    fix=replace(arg.key.span, near) if near else None)
+        scope.error(
+            "LB103",
+            f"`{kind}` has no parameter `{arg.key.name}`",
+            arg.key.span,
+            help=(*hints, f"its form is `{signature(cls)}`"),
+            fix=replace(arg.key.span, near) if near else None,
+        )
         return None
     if any(other.key is not None for other in (call.args or ())[:position]):
-        scope.error("LB104", "an argument without a name stands after one with a name", arg.span,
-                    help=f"the form is `{signature(cls)}`")
+        scope.error(
+            "LB104",
+            "an argument without a name stands after one with a name",
+            arg.span,
+            help=f"the form is `{signature(cls)}`",
+        )
         return None
     if position >= len(names):
         scope.error("LB104", f"`{kind}` takes {_count(len(names))}", arg.span, help=f"its form is `{signature(cls)}`")
@@ -183,8 +213,9 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         scope.error("LB104", f"`{cls.kind_name()}` needs `{name}`", call.span, help=form)
     elif kind == "literal_error":
         expected = str(context.get("expected", "")).replace("'", "`")
-        scope.error("LB105", f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`", span,
-                    help=f"it can be {expected}")
+        scope.error(
+            "LB105", f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`", span, help=f"it can be {expected}"
+        )
     elif kind in _BOUNDS:
         words, key = _BOUNDS[kind]
         scope.error("LB105", f"`{name}` must be {words} {context[key]}", span, help=form)
@@ -195,6 +226,10 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         scope.error("LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower(), span, help=form)
 
 
-_BOUNDS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"),
-           "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt"),
-           "multiple_of": ("a multiple of", "multiple_of")}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}

@@ -16,10 +16,10 @@ from lbdsl.syntax.parse import parse
 
 def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
     """The recipe in a file. A file that is missing, unreadable, not UTF-8 or larger than 2 MiB is a diagnostic."""
-    read = read_recipe(path)
+    read = _read(path)
     if read.value is None:
         return Diagnosed(None, read.diagnostics)
-    return recipe_from_text(read.value.text, read.value.name, set_params)
+    return recipe_from_bytes(read.value, str(path), set_params)
 
 
 def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str, str] | None = None,
@@ -37,15 +37,25 @@ def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str,
     return Diagnosed(None if broken else resolved.value, tuple(found))
 
 
-def read_recipe(path: str | Path) -> Diagnosed[Source]:
-    """The text of a file as a source named by its path. Line ends are made `\\n`."""
-    name = str(path)
+def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
+    """The recipe in bytes that were read somewhere."""
+    decoded = _decode(data, name)
+    if decoded.value is None:
+        return Diagnosed(None, decoded.diagnostics)
+    return recipe_from_text(decoded.value, name, set_params)
+
+
+def _read(path: str | Path) -> Diagnosed[bytes]:
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return Diagnosed(file.read(MAX_BYTES + 1))
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        return Diagnosed(None, (error("LB020", f"cannot read {name}: {reason}"),))
+        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}"),))
+
+
+def _decode(data: bytes, name: str) -> Diagnosed[str]:
+    """UTF-8 text with line ends made `\\n`."""
     if len(data) > MAX_BYTES:
         return Diagnosed(None, (error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
     try:
@@ -54,4 +64,4 @@ def read_recipe(path: str | Path) -> Diagnosed[Source]:
         line = data.count(b"\n", 0, problem.start) + 1
         return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})",
                                       help="save it as UTF-8"),))
-    return Diagnosed(Source(name, text.replace("\r\n", "\n")))
+    return Diagnosed(text.replace("\r\n", "\n"))

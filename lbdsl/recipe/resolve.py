@@ -86,8 +86,12 @@ class _Resolver:
         match statement:
             case tree.Version():
                 if self._only("lbr", statement.span) and statement.number.value != VERSION:
-                    scope.error("LB124", f"unknown language version {statement.number.text}", statement.number.span,
-                                help=f"this lbdsl reads version {VERSION}")
+                    scope.error(
+                        "LB124",
+                        f"unknown language version {statement.number.text}",
+                        statement.number.span,
+                        help=f"this lbdsl reads version {VERSION}",
+                    )
             case tree.RecipeName():
                 if self._only("recipe", statement.span):
                     self.parts["name"] = statement.name.value
@@ -115,9 +119,12 @@ class _Resolver:
             case tree.Include():
                 self._include(statement)
             case tree.Search():
-                scope.error("LB125", "`search` is not in this version", Span(statement.span.source, statement.span.start,
-                                                                            statement.span.start + len("search")),
-                            help="give the parameters with `--set` instead")
+                scope.error(
+                    "LB125",
+                    "`search` is not in this version",
+                    Span(statement.span.source, statement.span.start, statement.span.start + len("search")),
+                    help="give the parameters with `--set` instead",
+                )
             case tree.RuleStatement():
                 self._rule(statement)
 
@@ -130,12 +137,24 @@ class _Resolver:
         text = self.file.source.text
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
-            found = Recipe(params=self.params, set_params=tuple(sorted(self.outside)), requires=tuple(self.requires),
-                           rules=tuple(self.rules), asserts=tuple(self.asserts), path=path, text=text,
-                           sha256=digest_text(text), **self.parts)
+            found = Recipe.model_construct(
+                params=self.params,
+                set_params=tuple(sorted(self.outside)),
+                requires=tuple(self.requires),
+                rules=tuple(self.rules),
+                asserts=tuple(self.asserts),
+                path=path,
+                text=text,
+                sha256=digest_text(text),
+                **self.parts,
+            )
         if len(self.rules) == self.rule_count:
-            scope.diagnostics += lint_rules(tuple(self.rules), self.file.source, healed="heal" in self.once,
-                                            gated=any(isinstance(s, tree.Assertion) for s in self.file.statements))
+            scope.diagnostics += lint_rules(
+                tuple(self.rules),
+                self.file.source,
+                healed="heal" in self.once,
+                gated=any(isinstance(s, tree.Assertion) for s in self.file.statements),
+            )
         order = sorted(scope.diagnostics, key=lambda problem: problem.span.start if problem.span else -1)
         if any(problem.is_error for problem in order):
             found = None
@@ -144,8 +163,13 @@ class _Resolver:
     def _only(self, what: str, span: Span) -> bool:
         """False, with an error, when a statement that may stand once stands again."""
         if what in self.once:
-            self.scope.error("LB213", f"`{what}` is given twice", span, labels=(Label(self.once[what], "first here"),),
-                             help="remove one of them")
+            self.scope.error(
+                "LB213",
+                f"`{what}` is given twice",
+                span,
+                labels=(Label(self.once[what], "first here"),),
+                help="remove one of them",
+            )
             return False
         self.once[what] = span
         return True
@@ -153,16 +177,25 @@ class _Resolver:
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:
         typed = resolve_condition(self.scope, node, place)
         if typed is not None:
-            into.append(Assertion(expr=typed.expr, phase=Phase(typed.phase), text=self._text(node.span), at=at(node)))
+            into.append(
+                Assertion.model_construct(
+                    expr=typed.expr, phase=Phase(typed.phase), text=self._text(node.span), at=at(node)
+                )
+            )
 
     def _include(self, node: tree.Include) -> None:
         path = node.path.value
         if path.startswith(("/", "~")) or ".." in path.replace("\\", "/").split("/") or path[1:2] == ":":
-            self.scope.error("LB126", f"`{path}` leaves the recipe's directory", node.path.span,
-                             help="a recipe includes only files beside it or below")
+            self.scope.error(
+                "LB126",
+                f"`{path}` leaves the recipe's directory",
+                node.path.span,
+                help="a recipe includes only files beside it or below",
+            )
         else:
-            self.scope.error("LB125", "`include` is not in this version", node.span, help="copy the statements into "
-                             "this recipe")
+            self.scope.error(
+                "LB125", "`include` is not in this version", node.span, help="copy the statements into this recipe"
+            )
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1
@@ -170,27 +203,37 @@ class _Resolver:
         actions = self._actions(node)
         if selector is not None and actions is not None:
             span = node.selector.span.to(node.actions[-1].span)
-            self.rules.append(Rule(number=self.rule_count, selector=selector, actions=actions,
-                                   because=node.because.value if node.because else None, text=self._text(span),
-                                   at=at(node)))
+            self.rules.append(
+                Rule.model_construct(
+                    number=self.rule_count,
+                    selector=selector,
+                    actions=actions,
+                    because=node.because.value if node.because else None,
+                    text=self._text(span),
+                    at=at(node),
+                )
+            )
 
     def _selector(self, node: tree.Selector) -> Selector | None:
         scope = self.scope
         match node:
             case tree.ElseSelector():
-                return ElseSelector(at=at(node))
+                return ElseSelector.model_construct(at=at(node))
             case tree.WhereSelector():
                 where = resolve_condition(scope, node.where, "where")
-                return None if where is None else WhereSelector(where=where.expr, at=at(node))
+                return None if where is None else WhereSelector.model_construct(where=where.expr, at=at(node))
             case tree.LayersSelector():
                 layers = resolve_set(scope, node.layers)
                 where = None if node.where is None else resolve_condition(scope, node.where, "where")
                 if layers is None or (node.where is not None and where is None):
                     return None
-                return LayersSelector(layers=layers.layers, where=where.expr if where else None, at=at(node))
+                return LayersSelector.model_construct(
+                    layers=layers.layers, where=where.expr if where else None, at=at(node)
+                )
             case tree.ModulesSelector():
-                scope.error("LB125", "`modules` is not in this version", node.span,
-                            help="choose whole layers with `layers`")
+                scope.error(
+                    "LB125", "`modules` is not in this version", node.span, help="choose whole layers with `layers`"
+                )
                 return None
             case tree.RankSelector():
                 return self._rank(node)
@@ -202,8 +245,14 @@ class _Resolver:
         until = None if node.until is None else resolve_condition(scope, node.until, "until")
         if by is None or (node.amount is not None and amount is None) or (node.until is not None and until is None):
             return None
-        return RankSelector(direction=node.direction, amount=amount, of_rest=node.of_rest, by=by,  # type: ignore[arg-type]
-                            until=until.expr if until else None, at=at(node))
+        return RankSelector.model_construct(
+            direction=node.direction,
+            amount=amount,
+            of_rest=node.of_rest,
+            by=by,
+            until=until.expr if until else None,
+            at=at(node),
+        )
 
     def _actions(self, node: tree.RuleStatement) -> tuple[Action, ...] | None:
         found = [resolve_action(self.scope, call) for call in node.actions]
@@ -216,22 +265,31 @@ class _Resolver:
                     return None
         return tuple(actions)
 
-    def _compose(self, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call,
-                 rule: tree.RuleStatement) -> bool:
+    def _compose(
+        self, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call, rule: tree.RuleStatement
+    ) -> bool:
         if first.keeps or second.keeps:
             name = (first if first.keeps else second).kind
             whole = rule.actions[0].span.to(rule.actions[-1].span)
             others = [call.span.text for call in rule.actions if call.name.name != name]
-            self.scope.error("LB204", f"`{name}` combines with nothing", whole,
-                             help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
-                             fix=None if others else replace(whole, name))
+            self.scope.error(
+                "LB204",
+                f"`{name}` combines with nothing",
+                whole,
+                help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
+                fix=None if others else replace(whole, name),
+            )
             return False
         shared = _parts(first) & _parts(second)
         if shared:
             names = " and ".join(sorted(aspect.value for aspect in shared))
-            self.scope.error("LB203", f"`{first.kind}` and `{second.kind}` both change the {names} of a layer",
-                             second_node.span, labels=(Label(first_node.span, "changes it first"),),
-                             help="use one of them")
+            self.scope.error(
+                "LB203",
+                f"`{first.kind}` and `{second.kind}` both change the {names} of a layer",
+                second_node.span,
+                labels=(Label(first_node.span, "changes it first"),),
+                help="use one of them",
+            )
             return False
         return True
 
@@ -249,5 +307,3 @@ class _Resolver:
 def _parts(action: Action) -> frozenset[Aspect]:
     aspects = action.aspects()
     return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
-
-

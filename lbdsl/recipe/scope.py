@@ -27,7 +27,9 @@ class Constant:
         """`number`, `text`, `boolean` or `list`."""
         if isinstance(self.value, bool):
             return "boolean"
-        return {str: "text", tuple: "list"}.get(type(self.value), "number")
+        if isinstance(self.value, str):
+            return "text"
+        return "list" if isinstance(self.value, tuple) else "number"
 
     @property
     def shown(self) -> str:

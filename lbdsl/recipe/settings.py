@@ -38,6 +38,7 @@ def _tokens(field: str, power_of_two: bool = False) -> Read:
         if power_of_two:
             warn_decimal(scope, setting.value)
         return None if number is None else {field: number}
+
     return read
 
 
@@ -46,6 +47,7 @@ def _integer(field: str) -> Read:
         value = constant(scope, setting.value)
         number = None if value is None else whole(scope, value, (), f"`{field}`")
         return None if number is None else {field: number}
+
     return read
 
 
@@ -54,8 +56,9 @@ def _real(scope: Scope, node: tree.Expr, what: str) -> float | None:
     if value is None:
         return None
     if value.kind != "number" or value.unit not in (Unit.NONE, Unit.RATIO):
-        scope.error("LB106" if value.kind != "number" else "LB107", f"{what} is a plain number, not {value.shown}",
-                    node.span)
+        scope.error(
+            "LB106" if value.kind != "number" else "LB107", f"{what} is a plain number, not {value.shown}", node.span
+        )
         return None
     assert isinstance(value.value, int | float)
     return float(value.value)
@@ -71,8 +74,12 @@ def _data(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
     if value is None:
         return None
     if value.kind != "text" or not value.value:
-        scope.error("LB106", f"`data` is the name of a text, not {value.shown}", setting.value.span,
-                    help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
+        scope.error(
+            "LB106",
+            f"`data` is the name of a text, not {value.shown}",
+            setting.value.span,
+            help='as in `data = "builtin:pydoc"` or `data = "file.txt"`',
+        )
         return None
     return {"data": value.value}
 
@@ -83,8 +90,14 @@ def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str,
         scope.error("LB115", f"{what} is wanted here", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
         return None
     if node.name.name not in choices:
-        scope.unknown("LB115", f"no {what.removeprefix('a ')} `{node.name.name}`", node.name.name, node.name.span,
-                      choices, "known")
+        scope.unknown(
+            "LB115",
+            f"no {what.removeprefix('a ')} `{node.name.name}`",
+            node.name.name,
+            node.name.span,
+            choices,
+            "known",
+        )
         return None
     return node.name.name
 
@@ -122,8 +135,14 @@ def _method(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
     for position, arg in enumerate(node.args or ()):
         key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
         if key not in ("rank", "alpha"):
-            scope.unknown("LB103", f"`lora` has no parameter `{key}`" if key else "`lora` takes at most 2 arguments", key,
-                          arg.key.span if arg.key else arg.span, ("rank", "alpha"), "parameters")
+            scope.unknown(
+                "LB103",
+                f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments",
+                key,
+                arg.key.span if arg.key else arg.span,
+                ("rank", "alpha"),
+                "parameters",
+            )
             good = False
             continue
         if key in spans:
@@ -191,17 +210,25 @@ _SEED = SettingRow(_integer("seed"), "seed of every random choice")
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
-        "data": _DATA, "tokens": SettingRow(_tokens("tokens"), "tokens of calibration text"), "seq": _SEQ, "seed": _SEED,
+        "data": _DATA,
+        "tokens": SettingRow(_tokens("tokens"), "tokens of calibration text"),
+        "seq": _SEQ,
+        "seed": _SEED,
     },
     "heal": {
-        "data": _DATA, "tokens": SettingRow(_tokens("tokens"), "tokens seen, passes included"),
+        "data": _DATA,
+        "tokens": SettingRow(_tokens("tokens"), "tokens seen, passes included"),
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)` or `full`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
-        "lr": SettingRow(_rate, "peak learning rate"), "seq": _SEQ,
-        "batch": SettingRow(_integer("batch"), "sequences a step"), "seed": _SEED,
+        "lr": SettingRow(_rate, "peak learning rate"),
+        "seq": _SEQ,
+        "batch": SettingRow(_integer("batch"), "sequences a step"),
+        "seed": _SEED,
     },
     "eval": {
-        "data": _DATA, "tokens": SettingRow(_tokens("tokens"), "tokens of held-out text"), "seq": _SEQ,
+        "data": _DATA,
+        "tokens": SettingRow(_tokens("tokens"), "tokens of held-out text"),
+        "seq": _SEQ,
         "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
     },
 }
@@ -225,7 +252,9 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
             _unknown(scope, kind, setting, table)
             good = False
         elif key in seen:
-            scope.error("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
+            scope.error(
+                "LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),)
+            )
             good = False
         else:
             seen[key] = setting.key.span
@@ -243,13 +272,19 @@ def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str,
         return
     elsewhere = [other for other, rows in SETTINGS.items() if key in rows]
     if elsewhere:
-        scope.error("LB114", f"`{kind}` has no setting `{key}`", setting.key.span,
-                    help=(f"it belongs to `{elsewhere[0]}`", "settings: " + ", ".join(f"`{name}`" for name in table)))
+        scope.error(
+            "LB114",
+            f"`{kind}` has no setting `{key}`",
+            setting.key.span,
+            help=(f"it belongs to `{elsewhere[0]}`", "settings: " + ", ".join(f"`{name}`" for name in table)),
+        )
     else:
         scope.unknown("LB114", f"`{kind}` has no setting `{key}`", key, setting.key.span, table, "settings")
 
 
-def _checked(scope: Scope, schema: type[Node], values: dict[str, Any], spans: Mapping[str, Span], whole_span: Span) -> Any:
+def _checked(
+    scope: Scope, schema: type[Node], values: dict[str, Any], spans: Mapping[str, Span], whole_span: Span
+) -> Any:
     """The schema's value; its bounds become errors at the setting."""
     try:
         return schema(**values)
@@ -257,9 +292,14 @@ def _checked(scope: Scope, schema: type[Node], values: dict[str, Any], spans: Ma
         for item in problem.errors():
             field = str(item["loc"][0])
             context = item.get("ctx", {})
-            bound = next((f"{words} {context[key]:g}" for key, words in
-                          (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
-                          if key in context), None)
+            bound = next(
+                (
+                    f"{words} {context[key]:g}"
+                    for key, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+                    if key in context
+                ),
+                None,
+            )
             message = f"`{field}` must be {bound}" if bound else f"`{field}`: {item['msg'].lower()}"
             scope.error("LB129", message, spans.get(field, whole_span))
         return None

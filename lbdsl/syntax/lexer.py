@@ -40,8 +40,15 @@ def tables() -> Tables:
     """The tables, read once."""
     data: dict[str, Any] = json.loads((resource_folder("grammars") / TABLES).read_text(encoding="utf-8"))
     alternatives = "|".join(f"(?P<{name}>{regex})" for name, regex in [*data["terminals"], [BAD, r"[\s\S]"]])
-    return Tables(re.compile(alternatives), data["keywords"], frozenset(data["ignore"]), data["rules"],
-                  data["states"], data["start"], data["end"])
+    return Tables(
+        re.compile(alternatives),
+        data["keywords"],
+        frozenset(data["ignore"]),
+        data["rules"],
+        data["states"],
+        data["start"],
+        data["end"],
+    )
 
 
 class Lexed(NamedTuple):
@@ -52,7 +59,7 @@ class Lexed(NamedTuple):
 
 
 def lex(text: str, limit: int) -> Lexed:
-    """All tokens of a text, at most `limit` of them; comments and spaces apart. Adjacent bad characters make one token."""
+    """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
     known = tables()
     keywords, ignore = known.keywords, known.ignore
     tokens: list[Token] = []
@@ -67,10 +74,11 @@ def lex(text: str, limit: int) -> Lexed:
         word = match.group()
         if kind == "NAME":
             kind = keywords.get(word, kind)
-        elif kind == BAD and tokens and tokens[-1].kind == BAD and tokens[-1].end == match.start() and word == tokens[-1].text[0]:
-            last = tokens.pop()
-            tokens.append(Token(BAD, last.text + word, last.start, match.end()))
-            continue
+        elif kind == BAD and tokens:
+            last = tokens[-1]
+            if last.kind == BAD and last.end == match.start() and word == last.text[0]:
+                tokens[-1] = Token(BAD, last.text + word, last.start, match.end())
+                continue
         if len(tokens) == limit:
             return Lexed(tokens, comments, False)
         tokens.append(Token(kind, word, match.start(), match.end()))

@@ -15,7 +15,6 @@ from lbdsl.core.resources import resource_folder
 from lbdsl.syntax.names import GRAMMAR, TABLES
 
 
-
 def make_tables(grammar: str) -> dict[str, Any]:
     """The tables of a grammar, as JSON data.
 
@@ -31,8 +30,8 @@ def make_tables(grammar: str) -> dict[str, Any]:
     from lark.parsers.lalr_analysis import Shift
 
     lark = Lark(grammar, parser="lalr", lexer="basic", strict=True, start="stmt", maybe_placeholders=False)
-    table = lark.parser.parser._parse_table  # type: ignore[union-attr]
-    lexer = lark.parser.lexer  # type: ignore[union-attr]
+    table = lark.parser.parser._parse_table
+    lexer = lark.parser.lexer
     words = [t for t in lexer.terminals if t.pattern.type == "str" and t.pattern.value.isidentifier()]
     rules = sorted(lark.rules, key=lambda rule: (rule.origin.name, str(rule.expansion), rule.alias or ""))
     number = {rule: index for index, rule in enumerate(rules)}

@@ -10,16 +10,9 @@ from dataclasses import dataclass, field
 
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.syntax.node import Node
 
 
-@dataclass(frozen=True)
-class Node:
-    """Base of all nodes."""
-
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
 class Ident(Node):
     """A bare name, a key, or a keyword that carries meaning (`lowest`, `heal`)."""
 
@@ -29,7 +22,6 @@ class Ident(Node):
 # Expressions ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Number(Node):
     """`4Ki`, `50%`, `10M tokens`, `0.1`: `value` has prefixes applied (50% is 0.5); an int where it is one."""
 
@@ -38,33 +30,28 @@ class Number(Node):
     text: str
 
 
-@dataclass(frozen=True)
 class String(Node):
     value: str
 
 
-@dataclass(frozen=True)
 class Pattern(Node):
     """`~"regex"`, backslashes as written."""
 
     value: str
 
 
-@dataclass(frozen=True)
 class Variable(Node):
     """`$name`, without its sigil."""
 
     name: str
 
 
-@dataclass(frozen=True)
 class Dotted(Node):
     """`model.layers`."""
 
     name: str
 
 
-@dataclass(frozen=True)
 class Arg(Node):
     """`value` or `key=value`."""
 
@@ -72,7 +59,6 @@ class Arg(Node):
     value: Expr
 
 
-@dataclass(frozen=True)
 class Call(Node):
     """`name` (`args` is None) or `name(...)`: an action, a metric, a function or a plain word."""
 
@@ -80,27 +66,23 @@ class Call(Node):
     args: tuple[Arg, ...] | None
 
 
-@dataclass(frozen=True)
 class Items(Node):
     """`[a, b]`."""
 
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Operator(Node):
     """A comparison's operator; `not in` is one."""
 
     text: str
 
 
-@dataclass(frozen=True)
 class Compare(Node):
     operands: tuple[Expr, ...]
     ops: tuple[Operator, ...]
 
 
-@dataclass(frozen=True)
 class Logic(Node):
     """`op` is `and` or `or`."""
 
@@ -108,12 +90,10 @@ class Logic(Node):
     operands: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Not(Node):
     operand: Expr
 
 
-@dataclass(frozen=True)
 class Arithmetic(Node):
     """A chain of `+` and `-`, or one of `*` and `/`."""
 
@@ -121,7 +101,6 @@ class Arithmetic(Node):
     ops: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Minus(Node):
     operand: Expr
 
@@ -132,17 +111,14 @@ Expr = (Number | String | Pattern | Variable | Dotted | Call | Items | Compare |
 # Sets of layers ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class AllLayers(Node):
-    pass
+    """`all`."""
 
 
-@dataclass(frozen=True)
 class Point(Node):
     value: Number | Variable
 
 
-@dataclass(frozen=True)
 class Range(Node):
     """`4-7`, both ends included."""
 
@@ -150,7 +126,6 @@ class Range(Node):
     last: Number | Variable
 
 
-@dataclass(frozen=True)
 class Edge(Node):
     """`first 4`, `last 10%`, `middle $n`."""
 
@@ -158,43 +133,36 @@ class Edge(Node):
     amount: Number | Variable
 
 
-@dataclass(frozen=True)
 class Every(Node):
     step: Number
     start: Number | None
 
 
-@dataclass(frozen=True)
 class RankedSet(Node):
     direction: str
     amount: Number | Variable
     by: Call
 
 
-@dataclass(frozen=True)
 class GroupRef(Node):
     """`@name`, without its sigil."""
 
     name: str
 
 
-@dataclass(frozen=True)
 class UnionSet(Node):
     sets: tuple[LayerSet, ...]
 
 
-@dataclass(frozen=True)
 class InterSet(Node):
     sets: tuple[LayerSet, ...]
 
 
-@dataclass(frozen=True)
 class ExceptSet(Node):
     base: LayerSet
     removed: LayerSet
 
 
-@dataclass(frozen=True)
 class NotSet(Node):
     operand: LayerSet
 
@@ -205,22 +173,18 @@ LayerSet = (AllLayers | Point | Range | Edge | Every | RankedSet | GroupRef | Un
 # Statements ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Version(Node):
     number: Number
 
 
-@dataclass(frozen=True)
 class RecipeName(Node):
     name: String
 
 
-@dataclass(frozen=True)
 class Requires(Node):
     expr: Expr
 
 
-@dataclass(frozen=True)
 class Interval(Node):
     """A parameter's domain `low..high`, both ends included."""
 
@@ -228,14 +192,12 @@ class Interval(Node):
     high: Expr
 
 
-@dataclass(frozen=True)
 class Choice(Node):
     """A parameter's domain `{a, b, c}`."""
 
     options: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Param(Node):
     name: Variable
     type: Ident
@@ -243,31 +205,26 @@ class Param(Node):
     default: Expr | None
 
 
-@dataclass(frozen=True)
 class Let(Node):
     name: Variable
     value: Expr
 
 
-@dataclass(frozen=True)
 class Group(Node):
     name: GroupRef
     layers: LayerSet
 
 
-@dataclass(frozen=True)
 class Include(Node):
     path: String
     sha256: String | None
 
 
-@dataclass(frozen=True)
 class Setting(Node):
     key: Ident
     value: Expr
 
 
-@dataclass(frozen=True)
 class Block(Node):
     """`measure { ... }`, `heal { ... }`, `eval { ... }`."""
 
@@ -275,18 +232,15 @@ class Block(Node):
     settings: tuple[Setting, ...]
 
 
-@dataclass(frozen=True)
 class Assertion(Node):
     expr: Expr
 
 
-@dataclass(frozen=True)
 class Vary(Node):
     name: Variable
     domain: Interval | Choice
 
 
-@dataclass(frozen=True)
 class Objective(Node):
     """`direction` is `minimize` or `maximize`."""
 
@@ -294,33 +248,27 @@ class Objective(Node):
     expr: Expr
 
 
-@dataclass(frozen=True)
 class Subject(Node):
     expr: Expr
 
 
-@dataclass(frozen=True)
 class Search(Node):
     items: tuple[Vary | Objective | Subject | Setting, ...]
 
 
-@dataclass(frozen=True)
 class ElseSelector(Node):
-    pass
+    """`else`."""
 
 
-@dataclass(frozen=True)
 class WhereSelector(Node):
     where: Expr
 
 
-@dataclass(frozen=True)
 class LayersSelector(Node):
     layers: LayerSet
     where: Expr | None
 
 
-@dataclass(frozen=True)
 class ModulesSelector(Node):
     """Module names as regular expressions or globs, within `layers` (None: all)."""
 
@@ -329,7 +277,6 @@ class ModulesSelector(Node):
     where: Expr | None
 
 
-@dataclass(frozen=True)
 class RankSelector(Node):
     """`lowest [amount] [of rest] by metric [until constraint]`."""
 
@@ -343,7 +290,6 @@ class RankSelector(Node):
 Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector
 
 
-@dataclass(frozen=True)
 class RuleStatement(Node):
     selector: Selector
     actions: tuple[Call, ...]

@@ -19,7 +19,7 @@ CODES = (
     Code("LB007", "bad number", "The letters after a number must be a known prefix or unit.", "else swa(window=4kb)"),
     Code("LB008", "unexpected text", "The statement cannot go on with this.", "where sensitivity<0.1 ? drop"),
     Code("LB009", "range without an end", "A range names its first and its last layer.", "layers 4- keep"),
-    Code("LB010", "slice instead of a range", "Ranges are inclusive and written with a dash, so that 0-3 is four layers.",
+    Code("LB010", "slice instead of a range", "Ranges are inclusive and written with a dash: 0-3 is four layers.",
          "layers 0:4 keep"),
     Code("LB011", "wrong sign", "`=` gives a value and `==` compares; settings are separated by `;` or a new line.",
          "heal { tokens == 3 }"),

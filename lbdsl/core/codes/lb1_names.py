@@ -5,7 +5,8 @@ from __future__ import annotations
 from lbdsl.core.codes.code import Code
 
 CODES = (
-    Code("LB101", "unknown action", "An action is one of those that lbdsl or a plug-in brings.", "else swaa(window=512)"),
+    Code("LB101", "unknown action", "An action is one of those that lbdsl or a plug-in brings.",
+         "else swaa(window=512)"),
     Code("LB102", "unknown name", "A bare name in an expression is a metric, a cost or a value of the healed model.",
          "where sensitvity < 0.1 drop"),
     Code("LB103", "unknown parameter", "A misspelt parameter would silently leave the default in force.",

@@ -19,7 +19,7 @@ CODES = (
     Code("LB208", "no gate", "Without an `assert` the result is saved however bad it is.", "else drop"),
     Code("LB209", "no rules", "A recipe without rules changes nothing.", 'recipe "empty"'),
     Code("LB210", "never used", "A definition that nothing uses is mostly a misspelling.", "let $a = 1\nelse keep"),
-    Code("LB211", "amount of layers out of range", "A share is at most 100 %, a count a whole number, a step at least 1.",
+    Code("LB211", "amount of layers out of range", "A share is at most 100 %, a count is whole, a step is at least 1.",
          "lowest 120% by nll drop"),
     Code("LB212", "groups too large", "Groups of groups may grow without bound; a limit keeps planning quick."),
     Code("LB213", "statement given twice", "The second would silently replace the first.",

@@ -1,0 +1,6 @@
+"""`python -m lbdsl`."""
+
+from lbdsl.cli.app import main
+
+if __name__ == "__main__":
+    main()

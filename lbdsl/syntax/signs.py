@@ -1,0 +1,151 @@
+"""Recognisers of wrong signs: `:` for `-`, `==` for `=`, `&&` for `and`, and the like."""
+
+from __future__ import annotations
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.span import Span
+from lbdsl.syntax.lexer import BAD
+from lbdsl.syntax.names import BLOCK_WORDS
+from lbdsl.syntax.place import Place, form_of, replacement
+
+_OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
+
+
+def bad_character(p: Place) -> Diagnostic | None:
+    if p.kind != BAD or p.token is None:
+        return None
+    sign = p.token.text
+    if sign[0] in "\"'":
+        if sign[0] == "'":
+            return error("LB004", "strings stand in double quotes", p.span(), help='write `"text"`')
+        return error("LB004", "string never closed", p.span(), help='a string ends with `"` on the same line')
+    if sign in _OTHER_SIGNS:
+        return error(
+            "LB008",
+            f"unexpected `{sign}`",
+            p.span(),
+            help=f"write `{_OTHER_SIGNS[sign].strip()}`",
+            fix=replacement(f"write `{_OTHER_SIGNS[sign].strip()}`", p.span(), _OTHER_SIGNS[sign]),
+        )
+    if sign == "%" and (before := p.before()) is not None and before.kind in ("INT", "DECIMAL"):
+        return error(
+            "LB008",
+            "a space before `%`",
+            p.span(),
+            help=f"write `{before.text}%`",
+            fix=replacement("remove the space", Span(p.source, before.end, p.token.start), ""),
+        )
+    if sign[0] in "$@":
+        return error(
+            "LB008", f"`{sign}` without a name", p.span(), help="write `$name` for a value, `@name` for a group"
+        )
+    shown = sign if sign.isprintable() else f"U+{ord(sign[0]):04X}"
+    return error("LB008", f"unexpected `{shown}`", p.span(), help=form_of(p))
+
+
+def comment_sign(p: Place) -> Diagnostic | None:
+    after = p.after()
+    if p.kind == "OVER" and after is not None and after.text in ("/", "*"):
+        return error(
+            "LB008",
+            "comments begin with `#`",
+            p.span(p.token, after),
+            fix=replacement("write `#`", p.span(p.token, after), "#"),
+        )
+    return None
+
+
+def slice_range(p: Place) -> Diagnostic | None:
+    start, end = p.before(), p.after()
+    if p.kind not in ("COLON", "_DOTS") or start is None or end is None or start.kind != "INT" or end.kind != "INT":
+        return None
+    sign, low, high = p.token.text if p.token else "", int(start.text), int(end.text)
+    last = high - 1 if sign == ":" else high
+    if last < low:
+        return error(
+            "LB010",
+            f"a range of layers is written with `-`, not `{sign}`",
+            p.span(start, end),
+            help="both ends belong to it: `0-3` is four layers",
+        )
+    right = f"{low}-{last}" if last > low else str(low)
+    return error(
+        "LB010",
+        f"a range of layers is written with `-`, not `{sign}`",
+        p.span(start, end),
+        help=f"`{p.span(start, end).text}` is `{right}` here: both ends belong to it",
+        fix=replacement(f"write `{right}`", p.span(start, end), right),
+    )
+
+
+def negative_layer(p: Place) -> Diagnostic | None:
+    after = p.after()
+    if p.kind == "MINUS" and p.expects("EVERY") and after is not None and after.kind == "INT":
+        whole = p.span(p.token, after)
+        return error(
+            "LB010",
+            "layers are not counted from the end",
+            whole,
+            help=f"the last {after.text} layers are `last {after.text}`",
+            fix=replacement(f"write `last {after.text}`", whole, f"last {after.text}"),
+        )
+    return None
+
+
+def equals(p: Place) -> Diagnostic | None:
+    before = p.before()
+    if p.token is None or before is None:
+        return None
+    after = p.after()
+    if p.kind == "NAME" and p.expects("KEY") and p.block_bracket() and after is not None and after.text in ("==", ":"):
+        return error(
+            "LB011",
+            "settings use `=`",
+            p.span(after),
+            help=f"write `{p.token.text} = VALUE`",
+            fix=replacement("write `=`", p.span(after), "="),
+        )
+    if p.token.text == ":" and before.kind == "NAME" and p.expects("COMMA") and not p.block_bracket():
+        return error(
+            "LB011",
+            "arguments use `=`",
+            p.span(),
+            help=f"write `{before.text}=VALUE`",
+            fix=replacement("write `=`", p.span(), "="),
+        )
+    if p.token.text in ("==", ":") and p.expects("EQUAL"):
+        return error(
+            "LB011", f"`{p.first}` uses `=`", p.span(), help=form_of(p), fix=replacement("write `=`", p.span(), "=")
+        )
+    sign, follows = (after, p.after(2)) if p.kind == "KEY" else (p.token, after)
+    if sign is None or sign.kind != "EQUAL" or p.first in BLOCK_WORDS:
+        return None
+    if (p.kind == "KEY" and p.expects("NAME")) or (p.kind == "EQUAL" and p.expects("COMPARE")):
+        if follows is not None and follows.kind == "COMPARE" and follows.start == sign.end:
+            right = f"{follows.text}="
+            return error(
+                "LB008",
+                f"unexpected `={follows.text}`",
+                p.span(sign, follows),
+                help=f"write `{right}`",
+                fix=replacement(f"write `{right}`", p.span(sign, follows), right),
+            )
+        return error(
+            "LB011",
+            "a comparison uses `==`",
+            p.span(sign),
+            help="`=` gives a value, `==` compares",
+            fix=replacement("write `==`", p.span(sign), "=="),
+        )
+    return None
+
+
+def comma_in_block(p: Place) -> Diagnostic | None:
+    if p.kind == "COMMA" and p.block_bracket():
+        return error(
+            "LB011",
+            "settings are separated by `;` or a new line",
+            p.span(),
+            fix=replacement("write `;`", p.span(), ";"),
+        )
+    return None

@@ -1,0 +1,234 @@
+"""Diagnostics as text for people, as one line each, and as JSON. No OSC sequences; colours only when asked for."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.span import Source, Span
+
+FORMAT_VERSION = 1
+
+_COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "gutter": "34;1", "bold": "1", "help": "32;1"}
+_TAB = 4
+
+
+@dataclass(frozen=True)
+class Style:
+    """How to draw: `width` in columns, `unicode` for line-drawing characters, `colour` for ANSI colours."""
+
+    width: int = 80
+    colour: bool = False
+    unicode: bool = True
+
+    def paint(self, what: str, text: str) -> str:
+        return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self.colour and text else text
+
+
+class _Console(Protocol):
+    """What is used of rich's console."""
+
+    width: int
+    is_terminal: bool
+    no_color: bool
+    encoding: str
+    file: Any
+
+
+def render_diagnostics(diagnostics: Iterable[Diagnostic], console: _Console) -> None:
+    """Write diagnostics to a rich console's file, in its width, colours and encoding."""
+    style = Style(min(console.width, 100) if console.is_terminal else 80,
+                  console.is_terminal and not console.no_color, is_unicode(console.encoding))
+    encoding = console.encoding or "ascii"
+    text = diagnostics_text(diagnostics, style)
+    console.file.write(text.encode(encoding, "replace").decode(encoding))
+    console.file.flush()
+
+
+def is_unicode(encoding: str | None) -> bool:
+    """Whether line-drawing characters can be written in an encoding."""
+    return (encoding or "ascii").lower().replace("-", "").startswith("utf")
+
+
+def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
+    """All diagnostics with their source lines, a blank line between two."""
+    return "".join(_one(diagnostic, style) + "\n" for diagnostic in diagnostics)
+
+
+def concise_text(diagnostics: Iterable[Diagnostic]) -> str:
+    """One line each: `file:line:column: error[LB102] message`."""
+    lines = []
+    for diagnostic in diagnostics:
+        where = ""
+        if diagnostic.span is not None:
+            line, column = diagnostic.span.start_line_column
+            where = f"{_safe(diagnostic.span.source.name)}:{line}:{column}: "
+        lines.append(f"{where}{diagnostic.severity.value}[{diagnostic.code}] {_safe(diagnostic.message)}\n")
+    return "".join(lines)
+
+
+def diagnostics_json(diagnostics: Iterable[Diagnostic], file: str | None = None) -> list[dict[str, Any]]:
+    """The `diagnostics` list of `check --format json`. Lines and columns are 1-based, ends exclusive; without a place
+    in a text they are null, and `file` is the one given."""
+    return [_json(diagnostic, file) for diagnostic in diagnostics]
+
+
+def summary(diagnostics: Iterable[Diagnostic]) -> str:
+    """`1 error, 2 warnings`; empty when there is nothing."""
+    found = list(diagnostics)
+    parts = []
+    for severity in Severity:
+        count = sum(diagnostic.severity is severity for diagnostic in found)
+        if count:
+            parts.append(f"{count} {severity.value}{'' if count == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def _place(span: Span | None, file: str | None) -> dict[str, Any]:
+    if span is None:
+        return {"file": file, "line": None, "column": None, "end_line": None, "end_column": None}
+    (line, column), (end_line, end_column) = span.start_line_column, span.end_line_column
+    return {"file": span.source.name, "line": line, "column": column, "end_line": end_line, "end_column": end_column}
+
+
+def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
+    fix = diagnostic.fix
+    edits = [] if fix is None else [{**_place(edit.span, file), "text": edit.text} for edit in fix.edits]
+    return {
+        "code": diagnostic.code,
+        "severity": diagnostic.severity.value,
+        "message": diagnostic.message,
+        **_place(diagnostic.span, file),
+        "help": "\n".join(diagnostic.help) or None,
+        "fix": None if fix is None else {"title": fix.title, "edits": edits},
+        "labels": [{**_place(label.span, file), "text": label.text} for label in diagnostic.labels],
+    }
+
+
+def _one(diagnostic: Diagnostic, style: Style) -> str:
+    severity = diagnostic.severity.value
+    head = f"{severity}[{diagnostic.code}]: "
+    first, *rest = textwrap.wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ") or [head]
+    lines = [style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
+             *(style.paint("bold", line) for line in rest)]
+    marks = [] if diagnostic.span is None else [(diagnostic.span, "", severity)]
+    marks += [(label.span, label.text, "gutter") for label in diagnostic.labels]
+    gutter = max((len(str(span.end_line_column[0])) for span, _, _ in marks), default=1)
+    for source in dict.fromkeys(span.source for span, _, _ in marks):
+        lines += _excerpt(source, [mark for mark in marks if mark[0].source is source], gutter, style,
+                          first=diagnostic.span is not None and source is diagnostic.span.source)
+    hints = [("help", line) for line in diagnostic.help]
+    if diagnostic.fix is not None:
+        hints += [("fix", line) for line in _fixed(diagnostic.fix)]
+    if hints and marks:
+        lines.append(" " * (gutter + 1) + style.paint("gutter", "│" if style.unicode else "|"))
+    for kind, text in hints:
+        lead = " " * (gutter + 1) + "= "
+        wrapped = textwrap.wrap(f"{kind}: {_safe(text)}", max(20, style.width - len(lead)), subsequent_indent="      ",
+                                break_long_words=False)
+        for index, line in enumerate(wrapped):
+            shown = style.paint("help", line[: len(kind) + 1]) + line[len(kind) + 1 :] if index == 0 else line
+            lines.append((lead if index == 0 else " " * len(lead)) + shown)
+    return "\n".join(lines) + "\n"
+
+
+def _excerpt(source: Source, marks: Sequence[tuple[Span, str, str]], gutter: int, style: Style, first: bool,
+             ) -> list[str]:
+    """The marked lines of one source, each with its marks below it."""
+    bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
+    dash = "─" if style.unicode else "-"
+    line, column = marks[0][0].start_line_column
+    margin = " " * (gutter + 1)
+    arrow = f"{dash}{arrow}" if first else ":::"
+    out = [f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(source.name)}:{line}:{column}",
+           margin + style.paint("gutter", bar)]
+    by_line: dict[int, list[tuple[Span, str, str]]] = {}
+    for mark in marks:
+        by_line.setdefault(mark[0].start_line_column[0], []).append(mark)
+    previous = None
+    for number in sorted(by_line):
+        if previous is not None and number > previous + 1:
+            out.append(style.paint("gutter", "..."))
+        out += _line(source, number, by_line[number], gutter, bar, style)
+        previous = number
+    return out
+
+
+def _line(source: Source, number: int, marks: Sequence[tuple[Span, str, str]], gutter: int, bar: str, style: Style,
+          ) -> list[str]:
+    text = source.line_text(number)
+    room = max(20, style.width - gutter - 3)
+    primary = min(marks, key=lambda mark: mark[2] == "gutter")[0].start_line_column[1] - 1
+    start, shown = _window(text, primary, room)
+    painted = style.paint("gutter", f"{number:>{gutter}} {bar}")
+    out = [f"{painted} {_cells(shown)}".rstrip()]
+    empty = " " * gutter + " " + style.paint("gutter", bar)
+    for span, label, kind in sorted(marks, key=lambda mark: mark[2] == "gutter"):
+        begin = span.start_line_column[1] - 1 - start
+        end_line, end_column = span.end_line_column
+        end = end_column - 1 - start if end_line == number else len(shown)
+        begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
+        lead, width = _width(shown[:begin]), max(1, _width(shown[begin:end]))
+        sign = "^" if kind != "gutter" else "-"
+        note = _safe(label)
+        if note and lead + width + 1 + len(note) > room:
+            out.append(f"{empty} {' ' * lead}{style.paint(kind, sign * width)}")
+            indent = " " * min(lead, max(0, room - len(note)))
+            out += [f"{empty} {indent}{line}" for line in textwrap.wrap(note, max(20, room - len(indent)))]
+        else:
+            out.append(f"{empty} {' ' * lead}{style.paint(kind, sign * width)}{' ' + note if note else ''}")
+    return out
+
+
+def _window(text: str, column: int, room: int) -> tuple[int, str]:
+    """The part of a line that is shown, and where it begins: a long line is cut around the mark."""
+    if _width(text) <= room:
+        return 0, text
+    start = max(0, min(column - room // 3, len(text) - room))
+    shown = text[start : start + room]
+    while _width(shown) > room:
+        shown = shown[:-1]
+    return start, shown
+
+
+def _fixed(fix: Fix) -> list[str]:
+    """What the fix makes of its line; its title when that is more than one line."""
+    span = fix.edits[0].span
+    line = span.start_line_column[0]
+    text = span.source.line_text(line)
+    base = span.start - (span.start_line_column[1] - 1)
+    if any(edit.span.source is not span.source or edit.span.start_line_column[0] != line
+           or edit.span.end_line_column[0] != line or "\n" in edit.text for edit in fix.edits) or len(text) > 90:
+        return [fix.title]
+    for edit in sorted(fix.edits, key=lambda edit: edit.span.start, reverse=True):
+        text = text[: edit.span.start - base] + edit.text + text[edit.span.end - base :]
+    return [f"{fix.title}: `{text.strip()}`"] if text.strip() else [fix.title]
+
+
+def _is_hidden(char: str) -> bool:
+    """Control and formatting characters: they could move the cursor or turn the text round."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _safe(text: str) -> str:
+    """Text in one line, without characters that act on a terminal."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(" " if char in "\t\n" else f"<U+{ord(char):04X}>" if _is_hidden(char) else char for char in text)
+
+
+def _cells(text: str) -> str:
+    """A source line as it is shown: each character takes the columns that `_width` says."""
+    return "".join(" " * _TAB if char == "\t" else "?" if _is_hidden(char) else char for char in text)
+
+
+def _width(text: str) -> int:
+    """Columns that a part of a source line takes."""
+    if text.isascii():
+        return len(text) + (_TAB - 1) * text.count("\t")
+    return sum(_TAB if char == "\t" else 0 if unicodedata.combining(char) else
+               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
