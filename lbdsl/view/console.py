@@ -1,0 +1,54 @@
+"""Consoles: data on stdout, messages on stderr. Nothing but text leaves where no one would see colours."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from typing import IO
+
+from rich.console import Console
+
+NARROWEST, WIDEST = 80, 120
+_DRAWN = "▁▂▃▄▅▆▇█▪·±Δ→…×─│┌└━╸"
+
+
+def stdout_console() -> Console:
+    """For data: plans, reports, tables."""
+    return make_console(sys.stdout)
+
+
+def stderr_console() -> Console:
+    """For messages and progress."""
+    return make_console(sys.stderr)
+
+
+def make_console(file: IO[str], width: int | None = None) -> Console:
+    """A console of 80 to 120 columns. It writes no escape sequence unless `file` is a terminal, `NO_COLOR` is not set
+    and `TERM` is not `dumb`. Characters that the file's encoding lacks become `?` instead of an error."""
+    reconfigure = getattr(file, "reconfigure", None)
+    if reconfigure is not None and getattr(file, "errors", None) == "strict":
+        reconfigure(errors="replace")
+    rich_terminal = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    console = Console(file=file, force_terminal=rich_terminal, no_color=not rich_terminal, highlight=False, emoji=False,
+                      color_system="auto" if rich_terminal else None, force_jupyter=False, force_interactive=rich_terminal,
+                      legacy_windows=False)
+    console.width = width if width is not None else min(max(console.width, NARROWEST), WIDEST)
+    return console
+
+
+def ascii_only(console: Console) -> bool:
+    """True when the terminal is dumb or its encoding lacks the characters that plans and reports are drawn with."""
+    if os.environ.get("TERM") == "dumb":
+        return True
+    try:
+        _DRAWN.encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False
+
+
+def printable(text: str) -> str:
+    """Text of a recipe or a model on one line, without control characters that would move the cursor."""
+    return "".join("?" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
+                   for char in " ".join(text.split()))

@@ -1,0 +1,193 @@
+"""A plan as a picture: what becomes of each layer, by which rule, why, and what it costs and gains."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from rich.console import Console
+from rich.text import Text
+
+from lbdsl.core.digest import short
+from lbdsl.core.units import tokens_text
+from lbdsl.plan.schema import Plan, Speed
+from lbdsl.plan.words import plural
+from lbdsl.view.console import ascii_only, printable
+from lbdsl.view.plan_changes import change_lines
+from lbdsl.view.plan_tables import assert_lines, cost_lines, rule_lines
+from lbdsl.view.strip import ASCII_LEVELS, LEVELS, MARKS, STYLES, Row, Scale, strip_lines
+
+_SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_layers: bool = False,
+                findings: bool = True) -> None:
+    """Draw a plan on `console`. `speeds` are predictions for one machine, which are no part of the plan. `all_layers`
+    lists every changed layer, not only some of each kind; `findings` False leaves the warnings to someone else."""
+    ascii_ = ascii_only(console)
+    width = console.width
+    sections = [_header(plan, width, ascii_), _strip(plan, width, ascii_), rule_lines(plan, width),
+                change_lines(plan, width, ascii_, all_layers), cost_lines(plan, ascii_),
+                [*_speed_lines(speeds, width), *_loss_lines(plan, width, ascii_), *_heal_lines(plan, width)],
+                assert_lines(plan, width, ascii_), _finding_lines(plan, width) if findings else []]
+    for section in sections:
+        lines = list(section)
+        for line in lines:
+            _write(console, line)
+        if lines:
+            _write(console, Text())
+    for line in _closing(plan):
+        _write(console, line)
+
+
+def score_labels(plan: Plan) -> dict[str, str]:
+    """The scores that layers have, in the order of the plan, with the short name of each in the strip: `sens` for the
+    metric and action that `sensitivity` stands for, else the metric."""
+    keys = list(dict.fromkeys(key for layer in plan.layers for key in layer.scores))
+    sensitivity = (f"{plan.measure.metric}(drop)", plan.measure.metric)
+    labels: dict[str, str] = {}
+    for key in keys:
+        label = "sens" if key in sensitivity and "sens" not in labels.values() else key.split("(")[0][:9]
+        again = sum(label == other.split("-")[0] for other in labels.values())
+        labels[key] = f"{label}-{again + 1}" if again else label
+    return labels
+
+
+def _write(console: Console, line: Text) -> None:
+    console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    recipe, model = plan.recipe, plan.model
+    parts = ["lbdsl plan", f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
+             f"{PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})"]
+    if plan.measured_on is not None:
+        on = plan.measured_on
+        parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")
+    dot = " - " if ascii_ else " · "
+    line = ""
+    for part in map(printable, parts):
+        if line and len(line) + len(dot) + len(part) > width:
+            yield Text(line, style="bold")
+            line = "  " + part
+        else:
+            line = line + dot + part if line else part
+    yield Text(line, style="bold")
+    if recipe.params:
+        values = ", ".join(f"${name.removeprefix('$')} = {value}" + (" (--set)" if name in recipe.set_params else "")
+                           for name, value in recipe.params.items())
+        yield from _wrapped(f"  {printable(values)}", width, 2, "dim")
+
+
+def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    marks = [layer.mark for layer in plan.layers]
+    rows = [Row("plan", [MARKS[mark] for mark in marks], [STYLES[mark] for mark in marks])]
+    legends = []
+    for key, label in score_labels(plan).items():
+        values = [layer.scores[key].value if key in layer.scores else None for layer in plan.layers]
+        known = [value for value in values if value is not None]
+        scale = Scale.of(known, ASCII_LEVELS if ascii_ else LEVELS)
+        if scale is None:
+            continue
+        rows.append(Row(label, [" " if value is None else scale.mark(value) for value in values],
+                        ["cyan"] * len(values)))
+        unit = next(layer.scores[key].unit for layer in plan.layers if key in layer.scores)
+        legends.append(f"{label}: {key}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
+                       f"{'' if unit == '1' else ' ' + unit}, logarithmic"
+                       + (", blank: not needed" if len(known) < len(values) else ""))
+    yield from strip_lines(rows, width)
+    line = Text("  ")
+    for mark in ("keep", "change", "drop"):
+        line.append(f"{MARKS[mark]} {mark}", style=STYLES[mark]).append("   ")
+    line.rstrip()
+    yield line
+    for legend in legends:
+        yield from _wrapped(f"  {legend}", width, 4, "dim")
+
+
+def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
+    """Bounds by context; a cell in which the base does not fit has none."""
+    by_context: dict[int, list[Speed]] = {}
+    for speed in speeds:
+        if math.isfinite(speed.bound):
+            by_context.setdefault(speed.context, []).append(speed)
+    for context, cells in by_context.items():
+        batches = " / ".join(str(cell.batch) for cell in cells)
+        bounds = " / ".join(f"x{cell.bound:.2f}" for cell in cells)
+        yield from _wrapped(f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
+                            "predicted from bytes and FLOPs, not measured", width, 15, "")
+
+
+def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    loss = plan.loss
+    if not any(layer.changed for layer in plan.layers):
+        return
+    if loss.joint is None:
+        yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
+        return
+    pm = "+-" if ascii_ else "±"
+    error = f" {pm}{loss.joint_stderr:.2g}" if loss.joint_stderr is not None else ""
+    said = f" loss: {loss.joint:+.3g}{error} nats/token measured jointly, before healing"
+    if loss.sum is not None:
+        said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
+    yield from _wrapped(said, width, 7, "")
+    if loss.base_nll is not None:
+        arrow = "->" if ascii_ else "→"
+        kl = f", KL {loss.joint_kl:.3g} nats/token" if loss.joint_kl is not None else ""
+        yield from _wrapped(f"       perplexity {math.exp(loss.base_nll):.2f} {arrow} "
+                            f"{math.exp(loss.base_nll + loss.joint):.2f} on {tokens_text(loss.tokens)} tokens{kl}",
+                            width, 7, "")
+
+
+def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
+    heal = plan.heal
+    if not any(layer.changed for layer in plan.layers):
+        return
+    if heal is None:
+        yield Text(" heal: nothing, the damage stays", style="yellow")
+        return
+    method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else "full weights"
+    yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(heal.data)}", width, 7, "")
+
+
+def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
+    for finding in plan.findings:
+        if finding.code == "LB325":  # the closing line says it, whoever shows the warnings
+            continue
+        where = f" (line {finding.line})" if finding.line is not None else ""
+        yield from _wrapped(f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}", width, 4,
+                            _SEVERITY_STYLES[finding.severity])
+        for text in finding.help:
+            yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
+
+
+def _closing(plan: Plan) -> Iterator[Text]:
+    counts = plan.changes
+    line = Text("Plan: ", style="bold")
+    for index, mark in enumerate(("keep", "change", "drop")):
+        line.append(", " if index else "").append(f"{counts.get(mark, 0)} {mark}", style=STYLES[mark])
+    line.append(".")
+    if not any(layer.changed for layer in plan.layers):
+        line.append(" The model stays as it is.")
+    yield line
+    changed = sum(layer.changed for layer in plan.layers)
+    lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
+    if changed and lacks:
+        yield Text(f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.",
+                   style="bold yellow")
+    failed = [item.text for item in plan.asserts if item.status == "fail"]
+    if failed:
+        yield Text(f"Not applyable: {printable('; '.join(failed))} "
+                   f"{'does' if len(failed) == 1 else 'do'} not hold.", style="bold red")
+    elif plan.errored:
+        yield Text("Not applyable: errors were found.", style="bold red")
+    elif not plan.complete:
+        yield Text("Not applyable yet: the whole changed model is not measured.", style="bold yellow")
+
+
+def _wrapped(text: str, width: int, indent: int, style: str) -> Iterator[Text]:
+    for line in textwrap.wrap(text, width, subsequent_indent=" " * indent, drop_whitespace=True,
+                              replace_whitespace=False, break_on_hyphens=False):
+        yield Text(line, style=style)

@@ -1,0 +1,98 @@
+"""The tables of a plan's picture: rules, costs before and after, asserts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.words import ranges_text
+from lbdsl.view.console import printable
+
+_STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", "not measured": "yellow"}
+
+
+def fitted(text: str, width: int, ascii_: bool) -> str:
+    """`text`, cut with an ellipsis where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    dots = "..." if ascii_ else "…"
+    return text[: max(0, width - len(dots))] + dots
+
+
+def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
+    """Each rule with how many layers it got, and how many of those it matched an earlier rule had."""
+    if not plan.rules:
+        return
+    digits = len(str(plan.rules[-1].number))
+    room = width - digits - 2 - 8 - 14
+    texts = [textwrap.wrap(printable(rule.text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
+             for rule in plan.rules]
+    column = max(36, *(len(line) for text in texts for line in text))
+    yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
+    for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
+        line = Text(f" {rule.number:>{digits}} {first:<{column}}  ")
+        line.append(f"{len(rule.claims):>6}", style="" if rule.claims else "yellow")
+        line.append(f"{len(rule.shadowed):>14}", style="yellow" if rule.shadowed else "dim")
+        yield line
+        for more in rest:
+            yield Text(f" {'':>{digits}} {more}")
+
+
+def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
+    """Parameters, cache and FLOPs before and after, at every context of the plan."""
+    yield Text(f" {'':<17}{'before':>12}{'after':>12}{'change' if ascii_ else 'Δ':>9}", style="dim")
+    yield _cost("params", count_text(plan.before.params), count_text(plan.after.params),
+                plan.before.params, plan.after.params)
+    facts = plan.model.facts
+    for title, was, becomes, text in (
+            ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
+            ("FLOPs/token", plan.before.flops_per_token, plan.after.flops_per_token, count_text)):
+        for place, context in enumerate(plan.contexts):
+            key = str(context)
+            name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"
+            line = _cost(name, text(was[key]), text(becomes[key]), was[key], becomes[key])
+            if context > int(facts.get("positions", context)) and title == "KV/seq":
+                line.append(f"   beyond the model's {tokens_text(facts['positions'])} positions", style="dim")
+            yield line
+    windows = facts.get("native_window") or ()
+    native = [i for i, window in enumerate(windows) if window is not None and not plan.layers[i].changed]
+    if native:
+        yield Text(f" layers {ranges_text(native)} have windows of their own and are counted so", style="dim")
+
+
+def _cost(name: str, before: str, after: str, was: int, becomes: int) -> Text:
+    change = 100 * (becomes - was) / was if was else 0.0
+    shown = "same" if becomes == was else f"{change:+.0f} %" if abs(change) >= 9.95 else f"{change:+.1f} %"
+    line = Text(f" {name:<17}{before:>12}{after:>12}")
+    line.append(f"{shown:>9}", style="green" if becomes < was else "dim" if becomes == was else "red")
+    return line
+
+
+def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    """Each gate with its status; a post one is judged after healing."""
+    if not plan.asserts:
+        return
+    texts = [fitted(printable(item.text), width - 30, ascii_) for item in plan.asserts]
+    column = max(len(text) for text in texts)
+    for place, (item, text) in enumerate(zip(plan.asserts, texts, strict=True)):
+        line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
+        line.append(item.status, style=_STATUS_STYLES[item.status])
+        value = _value(item)
+        if value:
+            line.append(f"   {value}", style="dim")
+        yield line
+
+
+def _value(item: AssertResult) -> str:
+    """The left side where its unit is plain from the text."""
+    if item.value is None:
+        return ""
+    if item.text.lstrip().startswith("kv("):
+        return bytes_text(item.value)
+    if item.text.lstrip().startswith(("params", "flops(")):
+        return count_text(item.value)
+    return f"{item.value:.4g}"

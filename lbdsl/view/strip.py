@@ -1,0 +1,86 @@
+"""The strip: one character a layer, under a ruler, in groups of eight; score rows scaled logarithmically."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+GROUP = 8
+LEVELS = "▁▂▃▄▅▆▇█"
+ASCII_LEVELS = ".:+*#@"
+KEEP, CHANGE, DROP = "=", "~", "-"
+MARKS = {"keep": KEEP, "change": CHANGE, "drop": DROP}
+STYLES = {"keep": "green", "change": "yellow", "drop": "red"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Logarithmic from the lowest positive score to the highest; what is not positive takes the lowest mark."""
+
+    low: float
+    high: float
+    marks: str
+
+    @classmethod
+    def of(cls, values: Sequence[float], marks: str) -> Scale | None:
+        positive = [value for value in values if value > 0]
+        return cls(min(positive), max(positive), marks) if positive else None
+
+    def fraction(self, value: float) -> float:
+        """Where a value stands between low (0) and high (1)."""
+        if value <= self.low or self.high <= self.low:
+            return 0.0 if self.high > self.low or value < self.low else 1.0
+        return min(1.0, math.log(value / self.low) / math.log(self.high / self.low))
+
+    def mark(self, value: float) -> str:
+        return self.marks[min(len(self.marks) - 1, int(self.fraction(value) * len(self.marks)))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled row of the strip: one character and one style a layer."""
+
+    label: str
+    marks: Sequence[str]
+    styles: Sequence[str]
+
+
+def strip_lines(rows: Sequence[Row], width: int) -> list[Text]:
+    """The rows under a ruler, wrapped between groups so that no line is longer than `width`."""
+    layers = len(rows[0].marks)
+    margin = max(len("layer"), *(len(row.label) for row in rows)) + 3
+    groups = math.ceil(layers / GROUP)
+    fit = max(1, (width - margin + 1) // (GROUP + 1))
+    per_line = math.ceil(groups / math.ceil(groups / fit))
+    lines: list[Text] = []
+    for start in range(0, layers, per_line * GROUP):
+        stop = min(layers, start + per_line * GROUP)
+        if start:
+            lines.append(Text())
+        lines.append(Text(f" {'layer':<{margin - 1}}{_ruler(start, stop)}", style="dim"))
+        for row in rows:
+            line = Text(f" {row.label:<{margin - 1}}")
+            for layer in range(start, stop):
+                if layer > start and layer % GROUP == 0:
+                    line.append(" ")
+                line.append(row.marks[layer], style=row.styles[layer])
+            line.rstrip()
+            lines.append(line)
+    return lines
+
+
+def _ruler(start: int, stop: int) -> str:
+    """Numbers over the first layer of each group and over the last layer, where they do not touch."""
+    ruler = ""
+    for layer in range(start, stop, GROUP):
+        ruler = f"{ruler:<{_column(layer, start)}}{layer}"
+    last = str(stop - 1)
+    column = _column(stop - 1, start) - len(last) + 1
+    return f"{ruler:<{column}}{last}" if column > len(ruler) else ruler
+
+
+def _column(layer: int, start: int) -> int:
+    return layer - start + (layer - start) // GROUP
