@@ -59,8 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     from lbdsl.core.diagnostic import LbdslError
 
     try:
-        cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())
-        code = 0
+        # Outside its standalone mode click returns the code that a verb gave to `ctx.exit`.
+        result = cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())
+        code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as problem:
