@@ -25,6 +25,10 @@ def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -
 def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str, str] | None = None,
                      ) -> Diagnosed[Recipe]:
     """The recipe in a text. Errors of statements that parse are found even when others do not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        return Diagnosed(None, (error("LB020", f"{name} holds half a character (at {problem.start})"),))
     parsed = parse(Source(name, text), actions=actions())
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)

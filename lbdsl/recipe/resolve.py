@@ -32,6 +32,9 @@ from lbdsl.syntax import tree
 
 VERSION = 1
 
+_FOLLOW = ("LB206", "LB207", "LB208", "LB209", "LB210")
+"""What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
+
 
 def resolve(file: tree.File, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
     """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
@@ -157,7 +160,7 @@ class _Resolver:
             )
         order = sorted(scope.diagnostics, key=lambda problem: problem.span.start if problem.span else -1)
         if any(problem.is_error for problem in order):
-            found = None
+            return Diagnosed(None, tuple(problem for problem in order if problem.code not in _FOLLOW))
         return Diagnosed(found, tuple(order))
 
     def _only(self, what: str, span: Span) -> bool:

@@ -43,9 +43,11 @@ def _after_else(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
     whole = _span(source, rules[first])
     for rule in rules[first + 1 :]:
         span = _span(source, rule)
-        swap = Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
+        twice = isinstance(rule.selector, ElseSelector)
+        swap = None if twice else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
         yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
-                    labels=(Label(whole, "`else` stands here"),), help="move it above `else`", fix=swap)
+                    labels=(Label(whole, "`else` stands here"),), fix=swap,
+                    help="remove one of the two" if twice else "move it above `else`")
 
 
 def _shadowed(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:

@@ -1,0 +1,96 @@
+"""Runs the literate tests beside it: each `lbr` block is checked, and the `text` block after it says what is found.
+
+`LBDSL_UPDATE_SPEC=1 pytest tests/spec` writes what is found into the files, to be read before it is committed. An
+info string `lbr w=512` sets a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lbdsl.core.codes import all_codes
+from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.schema import Recipe
+
+HERE = Path(__file__).parent
+BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>.*?)^```\n\n```text\n(?P<expected>.*?)^```\n",
+                   re.M | re.S)
+
+
+def _cases() -> list[pytest.ParameterSet]:
+    return [pytest.param(path, match, id=f"{path.stem}: {match['title']}")
+            for path in sorted(HERE.glob("*.md")) for match in BLOCK.finditer(path.read_text(encoding="utf-8"))]
+
+
+def _check(match: re.Match[str]) -> Diagnosed[Recipe]:
+    settings = dict(item.split("=", 1) for item in match["info"].split())
+    return recipe_from_text(match["text"], "recipe.lbr", settings)
+
+
+def _found(result: Diagnosed[Recipe]) -> str:
+    """What the `text` block holds."""
+    lines = []
+    for d in result.diagnostics:
+        line, column = d.span.start_line_column if d.span else (0, 0)
+        end_line, end_column = d.span.end_line_column if d.span else (0, 0)
+        lines.append(f"{d.severity.value}: {d.code} at {line}:{column}-{end_line}:{end_column}")
+        lines.append(f"  {d.message}")
+        lines += [f"  help: {text}" for text in d.help]
+        lines += ["  label at {}:{}: {}".format(*label.span.start_line_column, label.text) for label in d.labels]
+        if d.fix:
+            lines.append(f"  fix: {d.fix.title}")
+    if result.value is not None:
+        lines.append("ok")
+        lines += [f"  {rule.number} {type(rule.selector).__name__.removesuffix('Selector').lower()}"
+                  f" -> {' + '.join(action.text() for action in rule.actions)}" for rule in result.value.rules]
+    return "".join(line + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(("path", "match"), _cases())
+def test_case(path: Path, match: re.Match[str]) -> None:
+    found = _found(_check(match))
+    if os.environ.get("LBDSL_UPDATE_SPEC"):
+        text = path.read_text(encoding="utf-8")
+        old = match.group(0)
+        new = old[: match.start("expected") - match.start()] + found + "```\n"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+    else:
+        assert found == match["expected"]
+
+
+@pytest.mark.parametrize(("path", "match"), _cases())
+def test_fixes_remove_their_problem(path: Path, match: re.Match[str]) -> None:
+    """Applying a fix leaves a text without that problem, and one that is not broken in a new way."""
+    before = _check(match)
+    for d in before.diagnostics:
+        if d.fix is None:
+            continue
+        text = match["text"]
+        for edit in sorted(d.fix.edits, key=lambda edit: edit.span.start, reverse=True):
+            text = text[: edit.span.start] + edit.text + text[edit.span.end :]
+        after = recipe_from_text(text, "recipe.lbr").diagnostics
+        assert (d.code, d.message) not in {(other.code, other.message) for other in after}
+        if d.code.startswith("LB0") and d.message != "comments begin with `#`":
+            others = sum(other.code.startswith("LB0") for other in before.diagnostics)
+            assert sum(other.code.startswith("LB0") for other in after) < others
+
+
+FRONT_END = [code for code in all_codes() if code.id < "LB300"]
+
+
+@pytest.mark.parametrize("code", [code for code in FRONT_END if code.example], ids=lambda code: code.id)
+def test_example_of_a_code_shows_it(code) -> None:
+    assert code.id in {d.code for d in recipe_from_text(code.example).diagnostics}
+
+
+def test_codes_say_why_and_are_tested() -> None:
+    specified = "".join(path.read_text(encoding="utf-8") for path in HERE.glob("*.md"))
+    elsewhere = {"LB006", "LB019", "LB020", "LB118", "LB212"}  # tests/unit/test_syntax_limits.py, test_resolve.py
+    for code in FRONT_END:
+        assert code.reason.endswith("."), code.id
+        assert code.id in specified or code.id in elsewhere, code.id

@@ -1,0 +1,194 @@
+"""What a recipe's text becomes: the values that the planner reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from lbdsl.actions import actions
+from lbdsl.core.digest import digest_text
+from lbdsl.core.units import Unit
+from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.schema import (
+    AllLayers,
+    AnyOf,
+    Compare,
+    CostOf,
+    Edge,
+    Except,
+    FullWeights,
+    Interval,
+    LayersSelector,
+    Lora,
+    Number,
+    Phase,
+    PostScore,
+    RankSelector,
+    Recipe,
+    Score,
+    WhereSelector,
+)
+
+FULL = """lbr 1
+recipe "half"
+requires model.family in ["llama", "qwen3"] and model.layers >= 24
+param $window: tokens in 64..8Ki = 256
+group @core = first 2, last 1
+measure { metric = kl; tokens = 4Ki }
+layers @core keep because "sinks"
+lowest 6 by sensitivity drop
+lowest of rest by kl(swa(window=$window, sinks=4)) until kv(32Ki) <= 50% swa(window=$window, sinks=4)
+else keep
+heal { tokens = 100k; method = lora(rank=8); loss = 0.5 * kl + 0.1 * hidden }
+eval { metrics = [kl, perplexity] }
+assert kv(32Ki) <= 50%
+assert nll < 0.5
+assert ppl_increase < 5%
+"""
+
+
+def resolved(text: str, **params: str) -> Recipe:
+    return recipe_from_text(text, "t.lbr", params).unwrap()
+
+
+def test_full_recipe() -> None:
+    recipe = resolved(FULL, window="512")
+    assert (recipe.name, recipe.params, recipe.set_params) == ("half", {"window": 512}, ("window",))
+    assert recipe.sha256 == digest_text(FULL)
+    assert recipe.text == FULL
+    first, second, third, last = recipe.rules
+    assert isinstance(first.selector, LayersSelector)
+    assert isinstance(first.selector.layers, AnyOf)
+    assert [type(part) for part in first.selector.layers.sets] == [Edge, Edge]
+    assert (first.because, first.text) == ("sinks", "layers @core keep")
+    assert isinstance(second.selector, RankSelector)
+    assert second.selector.by == Score.model_construct(
+        name="sensitivity", metric="kl", action=actions()["drop"](), at=second.selector.by.at)
+    assert isinstance(third.selector, RankSelector)
+    assert third.selector.of_rest
+    assert third.selector.amount is None
+    assert third.selector.by.text == "kl(swa(window=512, sinks=4))"
+    until = third.selector.until
+    assert isinstance(until, Compare)
+    assert isinstance(until.operands[0], CostOf)
+    assert (until.operands[0].name, until.operands[0].ctx) == ("kv", 32768)
+    assert isinstance(until.operands[1], Number)
+    assert (until.operands[1].value, until.operands[1].unit) == (0.5, Unit.RATIO)
+    assert last.actions[0].keeps
+    assert [rule.number for rule in recipe.rules] == [1, 2, 3, 4]
+    assert recipe.heal is not None
+    assert (recipe.heal.kl_weight, recipe.heal.hidden_weight, recipe.heal.tokens) == (0.5, 0.1, 100_000)
+    assert isinstance(recipe.heal.method, Lora)
+    assert (recipe.heal.method.rank, recipe.heal.method.alpha) == (8, 32)
+    assert recipe.eval is not None
+    assert recipe.eval.metrics == ("kl", "perplexity")
+    assert [a.phase for a in recipe.asserts] == [Phase.STATIC, Phase.MEASURED, Phase.POST]
+    assert [a.phase for a in recipe.requires] == [Phase.STATIC]
+    joint = recipe.asserts[1].expr.operands[0]  # type: ignore[union-attr]
+    assert isinstance(joint, Score)
+    assert joint.joint
+    assert joint.action is None
+    assert isinstance(recipe.asserts[2].expr.operands[0], PostScore)  # type: ignore[union-attr]
+
+
+def test_json_round_trip_is_the_identity_and_validates() -> None:
+    """The resolver builds values without validating them; the schema must agree with what it built."""
+    recipe = resolved(FULL)
+    text = recipe.model_dump_json()
+    again = Recipe.model_validate_json(text)
+    assert again.model_dump_json() == text
+    assert again.rules[2].actions == recipe.rules[2].actions
+
+
+def test_nodes_know_their_place() -> None:
+    recipe = resolved(FULL)
+    span = recipe.span(recipe.rules[1].selector.by)  # type: ignore[union-attr]
+    assert span is not None
+    assert span.text == "sensitivity"
+    assert recipe.span(recipe.asserts[2].expr).text == "ppl_increase < 5%"  # type: ignore[union-attr]
+
+
+def test_sets() -> None:
+    recipe = resolved("let $a = 2\nlayers not $a-5, 9 keep\nlayers all except first 10% keep\nelse keep")
+    first, second = (rule.selector.layers for rule in recipe.rules[:2])  # type: ignore[union-attr]
+    assert isinstance(first, AnyOf)
+    assert isinstance(first.sets[0], Except)
+    assert isinstance(first.sets[0].base, AllLayers)
+    assert first.sets[0].removed == Interval(first=2, last=5, at=first.sets[0].removed.at)
+    assert isinstance(second, Except)
+    assert second.removed.amount.share == 0.1  # type: ignore[union-attr]
+
+
+def test_default_action_of_a_bare_metric_and_metrics_without_one() -> None:
+    recipe = resolved("where nll < 1 and influence < 0.1 and sensitivity < 2 keep\nelse keep")
+    selector = recipe.rules[0].selector
+    assert isinstance(selector, WhereSelector)
+    scores = [part.operands[0] for part in selector.where.operands]  # type: ignore[union-attr]
+    assert [score.text for score in scores] == ["nll(drop)", "influence", "nll(drop)"]
+
+
+def test_sensitivity_is_the_measure_blocks_metric_wherever_it_stands() -> None:
+    for text in ("measure { metric = influence }\nlowest 1 by sensitivity keep\nelse keep",
+                 "lowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence }",
+                 "let $n = 4Ki\nlowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence; tokens = $n }"):
+        by = resolved(text).rules[0].selector.by  # type: ignore[union-attr]
+        assert (by.name, by.metric, by.action) == ("sensitivity", "influence", None)
+
+
+@pytest.mark.parametrize(("declared", "given", "value"), [
+    ("tokens", "8Ki", 8192), ("tokens", "10 tokens", 10), ("int", "-3", -3), ("float", "1e-3", 1e-3), ("ratio", "5%", 0.05),
+    ("ratio", "0.5", 0.5), ("bytes", "1GiB", 2**30), ("bool", "true", True), ("str", "a b = c", "a b = c"),
+    ("str", '"a"', "a"), ("tokens", "2 * 128", 256),
+])
+def test_set_values_are_read_by_the_declared_type(declared: str, given: str, value: object) -> None:
+    recipe = resolved(f"param $x: {declared}\nelse keep", x=given)
+    assert recipe.params == {"x": value}
+    assert type(recipe.params["x"]) is type(value)
+
+
+@pytest.mark.parametrize(("declared", "given"), [
+    ("tokens", "0.5"), ("tokens", "1GiB"), ("int", "5%"), ("int", "true"), ("bool", "1"), ("int", ""), ("int", "1\nelse drop"),
+    ("int", "$y"), ("float", "1e999"), ("int", "("), ("int", '"1"'), ("ratio", "2MB"),
+])
+def test_set_values_of_another_type_are_refused(declared: str, given: str) -> None:
+    found = recipe_from_text(f"param $x: {declared} = 1\nelse keep".replace(" = 1", ""), "t", {"x": given})
+    assert found.value is None
+    assert [d.code for d in found.diagnostics if d.is_error] == ["LB118"]
+
+
+def test_full_weights_and_parameters_in_settings() -> None:
+    recipe = resolved("param $lr: float = 1e-4\nheal { method = full; lr = $lr; loss = kl; seed = 3 }\nelse keep")
+    assert recipe.heal is not None
+    assert isinstance(recipe.heal.method, FullWeights)
+    assert (recipe.heal.lr, recipe.heal.hidden_weight, recipe.heal.seed) == (1e-4, 0.0, 3)
+
+
+def test_comments_stay_out_of_a_rules_text() -> None:
+    recipe = resolved("layers 1, # one\n  2 keep # two\nelse keep")
+    assert recipe.rules[0].text == "layers 1, 2 keep"
+
+
+def test_load_recipe_refuses_what_cannot_be_read(tmp_path) -> None:
+    good = tmp_path / "good.lbr"
+    good.write_bytes(b"\xef\xbb\xbfelse keep\r\nassert nll < 1\r\n")
+    recipe = load_recipe(good).unwrap()
+    assert recipe.path == str(good)
+    assert recipe.text == "else keep\nassert nll < 1\n"
+    latin = tmp_path / "latin.lbr"
+    latin.write_bytes(b"else keep\n# \xe9")
+    large = tmp_path / "large.lbr"
+    large.write_bytes(b"#" * (2**21 + 1))
+    for path, code in ((latin, "LB020"), (large, "LB019"), (tmp_path, "LB020"), (tmp_path / "none.lbr", "LB020"),
+                       ("a\0b", "LB020")):
+        found = load_recipe(path)
+        assert found.value is None
+        assert [d.code for d in found.diagnostics] == [code]
+
+
+def test_half_a_character_is_refused() -> None:
+    assert [d.code for d in recipe_from_text("else keep # \ud800").diagnostics] == ["LB020"]
+
+
+def test_one_mistake_gives_one_error() -> None:
+    """A definition or rule that does not parse makes no other error."""
+    text = "param $w tokens = 3\ngroup @g = 3-\nlayers @g keep\nelse swa(window=$w)\nheal { tokens == 3 }"
+    assert [d.code for d in recipe_from_text(text).diagnostics] == ["LB008", "LB009", "LB011"]
