@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.build import build
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
+from lbdsl.plan.select import select
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.schema import Recipe
 
 
 def llama_facts(*, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, positions=512,
@@ -21,3 +31,34 @@ def llama_facts(*, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, interm
 def smollm2_facts() -> ModelFacts:
     return llama_facts(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49152,
                        positions=8192)
+
+
+SMOLLM2_NLL = (2.355, 3.110, .136, .049, .063, .016, .027, .022, .024, .035, .058, .086, .037, .117, .053,
+               .087, .234, .055, .070, .092, .092, .080, .046, .141, .322, .032, .030, .078, .181, .040)
+"""Rise of the loss when one layer's attention is removed from SmolLM2-135M, in nats/token."""
+
+
+def recipe_of(text: str, **set_params: str) -> Recipe:
+    """The recipe in a text that is right."""
+    return recipe_from_text(text, "recipe.lbr", set_params).unwrap()
+
+
+def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL) -> dict[Request, Measurement]:
+    """All that the recipe needs: `nll` under `drop`, a third of it under other actions, a half for other metrics."""
+    requests, _ = requests_of(recipe, facts).unwrap()
+    return {request: Measurement(nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
+                                 * (1.0 if request.metric == "nll" else 0.5), 0.004, "nats/token", 8192, 8)
+            for request in requests}
+
+
+def plan_of(text: str, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL, joint: Loss | None = None,
+            contexts: tuple[int, ...] = (1024, 8192, 32768)) -> Plan:
+    """The plan of a recipe with the scores of `scores_for`."""
+    recipe = recipe_of(text)
+    scores = scores_for(recipe, facts, nll)
+    selection, found = select(recipe, facts, scores)
+    assert selection is not None, found
+    ref = ModelRef(source="HuggingFaceTB/SmolLM2-135M", digest="b968" * 16, family=facts.family, layers=facts.layers,
+                   dtype=facts.dtype, facts=asdict(facts))
+    on = MeasuredOn(data="builtin:pydoc", digest="41af" * 16, tokens=8192, seq=1024, fingerprint="7c" * 32)
+    return build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).unwrap()

@@ -50,8 +50,8 @@ Value = Quantity | str | bool | tuple[Any, ...]
 @dataclass(frozen=True)
 class World:
     """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is
-    None for a condition on the model, `joint` None while its loss is not measured, and `post` empty before there is a finished
-    model."""
+    None for a condition on the model, `joint` None while its loss is not measured, and `post` empty before there is a
+    finished model."""
 
     recipe: Recipe
     facts: ModelFacts

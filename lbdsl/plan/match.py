@@ -47,7 +47,11 @@ def match_rules(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request
         match, problems = _match(rule, known, world)
         matches.append(match)
         found += problems
-    diagnostics = tuple(dict.fromkeys(found))
+    # One score may be asked for by several rules; once is enough to say that it is missing.
+    once: dict[tuple[str, str], Diagnostic] = {}
+    for problem in found:
+        once.setdefault((problem.code, problem.message), problem)
+    diagnostics = tuple(once.values())
     return Diagnosed(None if diagnostics else tuple(match for match in matches if match is not None), diagnostics)
 
 

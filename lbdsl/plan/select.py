@@ -117,7 +117,8 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     layers = tuple(_layer(recipe, table, reasons, index) for index in range(facts.layers))
     sizes = dict(table.sizes)
     # `else` is about what is left, so nothing of it is ever shadowed.
-    lost = tuple(() if isinstance(rule.selector, ElseSelector) else table.lost[i] for i, rule in enumerate(recipe.rules))
+    lost = tuple(() if isinstance(rule.selector, ElseSelector) else shadowed
+                 for rule, shadowed in zip(recipe.rules, table.lost, strict=True))
     rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
     found = selection_findings(recipe, facts, matched.value, table) + tuple(_model_findings(recipe, facts, table))
     selection = Selection(layers, rules)

@@ -29,9 +29,9 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
     reconfigure = getattr(file, "reconfigure", None)
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
-    rich_terminal = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    console = Console(file=file, force_terminal=rich_terminal, no_color=not rich_terminal, highlight=False, emoji=False,
-                      color_system="auto" if rich_terminal else None, force_jupyter=False, force_interactive=rich_terminal,
+    lively = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    console = Console(file=file, force_terminal=lively, force_interactive=lively, force_jupyter=False,
+                      no_color=not lively, color_system="auto" if lively else None, highlight=False, emoji=False,
                       legacy_windows=False)
     console.width = width if width is not None else min(max(console.width, NARROWEST), WIDEST)
     return console

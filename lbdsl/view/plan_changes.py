@@ -69,8 +69,8 @@ def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
     parts = []
     if context is not None and layer.kv_bytes_before[context] != layer.kv_bytes_after[context]:
         was, becomes = layer.kv_bytes_before[context], layer.kv_bytes_after[context]
-        arrow = "->" if ascii_ else "→"
-        parts.append(f"KV@{tokens_text(int(context))} {bytes_text(was)} {arrow} {bytes_text(becomes) if becomes else '0'}")
+        left = bytes_text(becomes) if becomes else "0"
+        parts.append(f"KV@{tokens_text(int(context))} {bytes_text(was)} {'->' if ascii_ else '→'} {left}")
     saved = layer.params_after - layer.params_before
     if saved:
         parts.append(f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params")

@@ -1,0 +1,141 @@
+"""What a plan says: costs, asserts, status, losses, and its JSON."""
+
+from __future__ import annotations
+
+import pytest
+from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
+
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.build import build
+from lbdsl.plan.json import plan_json
+from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.select import select
+
+SMOL = smollm2_facts()
+REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts={})
+JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
+RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse swa(window=256, sinks=4)\n"
+
+
+def built(text: str, joint: Loss | None = JOINT, contexts=(1024, 8192, 32768)):
+    recipe = recipe_of(text)
+    scores = scores_for(recipe, SMOL)
+    selection = select(recipe, SMOL, scores).unwrap()
+    return build(recipe, SMOL, selection, scores, joint, REF, None, contexts, "0.1.0")
+
+
+def codes(found) -> list[str]:
+    return [d.code for d in found.diagnostics]
+
+
+def test_counts_and_costs():
+    plan = plan_of(RULES, SMOL, joint=JOINT)
+    assert plan.changes == {"keep": 4, "change": 19, "drop": 7}
+    assert plan.before.params == 134_515_008
+    assert plan.after.params == 134_515_008 - 7 * (576 * 64 * 24 + 576)
+    per_token = 2 * 3 * 64 * 2
+    assert plan.after.kv_bytes["8192"] == per_token * (4 * 8192 + 19 * 260)
+    assert plan.layers[5].removes == ("self_attn.", "input_layernorm.")
+    assert sum(layer.kv_bytes_after["8192"] for layer in plan.layers) == plan.after.kv_bytes["8192"]
+    assert plan.specs[3] == {"attn": "swa", "window": 256, "sinks": 4}
+    assert [plan.specs[i] for i in (0, 5)] == [{"attn": "full"}, {"attn": "none"}]
+
+
+@pytest.mark.parametrize(("line", "status", "code", "exit_code"), [
+    ("assert kv(8Ki) <= 50%", "pass", None, 0), ("assert kv(8Ki) <= 10%", "fail", "LB321", 5),
+    ("assert nll < 0.5", "pass", None, 0), ("assert kl < 0.3", "fail", "LB322", 5),
+    ("assert ppl_increase < 5%", "after healing", None, 0),
+])
+def test_asserts(line, status, code, exit_code):
+    found = built(RULES + line)
+    plan = found.value
+    assert [item.status for item in plan.asserts] == [status]
+    assert codes(found) == ([code] if code else []) + ["LB324"]
+    assert max(d.exit_code for d in found.diagnostics) == exit_code
+    assert plan.applyable is (code is None)
+    assert plan.errored is (code is not None)
+
+
+def test_a_failed_assert_says_what_the_value_is():
+    assert built(RULES + "assert kv(8Ki) <= 10%").diagnostics[0].message == (
+        "`assert kv(8Ki) <= 10%` fails: it is 27.6 MiB")
+
+
+def test_a_plan_that_is_not_measured_jointly_is_incomplete():
+    found = built(RULES + "assert nll < 0.5", joint=None)
+    assert found.value.asserts[0].status == "not measured"
+    assert (found.value.complete, found.value.applyable) == (False, False)
+    plan = built("layers all keep", joint=None).value
+    assert (plan.complete, plan.applyable) == (True, True)
+
+
+def test_requires_on_costs_is_judged_on_the_plan():
+    found = built("requires kv(8Ki) <= 10%\n" + RULES)
+    assert "LB320" in codes(found)
+    assert found.diagnostics[0].exit_code == 1
+    assert found.value.errored
+
+
+def test_changes_without_heal_and_assert_are_plain():
+    found = built(RULES)
+    assert found.diagnostics[-1].code == "LB325"
+    assert found.diagnostics[-1].message == "this plan changes 26 layers, heals nothing and gates nothing"
+    assert "LB325" not in codes(built(RULES + "heal { tokens = 1k }"))
+    assert "LB325" not in codes(built("layers all keep"))
+
+
+def test_contexts_beyond_the_positions():
+    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }")
+    beyond = [(d.severity.value, d.message) for d in found.diagnostics if d.code == "LB324"]
+    assert beyond == [("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
+                      ("note", "costs at 32Ki are computed, but this model has 8Ki positions")]
+    assert "LB324" not in codes(built(RULES, contexts=(1024, 8192)))
+
+
+def test_the_sum_needs_every_changed_layers_own_score():
+    plan = plan_of("lowest 4 by nll drop\nelse keep", SMOL, joint=JOINT)
+    assert plan.loss.sum == pytest.approx(sum(sorted(SMOLLM2_NLL)[:4]))
+    assert plan.loss.joint == 0.47
+    assert plan_of(RULES, SMOL, joint=JOINT).loss.sum is None
+    assert plan_of("lowest 4 by kl drop\nelse keep", SMOL, joint=JOINT).loss.sum is None
+
+
+def test_scores_that_were_not_asked_for_change_nothing():
+    recipe = recipe_of(RULES)
+    scores = scores_for(recipe, SMOL)
+    more = {**scores, Request("influence", "", 3): Measurement(0.5, 0.1, "1", 8, 2)}
+    plans = [build(recipe, SMOL, select(recipe, SMOL, some).unwrap(), some, JOINT, REF, None).unwrap()
+             for some in (scores, more)]
+    assert plans[0].digest == plans[1].digest
+
+
+def test_a_score_of_one_sequence_has_no_error():
+    recipe = recipe_of("where nll < 1 drop")
+    scores = {Request("nll", "drop", i): Measurement(0.1, float("nan"), "nats/token", 8, 1) for i in range(30)}
+    plan = build(recipe, SMOL, select(recipe, SMOL, scores).unwrap(), scores, JOINT, REF, None).unwrap()
+    assert plan.layers[0].scores["nll(drop)"].stderr is None
+
+
+def test_json_has_the_promised_fields():
+    value = plan_json(plan_of(RULES + "assert kv(8Ki) <= 50%", SMOL, joint=JOINT))
+    assert value["format_version"] == 1
+    assert set(value["recipe"]) >= {"name", "sha256"}
+    assert value["model"] | {"family": "llama", "layers": 30, "digest": "b968" * 16} == value["model"]
+    assert {key: value["layers"][3][key] for key in ("index", "attn", "mlp", "window", "sinks", "rules")} == {
+        "index": 3, "attn": "swa", "mlp": "full", "window": 256, "sinks": 4, "rules": {"mixer": 3, "ffn": None}}
+    assert value["layers"][5]["attn"] == "none"
+    assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
+    for side in ("before", "after"):
+        assert set(value[side]) >= {"params", "kv_bytes", "flops_per_token"}
+        assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
+    assert set(value["loss"]) >= {"joint", "joint_stderr", "sum"}
+    assert value["asserts"][0] == {"text": "kv(8Ki) <= 50%", "phase": "static", "status": "pass",
+                                   "value": value["after"]["kv_bytes"]["8192"]}
+    assert (value["changes"], value["complete"], value["applyable"], value["errored"]) == (
+        {"keep": 4, "change": 19, "drop": 7}, True, True, False)
+
+
+def test_a_native_window_is_counted_before_and_after():
+    facts = llama_facts(layers=4, native_window=64)
+    plan = plan_of("layers 0 swa(window=128)\nlayers 1 swa(window=16)\nelse keep", facts, joint=JOINT, contexts=(512,))
+    assert [layer.kv_bytes_after["512"] // facts.kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]

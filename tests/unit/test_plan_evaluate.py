@@ -1,0 +1,74 @@
+"""Values of expressions: units, shares, chains, texts and patterns."""
+
+from __future__ import annotations
+
+import pytest
+from plan_cases import recipe_of, smollm2_facts
+
+from lbdsl.plan.cost import base_cost, changed_cost
+from lbdsl.plan.evaluate import World, holds
+from lbdsl.plan.schema import Loss
+from lbdsl.recipe.schema import Arithmetic, Compare, CostOf, Fact, Logic, Not, Number, Text
+
+FACTS = smollm2_facts()
+
+
+def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
+    """Whether `assert condition` holds when the first `drops` layers lose their attention."""
+    recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert {condition}")
+    base = base_cost(FACTS)
+    actions = [recipe.rules[0].actions if i < drops else () for i in range(FACTS.layers)]
+    world = World(recipe, FACTS, cost=changed_cost(base, actions), base=base, joint=joint)
+    return holds(recipe.asserts[0].expr, world)
+
+
+@pytest.mark.parametrize(("condition", "truth"), [
+    ("kv(32Ki) <= 50%", True), ("kv(32Ki) < 50%", False), ("50% >= kv(32Ki)", True),
+    ("kv(8Ki) <= 90MiB", True), ("kv(8Ki) < 90MiB", False), ("40% <= kv(8Ki) <= 50%", True),
+    ("40% <= kv(8Ki) < 50%", False), ("params < 91%", True), ("params < 90%", False), ("params < 130M", True),
+    ("flops(1Ki) < 82%", True), ("kv(1Ki) + kv(8Ki) <= 50%", True), ("kv(8Ki) / kv(1Ki) == 8", True),
+    ("kv(8Ki) - kv(1Ki) < 80MiB", True), ("2 * kv(8Ki) <= 180MiB", True), ("not kv(8Ki) > 50%", True),
+    ("kv(8Ki) > 60% or params < 95%", True), ("kv(8Ki) > 60% and params < 95%", False), ("-params < 0", True),
+])
+def test_costs(condition, truth):
+    assert of_model(condition).unwrap() is truth
+
+
+def test_joint_losses():
+    loss = Loss(joint=0.4, joint_kl=0.3)
+    assert of_model("nll < 0.5 and kl < 0.31", joint=loss).unwrap() is True
+    assert of_model("nll < 0.4", joint=loss).unwrap() is False
+    assert [d.code for d in of_model("nll < 0.4").diagnostics] == ["LB323"]
+
+
+@pytest.mark.parametrize(("condition", "truth"), [
+    ('model.family in ["llama", "qwen3"]', True), ('model.family not in ["qwen3"]', True),
+    ('model.family == "llama"', True), ('model.family matches ~"l+.*"', True), ('model.family matches ~"lla"', False),
+    ("model.layers >= 24", True), ("model.layers in [28, 30]", True), ("20 < model.layers < 30", False),
+])
+def test_facts(condition, truth):
+    recipe = recipe_of(f"requires {condition}\nelse keep")
+    assert holds(recipe.requires[0].expr, World(recipe, FACTS)).unwrap() is truth
+
+
+def test_patterns_are_linear_time():
+    recipe = recipe_of("else keep")
+    hard = Compare(operands=(Text(value="a" * 5000 + "!"), Text(value=r"(\w+\.?)+$")), ops=("matches",))
+    assert holds(hard, World(recipe, FACTS)).unwrap() is False
+
+
+@pytest.mark.parametrize(("expr", "code"), [
+    (Compare(operands=(Text(value="a"), Text(value=r"(a)\1")), ops=("matches",)), "LB318"),
+    (Compare(operands=(Text(value="a"), Number(value=1)), ops=("<",)), "LB317"),
+    (Compare(operands=(Number(value=1), Number(value=1)), ops=("in",)), "LB317"),
+    (Compare(operands=(Fact(name="modules"), Number(value=1)), ops=("==",)), "LB317"),
+    (Compare(operands=(CostOf(name="kv", ctx=8), Number(value=1)), ops=("<",)), "LB317"),
+    (Arithmetic(operands=(Number(value=1), Number(value=0)), ops=("/",)), "LB317"),
+    (Not(operand=Number(value=1)), "LB317"),
+    (Number(value=1), "LB317"),
+    (Logic(op="or", operands=(Compare(operands=(Number(value=1), Number(value=2)), ops=("<",)), Number(value=3))), "LB317"),
+])
+def test_conditions_without_a_value(expr, code):
+    found = holds(expr, World(recipe_of("else keep"), FACTS))
+    assert found.value is None
+    assert [d.code for d in found.diagnostics] == [code]

@@ -1,0 +1,262 @@
+"""Which layer gets what: sets, conditions, rankings, `until`, and what is said when a recipe does not fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from plan_cases import SMOLLM2_NLL, llama_facts, recipe_of, scores_for, smollm2_facts
+
+from lbdsl.core.codes import code_for
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.select import select
+from lbdsl.recipe.schema import Recipe, Rule
+
+SMOL = smollm2_facts()
+
+
+def chosen(text: str, facts=SMOL, nll=SMOLLM2_NLL):
+    recipe = recipe_of(text)
+    return select(recipe, facts, scores_for(recipe, facts, nll))
+
+
+def claims(text: str, facts=SMOL) -> list[tuple[int, ...]]:
+    return [outcome.claims for outcome in chosen(text, facts).unwrap().rules]
+
+
+def codes(found) -> list[str]:
+    return [d.code for d in found.diagnostics]
+
+
+@pytest.mark.parametrize(("layers", "expected"), [
+    ("0-2, 5", (0, 1, 2, 5)), ("first 2, last 1", (0, 1, 29)), ("middle 4", (13, 14, 15, 16)),
+    ("every 10 from 3", (3, 13, 23)), ("first 10%", (0, 1, 2)), ("0-9 except first 8", (8, 9)),
+    ("all except 1-28", (0, 29)), ("0-9 and 5-12", (5, 6, 7, 8, 9)), ("not 1-29", (0,)),
+    ("lowest 3 by nll", (5, 7, 8)), ("highest 2 by nll or 4", (0, 1, 4)), ("last 3%", ()),
+])
+def test_layer_sets(layers, expected):
+    assert claims(f"layers {layers} drop\nelse keep")[0] == expected
+
+
+def test_first_match_wins_in_each_aspect():
+    selection = chosen("layers 3 drop\nlayers 3-4 keep\nelse swa(window=64)").unwrap()
+    third = {choice.aspect.value: choice.rule for choice in selection.layers[3].choices}
+    assert third == {"mixer": 1, "ffn": 2}
+    assert selection.rules[1].claims == (4,)
+    assert selection.rules[1].shadowed == (3,)
+    assert selection.rules[2].claims == (0, 1, 2, *range(5, 30))
+
+
+def test_the_quickstart_removes_21_attentions():
+    selection = chosen("layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)").unwrap()
+    assert len(selection.rules[1].claims) == 21
+    assert selection.rules[1].claims == tuple(i for i in range(4, 30) if SMOLLM2_NLL[i] < 0.1)
+    assert selection.rules[2].claims == (13, 16, 23, 24, 28)
+
+
+def test_ranking_floors_shares_and_breaks_ties_by_index():
+    facts = llama_facts(layers=7)
+    found = chosen("lowest 50% by nll drop\nelse keep", facts, [0.2] * 7)
+    assert found.unwrap().rules[0].claims == (0, 1, 2)
+    found = chosen("highest 2 by nll drop\nelse keep", facts, [0.1, 0.3, 0.3, 0.3, 0.1, 0.1, 0.1])
+    assert found.unwrap().rules[0].claims == (1, 2)
+
+
+def test_ranking_claimed_layers_warns_and_of_rest_does_not():
+    found = chosen("layers 5 keep\nlowest 2 by nll drop\nelse keep")
+    assert codes(found) == ["LB308"]
+    assert "1 of 2 claimed by rule 1" in found.diagnostics[0].message
+    assert "of rest" in found.diagnostics[0].help[0]
+    assert found.diagnostics[0].fix.edits[0].text == "2 of rest"
+    found = chosen("layers 5 keep\nlowest 2 of rest by nll drop\nelse keep")
+    assert codes(found) == []
+    assert found.unwrap().rules[1].claims == (7, 8)
+
+
+def test_reasons_name_score_place_and_because():
+    selection = chosen('layers 0 keep because "sinks form here"\nlowest 2 by nll drop\nwhere kl < 0.02 drop').unwrap()
+    assert selection.layers[0].reason == "layers 0; sinks form here"
+    assert selection.layers[7].reason == "nll(drop) +0.022: 2nd lowest of 30"
+    assert selection.layers[9].reason == "kl(drop) +0.0175: kl < 0.02"
+    assert selection.layers[1].reason == "no rule claims it"
+
+
+# Only what can matter is asked for -----------------------------------------------------------------------------------
+
+
+def requested(text: str, facts=SMOL) -> set[int]:
+    return {request.layer for request in requests_of(recipe_of(text), facts).unwrap()[0]}
+
+
+@pytest.mark.parametrize(("text", "layers"), [
+    ("layers 0-3 keep\nwhere nll < 0.1 drop", set(range(4, 30))),
+    ("layers 0-3 keep\nlowest 2 of rest by nll drop", set(range(4, 30))),
+    ("layers 0-3 keep\nlowest 2 by nll drop", set(range(30))),
+    ("layers 0-3 keep\nlayers lowest 2 by nll drop", set(range(30))),
+    ("layers 0-3 drop\nwhere nll < 0.1 keep", set(range(30))),
+    ("layers 5-9 where nll < 0.1 drop", set(range(5, 10))),
+    ("layers all keep\nwhere nll < 0.1 drop", set()),
+])
+def test_requests(text, layers):
+    assert requested(text) == layers
+
+
+def test_sensitivity_is_asked_as_the_metric_it_stands_for():
+    requests, actions = requests_of(recipe_of("measure { metric = kl }\nwhere sensitivity < 1 drop"), SMOL).unwrap()
+    assert requests[0] == Request("kl", "drop", 0)
+    assert actions["drop"].kind == "drop"
+
+
+# Errors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "code", "message", "help"), [
+    ("layers 20-40 drop", "LB300", "layers 30-40 do not exist", "`20-29`"),
+    ("layers 40 drop", "LB300", "layer 40 does not exist", "the model has 30 layers, 0-29"),
+    ("layers first 31 drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
+    ("lowest 31 by nll drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
+    ("layers every 2 from 30 drop", "LB303", "`every 2 from 30` selects none of the 30 layers", "the layers are 0-29"),
+    ("requires model.layers >= 99\nlayers 0 drop", "LB320", "the recipe requires `model.layers >= 99`", "30 layers"),
+])
+def test_a_recipe_that_does_not_fit(text, code, message, help):
+    found = requests_of(recipe_of(text), SMOL)
+    assert [(d.code, d.message) for d in found.diagnostics] == [(code, message)]
+    assert help in found.diagnostics[0].help[0]
+    assert found.diagnostics[0].span is not None
+    assert codes(select(recipe_of(text), SMOL, {})) == [code]
+
+
+def test_every_misfit_is_found_in_one_run():
+    text = "layers 20-40 drop\nlayers 50 keep\nlowest 99 by nll drop"
+    assert codes(requests_of(recipe_of(text), SMOL)) == ["LB300", "LB300", "LB302"]
+
+
+def test_a_range_too_long_is_fixed_at_the_last_layer():
+    recipe = recipe_of("layers 20-40 drop")
+    edit = requests_of(recipe, SMOL).diagnostics[0].fix.edits[0]
+    assert recipe.text[: edit.span.start] + edit.text + recipe.text[edit.span.end:] == "layers 20-29 drop"
+
+
+def test_reversed_ranges_are_errors_when_made_by_hand():
+    interval = {"node": "interval", "first": 9, "last": 4}
+    rule = Rule(number=1, selector={"node": "layers", "layers": interval}, actions=({"kind": "drop"},), text="x")
+    found = select(Recipe(rules=(rule,), path="x", text="", sha256=""), SMOL, {})
+    assert [(d.code, d.help[0]) for d in found.diagnostics] == [("LB301", "`4-9`")]
+
+
+def test_two_actions_on_one_aspect_are_errors_when_made_by_hand():
+    rule = Rule(number=1, selector={"node": "else"}, actions=({"kind": "drop"}, {"kind": "swa", "window": 8}), text="x")
+    assert codes(select(Recipe(rules=(rule,), path="x", text="", sha256=""), SMOL, {})) == ["LB316"]
+
+
+@pytest.mark.parametrize(("value", "code"), [(None, "LB304"), (math.nan, "LB306"), (math.inf, "LB306")])
+@pytest.mark.parametrize("text", ["where nll < 0.1 drop", "lowest 3 by nll drop", "layers lowest 3 by nll drop",
+                                  "where nll < 0.1 or 1 < 2 drop", "where not nll < 0.1 drop"])
+def test_a_missing_or_nan_score_is_an_error(text, value, code):
+    recipe = recipe_of(text)
+    scores = scores_for(recipe, SMOL)
+    request = Request("nll", "drop", 4)
+    scores = {key: score for key, score in scores.items() if key != request}
+    if value is not None:
+        scores[request] = Measurement(value, 0.0, "nats/token", 8, 1)
+    found = select(recipe, SMOL, scores)
+    assert found.value is None
+    assert codes(found) == [code]
+    assert "layer 4" in found.diagnostics[0].message
+
+
+def test_division_by_zero_is_an_error():
+    assert codes(chosen("where nll / (model.layers - 30) < 1 drop"))[0] == "LB317"
+
+
+# Warnings ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shadowed_rule_names_who_claimed():
+    found = chosen("layers 0-9 keep\nlayers 2-4 drop\nelse keep")
+    assert codes(found) == ["LB307"]
+    assert "shadowed: 3 of 3 claimed by rule 1" in found.diagnostics[0].message
+    assert found.diagnostics[0].labels[0].text == "claims layers 2-4"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("where nll < 0 drop\nelse keep", ["LB310"]),
+    ("lowest 1% by nll drop\nelse keep", ["LB310"]),
+    ("layers 0-27 keep\nlowest 5 of rest by nll drop", ["LB309"]),
+    ("layers 0-27 keep", ["LB311"]),
+    ("layers all keep\nlowest of rest by nll until kv(8Ki) <= 100% drop", ["LB313"]),
+])
+def test_findings(text, expected):
+    assert codes(chosen(text)) == expected
+
+
+def test_unclaimed_layers_are_named_and_kept():
+    found = chosen("layers 1-4, 6 drop")
+    assert found.diagnostics[0].message == "no rule claims layers 0, 5, 7-29, kept as they are"
+    assert found.unwrap().layers[5].changing == ()
+
+
+# until ---------------------------------------------------------------------------------------------------------------
+
+
+def test_until_takes_the_smallest_count():
+    selection = chosen("layers 0-1 keep\nlowest of rest by nll until kv(32Ki) <= 50% drop\nelse keep").unwrap()
+    assert selection.rules[1].taken == 15
+    assert selection.rules[1].claims == tuple(sorted(sorted(range(2, 30), key=lambda i: SMOLLM2_NLL[i])[:15]))
+
+
+def test_until_sees_the_later_rules():
+    text = "lowest of rest by nll until kv(32Ki) <= 50% drop\nlayers 0-9 swa(window=64)\nelse keep"
+    # The windows leave a little more than nothing of layers 0-9, so six of the twenty others must go; the twelve with
+    # the lowest scores are the first that hold six of them.
+    selection = chosen(text).unwrap()
+    assert selection.rules[0].taken == 12
+    assert len([layer for layer in selection.layers if not layer.changing]) == 14
+
+
+def test_until_need_not_be_monotone():
+    # Later layers are dropped only while this rule leaves them: a bound from below holds at k = 0 or never again.
+    text = "lowest of rest by nll until kv(8Ki) >= 40% keep\nelse drop"
+    assert chosen(text).unwrap().rules[0].taken == 12
+
+
+def test_two_untils():
+    text = ("lowest of rest by nll until kv(32Ki) <= 80% swa(window=64)\n"
+            "lowest of rest by nll until params <= 97% drop\nelse keep")
+    selection = chosen(text).unwrap()
+    sizes = [outcome.taken for outcome in selection.rules]
+    assert sizes[1] == 5  # 3 % of 134.5 M over 0.885 M a layer
+    assert sizes[0] == 2  # five of six fifths are already gone
+
+
+def test_until_unmet_says_best_and_binding():
+    found = chosen("layers first 3 keep\nlowest of rest by nll until kv(32Ki) <= 1% drop\nelse keep")
+    assert codes(found) == ["LB312"]
+    assert code_for("LB312").exit_code == 5
+    problem = found.diagnostics[0]
+    assert problem.message == "`kv(32Ki) <= 1%` cannot be met: every count from 0 to 27 was tried"
+    assert problem.help == ("best: 10.0 % with 27 layers",
+                            "binding: rule 1, `layers first 3 keep`: 3 layers with 100 % of what is left")
+    assert problem.labels[0].span.text.startswith("layers first 3")
+
+
+def test_too_many_untils():
+    rule = "lowest of rest by nll until kv(8Ki) <= 50% drop\n"
+    found = chosen(rule * 4)
+    assert codes(found) == ["LB314"]
+
+
+def test_two_untils_on_eighty_layers_try_three_thousand_plans():
+    facts = llama_facts(layers=80)
+    text = ("layers 0 keep\nlowest of rest by nll until kv(512) <= 95% swa(window=64)\n"
+            "lowest of rest by nll until kv(512) <= 1% drop\nelse keep")
+    assert codes(chosen(text, facts, [1 / (i + 1) for i in range(80)])) == ["LB312"]
+
+
+def test_digest_is_of_what_changes_only():
+    one = chosen("layers 3 drop\nelse keep").unwrap()
+    other = chosen("layers 0-2 keep\nlayers 3, 3 drop").unwrap()
+    assert one.digest == other.digest
+    assert one.specs(SMOL) == {3: {"attn": "none"}}
+    assert one.digest != chosen("layers 4 drop\nelse keep").unwrap().digest
