@@ -20,8 +20,8 @@ def recipe(lines: int = 100) -> str:
     text = ['recipe "speed"', "param $window: tokens in 64..8Ki = 256", "group @core = first 2, last 1",
             "layers @core keep", "heal { tokens = 200k; loss = kl + 0.1 * hidden }", "assert kv(32Ki) <= 50%"]
     for number in range(lines - len(text) - 1):
-        text.append(f"layers {3 * number}-{3 * number + 2} where nll < 0.{number + 1} and kl(swa(window=$window)) < 0.2 "
-                    f'swa(window={64 + number}, sinks=4) because "rule {number}"')
+        text.append(f"layers {3 * number}-{3 * number + 2} where nll < 0.{number + 1} and kl(swa(window=$window)) < 0.2"
+                    f' swa(window={64 + number}, sinks=4) because "rule {number}"')
     return "\n".join([*text, "else keep"]) + "\n"
 
 

@@ -57,7 +57,8 @@ def test_mangled_recipes(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
         end = min(len(text), start + data.draw(st.integers(0, 6)))
-        text = text[:start] + data.draw(st.sampled_from([*WORDS, "", " ", "\n", "\0", "é", "\u202e", "\r"])) + text[end:]
+        new = data.draw(st.sampled_from([*WORDS, "", " ", "\n", "\0", "é", "\u202e", "\r"]))
+        text = text[:start] + new + text[end:]
     check(text)
 
 

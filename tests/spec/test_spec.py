@@ -18,8 +18,8 @@ from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
 HERE = Path(__file__).parent
-BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>.*?)^```\n\n```text\n(?P<expected>.*?)^```\n",
-                   re.M | re.S)
+BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>.*?)^```\n\n"
+                   r"```text\n(?P<expected>.*?)^```\n", re.M | re.S)
 
 
 def _cases() -> list[pytest.ParameterSet]:

@@ -135,8 +135,9 @@ def test_sensitivity_is_the_measure_blocks_metric_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(("declared", "given", "value"), [
-    ("tokens", "8Ki", 8192), ("tokens", "10 tokens", 10), ("int", "-3", -3), ("float", "1e-3", 1e-3), ("ratio", "5%", 0.05),
-    ("ratio", "0.5", 0.5), ("bytes", "1GiB", 2**30), ("bool", "true", True), ("str", "a b = c", "a b = c"),
+    ("tokens", "8Ki", 8192), ("tokens", "10 tokens", 10), ("int", "-3", -3), ("float", "1e-3", 1e-3),
+    ("ratio", "5%", 0.05), ("ratio", "0.5", 0.5), ("bytes", "1GiB", 2**30),
+    ("bool", "true", True), ("str", "a b = c", "a b = c"),
     ("str", '"a"', "a"), ("tokens", "2 * 128", 256),
 ])
 def test_set_values_are_read_by_the_declared_type(declared: str, given: str, value: object) -> None:
@@ -146,8 +147,8 @@ def test_set_values_are_read_by_the_declared_type(declared: str, given: str, val
 
 
 @pytest.mark.parametrize(("declared", "given"), [
-    ("tokens", "0.5"), ("tokens", "1GiB"), ("int", "5%"), ("int", "true"), ("bool", "1"), ("int", ""), ("int", "1\nelse drop"),
-    ("int", "$y"), ("float", "1e999"), ("int", "("), ("int", '"1"'), ("ratio", "2MB"),
+    ("tokens", "0.5"), ("tokens", "1GiB"), ("int", "5%"), ("int", "true"), ("bool", "1"), ("int", ""),
+    ("int", "1\nelse drop"), ("int", "$y"), ("float", "1e999"), ("int", "("), ("int", '"1"'), ("ratio", "2MB"),
 ])
 def test_set_values_of_another_type_are_refused(declared: str, given: str) -> None:
     found = recipe_from_text(f"param $x: {declared} = 1\nelse keep".replace(" = 1", ""), "t", {"x": given})

@@ -25,8 +25,9 @@ def test_arguments_and_settings_keep_key_and_value_spans() -> None:
 
 @pytest.mark.parametrize(("text", "value", "unit"), [
     ("4Ki", 4096, Unit.NONE), ("10M", 10**7, Unit.NONE), ("10M tokens", 10**7, Unit.TOKENS),
-    ("512 tokens", 512, Unit.TOKENS), ("2GiB", 2**31, Unit.BYTES), ("2GB", 2 * 10**9, Unit.BYTES), ("7B", 7, Unit.BYTES),
-    ("50%", 0.5, Unit.RATIO), ("0.5%", 0.005, Unit.RATIO), ("1.5k", 1500, Unit.NONE), ("1e-3", 1e-3, Unit.NONE),
+    ("512 tokens", 512, Unit.TOKENS), ("2GiB", 2**31, Unit.BYTES), ("2GB", 2 * 10**9, Unit.BYTES),
+    ("7B", 7, Unit.BYTES), ("50%", 0.5, Unit.RATIO), ("0.5%", 0.005, Unit.RATIO),
+    ("1.5k", 1500, Unit.NONE), ("1e-3", 1e-3, Unit.NONE),
     ("0.25", 0.25, Unit.NONE), ("0.5Ki tokens", 512, Unit.TOKENS),
 ])
 def test_numbers(text: str, value: float, unit: Unit) -> None:
@@ -54,7 +55,8 @@ def test_a_newline_that_ends_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "else keep\nelse drop", "layers 3 keep\nlowest 2 by nll drop", "else keep;;\n;else drop", "else keep # a\n\n# b\nelse drop",
+    "else keep\nelse drop", "layers 3 keep\nlowest 2 by nll drop", "else keep;;\n;else drop",
+    "else keep # a\n\n# b\nelse drop",
 ])
 def test_a_newline_or_semicolon_that_ends_a_statement(text: str) -> None:
     assert len(statements(text)) == 2
