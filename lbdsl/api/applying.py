@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lbdsl.plan.gate import gate_of, judges
 from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import Planned, data_folder, fingerprint_of
+from lbdsl.api.planning import Planned, data_folder
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
@@ -139,7 +139,7 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
     bench = Workbench(model or plan.model.source, options, progress)
     recipe, found = _recipe_of(plan, set_params or {})
     stale = staleness(plan, recipe_sha256=recipe.sha256, params=recipe.params, model_digest=bench.digest,
-                      lbdsl_version=VERSION, fingerprint=_fingerprint_now(plan, recipe, bench))
+                      lbdsl_version=VERSION, data_digest=_calibration_digest(plan, recipe, bench))
     if stale:
         raise LbdslError(stale)
     planned = Planned(plan, (), found, recipe, bench)
@@ -164,16 +164,16 @@ def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple
     return recipe, (note("LB472", f"{plan.recipe.path} is not here; the recipe in the plan is used"),)
 
 
-def _fingerprint_now(plan: Plan, recipe: Recipe, bench: Workbench) -> str | None:
+def _calibration_digest(plan: Plan, recipe: Recipe, bench: Workbench) -> str | None:
+    """Of the text that scores were taken on, as it is now; None when the plan needed none."""
     if plan.measured_on is None:
         return None
     from lbdsl.data.blocks import token_blocks
     from lbdsl.data.split import Part
 
     wanted = plan.measure
-    blocks = token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
-                          base_dir=data_folder(recipe.path), offline=bench.options.offline)
-    return fingerprint_of(bench, blocks.digest)
+    return token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
+                        base_dir=data_folder(recipe.path), offline=bench.options.offline).digest
 
 
 def _heal_blocks(plan: Plan, bench: Workbench):

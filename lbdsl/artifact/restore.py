@@ -8,6 +8,7 @@ from typing import Any
 from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import weight_hashes
 from lbdsl.core.diagnostic import fail
+from lbdsl.model.quiet import quiet_transformers
 
 
 def check_weights(folder: Path, record: Record) -> None:
@@ -24,10 +25,9 @@ def load_artifact(folder: Path, *, device: Any, dtype: Any = "auto") -> Any:
     """The saved model in eval mode, through transformers' own loading, with the installed runtime instead of the copy
     of its code in the folder."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
     return model.to(device).eval()

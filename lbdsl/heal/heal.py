@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.model.quiet import quiet_transformers
 from lbdsl.recipe.schema import Heal, Lora
 
 POINTS = 40
@@ -100,7 +101,8 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
                           args=args, train_dataset=BlockDataset(ids_SN), callbacks=[callback])
     _only_our_output(trainer)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted
     report = HealReport(steps=steps, tokens=steps * tokens_per_step, passes=passes,

@@ -28,6 +28,8 @@ def to_hybrid(model: Any) -> Any:
     values = {key: value for key, value in model.config.to_dict().items()
               if key not in ("model_type", "architectures", "auto_map", "transformers_version")}
     config = config_class(**values)
+    # Where the base came from is in lbdsl.json; libraries that find a name here look for its files, even on a hub.
+    config._name_or_path = ""
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
         hybrid = model_class(config)

@@ -1,0 +1,156 @@
+"""From a recipe to an artifact on a tiny model, by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import lbdsl.hf  # noqa: F401
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import check_weights
+from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from tests.hybrid_cases import cache_of
+from tests.tiny_model import RECIPE
+
+
+def test_apply_makes_a_whole_artifact_that_keeps_the_plan(workplace: Path, lbdsl) -> None:
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "x.lbplan", "--ctx", "100", "--json").code == 0
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 0, done.err
+    record = read_record(workplace / "out").unwrap()
+    check_weights(workplace / "out", record)
+    assert record.status == "accepted"
+    assert not (workplace / "out.lbdsl-work").exists()
+    plan = record.plan
+    assert plan.changes == {"keep": 2, "change": 2, "drop": 2}
+
+    model = AutoModelForCausalLM.from_pretrained("out").eval()
+    assert sum(p.numel() for p in model.parameters()) == plan.after.params
+    ids = torch.randint(0, 256, (1, 100))
+    with torch.no_grad():
+        cache = cache_of(model(input_ids=ids, use_cache=True))
+    assert cache_storage_bytes(cache) == plan.after.kv_bytes["100"]
+
+    assert record.heal["tokens"] == 2048
+    assert record.evaluation["tokens"] == 8 * 63
+    assert {item.text: item.status for item in record.asserts} == {
+        "kv(1Ki) <= 80%": "pass", "ppl_increase < 300%": "pass"}
+    card = (workplace / "out" / "README.md").read_text()
+    assert "lowest 2 of rest by sensitivity drop" in card
+    assert f"{record.evaluation['perplexity']['artifact']:.2f}" in card
+    for name in ("healing.png", "tokenizer.json", "generation_config.json", "modeling_lbdsl_llama.py"):
+        assert (workplace / "out" / name).is_file(), name
+
+
+def test_apply_again_is_a_no_op_and_another_output_is_refused(workplace: Path, lbdsl) -> None:
+    first = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal")
+    assert first.code == 0, first.err
+    before = (workplace / "out" / "lbdsl.json").read_bytes()
+    again = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal")
+    assert again.code == 0
+    assert "up to date" in again.err
+    assert (workplace / "out" / "lbdsl.json").read_bytes() == before
+
+    other = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal", "--set", "window=8")
+    assert other.code == 1
+    assert "LB460" in other.err
+    forced = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal", "--set", "window=8", "--force")
+    assert forced.code == 0, forced.err
+    assert (workplace / "out.old" / "lbdsl.json").read_bytes() == before
+    record = read_record(workplace / "out").unwrap()
+    assert record.plan.recipe.set_params == ("window",)
+    assert record.no_heal
+    assert record.heal is None
+    windows = {layer.spec.get("window") for layer in record.plan.layers}
+    assert windows == {None, 8}
+
+
+def test_a_failed_gate_sets_the_result_aside(workplace: Path, lbdsl) -> None:
+    (workplace / "strict.lbr").write_text(RECIPE.replace("ppl_increase < 300%", "agreement > 99.9%"))
+    done = lbdsl("apply", "strict.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 4
+    assert "LB468" in done.err
+    assert not (workplace / "out").exists()
+    record = read_record(workplace / "out.rejected").unwrap()
+    assert record.status == "rejected"
+    assert "**Rejected.**" in (workplace / "out.rejected" / "README.md").read_text()
+
+
+def test_a_static_assert_that_fails_ends_in_the_plan(workplace: Path, lbdsl) -> None:
+    (workplace / "small.lbr").write_text(RECIPE.replace("kv(1Ki) <= 80%", "kv(1Ki) <= 1%"))
+    assert lbdsl("plan", "small.lbr", "model").code == 5
+    assert lbdsl("apply", "small.lbr", "model", "--yes", "-o", "out").code == 5
+    assert not (workplace / "out").exists()
+
+
+def test_off_a_terminal_apply_wants_yes(workplace: Path, lbdsl) -> None:
+    done = lbdsl("apply", "tiny.lbr", "model", "-o", "out")
+    assert done.code == 2
+    assert "--yes" in done.err
+    assert not (workplace / "out").exists()
+
+
+def test_eval_and_show_read_the_artifact(workplace: Path, lbdsl) -> None:
+    assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes").code == 0
+    record = read_record(workplace / "out").unwrap()
+    judged = lbdsl("eval", "out", "--json", "--quiet")
+    assert judged.code == 0, judged.err
+    result = json.loads(judged.out)
+    # The same text, the same weights: the same numbers as when it was saved.
+    assert result["perplexity"] == pytest.approx(record.evaluation["perplexity"], rel=1e-6)
+    assert result["asserts"][1]["status"] == "pass"
+    shown = lbdsl("show", "out")
+    assert shown.code == 0
+    assert "perplexity" in shown.out
+    assert json.loads(lbdsl("show", "out", "--json").out)["status"] == "accepted"
+    assert lbdsl("inspect", "out", "--json").code == 0
+
+    again = lbdsl("plan", "tiny.lbr", "out")
+    assert again.code == 1
+    assert "LB467" in again.err
+
+
+def test_an_edited_artifact_is_refused(workplace: Path, lbdsl) -> None:
+    assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
+    shutil.copytree("out", "edited")
+    content = json.loads(Path("edited/lbdsl.json").read_text())
+    content["evaluation"]["kl"] = 0.0
+    Path("edited/lbdsl.json").write_text(json.dumps(content))
+    done = lbdsl("eval", "edited")
+    assert done.code == 6
+    assert "LB465" in done.err
+    weights = Path("out/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    done = lbdsl("eval", "out")
+    assert done.code == 6
+    assert "changed after it was saved" in done.err
+
+
+def test_plan_exit_codes_and_json(workplace: Path, lbdsl) -> None:
+    done = lbdsl("plan", "tiny.lbr", "model", "--json", "--detailed-exitcode", "--quiet")
+    assert done.code == 10
+    plan = json.loads(done.out)
+    assert plan["complete"]
+    assert plan["applyable"]
+    assert plan["loss"]["joint"] is not None
+    assert [layer["index"] for layer in plan["layers"]] == list(range(6))
+    (workplace / "keep.lbr").write_text("else keep\n")
+    assert lbdsl("plan", "keep.lbr", "model", "--detailed-exitcode").code == 0
+
+
+def test_an_all_kept_artifact_is_the_base_bit_for_bit(workplace: Path, lbdsl) -> None:
+    (workplace / "keep.lbr").write_text("else keep\n")
+    done = lbdsl("apply", "keep.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    ids = torch.randint(0, 256, (2, 50))
+    with torch.no_grad():
+        ours = AutoModelForCausalLM.from_pretrained("out").eval()(input_ids=ids).logits
+        theirs = AutoModelForCausalLM.from_pretrained("model").eval()(input_ids=ids).logits
+    assert torch.equal(ours, theirs)

@@ -1,0 +1,75 @@
+"""A saved plan is applied exactly, or refused with exit code 3 naming what changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def planned(workplace: Path, tiny_folder: Path, lbdsl) -> Path:
+    (workplace / "model").unlink()
+    shutil.copytree(tiny_folder, workplace / "model")
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "x.lbplan").code == 0
+    return workplace
+
+
+def refused(done, *words: str) -> None:
+    assert done.code == 3, done.err
+    for word in words:
+        assert word in done.err
+    assert not Path("out").exists()
+
+
+def test_one_flipped_byte_of_the_weights(planned: Path, lbdsl) -> None:
+    weights = planned / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(bytes(data))
+    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "model")
+
+
+def test_an_edited_recipe(planned: Path, lbdsl) -> None:
+    recipe = planned / "tiny.lbr"
+    recipe.write_text(recipe.read_text() + "# a word more\n")
+    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "recipe")
+    recipe.write_text("layers 0-\n")
+    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "recipe")
+
+
+def test_another_value_of_a_parameter(planned: Path, lbdsl) -> None:
+    refused(lbdsl("apply", "x.lbplan", "-o", "out", "--set", "window=32"), "$window", "16", "32")
+
+
+def test_another_version(planned: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbdsl.api.applying.VERSION", "9.9.9")
+    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "9.9.9", "0.1.0")
+
+
+def test_other_calibration_text(planned: Path, lbdsl) -> None:
+    text = planned / "text.txt"
+    text.write_text("\n\n".join(f"Paragraph {i}: " + "many words " * 60 for i in range(200)))
+    recipe = planned / "tiny.lbr"
+    recipe.write_text(recipe.read_text().replace('measure { data = "builtin:pydoc"', 'measure { data = "text.txt"'))
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan").code == 0
+    text.write_text(text.read_text().replace("many words", "more words"))
+    refused(lbdsl("apply", "y.lbplan", "-o", "out"), "calibration text")
+
+
+def test_an_edited_plan(planned: Path, lbdsl) -> None:
+    plan = planned / "x.lbplan"
+    plan.write_text(plan.read_text().replace('"tokens":2048', '"tokens":4096'))
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 6
+    assert not Path("out").exists()
+
+
+def test_the_plan_goes_on_without_its_recipe_file_and_with_a_moved_model(planned: Path, lbdsl) -> None:
+    (planned / "tiny.lbr").unlink()
+    (planned / "model").rename(planned / "elsewhere")
+    assert lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal").code == 1
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal", "--model", "elsewhere")
+    assert done.code == 0, done.err
+    assert "LB472" in done.err
