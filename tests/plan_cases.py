@@ -46,14 +46,18 @@ def recipe_of(text: str, **set_params: str) -> Recipe:
 def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL) -> dict[Request, Measurement]:
     """All that the recipe needs: `nll` under `drop`, a third of it under other actions, a half for other metrics."""
     requests, _ = requests_of(recipe, facts).unwrap()
-    return {request: Measurement(nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
-                                 * (1.0 if request.metric == "nll" else 0.5), 0.004, "nats/token", 8192, 8)
-            for request in requests}
+    scores = {}
+    for request in requests:
+        value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
+        value *= 1.0 if request.metric == "nll" else 0.5
+        unit = "1" if request.metric == "influence" else "nats/token"
+        scores[request] = Measurement(value, 0.004, unit, 8192, 8)
+    return scores
 
 
 def plan_of(text: str, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL, joint: Loss | None = None,
             contexts: tuple[int, ...] = (1024, 8192, 32768)) -> Plan:
-    """The plan of a recipe with the scores of `scores_for`."""
+    """The plan of a recipe with the scores of `scores_for`, also when an assert fails."""
     recipe = recipe_of(text)
     scores = scores_for(recipe, facts, nll)
     selection, found = select(recipe, facts, scores)
@@ -61,4 +65,6 @@ def plan_of(text: str, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL, jo
     ref = ModelRef(source="HuggingFaceTB/SmolLM2-135M", digest="b968" * 16, family=facts.family, layers=facts.layers,
                    dtype=facts.dtype, facts=asdict(facts))
     on = MeasuredOn(data="builtin:pydoc", digest="41af" * 16, tokens=8192, seq=1024, fingerprint="7c" * 32)
-    return build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).unwrap()
+    plan = build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value
+    assert plan is not None
+    return plan

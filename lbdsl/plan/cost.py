@@ -144,13 +144,6 @@ def plan_cost(facts: ModelFacts, plan: Plan) -> ModelCost:
     return changed_cost(base_cost(facts), [[planned.action for planned in layer.actions] for layer in plan.layers])
 
 
-def decode_bound(facts: ModelFacts, plan: Plan, machine: MachineConstants, ctx: int, batch: int) -> float:
-    """The most that decoding can gain at one context and batch: tokens a second after over before. NaN when the base
-    model does not fit into the machine's memory."""
-    was = base_cost(facts).tokens_per_second(machine, ctx, batch)
-    return plan_cost(facts, plan).tokens_per_second(machine, ctx, batch) / was if was > 0 else float("nan")
-
-
 def decode_bounds(before: ModelCost, after: ModelCost, machine: MachineConstants, cells: Iterable[tuple[int, int]],
                   ) -> tuple[Speed, ...]:
     """Upper bounds on the decode gain at each (context, batch); cells in which the base does not fit are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.cost import base_cost, plan_cost
@@ -33,7 +34,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Mapping[
 def _result(assertion: Assertion, known: AssertResult, world: World) -> AssertResult:
     if assertion.phase is not Phase.POST:
         return known
-    status = "pass" if holds(assertion.expr, world).unwrap() else "fail"
+    status: Literal["pass", "fail"] = "pass" if holds(assertion.expr, world).unwrap() else "fail"
     return AssertResult(text=assertion.text, phase="post", status=status, value=_value(assertion, world))
 
 

@@ -130,14 +130,14 @@ class _Reader:
     def _binding(self, cost: CostOf, table: Table, own: int) -> tuple[Rule | None, int, float] | None:
         """The rule whose layers cost most of what the best plan still costs, this one only if there is no other."""
         model = self._cost(table)
-        parts: dict[int | None, list[float]] = {}
+        parts: dict[int | None, list[int]] = {}
         for layer in range(self.facts.layers):
             claim = next(iter(table.claims.values()))[layer]
             parts.setdefault(claim.rule if claim else None, []).append(_layer_cost(cost, model, layer))
         total = sum(cost for costs in parts.values() for cost in costs)
         if not total:
             return None
-        others = {rule: costs for rule, costs in parts.items() if rule != own and sum(costs)} or parts
+        others = {rule: costs for rule, costs in parts.items() if rule != own and any(costs)} or parts
         rule = max(others, key=lambda key: sum(others[key]))
         return self.recipe.rules[rule] if rule is not None else None, len(others[rule]), sum(others[rule]) / total
 

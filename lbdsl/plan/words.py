@@ -25,8 +25,8 @@ def ordinal(n: int) -> str:
 
 
 def score_text(value: float) -> str:
-    """A score with its sign, to four significant digits: `+0.016`."""
-    return f"{value:+.4g}"
+    """A score with its sign, to three significant digits: `+0.016`."""
+    return f"{value:+.3g}"
 
 
 def plural(count: int, one: str) -> str:

@@ -94,7 +94,8 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         rows.append(Row(label, [" " if value is None else scale.mark(value) for value in values],
                         ["cyan"] * len(values)))
         unit = next(layer.scores[key].unit for layer in plan.layers if key in layer.scores)
-        legends.append(f"{label}: {key}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
+        name = label if label == key else f"{label}: {key}"
+        legends.append(f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
                        f"{'' if unit == '1' else ' ' + unit}, logarithmic"
                        + (", blank: not needed" if len(known) < len(values) else ""))
     yield from strip_lines(rows, width)

@@ -55,26 +55,26 @@ def _some(changed: list[LayerPlan]) -> list[LayerPlan]:
 def _becomes(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
     gone = [name for part, name in (("attn", "attention"), ("mlp", "MLP")) if layer.spec.get(part) == "none"]
     rest = [planned.action.text() for planned in layer.actions if not planned.action.keeps]
+    saved = layer.params_after - layer.params_before
+    params = f", {'+' if saved > 0 else '-'}{count_text(abs(saved))} params" if saved else ""
     if gone:
-        return f"{' and '.join(gone)} dropped"
+        return f"{' and '.join(gone)} dropped{params}"
     windows = plan.model.facts.get("native_window") or ()
     own = windows[layer.index] if layer.index < len(windows) else None
     was = "full" if own is None else f"window {own}"
-    return f"{was} {'->' if ascii_ else '→'} {' + '.join(dict.fromkeys(rest))}"
+    return f"{was} {'->' if ascii_ else '→'} {' + '.join(dict.fromkeys(rest))}{params}"
 
 
 def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
-    """`KV@8Ki 6.00 MiB -> 195.0 KiB  -0.88 M params`: what is left out does not change."""
-    context = str(8192 if 8192 in plan.contexts else plan.contexts[0]) if plan.contexts else None
-    parts = []
-    if context is not None and layer.kv_bytes_before[context] != layer.kv_bytes_after[context]:
-        was, becomes = layer.kv_bytes_before[context], layer.kv_bytes_after[context]
-        left = bytes_text(becomes) if becomes else "0"
-        parts.append(f"KV@{tokens_text(int(context))} {bytes_text(was)} {'->' if ascii_ else '→'} {left}")
-    saved = layer.params_after - layer.params_before
-    if saved:
-        parts.append(f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params")
-    return "  ".join(parts)
+    """`KV@8Ki 6.00 MiB -> 195.0 KiB`; nothing where the cache stays as it is."""
+    if not plan.contexts:
+        return ""
+    context = 8192 if 8192 in plan.contexts else plan.contexts[-1]
+    was, becomes = layer.kv_bytes_before[str(context)], layer.kv_bytes_after[str(context)]
+    if was == becomes:
+        return ""
+    left = bytes_text(becomes) if becomes else "0"
+    return f"KV@{tokens_text(context)} {bytes_text(was)} {'->' if ascii_ else '→'} {left}"
 
 
 def _why(layer: LayerPlan, scales: dict[str, Scale | None], width: int, indent: int, ascii_: bool) -> Iterator[Text]:

@@ -56,7 +56,7 @@ def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
             name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"
             line = _cost(name, text(was[key]), text(becomes[key]), was[key], becomes[key])
             if context > int(facts.get("positions", context)) and title == "KV/seq":
-                line.append(f"   beyond the model's {tokens_text(facts['positions'])} positions", style="dim")
+                line.append(f"  beyond {tokens_text(facts['positions'])} positions", style="dim")
             yield line
     windows = facts.get("native_window") or ()
     native = [i for i, window in enumerate(windows) if window is not None and not plan.layers[i].changed]

@@ -85,7 +85,8 @@ def test_changes_without_heal_and_assert_are_plain():
 
 
 def test_contexts_beyond_the_positions():
-    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }")
+    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\n"
+                  "heal { tokens=1k }")
     beyond = [(d.severity.value, d.message) for d in found.diagnostics if d.code == "LB324"]
     assert beyond == [("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
                       ("note", "costs at 32Ki are computed, but this model has 8Ki positions")]

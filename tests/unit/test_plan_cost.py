@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from plan_cases import llama_facts, smollm2_facts
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
@@ -12,7 +13,6 @@ from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.costs import NO_COST, SubBlockCost, attention_cost
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost, decode_bounds
-from plan_cases import llama_facts, smollm2_facts
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,13 @@ def test_until_unmet_says_best_and_binding():
     assert problem.labels[0].span.text.startswith("layers first 3")
 
 
+@pytest.mark.parametrize("condition", ["nll < 0.5", "kv(8Ki) <= 50% and kl < 1"])
+def test_until_on_a_measured_value(condition):
+    found = requests_of(recipe_of(f"lowest of rest by nll until {condition} drop\nelse keep"), SMOL)
+    assert codes(found) == ["LB315"]
+    assert "assert" in found.diagnostics[0].help[1]
+
+
 def test_too_many_untils():
     rule = "lowest of rest by nll until kv(8Ki) <= 50% drop\n"
     found = chosen(rule * 4)

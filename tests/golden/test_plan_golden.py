@@ -1,0 +1,93 @@
+"""Recipe, facts and fixed scores -> the plan's JSON and its picture, word for word.
+
+After a wanted change: `LBDSL_UPDATE_GOLDEN=1 pytest tests/golden`, then read the difference.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, smollm2_facts
+
+from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.json import plan_json
+from lbdsl.plan.schema import Loss, Plan, Speed
+from lbdsl.view.console import make_console
+from lbdsl.view.plan import render_plan
+
+FOLDER = Path(__file__).parent / "plans"
+SPEEDS = (Speed(context=8192, batch=1, bound=1.6), Speed(context=8192, batch=16, bound=4.57))
+JOINT = Loss(joint=0.4731, joint_stderr=0.0213, joint_kl=0.4108, base_nll=2.8827, tokens=4096)
+
+
+@dataclass(frozen=True)
+class Case:
+    recipe: str
+    facts: ModelFacts
+    scores: tuple[float, ...] = SMOLLM2_NLL
+    joint: Loss | None = JOINT
+
+    def plan(self) -> Plan:
+        return plan_of(self.recipe, self.facts, self.scores, self.joint)
+
+
+EIGHTY = llama_facts(layers=80, hidden=8192, heads=64, kv_heads=8, head_dim=128, intermediate=28672, vocab=128256,
+                     positions=131072, tied=False)
+CASES = {
+    "quickstart": Case("layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)\n", smollm2_facts()),
+    "half-kv": Case("""\
+lbr 1
+recipe "smollm2-half-kv"
+requires model.family in ["llama", "qwen3"] and model.layers >= 24
+param $window: tokens in 64..8Ki = 256
+group @core = first 2, last 1
+measure { metric = nll; data = "builtin:pydoc"; tokens = 8Ki; seq = 1Ki }
+layers @core keep because "attention sinks form here"
+lowest 6 by sensitivity drop
+lowest of rest by kl(swa(window=$window, sinks=4)) until kv(32Ki) <= 50% swa(window=$window, sinks=4)
+else keep
+heal   { data = "builtin:pydoc"; tokens = 200k; method = lora(rank=16); loss = kl + 0.1 * hidden; lr = 1e-3; seq = 1Ki }
+eval   { data = "builtin:pydoc"; tokens = 16Ki; seq = 2Ki }
+assert kv(32Ki) <= 50%
+assert ppl_increase < 5%
+""", smollm2_facts()),
+    "eighty": Case("""\
+layers first 4, last 4 keep
+lowest 25% of rest by influence drop
+layers every 2 swa(window=4Ki, sinks=4)
+assert nll < 0.2
+""", EIGHTY, tuple(0.02 + ((i * 37) % 80) / 80 for i in range(80))),
+    "nothing": Case("layers all keep\n", smollm2_facts(), joint=None),
+}
+
+
+def picture(plan: Plan, width: int) -> str:
+    out = io.StringIO()
+    render_plan(plan, SPEEDS, make_console(out, width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name):
+    plan = CASES[name].plan()
+    texts = {f"{name}.json": json.dumps(plan_json(plan), indent=1, ensure_ascii=False) + "\n",
+             f"{name}.80.txt": picture(plan, 80), f"{name}.120.txt": picture(plan, 120)}
+    for file, text in texts.items():
+        path = FOLDER / file
+        if os.environ.get("LBDSL_UPDATE_GOLDEN"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{file} changed; see the head of this file"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", CASES)
+def test_no_line_is_too_long(name, width):
+    text = picture(CASES[name].plan(), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert not any(line != line.rstrip() for line in text.splitlines())
+    assert "\x1b" not in text
