@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbdsl.plan.gate import gate_of, judges
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned, data_folder
 from lbdsl.api.workbench import Workbench
@@ -14,6 +13,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
+from lbdsl.plan.gate import gate_of, judges
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import load_recipe, recipe_from_text

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.plan.gate import gate_of
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import data_folder
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.progress import Progress
+from lbdsl.plan.gate import gate_of
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Evaluate

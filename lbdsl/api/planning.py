@@ -55,6 +55,11 @@ class Planned:
     bench: Workbench
 
     @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """What makes the plan not applyable; warnings and notes are part of the plan's picture."""
+        return tuple(d for d in self.diagnostics if d.is_error)
+
+    @property
     def exit_code(self) -> int:
         """0, or the code of the gravest error."""
         return max((d.exit_code for d in self.diagnostics), default=0)
@@ -74,8 +79,8 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
                 again: bool = False) -> Planned:
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
-    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on disk but the measurements kept in the
-    cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on
+    disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
     measured = _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=again)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe

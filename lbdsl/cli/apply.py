@@ -57,7 +57,7 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
             planned = plan_recipe(recipe_or_plan, model, set_params=dict(assignments), options=options,
                                 progress=progress, again=again)
             render_plan(planned.plan, planned.speeds, console)
-            show_diagnostics(planned.diagnostics)
+            show_diagnostics(planned.errors)
             if not planned.plan.applyable:
                 ctx.exit(planned.exit_code)
             if not check_output(planned, chosen):

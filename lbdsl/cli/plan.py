@@ -49,12 +49,13 @@ def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[
         from lbdsl.view.plan import render_plan
 
         render_plan(planned.plan, planned.speeds, stdout_console(), all_layers=all_layers)
-        show_diagnostics(planned.diagnostics)
+        show_diagnostics(planned.errors)
         for name, origin in origins(ctx).items():
             if origin != "flag":
                 progress.say(f"{name} = {ctx.params[name]} (from {origin})")
         if output is not None:
-            progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})\nApply exactly this:  lbdsl apply {output}")
+            progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})")
+            progress.say(f"Apply exactly this:  lbdsl apply {output}")
     if not planned.plan.applyable:
         ctx.exit(planned.exit_code)
     if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Report
-
-CHUNK_TOKENS = 256
+from lbdsl.measure.predictions import Predictions
+from lbdsl.measure.store import Sum
+from lbdsl.metrics import LogitsMetric
+from lbdsl.metrics.kl import KullbackLeibler
+from lbdsl.metrics.nll import NextTokenLoss
 
 
 @dataclass(frozen=True)
@@ -63,43 +65,48 @@ class Quality:
         }
 
 
+class _Agreement(LogitsMetric):
+    """1 where both models find the same next token most likely."""
+
+    kind = "agreement"
+    unit = "1"
+
+    @staticmethod
+    def per_token(base_logp_NV: Tensor, changed_logp_NV: Tensor, target_N: Tensor) -> Tensor:
+        return (base_logp_NV.argmax(-1) == changed_logp_NV.argmax(-1)).double()
+
+
 @torch.inference_mode()
 def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, progress: Report,
           batch: int = 1) -> Quality:
-    """Compare two causal language models on S sequences of N tokens; every token but the first of each is predicted.
-
-    Logits are made for `CHUNK_TOKENS` positions at a time, log-probabilities in fp32, sums in fp64.
+    """Compare two hybrid causal language models on S sequences of N tokens; every token but the first of each is
+    predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
     """
-    names = ("base_nll", "nll", "rise", "kl", "agreement")
-    sums: dict[str, list[float]] = {name: [] for name in names}
+    base_nll: list[Sum] = []
+    found: dict[str, list[Sum]] = {metric.kind: [] for metric in _COMPARED}
     device = next(base.parameters()).device
     total = ids_SN.shape[0]
     for start in range(0, total, batch):
         ids_BN = ids_SN[start : start + batch].to(device)
-        base_BND = base.model(input_ids=ids_BN, use_cache=False).last_hidden_state
-        changed_BND = artifact.model(input_ids=ids_BN, use_cache=False).last_hidden_state
-        for row in range(ids_BN.shape[0]):
-            row_sums = _row_sums(base, artifact, base_BND[row, :-1], changed_BND[row, :-1], ids_BN[row, 1:])
-            for name in names:
-                sums[name].append(row_sums[name])
+        predictions = Predictions(base, _last_hidden(base, ids_BN), ids_BN)
+        base_nll += predictions.losses()
+        for kind, sums in predictions.compare(_last_hidden(artifact, ids_BN), _COMPARED, artifact).items():
+            found[kind] += sums
         progress(min(start + batch, total), total)
-    counts = [ids_SN.shape[1] - 1] * total
-    means = {name: clustered_mean(sums[name], counts, "1" if name == "agreement" else "nats/token") for name in names}
-    return Quality(data=data, digest=digest, **means)
+    nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, found["nll"], strict=True)]
+    return Quality(data=data, digest=digest, base_nll=_mean(base_nll, "nats/token"), nll=_mean(nll, "nats/token"),
+                   rise=_mean(found["nll"], "nats/token"), kl=_mean(found["kl"], "nats/token"),
+                   agreement=_mean(found["agreement"], "1"))
 
 
-def _row_sums(base: Any, artifact: Any, base_ND: Tensor, changed_ND: Tensor, target_N: Tensor) -> dict[str, float]:
-    sums = dict.fromkeys(("base_nll", "nll", "rise", "kl", "agreement"), 0.0)
-    for start in range(0, target_N.shape[0], CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
-        base_CV = F.log_softmax(base.lm_head(base_ND[part]).float(), dim=-1)
-        changed_CV = F.log_softmax(artifact.lm_head(changed_ND[part]).float(), dim=-1)
-        index_C1 = target_N[part].unsqueeze(-1)
-        base_nll = -base_CV.gather(-1, index_C1).double().sum().item()
-        nll = -changed_CV.gather(-1, index_C1).double().sum().item()
-        sums["base_nll"] += base_nll
-        sums["nll"] += nll
-        sums["rise"] += nll - base_nll
-        sums["kl"] += (base_CV.exp() * (base_CV - changed_CV)).sum(-1).double().sum().item()
-        sums["agreement"] += (base_CV.argmax(-1) == changed_CV.argmax(-1)).double().sum().item()
-    return sums
+_COMPARED: tuple[type[LogitsMetric], ...] = (NextTokenLoss, KullbackLeibler, _Agreement)
+
+
+def _last_hidden(model: Any, ids_BN: Tensor) -> Tensor:
+    """The residual stream after the last layer, before the final norm."""
+    embedded_BND = model.model.embed_tokens(ids_BN)
+    return model.model.run_layers(embedded_BND, model.model.prepare(embedded_BND))
+
+
+def _mean(sums: list[Sum], unit: str) -> Measurement:
+    return clustered_mean([item.total for item in sums], [item.tokens for item in sums], unit)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_TOKENS = 256
+from lbdsl.measure.predictions import chunk_tokens
 
 
 class _ChunkedKL(torch.autograd.Function):
@@ -42,14 +42,15 @@ class _ChunkedKL(torch.autograd.Function):
 
 
 def chunked_kl(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor, *,
-               chunk: int = CHUNK_TOKENS) -> Tensor:
+               chunk: int | None = None) -> Tensor:
     """Mean over N tokens of KL(softmax(teacher @ teacher_head') || softmax(student @ head')), in nats; a scalar.
 
-    At most `chunk` x V logits of each model exist at a time, in fp32; gradients flow to `student_ND` alone (the head is
+    At most `chunk` x V logits of each model (by default what suits the device) exist at a time, in fp32; gradients flow to `student_ND` alone (the head is
     not trained). Hinton et al. 2015 (arXiv 1503.02531), temperature 1.
     """
     if head_VD.requires_grad:
         raise ValueError("the head is not trained in healing: freeze it, or its gradient would be lost")
+    chunk = chunk or chunk_tokens(student_ND.device.type)
     return _ChunkedKL.apply(student_ND, head_VD, teacher_ND.to(teacher_head_VD.dtype), teacher_head_VD, chunk)
 
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from lbdsl.measure.store import Sum
 from lbdsl.metrics import LogitsMetric
 
-CHUNK = {"cpu": 128, "cuda": 512}
-"""Positions whose logits exist at once. On a CPU, 128 x 49152 in fp32 still profits from the last-level cache: the
-softmax of 512 positions at a time takes twice as long a token."""
+
+def chunk_tokens(device_type: str) -> int:
+    """Positions whose logits exist at once. On a CPU, 128 x 49152 in fp32 still profits from the last-level cache: the
+    softmax of 512 positions at a time takes twice as long a token."""
+    return {"cpu": 128, "cuda": 512}.get(device_type, 256)
+
 
 KEEP_BYTES = 1536 * 2**20
 """Base log-probabilities up to this size are kept for a whole micro-batch; larger ones are made again for each use."""
@@ -29,7 +32,7 @@ class Predictions:
         self._model = model
         self._batch = ids_BN.shape[0]
         self._targets = ids_BN[:, 1:].reshape(-1)
-        self._chunk = CHUNK.get(ids_BN.device.type, 256)
+        self._chunk = chunk_tokens(ids_BN.device.type)
         self._hidden: Tensor | None = self._predicting(hidden_BND)
         self._kept: list[Tensor] | None = None
         vocab = model.lm_head.weight.shape[0]
@@ -44,10 +47,12 @@ class Predictions:
             values[span] = -logp_CV.gather(-1, self._targets[span].unsqueeze(-1)).squeeze(-1)
         return self._sums(values)
 
-    def compare(self, changed_BND: Tensor, metrics: Sequence[type[LogitsMetric]]) -> dict[str, list[Sum]]:
-        """Sums a sequence of every metric between the base and a changed model's last hidden state."""
+    def compare(self, changed_BND: Tensor, metrics: Sequence[type[LogitsMetric]],
+                model: Any = None) -> dict[str, list[Sum]]:
+        """Sums a sequence of every metric between the base and a changed model's last hidden state, before the final
+        norm. `model` is the changed one where its norm and head are not the base's."""
         values = {metric.kind: self._empty() for metric in metrics}
-        changed = self._log_probs(self._predicting(changed_BND))
+        changed = self._log_probs(self._predicting(changed_BND), model)
         for (span, base_CV), (_, changed_CV) in zip(self._base(), changed, strict=True):
             for metric in metrics:
                 values[metric.kind][span] = metric.per_token(base_CV, changed_CV, self._targets[span])
@@ -64,9 +69,10 @@ class Predictions:
         else:
             yield from zip(self._spans(), self._kept, strict=True)
 
-    def _log_probs(self, hidden_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _log_probs(self, hidden_MD: Tensor, model: Any = None) -> Iterator[tuple[slice, Tensor]]:
+        model = self._model if model is None else model
         for span in self._spans():
-            logits_CV = self._model.lm_head(self._model.model.norm(hidden_MD[span]))
+            logits_CV = model.lm_head(model.model.norm(hidden_MD[span]))
             yield span, torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
 
     def _spans(self) -> Iterator[slice]:
