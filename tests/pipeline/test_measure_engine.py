@@ -108,7 +108,7 @@ def test_one_sequence_has_no_error_bar(hybrid, tmp_path):
 
 
 def test_base_predictions_made_again_equal_those_kept(hybrid, monkeypatch):
-    monkeypatch.setattr("lbdsl.measure.predictions.CHUNK", {"cpu": 7})
+    monkeypatch.setattr("lbdsl.measure.predictions.chunk_tokens", lambda device_type: 7)
     ids = text().ids
     with torch.inference_mode():
         last, other = (torch.randn(*ids.shape, 48, generator=torch.Generator().manual_seed(i)) for i in range(2))
