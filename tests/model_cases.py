@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-SMOLLM2_VARIABLE = "LBDSL_TEST_SMOLLM2"
+SMOLLM2_VARIABLE = "LBDSL_SMOLLM2"
 
 
 def llama_config(**changes: Any):

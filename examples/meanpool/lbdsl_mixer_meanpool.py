@@ -7,7 +7,7 @@ from .lbdsl_cache import CACHE_NAME, HybridCacheLayer
 
 
 class MeanPoolAttention(nn.Module):
-    """o_proj(mean of the values so far), [B, N, D] to [B, N, D]; the means are made in fp32. Padding counts for nothing."""
+    """o_proj(mean of the values so far), [B, N, D] to [B, N, D]; means are made in fp32, padding counts for nothing."""
 
     def __init__(self, config, layer_idx):
         super().__init__()
@@ -18,7 +18,8 @@ class MeanPoolAttention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, hidden_states, attention_mask=None, **kwargs):
-        """`attention_mask` is what make_mask gave: the weight [B or 1, N, 1] of each new token, and the count [B or 1, N, 1] of real tokens up to it."""
+        """`attention_mask` is what make_mask gave: the weight of each new token and the count of real tokens up to it,
+        both [B or 1, N, 1]."""
         weight, count = attention_mask
         values = self.v_proj(hidden_states)
         sums = (values.float() * weight).cumsum(dim=1)
@@ -32,6 +33,8 @@ class MeanPoolAttention(nn.Module):
 
 class SumLayer(HybridCacheLayer):
     """The running sum of the values, fp32 [B, Hkv * D]."""
+
+    is_croppable = False
 
     def __init__(self):
         super().__init__()
@@ -60,18 +63,25 @@ class SumLayer(HybridCacheLayer):
         self.total = None
 
     def crop(self, amount):
+        self.check_crop(amount)
+
+    def check_crop(self, amount):
         if self.tokens_to_remove(amount):
             raise ValueError("a sum cannot be taken apart: mean pooling cannot go back")
 
 
 class MeanPoolMixer:
     def build_attention(self, attention_class, config, layer_idx, spec):
+        if config.attention_bias:
+            raise ValueError("mean pooling is made for projections without biases")
         return MeanPoolAttention(config, layer_idx)
 
     def make_cache(self, config, layer_idx, spec):
         return SumLayer()
 
     def make_mask(self, context, spec):
+        if context.segments_BQ is not None:
+            raise ValueError("mean pooling runs over a whole row: give packed sequences as rows of their own")
         total = context.seen + context.queries
         if context.real_BK is None:
             count = torch.arange(context.seen + 1, total + 1, device=context.device).view(1, -1, 1)

@@ -15,7 +15,7 @@ from lbdsl.core.facts import ModelFacts
 class MeanPool(Action):
     """Replace a layer's attention by the causal mean of its values.
 
-    What: y_t = o_proj(mean of v_0 ... v_t); queries and keys are removed. The cache is one running sum, of constant size.
+    What: y_t = o_proj(mean of v_0 ... v_t); queries and keys are removed. The cache is one running sum.
     Why: where attention is nearly uniform, its mean is as good and costs nothing to keep.
     Example: `lowest 4 by nll(meanpool) meanpool`
     Source: average attention, Zhang et al. 2018 (arXiv 1805.00631).

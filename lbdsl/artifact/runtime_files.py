@@ -26,8 +26,9 @@ def auto_map_for(config: Any) -> dict[str, str]:
     return names
 
 
-def write_runtime(folder: Path, config: Any) -> None:
+def write_runtime(folder: Path | str, config: Any) -> None:
     """Copy the files that a model of `config` needs into `folder`, and name them in its config.json."""
+    folder = Path(folder)
     home = Path(next(iter(hybrid.__path__)))
     family = config.lbdsl["base_model_type"]
     for name in (*SHARED, f"configuration_lbdsl_{family}.py", f"modeling_lbdsl_{family}.py"):
@@ -44,7 +45,7 @@ def write_runtime(folder: Path, config: Any) -> None:
 
 
 def _mixers_text(stems: dict[str, str]) -> str:
-    """The artifact's `lbdsl_mixers.py`: static imports, because transformers finds the files to load by reading them."""
+    """The artifact's `lbdsl_mixers.py`: static imports, because transformers finds files to load by reading them."""
     lines = ['"""The mixers of this model, by the name that a layer\'s specification gives as `attn`."""', "",
              "from .lbdsl_mixer_full import MIXER as FULL"]
     lines += [f"from .{stem} import MIXER as MIXER_{number}" for number, stem in enumerate(stems.values())]

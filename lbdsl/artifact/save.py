@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.model.quiet import quiet_transformers
 
 MAX_SHARD = "4GB"
@@ -20,10 +19,11 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
     transformers are installed. OSError (a full disk, no permission) is the caller's to report.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    import lbdsl.hf  # noqa: F401  (so that the model writes the runtime's code beside its weights)
+
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size=MAX_SHARD)
         tokenizer.save_pretrained(folder)
-    write_runtime(folder, model.config)
     return weight_hashes(folder)
 
 

@@ -6,13 +6,14 @@ import copy
 from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.model.hybrid.configuration_lbdsl_llama import LbdslLlamaConfig
 from lbdsl.model.hybrid.modeling_lbdsl_llama import LbdslLlamaForCausalLM
 
-HYBRIDS: dict[str, tuple[type, type]] = {"llama": (LbdslLlamaConfig, LbdslLlamaForCausalLM)}
-"""Configuration and model class of each family that has a hybrid runtime, by transformers' `model_type`."""
+HYBRIDS: dict[type, tuple[type, type]] = {LlamaForCausalLM: (LbdslLlamaConfig, LbdslLlamaForCausalLM)}
+"""Configuration and model class of the hybrid runtime, by the class of the stock model."""
 
 
 def to_hybrid(model: Any) -> Any:
@@ -20,11 +21,10 @@ def to_hybrid(model: Any) -> Any:
 
     Parameters and buffers are shared, not copied. LB420 for a family without a hybrid runtime.
     """
-    family = model.config.model_type
-    if family not in HYBRIDS:
-        raise fail("LB420", f"there is no hybrid runtime for models of the family `{family}`",
-                   help=f"supported: {', '.join(sorted(HYBRIDS))}")
-    config_class, model_class = HYBRIDS[family]
+    if type(model) not in HYBRIDS:
+        raise fail("LB420", f"there is no hybrid runtime for {type(model).__name__}",
+                   help=f"supported: {', '.join(sorted(stock.__name__ for stock in HYBRIDS))}")
+    config_class, model_class = HYBRIDS[type(model)]
     values = {key: value for key, value in model.config.to_dict().items()
               if key not in ("model_type", "architectures", "auto_map", "transformers_version")}
     config = config_class(**values)

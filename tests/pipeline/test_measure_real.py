@@ -26,9 +26,9 @@ DROP = {"attn": "none"}
 
 @pytest.mark.slow
 def test_smollm2(tmp_path):
-    folder = os.environ.get("LBDSL_TEST_SMOLLM2")
+    folder = os.environ.get("LBDSL_SMOLLM2")
     if not folder:
-        pytest.skip("LBDSL_TEST_SMOLLM2 names no folder with SmolLM2-135M")
+        pytest.fail("LBDSL_SMOLLM2 names no folder with SmolLM2-135M")
     source = resolve_source(folder)
     stock = load_base(source, dtype="float32", device="cpu", cache_dir=tmp_path)
     blocks = token_blocks("builtin:pydoc", Part.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)

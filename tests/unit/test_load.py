@@ -203,7 +203,7 @@ class TestGguf:
 def test_smollm2(tmp_path):
     folder = os.environ.get(SMOLLM2_VARIABLE)
     if not folder:
-        pytest.skip(f"{SMOLLM2_VARIABLE} names no folder with SmolLM2's GGUF file")
+        pytest.fail(f"{SMOLLM2_VARIABLE} names no folder with SmolLM2's GGUF file")
     source = resolve_source(folder)
     facts = inspect_model(source).unwrap()
     assert (facts.params, facts.layers, facts.dtype) == (134_515_008, 30, "bfloat16")

@@ -49,30 +49,28 @@ class HybridCacheLayer(CacheLayerMixin):
         return [name for name in ("keys", "values") if getattr(self, name) is not None]
 
     def reorder_cache(self, beam_idx):
-        self._each_row(lambda state: state.index_select(0, beam_idx.to(state.device)), beam_idx.tolist())
+        self._each_row(lambda state: state.index_select(0, beam_idx.to(state.device)))
 
     def batch_select_indices(self, indices):
-        rows = torch.arange(self._rows(), device="cpu")[indices.cpu()].tolist()
-        self._each_row(lambda state: state[indices, ...], rows)
+        self._each_row(lambda state: state[indices.to(state.device), ...])
 
     def batch_repeat_interleave(self, repeats):
-        rows = [row for row in range(self._rows()) for _ in range(repeats)]
-        self._each_row(lambda state: state.repeat_interleave(repeats, dim=0), rows)
+        self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
-    def _each_row(self, change, rows):
+    def _each_row(self, change):
+        """Change the batch dimension of everything that has one."""
         for name in self.tensors():
             setattr(self, name, change(getattr(self, name)))
         if self.starts is not None:
-            self.starts = tuple(self.starts[row] for row in rows)
-
-    def _rows(self):
-        for name in self.tensors():
-            return getattr(self, name).shape[0]
-        return len(self.starts) if self.starts is not None else 0
+            self.starts = tuple(change(torch.tensor(self.starts)).tolist())
 
     def tokens_to_remove(self, amount):
         """`crop`'s argument as a count: negative is how many to remove, positive the length to keep."""
-        return -amount if amount <= 0 else max(0, self.seen - amount)
+        amount = int(amount)
+        return min(self.seen, -amount) if amount <= 0 else max(0, self.seen - amount)
+
+    def check_crop(self, amount):
+        """ValueError when `crop` cannot go back that far."""
 
 
 class NoCacheLayer(HybridCacheLayer):
@@ -95,24 +93,37 @@ class NoCacheLayer(HybridCacheLayer):
         return None
 
     def crop(self, amount):
-        self.seen -= min(self.seen, self.tokens_to_remove(amount))
+        self.seen -= self.tokens_to_remove(amount)
 
 
-def adopt_cache(cache, make_layers):
-    """Give a fresh DynamicCache the layers that this model needs; one that is ours already stays as it is.
+class HybridCache(DynamicCache):
+    """A DynamicCache with one layer object of the right kind for each decoder layer of one plan."""
+
+    lbdsl_specs = None
+
+    def crop(self, amount):
+        for layer in self.layers:
+            if isinstance(layer, HybridCacheLayer):
+                layer.check_crop(amount)
+        super().crop(amount)
+
+
+def adopt_cache(cache, specs, make_layers):
+    """Give a fresh DynamicCache the layers that a model of these specifications needs; one that has them stays.
 
     ValueError for any other kind of cache, and for one that another model has filled.
     """
-    if getattr(cache, "lbdsl", False):
+    if isinstance(cache, HybridCache) and cache.lbdsl_specs == specs:
         return
-    if type(cache) is not DynamicCache or getattr(cache, "offloading", False):
+    if type(cache) not in (DynamicCache, HybridCache) or getattr(cache, "offloading", False):
         kind = "an offloaded cache" if getattr(cache, "offloading", False) else type(cache).__name__
         raise ValueError(f"a hybrid model keeps its own caches: pass a DynamicCache or none at all, not {kind}")
     if any(layer.get_seq_length() for layer in cache.layers):
         raise ValueError("this cache was filled by another model; pass a fresh DynamicCache")
+    cache.__class__ = HybridCache
     cache.layers = make_layers()
     cache.layer_class_to_replicate = None
-    cache.lbdsl = True
+    cache.lbdsl_specs = [dict(spec) for spec in specs]
 
 
 def cache_storage_bytes(cache):

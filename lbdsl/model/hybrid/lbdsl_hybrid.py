@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.cache_utils import DynamicCache
 
 from .lbdsl_cache import CACHE_NAME, NoCacheLayer, adopt_cache
 from .lbdsl_layers import merged_spec, spec_key
-from .lbdsl_masks import MaskContext, first_real_columns, real_columns
+from .lbdsl_masks import MaskContext, first_real_columns, packed_segments, real_columns
 from .lbdsl_mixers import mixer
 
 
@@ -81,18 +81,24 @@ class HybridModelMixin:
     def prepare(self, inputs_embeds_BND, attention_mask=None, position_ids=None, cache=None, use_cache=False, **extra):
         """LayerInputs for N new tokens a row: position embeddings, masks, and our layers in a fresh cache."""
         if cache is not None:
-            adopt_cache(cache, self.new_cache_layers)
+            adopt_cache(cache, self.config.lbdsl["layers"], self.new_cache_layers)
         seen = cache.get_seq_length() if cache is not None else 0
-        batch, new = inputs_embeds_BND.shape[:2]
+        new, device = inputs_embeds_BND.shape[1], inputs_embeds_BND.device
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(device)
+        segments = None
         if position_ids is None:
-            position_ids = (torch.arange(new, device=inputs_embeds_BND.device) + seen).unsqueeze(0)
+            position_ids = (torch.arange(new, device=device) + seen).unsqueeze(0)
+        else:
+            segments = packed_segments(position_ids, attention_mask, cache)
         real_BK = real_columns(attention_mask, seen + new)
         starts = first_real_columns(real_BK)
         if cache is not None:
             for layer in cache.layers:
                 layer.starts = starts
         context = MaskContext(config=self.config, inputs_embeds=inputs_embeds_BND, attention_mask=attention_mask,
-                              position_ids=position_ids, cache=cache, seen=seen, real_BK=real_BK, starts=starts)
+                              position_ids=position_ids, cache=cache, seen=seen, real_BK=real_BK, starts=starts,
+                              segments_BQ=segments)
         extra = {**extra, "position_ids": position_ids, CACHE_NAME: cache, "use_cache": use_cache}
         embeddings = self.rotary_emb(inputs_embeds_BND, position_ids=position_ids)
         return LayerInputs(context, embeddings, extra)
@@ -131,16 +137,18 @@ class HybridModelMixin:
             use_cache = False
         if use_cache and cache is None:
             cache = DynamicCache()
-        for name in ("return_dict", "output_attentions"):
-            kwargs.pop(name, None)
+        if kwargs.pop("output_attentions", None) or self.config.output_attentions:
+            raise ValueError("a hybrid model does not give attention weights: its layers attend over different tokens")
+        as_tuple = kwargs.pop("return_dict", True) is False
         inputs = self.prepare(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         seen = []
         hidden = self.run_layers(inputs_embeds, inputs,
                                  observe=(lambda _index, state: seen.append(state)) if wanted else None)
         hidden = self.norm(hidden)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None,
-                                       **{CACHE_NAME: cache})
+        outputs = BaseModelOutputWithPast(last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None,
+                                          **{CACHE_NAME: cache})
+        return outputs.to_tuple() if as_tuple else outputs
 
     def new_cache_layers(self):
         """One empty cache layer a decoder layer."""
@@ -158,36 +166,67 @@ class HybridModelMixin:
         Parameters that only the variant has are made as its mixer makes them. ValueError when it needs weights that
         are gone.
         """
-        ours = dict(self.layers[index].named_parameters())
-        config = copy.copy(self.config)
-        config.lbdsl = {**self.config.lbdsl, "layers": [dict(s) for s in self.config.lbdsl["layers"]]}
-        config.lbdsl["layers"][index] = dict(spec)
-        with torch.device("meta"):
-            layer = self.layer_class(config, index)
+        before = self.layers[index]
+        ours = dict(before.named_parameters())
+        layer = self._new_layer(index, spec, "meta")
         names = [name for name, _ in layer.named_parameters()]
-        old = {name.partition(".")[0] for name in ours}
-        lost = sorted({name for name in names if name not in ours and name.partition(".")[0] not in old})
+        new = [name for name in names if name not in ours]
+        of_the_family = {name for name, _ in self._new_layer(index, {"attn": "full"}, "meta").named_parameters()}
+        lost = sorted(of_the_family.intersection(new))
         if lost:
-            raise ValueError(f"layer {index} has lost the weights that {spec} needs: {lost[0]} ...")
-        if any(name not in ours for name in names):
-            like = next(iter(ours.values()))
-            layer = self.layer_class(config, index).to(device=like.device, dtype=like.dtype)
+            raise ValueError(f"layer {index} has lost the weights that {spec} needs: {', '.join(lost)}")
+        if new or any(True for _ in layer.buffers()):
+            like = next(self.parameters())
+            layer = self._new_layer(index, spec, like.device)
+            for name in new:
+                parameter = layer.get_parameter(name)
+                parameter.data = parameter.data.to(like.dtype)
         for name in names:
             if name in ours:
                 owner, _, leaf = name.rpartition(".")
                 setattr(layer.get_submodule(owner), leaf, ours[name])
+        for name in ("gradient_checkpointing", "_gradient_checkpointing_func"):
+            if hasattr(before, name):
+                setattr(layer, name, getattr(before, name))
         self._share_config(layer)
-        return layer.train(self.layers[index].training)
+        return layer.train(before.training)
+
+    def _new_layer(self, index, spec, device):
+        config = copy.copy(self.config)
+        config.lbdsl = self._with_spec(index, spec)
+        with torch.device(device):
+            return self.layer_class(config, index)
+
+    def _with_spec(self, index, spec):
+        """The `lbdsl` entry with another specification of one layer; a new object, so that copies keep the old one."""
+        layers = [dict(spec if place == index else old) for place, old in enumerate(self.config.lbdsl["layers"])]
+        return {**self.config.lbdsl, "layers": layers}
 
     def set_layer(self, index, entries):
         """Put `entries` into the specification of layer `index` and swap the layer; weights without use are let go."""
         spec = merged_spec(self.config.lbdsl["layers"][index], entries)
         layer = self.layer_variant(index, spec)
-        self.config.lbdsl["layers"][index] = spec
+        self.config.lbdsl = self._with_spec(index, spec)
         self.layers[index] = layer
 
     def _share_config(self, layer):
-        """Modules keep the model's own config object, so that a later change (the attention implementation) reaches them."""
+        """Modules keep the model's own config, so that a later change (the attention implementation) reaches them."""
         for module in layer.modules():
             if getattr(module, "config", None) is not None and isinstance(module, nn.Module):
                 module.config = self.config
+
+
+class HybridCausalLMMixin:
+    """What the causal language models of all families share."""
+
+    # Set where lbdsl is installed: writes the runtime's code beside weights that were just saved.
+    after_save = None
+
+    def set_layer(self, index, entries):
+        """Change what layer `index` is; see HybridModelMixin.set_layer."""
+        self.model.set_layer(index, entries)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        if self.after_save is not None:
+            self.after_save(save_directory, self.config)

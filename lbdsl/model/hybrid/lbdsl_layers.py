@@ -1,5 +1,7 @@
 """The `lbdsl` entry of a configuration: what each layer of a hybrid model is."""
 
+import json
+
 VERSION = 1
 
 
@@ -33,4 +35,4 @@ def merged_spec(spec, entries):
 
 def spec_key(spec):
     """What makes two layers share a mask: the specification of their attention."""
-    return tuple(sorted((key, value) for key, value in spec.items() if key != "mlp"))
+    return json.dumps({key: value for key, value in spec.items() if key != "mlp"}, sort_keys=True)

@@ -1,6 +1,6 @@
 """What a mixer is told when it makes its mask, once a forward for all layers of one specification."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -11,6 +11,8 @@ class MaskContext:
 
     real_BK: bool [B, seen + Q], True where a column is a real token; None when all are.
     starts: the column of each row's first real token, or None when all are 0.
+    segments_BQ: int [B or 1, Q], the number of the packed sequence that each new token belongs to; None when a row is
+    one sequence.
     """
 
     config: object
@@ -21,8 +23,8 @@ class MaskContext:
     seen: int
     real_BK: torch.Tensor | None
     starts: tuple | None
+    segments_BQ: torch.Tensor | None = None
     layer_idx: int = 0
-    extra: dict = field(default_factory=dict)
 
     @property
     def queries(self):
@@ -43,13 +45,16 @@ class MaskContext:
 
 
 def real_columns(attention_mask, columns):
-    """The 2-D padding mask as bool [B, columns], or None when nothing is padded. Raises ValueError."""
+    """The 2-D padding mask as bool [B, columns], or None when nothing is padded. Raises ValueError.
+
+    Columns beyond the tokens so far are those of tokens to come, as in transformers.
+    """
     if attention_mask is None or attention_mask.dim() != 2:
         return None
-    if attention_mask.shape[1] != columns:
+    if attention_mask.shape[1] < columns:
         raise ValueError(
             f"attention_mask has {attention_mask.shape[1]} columns; cached and new tokens together are {columns}")
-    real = attention_mask.bool()
+    real = attention_mask[:, :columns].bool()
     return None if bool(real.all()) else real
 
 
@@ -61,3 +66,16 @@ def first_real_columns(real_BK):
     first = torch.where(real_BK.any(dim=1), first, real_BK.shape[1])
     starts = tuple(first.tolist())
     return starts if any(starts) else None
+
+
+def packed_segments(position_ids, attention_mask, cache):
+    """Number of the packed sequence of each token, [B or 1, Q], where positions start anew within a row; else None.
+
+    As in transformers, rows are packed only where there is neither a padding mask nor a cache.
+    """
+    if attention_mask is not None or cache is not None or position_ids.shape[1] < 2:
+        return None
+    breaks = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    if not bool(breaks.any()):
+        return None
+    return torch.nn.functional.pad(breaks.long().cumsum(dim=1), (1, 0))

@@ -1,8 +1,8 @@
 """Causal attention over the last `window` tokens, the token itself included, and the row's first `sinks` real tokens.
 
-The cache is a ring: its storage is that of min(tokens, window + sinks) tokens, exactly. Keys are stored after RoPE and softmax does
-not care about order, so nothing is ever rolled. With w = window and n = sinks, "column" c being a token's place in the
-padded batch:
+The cache is a ring: its storage is that of min(tokens, window + sinks) tokens, exactly. Keys are stored after RoPE and
+softmax does not care about order, so nothing is ever rolled. With w = window and n = sinks, "column" c being a token's
+place in the padded batch:
 
   up to w + n tokens     column c is at slot c;
   beyond                 column c >= n is at slot n + (c - n) mod w, and slots 0 .. n-1 are for sinks: when a column
@@ -31,10 +31,10 @@ class SlidingWindowMixer:
     def make_mask(self, context, spec):
         window, sinks = _checked(spec)
         if context.attention_mask is not None and context.attention_mask.dim() == 4:
-            raise ValueError("a 4-D attention_mask does not say which tokens are real; a windowed layer needs a 2-D one")
+            raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
         total = context.seen + context.queries
-        if context.real_BK is not None:
-            _check_sinks(context.real_BK, context.starts, sinks)
+        if context.real_BK is not None and (context.queries > 1 or context.seen == 0):
+            _check_sinks(context.real_BK, sinks)
         if context.seen == 0 and total <= window:
             return FULL.make_mask(context, spec)
         if context.cache is not None and context.queries == 1 and context.real_BK is None:
@@ -50,6 +50,8 @@ class SlidingWindowMixer:
             columns = torch.cat([columns, new], dim=1)
             valid = None if valid is None else torch.cat([valid, torch.ones_like(new, dtype=torch.bool)], dim=1)
         query_Q = torch.arange(context.seen, total, device=context.device)
+        if context.segments_BQ is not None:
+            return context.as_attention_mask(visible_packed(context.segments_BQ, window, sinks))
         allowed = visible(query_Q, columns, valid, context.real_BK, context.starts, window, sinks)
         return context.as_attention_mask(allowed)
 
@@ -74,6 +76,16 @@ def visible(query_Q, columns_BK, valid_BK, real_BC, starts, window, sinks):
     if valid_BK is not None:
         own = own & valid_BK.unsqueeze(1)
     return allowed | own
+
+
+def visible_packed(segments_BN, window, sinks):
+    """bool [B or 1, N, N] for rows of several sequences side by side: each sees itself alone, and has its own sinks."""
+    column_N = torch.arange(segments_BN.shape[1], device=segments_BN.device)
+    q, k = column_N.view(1, -1, 1), column_N.view(1, 1, -1)
+    same = segments_BN.unsqueeze(2) == segments_BN.unsqueeze(1)
+    first_B1N = segments_BN.unsqueeze(1) != torch.nn.functional.pad(segments_BN[:, :-1], (1, 0), value=-1).unsqueeze(1)
+    start_B1N = torch.where(first_B1N, k, 0).cummax(dim=-1).values
+    return (k <= q) & same & ((k > q - window) | (k < start_B1N + sinks))
 
 
 def stored_columns(seen, window, sinks, starts, device):
@@ -141,7 +153,7 @@ class RingLayer(HybridCacheLayer):
     def _put(self, ring, token, column):
         """Write one token over the oldest; a sink that this overwrites goes to its sink slot first."""
         slot = self.sinks + (column - self.sinks) % self.window
-        if ring.requires_grad or token.requires_grad:
+        if ring.requires_grad or token.requires_grad or (ring.is_inference() and not torch.is_inference_mode_enabled()):
             ring = ring.clone()
         if self.starts is not None and self.sinks:
             oldest = column - self.window
@@ -168,13 +180,21 @@ class RingLayer(HybridCacheLayer):
             index = torch.where(useful, index, torch.arange(columns.shape[1], device=device))
         return index
 
+    @property
+    def is_croppable(self):
+        return self.seen <= self.capacity
+
+    def check_crop(self, amount):
+        removed = self.tokens_to_remove(amount)
+        if removed and self.seen > self.capacity:
+            raise ValueError(f"cannot go back {removed} tokens: tokens before the window of {self.window} are gone")
+
     def crop(self, amount):
         """Forget the newest tokens; possible only while nothing older has been overwritten."""
-        removed = min(self.seen, self.tokens_to_remove(amount))
+        self.check_crop(amount)
+        removed = self.tokens_to_remove(amount)
         if removed == 0:
             return
-        if self.seen > self.capacity:
-            raise ValueError(f"cannot go back {removed} tokens: tokens before the window of {self.window} are gone")
         self.seen -= removed
         self.keys = self.keys[:, :, : self.seen].clone()
         self.values = self.values[:, :, : self.seen].clone()
@@ -192,18 +212,20 @@ def _starts(starts, device):
 
 def _checked(spec):
     window, sinks = spec.get("window"), spec.get("sinks", 0)
-    if not isinstance(window, int) or not isinstance(sinks, int) or window < 1 or sinks < 0:
+    unknown = set(spec) - {"attn", "mlp", "window", "sinks"}
+    if unknown or type(window) is not int or type(sinks) is not int or window < 1 or sinks < 0:
         raise ValueError(f"swa wants a window of at least 1 and sinks of at least 0, both integers: {spec}")
     return window, sinks
 
 
-def _check_sinks(real_BK, starts, sinks):
+def _check_sinks(real_BK, sinks):
     """ValueError when a row's first real tokens are not side by side: their places could not be told apart."""
-    for offset in range(1, sinks):
-        for row, start in enumerate(starts or (0,) * real_BK.shape[0]):
-            column = start + offset
-            if column < real_BK.shape[1] and not real_BK[row, column] and real_BK[row, column:].any():
-                raise ValueError(f"row {row} has padding among its first {sinks} real tokens; pad on the left")
+    is_sink_BK = real_BK & (real_BK.cumsum(dim=1) <= sinks)
+    gaps_BK = is_sink_BK[:, 1:] & ~is_sink_BK[:, :-1]
+    split = gaps_BK.sum(dim=1) + is_sink_BK[:, 0] > 1
+    if bool(split.any()):
+        row = int(split.int().argmax())
+        raise ValueError(f"row {row} has padding among its first {sinks} real tokens; pad on the left")
 
 
 MIXER = SlidingWindowMixer()

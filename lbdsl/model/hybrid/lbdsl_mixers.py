@@ -34,11 +34,18 @@ def _load(path: Path) -> Any:
     """Import a flat file as a module of this package, wherever it lies, so that its relative imports work."""
     name = f"{__package__}.{path.stem}"
     if name in sys.modules:
-        return sys.modules[name]
+        loaded = sys.modules[name]
+        if Path(str(loaded.__file__)).resolve() != path.resolve():
+            raise ValueError(f"two runtime files are called {path.name}: {loaded.__file__} and {path}")
+        return loaded
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

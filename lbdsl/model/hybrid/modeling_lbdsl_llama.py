@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from .configuration_lbdsl_llama import LbdslLlamaConfig
-from .lbdsl_hybrid import HybridDecoderLayer, HybridModelMixin
+from .lbdsl_hybrid import HybridCausalLMMixin, HybridDecoderLayer, HybridModelMixin
 
 
 class LbdslLlamaDecoderLayer(HybridDecoderLayer):
@@ -45,7 +45,7 @@ class LbdslLlamaModel(HybridModelMixin, LlamaModel):
         self.post_init()
 
 
-class LbdslLlamaForCausalLM(LlamaForCausalLM):
+class LbdslLlamaForCausalLM(HybridCausalLMMixin, LlamaForCausalLM):
     """LlamaForCausalLM on a hybrid body."""
 
     config_class = LbdslLlamaConfig
@@ -60,7 +60,3 @@ class LbdslLlamaForCausalLM(LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def set_layer(self, index, entries):
-        """Change what layer `index` is; see HybridModelMixin.set_layer."""
-        self.model.set_layer(index, entries)

@@ -1,0 +1,73 @@
+"""What README and docs show is what there is. `LBDSL_UPDATE_DOCS=1` writes the shown files and outputs anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(r"<!-- (file|output): (?P<what>[^\n]+?) -->\n```(?P<kind>\w*)\n(?P<text>.*?)```\n", re.DOTALL)
+CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+VERBS = {"check", "inspect", "measure", "plan", "show", "apply", "eval"}
+
+
+def output_of(command: str) -> str:
+    """What a command writes, both streams, without colours, 100 columns wide."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    words = shlex.split(command)
+    assert words[0] == "lbdsl"
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, encoding="utf-8",
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.rstrip() + "\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_files_and_outputs_are_the_real_ones(page: Path) -> None:
+    def real(match: re.Match[str]) -> str:
+        what = match["what"]
+        text = (ROOT / what).read_text() if match[1] == "file" else output_of(what)
+        return f"<!-- {match[1]}: {what} -->\n```{match['kind']}\n{text.rstrip()}\n```\n"
+
+    shown = page.read_text()
+    now = SHOWN.sub(real, shown)
+    if os.environ.get("LBDSL_UPDATE_DOCS"):
+        page.write_text(now)
+    assert now == shown or os.environ.get("LBDSL_UPDATE_DOCS")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recipes_in_the_pages_check(page: Path) -> None:
+    from lbdsl import check_recipe
+
+    for recipe in re.findall(r"```lbr\n(.*?)```", page.read_text(), re.DOTALL):
+        found = check_recipe(recipe)
+        assert found.ok, found.diagnostics
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_pages_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for block in CONSOLE.findall(page.read_text()):
+        for line in block.splitlines():
+            words = shlex.split(line.removeprefix("$ "))
+            if words[0] == "make":
+                assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+            elif "lbdsl" in words:
+                rest = words[words.index("lbdsl") + 1 :]
+                assert rest[0] in VERBS, line
+                for word in rest[1:]:
+                    if word.endswith(".lbr"):
+                        assert (ROOT / word).is_file(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,171 @@
+"""The promises of the README on SmolLM2-135M; minutes each. `make test-slow` brings the model and runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl.api.options import RunOptions
+from lbdsl.api.workbench import Workbench
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.data.blocks import token_blocks
+from lbdsl.data.split import Part
+from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
+from tests.hybrid_cases import FULL, NONE, cache_of, swa
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+DROP_8_WINDOW_16 = """
+measure { tokens = 2Ki; seq = 1Ki }
+lowest 8 by sensitivity drop
+lowest 16 of rest by sensitivity swa(window=256, sinks=4)
+else keep
+"""
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    folder = os.environ.get("LBDSL_SMOLLM2")
+    if not folder:
+        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-slow`")
+    return str(Path(folder).resolve())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    """Unlike tiny models, this one wants all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(*words: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=cwd, env=environment, capture_output=True,
+                          text=True)
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def unhealed(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the plan `drop 8, window 16` and its unhealed artifact `out`."""
+    folder = tmp_path_factory.mktemp("drop8")
+    (folder / "r.lbr").write_text(DROP_8_WINDOW_16)
+    planned = run("plan", "r.lbr", smollm2, "-o", "x.lbplan", "--ctx", "4396", "--json", cwd=folder)
+    (folder / "plan.json").write_text(planned.stdout)
+    run("apply", "x.lbplan", "-o", "out", "--no-heal", cwd=folder)
+    return folder
+
+
+def test_parameters_and_cache_storage_equal_the_plan(unhealed: Path) -> None:
+    plan = json.loads((unhealed / "plan.json").read_text())
+    assert plan["changes"] == {"keep": 6, "change": 16, "drop": 8}
+    model = load_artifact(unhealed / "out", device="cpu")
+    assert sum(p.numel() for p in model.parameters()) == plan["after"]["params"]
+    ids = torch.randint(0, 49000, (1, 4096), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        for _ in range(300):
+            token = out.logits[:, -1:].argmax(-1)
+            out = model(input_ids=token, use_cache=True, **{CACHE_NAME: cache_of(out)})
+    assert cache_of(out).get_seq_length() == 4396
+    assert cache_storage_bytes(cache_of(out)) == plan["after"]["kv_bytes"]["4396"]
+
+
+def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str) -> None:
+    from lbdsl.model.load import load_base
+    from lbdsl.model.source import resolve_source
+
+    specs = read_record(unhealed / "out").unwrap().plan.specs
+    model = load_artifact(unhealed / "out", device="cpu")
+    stock = load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu")
+    ids = token_blocks("builtin:pydoc", Part.EVAL, Workbench(smollm2).tokenizer, 2048, 1024).ids
+    q = torch.arange(1024)
+    for layer, spec in zip(stock.model.layers, specs, strict=True):
+        if spec["attn"] == "none":
+            layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None))
+        elif spec["attn"] == "swa":
+            near = (q[None] > q[:, None] - spec["window"]) | (q[None] < spec["sinks"])
+            mask = (near & (q[None] <= q[:, None]))[None, None]
+            layer.self_attn.register_forward_pre_hook(
+                lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True)
+    with torch.inference_mode():
+        ours, theirs = (m(input_ids=ids, labels=ids, use_cache=False).loss.exp().item() for m in (model, stock))
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+PLANS = {
+    "drop 0": [NONE] + [FULL] * 29,
+    "swa 0": [swa(64, 4)] + [FULL] * 29,
+    "drop + swa first": [NONE, swa(64, 4)] + [FULL] * 28,
+    "no full layer": [swa(64, 4), NONE] * 15,
+    "two window sizes": [swa(64, 4), FULL, swa(128, 0)] * 10,
+    "all kept": [FULL] * 30,
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_generation_600_tokens_past_the_window(name: str, smollm2: str) -> None:
+    bench = Workbench(smollm2, RunOptions(dtype="float32", device="cpu"))
+    model = bench.base
+    for index, spec in enumerate(PLANS[name]):
+        model.set_layer(index, spec)
+    prompts = token_blocks("builtin:pydoc", Part.EVAL, bench.tokenizer, 3 * 140, 140).ids
+    out = model.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=600, min_new_tokens=600,
+                         do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0)
+    steps = torch.stack(out.logits, dim=1)
+    worst = 0.0
+    for row in range(3):
+        with torch.inference_mode():
+            whole = model(input_ids=out.sequences[row : row + 1], use_cache=False).logits[0, 139:-1]
+        worst = max(worst, (steps[row] - whole).abs().max().item())
+        # `min_new_tokens` forbids the end token, in our steps as in the comparison.
+        whole[:, model.generation_config.eos_token_id] = -torch.inf
+        chosen = out.sequences[row, 140:]
+        assert torch.equal(whole.argmax(-1), chosen) or (
+            whole.max(-1).values - whole.gather(-1, chosen[:, None])[:, 0]).max() < 1e-3
+    print(f"{name}: logits within {worst:.1e}")
+    assert worst < 1e-3
+
+
+def test_all_kept_is_the_base_bit_for_bit(smollm2: str) -> None:
+    from lbdsl.model.load import load_base
+    from lbdsl.model.source import resolve_source
+
+    stock = load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu")
+    model = Workbench(smollm2, RunOptions(device="cpu")).base
+    ids = torch.randint(0, 49000, (2, 300), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(model(input_ids=ids).logits, stock(input_ids=ids).logits)
+
+
+def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path) -> None:
+    recipe = ROOT / "tests" / "recipes" / "smoke.lbr"
+    started = time.monotonic()
+    run("apply", str(recipe), smollm2, "-o", "whole", "--yes", cwd=tmp_path)
+    seconds = time.monotonic() - started
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    words = [sys.executable, "-m", "lbdsl", "apply", str(recipe), smollm2, "-o", "cut", "--yes"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("cut.lbdsl-work/heal/curve.json")):
+        assert process.poll() is None, "it ended before it healed"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut").exists()
+    run("apply", str(recipe), smollm2, "-o", "cut", "--yes", "--resume", cwd=tmp_path)
+    weights = [read_record(tmp_path / name).unwrap().weights for name in ("whole", "cut")]
+    print(f"unbroken run {seconds:.0f} s, weights {weights[0]}")
+    assert weights[0] == weights[1]
