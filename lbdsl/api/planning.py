@@ -89,7 +89,7 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     assert chosen.value is not None
     joint, joint_digest = _joint(resolved, bench, chosen.value)
     on = measured.on.model_copy(update={"joint_digest": joint_digest}) if measured.on else None
-    ref = ModelRef(source=bench.source.text, revision=bench.source.revision, digest=bench.digest,
+    ref = ModelRef(source=bench.source.text, name=bench.source.short_name, revision=bench.source.revision, digest=bench.digest,
                    family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
     built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,

@@ -148,9 +148,10 @@ class RecipeRef(Value):
 
 
 class ModelRef(Value):
-    """The model the plan is for. `facts` is its ModelFacts as a JSON object."""
+    """The model the plan is for. `name` is for people; `facts` is its ModelFacts as a JSON object."""
 
     source: str
+    name: str = ""
     revision: str | None = None
     digest: str
     family: str

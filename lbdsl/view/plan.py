@@ -62,7 +62,7 @@ def _write(console: Console, line: Text) -> None:
 def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     recipe, model = plan.recipe, plan.model
     parts = ["lbdsl plan", f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
-             f"{PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})"]
+             f"{model.name or PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})"]
     if plan.measured_on is not None:
         on = plan.measured_on
         parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")

@@ -98,3 +98,46 @@ def test_without_the_plug_in_it_does_not_exist() -> None:
     if os.environ.get("LBDSL_PLUGINS"):
         pytest.fail("tests run without plug-ins")
     assert "meanpool" not in actions()
+
+
+LIVE = """
+import json, sys
+sys.modules["lbdsl"] = None
+import torch
+from transformers import AutoModelForCausalLM
+folder = sys.argv[1]
+plan = json.load(open(folder + "/out/lbdsl.json"))["plan"]
+model = AutoModelForCausalLM.from_pretrained(folder + "/out", trust_remote_code=True).eval()
+assert sum(p.numel() for p in model.parameters()) == plan["after"]["params"]
+with torch.no_grad():
+    out = model(input_ids=torch.randint(0, 256, (1, 100)), use_cache=True)
+cache = getattr(out, "cache", None) or out.past_key_values
+held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for layer in cache.layers
+        for t in vars(layer).values() if isinstance(t, torch.Tensor)}
+assert sum(held.values()) == plan["after"]["kv_bytes"]["100"], (held, plan["after"]["kv_bytes"])
+"""
+
+
+def lbdsl(folder: Path, *words: str, plug_in: bool = True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "LBDSL_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    environment["LBDSL_PLUGINS"] = str(EXAMPLE) if plug_in else ""
+    return subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=folder, env=environment, capture_output=True,
+                          text=True, timeout=240)
+
+
+def test_it_goes_through_check_plan_apply_and_load(tmp_path: Path) -> None:
+    from tests.tiny_model import save_tiny_model
+
+    save_tiny_model(tmp_path / "model")
+    recipe = str(EXAMPLE.with_suffix(".lbr"))
+    unknown = lbdsl(tmp_path, "check", recipe, plug_in=False)
+    assert unknown.returncode == 1
+    assert "meanpool" in unknown.stderr + unknown.stdout
+    checked = lbdsl(tmp_path, "check", recipe)
+    assert checked.returncode == 0, checked.stderr + checked.stdout
+    planned = lbdsl(tmp_path, "plan", recipe, "model", "-o", "x.lbplan", "--ctx", "100", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert [layer["attn"] for layer in json.loads(planned.stdout)["layers"]].count("meanpool") == 2
+    applied = lbdsl(tmp_path, "apply", "x.lbplan", "-o", "out")
+    assert applied.returncode == 0, applied.stderr
+    run(LIVE, tmp_path)
