@@ -80,7 +80,8 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
     `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on
-    disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not
+    applyable; other errors raise LbdslError.
     """
     measured = _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=again)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
@@ -89,8 +90,8 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     assert chosen.value is not None
     joint, joint_digest = _joint(resolved, bench, chosen.value)
     on = measured.on.model_copy(update={"joint_digest": joint_digest}) if measured.on else None
-    ref = ModelRef(source=bench.source.text, name=bench.source.short_name, revision=bench.source.revision, digest=bench.digest,
-                   family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
+    ref = ModelRef(source=bench.source.text, name=bench.source.short_name, revision=bench.source.revision,
+                   digest=bench.digest, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
     built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,
                   tuple(sorted({*CONTEXTS, *contexts})), VERSION, found=found)

@@ -19,8 +19,8 @@ def write_card(record: Record, folder: Path) -> None:
 def card_text(record: Record) -> str:
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    lines = ["---", f"base_model: {plan.model.source}", "library_name: transformers", "tags: [lbdsl, compressed]", "---", "",
-             f"# {plan.model.name or plan.model.source}, compressed by `{name}`", ""]
+    lines = ["---", f"base_model: {plan.model.source}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
+             "", f"# {plan.model.name or plan.model.source}, compressed by `{name}`", ""]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
     lines += [f"Made by lbdsl {record.lbdsl_version} from `{plan.model.source}` "

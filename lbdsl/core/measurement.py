@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Request:
     """One number the recipe needs for one layer.
 
-    `metric` is a metric's name with `sensitivity` already replaced by the metric it stands for. `action` is the canonical text of the action under
-    which it is measured (`drop`, `swa(window=256, sinks=4)`), or "" for metrics that take none.
+    `metric` is a metric's name, with `sensitivity` already replaced by the metric it stands for. `action` is the canonical
+    text of the action under which it is measured (`drop`, `swa(window=256, sinks=4)`), or "" for metrics that take none.
     """
 
     metric: str
@@ -34,8 +34,9 @@ class Measurement:
 def clustered_mean(sums: Sequence[float], counts: Sequence[int], unit: str) -> Measurement:
     """Mean of all tokens and its cluster-robust standard error.
 
-    `sums[s]` is the sum over sequence s of the per-token values, `counts[s]` its number of tokens. With N tokens in S clusters, the ratio estimator's error is
-    sqrt(S / (S - 1) * sum_s (sums_s - mean * counts_s)^2) / N (Cochran, Sampling Techniques, 3rd ed., ch. 9).
+    `sums[s]` is the sum over sequence s of the per-token values, `counts[s]` its number of tokens. With N tokens in S
+    clusters, the ratio estimator's error is sqrt(S / (S - 1) * sum_s (sums_s - mean * counts_s)^2) / N (Cochran, Sampling
+    Techniques, 3rd ed., ch. 9).
     """
     if len(sums) != len(counts) or not counts or sum(counts) <= 0:
         raise ValueError("a mean needs at least one token, and one count for every sum")

@@ -32,8 +32,8 @@ Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own to change;
-    `heal_blocks` / `eval_blocks` are None when there is nothing to heal or to judge."""
+    """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own
+    to change; `heal_blocks` / `eval_blocks` are None when there is nothing to heal or to judge."""
 
     facts: ModelFacts
     tokenizer: Any

@@ -120,9 +120,10 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
 
         targets = [name for name, module in student.named_modules()
                    if isinstance(module, nn.Linear) and ".layers." in f".{name}"]
-        config = LoraConfig(r=heal.method.rank, lora_alpha=heal.method.alpha, lora_dropout=0.0,  # type: ignore[arg-type]
+        config = LoraConfig(r=heal.method.rank, lora_alpha=heal.method.alpha,  # type: ignore[arg-type]
+                            lora_dropout=0.0,
                             target_modules=targets, task_type="CAUSAL_LM")
-        return get_peft_model(student, config)  # type: ignore[arg-type]
+        return get_peft_model(student, config)
     # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
     _cast(student, torch.float32)
     for name, parameter in student.named_parameters():

@@ -45,7 +45,7 @@ class BlockDataset(Dataset):
 class HealTrainer(Trainer):
     """Overrides the loss and the order of the data; optimizer, schedule, distribution and resume are the Trainer's."""
 
-    def __init__(self, *, teacher: nn.Module, kl_weight: float, hidden_weight: float, **kwargs: Any):
+    def __init__(self, *, teacher: Any, kl_weight: float, hidden_weight: float, **kwargs: Any):
         super().__init__(**kwargs)
         # A list keeps the teacher out of the student's module tree, so that it is neither wrapped nor saved.
         self._teacher = [teacher]
@@ -54,7 +54,7 @@ class HealTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:
-        assert self.train_dataset is not None
+        assert isinstance(self.train_dataset, BlockDataset)
         return SequentialSampler(self.train_dataset)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,

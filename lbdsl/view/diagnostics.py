@@ -33,10 +33,13 @@ class _Console(Protocol):
     """What is used of rich's console."""
 
     width: int
-    is_terminal: bool
     no_color: bool
-    encoding: str
     file: Any
+
+    @property
+    def is_terminal(self) -> bool: ...
+    @property
+    def encoding(self) -> str: ...
 
 
 def render_diagnostics(diagnostics: Iterable[Diagnostic], console: _Console) -> None:

@@ -17,8 +17,10 @@ from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, stock_log
 
 W, N = 5, 3
 
+
 def gen(seed, *shape):
     return torch.randint(1, 101, shape, generator=torch.Generator().manual_seed(seed))
+
 
 def test_packed_sequences_do_not_leak_through_windows():
     model = hybrid_of(tiny_base(), [swa(6, 2)] * 4)
@@ -29,6 +31,7 @@ def test_packed_sequences_do_not_leak_through_windows():
         alone = model(input_ids=b, use_cache=False).logits
     assert (packed[:, 9:] - alone).abs().max() < 1e-4
 
+
 def test_packed_full_layers_control():
     model = hybrid_of(tiny_base(), [FULL] * 4)
     a, b = gen(1, 1, 9), gen(2, 1, 11)
@@ -37,6 +40,7 @@ def test_packed_full_layers_control():
         packed = model(input_ids=torch.cat([a, b], 1), position_ids=pos, use_cache=False).logits
         alone = model(input_ids=b, use_cache=False).logits
     assert (packed[:, 9:] - alone).abs().max() < 1e-4
+
 
 @pytest.mark.parametrize("specs", [[NONE, FULL, FULL, FULL], [swa(W, N), NONE, FULL, FULL]])
 def test_batch_select_indices(specs):
@@ -48,6 +52,7 @@ def test_batch_select_indices(specs):
         out = model(input_ids=ids[[2, 0], 11:], **{CACHE_NAME: cache}).logits
         whole = model(input_ids=ids[[2, 0]], use_cache=False).logits[:, -1:]
     assert (out - whole).abs().max() < 1e-4
+
 
 @pytest.mark.parametrize("specs", [[NONE, FULL, FULL, FULL], [swa(W, N), NONE, FULL, FULL]])
 def test_batch_repeat_interleave(specs):
@@ -61,17 +66,25 @@ def test_batch_repeat_interleave(specs):
         whole = model(input_ids=r, use_cache=False).logits[:, -1:]
     assert (out - whole).abs().max() < 1e-4
 
-@pytest.mark.parametrize("first,second", [([FULL] * 4, [NONE, FULL, FULL, FULL]), ([FULL] * 4, [swa(W, N), FULL, FULL, FULL]),
-                                          ([swa(W, N), FULL, FULL, FULL], [FULL] * 4),
-                                          ([swa(W, N), FULL, FULL, FULL], [swa(W + 2, N), FULL, FULL, FULL])])
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([FULL] * 4, [NONE, FULL, FULL, FULL]),
+        ([FULL] * 4, [swa(W, N), FULL, FULL, FULL]),
+        ([swa(W, N), FULL, FULL, FULL], [FULL] * 4),
+        ([swa(W, N), FULL, FULL, FULL], [swa(W + 2, N), FULL, FULL, FULL]),
+    ],
+)
 def test_a_cache_of_another_plan_is_refused(first, second):
     base = tiny_base()
     one, two = hybrid_of(base, first), hybrid_of(base, second)
     ids = gen(4, 1, 14)
     with torch.no_grad():
         cache = cache_of(one(input_ids=ids[:, :13], use_cache=True))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="filled by another model"):
             two(input_ids=ids[:, 13:], **{CACHE_NAME: cache})
+
 
 def test_prefill_in_inference_mode_then_decode_outside():
     model = hybrid_of(tiny_base(), [swa(W, N), FULL, FULL, FULL])
@@ -83,6 +96,7 @@ def test_prefill_in_inference_mode_then_decode_outside():
         whole = model(input_ids=ids, use_cache=False).logits[:, -1:]
     assert (out - whole).abs().max() < 1e-4
 
+
 def test_failed_crop_leaves_the_cache_as_it_was():
     model = hybrid_of(tiny_base(), [FULL, swa(W, N), FULL, FULL])
     ids = gen(6, 1, 20)
@@ -92,11 +106,13 @@ def test_failed_crop_leaves_the_cache_as_it_was():
         cache.crop(-1)
     assert {layer.get_seq_length() for layer in cache.layers} == {19}
 
+
 def test_is_croppable_says_what_crop_can_do():
     model = hybrid_of(tiny_base(), [swa(W, N), FULL, FULL, FULL])
     with torch.no_grad():
         cache = cache_of(model(input_ids=gen(6, 1, 19), use_cache=True))
     assert not all(layer.is_croppable for layer in cache.layers[:1])
+
 
 def test_assisted_within_window():
     model = hybrid_of(tiny_base(), [NONE, swa(60, 4), FULL, FULL])
@@ -104,11 +120,13 @@ def test_assisted_within_window():
     kw = dict(max_new_tokens=20, do_sample=False, pad_token_id=0)
     assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **kw), model.generate(ids, use_cache=False, **kw))
 
+
 def test_prefill_chunks():
     model = hybrid_of(tiny_base(), plans(W, N)["two window sizes"])
     ids = gen(8, 2, 23)
     kw = dict(max_new_tokens=12, do_sample=False, pad_token_id=0)
     assert torch.equal(model.generate(ids, prefill_chunk_size=7, **kw), model.generate(ids, use_cache=False, **kw))
+
 
 def test_two_turns_with_a_users_cache():
     model = hybrid_of(tiny_base(), plans(W, N)["drop + swa first"])
@@ -117,11 +135,15 @@ def test_two_turns_with_a_users_cache():
     cache = DynamicCache()
     one = model.generate(ids, max_new_tokens=9, **{CACHE_NAME: cache}, **kw)
     more = torch.cat([one, gen(10, 2, 6)], 1)
-    assert torch.equal(model.generate(more, max_new_tokens=9, **{CACHE_NAME: cache}, **kw),
-                       model.generate(more, max_new_tokens=9, use_cache=False, **kw))
+    assert torch.equal(
+        model.generate(more, max_new_tokens=9, **{CACHE_NAME: cache}, **kw),
+        model.generate(more, max_new_tokens=9, use_cache=False, **kw),
+    )
+
 
 def test_output_attentions_is_not_ignored():
-    base = tiny_base(); base.set_attn_implementation("eager")
+    base = tiny_base()
+    base.set_attn_implementation("eager")
     model = hybrid_of(base, [FULL] * 4)
     ids = gen(11, 1, 9)
     with torch.no_grad():
@@ -130,96 +152,135 @@ def test_output_attentions_is_not_ignored():
             got = model(input_ids=ids, output_attentions=True).attentions
         except ValueError:
             return
-    assert got is not None and len(got) == len(want) and all(torch.equal(a, b) for a, b in zip(got, want))
+    assert got is not None
+    assert len(got) == len(want)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=False))
+
 
 def test_hidden_states_equal_stock():
-    base = tiny_base(); model = hybrid_of(base, [FULL] * 4); ids = gen(11, 2, 9)
+    base = tiny_base()
+    model = hybrid_of(base, [FULL] * 4)
+    ids = gen(11, 2, 9)
     with torch.no_grad():
         a = base(input_ids=ids, output_hidden_states=True).hidden_states
         b = model(input_ids=ids, output_hidden_states=True).hidden_states
-    assert len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=False))
+
 
 def test_model_returns_a_tuple_when_asked():
     model = hybrid_of(tiny_base(), [FULL] * 4)
     assert isinstance(model.model(input_ids=gen(1, 1, 4), return_dict=False), tuple)
 
+
 @pytest.mark.parametrize("impl", ["sdpa", "eager"])
 @pytest.mark.parametrize("window", [4, 64])
 def test_finite_with_padding(impl, window):
-    base = tiny_base(); base.set_attn_implementation(impl)
+    base = tiny_base()
+    base.set_attn_implementation(impl)
     model = hybrid_of(base, [swa(window, 2), FULL, NONE, swa(window, 0)])
     ids, mask = gen(12, 3, 12), torch.ones(3, 12, dtype=torch.long)
-    mask[0, :7] = 0; mask[2, :] = 0
+    mask[0, :7] = 0
+    mask[2, :] = 0
     with torch.no_grad():
         assert torch.isfinite(model(input_ids=ids, attention_mask=mask).logits).all()
+
 
 def test_right_padding_prefill_equals_rows():
     base, specs = tiny_base(), plans(W, N)["two window sizes"]
     model = hybrid_of(base, specs)
     ids, mask = gen(12, 3, 17), torch.ones(3, 17, dtype=torch.long)
-    for r, L in enumerate((17, 9, 2)): mask[r, L:] = 0
+    for r, L in enumerate((17, 9, 2)):
+        mask[r, L:] = 0
     with torch.no_grad():
         out = model(input_ids=ids, attention_mask=mask).logits
     for r, L in enumerate((17, 9, 2)):
-        assert (out[r:r+1, :L] - stock_logits(base, specs, ids[r:r+1, :L])).abs().max() < 1e-4
+        assert (out[r : r + 1, :L] - stock_logits(base, specs, ids[r : r + 1, :L])).abs().max() < 1e-4
+
 
 def test_wide_mask_as_stock_takes_it():
-    base = tiny_base(); model = hybrid_of(base, [FULL] * 4); ids = gen(1, 1, 6)
+    base = tiny_base()
+    model = hybrid_of(base, [FULL] * 4)
+    ids = gen(1, 1, 6)
     mask = torch.ones(1, 9, dtype=torch.long)
     with torch.no_grad():
         want = base(input_ids=ids, attention_mask=mask, use_cache=True).logits
         assert torch.equal(model(input_ids=ids, attention_mask=mask, use_cache=True).logits, want)
 
+
 def plugin_mixer(name, attention, **more):
-    from lbdsl.model.hybrid import lbdsl_mixers, lbdsl_hybrid
+    from lbdsl.model.hybrid import lbdsl_hybrid
+
     class M:
-        def build_attention(self, cls, config, i, spec): return attention(config, i)
+        def build_attention(self, cls, config, i, spec):
+            return attention(config, i)
+
         def make_cache(self, config, i, spec):
             from lbdsl.model.hybrid.lbdsl_cache import NoCacheLayer
+
             return NoCacheLayer()
-        def make_mask(self, context, spec): return None
+
+        def make_mask(self, context, spec):
+            return None
+
     real = lbdsl_hybrid.mixer
     return lambda n: M() if n == name else real(n)
 
+
 def test_weights_that_are_gone_are_not_made_up(monkeypatch):
     from lbdsl.model.hybrid import lbdsl_hybrid
+
     class VO(torch.nn.Module):
         def __init__(self, c, i):
             super().__init__()
-            self.v_proj = torch.nn.Linear(c.hidden_size, 16, bias=False); self.o_proj = torch.nn.Linear(32, c.hidden_size, bias=False)
+            self.v_proj = torch.nn.Linear(c.hidden_size, 16, bias=False)
+            self.o_proj = torch.nn.Linear(32, c.hidden_size, bias=False)
+
     monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("vo", VO))
     model = hybrid_of(tiny_base(), [FULL] * 4)
     model.set_layer(1, {"attn": "vo"})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="lost the weights"):
         model.set_layer(1, {"attn": "swa", "window": 4})
+
 
 def test_a_mixer_may_have_buffers(monkeypatch):
     from lbdsl.model.hybrid import lbdsl_hybrid
+
     class Buf(torch.nn.Module):
         def __init__(self, c, i):
             super().__init__()
             self.v_proj = torch.nn.Linear(c.hidden_size, 16, bias=False)
             self.register_buffer("decay", torch.full((4,), 0.5))
+
     monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("buf", Buf))
     model = hybrid_of(tiny_base(), [FULL] * 4)
     model.set_layer(1, {"attn": "buf"})
     assert not model.model.layers[1].self_attn.decay.is_meta
 
+
 def test_a_specification_may_hold_a_list(monkeypatch):
     from lbdsl.model.hybrid import lbdsl_hybrid
+
     class Nop(torch.nn.Module):
-        def __init__(self, c, i): super().__init__()
-        def forward(self, hidden_states, **k): return torch.zeros_like(hidden_states), None
+        def __init__(self, c, i):
+            super().__init__()
+
+        def forward(self, hidden_states, **k):
+            return torch.zeros_like(hidden_states), None
+
     monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("nop", Nop))
     model = hybrid_of(tiny_base(), [FULL] * 4)
     model.set_layer(1, {"attn": "nop", "dilations": [1, 2]})
     model(input_ids=gen(1, 1, 5), use_cache=False)
 
+
 def test_set_layer_keeps_gradient_checkpointing():
     model = hybrid_of(tiny_base(), [FULL] * 4).train()
     model.gradient_checkpointing_enable()
     model.set_layer(1, swa(4, 1))
-    assert model.model.layers[1].gradient_checkpointing and model.model.layers[0].gradient_checkpointing
+    assert model.model.layers[1].gradient_checkpointing
+    assert model.model.layers[0].gradient_checkpointing
+
 
 def test_set_layer_leaves_copies_of_the_config():
     model = hybrid_of(tiny_base(), [FULL] * 4)
@@ -227,44 +288,57 @@ def test_set_layer_leaves_copies_of_the_config():
     model.set_layer(1, NONE)
     assert kept.lbdsl["layers"][1] == FULL
 
+
 def test_failed_layer_keeps_config():
     model = hybrid_of(tiny_base(), [FULL] * 4)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="swa wants a window"):
         model.set_layer(1, {"attn": "swa", "window": 0})
     assert model.config.lbdsl["layers"][1] == FULL
 
+
 @pytest.mark.parametrize("spec", [{"attn": "swa", "window": 8, "sink": 4}, {"attn": "swa", "window": True}])
 def test_bad_swa_entries_are_refused(spec):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="swa wants a window"):
         hybrid_of(tiny_base(), [spec, FULL, FULL, FULL])
 
+
 def test_mlp_none():
-    base = tiny_base(); model = hybrid_of(base, [{"mlp": "none"}, {"attn": "none", "mlp": "none"}, FULL, FULL])
+    base = tiny_base()
+    model = hybrid_of(base, [{"mlp": "none"}, {"attn": "none", "mlp": "none"}, FULL, FULL])
     assert model.config.lbdsl["layers"][0] == {"attn": "full", "mlp": "none"}
     model.generate(gen(1, 1, 5), max_new_tokens=8, do_sample=False, pad_token_id=0)
 
+
 def test_other_llama_classes_are_refused_with_a_code():
-    from lbdsl.core.diagnostic import LbdslError
     from transformers import LlamaForSequenceClassification, LlamaModel
+
+    from lbdsl.core.diagnostic import LbdslError
+
     for cls in (LlamaForSequenceClassification, LlamaModel):
         with pytest.raises(LbdslError):
             to_hybrid(cls(tiny_base().config))
+
 
 RELOAD = """
 import sys; sys.modules["lbdsl"] = None
 from transformers import AutoModelForCausalLM
 AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 """
+
+
 def test_saved_again_through_lbdsl_hf_loads_anywhere(tmp_path):
-    import lbdsl.hf
     from transformers import AutoModelForCausalLM
+
     from lbdsl.artifact.runtime_files import write_runtime
+
     model = hybrid_of(tiny_base(), [NONE, swa(W, N), FULL, FULL])
-    model.save_pretrained(tmp_path / "a"); write_runtime(tmp_path / "a", model.config)
+    model.save_pretrained(tmp_path / "a")
+    write_runtime(tmp_path / "a", model.config)
     AutoModelForCausalLM.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
     env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path / "b")], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-300:]
+
 
 TWO = """
 import sys; sys.modules["lbdsl"] = None
@@ -278,12 +352,15 @@ a(ids), b(ids), c(ids)
 a(ids)
 a.generate(ids, max_new_tokens=9, pad_token_id=0)
 """
+
+
 def test_two_artifacts_of_one_folder_name_in_one_process(tmp_path):
     from lbdsl.artifact.runtime_files import write_runtime
+
     for d, specs in (("x", [swa(W, N), FULL, FULL, FULL]), ("y", [NONE, FULL, FULL, FULL])):
         model = hybrid_of(tiny_base(), specs)
-        model.save_pretrained(tmp_path / d / "saved"); write_runtime(tmp_path / d / "saved", model.config)
+        model.save_pretrained(tmp_path / d / "saved")
+        write_runtime(tmp_path / d / "saved", model.config)
     env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", TWO, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1500:]
-

@@ -220,7 +220,7 @@ class HybridCausalLMMixin:
     """What the causal language models of all families share."""
 
     # Set where lbdsl is installed: writes the runtime's code beside weights that were just saved.
-    after_save = None
+    after_save: object = None
 
     def set_layer(self, index, entries):
         """Change what layer `index` is; see HybridModelMixin.set_layer."""
