@@ -83,7 +83,7 @@ def _quality_lines(record: Record) -> list[str]:
                   f"| KL to the base, nats/token | 0 | {result['kl']:.4f} |",
                   f"| top-1 agreement | 1 | {result['agreement']:.4f} |", ""]
     for item in record.asserts:
-        value = f" ({item.value:.4g})" if item.value is not None else ""
+        value = f" ({item.value:.6g})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
     return [*lines, ""] if record.asserts else lines
 

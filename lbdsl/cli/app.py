@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from lbdsl.cli.config import default_map
+from lbdsl.cli.config import default_map, use_written_names
 
 VERBS = {
     "check": "Parse, type-check and lint recipes; needs no model.",
@@ -31,7 +31,9 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
-        return getattr(module, "command" if cmd_name in ("eval",) else cmd_name)
+        command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
+        use_written_names(command, cmd_name, (ctx.default_map or {}).get(cmd_name, {}))
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
@@ -47,7 +49,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "LBDSL", "help_option_names": ["-h", "--help"],
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"],
                                               "max_content_width": 100})
 @click.version_option(package_name="lbdsl", message="lbdsl %(version)s")
 def cli() -> None:

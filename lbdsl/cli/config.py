@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+
 PROJECT_FILE = "lbdsl.toml"
+
+COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "trust-remote-code", "quiet")
+"""Options of all verbs that run a model; they may stand at the top level of a file and in LBDSL_<OPTION>."""
+
+COMMON_KEY = " common"
+"""Where the map holds them until a verb is chosen; no option can be called so."""
 
 
 def user_file() -> Path:
@@ -15,22 +24,57 @@ def user_file() -> Path:
 
 
 def default_map() -> dict[str, dict[str, Any]]:
-    """click's map of defaults, `{verb: {option: value}}`.
+    """click's map of defaults, `{verb: {option: value}}`; the project's file goes before the user's.
 
-    A file holds options at its top level for every verb that has them, and in a table named after a verb for that
-    verb alone: `device = "cpu"`, `[plan]` `ctx = [4096]`. The project's file goes before the user's.
+    A file holds common options at its top level, for every verb that has them, and others in a table named after their
+    verb: `device = "cpu"`, `[plan]` `ctx = [4096]`. LB480 for a name that means nothing.
     """
     from lbdsl.cli.app import VERBS
 
     merged: dict[str, dict[str, Any]] = {verb: {} for verb in VERBS}
     for path in (user_file(), Path(PROJECT_FILE)):
         if path.is_file():
-            content = _read(path)
-            common = {key: value for key, value in content.items() if not isinstance(value, dict)}
-            for verb in VERBS:
-                values = {**common, **content.get(verb, {})}
-                merged[verb].update({key.replace("-", "_"): value for key, value in values.items()})
+            for name, value in _read(path).items():
+                if isinstance(value, dict):
+                    _known(name, VERBS, f"{path} has a table for a verb", "verb")
+                    merged[name].update({key.replace("-", "_"): setting for key, setting in value.items()})
+                else:
+                    _known(name.replace("_", "-"), COMMON, f"{path} sets an option", "common option")
+                    for values in merged.values():
+                        values.setdefault(COMMON_KEY, {})[name.replace("-", "_")] = value
     return merged
+
+
+def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any]) -> None:
+    """Let files and the environment name options as the command line does: `ctx`, LBDSL_PLAN_CTX, LBDSL_DEVICE.
+
+    `defaults` is the verb's part of the map above; it is brought to click's parameter names, in place.
+    """
+    common = defaults.pop(COMMON_KEY, {})
+    names = {}
+    for param in command.params:
+        long = next((opt for opt in param.opts if opt.startswith("--")), None)
+        if long is not None:
+            word = long.removeprefix("--")
+            names[word.replace("-", "_")] = param.name
+            upper = word.replace("-", "_").upper()
+            param.envvar = [f"LBDSL_{verb.upper()}_{upper}", *([f"LBDSL_{upper}"] if word in COMMON else [])]
+    for word in defaults:
+        _known(word, names, f"[{verb}] in lbdsl.toml sets an option", f"option of `{verb}`")
+    chosen = {**{word: value for word, value in common.items() if word in names}, **defaults}
+    defaults.clear()
+    defaults.update({str(names[word]): value for word, value in chosen.items()})
+
+
+def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:
+    from lbdsl.core.diagnostic import fail
+    from lbdsl.core.registry import nearest
+
+    if name not in choices:
+        near = nearest(name, choices)
+        known = f"there are: {', '.join(sorted(choices))}"
+        raise fail("LB480", f"{where} that does not exist: `{name}` is no {what}",
+                   help=(f"did you mean `{near}`?", known) if near else known)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ CURVE_FILE = "curve.json"
 
 @dataclass(frozen=True)
 class HealReport:
-    """What healing did. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the point before)."""
+    """What healing did. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the point before); `seconds`
+    are those of the process that ended it."""
 
     steps: int
     tokens: int
@@ -56,9 +58,8 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
     the newest whole one is continued. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted when
     `should_stop` turned true, after a checkpoint; LbdslError (LB464) when the loss is no longer a number.
     """
-    import time
-
-    from transformers import TrainingArguments, set_seed
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
 
     from lbdsl.heal.trainer import BlockDataset, HealCallback, HealPoint, HealTrainer, last_whole_checkpoint
 
@@ -89,19 +90,13 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
 
     callback = HealCallback(tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop,
                             save_seconds=save_seconds)
-    args = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=heal.batch, learning_rate=heal.lr,
-        lr_scheduler_type="cosine", warmup_steps=math.ceil(steps * 0.05), weight_decay=0.0, max_grad_norm=1.0,
-        optim="adamw_torch", seed=heal.seed, data_seed=heal.seed, use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16, fp16=False, logging_strategy="steps",
-        logging_steps=max(1, steps // POINTS), logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2,
-        disable_tqdm=True, report_to=[], remove_unused_columns=False, dataloader_num_workers=0,
-        dataloader_pin_memory=device.type == "cuda", eval_strategy="no")
-    trainer = HealTrainer(teacher=teacher, kl_weight=heal.kl_weight, hidden_weight=heal.hidden_weight, model=trained,
-                          args=args, train_dataset=BlockDataset(ids_SN), callbacks=[callback])
-    _only_our_output(trainer)
     started = time.monotonic()
     with quiet_transformers():
+        trainer = HealTrainer(teacher=teacher, kl_weight=heal.kl_weight, hidden_weight=heal.hidden_weight,
+                              model=trained, args=_arguments(heal, folder, dtype, device),
+                              train_dataset=BlockDataset(ids_SN), callbacks=[callback])
+        # The Trainer prints its logs when its bar is off; lbdsl's view is the only thing that writes.
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted
@@ -109,6 +104,21 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
                         trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
                         curve=curve.points, seconds=round(time.monotonic() - started, 1))
     return _merged(trained, dtype), report
+
+
+def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """What the Trainer is told: cosine to zero after 5 % of warm-up, AdamW without decay, checkpoints on our callback."""
+    from transformers import TrainingArguments
+
+    steps = steps_of(heal)
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=heal.batch, learning_rate=heal.lr,
+        lr_scheduler_type="cosine", warmup_steps=math.ceil(steps * 0.05), weight_decay=0.0, max_grad_norm=1.0,
+        optim="adamw_torch", seed=heal.seed, data_seed=heal.seed, use_cpu=device.type == "cpu",
+        bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16 and device.type == "cuda",
+        logging_strategy="steps", logging_steps=max(1, steps // POINTS), logging_nan_inf_filter=False,
+        save_strategy="no", save_total_limit=2, disable_tqdm=True, report_to=[], remove_unused_columns=False,
+        dataloader_num_workers=0, dataloader_pin_memory=device.type == "cuda", eval_strategy="no")
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
@@ -146,13 +156,6 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     """Parameters alone: `model.to` would round buffers too, and rotary frequencies rounded to bf16 are wrong ones."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-
-
-def _only_our_output(trainer: Any) -> None:
-    """The Trainer prints its logs when its bar is off; lbdsl's view is the only thing that writes."""
-    from transformers.trainer_callback import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
 
 
 class _Curve:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
@@ -76,21 +76,28 @@ def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     """Each gate with its status; a post one is judged after healing."""
     if not plan.asserts:
         return
-    texts = [fitted(printable(item.text), width - 30, ascii_) for item in plan.asserts]
-    column = max(len(text) for text in texts)
-    for place, (item, text) in enumerate(zip(plan.asserts, texts, strict=True)):
+    yield from result_lines(plan.asserts, width, ascii_)
+
+
+def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> Iterator[Text]:
+    """One line an assert: text, status and value."""
+    texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
+    column = max((len(text) for text in texts), default=0)
+    for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])
-        value = _value(item)
+        value = value_text(item)
         if value:
             line.append(f"   {value}", style="dim")
         yield line
 
 
-def _value(item: AssertResult) -> str:
+def value_text(item: AssertResult) -> str:
     """The left side where its unit is plain from the text."""
     if item.value is None:
         return ""
+    if item.text.lstrip().startswith(("ppl_increase", "agreement")):
+        return f"{100 * item.value:.4g} %"
     if item.text.lstrip().startswith("kv("):
         return bytes_text(item.value)
     if item.text.lstrip().startswith(("params", "flops(")):

@@ -13,9 +13,12 @@ from rich.table import Table
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
 from lbdsl.plan.schema import AssertResult
+from lbdsl.view.plan_tables import result_lines
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*#@"
+SPARKLINE = 20
+"""Marks of the healing curve, so that its line fits 80 columns."""
 
 
 def render_report(record: Record, folder: Path, console: Console) -> None:
@@ -28,8 +31,10 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
                   f" (-{100 * saved:.1f} %)", highlight=False)
     if record.heal is not None:
         heal = record.heal
-        console.print(f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s; loss "
-                      f"{_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False)
+        console.print(f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
+                      highlight=False, markup=False)
+        console.print(f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False,
+                      markup=False)
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
     if record.evaluation is not None:
@@ -64,10 +69,10 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
-    styles = {"pass": "green", "fail": "bold red", "after healing": "dim"}
-    for item in asserts:
-        value = f"  ({item.value:.4g})" if item.value is not None else ""
-        console.print(f"  assert {item.text}  [{styles[item.status]}]{item.status}[/]{value}", highlight=False)
+    from lbdsl.view.console import ascii_only
+
+    for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
+        console.print(line, highlight=False)
 
 
 def _number(value: float, error: float | None, digits: int) -> str:
@@ -82,5 +87,6 @@ def _sparkline(losses: Sequence[float], console: Console) -> str:
 
     marks = ASCII_BARS if ascii_only(console) else BARS
     top = max(losses) or 1.0
-    line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in losses[:40])
+    shown = [losses[place * len(losses) // SPARKLINE] for place in range(SPARKLINE)] if len(losses) > SPARKLINE else losses
+    line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in shown)
     return f"{losses[0]:.3f} {line} {losses[-1]:.3f}"

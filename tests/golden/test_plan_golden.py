@@ -15,6 +15,7 @@ import pytest
 from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, smollm2_facts
 
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.resources import resource_folder
 from lbdsl.plan.json import plan_json
 from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.view.console import make_console
@@ -64,6 +65,8 @@ assert nll < 0.2
 """, EIGHTY, tuple(0.02 + ((i * 37) % 80) / 80 for i in range(80))),
     "nothing": Case("layers all keep\n", smollm2_facts(), joint=None),
 }
+CASES |= {f"shipped-{path.stem}": Case(path.read_text(encoding="utf-8"), smollm2_facts())
+          for path in sorted(resource_folder("recipes").glob("*.lbr"))}
 
 
 def picture(plan: Plan, width: int) -> str:

@@ -1,0 +1,115 @@
+"""What every action promises, of whatever kind: found through the registry, so a new one is tested by being there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl import check_recipe
+from lbdsl.actions import Aspect, actions
+from lbdsl.api.workbench import Workbench
+from lbdsl.execute.changes import apply_changes
+from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from lbdsl.plan.build import build
+from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.select import select
+from lbdsl.recipe import recipe_from_text
+from tests.hybrid_cases import cache_of
+from tests.tiny_model import save_tiny_model
+
+CONTEXT = 40
+
+LOAD = """
+import sys
+sys.modules["lbdsl"] = None
+import torch
+from transformers import AutoModelForCausalLM
+ids, expected = torch.load("expected.pt")
+model = AutoModelForCausalLM.from_pretrained("saved", trust_remote_code=True).eval()
+with torch.no_grad():
+    assert torch.equal(model(input_ids=ids, use_cache=False).logits, expected)
+"""
+
+
+def example_of(kind: str) -> str:
+    """The class's example, with a window small enough that it matters on a short text."""
+    return actions()[kind].example.replace("window=512", "window=16")
+
+
+def planned(kind: str, bench: Workbench):
+    text = f"layers 1, 3 {example_of(kind)}\nelse keep\n"
+    recipe = recipe_from_text(text).unwrap()
+    selection = select(recipe, bench.facts, {}).unwrap()
+    ref = ModelRef(source="tiny", digest="0" * 64, family=bench.facts.family, layers=bench.facts.layers,
+                   dtype=bench.facts.dtype, facts={})
+    return build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").unwrap()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("conformance") / "model"))
+
+
+@pytest.mark.parametrize("kind", actions())
+def test_its_page_is_written_and_its_example_parses(kind: str) -> None:
+    action = actions()[kind]
+    for word in ("What:", "Why:", "Example:", "Source:"):
+        assert word in (action.__doc__ or ""), word
+    recipe = check_recipe(f"layers 0 {action.example}\nelse keep\n")
+    assert recipe.ok, recipe.diagnostics
+    assert recipe.value is not None
+    made = recipe.value.rules[0].actions[0]
+    assert type(made) is action
+    # The canonical text means the same action.
+    again = check_recipe(f"layers 0 {made.text()}\nelse keep\n").unwrap().rules[0].actions[0]
+    assert again == made
+    assert again.text() == made.text()
+
+
+@pytest.mark.parametrize("kind", actions())
+def test_a_bad_argument_is_a_diagnostic_with_a_place(kind: str) -> None:
+    found = check_recipe(f"layers 0 {kind}(nonsense=3)\nelse keep\n")
+    assert not found.ok
+    problem = next(d for d in found.diagnostics if d.is_error)
+    assert problem.span is not None
+    assert problem.span.text == "nonsense"
+
+
+@pytest.mark.parametrize("kind", actions())
+def test_planning_is_pure(kind: str, tiny: str) -> None:
+    bench = Workbench(tiny)
+    facts = repr(bench.facts)
+    assert planned(kind, bench).digest == planned(kind, bench).digest
+    assert repr(bench.facts) == facts
+    claimed = actions()[kind]
+    assert all(isinstance(aspect, Aspect) for aspect in check_recipe(
+        f"layers 0 {claimed.example}").unwrap().rules[0].actions[0].aspects())
+
+
+@pytest.mark.parametrize("kind", actions())
+def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(kind: str, tiny: str, tmp_path: Path) -> None:
+    from lbdsl.artifact.save import save_model
+
+    bench = Workbench(tiny)
+    plan = planned(kind, bench)
+    model = bench.fresh_copy()
+    apply_changes(model, plan, bench.facts)
+    assert sum(p.numel() for p in model.parameters()) == plan.after.params
+    ids = torch.randint(0, 256, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cache = cache_of(model(input_ids=ids, use_cache=True))
+        logits = model(input_ids=ids, use_cache=False).logits
+        base = bench.base(input_ids=ids, use_cache=False).logits
+    assert cache_storage_bytes(cache) == plan.after.kv_bytes[str(CONTEXT)]
+    assert torch.equal(logits, base) == (kind == "keep")
+
+    save_model(model, bench.tokenizer, tmp_path / "saved")
+    torch.save((ids, logits), tmp_path / "expected.pt")
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,142 @@
+"""Bad input ends in one clear message and the right exit code, with nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.tiny_model import RECIPE
+
+
+@pytest.fixture
+def model(workplace: Path, tiny_folder: Path) -> Path:
+    """A copy of the tiny model that a test may spoil."""
+    (workplace / "model").unlink()
+    shutil.copytree(tiny_folder, workplace / "model")
+    return workplace / "model"
+
+
+def refused(done, code: int, *words: str) -> None:
+    assert done.code == code, done.err
+    for word in words:
+        assert word in done.err, done.err
+    assert "Traceback" not in done.err
+    assert not list(Path.cwd().glob("out*/*.safetensors"))
+    assert not Path("out").exists()
+
+
+def apply(lbdsl, *more: str):
+    return lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", *more)
+
+
+def test_no_such_recipe(workplace: Path, lbdsl) -> None:
+    refused(lbdsl("apply", "nowhere.lbr", "model", "-o", "out", "--yes"), 1, "nowhere.lbr")
+
+
+def test_no_such_model(workplace: Path, lbdsl) -> None:
+    refused(lbdsl("apply", "tiny.lbr", "./nowhere", "-o", "out", "--yes"), 1, "LB400")
+
+
+def test_a_folder_that_is_no_model(workplace: Path, lbdsl) -> None:
+    Path("empty").mkdir()
+    refused(lbdsl("apply", "tiny.lbr", "empty", "-o", "out", "--yes"), 1, "LB401")
+
+
+def test_an_unknown_family(model: Path, lbdsl) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    refused(apply(lbdsl), 6, "LB403", "mamba")
+
+
+def test_truncated_weights(model: Path, lbdsl) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(apply(lbdsl), 6, "LB405")
+
+
+@pytest.mark.parametrize(("text", "code"), [("", "LB444"), ("A few words only.\n", "LB446")])
+def test_text_that_is_empty_or_too_short(workplace: Path, lbdsl, text: str, code: str) -> None:
+    Path("text.txt").write_text(text)
+    Path("tiny.lbr").write_text(RECIPE.replace('measure { data = "builtin:pydoc"', 'measure { data = "text.txt"'))
+    refused(apply(lbdsl), 1, code)
+
+
+def test_no_permission_to_write(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbdsl.execute.workdir.os.access", lambda path, mode: not mode & os.W_OK)  # as not root
+    refused(apply(lbdsl), 1, "LB463", "permission")
+
+
+def test_a_disk_that_is_too_small_is_seen_before_the_work(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbdsl.execute.workdir.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    refused(apply(lbdsl), 1, "LB463", "free")
+    assert not Path("out.lbdsl-work").exists()
+
+
+def test_a_disk_that_fills_while_saving(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> dict[str, str]:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lbdsl.artifact.save.weight_hashes", full)
+        done = apply(lbdsl)
+    assert done.code == 1
+    assert "LB463" in done.err
+    assert "disk is full" in done.err
+    assert not Path("out").exists()
+    # With room again, the run goes on from its checkpoint.
+    resumed = apply(lbdsl, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert Path("out/lbdsl.json").is_file()
+
+
+def test_a_run_on_an_output_in_use(workplace: Path, lbdsl) -> None:
+    import fcntl
+
+    Path("out.lbdsl-work").mkdir()
+    with Path("out.lbdsl-work/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(apply(lbdsl), 1, "LB461")
+
+
+def test_a_configuration_file_that_is_no_toml(workplace: Path, lbdsl) -> None:
+    Path("lbdsl.toml").write_text("device = \n")
+    refused(apply(lbdsl), 1, "LB480")
+
+
+def test_a_configuration_file_gives_defaults_and_a_flag_wins(workplace: Path, lbdsl) -> None:
+    Path("lbdsl.toml").write_text('dtype = "bfloat16"\n[plan]\nctx = [77]\n')
+    done = lbdsl("plan", "tiny.lbr", "model", "--json")
+    assert done.code == 0, done.err
+    assert "77" in json.loads(done.out)["after"]["kv_bytes"]
+    Path("lbdsl.toml").write_text('dtype = "bfloat16"\n')
+    half = json.loads(done.out)["before"]["kv_bytes"]["1024"]
+    flagged = json.loads(lbdsl("plan", "tiny.lbr", "model", "--json", "--dtype", "float32").out)
+    assert flagged["before"]["kv_bytes"]["1024"] == 2 * half
+
+
+@pytest.mark.parametrize("text", ['devise = "cpu"\n', "[plan]\nctxx = [3]\n", "[plane]\n"])
+def test_unknown_names_in_the_configuration_file_are_refused(workplace: Path, lbdsl, text: str) -> None:
+    Path("lbdsl.toml").write_text(text)
+    refused(lbdsl("plan", "tiny.lbr", "model"), 1, "LB480", "did you mean")
+
+
+def test_the_environment_gives_defaults(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LBDSL_PLAN_CTX", "99")
+    monkeypatch.setenv("LBDSL_DTYPE", "bfloat16")
+    done = lbdsl("plan", "tiny.lbr", "model")
+    assert done.code == 0, done.err
+    assert "(bfloat16)" in done.out
+    assert "from environment" in done.err
+    assert "99" in json.loads(lbdsl("plan", "tiny.lbr", "model", "--json").out)["after"]["kv_bytes"]
+
+
+def test_no_such_verb(workplace: Path, lbdsl) -> None:
+    done = lbdsl("aply")
+    assert done.code == 2
+    assert "apply" in done.err
