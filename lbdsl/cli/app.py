@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         show_diagnostics(problem.diagnostics)
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        click.echo("interrupted; what was measured is kept, and the same command goes on from there", err=True)
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`; that is no error of ours.
