@@ -108,12 +108,16 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
 
 PLANS = {
     "drop 0": [NONE] + [FULL] * 29,
-    "swa 0": [swa(64, 4)] + [FULL] * 29,
-    "drop + swa first": [NONE, swa(64, 4)] + [FULL] * 28,
-    "no full layer": [swa(64, 4), NONE] * 15,
-    "two window sizes": [swa(64, 4), FULL, swa(128, 0)] * 10,
+    "swa 0": [swa(256, 4)] + [FULL] * 29,
+    "drop + swa first": [NONE, swa(256, 4)] + [FULL] * 28,
+    "no full layer": [swa(256, 4)] * 30,
+    "two window sizes": [swa(64, 4), FULL, swa(256, 0)] * 10,
     "all kept": [FULL] * 30,
+    # Half of the attentions gone: the model is so broken that it amplifies rounding (1.1e-3 in fp32), so weights and
+    # products are in fp64 here; transformers' norms and rotary angles stay in fp32.
+    "no full layer, half dropped, fp64": [swa(256, 4), NONE] * 15,
 }
+PROMPT, NEW = 140, 720  # 604 tokens past the largest window
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -122,20 +126,23 @@ def test_generation_600_tokens_past_the_window(name: str, smollm2: str) -> None:
     model = bench.base
     for index, spec in enumerate(PLANS[name]):
         model.set_layer(index, spec)
-    prompts = token_blocks("builtin:pydoc", Part.EVAL, bench.tokenizer, 3 * 140, 140).ids
-    out = model.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=600, min_new_tokens=600,
+    if name.endswith("fp64"):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.double()
+    prompts = token_blocks("builtin:pydoc", Part.EVAL, bench.tokenizer, 3 * PROMPT, PROMPT).ids
+    out = model.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=NEW, min_new_tokens=NEW,
                          do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0)
     steps = torch.stack(out.logits, dim=1)
     worst = 0.0
     for row in range(3):
         with torch.no_grad():
-            whole = model(input_ids=out.sequences[row : row + 1], use_cache=False).logits[0, 139:-1]
+            whole = model(input_ids=out.sequences[row : row + 1], use_cache=False).logits[0, PROMPT - 1 : -1]
         worst = max(worst, (steps[row] - whole).abs().max().item())
         # `min_new_tokens` forbids the end token, in our steps as in the comparison.
         whole[:, model.generation_config.eos_token_id] = -torch.inf
-        chosen = out.sequences[row, 140:]
-        assert torch.equal(whole.argmax(-1), chosen) or (
-            whole.max(-1).values - whole.gather(-1, chosen[:, None])[:, 0]).max() < 1e-3
+        chosen = out.sequences[row, PROMPT:]
+        # The same tokens, but for ties within the rounding error.
+        assert (whole.max(-1).values - whole.gather(-1, chosen[:, None])[:, 0]).max() < 1e-3
     print(f"{name}: logits within {worst:.1e}")
     assert worst < 1e-3
 
