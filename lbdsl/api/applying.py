@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import Planned, data_folder
+from lbdsl.api.planning import Planned
+from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
@@ -48,10 +50,8 @@ class Applied:
 
 def output_of(plan: Plan, bench: Workbench, chosen: ApplyOptions) -> Path:
     """Where the artifact goes."""
-    if chosen.output is not None:
-        return chosen.output
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    return Path(f"{bench.source.short_name}-{name}")
+    return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
@@ -68,7 +68,7 @@ def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
 
 def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
     """True when `output` holds the accepted artifact of exactly this plan, its weights as they were saved."""
-    from lbdsl.artifact.restore import check_weights
+    from lbdsl.artifact.restore import check_files
 
     record = read_record(output).value
     if record is None or record.status != "accepted":
@@ -76,7 +76,7 @@ def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
     if record.plan_digest != plan.digest or record.no_heal != no_heal:
         return False
     try:
-        check_weights(output, record)
+        check_files(output, record)
     except LbdslError:
         return False
     return True
@@ -100,10 +100,13 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
     output = output_of(plan, bench, chosen)
     if not check_output(planned, chosen):
         return Applied(read_record(output).unwrap(), output, ())
+    recipe, folder = planned.recipe, data_folder(plan.recipe.path)
+    healing = heal_blocks(plan.heal, bench, folder) if plan.heal is not None and not chosen.no_heal else None
+    judging = (eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe)
+               else None)
     inputs = RunInputs(facts=bench.facts, tokenizer=bench.tokenizer, device=bench.device, base=lambda: bench.base,
-                       changed=bench.fresh_copy, heal_blocks=_heal_blocks(plan, bench),
-                       eval_blocks=_eval_blocks(planned.recipe, bench), gate=gate_of(plan, planned.recipe, bench.facts),
-                       batch=bench.options.batch)
+                       changed=bench.fresh_copy, heal_blocks=healing, eval_blocks=judging,
+                       gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
     try:
         result = run_plan(plan, inputs, output, lbdsl_version=VERSION, no_heal=chosen.no_heal, resume=chosen.resume,
                           force=chosen.force, progress=progress, should_stop=should_stop)
@@ -138,8 +141,11 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
     options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
     bench = Workbench(model or plan.model.source, options, progress)
     recipe, found = _recipe_of(plan, set_params or {})
-    stale = staleness(plan, recipe_sha256=recipe.sha256, params=recipe.params, model_digest=bench.digest,
-                      lbdsl_version=VERSION, data_digest=_calibration_digest(plan, recipe, bench))
+    folder, on = data_folder(recipe.path), plan.measured_on
+    stale = staleness(
+        plan, recipe_sha256=recipe.sha256, params=recipe.params, model_digest=bench.digest, lbdsl_version=VERSION,
+        data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
+        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None)
     if stale:
         raise LbdslError(stale)
     planned = Planned(plan, (), found, recipe, bench)
@@ -147,9 +153,15 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
 
 
+def set_values(plan: Plan) -> dict[str, str]:
+    """What `--set` gave when the plan was made, as text of the language."""
+    values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+
+
 def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple[Diagnostic, ...]]:
     """The recipe file as it is now, or the text in the plan where there is no such file."""
-    values = {name: str(plan.recipe.params[name]) for name in plan.recipe.set_params} | dict(set_params)
+    values = set_values(plan) | dict(set_params)
     if Path(plan.recipe.path).is_file():
         loaded = load_recipe(plan.recipe.path, values)
         if loaded.ok:
@@ -162,50 +174,6 @@ def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple
         return embedded.model_copy(update={"sha256": sha256}), ()
     recipe = recipe_from_text(plan.recipe.text, plan.recipe.path, values).unwrap()
     return recipe, (note("LB472", f"{plan.recipe.path} is not here; the recipe in the plan is used"),)
-
-
-def _calibration_digest(plan: Plan, recipe: Recipe, bench: Workbench) -> str | None:
-    """Of the text that scores were taken on, as it is now; None when the plan needed none."""
-    if plan.measured_on is None:
-        return None
-    from lbdsl.data.blocks import token_blocks
-    from lbdsl.data.split import Part
-
-    wanted = plan.measure
-    return token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
-                        base_dir=data_folder(recipe.path), offline=bench.options.offline).digest
-
-
-def _heal_blocks(plan: Plan, bench: Workbench):
-    from lbdsl.data.blocks import TokenBlocks, token_blocks
-    from lbdsl.data.split import Part
-    from lbdsl.heal.heal import steps_of
-
-    heal = plan.heal
-    if heal is None:
-        return None
-
-    def blocks() -> TokenBlocks:
-        return token_blocks(heal.data, Part.HEAL, bench.tokenizer, steps_of(heal) * heal.batch * heal.seq, heal.seq,
-                            heal.seed, base_dir=data_folder(plan.recipe.path), offline=bench.options.offline)
-
-    return blocks
-
-
-def _eval_blocks(recipe: Recipe, bench: Workbench):
-    """The text to judge on: the `eval` block's, or that block's defaults when only an assert wants judging."""
-    from lbdsl.data.blocks import TokenBlocks, token_blocks
-    from lbdsl.data.split import Part
-
-    if not judges(recipe):
-        return None
-    wanted = recipe.eval or Evaluate()
-
-    def blocks() -> TokenBlocks:
-        return token_blocks(wanted.data, Part.EVAL, bench.tokenizer, wanted.tokens, wanted.seq,
-                            base_dir=data_folder(recipe.path), offline=bench.options.offline)
-
-    return blocks
 
 
 def _got(item: AssertResult) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lbdsl.api.applying import set_values
 from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import data_folder
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
-from lbdsl.core.diagnostic import Diagnostic, error, warning
+from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import Progress
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.schema import AssertResult
@@ -45,37 +46,41 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     the block's settings. Raises LbdslError when the folder is no artifact, was edited, or the base is not the one it was
     made from.
     """
-    from lbdsl.artifact.restore import check_weights, load_artifact
-    from lbdsl.data.blocks import token_blocks
-    from lbdsl.data.split import Part
+    from lbdsl.api.texts import data_folder, eval_blocks
+    from lbdsl.artifact.restore import check_files, load_artifact
     from lbdsl.evaluate.quality import judge
 
     folder = Path(artifact)
     record = read_record(folder).unwrap()
-    check_weights(folder, record)
+    check_files(folder, record)
     plan = record.plan
     options = options or RunOptions()
     bench = Workbench(against or plan.model.source,
                       RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress)
     found: list[Diagnostic] = []
     if bench.digest != plan.model.digest:
-        found.append(warning("LB473", f"{bench.source.text} is not the model that the artifact was made from",
-                             help="its numbers stand beside that of another base"))
-    wanted = plan.eval or Evaluate()
-    data = data or wanted.data
-    blocks = token_blocks(data, Part.EVAL, bench.tokenizer, tokens or wanted.tokens, seq or wanted.seq,
-                          base_dir=data_folder(plan.recipe.path) if data == wanted.data else None,
-                          offline=options.offline)
+        message = f"{bench.source.text} is not the model that the artifact was made from"
+        if against is None:
+            raise fail("LB473", message, help="name the base model with --against")
+        found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
+    block = plan.eval or Evaluate()
+    # Text named on the command line is looked for here, not beside the recipe.
+    wanted = block.model_copy(update={"data": _here(data) if data else block.data, "tokens": tokens or block.tokens,
+                                      "seq": seq or block.seq})
+    blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     import torch
 
     changed = load_artifact(folder, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
     base = bench.base
     with bench.progress.stage("judging") as report:
-        quality = judge(base, changed, blocks.ids, data=data, digest=blocks.digest, progress=report,
+        quality = judge(base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report,
                         batch=options.batch)
-    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path,
-                              {name: str(plan.recipe.params[name]) for name in plan.recipe.set_params}).unwrap()
+    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path, set_values(plan)).unwrap()
     asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
     found += [error("LB468", f"assert {item.text} fails on this text")
               for item in asserts if item.status == "fail"]
     return Judged(record, quality.to_json(), asserts, tuple(found))
+
+
+def _here(data: str) -> str:
+    return os.path.abspath(data) if Path(data).exists() else data

@@ -12,10 +12,10 @@ from types import FrameType
 
 @contextmanager
 def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
-    """Within, the first SIGINT asks healing to checkpoint and stop, or ends other work; a second one ends at once.
+    """Within, the first SIGINT ends work that cannot checkpoint, and asks work that can to do so; a second one ends it.
 
-    Yields a function that work which can checkpoint calls often; calling it says "I will stop by myself". Leaving by
-    KeyboardInterrupt prints the command that resumes.
+    Yields a function that tells whether to stop. Work that calls it (each healing step, between stages) says thereby
+    that it will stop by itself. Leaving by KeyboardInterrupt prints the command that resumes.
     """
     state = _State()
 
@@ -23,7 +23,7 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
         if state.asked or not state.polled:
             raise KeyboardInterrupt
         state.asked = True
-        print("stopping after a checkpoint; Ctrl-C again ends at once", file=sys.stderr)
+        print("stopping as soon as what was done is on disk; Ctrl-C again ends at once", file=sys.stderr)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, handler) if in_main_thread else None

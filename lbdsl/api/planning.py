@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,8 +90,9 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
     joint, joint_digest = _joint(resolved, bench, chosen.value)
-    on = measured.on.model_copy(update={"joint_digest": joint_digest}) if measured.on else None
-    ref = ModelRef(source=bench.source.text, name=bench.source.short_name, revision=bench.source.revision,
+    on = measured.on or _nothing_measured(resolved)
+    on = on.model_copy(update={"joint_digest": joint_digest})
+    ref = ModelRef(source=_lasting(bench), name=bench.source.short_name, revision=bench.source.revision,
                    digest=bench.digest, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
     built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,
@@ -100,13 +102,19 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
 
 
-def data_folder(recipe_path: str) -> Path:
-    """Relative paths in a recipe start at the recipe's folder."""
-    return Path(recipe_path).parent
+def _nothing_measured(recipe: Recipe) -> MeasuredOn:
+    """For a recipe that asks for no score: only the joint loss is taken on its calibration text."""
+    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=recipe.measure.seq, fingerprint=None)
+
+
+def _lasting(bench: Workbench) -> str:
+    """What the user wrote, made absolute for a local model: a plan may be applied from another folder."""
+    local = bench.source.revision is None and Path(bench.source.text).expanduser().exists()
+    return os.path.abspath(Path(bench.source.text).expanduser()) if local else bench.source.text
 
 
 def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnosed[Recipe]:
-    loaded = load_recipe(recipe, set_params or {})
+    loaded = load_recipe(os.path.abspath(recipe), set_params or {})
     _raise_errors(loaded.diagnostics)
     return loaded
 
@@ -131,14 +139,12 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool) -> Me
 
 def _scores(recipe: Recipe, bench: Workbench, requests: tuple[Request, ...],
             actions: Mapping[str, Action]) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
-    from lbdsl.data.blocks import token_blocks
-    from lbdsl.data.split import Part
+    from lbdsl.api.texts import data_folder, score_blocks
     from lbdsl.measure.engine import measure_requests
     from lbdsl.measure.store import open_store
 
     wanted = recipe.measure
-    blocks = token_blocks(wanted.data, Part.SCORE, bench.tokenizer, wanted.tokens, wanted.seq, wanted.seed,
-                          base_dir=data_folder(recipe.path), offline=bench.options.offline)
+    blocks = score_blocks(wanted, bench, data_folder(recipe.path))
     fingerprint = fingerprint_of(bench, blocks.digest)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
         scores = measure_requests(lambda: bench.base, bench.facts, requests, actions, blocks, store, fingerprint,
@@ -156,17 +162,14 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
 
 def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss | None, str | None]:
     """The loss rise of the whole changed model on text that no score was taken on."""
-    from lbdsl.data.blocks import token_blocks
-    from lbdsl.data.split import Part
+    from lbdsl.api.texts import data_folder, joint_blocks
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.store import open_store
 
     changes = selection.specs(bench.facts)
     if not changes:
         return None, None
-    wanted = recipe.measure
-    blocks = token_blocks(wanted.data, Part.JOINT, bench.tokenizer, max(wanted.tokens // 2, 2), wanted.seq,
-                          wanted.seed, base_dir=data_folder(recipe.path), offline=bench.options.offline)
+    blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         found = measure_joint(lambda: bench.base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
                               selection.digest, progress=report, batch=bench.options.batch)

@@ -19,11 +19,13 @@ def write_card(record: Record, folder: Path) -> None:
 def card_text(record: Record) -> str:
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    lines = ["---", f"base_model: {plan.model.source}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
+    # A folder of this machine means nothing to others.
+    base = plan.model.name if plan.model.revision is None and plan.model.name else plan.model.source
+    lines = ["---", f"base_model: {base}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
              "", f"# {plan.model.name or plan.model.source}, compressed by `{name}`", ""]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
-    lines += [f"Made by lbdsl {record.lbdsl_version} from `{plan.model.source}` "
+    lines += [f"Made by lbdsl {record.lbdsl_version} from `{base}` "
               f"(sha256 `{plan.model.digest[:16]}`). Load it with", "",
               "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "",
               "or without remote code after `import lbdsl.hf`.", ""]
@@ -79,13 +81,18 @@ def _quality_lines(record: Record) -> list[str]:
         result = record.evaluation
         lines += [f"On `{result['data']}`, {result['tokens']} tokens apart from calibration and healing:", "",
                   "| | base | this model |", "|---|---|---|",
-                  f"| perplexity | {result['perplexity']['base']:.2f} | {result['perplexity']['artifact']:.2f} |",
-                  f"| KL to the base, nats/token | 0 | {result['kl']:.4f} |",
-                  f"| top-1 agreement | 1 | {result['agreement']:.4f} |", ""]
+                  f"| perplexity | {_number(result['perplexity']['base'], 2)} | "
+                  f"{_number(result['perplexity']['artifact'], 2)} |",
+                  f"| KL to the base, nats/token | 0 | {_number(result['kl'], 4)} |",
+                  f"| top-1 agreement | 1 | {_number(result['agreement'], 4)} |", ""]
     for item in record.asserts:
         value = f" ({item.value:.6g})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
     return [*lines, ""] if record.asserts else lines
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not a number" if value is None else f"{value:.{digits}f}"
 
 
 def _draw_curve(curve: list[list[float]], path: Path) -> None:

@@ -19,10 +19,10 @@ FORMAT_VERSION = 1
 class Record(BaseModel):
     """The record of one artifact.
 
-    `weights` maps each weight file to its sha256. `layer_map` gives the source model's index of each layer. `changes`
-    are the records of the actions as applied. `heal` is None when nothing was healed, `evaluation` when there is no
-    `eval` block. `status` is "accepted", or "rejected" when a gate failed. `no_heal` and the plan's `set_params` say
-    what a flag changed.
+    `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
+    each layer. `changes` are the records of the actions as applied. `heal` is None when nothing was healed,
+    `evaluation` when there is no `eval` block. `status` is "accepted", or "rejected" when a gate failed. `no_heal` and the
+    plan's `set_params` say what a flag changed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +32,7 @@ class Record(BaseModel):
     status: str
     plan_digest: str
     plan: Plan
-    weights: dict[str, str]
+    files: dict[str, str]
     layer_map: tuple[int, ...]
     changes: tuple[dict[str, Any], ...]
     no_heal: bool

@@ -6,28 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.record import Record
-from lbdsl.artifact.save import weight_hashes
+from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
+from lbdsl.model.load_check import LOAD_ERRORS, first_line
 from lbdsl.model.quiet import quiet_transformers
+from lbdsl.plan.schema import Plan
 
 
-def check_weights(folder: Path, record: Record) -> None:
-    """LB465 when a weight file is missing, new or not the one that was saved."""
-    found = weight_hashes(folder)
-    for name in sorted({*found, *record.weights}):
-        if found.get(name) != record.weights.get(name):
-            what = ("is missing" if name not in found else "is not in the record" if name not in record.weights
+def check_files(folder: Path, record: Record) -> None:
+    """LB465 when a file that the model depends on is missing, new or not the one that was saved."""
+    found = file_hashes(folder)
+    for name in sorted({*found, *record.files}):
+        if found.get(name) != record.files.get(name):
+            what = ("is missing" if name not in found else "is not in the record" if name not in record.files
                     else "changed after it was saved")
             raise fail("LB465", f"{folder / name} {what}")
 
 
-def load_artifact(folder: Path, *, device: Any, dtype: Any = "auto") -> Any:
+def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype: Any = "auto") -> Any:
     """The saved model in eval mode, through transformers' own loading, with the installed runtime instead of the copy
-    of its code in the folder."""
+    of its code in the folder. LB465 when it does not load, or is not what `plan` says."""
     from transformers import AutoModelForCausalLM
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True,
+                                                         local_files_only=True)
+    except LOAD_ERRORS as problem:
+        raise fail("LB465", f"{folder} does not load: {first_line(problem)}") from problem
+    if plan is not None and tuple(getattr(model.config, "lbdsl", {}).get("layers", ())) != plan.specs:
+        raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model.to(device).eval()

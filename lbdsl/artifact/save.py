@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,34 @@ from typing import Any
 from lbdsl.model.quiet import quiet_transformers
 
 MAX_SHARD = "4GB"
+SUFFIXES = (".safetensors", ".json", ".py", ".jinja", ".model", ".txt")
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
-    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each weight file.
+    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each file.
 
     The folder loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` where only torch and
     transformers are installed. OSError (a full disk, no permission) is the caller's to report.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     import lbdsl.hf  # noqa: F401  (so that the model writes the runtime's code beside its weights)
 
+    folder.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size=MAX_SHARD)
         tokenizer.save_pretrained(folder)
-    return weight_hashes(folder)
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        # safetensors writes files that only their owner may read; a server often runs as somebody else.
+        path.chmod(0o666 & ~mask)
+    return file_hashes(folder)
 
 
-def weight_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every safetensors file in `folder`, by name."""
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of everything in `folder` that a loaded model depends on, by name: not the record, card or pictures."""
     hashes = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in SUFFIXES and path.name != "lbdsl.json":
+            with path.open("rb") as stream:
+                hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

@@ -75,13 +75,22 @@ def main(argv: list[str] | None = None) -> None:
         show_diagnostics(problem.diagnostics)
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was measured is kept, and the same command goes on from there", err=True)
+        measuring = sys.argv[1:2] in (["measure"], ["plan"])
+        click.echo("interrupted" + ("; what was measured is kept, and the same command goes on from there"
+                                    if measuring else ""), err=True)
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception:
+    except Exception as problem:
+        if type(problem).__name__ == "OutOfMemoryError":
+            from lbdsl.cli.output import show_diagnostics
+            from lbdsl.core.diagnostic import error
+
+            show_diagnostics([error("LB481", "the device has too little memory", help=(
+                "lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu"))])
+            sys.exit(1)
         if os.environ.get("LBDSL_TRACEBACK"):
             raise
         code = _internal_bug()

@@ -41,6 +41,10 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
     console = stdout_console()
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again)
     resume_command = _resume_command(ctx)
+    if model is not None and recipe_or_plan.suffix == ".lbplan":
+        raise click.UsageError("a saved plan knows its model; with --model you say where it is now")
+    if model is None and recipe_or_plan.suffix == ".lbr":
+        raise click.UsageError("a recipe wants a MODEL: lbdsl apply RECIPE MODEL")
     if model is None:
         with stop_on_ctrl_c(resume_command) as should_stop:
             done = apply_saved_plan(recipe_or_plan, set_params=dict(assignments), model=relocated, chosen=chosen,
@@ -63,8 +67,9 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
             if not check_output(planned, chosen):
                 progress.say("Nothing to do: the output is up to date with this plan.")
                 return
-            if not yes:
-                click.confirm("Apply this plan?", abort=True, err=True)
+            if not yes and not click.confirm("Apply this plan?", err=True):
+                progress.say("Not applied.")
+                ctx.exit(1)
             done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     show_diagnostics(done.diagnostics)
     render_report(done.record, done.folder, console)

@@ -12,7 +12,7 @@ import click
 from lbdsl.api.options import RunOptions
 
 _RUN = (
-    click.option("--device", help="cpu, cuda, cuda:1, mps. Default: a GPU where there is one."),
+    click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
                  help="Default: the checkpoint's; bfloat16 for GGUF."),
     click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
@@ -20,7 +20,7 @@ _RUN = (
     click.option("--cache-dir", type=click.Path(file_okay=False, path_type=Path),
                  help="Where measurements are kept. Default: the user's cache folder."),
     click.option("--offline", is_flag=True, help="Never ask a hub."),
-    click.option("--trust-remote-code", is_flag=True, help="Run code that the source model brings."),
+    click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
 )
 
@@ -69,13 +69,14 @@ class Tokens(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from lbdsl.core.units import BINARY, DECIMAL
 
-        text = str(value)
-        for suffix, factor in {**BINARY, **DECIMAL}.items():
-            if text.endswith(suffix) and text[: -len(suffix)].isdigit():
-                return int(text[: -len(suffix)]) * factor
-        if not text.isdigit() or int(text) < 1:
-            self.fail(f"{text!r} is not a number of tokens (512, 8Ki, 10k)", param, ctx)
-        return int(text)
+        text, factor = str(value), 1
+        for suffix, times in {**BINARY, **DECIMAL}.items():
+            if text.endswith(suffix):
+                text, factor = text[: -len(suffix)], times
+                break
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
+            self.fail(f"{value!r} is not a number of tokens (512, 8Ki, 10k)", param, ctx)
+        return int(text) * factor
 
 
 def origins(ctx: click.Context) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,24 @@ class TokenBlocks:
         return self.ids.numel()
 
 
+def documents_of(data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None,
+                 offline: bool = False) -> frozenset[str]:
+    """Hashes of the documents that a source has in these parts; see `document_hash`."""
+    split = split_documents(read_documents(data, base_dir=base_dir, offline=offline))
+    return frozenset(document_hash(text) for part in parts for text in split.parts[part])
+
+
 def token_blocks(data: str, part: Part, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *,
-                 base_dir: Path | str | None = None, offline: bool = False) -> TokenBlocks:
-    """Read, split, tokenize and pack the text of one part; see `read_documents` and `pack`."""
+                 base_dir: Path | str | None = None, offline: bool = False,
+                 exclude: frozenset[str] = frozenset()) -> TokenBlocks:
+    """Read, split, tokenize and pack the text of one part; see `read_documents` and `pack`.
+
+    `exclude` are hashes of documents that another source uses for something else: parts are disjoint within a source,
+    not between two that share documents.
+    """
     documents = split_documents(read_documents(data, base_dir=base_dir, offline=offline)).parts[part]
+    if exclude:
+        documents = tuple(text for text in documents if document_hash(text) not in exclude)
     return pack(documents, part, tokenizer, tokens, seq, seed, data=data)
 
 

@@ -38,12 +38,12 @@ class Quality:
     @property
     def ppl_increase(self) -> float:
         """Perplexity of the artifact over the base's, minus one (a ratio)."""
-        return math.expm1(self.rise.value)
+        return _exp(self.rise.value) - 1
 
     @property
     def ppl_increase_stderr(self) -> float:
         """First-order standard error of `ppl_increase`."""
-        return math.exp(self.rise.value) * self.rise.stderr
+        return _exp(self.rise.value) * self.rise.stderr
 
     def post_scores(self) -> Mapping[str, float]:
         """The values that post asserts speak of."""
@@ -51,18 +51,30 @@ class Quality:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `eval --json` that come from measuring."""
-        base, artifact = math.exp(self.base_nll.value), math.exp(self.nll.value)
-        return {
+        base, artifact = _exp(self.base_nll.value), _exp(self.nll.value)
+        return _finite({
             "data": self.data, "data_digest": self.digest, "tokens": self.nll.tokens, "sequences": self.nll.sequences,
             "perplexity": {"base": base, "artifact": artifact},
             "nll": {"base": self.base_nll.value, "artifact": self.nll.value},
             "loss_rise": self.rise.value, "ppl_increase": self.ppl_increase,
             "kl": self.kl.value, "agreement": self.agreement.value,
-            "stderr": {name: None if math.isnan(value) else value for name, value in {
+            "stderr": {
                 "perplexity_base": base * self.base_nll.stderr, "perplexity_artifact": artifact * self.nll.stderr,
                 "loss_rise": self.rise.stderr, "ppl_increase": self.ppl_increase_stderr,
-                "kl": self.kl.stderr, "agreement": self.agreement.stderr}.items()},
-        }
+                "kl": self.kl.stderr, "agreement": self.agreement.stderr},
+        })
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null instead."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _exp(nats: float) -> float:
+    """exp, infinite where it overflows: a model can be that broken."""
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 class _Agreement(LogitsMetric):

@@ -8,6 +8,7 @@ What is finished lies in the work folder; a resumed run skips it and ends with t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,15 @@ Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
 @dataclass(frozen=True)
 class RunInputs:
     """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own
-    to change; `heal_blocks` / `eval_blocks` are None when there is nothing to heal or to judge."""
+    to change; `heal_blocks` and `eval_blocks` are None when there is nothing to heal or to judge."""
 
     facts: ModelFacts
     tokenizer: Any
     device: Any
     base: Callable[[], Any]
     changed: Callable[[], Any]
-    heal_blocks: Callable[[], TokenBlocks] | None
-    eval_blocks: Callable[[], TokenBlocks] | None
+    heal_blocks: TokenBlocks | None
+    eval_blocks: TokenBlocks | None
     gate: Gate
     batch: int = 1
 
@@ -61,21 +62,20 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
 
     Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
     """
-    heals = plan.heal is not None and not no_heal
-    check_room(output, _room_needed(plan, inputs.facts, heals))
     work = WorkFolder(output)
-    identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version}
+    identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version,
+                "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None}
+    if work.saved() is None:
+        check_room(output, _room_needed(plan, inputs.facts))
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
         if saved is None:
-            model, records = _change(plan, inputs, progress)
-            healed = None
-            if heals:
-                model, healed = _heal(plan, inputs, model, work, resume, progress, should_stop)
-            saved = _save(model, inputs, work, records, healed, progress)
+            saved = _make(plan, inputs, work, resume, progress, should_stop)
         else:
             progress.say("weights were saved before; going on from there")
-        quality = _judge(inputs, work, progress)
+        _stop_if(should_stop)
+        quality = _judge(plan, inputs, work, progress)
+        _stop_if(should_stop)
         record = _record(plan, saved, quality, inputs.gate, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
@@ -86,19 +86,32 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
     return RunResult(record, target, aside)
 
 
-def _change(plan: Plan, inputs: RunInputs, progress: Progress) -> tuple[Any, tuple[dict[str, Any], ...]]:
+def _make(plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress,
+          should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Change, heal and save; the model is let go when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
-        return model, apply_changes(model, plan, inputs.facts)
+        records = apply_changes(model, plan, inputs.facts)
+    healed = None
+    if inputs.heal_blocks is not None:
+        model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
+    _stop_if(should_stop)
+    return _save(model, inputs, work, records, healed, progress)
 
 
-def _heal(plan: Plan, inputs: RunInputs, model: Any, work: WorkFolder, resume: bool, progress: Progress,
-          should_stop: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
+def _stop_if(should_stop: Callable[[], bool]) -> None:
+    """Between stages, where all that was done is on disk."""
+    from lbdsl.heal.heal import HealInterrupted
+
+    if should_stop():
+        raise HealInterrupted
+
+
+def _heal(plan: Plan, inputs: RunInputs, blocks: TokenBlocks, model: Any, work: WorkFolder, resume: bool,
+          progress: Progress, should_stop: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
     from lbdsl.heal.heal import heal_model
 
     assert plan.heal is not None
-    assert inputs.heal_blocks is not None
-    blocks = inputs.heal_blocks()
     if blocks.passes > 1:
         progress.say(f"healing goes {blocks.passes:.1f} times over {plan.heal.data}")
     with progress.stage("healing") as report, writing(work.heal):
@@ -111,17 +124,17 @@ def _save(model: Any, inputs: RunInputs, work: WorkFolder, records: tuple[dict[s
           healed: dict[str, Any] | None, progress: Progress) -> dict[str, Any]:
     notes: dict[str, Any] = {"changes": list(records), "heal": healed}
     with progress.stage("saving"), work.saving(notes) as folder:
-        notes["weights"] = dict(save_model(model, inputs.tokenizer, folder))
+        notes["files"] = dict(save_model(model, inputs.tokenizer, folder))
     # What a resumed run would read: the same values, through JSON.
     return json.loads(json.dumps(notes))
 
 
-def _judge(inputs: RunInputs, work: WorkFolder, progress: Progress) -> Quality | None:
-    if inputs.eval_blocks is None:
+def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> Quality | None:
+    blocks = inputs.eval_blocks
+    if blocks is None:
         return None
-    blocks = inputs.eval_blocks()
     base = inputs.base()
-    artifact = load_artifact(work.artifact, device=inputs.device)
+    artifact = load_artifact(work.artifact, plan, device=inputs.device)
     with progress.stage("judging the saved model") as report:
         return judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report,
                      batch=inputs.batch)
@@ -129,26 +142,28 @@ def _judge(inputs: RunInputs, work: WorkFolder, progress: Progress) -> Quality |
 
 def _record(plan: Plan, saved: dict[str, Any], quality: Quality | None, gate: Gate, lbdsl_version: str,
             no_heal: bool) -> Record:
-    asserts = gate(quality.post_scores() if quality is not None else {})
+    judged = gate(quality.post_scores() if quality is not None else {})
+    # A broken model's scores may be no numbers, which JSON does not have.
+    asserts = tuple(item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value)
+                    else item for item in judged)
     failed = any(result.status == "fail" for result in asserts)
     return Record(lbdsl_version=lbdsl_version, status="rejected" if failed else "accepted", plan_digest=plan.digest,
-                  plan=plan, weights=saved["weights"], layer_map=tuple(layer.index for layer in plan.layers),
+                  plan=plan, files=saved["files"], layer_map=tuple(layer.index for layer in plan.layers),
                   changes=tuple(saved["changes"]), no_heal=no_heal, heal=saved["heal"],
                   evaluation=quality.to_json() if quality is not None else None, asserts=asserts)
 
 
-def _room_needed(plan: Plan, facts: ModelFacts, heals: bool) -> int:
-    """Bytes: the saved model, twice over while the second is written beside, and two checkpoints of healing."""
-    weights = plan.after.params * facts.dtype_bytes
-    if not heals:
-        return weights + 2**20
-    assert plan.heal is not None
+def _room_needed(plan: Plan, facts: ModelFacts) -> int:
+    """Bytes: the saved model, and three checkpoints of healing, as many as there are while one is being written."""
+    weights = plan.after.params * facts.dtype_bytes + 2**20
+    if plan.heal is None:
+        return weights
     if plan.heal.method.node == "full":
         checkpoint = 3 * 4 * plan.after.params
     else:
         # Adapters on seven maps a layer, and Adam's two moments of them, in fp32.
         checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
-    return weights + 2 * checkpoint + 2**20
+    return weights + 3 * checkpoint
 
 
 def check_free(output: Path, force: bool) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
 
+TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
+"""torch.save raises a bare RuntimeError when a write fails, most often for want of space; this is how it names itself."""
+
 
 class WorkFolder:
     """State of one run beside its output. Nothing appears under the output's name before `publish`, which renames."""
@@ -49,11 +52,12 @@ class WorkFolder:
 
     def _begin(self, identity: dict[str, Any], resume: bool, force: bool) -> None:
         if self._run.is_file():
-            before = _read_json(self._run)
             if not resume and not force:
                 raise fail("LB462", f"{self.path} holds a run that was cut off",
                            help=("add --resume to go on with it", "add --force to throw it away"))
-            if before == identity and resume:
+            # With --force alone nothing of it is looked at: it may be what is broken.
+            before = _read_json(self._run) if resume else {}
+            if before == identity:
                 return
             if resume and not force:
                 names = ", ".join(sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k)))
@@ -85,7 +89,9 @@ class WorkFolder:
         with writing(target):
             aside = None
             if target.exists():
-                assert replace, f"{target} exists"
+                if not replace:
+                    raise fail("LB460", f"{target} appeared while this run was at work",
+                               help="move it away and run again with --resume")
                 aside = free_name(target, "old")
                 target.rename(aside)
             self.artifact.rename(target)
@@ -109,11 +115,13 @@ def writing(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as problem:
+    except (OSError, SafetensorError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and not any(word in str(problem) for word in TORCH_SAVE_WORDS):
+            raise
         number = getattr(problem, "errno", None)
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             message, help = f"no permission to write {path}", "choose another folder with -o"
-        elif number == errno.ENOSPC or "No space left" in str(problem):
+        elif number == errno.ENOSPC or "No space left" in str(problem) or isinstance(problem, RuntimeError):
             message, help = f"the disk is full: {path} could not be written", "free space and run again with --resume"
         else:
             message, help = f"{path} could not be written: {problem}", "run again with --resume once that is mended"

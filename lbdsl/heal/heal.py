@@ -61,7 +61,7 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
 
-    from lbdsl.heal.trainer import BlockDataset, HealCallback, HealPoint, HealTrainer, last_whole_checkpoint
+    from lbdsl.heal.trainer import BlockDataset, HealCallback, HealPoint, HealTrainer, is_whole, last_whole_checkpoint
 
     steps = steps_of(heal)
     tokens_per_step = heal.batch * ids_SN.shape[1]
@@ -69,21 +69,23 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
         raise ValueError(f"{steps} steps of {heal.batch} sequences need more than {ids_SN.shape[0]} sequences")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_whole_checkpoint(folder) if resume else None
-    if checkpoint is None:
-        for stale in folder.glob("checkpoint-*"):
+    for stale in folder.glob("checkpoint-*"):
+        # One that a kill cut off would count among those that are kept.
+        if checkpoint is None or not is_whole(stale):
             shutil.rmtree(stale)
+    if checkpoint is None:
         (folder / CURVE_FILE).unlink(missing_ok=True)
 
     dtype = next(student.parameters()).dtype
     device = next(student.parameters()).device
     set_seed(heal.seed)
-    trained = _with_trainable_weights(student, heal)
+    with quiet_transformers():
+        trained = _with_trainable_weights(student, heal)
     curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
 
     def on_point(point: HealPoint, last: int) -> None:
         if not math.isfinite(point.loss):
-            raise fail("LB464", f"the healing loss is {point.loss} at step {point.step}",
-                       help="lower `lr` in the heal block, or use `method = lora(...)`")
+            raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
         curve.add(point.step, point.tokens, point.loss)
         progress(point.tokens, last * tokens_per_step,
                  f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
@@ -100,10 +102,16 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted
+    if not all(bool(p.isfinite().all()) for p in trained.parameters() if p.requires_grad):
+        raise _diverged("healing ended with weights that are no numbers")
     report = HealReport(steps=steps, tokens=steps * tokens_per_step, passes=passes,
                         trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
                         curve=curve.points, seconds=round(time.monotonic() - started, 1))
     return _merged(trained, dtype), report
+
+
+def _diverged(message: str) -> Exception:
+    return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
 
 
 def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
@@ -111,14 +119,22 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
     from transformers import TrainingArguments
 
     steps = steps_of(heal)
-    return TrainingArguments(
+    on_gpu = device.type == "cuda"
+    if on_gpu and device.index is not None:
+        # The Trainer takes the current device, whatever the model is on.
+        torch.cuda.set_device(device)
+    args = TrainingArguments(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=heal.batch, learning_rate=heal.lr,
         lr_scheduler_type="cosine", warmup_steps=math.ceil(steps * 0.05), weight_decay=0.0, max_grad_norm=1.0,
         optim="adamw_torch", seed=heal.seed, data_seed=heal.seed, use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16 and device.type == "cuda",
+        bf16=dtype == torch.bfloat16 and not (on_gpu and not torch.cuda.is_bf16_supported()),
+        fp16=dtype == torch.float16 and on_gpu,
         logging_strategy="steps", logging_steps=max(1, steps // POINTS), logging_nan_inf_filter=False,
         save_strategy="no", save_total_limit=2, disable_tqdm=True, report_to=[], remove_unused_columns=False,
-        dataloader_num_workers=0, dataloader_pin_memory=device.type == "cuda", eval_strategy="no")
+        dataloader_num_workers=0, dataloader_pin_memory=on_gpu, eval_strategy="no")
+    # One process heals on one device: with several in sight the Trainer would split each batch over all of them.
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:

@@ -142,7 +142,12 @@ class HealCallback(TrainerCallback):
             self._on_point(point, state.max_steps)
 
 
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end; one cut off by a kill was not."""
+    return (checkpoint / COMPLETE).is_file()
+
+
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; one cut off by a kill does not count."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    """The newest checkpoint that is whole, if any."""
+    found = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

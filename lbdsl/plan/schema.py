@@ -161,13 +161,14 @@ class ModelRef(Value):
 
 
 class MeasuredOn(Value):
-    """The text of the scores, with its digest, and the fingerprint under which they are kept."""
+    """The text of the scores, with its digest, and the fingerprint under which they are kept; both None, and `tokens` 0,
+    where the recipe asks for no score. `joint_digest` is of the text of the joint loss."""
 
     data: str
-    digest: str
+    digest: str | None
     tokens: int
     seq: int
-    fingerprint: str
+    fingerprint: str | None
     joint_digest: str | None = None
 
 

@@ -23,6 +23,14 @@ def stderr_console() -> Console:
     return make_console(sys.stderr)
 
 
+class _Console(Console):
+    """A console whose reader may leave, as in `| head`: what is left to say goes nowhere, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        self.quiet = True
+
+
 def make_console(file: IO[str], width: int | None = None) -> Console:
     """A console of 80 to 120 columns. It writes no escape sequence unless `file` is a terminal, `NO_COLOR` is not set
     and `TERM` is not `dumb`. Characters that the file's encoding lacks become `?` instead of an error."""
@@ -30,7 +38,7 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
     lively = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    console = Console(file=file, force_terminal=lively, force_interactive=lively, force_jupyter=False,
+    console = _Console(file=file, force_terminal=lively, force_interactive=lively, force_jupyter=False,
                       no_color=not lively, color_system="auto" if lively else None, highlight=False, emoji=False,
                       legacy_windows=False)
     console.width = width if width is not None else min(max(console.width, NARROWEST), WIDEST)

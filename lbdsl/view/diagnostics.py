@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -112,6 +113,12 @@ def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
     }
 
 
+def _near(name: str) -> str:
+    """A path below the present folder without that folder: what people typed."""
+    here = os.getcwd() + os.sep
+    return name.removeprefix(here)
+
+
 def _one(diagnostic: Diagnostic, style: Style) -> str:
     severity = diagnostic.severity.value
     head = f"{severity}[{diagnostic.code}]: "
@@ -147,7 +154,7 @@ def _excerpt(source: Source, marks: Sequence[tuple[Span, str, str]], gutter: int
     line, column = marks[0][0].start_line_column
     margin = " " * (gutter + 1)
     arrow = f"{dash}{arrow}" if first else ":::"
-    out = [f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(source.name)}:{line}:{column}",
+    out = [f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(_near(source.name))}:{line}:{column}",
            margin + style.paint("gutter", bar)]
     by_line: dict[int, list[tuple[Span, str, str]]] = {}
     for mark in marks:

@@ -63,8 +63,8 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     recipe, model = plan.recipe, plan.model
     parts = ["lbdsl plan", f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
              f"{model.name or PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})"]
-    if plan.measured_on is not None:
-        on = plan.measured_on
+    on = plan.measured_on
+    if on is not None and on.digest is not None:
         parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")
     dot = " - " if ascii_ else " · "
     line = ""

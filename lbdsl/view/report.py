@@ -58,9 +58,9 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     table.add_column("artifact", justify="right")
     table.add_row("perplexity", _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
                   _number(quality["perplexity"]["artifact"], errors["perplexity_artifact"], 2))
-    increase = errors["ppl_increase"]
-    table.add_row("perplexity increase", "",
-                  _number(100 * quality["ppl_increase"], None if increase is None else 100 * increase, 2) + " %")
+    increase, error = (None if value is None else 100 * value
+                       for value in (quality["ppl_increase"], errors["ppl_increase"]))
+    table.add_row("perplexity increase", "", _number(increase, error, 2) + ("" if increase is None else " %"))
     table.add_row("loss rise, nats/token", "", _number(quality["loss_rise"], errors["loss_rise"], 4))
     table.add_row("KL to the base, nats/token", "", _number(quality["kl"], errors["kl"], 4))
     table.add_row("top-1 agreement", "", _number(quality["agreement"], errors["agreement"], 4))
@@ -75,7 +75,9 @@ def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
         console.print(line, highlight=False)
 
 
-def _number(value: float, error: float | None, digits: int) -> str:
+def _number(value: float | None, error: float | None, digits: int) -> str:
+    if value is None:
+        return "not a number"
     return f"{value:.{digits}f}" + ("" if error is None else f" ±{error:.{digits}f}")
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lbdsl.hf  # noqa: F401
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_weights
+from lbdsl.artifact.restore import check_files
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from tests.hybrid_cases import cache_of
 from tests.tiny_model import RECIPE
@@ -23,7 +23,7 @@ def test_apply_makes_a_whole_artifact_that_keeps_the_plan(workplace: Path, lbdsl
     done = lbdsl("apply", "x.lbplan", "-o", "out")
     assert done.code == 0, done.err
     record = read_record(workplace / "out").unwrap()
-    check_weights(workplace / "out", record)
+    check_files(workplace / "out", record)
     assert record.status == "accepted"
     assert not (workplace / "out.lbdsl-work").exists()
     plan = record.plan
@@ -154,3 +154,70 @@ def test_an_all_kept_artifact_is_the_base_bit_for_bit(workplace: Path, lbdsl) ->
         ours = AutoModelForCausalLM.from_pretrained("out").eval()(input_ids=ids).logits
         theirs = AutoModelForCausalLM.from_pretrained("model").eval()(input_ids=ids).logits
     assert torch.equal(ours, theirs)
+
+
+def test_a_plan_is_applied_and_judged_from_another_folder(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "flag.lbr").write_text(RECIPE.replace("param $window", "param $unused: bool = false\nparam $window"))
+    assert lbdsl("plan", "flag.lbr", "model", "-o", "x.lbplan", "--set", "unused=true").code == 0
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    done = lbdsl("apply", "../x.lbplan", "-o", "out", "--no-heal")
+    assert done.code == 0, done.err
+    assert "LB472" not in done.err
+    monkeypatch.chdir(workplace)
+    assert lbdsl("eval", "elsewhere/out").code == 0
+    # An edit of the recipe is seen from there, too.
+    recipe = workplace / "flag.lbr"
+    recipe.write_text(recipe.read_text() + "# more\n")
+    monkeypatch.chdir(workplace / "elsewhere")
+    assert lbdsl("apply", "../x.lbplan", "-o", "out2", "--no-heal").code == 3
+
+
+def test_eval_refuses_another_base_unless_it_is_named(workplace: Path, lbdsl, tmp_path: Path) -> None:
+    from tests.tiny_model import save_tiny_model
+
+    (workplace / "model").unlink()
+    save_tiny_model(workplace / "model")
+    assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
+    shutil.rmtree("model")
+    save_tiny_model(workplace / "model", seed=1)
+    done = lbdsl("eval", "out")
+    assert done.code == 1
+    assert "LB473" in done.err
+    named = lbdsl("eval", "out", "--against", "model")
+    assert "warning[LB473]" in named.err
+
+
+def test_an_artifact_that_does_not_load_is_a_coded_error(workplace: Path, lbdsl) -> None:
+    assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
+    (workplace / "out" / "config.json").unlink()
+    done = lbdsl("eval", "out")
+    assert done.code == 6
+    assert "LB465" in done.err
+
+
+def test_saved_files_are_readable_by_others(workplace: Path, lbdsl) -> None:
+    assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
+    for path in (workplace / "out").iterdir():
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Path) -> None:
+    from lbdsl.api.texts import eval_blocks
+    from lbdsl.api.workbench import Workbench
+    from lbdsl.data.blocks import documents_of
+    from lbdsl.data.split import Part, document_hash
+    from lbdsl.recipe.schema import Evaluate, Heal, Measure
+
+    lines = [json.dumps({"text": f"Document {i}: " + f"word{i} " * 20}) for i in range(300)]
+    Path("all.jsonl").write_text("\n".join(lines))
+    Path("some.jsonl").write_text("\n".join(lines[:100]))
+    bench = Workbench("model")
+    shared = documents_of("all.jsonl", [Part.HEAL]) & documents_of("some.jsonl", [Part.EVAL])
+    assert shared
+    blocks = eval_blocks(Evaluate(data="some.jsonl", tokens=512, seq=64), Measure(),
+                         Heal(data="all.jsonl", tokens=512, seq=64), bench, Path())
+    judged = bench.tokenizer.decode(blocks.ids.flatten())
+    texts = [json.loads(line)["text"] for line in lines]
+    used = documents_of("all.jsonl", [Part.HEAL])
+    assert not any(text.split(":")[0] + ":" in judged for text in texts if document_hash(text) in used)

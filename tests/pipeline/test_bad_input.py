@@ -83,7 +83,7 @@ def test_a_disk_that_fills_while_saving(workplace: Path, lbdsl, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     with monkeypatch.context() as patch:
-        patch.setattr("lbdsl.artifact.save.weight_hashes", full)
+        patch.setattr("lbdsl.artifact.save.file_hashes", full)
         done = apply(lbdsl)
     assert done.code == 1
     assert "LB463" in done.err

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_weights
+from lbdsl.artifact.restore import check_files
 
 # Kills this process at a chosen moment: before or after a call of a function, at its n-th call.
 DRIVER = """
@@ -45,7 +45,7 @@ MOMENTS = {
     "healing": ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 7),
     "writing a checkpoint": ("transformers.trainer:Trainer._save_optimizer_and_scheduler", "before", 1),
     "merging": ("lbdsl.heal.heal:_merged", "after", 1),
-    "saving": ("lbdsl.artifact.save:weight_hashes", "before", 1),
+    "saving": ("lbdsl.artifact.save:file_hashes", "before", 1),
     "judging": ("lbdsl.execute.run:judge", "before", 1),
     "recording": ("lbdsl.execute.run:write_record", "after", 1),
     "renaming": ("lbdsl.execute.workdir:WorkFolder.publish", "before", 1),
@@ -64,7 +64,7 @@ def nothing_or_whole(folder: Path) -> bool:
     """Whether an artifact is there; if so it must be whole."""
     if not (folder / "out").exists():
         return False
-    check_weights(folder / "out", read_record(folder / "out").unwrap())
+    check_files(folder / "out", read_record(folder / "out").unwrap())
     return True
 
 
@@ -74,7 +74,7 @@ def finish(folder: Path, cache: Path) -> dict[str, str]:
     assert done.returncode == 0, done.stderr[-3000:]
     assert nothing_or_whole(folder)
     assert not (folder / "out.lbdsl-work").exists()
-    return read_record(folder / "out").unwrap().weights
+    return read_record(folder / "out").unwrap().files
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def unbroken(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     done = subprocess.run(command(*APPLY), cwd=folder, env=environment(folder / "cache"), capture_output=True, text=True,
                           timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    return read_record(folder / "out").unwrap().weights, time.monotonic() - started
+    return read_record(folder / "out").unwrap().files, time.monotonic() - started
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

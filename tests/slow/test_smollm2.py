@@ -173,6 +173,6 @@ def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path
     process.wait()
     assert not (tmp_path / "cut").exists()
     run("apply", str(recipe), smollm2, "-o", "cut", "--yes", "--resume", cwd=tmp_path)
-    weights = [read_record(tmp_path / name).unwrap().weights for name in ("whole", "cut")]
+    weights = [read_record(tmp_path / name).unwrap().files for name in ("whole", "cut")]
     print(f"unbroken run {seconds:.0f} s, weights {weights[0]}")
     assert weights[0] == weights[1]

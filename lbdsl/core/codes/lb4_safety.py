@@ -118,6 +118,7 @@ ARTIFACT = (
          "Measurements and gates of a plan hold in the dtype it was made in.", exit_code=3),
     Code("LB472", "recipe file is not here", "The plan carries the recipe's text; there is no file to compare it with."),
     Code("LB473", "another base model", "Quality is measured against the model given, not the one in the record."),
+    Code("LB481", "out of memory", "The model, its copy and what is measured must fit into the device's memory."),
     Code("LB480", "configuration file cannot be read", "`lbdsl.toml` must be TOML with names of options."),
 )
 
