@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lbdsl.core.units import Unit
-from lbdsl.recipe.schema import Compare, Items, Text
+from lbdsl.recipe.bare import Operand, bare_number_fits, is_plain_fact
+from lbdsl.recipe.schema import Compare, Phase, Text
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.typed import Place, Typed, kind_name, latest
 from lbdsl.syntax import tree
@@ -45,11 +46,12 @@ def _comparable(scope: Scope, node: tree.Compare, index: int, parts: list[Typed]
         if right.kind != "list":
             scope.error("LB106", f"`{op.text}` wants a list", right_node.span, help='as in `in ["llama", "qwen3"]`')
             return False
-        assert isinstance(right.expr, Items)
-        for item, item_node in zip(right.expr.items, _item_nodes(right_node), strict=False):
-            kind = {"text": "text", "boolean": "boolean", "items": "list"}.get(item.node, "number")
-            if kind != left.kind:
-                scope.error("LB106", f"{kind_name(left.kind)} is never {kind_name(kind)}", item_node.span)
+        for item, item_node in zip(right.items, _item_nodes(right_node), strict=False):
+            if item.kind != left.kind:
+                scope.error("LB106", f"{kind_name(left.kind)} is never {kind_name(item.kind)}", item_node.span)
+                return False
+            if left.kind == "number" and not _units(scope, op.text, Operand(left, node.operands[index]),
+                                                    Operand(item, item_node)):
                 return False
         return True
     if left.kind != right.kind:
@@ -62,26 +64,34 @@ def _comparable(scope: Scope, node: tree.Compare, index: int, parts: list[Typed]
             scope.error("LB106", f"`{op.text}` does not compare {left.kind}", op.span, help="use `==`, `!=` or `in`")
             return False
         return True
-    return _units(scope, node, index, left, right)
+    return _units(scope, op.text, Operand(left, node.operands[index]), Operand(right, right_node))
 
 
-def _units(scope: Scope, node: tree.Compare, index: int, left: Typed, right: Typed) -> bool:
-    if left.unit is right.unit or Unit.NONE in (left.unit, right.unit):
-        return True
-    if Unit.RATIO in (left.unit, right.unit) and (left.cost or right.cost):
-        return True
+def _units(scope: Scope, op: str, left: Operand, right: Operand) -> bool:
+    """Whether the units of two numbers go together."""
+    units = (left.typed.unit, right.typed.unit)
+    if Unit.RATIO in units and units[0] is not units[1]:
+        share, other = (left, right) if units[0] is Unit.RATIO else (right, left)
+        if other.typed.cost and share.typed.phase is Phase.STATIC and op not in ("in", "not in"):
+            return True
+        if other.typed.unit is Unit.NONE and share.typed.value is not None and is_plain_fact(other.typed.expr):
+            scope.error("LB107", f"`{_text(other)}` is a plain number, and `{_text(share)}` is a share",
+                        share.node.span, help="a share compares with `kv(...)`, `flops(...)` and `params`")
+            return False
+    if units[0] is units[1] or Unit.NONE in units:
+        return bare_number_fits(scope, left, right) and bare_number_fits(scope, right, left)
     help: str | tuple[str, ...] = ()
-    if Unit.RATIO in (left.unit, right.unit):
+    if Unit.RATIO in units:
         help = "a share compares with `kv(...)`, `flops(...)` and `params`"
-        if Unit.NATS in (left.unit, right.unit):
+        if Unit.NATS in units:
             help = "`nll < 0.1` is about 10.5 % more perplexity; after healing `assert ppl_increase < 10%`"
-    scope.error(
-        "LB107",
-        f"`{node.ops[index].text}` compares {left.unit.value} with {right.unit.value}",
-        node.operands[index].span.to(node.operands[index + 1].span),
-        help=help,
-    )
+    whole = left.node.span.to(right.node.span) if op not in ("in", "not in") else right.node.span
+    scope.error("LB107", f"`{op}` compares {units[0].value} with {units[1].value}", whole, help=help)
     return False
+
+
+def _text(operand: Operand) -> str:
+    return " ".join(operand.node.span.text.split())
 
 
 def _item_nodes(node: tree.Expr) -> tuple[tree.Node, ...]:

@@ -76,7 +76,7 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
                         help="both sides must be of one unit, or one a plain number")
             return None
         unit = joined
-        value = _apply(op, total, operand.value)
+        value = combined(op, total, operand.value)
         if value is None or not finite(value):
             scope.error("LB121", "division by zero" if op == "/" and operand.value == 0 else "result is too large",
                         node.span, help="a constant is a finite number of at most 18 digits")
@@ -85,7 +85,8 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
     return Constant(total, unit, node.span, node.span.text)
 
 
-def _apply(op: str, left: Any, right: Any) -> Any:
+def combined(op: str, left: Any, right: Any) -> Any:
+    """`left op right`; None for a division by zero."""
     match op:
         case "+":
             return left + right

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lbdsl.core.diagnostic import Label
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score, unknown_value
 from lbdsl.recipe.comparisons import compare
-from lbdsl.recipe.constants import constant, join_units, warn_decimal, whole
+from lbdsl.recipe.constants import combined, constant, finite, join_units, warn_decimal, whole
 from lbdsl.recipe.schema import (
     Arithmetic,
     Boolean,
@@ -91,6 +92,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
                 "list",
                 phase=latest(good),
                 cost=any(item.cost for item in good),
+                items=tuple(good),
             )
         case tree.Compare():
             return compare(scope, node, place, resolve_expr)
@@ -123,6 +125,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
                     inner.unit,
                     inner.phase,
                     inner.cost,
+                    None if inner.value is None else -inner.value,
                 )
             )
         case tree.Arithmetic():
@@ -153,13 +156,15 @@ def report_model_value(scope: Scope, call: tree.Call) -> bool:
 
 def _constant(value: Constant, node: tree.Node) -> Typed:
     if isinstance(value.value, tuple):
-        items = tuple(_constant(item, node).expr for item in value.value)
-        return Typed(Items.model_construct(items=items, at=at(node)), "list")
+        items = tuple(_constant(item, node) for item in value.value)
+        exprs = tuple(item.expr for item in items)
+        return Typed(Items.model_construct(items=exprs, at=at(node)), "list", items=items)
     if isinstance(value.value, bool):
         return Typed(Boolean.model_construct(value=value.value, at=at(node)), "boolean")
     if isinstance(value.value, str):
         return Typed(Text.model_construct(value=value.value, at=at(node)), "text")
-    return Typed(Number.model_construct(value=value.value, unit=value.unit, at=at(node)), "number", value.unit)
+    number = Number.model_construct(value=value.value, unit=value.unit, at=at(node))
+    return Typed(number, "number", value.unit, value=value.value)
 
 
 def _fact(scope: Scope, node: tree.Dotted) -> Typed | None:
@@ -312,8 +317,11 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic, place: Place) -> Typed | No
     parts = [part for part in found if part is not None]
     if len(parts) < len(found):
         return None
-    unit = parts[0].unit
+    unit, value = parts[0].unit, parts[0].value
     for op, part, operand in zip(node.ops, parts[1:], node.operands[1:], strict=True):
+        if op == "/" and part.value == 0:
+            scope.error("LB121", "division by zero", node.span, labels=(Label(operand.span, "this is 0"),))
+            return None
         joined = join_units(op, unit, part.unit)
         if joined is None:
             scope.error(
@@ -324,8 +332,14 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic, place: Place) -> Typed | No
             )
             return None
         unit = joined
+        value = None if value is None or part.value is None else combined(op, value, part.value)
+        if value is not None and not finite(value):
+            scope.error(
+                "LB121", "result is too large", node.span, help="a constant is a finite number of at most 18 digits"
+            )
+            return None
     expr = Arithmetic.model_construct(operands=tuple(part.expr for part in parts), ops=node.ops, at=at(node))
-    return Typed(expr, "number", unit, latest(parts), any(part.cost for part in parts))
+    return Typed(expr, "number", unit, latest(parts), any(part.cost for part in parts), value)
 
 
 def _one_line(text: str) -> str:

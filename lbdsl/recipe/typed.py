@@ -26,6 +26,12 @@ class Typed:
     cost: bool = False
     """Contains a cost of the changed model, which a share can be compared with."""
 
+    value: int | float | None = None
+    """Of a number that is known from the text alone."""
+
+    items: tuple[Typed, ...] = ()
+    """Of a list."""
+
 
 def latest(parts: Sequence[Typed]) -> Phase:
     """When a value made of these is known."""

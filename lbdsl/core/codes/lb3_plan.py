@@ -54,7 +54,7 @@ _RULES = (
     Code("LB316", "two actions on one part of a layer",
          "Actions joined by `+` must act on different parts; `keep` combines with nothing.", "layers 3 keep + drop"),
     Code("LB317", "a condition without a value",
-         "The condition divides by zero or compares things of different kinds.", "where nll / 0 < 1 drop"),
+         "The condition divides by zero or compares things of different kinds.", "where nll / (model.layers - 30) < 1 drop"),
     Code("LB318", "a pattern that is no linear-time regular expression",
          "Patterns are matched by RE2, which has no back-references and no look-around.",
          'requires model.family matches ~"(a)\\1"'),
