@@ -15,7 +15,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import tokens_text
 from lbdsl.plan.check import facts_only, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import (
     AssertResult,
@@ -31,8 +31,9 @@ from lbdsl.plan.schema import (
     ScoreValue,
 )
 from lbdsl.plan.select import LayerChoice, Selection, spec_of
-from lbdsl.plan.words import amount_text, plural
-from lbdsl.recipe.schema import Assertion, Compare, CostOf, Phase, RankSelector, Recipe
+from lbdsl.plan.shown import deciding
+from lbdsl.plan.words import plural
+from lbdsl.recipe.schema import Assertion, CostOf, Phase, RankSelector, Recipe
 
 CONTEXTS = (1024, 8192, 32768)
 """Where costs are counted, in tokens, when no one asks for others."""
@@ -140,23 +141,16 @@ def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertR
     if truth is None:
         unmeasured = all(d.code == "LB323" for d in found)
         return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
-    value = _left_value(assertion, world)
+    shown = deciding(assertion.expr, world)
     result = AssertResult(text=text, phase=phase, status="pass" if truth else "fail",
-                          value=float(value.value) if value is not None else None)
+                          value=float(shown.value.value) if shown is not None else None)
     if truth:
         return result, ()
     code = "LB321" if static else "LB322"
-    said = f": it is {amount_text(value.value, value.unit)}" if value is not None else ""
+    said = f": `{shown.name}` is {shown.text}" if shown is not None else ""
     help = "change more layers, or loosen the assert" if static else (
         "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`",)
     return result, (error(code, f"`assert {text}` fails{said}", recipe.span(assertion), help=help),)
-
-
-def _left_value(assertion: Assertion, world: World) -> Quantity | None:
-    """The left side of the first comparison, as a number to show."""
-    compare = next((part for part in walk(assertion.expr) if isinstance(part, Compare)), None)
-    value = evaluate(compare.operands[0], world).value if compare is not None else None
-    return value if isinstance(value, Quantity) else None
 
 
 def _context_findings(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.cost import base_cost, plan_cost
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.schema import AssertResult, Plan
-from lbdsl.recipe.schema import Assertion, Compare, Phase, PostScore, Recipe
+from lbdsl.plan.shown import deciding
+from lbdsl.recipe.schema import Assertion, Phase, Recipe
 
 
 def judges(recipe: Recipe) -> bool:
@@ -34,16 +35,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Mapping[
 def _result(assertion: Assertion, known: AssertResult, world: World) -> AssertResult:
     if assertion.phase is not Phase.POST:
         return known
+    shown = deciding(assertion.expr, world)
+    value = float(shown.value.value) if shown is not None else None
     status: Literal["pass", "fail"] = "pass" if holds(assertion.expr, world).unwrap() else "fail"
-    return AssertResult(text=assertion.text, phase="post", status=status, value=_value(assertion, world))
-
-
-def _value(assertion: Assertion, world: World) -> float | None:
-    """The score that a simple comparison speaks of, to be printed beside the result."""
-    if not isinstance(assertion.expr, Compare):
-        return None
-    for operand in assertion.expr.operands:
-        if any(isinstance(part, PostScore) for part in walk(operand)):
-            value = evaluate(operand, world).value
-            return float(value.value) if isinstance(value, Quantity) else None
-    return None
+    return AssertResult(text=assertion.text, phase="post", status=status, value=value)

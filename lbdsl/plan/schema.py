@@ -117,7 +117,7 @@ class Loss(Value):
 
 
 class AssertResult(Value):
-    """A gate. `value` is the left side of its first comparison: bytes, FLOPs, parameters or nats/token. A measured one
+    """A gate. `value` is the cost or score that decides it: bytes, FLOPs, parameters, a share or nats/token. A measured one
     is "not measured" as long as the plan has no joint loss."""
 
     text: str

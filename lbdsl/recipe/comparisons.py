@@ -94,7 +94,7 @@ def _text(operand: Operand) -> str:
     return " ".join(operand.node.span.text.split())
 
 
-def _item_nodes(node: tree.Expr) -> tuple[tree.Node, ...]:
+def _item_nodes(node: tree.Expr) -> tuple[tree.Expr, ...]:
     return node.items if isinstance(node, tree.Items) else (node,) * 1000
 
 

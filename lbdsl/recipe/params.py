@@ -101,10 +101,9 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
     kind, units, whole = TYPES[node.type.name]
     if value.kind == kind and value.unit in units:
         if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:  # type: ignore[arg-type]
-            text = f"{value.value:.12g}"
-            scope.error("LB107" if code != "LB118" else code,
-                        f"`${node.name.name}` is a share, and {value.text} without `%` is {100 * value.value:g} %", value.span,
-                        help=f"write `{text}%`")
+            said = f"`${node.name.name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
+            scope.error("LB118" if code == "LB118" else "LB107", said, value.span,
+                        help=f"write `{value.value:.12g}%`")
             return None
         if not whole:
             return Constant(value.value, units[0] if node.type.name == "ratio" else value.unit, value.span, value.text)

@@ -34,6 +34,13 @@ def _no_statement(p: Place) -> Diagnostic | None:
         return None
     token = p.token
     if token.kind in ("NAME", "KEY", "DOTTED"):
+        if token.text in p.actions:
+            return error(
+                "LB001",
+                f"a rule cannot begin with the action `{token.text}`",
+                p.span(),
+                help="say which layers first: `layers SET ACTION`, or `else ACTION` for all the others",
+            )
         near = nearest(token.text.lower(), STATEMENTS)
         if near:
             return error(
@@ -42,13 +49,6 @@ def _no_statement(p: Place) -> Diagnostic | None:
                 p.span(),
                 help=f"did you mean `{near}`?",
                 fix=replacement(f"write `{near}`", p.span(), near),
-            )
-        if token.text in p.actions:
-            return error(
-                "LB001",
-                f"a rule cannot begin with the action `{token.text}`",
-                p.span(),
-                help="say which layers first: `layers SET ACTION`, or `else ACTION` for all the others",
             )
         return error(
             "LB001",

@@ -93,9 +93,11 @@ def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> I
 
 
 def value_text(item: AssertResult) -> str:
-    """The left side where its unit is plain from the text."""
+    """The deciding value, with its unit where that is plain from the text."""
     if item.value is None:
         return ""
+    if {"and", "or", "not"} & set(item.text.split()):
+        return f"{item.value:.6g}"
     if item.text.lstrip().startswith(("ppl_increase", "agreement")):
         return f"{100 * item.value:.4g} %"
     if item.text.lstrip().startswith("kv("):

@@ -58,7 +58,7 @@ def test_asserts(line, status, code, exit_code):
 
 def test_a_failed_assert_says_what_the_value_is():
     assert built(RULES + "assert kv(8Ki) <= 10%").diagnostics[0].message == (
-        "`assert kv(8Ki) <= 10%` fails: it is 27.6 MiB")
+        "`assert kv(8Ki) <= 10%` fails: `kv(8Ki)` is 15.3 % of the base's")
 
 
 def test_a_plan_that_is_not_measured_jointly_is_incomplete():
@@ -140,3 +140,23 @@ def test_a_native_window_is_counted_before_and_after():
     facts = llama_facts(layers=4, native_window=64)
     plan = plan_of("layers 0 swa(window=128)\nlayers 1 swa(window=16)\nelse keep", facts, joint=JOINT, contexts=(512,))
     assert [layer.kv_bytes_after["512"] // facts.kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
+
+
+@pytest.mark.parametrize(("condition", "said"), [
+    ("params > 1M and kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
+    ("50% >= params", "`params` is 95.4 % of the base's"),
+    ("kv(8Ki) <= 1MiB or params <= 1M", "`kv(8Ki)` is "),
+    ("model.layers > 1 and not kv(8Ki) <= 50%", "`kv(8Ki)` is 15.3 % of the base's"),
+    ("0 <= kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
+    ("nll < 1 and kl < 0.3", "`kl` is 0.41"),
+])
+def test_the_value_of_a_failed_assert_is_that_of_the_part_that_fails(condition, said):
+    found = built(RULES + f"assert {condition}").diagnostics[0]
+    assert found.code in ("LB321", "LB322")
+    assert f"fails: {said}" in found.message
+
+
+def test_the_value_of_a_plan_is_the_deciding_one():
+    values = [item.value for item in built(RULES + "assert 1 > nll and kl < 0.3\nassert kl < 0.5 or nll < 0.1"
+                                           "\nassert nll < 1 and kl < 1").value.asserts]
+    assert values == [0.41, 0.41, 0.47]

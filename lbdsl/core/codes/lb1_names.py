@@ -16,7 +16,8 @@ CODES = (
     Code("LB105", "value not allowed", "The value is of the right type, but the parameter does not take it.",
          "else swa(window=0)"),
     Code("LB106", "wrong type", "Numbers, text, true/false and lists are different things.", 'else swa(window="512")'),
-    Code("LB107", "units do not match", "Tokens are not bytes, a bare number is no percentage, and a share compares with a cost of the whole model.",
+    Code("LB107", "units do not match", "Tokens are not bytes, a bare number is no percentage, and a share "
+         "compares with a cost of the whole model.",
          "assert kv(32Ki) <= 10M tokens"),
     Code("LB108", "known only after healing", "A rule decides before healing, so it cannot ask for its outcome.",
          "where ppl_increase<5% drop"),
