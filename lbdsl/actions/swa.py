@@ -11,7 +11,9 @@ from pydantic import Field
 
 from lbdsl.actions.base import Action, Aspect, Change
 from lbdsl.core.costs import SubBlockCost, attention_cost
+from lbdsl.core.diagnostic import Diagnostic, warning
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.units import tokens_text
 
 
 class SlidingWindow(Action):
@@ -39,3 +41,9 @@ class SlidingWindow(Action):
     def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
         spec = MappingProxyType({"attn": "swa", "window": self.window, "sinks": self.sinks})
         return (Change(layer, Aspect.MIXER, spec),)
+
+    def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+        if self.window < facts.positions:
+            return ()
+        return (warning("LB326", f"`{self.text()}` changes nothing within the model's {tokens_text(facts.positions)} "
+                        "positions", help="give a smaller window"),)

@@ -7,6 +7,7 @@ from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.claims import action_conflicts
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.layersets import layer_problems
+from lbdsl.plan.shown import deciding
 from lbdsl.recipe.schema import Assertion, CostOf, PostScore, RankSelector, Recipe, Score
 
 
@@ -40,5 +41,7 @@ def requirement_problems(recipe: Recipe, facts: ModelFacts, requirement: Asserti
     truth, found = holds(requirement.expr, world)
     if truth is None or truth:
         return found
-    return (error("LB320", f"the recipe requires `{requirement.text}`", recipe.span(requirement),
+    shown = None if facts_only(requirement) else deciding(requirement.expr, world)
+    said = f", and `{shown.name}` is {shown.text}" if shown is not None else ""
+    return (error("LB320", f"the recipe requires `{requirement.text}`{said}", recipe.span(requirement),
                   help=f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"),)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, note, warning
 from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.claims import scores_of
+from lbdsl.plan.layersets import members
 from lbdsl.plan.match import Match, ranks_rest
 from lbdsl.plan.table import Table
 from lbdsl.plan.words import plural, ranges_text
-from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankedSet, RankSelector, Recipe, Rule
 
 
 def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table,
@@ -35,7 +37,7 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
     if size == 0:
         yield note("LB313", f"rule {rule.number} takes no layer: its `until` holds without it", span)
     elif not got and not lost:
-        yield warning("LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(selector, facts))
+        yield warning("LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(rule, facts))
     elif isinstance(selector, RankSelector) and not ranks_rest(selector) and lost:
         yield warning("LB308", f"{_claimed(recipe, rule, lost, len(got) + len(lost), match, table)}; "
                       f"rule {rule.number} gets {len(got)}", span, labels=_labels(recipe, lost, match, table),
@@ -78,13 +80,22 @@ def _owners(lost: tuple[int, ...], match: Match, table: Table) -> dict[int, list
     return owners
 
 
-def _empty_help(selector: object, facts: ModelFacts) -> tuple[str, ...]:
+def _empty_help(rule: Rule, facts: ModelFacts) -> tuple[str, ...]:
+    selector = rule.selector
     if isinstance(selector, RankSelector) and selector.amount is not None and selector.amount.of(facts.layers) == 0:
         share = f"{100 * (selector.amount.share or 0):g} % of {facts.layers} layers, rounded down, is 0"
         return (share if selector.amount.share is not None else "it asks for 0 layers",)
     if isinstance(selector, RankSelector):
         return ("earlier rules claim every layer",)
-    return ("look at the scores: `lbdsl plan` prints them",)
+    if scores_of(rule):
+        return ("look at the scores: `lbdsl plan` prints them",)
+    if isinstance(selector, LayersSelector) and not members(selector.layers, facts.layers, _no_ranking):
+        return ("the set is empty",)
+    return ("its condition asks for no score: it is the same for every layer",)
+
+
+def _no_ranking(ranked: RankedSet) -> frozenset[int]:
+    raise AssertionError("a rule without scores ranks nothing")
 
 
 def _of_rest(recipe: Recipe, selector: RankSelector) -> Fix | None:

@@ -90,7 +90,8 @@ class _Reader:
             if truth:
                 return Diagnosed(complete)
             tries += self._try(until, world, size, complete)
-        return Diagnosed(None, later if later and not tries else (self._unmet(index, until, most, tries),))
+        return Diagnosed(None, later if later and not tries else (
+            self._unmet(index, until, most, tries, capped=most < len(free)),))
 
     def _cost(self, table: Table) -> ModelCost:
         return changed_cost(self.base, [table.actions(layer) for layer in range(self.facts.layers)], self.blocks)
@@ -105,7 +106,7 @@ class _Reader:
         share = value.value / base.value if side[2] and base.value else None
         return [_Try(size, value.value, share, value.unit, table)]
 
-    def _unmet(self, index: int, until: Expr, most: int, tries: list[_Try]) -> Diagnostic:
+    def _unmet(self, index: int, until: Expr, most: int, tries: list[_Try], capped: bool) -> Diagnostic:
         rule, side = self.recipe.rules[index], _compared_cost(until)
         span = self.recipe.span(until) or self.recipe.span(rule)
         text = span.text if span is not None else rule.text
@@ -117,8 +118,10 @@ class _Reader:
         help_lines = [f"best: {shown} with {plural(best.size, 'layer')}"]
         labels: tuple[Label, ...] = ()
         cost = next(part for part in walk(side[0]) if isinstance(part, CostOf))
-        binding = self._binding(cost, best.table, index)
-        if binding is not None:
+        binding = None if capped and best.size == most else self._binding(cost, best.table, index)
+        if binding is None and capped and best.size == most:
+            help_lines.append(f"binding: the rule's own amount, at most {plural(most, 'layer')}")
+        elif binding is not None:
             number, layers, part = binding
             where = f"rule {number.number}, `{number.text}`" if number else "layers that no rule claims"
             help_lines.append(f"binding: {where}: {plural(layers, 'layer')} with {100 * part:.0f} % of what is left")

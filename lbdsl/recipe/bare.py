@@ -33,8 +33,8 @@ def bare_number_fits(scope: Scope, number: Operand, other: Operand) -> bool:
         return True
     if quantity.unit is Unit.RATIO and isinstance(_inner(quantity.expr), PostScore) and abs(value) > 1:
         name = other.node.span.text
-        _refuse(scope, number, f"`{name}` is a share, and {_said(number)} without `%` is {100 * value:g} %", value / 100,
-                "write")
+        said = f"`{name}` is a share, and {_said(number)} without `%` is {100 * value:g} %"
+        _refuse(scope, number, said, value / 100, "write")
         return False
     if quantity.unit in (Unit.BYTES, Unit.FLOPS, Unit.PARAMS) and _counted(quantity.expr):
         few = quantity.unit is Unit.BYTES and quantity.cost and 0 < abs(value) < SMALLEST_BYTES

@@ -30,6 +30,10 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
     if cls is None:
         _unknown_action(scope, call)
         return None
+    if call.name.name == "drop" and (target := _bare_names(call)) in (["mlp"], ["block"]):
+        scope.error("LB125", f"`drop({target[0]})` is not in this version", call.span,
+                    help="`drop` removes the attention of a layer")
+        return None
     spans: dict[str, Span] = {}
     values: dict[str, Any] = {}
     good = True
@@ -74,6 +78,10 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
         return Score.model_construct(name=name, metric=scope.metric, action=action, at=at(call))
     cls = metrics()[name]
     if not cls.takes_action:
+        if name == "influence" and _bare_names(call) == ["block"]:
+            scope.error("LB125", "`influence(block)` is not in this version", call.span,
+                        help="`influence` is that of the attention")
+            return None
         if call.args:
             scope.error(
                 "LB104", f"`{name}` takes no action", call.span, help=f"write `{name}`", fix=replace(call.span, name)
@@ -87,7 +95,21 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
         scope.error("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
         return None
     action = resolve_action(scope, inner)
+    if action is not None and action.keeps:
+        scope.error(
+            "LB104",
+            f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0",
+            inner.span,
+            help=f"name an action that changes the layer, as in `{name}({cls.default_action})`",
+        )
+        return None
     return None if action is None else Score.model_construct(name=name, metric=name, action=action, at=at(call))
+
+
+def _bare_names(call: tree.Call) -> list[str]:
+    """The arguments that are bare names."""
+    values = [arg.value for arg in call.args or ()]
+    return [value.name.name for value in values if isinstance(value, tree.Call) and value.args is None]
 
 
 def _bare(kind: str) -> Action:
@@ -192,7 +214,7 @@ def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> An
     unit = Unit(str(extra["unit"])) if "unit" in extra else None
     if unit is not None:
         if unit is Unit.TOKENS:
-            warn_decimal(scope, node)
+            warn_decimal(scope, value)
         return whole(scope, value, (unit,), f"`{name}`")
     if value.kind == "number" and value.unit not in (Unit.NONE, Unit.RATIO):
         scope.error("LB107", f"`{name}` is a plain number, not {value.shown}", node.span)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.recipe.scope import Constant, Scope, replace
 from lbdsl.syntax import tree
+
+SET = "--set"
+"""What the source of a value from outside is called."""
 
 _LIMIT = 10**18
 _WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
@@ -21,7 +23,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant | N
             if not finite(node.value):
                 scope.error("LB121", f"`{node.text}` is too large", node.span)
                 return None
-            return Constant(node.value, node.unit, node.span, node.text)
+            return Constant(node.value, node.unit, node.span, node.text, (node,))
         case tree.String():
             return Constant(node.value, Unit.NONE, node.span, node.span.text)
         case tree.Variable():
@@ -53,7 +55,7 @@ def variable(scope: Scope, node: tree.Variable) -> Constant | None:
                       "variables defined above", "$")
         return None
     value = scope.variables[node.name]
-    return None if value is None else Constant(value.value, value.unit, node.span, f"${node.name}")
+    return None if value is None else Constant(value.value, value.unit, node.span, f"${node.name}", value.numbers)
 
 
 def _number(scope: Scope, node: tree.Expr) -> Any:
@@ -136,12 +138,14 @@ def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> 
     return int(value.value)
 
 
-def warn_decimal(scope: Scope, node: tree.Expr) -> None:
-    """`4k` where tokens of a window or a context are meant: 4000, and mostly 4096 was wanted."""
-    if isinstance(node, tree.Number) and node.text.removesuffix("tokens").rstrip().endswith("k"):
-        number: Span = node.span
-        binary = node.text.replace("k", "Ki", 1)
-        digits = node.text.removesuffix("tokens").rstrip()[:-1]
-        meant = f" ({int(digits) * 1024})" if digits.isdigit() else ""
-        scope.warning("LB119", f"`{node.text}` is {node.value} tokens", number,
-                      help=f"did you mean `{binary}`{meant}?", fix=replace(number, binary))
+def warn_decimal(scope: Scope, value: Constant) -> None:
+    """`4k` where tokens of a window or a context are meant: 4000, and mostly 4096 was wanted. Said once a literal."""
+    for literal in value.numbers:
+        text = literal.text.removesuffix("tokens").rstrip()
+        if not text.endswith("k") or any(d.code == "LB119" and d.span == literal.span for d in scope.diagnostics):
+            continue
+        binary = literal.text.replace("k", "Ki", 1)
+        meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
+        outside = literal.span.source.name.startswith(SET)
+        scope.warning("LB119", f"`{literal.text}` is {literal.value} tokens", literal.span,
+                      help=f"did you mean `{binary}`{meant}?", fix=None if outside else replace(literal.span, binary))

@@ -61,9 +61,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Typed | No
             "LB123",
             f"`{place}` wants a condition, not {kind_name(typed.kind)}",
             node.span,
-            help=f"compare it, as in `{_one_line(node.span.text)} < 0.1`"
-            if typed.kind == "number"
-            else "compare it, as in `a == b`",
+            help=_compare_it(typed, _one_line(node.span.text)),
         )
         return None
     return typed
@@ -204,7 +202,7 @@ def _call(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     if name in COST_NAMES:
         return _cost(scope, node, place)
     if is_metric(name):
-        return _joint(scope, node)
+        return _joint(scope, node, place)
     unknown_value(scope, node, rule=False)
     return None
 
@@ -247,17 +245,17 @@ def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     argument = node.args[0].value
     value = constant(scope, argument)
     context = None if value is None else whole(scope, value, (Unit.TOKENS,), "a context")
-    if context is None:
+    if value is None or context is None:
         return None
     if context < 1:
         scope.error("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
         return None
-    warn_decimal(scope, argument)
+    warn_decimal(scope, value)
     unit = Unit.BYTES if name == "kv" else Unit.FLOPS
     return Typed(CostOf.model_construct(name=name, ctx=context, at=at(node)), "number", unit, cost=True)
 
 
-def _joint(scope: Scope, node: tree.Call) -> Typed | None:
+def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     name = node.name.name
     cls = metrics().get(name)
     joint = sorted(kind for kind, known in metrics().items() if known.joint)
@@ -278,6 +276,14 @@ def _joint(scope: Scope, node: tree.Call) -> Typed | None:
             node.span,
             help=f"`{name}` is measured with all changes of the plan at once",
             fix=replace(node.span, name),
+        )
+        return None
+    if place == "until":
+        scope.error(
+            "LB315",
+            f"`until` cannot use `{name}` of the whole model",
+            node.span,
+            help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`"),
         )
         return None
     return Typed(
@@ -340,6 +346,26 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic, place: Place) -> Typed | No
             return None
     expr = Arithmetic.model_construct(operands=tuple(part.expr for part in parts), ops=node.ops, at=at(node))
     return Typed(expr, "number", unit, latest(parts), any(part.cost for part in parts), value)
+
+
+_BOUNDS = {Unit.BYTES: "<= 4GiB", Unit.FLOPS: "<= 1G", Unit.PARAMS: "<= 1G", Unit.TOKENS: ">= 2Ki"}
+
+
+def _compare_it(typed: Typed, text: str) -> str | tuple[str, ...]:
+    """How a value is made a condition, with a bound that fits it."""
+    if typed.value is not None or typed.kind not in ("number", "text"):
+        return ()
+    if typed.kind == "text":
+        return f'compare it, as in `{text} == "llama"`' if isinstance(typed.expr, Fact) else ()
+    if typed.cost:
+        bound = "<= 50%"
+    elif typed.phase is Phase.POST and typed.unit is Unit.RATIO:
+        bound = ">= 90%" if text == "agreement" else "< 5%"
+    elif typed.phase is Phase.STATIC:
+        bound = _BOUNDS.get(typed.unit, ">= 24")
+    else:
+        bound = "< 0.1"
+    return f"compare it, as in `{text} {bound}`"
 
 
 def _one_line(text: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.constants import constant
+from lbdsl.recipe.constants import SET, constant
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
@@ -40,7 +41,7 @@ def outside_values(scope: Scope, file: tree.File, set_params: Mapping[str, str])
         name = given.removeprefix("$")
         param = declared.get(name)
         if param is None:
-            place = Span(Source("--set", f"{given}={text}"), 0, len(given))
+            place = Span(Source(SET, f"{given}={text}"), 0, len(given))
             scope.unknown("LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters", "$")
         else:
             found[name] = Outside(_read(scope, name, text, param), text)
@@ -79,7 +80,7 @@ def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Constant 
 
 def _read(scope: Scope, name: str, text: str, param: tree.Param) -> Constant | None:
     """`--set` text as a constant. Text for a `str` needs no quotes."""
-    source = Source(f"--set {name}", text)
+    source = Source(f"{SET} {name}", text)
     span = Span(source, 0, len(text))
     if param.type.name == "str" and not (len(text) >= 2 and text[0] == text[-1] == '"'):
         return Constant(text, Unit.NONE, span, text)
@@ -93,6 +94,9 @@ def _read(scope: Scope, name: str, text: str, param: tree.Param) -> Constant | N
         scope.error("LB118", f"`{text}` is no value for `${name}`", span,
                     labels=(Label(param.span, f"a parameter of type {param.type.name}"),))
         return None
+    literal = statements[0].value if isinstance(statements[0], tree.Let) else None
+    if isinstance(literal, tree.Number):
+        return replace(value, span=span, text=text, numbers=(tree.Number(span, literal.value, literal.unit, text),))
     return Constant(value.value, value.unit, span, text)
 
 
@@ -106,10 +110,10 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
                         help=f"write `{value.value:.12g}%`")
             return None
         if not whole:
-            return Constant(value.value, units[0] if node.type.name == "ratio" else value.unit, value.span, value.text)
+            return replace(value, unit=units[0] if node.type.name == "ratio" else value.unit)
         assert isinstance(value.value, int | float)
         if value.value == int(value.value):
-            return Constant(int(value.value), units[0], value.span, value.text)
+            return replace(value, value=int(value.value), unit=units[0])
     scope.error(code, f"`${node.name.name}` is of type {node.type.name}, and {value.shown} is not", value.span,
                 labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),))
     return None
@@ -150,7 +154,8 @@ class _Domain(NamedTuple):
         else:
             good = any(value.value == option.value for option in self.choice)
         if good:
-            return value
+            bounds = self.choice or tuple(bound for bound in (self.low, self.high) if bound is not None)
+            return replace(value, numbers=value.numbers + tuple(n for bound in bounds for n in bound.numbers))
         scope.error(code, f"`${node.name.name}` cannot be {value.shown}", value.span,
                     labels=(Label(self.span, "its domain"),))
         return None

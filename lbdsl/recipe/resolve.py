@@ -35,6 +35,9 @@ VERSION = 1
 _FOLLOW = ("LB206", "LB207", "LB208", "LB209", "LB210")
 """What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
 
+_INCLUDED = ("LB110", "LB111", "LB118")
+"""Names that the included file may well define."""
+
 
 def resolve(file: tree.File, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
     """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
@@ -61,6 +64,11 @@ class _Resolver:
         self.asserts: list[Assertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
+        self.included = False
+        for statement in file.statements:
+            if isinstance(statement, tree.Param | tree.Let | tree.Group):
+                sigil = "@" if isinstance(statement, tree.Group) else "$"
+                self.scope.below.setdefault(sigil + statement.name.name, statement.name.span)
         self.outside = outside_values(self.scope, file, set_params)
         self._metric_first()
 
@@ -151,16 +159,17 @@ class _Resolver:
                 sha256=digest_text(text),
                 **self.parts,
             )
-        if len(self.rules) == self.rule_count:
-            scope.diagnostics += lint_rules(
-                tuple(self.rules),
-                self.file.source,
-                healed="heal" in self.once,
-                gated=any(isinstance(s, tree.Assertion) for s in self.file.statements),
-            )
+        # Rules with errors are not among them; what the others say of each other stands all the same.
+        scope.diagnostics += lint_rules(
+            tuple(self.rules),
+            self.file.source,
+            healed="heal" in self.once,
+            gated=any(isinstance(s, tree.Assertion) for s in self.file.statements),
+        )
         order = sorted(scope.diagnostics, key=lambda problem: problem.span.start if problem.span else -1)
         if any(problem.is_error for problem in order):
-            return Diagnosed(None, tuple(problem for problem in order if problem.code not in _FOLLOW))
+            follow = (*_FOLLOW, *_INCLUDED) if self.included else _FOLLOW
+            return Diagnosed(None, tuple(problem for problem in order if problem.code not in follow))
         return Diagnosed(found, tuple(order))
 
     def _only(self, what: str, span: Span) -> bool:
@@ -187,6 +196,7 @@ class _Resolver:
             )
 
     def _include(self, node: tree.Include) -> None:
+        self.included = True
         path = node.path.value
         if path.startswith(("/", "~")) or ".." in path.replace("\\", "/").split("/") or path[1:2] == ":":
             self.scope.error(

@@ -21,6 +21,8 @@ class Constant:
     unit: Unit
     span: Span
     text: str = ""
+    numbers: tuple[tree.Number, ...] = ()
+    """The literals it is one of, wherever they stand: its own or its variable's, with those of a parameter's domain."""
 
     @property
     def kind(self) -> str:
@@ -35,8 +37,8 @@ class Constant:
     def shown(self) -> str:
         """How to speak of it: `512 tokens`, `the text "512"`."""
         if self.kind == "number":
-            return f"{self.text or self.value}" + (f" {self.unit.value}" if self.unit is not Unit.NONE
-                                                   and self.unit.value not in self.text else "")
+            plain = self.unit is Unit.NONE or self.unit.value in self.text or self.text.endswith("%")
+            return f"{self.text or self.value}" + ("" if plain else f" {self.unit.value}")
         return {"text": f'the text "{self.value}"', "boolean": str(self.value).lower()}.get(self.kind, "a list")
 
 
@@ -69,6 +71,9 @@ class Scope:
 
     groups: dict[str, SizedSet | None] = field(default_factory=dict)
     defined: dict[str, Definition] = field(default_factory=dict)
+    below: dict[str, Span] = field(default_factory=dict)
+    """Where the recipe defines each `$name` and `@name`, also those further down."""
+
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
     def error(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
@@ -82,6 +87,11 @@ class Scope:
     def unknown(self, code: str, message: str, name: str, span: Span, choices: Iterable[str],
                 what: str, sigil: str = "") -> None:
         """An unknown name: the nearest one as a fix, and what there is."""
+        later = self.below.get(sigil + name) if sigil else None
+        if later is not None and later.source is span.source and later.start > span.start:
+            self.error(code, message, span, labels=(Label(later, "defined here"),),
+                       help=f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up")
+            return
         known = sorted(choices)
         near = nearest(name, known)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"

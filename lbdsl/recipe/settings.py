@@ -8,16 +8,20 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from lbdsl.core.diagnostic import Label
+from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.metrics import metrics
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure, Node
-from lbdsl.recipe.scope import Scope, at
+from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.syntax import tree
 
 Read = Callable[[Scope, tree.Setting], Mapping[str, Any] | None]
 """A setting to fields of the block's schema, or None with an error."""
+
+BUILTIN_TEXTS = ("builtin:pydoc",)
+"""Those of `lbdsl.data.sources`, which a check does not import."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS = ("lora", "full")
@@ -35,8 +39,8 @@ def _tokens(field: str, power_of_two: bool = False) -> Read:
     def read(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
         value = constant(scope, setting.value)
         number = None if value is None else whole(scope, value, (Unit.TOKENS,), f"`{field}`")
-        if power_of_two:
-            warn_decimal(scope, setting.value)
+        if power_of_two and value is not None:
+            warn_decimal(scope, value)
         return None if number is None else {field: number}
 
     return read
@@ -81,7 +85,14 @@ def _data(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
             help='as in `data = "builtin:pydoc"` or `data = "file.txt"`',
         )
         return None
-    return {"data": value.value}
+    name = str(value.value)
+    if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
+        near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
+        literal = isinstance(setting.value, tree.String)
+        scope.error("LB115", f"there is no built-in text `{name}`", setting.value.span, help=f"did you mean `{near}`?",
+                    fix=replace(setting.value.span, f'"{near}"') if literal else None)
+        return None
+    return {"data": name}
 
 
 def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> str | None:

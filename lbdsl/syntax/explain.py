@@ -83,25 +83,91 @@ def _open_range(p: Place) -> Diagnostic | None:
 
 def _right_side(p: Place) -> Diagnostic | None:
     before = p.before()
+    if p.token is not None and p.first in RULE_WORDS and p.kind == "NAME":
+        found = _action_for_value(p, p.failure.index)
+        if found is not None:
+            return found
     if before is not None and before.kind in _DANGLING and (p.token is None or p.kind not in (BAD, *_NUMBERS)):
         if p.token is not None and p.token.kind not in tables().keywords.values() and p.token.text not in ")]};":
             return None
         return error("LB012", f"right side of `{before.text}` missing", p.span(before), help=form_of(p))
-    if p.token is None and p.first in ("where", "layers") and before is not None and before.kind in ("NAME", "RPAR"):
+    if p.token is None and p.first in ("where", "layers") and p.expects("NAME"):
         # `where sensitivity < drop` parses as a condition, and then has no action.
-        index = len(p.tokens) - 1
-        while index > 0 and p.tokens[index].kind != "NAME":
-            index -= 1
-        sign, name = p.tokens[index - 1], p.tokens[index]
-        if sign.kind == "COMPARE" and name.text in p.actions:
-            return error(
-                "LB012",
-                f"right side of `{sign.text}` missing",
-                p.span(sign),
-                labels=(Label(p.span(name), f"`{name.text}` is an action, not a value"),),
-                help=form_of(p),
-            )
+        return _action_for_value(p, _last_call(p.tokens))
     return None
+
+
+_VALUE_SIGNS = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT"})
+
+
+def _action_for_value(p: Place, index: int) -> Diagnostic | None:
+    """An action at `index` right after an operator that wants a value."""
+    sign, name = p.tokens[index - 1], p.tokens[index]
+    if index < 1 or sign.kind not in _VALUE_SIGNS or name.kind != "NAME" or name.text not in p.actions:
+        return None
+    return error(
+        "LB012",
+        f"right side of `{sign.text}` missing",
+        p.span(sign),
+        labels=(Label(p.span(name), f"`{name.text}` is an action, not a value"),),
+        help=form_of(p),
+    )
+
+
+def _last_call(tokens: Sequence[Token]) -> int:
+    """The index of the name that the last call begins with, its arguments passed over."""
+    index = len(tokens) - 1
+    depth = 0
+    while index > 0:
+        depth += (tokens[index].kind == "RPAR") - (tokens[index].kind == "LPAR")
+        if depth == 0 and tokens[index].kind != "LPAR":
+            break
+        index -= 1
+    return index
+
+
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def _missing_comma(p: Place) -> Diagnostic | None:
+    """`layers 0 1 2 drop`."""
+    before = p.before()
+    if p.kind not in ("INT", "REF") or before is None or not p.expects("COMMA") or p.first not in ("layers", "group"):
+        return None
+    index = p.failure.index
+    last = index
+    while last + 1 < len(p.tokens) and p.tokens[last + 1].kind in ("INT", "REF"):
+        last += 1
+    gaps = [p.tokens[place].end for place in range(index - 1, last)]
+    listed = ", ".join(token.text for token in p.tokens[index - 1 : last + 1])
+    dash, start = p.before(2), p.before(3)
+    if dash is not None and dash.kind == "MINUS" and start is not None:
+        listed = f"{start.text}-{listed}"
+    return error(
+        "LB008",
+        f"unexpected `{p.token.text if p.token else ''}`: layers are separated by `,`",
+        p.span(),
+        help=f"write `{listed}`",
+        fix=Fix("insert `,`", tuple(Edit(Span(p.source, gap, gap), ",") for gap in gaps)),
+    )
+
+
+def _word_for_amount(p: Place) -> Diagnostic | None:
+    """`lowest six by nll drop`."""
+    after = p.after()
+    if p.kind != "NAME" or p.token is None or not p.expects("BY", "INT") or after is None:
+        return None
+    if after.kind not in ("BY", "OF"):
+        return None
+    word = p.token.text.lower()
+    number = str(_WORDS.index(word) + 1) if word in _WORDS else None
+    return error(
+        "LB008",
+        f"`{p.token.text}` is no amount",
+        p.span(),
+        help=f"write `{number}`" if number else "an amount is a number or a percentage, as in `6` or `20%`",
+        fix=replacement(f"write `{number}`", p.span(), number) if number else None,
+    )
 
 
 def _missing_by(p: Place) -> Diagnostic | None:
@@ -202,6 +268,11 @@ def _wanted(expected: frozenset[str]) -> str:
         "RSQB": "`]`",
         "REGEX": '`~"pattern"`',
         "_DOTS": "`..`",
+        "PLUS": "`+`",
+        "MINUS": "`-`",
+        "TIMES": "`*`",
+        "OVER": "`/`",
+        "COMPARE": "a comparison",
     }
     hidden = {"DECIMAL", "QUANTITY", "PERCENT"} if "INT" in expected else set()
     if "$END" in expected or "NEWLINE" in expected or len(expected - hidden) > 7:
@@ -222,6 +293,8 @@ _RECOGNISERS: tuple[Callable[[Place], Diagnostic | None], ...] = (
     equals,
     comma_in_block,
     _right_side,
+    _missing_comma,
+    _word_for_amount,
     _missing_by,
     _keyword_as_action,
     _no_action,

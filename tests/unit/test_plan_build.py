@@ -72,6 +72,8 @@ def test_a_plan_that_is_not_measured_jointly_is_incomplete():
 def test_requires_on_costs_is_judged_on_the_plan():
     found = built("requires kv(8Ki) <= 10%\n" + RULES)
     assert "LB320" in codes(found)
+    assert found.diagnostics[0].message == (
+        "the recipe requires `kv(8Ki) <= 10%`, and `kv(8Ki)` is 15.3 % of the base's")
     assert found.diagnostics[0].exit_code == 1
     assert found.value.errored
 

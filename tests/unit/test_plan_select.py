@@ -11,6 +11,7 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
+from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe, Rule
 
 SMOL = smollm2_facts()
@@ -241,9 +242,35 @@ def test_until_unmet_says_best_and_binding():
     assert problem.labels[0].span.text.startswith("layers first 3")
 
 
+def test_until_unmet_with_an_amount_is_bound_by_it():
+    found = chosen("layers first 3 keep\nlowest 2 of rest by nll until kv(32Ki) <= 1% drop\nelse keep")
+    assert found.diagnostics[0].help == ("best: 93.3 % with 2 layers", "binding: the rule's own amount, at most 2 layers")
+
+
+@pytest.mark.parametrize(("rule", "help"), [
+    ("layers last 1% drop", "the set is empty"),
+    ("layers 0-3 and 5-9 drop", "the set is empty"),
+    ("layers 0-3 where model.layers > 99 drop", "its condition asks for no score: it is the same for every layer"),
+    ("layers lowest 0 by nll drop", "look at the scores: `lbdsl plan` prints them"),
+    ("where nll < 0 drop", "look at the scores: `lbdsl plan` prints them"),
+])
+def test_help_of_a_rule_that_matches_nothing(rule, help):
+    found = chosen(f"{rule}\nelse keep")
+    assert [(d.code, d.help) for d in found.diagnostics] == [("LB310", (help,))]
+
+
+@pytest.mark.parametrize(("window", "expected"), [("4Ki", []), ("8191", []), ("8Ki", ["LB326"]), ("1Mi", ["LB326"])])
+def test_a_window_as_wide_as_the_positions(window, expected):
+    found = chosen(f"else swa(window={window})")
+    assert codes(found) == expected
+    if expected:
+        assert "changes nothing within the model's 8Ki positions" in found.diagnostics[0].message
+
+
 @pytest.mark.parametrize("condition", ["nll < 0.5", "kv(8Ki) <= 50% and kl < 1"])
 def test_until_on_a_measured_value(condition):
-    found = requests_of(recipe_of(f"lowest of rest by nll until {condition} drop\nelse keep"), SMOL)
+    """Without a model already."""
+    found = recipe_from_text(f"lowest of rest by nll until {condition} drop\nelse keep")
     assert codes(found) == ["LB315"]
     assert "assert" in found.diagnostics[0].help[1]
 

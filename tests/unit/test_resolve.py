@@ -193,3 +193,10 @@ def test_one_mistake_gives_one_error() -> None:
     """A definition or rule that does not parse makes no other error."""
     text = "param $w tokens = 3\ngroup @g = 3-\nlayers @g keep\nelse swa(window=$w)\nheal { tokens == 3 }"
     assert [d.code for d in recipe_from_text(text).diagnostics] == ["LB008", "LB009", "LB011"]
+
+
+def test_built_in_texts_are_those_of_the_reader() -> None:
+    from lbdsl.data.sources import BUILTINS
+    from lbdsl.recipe.settings import BUILTIN_TEXTS
+
+    assert BUILTIN_TEXTS == BUILTINS

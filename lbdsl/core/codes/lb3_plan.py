@@ -76,6 +76,11 @@ _CONDITIONS = (
          "No `heal` block means no healing and no `assert` means no gate. The damage stays and nothing stops the save.",
          "layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)"),
 )
+_ACTIONS = (
+    Code("LB326", "a window as wide as the model's positions",
+         "Every token already sees all the tokens before it, so the layer computes what it did and saves nothing.",
+         "else swa(window=1Mi)"),
+)
 _FILES = (
     Code("LB330", "a plan cannot be read", "The file is missing, or the system refuses it.",
          "lbdsl show missing.lbplan"),
@@ -105,4 +110,4 @@ _STALE = (
          "Another version may select or change layers differently.", "lbdsl apply x.lbplan", exit_code=3),
 )
 
-CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _FILES + _STALE
+CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _FILES + _STALE
