@@ -7,6 +7,7 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.build import build
+from lbdsl.plan.gate import gate_of
 from lbdsl.plan.json import plan_json
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
@@ -162,3 +163,10 @@ def test_the_value_of_a_plan_is_the_deciding_one():
     values = [item.value for item in built(RULES + "assert 1 > nll and kl < 0.3\nassert kl < 0.5 or nll < 0.1"
                                            "\nassert nll < 1 and kl < 1").value.asserts]
     assert values == [0.41, 0.41, 0.47]
+
+
+def test_the_gate_gives_the_value_that_decides():
+    text = RULES + "assert ppl_increase < 5% and agreement > 90%\nassert ppl_increase < 1% or agreement > 70%\n"
+    recipe = recipe_of(text)
+    results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"ppl_increase": 0.02, "agreement": 0.8})
+    assert [(item.status, item.value) for item in results] == [("fail", 0.8), ("pass", 0.8)]
