@@ -17,6 +17,7 @@ from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of, judges
 from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Evaluate, Recipe
@@ -99,6 +100,7 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
         raise LbdslError(planned.diagnostics)
     output = output_of(plan, bench, chosen)
     if not check_output(planned, chosen):
+        progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
     recipe, folder = planned.recipe, data_folder(plan.recipe.path)
     healing = heal_blocks(plan.heal, bench, folder) if plan.heal is not None and not chosen.no_heal else None
@@ -177,4 +179,4 @@ def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple
 
 
 def _got(item: AssertResult) -> str:
-    return "" if item.value is None else f" (got {item.value:.4g})"
+    return "" if item.value is None else f" (got {value_text(item)})"

@@ -84,7 +84,9 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not
     applyable; other errors raise LbdslError.
     """
-    measured = _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=again)
+    loaded = _recipe(recipe, set_params)
+    _check_files(loaded.unwrap())
+    measured = _measured(loaded, Workbench(model, options, progress), again=again)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
@@ -100,6 +102,16 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
     return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
+
+
+def _check_files(recipe: Recipe) -> None:
+    """LB44x for a local text of healing or judging that cannot be read: known now, not after the measuring."""
+    from lbdsl.api.texts import data_folder
+    from lbdsl.data.sources import read_documents
+
+    for block in (recipe.heal, recipe.eval):
+        if block is not None and Path(block.data).suffix in (".txt", ".jsonl", ".parquet"):
+            read_documents(block.data, base_dir=data_folder(recipe.path))
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.plan.shown import value_text
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -86,7 +87,7 @@ def _quality_lines(record: Record) -> list[str]:
                   f"| KL to the base, nats/token | 0 | {_number(result['kl'], 4)} |",
                   f"| top-1 agreement | 1 | {_number(result['agreement'], 4)} |", ""]
     for item in record.asserts:
-        value = f" ({item.value:.6g})" if item.value is not None else ""
+        value = f" ({value_text(item)})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
     return [*lines, ""] if record.asserts else lines
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Unit, bytes_text, count_text
 from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, walk
+from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import amount_text
 from lbdsl.recipe.schema import Compare, CostOf, Expr, Fact, Logic, Not, PostScore, Recipe, Score
 
@@ -82,3 +83,18 @@ def _name(expr: Expr, recipe: Recipe) -> str:
     """The expression's own text on one line."""
     span = recipe.span(expr)
     return " ".join(span.text.split()) if span is not None else getattr(expr, "name", "it")
+
+
+def value_text(item: AssertResult) -> str:
+    """The deciding value, with its unit where that is plain from the text."""
+    if item.value is None:
+        return ""
+    if {"and", "or", "not"} & set(item.text.split()):
+        return f"{item.value:.6g}"
+    if item.text.lstrip().startswith(("ppl_increase", "agreement")):
+        return f"{100 * item.value:.4g} %"
+    if item.text.lstrip().startswith("kv("):
+        return bytes_text(item.value)
+    if item.text.lstrip().startswith(("params", "flops(")):
+        return count_text(item.value)
+    return f"{item.value:.4g}"

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.shown import value_text
 from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
@@ -90,18 +91,3 @@ def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> I
         if value:
             line.append(f"   {value}", style="dim")
         yield line
-
-
-def value_text(item: AssertResult) -> str:
-    """The deciding value, with its unit where that is plain from the text."""
-    if item.value is None:
-        return ""
-    if {"and", "or", "not"} & set(item.text.split()):
-        return f"{item.value:.6g}"
-    if item.text.lstrip().startswith(("ppl_increase", "agreement")):
-        return f"{100 * item.value:.4g} %"
-    if item.text.lstrip().startswith("kv("):
-        return bytes_text(item.value)
-    if item.text.lstrip().startswith(("params", "flops(")):
-        return count_text(item.value)
-    return f"{item.value:.4g}"

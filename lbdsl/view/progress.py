@@ -49,18 +49,18 @@ class TerminalProgress:
 
     def _lines(self, title: str) -> Iterator[Report]:
         started = last = time.monotonic()
-        first_done: float | None = None
+        first: tuple[float, float] | None = None
         self.say(f"{title} ...")
 
         def report(done: float, total: float, note: str = "") -> None:
-            nonlocal last, first_done
+            nonlocal last, first
             now = time.monotonic()
-            if first_done is None:
-                first_done = done
+            # Resumed work starts part of the way, and loading before the first report is no measure of its pace.
+            first = first or (done, now)
             if now - last < PLAIN_SECONDS or total <= 0:
                 return
             last = now
-            rate = (done - first_done) / (now - started)
+            rate = (done - first[0]) / (now - first[1]) if now > first[1] else 0.0
             eta = f", eta {_clock((total - done) / rate)}" if rate > 0 else ""
             tail = f", {note}" if note else ""
             self.say(f"{title}: {100 * done / total:.0f} % after {_clock(now - started)}{eta}{tail}")

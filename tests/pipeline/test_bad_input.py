@@ -140,3 +140,12 @@ def test_no_such_verb(workplace: Path, lbdsl) -> None:
     done = lbdsl("aply")
     assert done.code == 2
     assert "apply" in done.err
+
+
+@pytest.mark.parametrize("block", ["heal", "eval"])
+def test_text_of_later_stages_is_looked_at_before_measuring(workplace: Path, lbdsl, block: str) -> None:
+    Path("tiny.lbr").write_text(RECIPE.replace(f'{block} {{ data = "builtin:pydoc"', f'{block} {{ data = "nope.txt"'))
+    done = lbdsl("plan", "tiny.lbr", "model")
+    assert done.code == 1
+    assert "nope.txt" in done.err
+    assert "measuring" not in done.err
