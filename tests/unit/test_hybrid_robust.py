@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+import lbdsl.hf  # noqa: F401  (registers the model types)
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 from lbdsl.model.surgery import to_hybrid
 from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, stock_logits, swa, tiny_base
