@@ -63,24 +63,13 @@ def resolve_set(scope: Scope, node: tree.LayerSet) -> SizedSet | None:
             )
         case tree.GroupRef():
             return _group(scope, node)
-        case tree.UnionSet():
+        case tree.UnionSet() | tree.InterSet():
             parts = _parts(scope, node.sets)
-            return (
-                None
-                if parts is None
-                else _sized(
-                    scope, node, parts, AnyOf.model_construct(sets=tuple(part.layers for part in parts), at=at(node))
-                )
-            )
-        case tree.InterSet():
-            parts = _parts(scope, node.sets)
-            return (
-                None
-                if parts is None
-                else _sized(
-                    scope, node, parts, BothOf.model_construct(sets=tuple(part.layers for part in parts), at=at(node))
-                )
-            )
+            if parts is None:
+                return None
+            kind = AnyOf if isinstance(node, tree.UnionSet) else BothOf
+            layers = kind.model_construct(sets=tuple(part.layers for part in parts), at=at(node))
+            return _sized(scope, node, parts, layers)
         case tree.ExceptSet():
             parts = _parts(scope, (node.base, node.removed))
             return (
