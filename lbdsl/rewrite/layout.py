@@ -1,0 +1,134 @@
+"""What a rewritten checkpoint will be, from the headers alone: which files are linked, which are made and of what."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lbdsl.model.checkpoint import SINGLE, read_tensors, weight_files
+from lbdsl.model.safetensors_header import DTYPES, TensorInfo
+
+FORMAT_NAMES: Mapping[str, str] = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
+ELEMENT_BYTES: Mapping[str, int] = dict(DTYPES.values())
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of a new file: where it comes from, and its name, dtype and bytes there (`start` counts from the data's
+    begin)."""
+
+    source: TensorInfo
+    name: str
+    dtype: str
+    start: int
+
+    @property
+    def size(self) -> int:
+        return self.source.elements * ELEMENT_BYTES[self.dtype]
+
+    @property
+    def is_cast(self) -> bool:
+        return self.dtype != self.source.dtype
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One file of the result. `source` is the old file; it is linked as it is when `linked`, else made of `pieces`."""
+
+    source: str
+    name: str
+    pieces: tuple[Piece, ...]
+    linked: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of tensor data."""
+        return sum(piece.size for piece in self.pieces)
+
+    def header(self) -> bytes:
+        """Length and JSON of the file's header, padded so that the data begins at a multiple of 8 bytes."""
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        for piece in self.pieces:
+            entries[piece.name] = {"dtype": FORMAT_NAMES[piece.dtype], "shape": list(piece.source.shape),
+                                   "data_offsets": [piece.start, piece.start + piece.size]}
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+@dataclass(frozen=True)
+class RewritePlan:
+    """All files of the result, in order. A checkpoint of one file stays one; so does one that has shrunk to one."""
+
+    source: Path
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Tensor data in files that cannot be links."""
+        return sum(shard.size for shard in self.shards if not shard.linked)
+
+    @property
+    def total_size(self) -> int:
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def is_single(self) -> bool:
+        return [shard.name for shard in self.shards] == [SINGLE]
+
+    def index(self) -> dict[str, object]:
+        """The content of the shard index."""
+        where = {piece.name: shard.name for shard in self.shards for piece in shard.pieces}
+        elements = sum(piece.source.elements for shard in self.shards for piece in shard.pieces)
+        return {"metadata": {"total_parameters": elements, "total_size": self.total_size},
+                "weight_map": dict(sorted(where.items()))}
+
+
+def plan_rewrite(source_folder: Path, *, drop: Callable[[str], bool] | Collection[str] = (),
+                 rename: Mapping[str, str] | None = None, dtype: str | None = None) -> RewritePlan:
+    """Plan leaving out tensors, renaming tensors and casting floating-point tensors to `dtype` (torch's name).
+
+    `drop` names the tensors to leave out, `rename` maps old names to new ones. Reads headers only, and trusts nothing in
+    them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does.
+    """
+    dropped = drop if callable(drop) else frozenset(drop).__contains__
+    names = rename or {}
+    tensors = read_tensors(source_folder)
+    kept = [info for info in tensors.values() if not dropped(info.name)]
+    assert kept, "a rewritten checkpoint has tensors"
+    new_names = {names.get(info.name, info.name) for info in kept}
+    assert len(new_names) == len(kept), "two tensors cannot have one name"
+
+    shards: list[ShardPlan] = []
+    for file in weight_files(source_folder):
+        all_of_file = [info for info in tensors.values() if info.file == file]
+        pieces = _pieces([info for info in all_of_file if not dropped(info.name)], names, dtype)
+        linked = len(pieces) == len(all_of_file) and all(
+            piece.name == piece.source.name and not piece.is_cast for piece in pieces)
+        if pieces:
+            shards.append(ShardPlan(file, file, pieces, linked))
+    return RewritePlan(source_folder, _named(shards))
+
+
+def _pieces(infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None) -> tuple[Piece, ...]:
+    """Wide elements first, so that every tensor is aligned to its element; else in the order of the old file."""
+    pieces = [Piece(info, names.get(info.name, info.name), dtype if dtype and info.dtype in _FLOATS else info.dtype, 0)
+              for info in infos]
+    placed, end = [], 0
+    for piece in sorted(pieces, key=lambda p: (-ELEMENT_BYTES[p.dtype], p.source.start, p.source.stop)):
+        placed.append(replace(piece, start=end))
+        end += piece.size
+    return tuple(placed)
+
+
+def _named(shards: list[ShardPlan]) -> tuple[ShardPlan, ...]:
+    """The usual names; numbers run from 1 without a gap when shards were left out."""
+    if len(shards) == 1:
+        return (replace(shards[0], name=SINGLE),)
+    width = max(5, 1 + int(math.log10(len(shards))))
+    return tuple(replace(shard, name=f"model-{number:0{width}}-of-{len(shards):0{width}}.safetensors")
+                 for number, shard in enumerate(shards, start=1))
