@@ -9,12 +9,14 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.model.hybrid.configuration_lbdsl_llama import LbdslLlamaConfig
+from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.hybrid.lbdsl_hybrid import HybridCausalLMMixin
-from lbdsl.model.hybrid.modeling_lbdsl_llama import LbdslLlamaForCausalLM, LbdslLlamaModel
+from lbdsl.model.runtime import hybrid_classes
 
 # A model that was loaded this way and is saved again loads anywhere, too.
 HybridCausalLMMixin.after_save = staticmethod(write_runtime)
-AutoConfig.register("lbdsl_llama", LbdslLlamaConfig, exist_ok=True)
-AutoModel.register(LbdslLlamaConfig, LbdslLlamaModel, exist_ok=True)
-AutoModelForCausalLM.register(LbdslLlamaConfig, LbdslLlamaForCausalLM, exist_ok=True)
+for _family in FAMILIES:
+    _classes = hybrid_classes(_family)
+    AutoConfig.register(ARTIFACT_PREFIX + _family, _classes.config, exist_ok=True)
+    AutoModel.register(_classes.config, _classes.body, exist_ok=True)
+    AutoModelForCausalLM.register(_classes.config, _classes.causal_lm, exist_ok=True)

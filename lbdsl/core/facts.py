@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -15,7 +16,9 @@ class ModelFacts:
     `dtype` is the one the model runs, is measured and is saved in (`--dtype`, else the checkpoint's, else bfloat16).
     Per-layer tuples have `layers` entries. `attention_params` counts the attention sub-block with its norms,
     `mlp_params` the MLP with its norms; what is in neither (embeddings, head, final norm) is in `other_params`;
-    a tied head counts once.
+    a tied head counts once. `native_window` is how many tokens a layer's attention sees and holds at most: None for all, 0
+    for a layer without attention. `layer_specs` says of each layer what it is, as in `config.json`'s `lbdsl.layers`, as
+    sorted pairs; see `spec`.
     """
 
     family: str
@@ -35,6 +38,14 @@ class ModelFacts:
     other_params: int
     native_window: tuple[int | None, ...]
     modules: tuple[str, ...]
+    layer_specs: tuple[tuple[tuple[str, Any], ...], ...] = ()
+
+    def spec(self, layer: int) -> dict[str, Any]:
+        """What the layer is before any change: {"attn": "full"}, or a family's own window as {"attn": "swa", ...}."""
+        if self.layer_specs:
+            return dict(self.layer_specs[layer])
+        window = self.native_window[layer]
+        return {"attn": "full"} if window is None else {"attn": "swa", "window": window, "sinks": 0}
 
     @property
     def dtype_bytes(self) -> int:

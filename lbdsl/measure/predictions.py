@@ -72,7 +72,7 @@ class Predictions:
     def _log_probs(self, hidden_MD: Tensor, model: Any = None) -> Iterator[tuple[slice, Tensor]]:
         model = self._model if model is None else model
         for span in self._spans():
-            logits_CV = model.lm_head(model.model.norm(hidden_MD[span]))
+            logits_CV = model.predict(hidden_MD[span])
             yield span, torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
 
     def _spans(self) -> Iterator[slice]:

@@ -28,7 +28,8 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
     family = next((row for row in FAMILIES.values() if row.gguf_architecture == named), None)
     if family is None:
         raise fail("LB403", f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
-                   help=f"supported: {', '.join(row.gguf_architecture for row in FAMILIES.values())}")
+                   help=f"supported: {', '.join(row.gguf_architecture for row in FAMILIES.values() if row.gguf_architecture)}; "
+                   "of others, give the safetensors folder")
     _refuse_lost(path, family, header)
     layers = header.metadata.get(f"{named}.{family.gguf_sizes['layers']}")
     if type(layers) is not int or not 0 < layers <= 10_000:
@@ -78,5 +79,7 @@ def _config(family: Family, header: GgufHeader, tensors: Mapping[str, TensorInfo
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if vocab not in config and isinstance(tokens, ArrayLength):
         config[vocab] = tokens.length
+    for key, field in family.gguf_fields.items():
+        config[field] = header.metadata.get(f"{family.gguf_architecture}.{key}")
     config["tie_word_embeddings"] = family.head.name not in tensors
     return config

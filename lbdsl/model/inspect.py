@@ -206,4 +206,5 @@ def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> Mod
         attention_params=attention, mlp_params=mlp, other_params=sum(math.prod(sizes.shape(row)) for row in outside),
         native_window=tuple(layout.native_window(i) for i in layers),
         modules=tuple(t.name.rpartition(".")[0] for i in layers for t in by_layer[i]
-                      if t.name.endswith(".weight") and len(t.shape) == 2))
+                      if t.name.endswith(".weight") and len(t.shape) == 2),
+        layer_specs=tuple(tuple(sorted(spec.items())) for spec in layout.specs))

@@ -16,7 +16,8 @@ LAYER_CAP = 10_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that `TensorRow.dims` names; `query` and `key_value` are heads times head_dim."""
+    """The sizes that `TensorRow.dims` names; `query` and `key_value` are heads times head_dim, `qkv` and `gate_up` those
+    of fused projections."""
 
     layers: int
     hidden: int
@@ -35,6 +36,14 @@ class Sizes:
     def key_value(self) -> int:
         return self.kv_heads * self.head_dim
 
+    @property
+    def qkv(self) -> int:
+        return self.query + 2 * self.key_value
+
+    @property
+    def gate_up(self) -> int:
+        return 2 * self.intermediate
+
     def shape(self, row: TensorRow) -> tuple[int, ...]:
         return tuple(getattr(self, dim) for dim in row.dims)
 
@@ -44,7 +53,8 @@ FULL: Mapping[str, Any] = MappingProxyType({"attn": "full"})
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint's structure. `specs` has one entry a layer: `lbdsl.layers` of an artifact, else all full."""
+    """A checkpoint's structure. `specs` has one entry a layer: `lbdsl.layers` of an artifact, else what the family's own
+    attention is, full or with its native window."""
 
     family: Family
     architecture: str
@@ -52,7 +62,8 @@ class Layout:
     tied: bool
     flags: Mapping[str, bool]
     specs: tuple[Mapping[str, Any], ...]
-    window: int | None = None
+    eager: bool = False
+    """True when SDPA cannot compute the attention."""
 
     def rows(self, rows: tuple[TensorRow, ...]) -> tuple[TensorRow, ...]:
         """Those rows that the configuration switches on."""
@@ -75,7 +86,7 @@ class Layout:
             return 0
         if spec.get("attn") == "swa":
             return spec["window"] + spec.get("sinks", 0)
-        return self.window
+        return None
 
     def layer_rows(self, layer: int) -> Iterator[tuple[str, TensorRow]]:
         """Full names and rows of the parameters of one layer, attention first."""
@@ -95,29 +106,38 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     if family is None:
         named = f"model_type {str(model_type)[:40]!r}" if model_type is not None else "a config.json without model_type"
         raise fail("LB403", f"{named} is not a supported family",
-                   help=f"supported: {', '.join(sorted(FAMILIES))} (SmolLM2 and Llama 2 and 3 are llama)")
+                   help="supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()))
     sizes = _sizes(family, config)
-    specs = _specs(config, sizes.layers) if artifact else (FULL,) * sizes.layers
     if not artifact:
         _check_limits(family, config)
+    specs = _specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
     _check_rope(family, config)
     return Layout(family, _architecture(family, config, artifact), sizes,
                   tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
                   flags=MappingProxyType({name: _flag(config, name, usual) for name, usual in family.flags.items()}),
                   specs=specs,
-                  window=config.get(family.window_field) if family.window_field else None)
+                  eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None)
+
+
+def native_specs(family: Family, config: Mapping[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
+    """What each layer of an unchanged model is. Raises LB402 or LB404."""
+    return tuple(FULL if window is None else MappingProxyType({"attn": "swa", "window": window, "sinks": 0})
+                 for window in family.windows(config, layers))
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
-    names = family.sizes
+    names, usual = family.sizes, family.size_defaults
     heads = positive_int(config, names["heads"])
     hidden = positive_int(config, names["hidden"])
-    if hidden % heads:
+    head_dim = config.get(names["head_dim"], usual.get("head_dim"))
+    if head_dim is None and hidden % heads:
         raise fail("LB402", f"{names['hidden']} {hidden} is not a multiple of {names['heads']} {heads}")
+    # A field that is there and null means "as many as query heads"; transformers has other defaults for an absent one.
+    kv_heads = usual.get("kv_heads", heads) if names["kv_heads"] not in config else heads
     sizes = Sizes(
         layers=positive_int(config, names["layers"], cap=LAYER_CAP), hidden=hidden, heads=heads,
-        kv_heads=positive_int(config, names["kv_heads"], default=heads),
-        head_dim=positive_int(config, names["head_dim"], default=hidden // heads),
+        kv_heads=positive_int(config, names["kv_heads"], default=kv_heads),
+        head_dim=positive_int(config, names["head_dim"], default=usual.get("head_dim", hidden // heads)),
         intermediate=positive_int(config, names["intermediate"]), vocab=positive_int(config, names["vocab"]),
         positions=positive_int(config, names["positions"]))
     if heads % sizes.kv_heads:
@@ -157,10 +177,17 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
             continue
         if not isinstance(value, dict):
             raise fail("LB402", f"{name} in the configuration is not an object")
-        kind = value.get("rope_type", value.get("type", "default"))
-        if kind not in family.rope_types:
-            raise fail("LB404", f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
-                       help=f"supported: {', '.join(family.rope_types)}")
+        # Families with one kind of embeddings for each type of layer name them by it.
+        by_type = [part for part in value.values() if isinstance(part, dict)]
+        for part in by_type or [value]:
+            _check_rope_type(family, part)
+
+
+def _check_rope_type(family: Family, value: dict[str, Any]) -> None:
+    kind = value.get("rope_type", value.get("type", "default"))
+    if kind not in family.rope_types:
+        raise fail("LB404", f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
+                   help=f"supported: {', '.join(family.rope_types)}")
 
 
 def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:

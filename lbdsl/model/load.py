@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
+from lbdsl.model.layout import layout_of
 from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
@@ -41,7 +43,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.device | str | None = None,
               trust_remote_code: bool = False, cache_dir: Path | None = None) -> PreTrainedModel:
-    """The stock transformers model in eval mode on `device`, with SDPA attention.
+    """The stock transformers model in eval mode on `device`, with SDPA attention where that computes what it should.
 
     `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is kept
     below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 when what was loaded
@@ -56,7 +58,7 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     try:
         with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, facts.dtype), attn_implementation="sdpa", use_safetensors=True,
+                folder, dtype=getattr(torch, facts.dtype), attn_implementation=_attention(folder), use_safetensors=True,
                 local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
             model, report = loaded
             model = model.to(where).eval()
@@ -64,6 +66,11 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
         raise fail("LB417", f"{source.text} cannot be loaded: {first_line(problem)}") from problem
     check_loaded(model, report, facts, source)
     return model
+
+
+def _attention(folder: Path) -> str:
+    """SDPA, or the eager implementation for a model whose attention SDPA cannot compute."""
+    return "eager" if layout_of(read_json_object(folder / "config.json")).eager else "sdpa"
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,

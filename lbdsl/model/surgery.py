@@ -6,25 +6,23 @@ import copy
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.model.hybrid.configuration_lbdsl_llama import LbdslLlamaConfig
-from lbdsl.model.hybrid.modeling_lbdsl_llama import LbdslLlamaForCausalLM
-
-HYBRIDS: dict[type, tuple[type, type]] = {LlamaForCausalLM: (LbdslLlamaConfig, LbdslLlamaForCausalLM)}
-"""Configuration and model class of the hybrid runtime, by the class of the stock model."""
+from lbdsl.model.families import FAMILIES
+from lbdsl.model.runtime import hybrid_classes
 
 
 def to_hybrid(model: Any) -> Any:
-    """`model` in the hybrid class of its family, every layer full: the same outputs, bit for bit.
+    """`model` in the hybrid class of its family, every layer as it is: the same outputs, bit for bit.
 
     Parameters and buffers are shared, not copied. LB420 for a family without a hybrid runtime.
     """
-    if type(model) not in HYBRIDS:
+    family = FAMILIES.get(model.config.model_type)
+    if family is None or type(model).__name__ != family.architecture:
         raise fail("LB420", f"there is no hybrid runtime for {type(model).__name__}",
-                   help=f"supported: {', '.join(sorted(stock.__name__ for stock in HYBRIDS))}")
-    config_class, model_class = HYBRIDS[type(model)]
+                   help=f"supported: {', '.join(sorted(row.architecture for row in FAMILIES.values()))}")
+    classes = hybrid_classes(family.model_type)
+    config_class, model_class = classes.config, classes.causal_lm
     values = {key: value for key, value in model.config.to_dict().items()
               if key not in ("model_type", "architectures", "auto_map", "transformers_version")}
     config = config_class(**values)

@@ -1,6 +1,7 @@
 """What hybrid models of all families share: layers by specification, masks and caches that fit, and running a part."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,8 @@ class LayerInputs:
     """What every layer of one forward gets beside the hidden states; masks are made when first asked for."""
 
     context: MaskContext
-    position_embeddings: tuple
+    position_embeddings: list
+    """One pair (cos, sin) a layer; layers of one type share theirs."""
     extra: dict
     _masks: dict = field(default_factory=dict)
 
@@ -33,50 +35,87 @@ class LayerInputs:
 
 
 class HybridDecoderLayer(GradientCheckpointingLayer):
-    """A pre-norm decoder layer under a specification; an absent attention or MLP has no weights and no norm.
+    """A decoder layer under a specification; an absent attention or MLP has no weights and no norms.
 
-    A family gives its `attention_class`, `mlp_class` and `norm_class`.
+    A family gives its `attention_class`, `mlp_class` and `norm_class`, and the names of the norms before and after each
+    sub-block, None where it has none.
     """
 
     attention_class = mlp_class = norm_class = None
+    attention_norms = ("input_layernorm", None)
+    mlp_norms = ("post_attention_layernorm", None)
 
     def __init__(self, config, layer_idx):
         super().__init__()
         self.layer_idx = layer_idx
         self.spec = dict(config.lbdsl["layers"][layer_idx])
-        self.self_attn = self.mlp = self.input_layernorm = self.post_attention_layernorm = None
+        self.self_attn = self.mlp = None
+        for name in (*self.attention_norms, *self.mlp_norms):
+            if name is not None:
+                setattr(self, name, None)
         if self.spec["attn"] != "none":
             self.self_attn = mixer(self.spec["attn"]).build_attention(
                 self.attention_class, config, layer_idx, self.spec)
-            self.input_layernorm = self.norm_class(config.hidden_size, eps=config.rms_norm_eps)
+            self._add_norms(self.attention_norms, config)
         if self.spec.get("mlp", "full") != "none":
             self.mlp = self.mlp_class(config)
-            self.post_attention_layernorm = self.norm_class(config.hidden_size, eps=config.rms_norm_eps)
+            self._add_norms(self.mlp_norms, config)
+
+    def _add_norms(self, names, config):
+        for name in names:
+            if name is not None:
+                setattr(self, name, self.norm_class(config.hidden_size, config.rms_norm_eps))
 
     def forward(self, hidden_states, attention_mask=None, **kwargs):
         if self.self_attn is not None:
             hidden_states = self._attend(hidden_states, attention_mask, kwargs)
         if self.mlp is not None:
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+            before, after = self.mlp_norms
+            hidden_states = hidden_states + self._normed(after, self.mlp(self._normed(before, hidden_states)))
         return hidden_states
 
     def _attend(self, hidden_states, attention_mask, kwargs):
-        attended, _ = self.self_attn(
-            hidden_states=self.input_layernorm(hidden_states), attention_mask=attention_mask, **kwargs)
-        return hidden_states + attended
+        before, after = self.attention_norms
+        attended = self.self_attn(
+            hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs)[0]
+        return hidden_states + self._normed(after, attended)
+
+    def _normed(self, name, hidden_states):
+        return hidden_states if name is None else getattr(self, name)(hidden_states)
 
     def attention_residual(self, hidden_BND, inputs):
         """The residual stream after the attention sub-block alone, [B, N, D]: x + Attn(norm(x))."""
         if self.self_attn is None:
             return hidden_BND
-        kwargs = {"position_embeddings": inputs.position_embeddings, **inputs.extra}
+        kwargs = {"position_embeddings": inputs.position_embeddings[self.layer_idx], **inputs.extra}
         return self._attend(hidden_BND, inputs.mask(self.spec, self.layer_idx), kwargs)
 
 
-class HybridModelMixin:
-    """The body of a hybrid model. A family's class has embed_tokens, layers, norm, rotary_emb and `layer_class`."""
+class _Supports:
+    """The attention implementations that masks of windowed layers are made for; transformers refuses others by name."""
+
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    # Our caches count tokens in Python.
+    _can_compile_fullgraph = False
+
+
+class HybridModelMixin(_Supports):
+    """The body of a hybrid model, before the family's own in the order of bases; the family gives its `layer_class`.
+
+    With each layer as the base has it, it is the base bit for bit.
+    """
 
     layer_class = None
+    rope_by_layer_type = False
+    """Whether the family has other rotary embeddings for each of `config.layer_types`."""
+
+    def __init__(self, config):
+        with _no_layers(config):
+            super().__init__(config)
+        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
+        self.post_init()
 
     def prepare(self, inputs_embeds_BND, attention_mask=None, position_ids=None, cache=None, use_cache=False, **extra):
         """LayerInputs for N new tokens a row: position embeddings, masks, and our layers in a fresh cache."""
@@ -100,27 +139,37 @@ class HybridModelMixin:
                               position_ids=position_ids, cache=cache, seen=seen, real_BK=real_BK, starts=starts,
                               segments_BQ=segments)
         extra = {**extra, "position_ids": position_ids, CACHE_NAME: cache, "use_cache": use_cache}
-        embeddings = self.rotary_emb(inputs_embeds_BND, position_ids=position_ids)
-        return LayerInputs(context, embeddings, extra)
+        return LayerInputs(context, self._position_embeddings(inputs_embeds_BND, position_ids), extra)
+
+    def _position_embeddings(self, inputs_embeds_BND, position_ids):
+        """(cos, sin) of each layer. A layer keeps its own kind of rotary embeddings, whatever its attention becomes."""
+        if not self.rope_by_layer_type:
+            return [self.rotary_emb(inputs_embeds_BND, position_ids)] * self.config.num_hidden_layers
+        types = self.config.layer_types
+        by_type = {kind: self.rotary_emb(inputs_embeds_BND, position_ids, kind) for kind in dict.fromkeys(types)}
+        return [by_type[kind] for kind in types]
 
     def run_layers(self, hidden_BND, inputs, start=0, stop=None, replace=None, observe=None):
         """Layers start .. stop-1 on the residual stream, [B, N, D] to [B, N, D], without the final norm.
 
         `replace` maps an index to a layer that is run instead; `observe(i, hidden)` sees the stream before layer i.
         """
-        cache = inputs.context.cache
         for index in range(start, len(self.layers) if stop is None else stop):
             layer = self.layers[index] if replace is None or index not in replace else replace[index]
             if observe is not None:
                 observe(index, hidden_BND)
-            mask = None
-            if layer.self_attn is not None:
-                mask = inputs.mask(layer.spec, index)
-            elif cache is not None:
-                cache.layers[index].advance(hidden_BND.shape[1])
-            hidden_BND = layer(hidden_BND, attention_mask=mask, position_embeddings=inputs.position_embeddings,
-                               **inputs.extra)
+            hidden_BND = self.run_layer(layer, index, hidden_BND, inputs)
         return hidden_BND
+
+    def run_layer(self, layer, index, hidden_BND, inputs):
+        """One layer, which need not be the model's own at `index`: [B, N, D] to [B, N, D]."""
+        mask = None
+        if layer.self_attn is not None:
+            mask = inputs.mask(layer.spec, index)
+        elif inputs.context.cache is not None:
+            inputs.context.cache.layers[index].advance(hidden_BND.shape[1])
+        return layer(hidden_BND, attention_mask=mask, position_embeddings=inputs.position_embeddings[index],
+                     **inputs.extra)
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, use_cache=None,
                 output_hidden_states=None, **kwargs):
@@ -216,11 +265,37 @@ class HybridModelMixin:
                 module.config = self.config
 
 
-class HybridCausalLMMixin:
-    """What the causal language models of all families share."""
+@contextmanager
+def _no_layers(config):
+    """Within, the configuration is of a model without layers: the family's constructor makes all but those."""
+    count, config.num_hidden_layers = config.num_hidden_layers, 0
+    try:
+        yield
+    finally:
+        config.num_hidden_layers = count
 
+
+class HybridCausalLMMixin(_Supports):
+    """What the causal language models of all families share; the family gives its hybrid `body_class`."""
+
+    body_class = None
     # Set where lbdsl is installed: writes the runtime's code beside weights that were just saved.
     after_save: object = None
+
+    def __init__(self, config):
+        with _no_layers(config):
+            super().__init__(config)
+        self.model = self.body_class(config)
+        self.post_init()
+
+    def predict(self, hidden):
+        """Logits [..., V] of the stream after the last layer, [..., D]: final norm, head, and the family's cap."""
+        return self.capped(self.lm_head(self.model.norm(hidden)))
+
+    def capped(self, logits):
+        """Gemma 2 keeps logits within a bound; others leave them as they are."""
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def set_layer(self, index, entries):
         """Change what layer `index` is; see HybridModelMixin.set_layer."""

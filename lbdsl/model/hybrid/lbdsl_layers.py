@@ -5,10 +5,11 @@ import json
 VERSION = 1
 
 
-def checked_layers(entry, base_model_type, count):
-    """A checked copy of the entry; None stands for a model with all layers full. Raises ValueError."""
+def checked_layers(entry, base_model_type, config):
+    """A checked copy of the entry for `config`; None stands for the base model's own layers. Raises ValueError."""
+    count = config.num_hidden_layers
     if entry is None:
-        entry = {"version": VERSION, "base_model_type": base_model_type, "layers": [{"attn": "full"}] * count}
+        entry = {"version": VERSION, "base_model_type": base_model_type, "layers": native_layers(config)}
     if not isinstance(entry, dict) or entry.get("version") != VERSION:
         version = entry.get("version") if isinstance(entry, dict) else entry
         raise ValueError(f"config.lbdsl has version {version!r}; this runtime reads version {VERSION}")
@@ -24,6 +25,17 @@ def checked_layers(entry, base_model_type, count):
         if spec.get("mlp", "full") not in ("full", "none"):
             raise ValueError(f"config.lbdsl.layers[{index}].mlp is {spec['mlp']!r}; it is full or none")
     return {"version": VERSION, "base_model_type": base_model_type, "layers": [dict(spec) for spec in layers]}
+
+
+def native_layers(config):
+    """What each layer of an unchanged model of `config` is: full, or a window that the family has by itself.
+
+    A family without `layer_types` has one window for all layers, or none.
+    """
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [{"attn": "swa", "window": window, "sinks": 0} if kind == "sliding_attention" and window is not None
+            else {"attn": "full"} for kind in types]
 
 
 def merged_spec(spec, entries):

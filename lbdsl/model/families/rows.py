@@ -1,0 +1,46 @@
+"""Rows of tensors that several families share."""
+
+from __future__ import annotations
+
+from lbdsl.model.families.base import TensorRow
+
+
+def norm(name: str, gguf: str = "") -> TensorRow:
+    """An RMS norm over the residual stream."""
+    return TensorRow(f"{name}.weight", f"{gguf}.weight" if gguf else "", ("hidden",))
+
+
+def projections(*, biased: tuple[str, ...] = (), when: str | None = None) -> tuple[TensorRow, ...]:
+    """q, k, v and o projections. Those in `biased` have a bias: always, or if the config's field `when` is true."""
+    dims = {"q": ("query", "hidden"), "k": ("key_value", "hidden"), "v": ("key_value", "hidden"),
+            "o": ("hidden", "query")}
+    gguf = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
+    weights = tuple(TensorRow(f"self_attn.{part}_proj.weight", f"{gguf[part]}.weight", dims[part]) for part in dims)
+    biases = tuple(TensorRow(f"self_attn.{part}_proj.bias", f"{gguf[part]}.bias", dims[part][:1], when=when)
+                   for part in biased)
+    return weights + biases
+
+
+def gated_mlp(*, biases_when: str | None = None) -> tuple[TensorRow, ...]:
+    """gate, up and down projections, with biases if the config's field `biases_when` is true."""
+    dims = {"gate": ("intermediate", "hidden"), "up": ("intermediate", "hidden"), "down": ("hidden", "intermediate")}
+    weights = tuple(TensorRow(f"mlp.{part}_proj.weight", f"ffn_{part}.weight", dims[part]) for part in dims)
+    if biases_when is None:
+        return weights
+    return weights + tuple(TensorRow(f"mlp.{part}_proj.bias", f"ffn_{part}.bias", dims[part][:1], when=biases_when)
+                           for part in dims)
+
+
+QK_HEAD_NORMS = (
+    TensorRow("self_attn.q_norm.weight", "attn_q_norm.weight", ("head_dim",)),
+    TensorRow("self_attn.k_norm.weight", "attn_k_norm.weight", ("head_dim",)),
+)
+"""Norms of queries and keys, one head at a time."""
+
+QK_NORMS = (
+    TensorRow("self_attn.q_norm.weight", "attn_q_norm.weight", ("query",)),
+    TensorRow("self_attn.k_norm.weight", "attn_k_norm.weight", ("key_value",)),
+)
+"""Norms of queries and keys over all heads together."""
+
+ALL = ("q", "k", "v", "o")

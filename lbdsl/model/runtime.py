@@ -1,0 +1,29 @@
+"""The classes of the hybrid runtime, by family."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from lbdsl.model.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class HybridClasses:
+    """Configuration, body and causal language model of one family's hybrid runtime, and the stock model's class name."""
+
+    config: Any
+    body: Any
+    causal_lm: Any
+    stock: str
+
+
+def hybrid_classes(model_type: str) -> HybridClasses:
+    """The classes of the family called `model_type` (without prefix); its files are imported on the first call."""
+    family = FAMILIES[model_type]
+    stem = f"Lbdsl{family.architecture.removesuffix('ForCausalLM')}"
+    modeling = importlib.import_module(f"lbdsl.model.hybrid.modeling_lbdsl_{model_type}")
+    configuration = importlib.import_module(f"lbdsl.model.hybrid.configuration_lbdsl_{model_type}")
+    return HybridClasses(getattr(configuration, f"{stem}Config"), getattr(modeling, f"{stem}Model"),
+                         getattr(modeling, f"{stem}ForCausalLM"), family.architecture)
