@@ -107,8 +107,8 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
     judging = (eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe)
                else None)
     inputs = RunInputs(facts=bench.facts, tokenizer=bench.tokenizer, device=bench.device, base=lambda: bench.base,
-                       changed=bench.fresh_copy, heal_blocks=healing, eval_blocks=judging,
-                       gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
+                       changed=bench.fresh_copy, weights=lambda: bench.weights_folder, heal_blocks=healing,
+                       eval_blocks=judging, gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
     try:
         result = run_plan(plan, inputs, output, lbdsl_version=VERSION, no_heal=chosen.no_heal, resume=chosen.resume,
                           force=chosen.force, progress=progress, should_stop=should_stop)

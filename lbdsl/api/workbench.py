@@ -64,6 +64,16 @@ class Workbench:
             return to_hybrid(load_base(self.source, dtype=self.facts.dtype, device=self.device,
                                        trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir))
 
+    @cached_property
+    def weights_folder(self) -> Path:
+        """The folder with the base's weights as safetensors: of a GGUF file, its dequantized copy."""
+        if self.source.gguf_file is None:
+            return self.source.path
+        from lbdsl.model.gguf_copy import gguf_model_folder
+
+        with self.progress.stage("dequantizing the model"):
+            return gguf_model_folder(self.source, self.facts, self.cache_dir)
+
     def fresh_copy(self) -> Any:
         """Another model with the base's weights that may be changed; the base stays as it is."""
         import copy

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.model.quiet import quiet_transformers
 
 MAX_SHARD = "4GB"
@@ -32,6 +33,18 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
         # safetensors writes files that only their owner may read; a server often runs as somebody else.
         path.chmod(0o666 & ~mask)
     return file_hashes(folder)
+
+
+def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
+    """What `save_model` writes beside the weights of `model`, whose parameters may be stand-ins (see
+    `lbdsl.measure.skeleton`); they will be in `dtype`, by torch's name."""
+    model.config.dtype = dtype
+    model.config.architectures = [type(model).__name__]
+    with quiet_transformers():
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    write_runtime(folder, model.config)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, judge
 from lbdsl.execute.changes import apply_changes
+from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
 from lbdsl.plan.schema import AssertResult, Plan
 
@@ -34,13 +35,15 @@ Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
 @dataclass(frozen=True)
 class RunInputs:
     """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own
-    to change; `heal_blocks` and `eval_blocks` are None when there is nothing to heal or to judge."""
+    to change, `weights()` the folder of the base's safetensors; `heal_blocks` and `eval_blocks` are None when there is
+    nothing to heal or to judge."""
 
     facts: ModelFacts
     tokenizer: Any
     device: Any
     base: Callable[[], Any]
     changed: Callable[[], Any]
+    weights: Callable[[], Path]
     heal_blocks: TokenBlocks | None
     eval_blocks: TokenBlocks | None
     gate: Gate
@@ -88,7 +91,13 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
 
 def _make(plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress,
           should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Change, heal and save; the model is let go when this returns."""
+    """Change, heal and save; the model is let go when this returns. Where there is nothing to heal, the checkpoint is
+    rewritten without loading the model, if the plan allows it."""
+    if inputs.heal_blocks is None:
+        with progress.stage("reading the checkpoint"):
+            rewriting = rewriting_of(plan, inputs.facts, inputs.weights())
+        if rewriting is not None:
+            return _rewrite(rewriting, inputs, work, progress)
     with progress.stage("changing the model"):
         model = inputs.changed()
         records = apply_changes(model, plan, inputs.facts)
@@ -126,6 +135,13 @@ def _save(model: Any, inputs: RunInputs, work: WorkFolder, records: tuple[dict[s
     with progress.stage("saving"), work.saving(notes) as folder:
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder))
     # What a resumed run would read: the same values, through JSON.
+    return json.loads(json.dumps(notes))
+
+
+def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
+    notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None}
+    with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
+        notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
     return json.loads(json.dumps(notes))
 
 

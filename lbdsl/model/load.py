@@ -58,7 +58,7 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     try:
         with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, facts.dtype), attn_implementation=_attention(folder), use_safetensors=True,
+                folder, dtype=getattr(torch, facts.dtype), attn_implementation=attention_of(folder), use_safetensors=True,
                 local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
             model, report = loaded
             model = model.to(where).eval()
@@ -68,7 +68,7 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     return model
 
 
-def _attention(folder: Path) -> str:
+def attention_of(folder: Path) -> str:
     """SDPA, or the eager implementation for a model whose attention SDPA cannot compute."""
     return "eager" if layout_of(read_json_object(folder / "config.json")).eager else "sdpa"
 

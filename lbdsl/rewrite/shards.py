@@ -25,7 +25,7 @@ CAST_ELEMENTS = 2**21
 class Cast(Protocol):
     """Converts elements between dtypes by torch's names; what comes back is the new elements' bytes."""
 
-    def __call__(self, data: bytes, old: str, new: str) -> bytes | bytearray | memoryview: ...
+    def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
 
 
 def rewrite_shards(source_folder: Path, output_folder: Path, *, drop: Callable[[str], bool] | Collection[str] = (),
@@ -107,8 +107,8 @@ def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callab
     position, stop = piece.source.start, piece.source.stop
     while position < stop:
         wanted = min(CAST_ELEMENTS * ELEMENT_BYTES[old], stop - position)
-        data = os.pread(reader, wanted, position)
-        if len(data) < wanted:
+        data = bytearray(wanted)
+        if os.preadv(reader, [data], position) < wanted:
             raise fail("LB419", f"{piece.source.file} became shorter while it was read",
                        help="wait until it is written, then run again")
         changed = cast(data, old, new)

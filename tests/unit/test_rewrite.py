@@ -106,7 +106,7 @@ def test_one_shard_left_is_one_file(tmp_path):
 def test_cast_in_chunks(source, out, monkeypatch):
     monkeypatch.setattr("lbdsl.rewrite.shards.CAST_ELEMENTS", 7)
 
-    def cast(data: bytes, old: str, new: str) -> bytes:
+    def cast(data: bytearray, old: str, new: str) -> bytes:
         return np.frombuffer(data, old).astype(new).tobytes()
 
     rewrite_shards(source, out, dtype="float16", cast=cast)

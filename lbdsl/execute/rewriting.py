@@ -1,0 +1,77 @@
+"""Carrying out a plan on disk: drops leave tensors out, windows are configuration, and the model is never loaded.
+
+The result is the one that loading, changing and saving the model would give, tensor for tensor and file for file, but for
+how the tensors are spread over shards. Healing, and actions that bring or change weights, need the loaded model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbdsl.actions import Action
+from lbdsl.artifact.save import file_hashes, save_all_but_weights
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.progress import Report
+from lbdsl.execute.changes import apply_changes
+from lbdsl.measure.skeleton import skeleton_of
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.plan.schema import Plan
+from lbdsl.rewrite.layout import RewritePlan, plan_rewrite
+from lbdsl.rewrite.shards import carry_out
+
+
+class Rewriting:
+    """A plan's changes as a rewriting of the base's checkpoint. `records` are as `apply_changes` gives them."""
+
+    def __init__(self, model: Any, records: tuple[dict[str, Any], ...], weights: RewritePlan, facts: ModelFacts):
+        self.records = records
+        self._model = model
+        self._weights = weights
+        self._facts = facts
+
+    def save(self, tokenizer: Any, folder: Path, progress: Report | None = None) -> Mapping[str, str]:
+        """Write the changed model into the existing `folder`; returns the sha256 of each file, as `save_model` does.
+
+        OSError is the caller's to report. LB419 when the base's checkpoint changes meanwhile.
+        """
+        save_all_but_weights(self._model, tokenizer, self._facts.dtype, folder)
+        carry_out(self._weights, folder, cast=cast, progress=progress)
+        return file_hashes(folder)
+
+
+def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | None:
+    """How to carry out `plan` without loading the checkpoint in folder `source`; None where that cannot be done.
+
+    Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
+    """
+    actions = [planned.action for layer in plan.layers for planned in layer.actions]
+    if any(type(action).apply is not Action.apply for action in actions):
+        # What an action does to a model in its own way may be more than its specification says.
+        return None
+    model = skeleton_of(source, facts)
+    records = apply_changes(model, plan, facts)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = read_tensors(source)
+    rename = _other_name_of_a_tied_head(wanted, found, facts)
+    left = {rename.get(name, name): info.shape for name, info in found.items() if rename.get(name, name) in wanted}
+    if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
+        return None
+    drop = {name for name in found if rename.get(name, name) not in wanted}
+    return Rewriting(model, records, plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype), facts)
+
+
+def _other_name_of_a_tied_head(wanted: Mapping[str, Any], found: Mapping[str, Any], facts: ModelFacts) -> dict[str, str]:
+    """Converted checkpoints may hold a tied matrix under the head's name; saved models hold it under the embedding's."""
+    missing = [name for name in wanted if name not in found]
+    heads = [name for name in found if name.startswith("lm_head.")]
+    return {heads[0]: missing[0]} if facts.tied and len(missing) == len(heads) == 1 else {}
+
+
+def cast(data: bytearray, old: str, new: str) -> bytes:
+    """Elements between floating-point dtypes, rounded as loading the model in `new` would round them."""
+    elements = torch.frombuffer(data, dtype=getattr(torch, old)).to(getattr(torch, new))
+    return elements.view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,65 @@
+"""A hybrid model without its weights: everything else is there, so what needs no weights can be asked of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.families import ARTIFACT_PREFIX
+from lbdsl.model.load import attention_of
+from lbdsl.model.load_check import LOAD_ERRORS, first_line
+from lbdsl.model.quiet import quiet_transformers
+from lbdsl.model.runtime import hybrid_classes
+from lbdsl.model.surgery import to_hybrid
+
+
+def skeleton_of(folder: Path, facts: ModelFacts) -> Any:
+    """The hybrid model of the checkpoint in `folder`, in eval mode on the CPU, with a stand-in for every parameter.
+
+    A stand-in has its parameter's shape and dtype and holds one element. Buffers are real. The checkpoint may be a stock
+    model's or an artifact's, and was inspected: `facts` are its facts. Raises LB417 when transformers cannot make it.
+    """
+    dtype = getattr(torch, facts.dtype)
+    try:
+        with quiet_transformers():
+            model = _without_weights(folder, dtype)
+            if (folder / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except LOAD_ERRORS as problem:
+        raise fail("LB417", f"{folder} cannot be loaded: {first_line(problem)}") from problem
+    made: dict[Tensor, nn.Parameter] = {}
+    for module in model.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                # A tied parameter is one object under two names, and stays so.
+                setattr(module, leaf, made.setdefault(parameter, stand_in(parameter.shape, dtype)))
+    model.eval()
+    return model if hasattr(model.config, "lbdsl") else to_hybrid(model)
+
+
+def stand_in(shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: Any = "cpu") -> nn.Parameter:
+    """A parameter of any shape that takes the memory of one element; its values mean nothing."""
+    return nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(shape), requires_grad=False)
+
+
+def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
+    model_type = read_json_object(folder / "config.json")["model_type"]
+    options = {"dtype": dtype, "attn_implementation": attention_of(folder)}
+    # Only parameters are left out: rotary frequencies and the like are no part of a checkpoint, and made here.
+    with init_empty_weights(include_buffers=False):
+        if model_type.startswith(ARTIFACT_PREFIX):
+            classes = hybrid_classes(model_type.removeprefix(ARTIFACT_PREFIX))
+            model = classes.causal_lm._from_config(classes.config.from_pretrained(folder), **options)
+        else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+    model.tie_weights()
+    return model
