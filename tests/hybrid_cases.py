@@ -36,7 +36,7 @@ def tiny_base(seed: int = 0, positions: int = 2048) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def hybrid_of(base: LlamaForCausalLM, specs: list[dict]):
+def hybrid_of(base, specs: list[dict]):
     import copy
 
     model = to_hybrid(copy.deepcopy(base))
@@ -61,12 +61,14 @@ def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def stock_logits(base: LlamaForCausalLM, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None,
+def stock_logits(base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None,
                  position_ids: torch.Tensor | None = None) -> torch.Tensor:
     """Logits of the stock model with explicit masks and hooks that take dropped attentions out; nothing of ours."""
     real = torch.ones_like(ids, dtype=torch.bool) if real is None else real.bool()
     handles = []
     for layer, spec in zip(base.model.layers, specs, strict=True):
+        if spec.get("mlp") == "none":
+            handles.append(layer.mlp.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
         if spec["attn"] == "none":
             handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
         else:

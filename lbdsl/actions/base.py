@@ -58,6 +58,9 @@ class Action(BaseModel):
     example: ClassVar[str]
     """An action call that parses, for the reference page and the conformance test."""
 
+    examples: ClassVar[tuple[str, ...]] = ()
+    """More calls, where the arguments make another kind of change."""
+
     runtime: ClassVar[Path | None] = None
     """The flat runtime file of a mixer that the action brings; copied beside saved weights."""
 

@@ -36,14 +36,24 @@ class SlidingWindow(Action):
         return frozenset({Aspect.MIXER})
 
     def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        return {Aspect.MIXER: attention_cost(facts, layer, window=self.window + self.sinks)}
+        return {Aspect.MIXER: attention_cost(facts, layer, window=self._seen(facts, layer) + self.sinks)}
 
     def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        spec = MappingProxyType({"attn": "swa", "window": self.window, "sinks": self.sinks})
+        spec = MappingProxyType({"attn": "swa", "window": self._seen(facts, layer), "sinks": self.sinks})
         return (Change(layer, Aspect.MIXER, spec),)
 
+    def _seen(self, facts: ModelFacts, layer: int) -> int:
+        """The window; never wider than one that the layer has by itself."""
+        own = facts.spec(layer).get("window")
+        return self.window if own is None else min(self.window, own)
+
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        if self.window < facts.positions:
-            return ()
-        return (warning("LB326", f"`{self.text()}` changes nothing within the model's {tokens_text(facts.positions)} "
-                        "positions", help="give a smaller window"),)
+        if self.window >= facts.positions:
+            return (warning("LB326", f"`{self.text()}` changes nothing within the model's "
+                            f"{tokens_text(facts.positions)} positions", help="give a smaller window"),)
+        own = facts.spec(layer).get("window")
+        if own is not None and self.window >= own:
+            rest = " but its sinks" if self.sinks else ""
+            return (warning("LB327", f"`{self.text()}` changes nothing{rest} where layers have a window of "
+                            f"{tokens_text(own)} by themselves", help="give a smaller window"),)
+        return ()

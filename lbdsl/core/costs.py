@@ -39,9 +39,11 @@ NO_COST = SubBlockCost(params=0, matmul_params=0)
 
 
 def attention_cost(facts: ModelFacts, layer: int, window: int | None = None) -> SubBlockCost:
-    """Softmax attention with a KV cache; `window` bounds the tokens seen and held (None: all of them)."""
-    native = facts.native_window[layer]
-    bound = min((w for w in (window, native) if w is not None), default=None)
+    """Softmax attention with a KV cache. `window` is how many tokens are seen and held at most; None for what the layer
+    has by itself. Nothing for a layer whose attention is gone already."""
+    if facts.native_window[layer] == 0:
+        return NO_COST
+    bound = facts.native_window[layer] if window is None else window
 
     def visible(ctx: Tokens) -> int:
         return ctx if bound is None else min(ctx, bound)
@@ -62,5 +64,7 @@ def attention_cost(facts: ModelFacts, layer: int, window: int | None = None) -> 
 
 
 def mlp_cost(facts: ModelFacts, layer: int) -> SubBlockCost:
-    """A gated MLP: three matrices of hidden x intermediate."""
+    """A gated MLP: three matrices of hidden x intermediate; nothing where it is gone already."""
+    if facts.mlp_params[layer] == 0:
+        return NO_COST
     return SubBlockCost(params=facts.mlp_params[layer], matmul_params=3 * facts.hidden * facts.intermediate)

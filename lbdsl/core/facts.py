@@ -18,7 +18,7 @@ class ModelFacts:
     `mlp_params` the MLP with its norms; what is in neither (embeddings, head, final norm) is in `other_params`;
     a tied head counts once. `native_window` is how many tokens a layer's attention sees and holds at most: None for all, 0
     for a layer without attention. `layer_specs` says of each layer what it is, as in `config.json`'s `lbdsl.layers`, as
-    sorted pairs; see `spec`.
+    sorted pairs; see `spec`. `attention_parts` and `mlp_parts` are the names below a layer that make each sub-block.
     """
 
     family: str
@@ -39,6 +39,8 @@ class ModelFacts:
     native_window: tuple[int | None, ...]
     modules: tuple[str, ...]
     layer_specs: tuple[tuple[tuple[str, Any], ...], ...] = ()
+    attention_parts: tuple[str, ...] = ("input_layernorm.", "self_attn.")
+    mlp_parts: tuple[str, ...] = ("post_attention_layernorm.", "mlp.")
 
     def spec(self, layer: int) -> dict[str, Any]:
         """What the layer is before any change: {"attn": "full"}, or a family's own window as {"attn": "swa", ...}."""

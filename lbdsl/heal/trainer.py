@@ -69,7 +69,8 @@ class HealTrainer(Trainer):
         width = learned.final_BND.shape[-1]
         loss = self._kl_weight * chunked_kl(
             learned.final_BND.reshape(-1, width), student.lm_head.weight,
-            taught.final_BND.reshape(-1, width), teacher.lm_head.weight)
+            taught.final_BND.reshape(-1, width), teacher.lm_head.weight,
+            cap=getattr(student.config, "final_logit_softcapping", None))
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
         return (loss, outputs) if return_outputs else loss

@@ -12,6 +12,7 @@ from lbdsl.core.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.core.registry import nearest
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from lbdsl.model.config_file import read_json_object
+from lbdsl.model.families import TensorRow
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
@@ -113,11 +114,12 @@ def _expected(layout: Layout) -> dict[str, tuple[int, ...]]:
 def _mixer_prefixes(layout: Layout) -> tuple[str, ...]:
     """Where the parameters of mixers that actions brought may stand."""
     return tuple(layout.family.layer_prefix.format(layer) + part for layer in range(layout.sizes.layers)
-                 if layout.own_mixer(layer) for part in _attention_parts(layout))
+                 if layout.own_mixer(layer) for part in _parts(layout.family.attention))
 
 
-def _attention_parts(layout: Layout) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(row.name.split(".")[0] + "." for row in layout.family.attention))
+def _parts(rows: tuple[TensorRow, ...]) -> tuple[str, ...]:
+    """The first parts of the names of a sub-block's tensors, below the layer."""
+    return tuple(dict.fromkeys(row.name.split(".")[0] + "." for row in rows))
 
 
 def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> tuple[Diagnostic, ...]:
@@ -183,7 +185,7 @@ def _checkpoint_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInf
 def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> ModelFacts:
     family, sizes = layout.family, layout.sizes
     layers = range(sizes.layers)
-    parts = _attention_parts(layout)
+    parts = _parts(layout.family.attention)
     by_layer: list[list[TensorInfo]] = [[] for _ in layers]
     for index in layers:
         prefix = family.layer_prefix.format(index)
@@ -207,4 +209,5 @@ def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> Mod
         native_window=tuple(layout.native_window(i) for i in layers),
         modules=tuple(t.name.rpartition(".")[0] for i in layers for t in by_layer[i]
                       if t.name.endswith(".weight") and len(t.shape) == 2),
-        layer_specs=tuple(tuple(sorted(spec.items())) for spec in layout.specs))
+        layer_specs=tuple(tuple(sorted(spec.items())) for spec in layout.specs),
+        attention_parts=parts, mlp_parts=_parts(family.mlp))

@@ -13,6 +13,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.model.hybrid.lbdsl_layers import merged_spec
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import slots_of
 from lbdsl.plan.lint import selection_findings
@@ -89,10 +90,10 @@ class Selection:
 
 def spec_of(actions: tuple[Action, ...], facts: ModelFacts, layer: int) -> Mapping[str, Any]:
     """The configuration entry of one layer under `actions`."""
-    spec: dict[str, Any] = {"attn": "full"}
+    spec = facts.spec(layer)
     for action in actions:
         for change in action.changes(facts, layer):
-            spec |= change.spec
+            spec = merged_spec(spec, dict(change.spec))
     return MappingProxyType(spec)
 
 

@@ -30,10 +30,6 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
     if cls is None:
         _unknown_action(scope, call)
         return None
-    if call.name.name == "drop" and (target := _bare_names(call)) in (["mlp"], ["block"]):
-        scope.error("LB125", f"`drop({target[0]})` is not in this version", call.span,
-                    help="`drop` removes the attention of a layer")
-        return None
     spans: dict[str, Span] = {}
     values: dict[str, Any] = {}
     good = True

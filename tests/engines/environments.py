@@ -16,14 +16,19 @@ def engines_folder() -> Path:
     return Path(os.environ.get("LBDSL_ENGINES") or Path.home() / ".cache" / "lbdsl-engines").resolve()
 
 
-def engine_python(package: str, version: str, *beside: str) -> Path:
-    """The Python of a venv with `package==version` and the packages of `beside`; the first call may take minutes."""
+def engine_python(package: str, version: str, *beside: str, without: tuple[str, ...] = ()) -> Path:
+    """The Python of a venv with `package==version` and the packages of `beside`; the first call may take minutes.
+
+    `without` names dependencies that are taken out again, because they do not work there.
+    """
     home = engines_folder() / f"{package}-{version}"
     python, stamp = home / "bin" / "python", home / ".ready"
     wanted = " ".join([f"{package}=={version}", *beside])
     if not stamp.is_file() or stamp.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted.split()], check=True)
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", *without], check=True)
         stamp.write_text(wanted)
     return python
 

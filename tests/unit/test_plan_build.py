@@ -36,7 +36,7 @@ def test_counts_and_costs():
     assert plan.after.params == 134_515_008 - 7 * (576 * 64 * 24 + 576)
     per_token = 2 * 3 * 64 * 2
     assert plan.after.kv_bytes["8192"] == per_token * (4 * 8192 + 19 * 260)
-    assert plan.layers[5].removes == ("self_attn.", "input_layernorm.")
+    assert plan.layers[5].removes == ("input_layernorm.", "self_attn.")
     assert sum(layer.kv_bytes_after["8192"] for layer in plan.layers) == plan.after.kv_bytes["8192"]
     assert plan.specs[3] == {"attn": "swa", "window": 256, "sinks": 4}
     assert [plan.specs[i] for i in (0, 5)] == [{"attn": "full"}, {"attn": "none"}]

@@ -80,6 +80,9 @@ _ACTIONS = (
     Code("LB326", "a window as wide as the model's positions",
          "Every token already sees all the tokens before it, so the layer computes what it did and saves nothing.",
          "else swa(window=1Mi)"),
+    Code("LB327", "a window as wide as the layer's own",
+         "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them.",
+         "else swa(window=8Ki)"),
 )
 _FILES = (
     Code("LB330", "a plan cannot be read", "The file is missing, or the system refuses it.",

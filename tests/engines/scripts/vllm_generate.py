@@ -1,0 +1,39 @@
+"""Run by the engine's own Python: greedy tokens and their top logprobs from vLLM, as JSON.
+
+    vllm_generate.py JOB RESULT
+
+JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "options"}
+RESULT: {"tokens": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "plugins", "seconds"}
+"""
+
+import json
+import sys
+import time
+
+
+def main(job_path, result_path):
+    with open(job_path) as stream:
+        job = json.load(stream)
+    from vllm import LLM, SamplingParams
+
+    started = time.monotonic()
+    llm = LLM(job["model"], dtype=job["dtype"], max_model_len=job["max_model_len"], enforce_eager=True,
+              trust_remote_code=job["trust_remote_code"], enable_prefix_caching=False, seed=0, **job.get("options", {}))
+    loaded = time.monotonic() - started
+    wanted = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False)
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in job["prompts"]], wanted, use_tqdm=False)
+    completions = [output.outputs[0] for output in outputs]
+    result = {
+        "tokens": [list(done.token_ids) for done in completions],
+        "top": [[{str(token): entry.logprob for token, entry in step.items()} for step in done.logprobs]
+                for done in completions],
+        "architecture": llm.llm_engine.model_config.architecture,
+        "loaded_in": loaded,
+        "seconds": time.monotonic() - started - loaded,
+    }
+    with open(result_path, "w") as stream:
+        json.dump(result, stream)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+"""A checkpoint of 8 GB that nobody trained, and what is run on it in processes of their own.
+
+    python tests/slow/large_checkpoint.py baseline|convert|weights FOLDER OUT
+
+prints one JSON object; VmHWM is the process's peak of resident memory, mapped files included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 4096,
+    "intermediate_size": 11008, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 150_016, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    "dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, "rope_parameters": {"rope_type": "default",
+                                                                                  "rope_theta": 10000.0},
+}
+SHARD_LAYERS = 5
+RECIPE = 'recipe "big"\nlayers 3, 9, 14 drop\nlayers 1-2, 4-8 swa(window=1024, sinks=4)\n'
+
+
+def peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Random bytes on the disk, in shards of five layers; embeddings and head, of more than 1 GB each, in two more."""
+    import numpy as np
+
+    hidden, ff, kv = CONFIG["hidden_size"], CONFIG["intermediate_size"], 8 * 128
+    layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "self_attn.q_proj": [hidden, hidden],
+             "self_attn.k_proj": [kv, hidden], "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
+             "mlp.gate_proj": [ff, hidden], "mlp.up_proj": [ff, hidden], "mlp.down_proj": [hidden, ff]}
+    shards = [{"model.embed_tokens.weight": [CONFIG["vocab_size"], hidden]}]
+    for start in range(0, 16, SHARD_LAYERS):
+        shards.append({f"model.layers.{i}.{name}.weight": shape for i in range(start, min(start + SHARD_LAYERS, 16))
+                       for name, shape in layer.items()})
+    shards.append({"lm_head.weight": [CONFIG["vocab_size"], hidden], "model.norm.weight": [hidden]})
+    random = np.random.default_rng(0)
+    where = {}
+    folder.mkdir()
+    for number, shapes in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        header, end = {"__metadata__": {"format": "pt"}}, 0
+        for name, shape in shapes.items():
+            size = 2 * math.prod(shape)
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+            where[name], end = file, end + size
+        text = json.dumps(header).encode()
+        with (folder / file).open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            while end:
+                stream.write(random.bytes(min(end, 2**24)))
+                end -= min(end, 2**24)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+
+
+def plan_for(folder: Path):
+    """The plan of RECIPE without any measurement, the source, and its facts."""
+    from lbdsl.model.inspect import inspect_model
+    from lbdsl.model.source import resolve_source
+    from lbdsl.plan.build import build
+    from lbdsl.plan.schema import ModelRef
+    from lbdsl.plan.select import select
+    from lbdsl.recipe import recipe_from_text
+
+    source = resolve_source(str(folder))
+    facts = inspect_model(source).unwrap()
+    recipe = recipe_from_text(RECIPE, "big.lbr", {}).unwrap()
+    ref = ModelRef(source=str(folder), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype,
+                   facts=asdict(facts))
+    return build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap(), source, facts
+
+
+def main(mode: str, folder: Path, out: Path) -> dict:
+    import torch
+
+    from lbdsl.core.progress import Silent
+    from lbdsl.execute.rewriting import rewriting_of
+    from lbdsl.execute.run import RunInputs, run_plan
+    from lbdsl.model.load import load_tokenizer
+    from lbdsl.rewrite.shards import carry_out
+
+    plan, source, facts = plan_for(folder)
+    tokenizer = load_tokenizer(source)
+    found = {"imported": peak_bytes()}
+    if mode == "convert":
+
+        def never():
+            raise AssertionError("the model is not loaded")
+
+        inputs = RunInputs(facts=facts, tokenizer=tokenizer, device=torch.device("cpu"), base=never, changed=never,
+                           weights=lambda: folder, heal_blocks=None, eval_blocks=None, gate=lambda scores: ())
+        run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
+    elif mode == "weights":
+        rewriting = rewriting_of(plan, facts, folder)
+        out.mkdir()
+        started = time.perf_counter()
+        carry_out(rewriting._weights, out)
+        found["seconds"] = time.perf_counter() - started
+        found["written"] = rewriting._weights.bytes_to_write
+    return {**found, "peak": peak_bytes()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
