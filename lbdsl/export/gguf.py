@@ -1,0 +1,61 @@
+"""`gguf`: one file for llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.progress import Report
+from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.gguf_metadata import model_fields
+from lbdsl.export.gguf_target import Target, target_of
+from lbdsl.export.gguf_tensors import out_tensors
+from lbdsl.export.gguf_tokenizer import tokenizer_fields
+from lbdsl.export.gguf_writer import write_gguf
+from lbdsl.model.checkpoint import read_tensors
+
+FILE = "model.gguf"
+
+
+class Gguf(Exporter):
+    """One GGUF file that llama.cpp, and what is built on it, loads without changes.
+
+    What: weights, tokenizer and chat template in `model.gguf`. Weights of 16 bits are written as float16: llama.cpp rounds
+    activations to the type of the weights, and float16 has three bits more than bfloat16. A matrix that has a number beyond
+    65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
+    Engine: architecture `deci` for layers without attention or MLP, `granite_swa` for windows in families that are Llama's
+    layers (Llama, Mistral, Qwen2, Phi-3, SmolLM3), the family's own for Gemma 2, Gemma 3 and Olmo 3 and for unchanged
+    layers. Layers that were removed whole are simply not there.
+    Limits: no sink tokens, one window size, not windows and removed attention together. Removed attention only in families
+    whose layers are Llama's. In Gemma 3 and Olmo 3 a layer's window decides its rotary embeddings, so only layers with a
+    native window can have another one. The tokenizer must be one that llama.cpp knows how to split text for.
+    Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp and llama-vocab.cpp.
+    """
+
+    kind: ClassVar[str] = "gguf"
+    engine: ClassVar[str] = "llamacpp"
+
+    @classmethod
+    def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        return target_of(subject).diagnostics
+
+    @classmethod
+    def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        write_model(artifact, target_of(subject).unwrap(), output / FILE, progress=progress)
+
+    @classmethod
+    def how_to_load(cls, output: Path) -> str:
+        return f"llama-cli -m {output / FILE}"
+
+
+def write_model(artifact: Path, target: Target, path: Path, *, numbers: str | None = None,
+                progress: Report | None = None) -> None:
+    """Write the artifact as `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
+    tensors = read_tensors(artifact)
+    odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)
+    if odd is not None:
+        raise fail("LB465", f"{odd.name} is {odd.dtype}; weights of an artifact are floating point")
+    fields = {**model_fields(target, artifact.name),
+              **tokenizer_fields(artifact, target.layout.sizes.vocab, target.config)}
+    write_gguf(path, fields, out_tensors(target, tensors), artifact, numbers, progress)

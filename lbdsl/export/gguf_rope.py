@@ -1,0 +1,102 @@
+"""Rotary embeddings as a configuration says them, old fields and new, and as llama.cpp wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_DEFAULT_BETAS = (32.0, 1.0)
+_TYPES = ("default", "linear", "llama3", "yarn")
+_THETAS = {"gemma3_text": 1_000_000.0, "olmo3": 500_000.0, "smollm3": 2_000_000.0}
+"""transformers' base where a configuration names none; 10,000 for all others, and for Gemma 3's windowed layers."""
+TWO_KINDS = frozenset({"gemma3_text", "olmo3"})
+"""Families whose windowed layers have rotary embeddings of their own."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """One kind of rotary embedding. `theta` is the base, `rest` the fields of its scaling; `partial` the share of a
+    head's dimensions that turns."""
+
+    theta: float
+    kind: str
+    partial: float
+    rest: Mapping[str, Any]
+
+    @property
+    def factor(self) -> float:
+        return float(self.rest.get("factor", 1.0))
+
+
+def rope_of(config: Mapping[str, Any], layer_type: str | None = None) -> Rope:
+    """The rotary embeddings of `layer_type` ("sliding_attention" or "full_attention"; None where all layers have one).
+
+    Reads `rope_parameters` (transformers 5, flat or by layer type) and the older `rope_theta`, `rope_local_base_freq` and
+    `rope_scaling`.
+    """
+    family = config.get("model_type")
+    theta = config.get("rope_theta", _THETAS.get(str(family), 10_000.0))
+    scaling = config.get("rope_scaling")
+    if layer_type == "sliding_attention" and family in TWO_KINDS:
+        # The older fields scale only the layers that see everything.
+        theta, scaling = config.get("rope_local_base_freq", theta if family == "olmo3" else 10_000.0), None
+    given = config.get("rope_parameters") or scaling or {}
+    if layer_type is not None and isinstance(given.get(layer_type), Mapping):
+        given = given[layer_type]
+    kind = given.get("rope_type", given.get("type", "default"))
+    partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    rest = {key: value for key, value in given.items() if value is not None
+            and key not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")}
+    if kind in ("llama3", "yarn"):
+        rest.setdefault("original_max_position_embeddings",
+                        config.get("original_max_position_embeddings", config.get("max_position_embeddings")))
+    return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
+
+
+def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
+    """Why llama.cpp cannot turn heads as `rope` does, or None. `frequency_table`: the architecture reads rope_freqs."""
+    if rope.kind not in _TYPES:
+        return f"rotary embeddings of type {rope.kind!r}"
+    if rope.partial != 1.0:
+        return f"rotary embeddings over {rope.partial:.0%} of each head"
+    if rope.kind == "llama3" and not frequency_table:
+        return "llama3 scaling, which this architecture does not read"
+    if rope.kind == "yarn":
+        betas = (float(rope.rest.get("beta_fast", 32)), float(rope.rest.get("beta_slow", 1)))
+        usual = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
+        scale = float(rope.rest.get("attention_factor", usual))
+        if betas != _DEFAULT_BETAS or not math.isclose(scale, usual, rel_tol=1e-6) or rope.factor < 1:
+            return "YaRN with settings of its own (betas or attention_factor)"
+        if rope.rest.get("truncate") is False or "mscale" in rope.rest or "mscale_all_dim" in rope.rest:
+            return "YaRN with settings of its own (truncate or mscale)"
+    return None
+
+
+def scaling_fields(rope: Rope) -> dict[str, Any]:
+    """Metadata keys of the scaling, below the architecture's name."""
+    if rope.kind == "linear":
+        return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
+    if rope.kind == "yarn":
+        return {"rope.scaling.type": "yarn", "rope.scaling.factor": rope.factor,
+                "rope.scaling.original_context_length": int(rope.rest["original_max_position_embeddings"])}
+    return {"rope.scaling.type": "none"}
+
+
+def frequency_divisors(rope: Rope, head_dim: int) -> list[float] | None:
+    """llama3 scaling as llama.cpp's rope_freqs: what each of the head_dim / 2 frequencies is divided by; else None.
+
+    Frequencies whose wave is longer than original / low_freq_factor are divided by `factor`, those shorter than
+    original / high_freq_factor stay, and those between are blended. Source: Llama 3.1's rope scaling.
+    """
+    if rope.kind != "llama3":
+        return None
+    low, high = float(rope.rest["low_freq_factor"]), float(rope.rest["high_freq_factor"])
+    original = float(rope.rest["original_max_position_embeddings"])
+    divisors = []
+    for pair in range(head_dim // 2):
+        turns = original * rope.theta ** (-2 * pair / head_dim) / (2 * math.pi)
+        share = min(1.0, max(0.0, (turns - low) / (high - low)))
+        divisors.append(1.0 / ((1.0 - share) / rope.factor + share))
+    return divisors

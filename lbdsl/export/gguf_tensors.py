@@ -1,0 +1,107 @@
+"""The tensors of a GGUF file: each from rows of one of the artifact's, or constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.export.gguf_architectures import GRANITE_SWA, MODULES
+from lbdsl.export.gguf_rope import frequency_divisors
+from lbdsl.export.gguf_target import ZERO_WIDTH, Target
+from lbdsl.model.layout import Sizes
+from lbdsl.model.safetensors_header import TensorInfo
+
+NO_SINK = -1e30
+"""Logit of a sink without weight: its share of the softmax is 0 in every number format."""
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """One tensor to write. Rows `start` .. `stop` of `source`, plus `offset`; heads of `pair_dim` rows are reordered for
+    llama.cpp's pairs. Without `source`, `shape` is filled with `values` (one number, or one an element)."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: TensorInfo | None = None
+    start: int = 0
+    pair_dim: int | None = None
+    offset: float = 0.0
+    values: tuple[float, ...] = (0.0,)
+
+
+def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
+    """What to write, in the order of the layers. LB409 when the artifact lacks one of them."""
+    family, sizes = target.layout.family, target.layout.sizes
+
+    def find(name: str) -> TensorInfo:
+        if name not in tensors:
+            raise fail("LB409", f"the artifact has no {name}", help="check it with `lbdsl show`, or apply the recipe again")
+        return tensors[name]
+
+    def whole(name: str, source: str, offset: float = 0.0) -> OutTensor:
+        info = find(source)
+        return OutTensor(name, info.shape, info, offset=offset)
+
+    tied = target.layout.tied
+    embedding = family.embedding.name
+    if tied and embedding not in tensors:
+        # Either name of a tied pair may be the one that is there.
+        embedding = family.head.name
+    found = [whole("token_embd.weight", embedding),
+             whole("output_norm.weight", family.other[0].name, target.architecture.norm_offset)]
+    if not tied or target.architecture.head_always:
+        found.append(whole("output.weight", embedding if tied else family.head.name))
+    divisors = frequency_divisors(target.rope, sizes.head_dim)
+    if divisors is not None:
+        found.append(OutTensor("rope_freqs.weight", (len(divisors),), values=tuple(divisors)))
+    for place, layer in enumerate(target.layers):
+        prefix = family.layer_prefix.format(layer)
+        rows = target.layout.rows(family.attention) if target.attends[place] else ()
+        rows += target.layout.rows(family.mlp) if target.feeds[place] else ()
+        for row in rows:
+            found += _layer_tensors(target, f"blk.{place}.", find(prefix + row.name), row.name)
+        found += _constants(target, place, sizes)
+    return tuple(found)
+
+
+def _layer_tensors(target: Target, block: str, info: TensorInfo, name: str) -> Iterator[OutTensor]:
+    """What one parameter of a layer becomes: one tensor, or the parts of a fused one."""
+    architecture, sizes = target.architecture, target.layout.sizes
+    module, _, leaf = name.rpartition(".")
+    turned = sizes.head_dim if architecture.pairs else None
+    if module in architecture.norms:
+        yield OutTensor(f"{block}{architecture.norms[module]}.{leaf}", info.shape, info, offset=architecture.norm_offset)
+        return
+    base = MODULES[module]
+    if module in ("self_attn.q_norm", "self_attn.k_norm"):
+        yield OutTensor(f"{block}{base}.{leaf}", info.shape, info, offset=architecture.norm_offset)
+    elif module == "self_attn.qkv_proj" and not architecture.fused:
+        rest, kv = info.shape[1:], sizes.key_value
+        yield OutTensor(f"{block}attn_q.{leaf}", (sizes.query, *rest), info, 0, turned)
+        yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, sizes.query, turned)
+        yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, sizes.query + kv)
+    elif module == "mlp.gate_up_proj" and not architecture.fused:
+        shape = (sizes.intermediate, *info.shape[1:])
+        yield OutTensor(f"{block}ffn_gate.{leaf}", shape, info, 0)
+        yield OutTensor(f"{block}ffn_up.{leaf}", shape, info, sizes.intermediate)
+    else:
+        pair_dim = turned if base in ("attn_q", "attn_k") else None
+        yield OutTensor(f"{block}{base}.{leaf}", info.shape, info, pair_dim=pair_dim)
+
+
+def _constants(target: Target, place: int, sizes: Sizes) -> list[OutTensor]:
+    """Zeros for what llama.cpp insists on, and sinks without weight."""
+    block, hidden = f"blk.{place}.", sizes.hidden
+    found = []
+    if not target.attends[place] and place == 0:
+        found += [OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
+                  OutTensor(f"{block}attn_output.weight", (hidden, hidden))]
+    if not target.feeds[place]:
+        found += [OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
+                  OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),
+                  OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
+                  OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH))]
+    if target.architecture is GRANITE_SWA:
+        found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
+    return found

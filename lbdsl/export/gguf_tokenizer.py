@@ -1,0 +1,169 @@
+"""A tokenizer.json as the fields `tokenizer.*` of a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.export.gguf_pretokenizer import KNOWN, described, pre_tokenizer_name
+from lbdsl.model.config_file import read_json_object
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""llama.cpp's types of tokens."""
+
+_SPACE = "\u2581"
+_SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+
+
+def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of the tokenizer in `folder` for a model with `vocab` rows of embeddings.
+
+    Raises LbdslError with LB522 for what llama.cpp would tokenize otherwise: it is never a guess.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise fail("LB522", f"{folder} has no tokenizer.json",
+                   help="load the tokenizer with transformers and save it as a fast one")
+    tokenizer = read_json_object(folder / "tokenizer.json", "LB522")
+    settings = (read_json_object(folder / "tokenizer_config.json", "LB522")
+                if (folder / "tokenizer_config.json").is_file() else {})
+    model = tokenizer.get("model") or {}
+    if model.get("type") != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix") or model.get(
+            "end_of_word_suffix"):
+        raise fail("LB522", f"the tokenizer is a {model.get('type', 'model without type')} with settings that the export "
+                   "does not write", help="byte-pair tokenizers are written: byte-level ones and SentencePiece's")
+    tokens, types = _tokens(tokenizer, vocab)
+    pieces = bool(model.get("byte_fallback"))
+    fields = _pieces(tokenizer, tokens, types) if pieces else _byte_level(tokenizer)
+    fields = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, **fields}
+    ids = {token: i for i, token in enumerate(tokens)}
+    special = _special_ids(settings, config, ids)
+    return {**fields, **special, **_added_around(tokenizer, special, ids), **_chat_template(folder, settings)}
+
+
+def _tokens(tokenizer: Mapping[str, Any], vocab: int) -> tuple[list[str], list[int]]:
+    tokens = [f"[PAD{i}]" for i in range(vocab)]
+    types = [UNUSED] * vocab
+    entries = [(token, i, NORMAL) for token, i in tokenizer["model"]["vocab"].items()]
+    for added in tokenizer.get("added_tokens", ()):
+        kind = CONTROL if added.get("special") else USER_DEFINED
+        entries.append((added["content"], added["id"], kind))
+    for token, i, kind in entries:
+        if not 0 <= i < vocab:
+            raise fail("LB522", f"the tokenizer has the token {token[:40]!a} at {i}, the model has {vocab} rows of embeddings")
+        tokens[i], types[i] = token, kind
+    return tokens, types
+
+
+def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    name = pre_tokenizer_name(tokenizer)
+    if name is None:
+        raise fail("LB522", f"llama.cpp's way of splitting text like this tokenizer is not known: {described(tokenizer)}",
+                   help=f"known: {', '.join(KNOWN)}")
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": _merges(tokenizer)}
+
+
+def _merges(tokenizer: Mapping[str, Any]) -> list[str]:
+    merges = tokenizer["model"]["merges"]
+    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+
+
+def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
+    """SentencePiece's BPE. Its engines merge the pair whose result scores best, so scores follow the ranks of merges."""
+    ranks: dict[str, int] = {}
+    last = ""
+    for rank, pair in enumerate(tokenizer["model"]["merges"]):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        merged = left + right
+        if merged != last and merged in ranks:
+            raise fail("LB522", "the merges of this tokenizer are not in the order of their results, as SentencePiece's are")
+        ranks.setdefault(merged, rank)
+        last = merged
+    scores = [float(-ranks[token]) if token in ranks else 0.0 for token in tokens]
+    for i, token in enumerate(tokens):
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            types[i] = BYTE
+        elif types[i] == NORMAL and token == tokenizer["model"].get("unk_token"):
+            types[i] = UNKNOWN
+        elif types[i] == USER_DEFINED:
+            # llama.cpp looks for added tokens in the text before spaces are replaced.
+            tokens[i] = token.replace(_SPACE, " ")
+    unknown = tokenizer["model"].get("unk_token")
+    if unknown in tokens:
+        types[tokens.index(unknown)] = UNKNOWN
+    return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
+            "tokenizer.ggml.add_space_prefix": _space_first(tokenizer)}
+
+
+def _space_first(tokenizer: Mapping[str, Any]) -> bool:
+    """True when a space is put before the text. LB522 when text is changed in another way than SentencePiece's usual."""
+    normalizer, splitter = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
+    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
+    first, replaced = False, False
+    for step in steps:
+        if step == {"type": "Prepend", "prepend": _SPACE}:
+            first = True
+        elif step.get("type") == "Replace" and step.get("content") == _SPACE and step["pattern"] == {"String": " "}:
+            replaced = True
+        else:
+            raise _odd_pieces(tokenizer)
+    if splitter is None and replaced:
+        return first
+    if splitter is not None and splitter.get("type") == "Metaspace" and not steps and not splitter.get("split", True):
+        scheme = splitter.get("prepend_scheme", "always")
+        if scheme in ("always", "first", "never"):
+            return scheme != "never"
+    # Gemma 3 splits at spaces after it has replaced them all: that splits nothing.
+    if (splitter is not None and splitter.get("type") == "Split" and splitter.get("pattern") == {"String": " "} and replaced):
+        return first
+    raise _odd_pieces(tokenizer)
+
+
+def _odd_pieces(tokenizer: Mapping[str, Any]) -> LbdslError:
+    return fail("LB522", f"llama.cpp does not prepare text as this SentencePiece tokenizer does: {described(tokenizer)}",
+                help="known: spaces replaced by U+2581, with or without one before the text")
+
+
+def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
+    fields = {}
+    for name, key in _SPECIAL.items():
+        token = settings.get(key)
+        token = token.get("content") if isinstance(token, Mapping) else token
+        found = ids.get(token) if token is not None else None
+        if found is None and key in ("bos_token", "eos_token"):
+            value = config.get(f"{key}_id")
+            found = value[0] if isinstance(value, list) and value else value
+        if isinstance(found, int) and not isinstance(found, bool):
+            fields[f"tokenizer.ggml.{name}_token_id"] = found
+    return fields
+
+
+def _added_around(tokenizer: Mapping[str, Any], special: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
+    """Whether a token is put before and after a text: what the post-processor does, whatever the settings say."""
+    processor = tokenizer.get("post_processor")
+    steps = processor.get("processors", [processor]) if processor else []
+    around: dict[str, bool] = {"bos": False, "eos": False}
+    for step in steps:
+        if step.get("type") == "TemplateProcessing":
+            where = "bos"
+            for item in step["single"]:
+                if "Sequence" in item:
+                    where = "eos"
+                    continue
+                token = item["SpecialToken"]["id"]
+                if around[where] or ids.get(token) != special.get(f"tokenizer.ggml.{where}_token_id"):
+                    raise fail("LB522", f"the tokenizer puts {token[:40]!a} around a text; llama.cpp puts one begin-of-text "
+                               "token before it and one end-of-text token behind")
+                around[where] = True
+        elif step.get("type") != "ByteLevel":
+            raise fail("LB522", f"the tokenizer's post-processor {step.get('type')} is not known")
+    return {f"tokenizer.ggml.add_{name}_token": on for name, on in around.items()}
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    if isinstance(template, list):
+        template = next((item["template"] for item in template if item.get("name") == "default"), None)
+    return {"tokenizer.chat_template": template} if isinstance(template, str) else {}

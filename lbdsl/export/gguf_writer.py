@@ -1,0 +1,154 @@
+"""Writing a GGUF file part by part: no more than a few MiB of weights are in memory at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.progress import Report
+from lbdsl.export.gguf_tensors import OutTensor
+from lbdsl.model.safetensors_header import TensorInfo
+
+_CHUNK = 2**22
+"""Elements converted at a time."""
+
+_F16_OVERFLOW = 0x4780
+"""The bits of 65,536 in bf16, the first number above float16's range."""
+
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+_SOURCE_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
+
+
+def write_gguf(path: Path, fields: Mapping[str, Any], tensors: Sequence[OutTensor], folder: Path,
+               numbers: str | None = None, report: Report | None = None) -> None:
+    """Write `fields` and `tensors`, whose sources lie in `folder`, to `path`.
+
+    Vectors are written as float32, as llama.cpp wants them. Matrices become `numbers` ("F32", "F16" or "BF16"), or without
+    it float32 where they are float32, and float16 where they are 16 bits wide; a bfloat16 matrix with a number beyond
+    float16's range stays bfloat16. LB463 when the disk is full.
+    """
+    import gguf
+
+    kinds = [numbers if numbers is not None and len(t.shape) > 1 else number_type(folder, t) for t in tensors]
+    writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
+    matrices = [kind for kind, tensor in zip(kinds, tensors, strict=True) if len(tensor.shape) > 1]
+    common = max(set(matrices), key=matrices.count)
+    for key, value in {**fields, "general.file_type": _FILE_TYPES[common]}.items():
+        if key != "general.architecture":
+            _add_field(writer, key, value)
+    for kind, tensor in zip(kinds, tensors, strict=True):
+        size = math.prod(tensor.shape) * _width(kind)
+        writer.add_tensor_info(tensor.name, tensor.shape, _out_dtype(kind), size, raw_dtype=gguf.GGMLQuantizationType[kind])
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        _write_data(path, kinds, tensors, folder, report)
+    except OSError as problem:
+        raise fail("LB463", f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+def number_type(folder: Path, tensor: OutTensor) -> str:
+    """The type that a tensor is written in when nobody says."""
+    if len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
+        return "F32"
+    if tensor.source is None or tensor.source.dtype == "float16":
+        return "F16"
+    bits = _mapped(folder, tensor.source)
+    for start in range(0, bits.size, _CHUNK):
+        if (bits[start : start + _CHUNK] & 0x7FFF).max() >= _F16_OVERFLOW:
+            return "BF16"
+    return "F16"
+
+
+def _write_data(path: Path, kinds: Sequence[str], tensors: Sequence[OutTensor], folder: Path,
+                report: Report | None) -> None:
+    """The data of the tensors in order, each padded to GGUF's alignment of 32 bytes."""
+    total = max(sum(math.prod(t.shape) for t in tensors), 1)
+    done = 0
+    with path.open("r+b") as stream:
+        stream.seek(0, 2)
+        stream.write(bytes(-stream.tell() % 32))
+        for kind, tensor in zip(kinds, tensors, strict=True):
+            for chunk in _chunks(folder, tensor):
+                stream.write(_encoded(chunk, kind))
+                done += chunk.size
+                if report is not None:
+                    report(done, total, tensor.name)
+            stream.write(bytes(-stream.tell() % 32))
+
+
+def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
+    """float32 [rows, columns] parts of one tensor, in order; bf16 is widened exactly."""
+    import numpy as np
+
+    rows = tensor.shape[0]
+    columns = math.prod(tensor.shape[1:])
+    if tensor.source is None:
+        values = np.array(tensor.values, dtype=np.float32)
+        yield np.resize(values, (rows, columns)) if values.size > 1 else np.full((rows, columns), values[0])
+        return
+    data = _mapped(folder, tensor.source).reshape(-1, columns)[tensor.start : tensor.start + rows]
+    unit = tensor.pair_dim or 1
+    step = max(unit, _CHUNK // columns // unit * unit)
+    for start in range(0, rows, step):
+        part = data[start : start + step]
+        if tensor.pair_dim is not None:
+            # (half, i) to (i, half): llama.cpp turns neighbouring rows together, transformers the two halves of a head.
+            halves = part.reshape(-1, 2, tensor.pair_dim // 2, columns)
+            part = halves.swapaxes(1, 2).reshape(part.shape)
+        wide = _widened(part)
+        yield wide + np.float32(tensor.offset) if tensor.offset else wide
+
+
+def _mapped(folder: Path, info: TensorInfo) -> Any:
+    import numpy as np
+
+    dtype = np.dtype(_SOURCE_TYPES[info.dtype])
+    return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start,
+                     shape=(info.stop - info.start,)).view(dtype)
+
+
+def _widened(part: Any) -> Any:
+    import numpy as np
+
+    if part.dtype == np.uint16:
+        return (part.astype(np.uint32) << 16).view(np.float32)
+    return part.astype(np.float32)
+
+
+def _encoded(chunk: Any, kind: str) -> bytes:
+    import numpy as np
+
+    if kind == "BF16":
+        bits = np.ascontiguousarray(chunk, dtype=np.float32).view(np.uint32)
+        # To the nearest, ties to even.
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    return chunk.astype("<f4" if kind == "F32" else "<f2").tobytes()
+
+
+def _width(kind: str) -> int:
+    return 4 if kind == "F32" else 2
+
+
+def _out_dtype(kind: str) -> Any:
+    import numpy as np
+
+    return np.dtype(np.float32 if kind == "F32" else np.float16)
+
+
+def _add_field(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_array(key, value)
