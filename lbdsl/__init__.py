@@ -9,6 +9,7 @@ Everything that the command line does is a function here:
     apply_plan(planned)          change, heal, judge and save
     apply_saved_plan(path)       do exactly a saved plan
     evaluate_artifact(folder)    quality of an artifact against its base
+    export_artifact(folder, kind) an artifact in a format that an engine reads
 
 Importing lbdsl loads neither torch nor transformers.
 """
@@ -32,6 +33,7 @@ _EXPORTS = {
     "apply_saved_plan": "lbdsl.api.applying",
     "ApplyOptions": "lbdsl.api.applying",
     "evaluate_artifact": "lbdsl.api.evaluating",
+    "export_artifact": "lbdsl.api.exporting",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -6,7 +6,7 @@ To add one, write one file beside this one (or anywhere, see `lbdsl.core.registr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +35,17 @@ class Subject:
 
     def has_mlp(self, layer: int) -> bool:
         return self.specs[layer].get("mlp", "full") != "none"
+
+
+def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Mapping[str, Any]]) -> Subject:
+    """A Subject in which every window is said: a kept layer sees its native window, where it has one."""
+    said = []
+    for spec, native in zip(specs, facts.native_window, strict=True):
+        full = {"attn": "full", **spec}
+        if full["attn"] == "full" and native:
+            full = {**full, "attn": "swa", "window": native, "sinks": 0}
+        said.append(full)
+    return Subject(dict(config), facts, tuple(said))
 
 
 class Exporter(ABC):

@@ -1,0 +1,33 @@
+"""`lbdsl export ARTIFACT --to KIND`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lbdsl.cli.options import json_option
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--to", "kind", required=True, metavar="KIND", help="The format: decilm, gguf, native, vllm.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
+@click.option("--force", is_flag=True, help="Move an existing output aside.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")
+@json_option
+def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
+    """Write ARTIFACT in a format that an engine reads; what the format cannot express is refused with the reason."""
+    from lbdsl.api.exporting import export_artifact
+    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.view.console import stderr_console, stdout_console
+    from lbdsl.view.progress import TerminalProgress
+
+    done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(stderr_console(), quiet))
+    show_diagnostics(done.diagnostics)
+    if as_json:
+        print_json(done.to_json())
+    else:
+        from lbdsl.view.export import render_export
+
+        render_export(done, stdout_console())

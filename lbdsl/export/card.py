@@ -1,0 +1,42 @@
+"""The model card of an export that is a folder: where it comes from, how to load it, what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lbdsl.artifact.record import Record, read_record
+from lbdsl.core.units import count_text
+
+
+def write_export_card(artifact: Path, output: Path, kind: str, how_to_load: str) -> None:
+    """README.md in `output`, from the record in `artifact`. Raises LbdslError for a record that cannot be read."""
+    record = read_record(artifact).unwrap()
+    (output / "README.md").write_text(export_card(record, kind, how_to_load), encoding="utf-8")
+
+
+def export_card(record: Record, kind: str, how_to_load: str) -> str:
+    plan = record.plan
+    name = plan.recipe.name or Path(plan.recipe.path).stem
+    base = plan.model.name if plan.model.revision is None and plan.model.name else plan.model.source
+    lines = ["---", f"base_model: {base}", "tags: [lbdsl, compressed]", "---", "",
+             f"# {plan.model.name or plan.model.source}, compressed by `{name}`, as {kind}", ""]
+    if record.status != "accepted":
+        lines += ["> **Rejected.** A quality gate of the recipe failed.", ""]
+    lines += [f"Exported by lbdsl {record.lbdsl_version} from an artifact of the plan `{plan.digest[:16]}`. "
+              "Load it with", "", f"    {how_to_load}", "",
+              "## Layers", "", "| layers | what became of them |", "|---|---|"]
+    done: dict[str, list[str]] = {}
+    for layer in plan.layers:
+        actions = " + ".join(planned.action.text() for planned in layer.actions if not planned.action.keeps)
+        done.setdefault(actions, []).append(str(layer.index))
+    lines += [f"| {', '.join(layers)} | {f'`{actions}`' if actions else 'kept'} |" for actions, layers in done.items()]
+    lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]
+    if record.evaluation is not None:
+        perplexity = record.evaluation["perplexity"]
+        shown = [f"{value:.2f}" if value is not None else "not a number"
+                 for value in (perplexity["base"], perplexity["artifact"])]
+        lines += [f"Perplexity on `{record.evaluation['data']}`: base {shown[0]}, this model {shown[1]}.", ""]
+    healed = record.heal
+    lines += [f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.", "",
+              "## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
+    return "\n".join(lines)

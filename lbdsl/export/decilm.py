@@ -1,0 +1,138 @@
+"""`decilm`: an architecture with no-op sub-blocks that unmodified vLLM and SGLang have code for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnostic, error, note, warning
+from lbdsl.core.progress import Report
+from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.card import write_export_card
+from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
+from lbdsl.export.reasons import first_attention, layers_text, one_window, own_mixers, sink_tokens
+
+CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
+
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "llama": {}, "mistral": {},
+    # Qwen2 has biases at queries, keys and values, none at the output; its config.json does not say so.
+    "qwen2": {"qkv_bias": True, "attention_bias": False},
+})
+"""Families whose layers are DeciLM's, by `model_type`, with what their configuration takes for granted."""
+
+LACKS: Mapping[str, str] = MappingProxyType({
+    "qwen3": "the norms of queries and keys",
+    "smollm3": "layers without rotary embeddings",
+    "phi3": "fused projections and their scaled rotary embeddings",
+    "gemma2": "norms after each sub-block and capped logits",
+    "gemma3_text": "norms after each sub-block and of queries and keys",
+    "olmo3": "norms after each sub-block instead of before",
+})
+"""What DeciLM has no place for, by family."""
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_DROPPED_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "per_layer_config",
+                   "transformers_version", "lbdsl")
+
+
+class DeciLM(Exporter):
+    """Write the model as DeciLM, which unmodified vLLM loads.
+
+    What: the artifact's weights under the same names, with a small configuration that says which layers have no
+    attention or no MLP, and which attend over a window. Weights are hard-linked.
+    Engine: vLLM (0.32 tried), with `trust_remote_code` for the configuration file alone. SGLang reads the same files,
+    but has no windows there.
+    Limits: families with Llama's layers (llama, mistral, qwen2); attention in the first layer that has anything; one
+    window; no sink tokens; no mixer of an action's own.
+    Source: vllm/model_executor/models/nemotron_nas.py; DeciLM and Puzzle (arXiv 2411.19146).
+    """
+
+    kind = "decilm"
+    engine = "vllm"
+
+    @classmethod
+    def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        where = "DeciLM"
+        return (*_family(subject), *own_mixers(subject, where), *first_attention(subject, where),
+                *sink_tokens(subject, where), *one_window(subject, where), *_sglang(subject))
+
+    @classmethod
+    def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        write_json(output / "config.json", decilm_config(subject))
+        shutil.copyfile(CONFIGURATION, output / CONFIGURATION.name)
+        copy_files(artifact, output, companions(artifact))
+        link_files(artifact, output, weight_names(artifact), progress)
+        write_export_card(artifact, output, cls.kind, cls.how_to_load(Path("this-folder")))
+
+    @classmethod
+    def how_to_load(cls, output: Path) -> str:
+        return f'vllm.LLM("{output}", trust_remote_code=True)   # vllm serve {output} --trust-remote-code'
+
+
+def decilm_config(subject: Subject) -> dict[str, Any]:
+    """The fields of the export's config.json. The only place where DeciLM's are derived from the specifications."""
+    layers = range(len(subject.specs))
+    windows = {subject.specs[i]["window"] for i in layers if subject.attention(i) == "swa"}
+    fields = {name: value for name, value in subject.config.items() if name not in _DROPPED_FIELDS}
+    module = f"{CONFIGURATION.stem}.LbdslDeciLMConfig"
+    return {
+        **fields,
+        **FAMILIES[subject.facts.family],
+        "model_type": "lbdsl_decilm",
+        "architectures": ["DeciLMForCausalLM"],
+        "auto_map": {"AutoConfig": module},
+        "head_dim": subject.facts.head_dim,
+        "num_key_value_heads": subject.facts.kv_heads,
+        "tie_word_embeddings": subject.facts.tied,
+        "layer_types": ["sliding_attention" if subject.attention(i) == "swa" else "full_attention" for i in layers],
+        "sliding_window": windows.pop() if windows else None,
+        "lbdsl_blocks": [{"attention": subject.attention(i) != "none", "mlp": subject.has_mlp(i)} for i in layers],
+        "ffn_mult": ffn_mult(subject.facts.hidden, subject.facts.intermediate),
+    }
+
+
+def ffn_mult(hidden: int, intermediate: int) -> float | None:
+    """The number from which DeciLM's rule makes exactly this MLP size: int(2 * m * hidden / 3), rounded up to a multiple
+    of 256. None where no number does."""
+    if intermediate % 256:
+        return None
+    for candidate in (intermediate * 3 / (2 * hidden), (intermediate - 128) * 3 / (2 * hidden)):
+        size = int(2 * candidate * hidden / 3)
+        if -(-size // 256) * 256 == intermediate:
+            return candidate
+    return None
+
+
+def _family(subject: Subject) -> tuple[Diagnostic, ...]:
+    """LB506 for what every layer has and DeciLM's do not."""
+    family = subject.facts.family
+    if family not in FAMILIES:
+        lacks = LACKS.get(family, "this family's layers")
+        return (error("LB506", f"DeciLM has no place for {lacks}, which {family} models have",
+                      help=f"DeciLM can say: {', '.join(FAMILIES)}; see `plan --target vllm` for lbdsl's plug-in"),)
+    found = []
+    activation = subject.config.get("hidden_act", "silu")
+    if activation != "silu":
+        found.append(error("LB506", f"vLLM's DeciLM has no {activation} activation, only silu"))
+    rope = subject.config.get("rope_parameters") or subject.config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        found.append(error("LB506", f"DeciLM's rotary embeddings are not of type {kind}"))
+    return tuple(found)
+
+
+def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
+    """LB510: what SGLang makes of the same files."""
+    windowed = [i for i in range(len(subject.specs)) if subject.attention(i) == "swa"]
+    if windowed:
+        return (warning("LB510", f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
+                        help="serve this export with vLLM only"),)
+    if ffn_mult(subject.facts.hidden, subject.facts.intermediate) is None:
+        return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {subject.facts.intermediate}"),)
+    if subject.config.get("mlp_bias"):
+        return (note("LB510", "SGLang cannot load it: its DeciLM has no biases in the MLP"),)
+    return ()

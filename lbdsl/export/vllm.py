@@ -1,0 +1,71 @@
+"""`vllm`: the artifact as it is, for vLLM with lbdsl's plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.progress import Report
+from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.files import link_files
+from lbdsl.export.reasons import own_mixers, sink_tokens
+from lbdsl.vllm import FAMILIES
+
+LACKS: Mapping[str, str] = MappingProxyType({
+    "gemma2": "its norms after each sub-block and its capped logits",
+    "gemma3_text": "its norms after each sub-block and its two kinds of rotary embeddings",
+    "olmo3": "its norms after each sub-block and over all heads at once",
+})
+"""What the plug-in's layers have no place for, by family."""
+
+
+class VllmPlugin(Exporter):
+    """Give vLLM the artifact itself; lbdsl's plug-in brings the model classes.
+
+    What: the artifact's own files, hard-linked: vLLM reads what each layer is from `config.json`.
+    Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps lbdsl` in vLLM's environment. The plug-in
+    depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
+    Limits: families llama, mistral, qwen2, qwen3; no sink tokens (what vLLM calls sinks are learned numbers in the
+    softmax); no mixer of an action's own. It can do what DeciLM cannot: a first layer without attention, several
+    windows, QK norms.
+    Source: vLLM, docs/design/plugin_system.md; vllm/model_executor/models/llama.py, qwen2.py, qwen3.py.
+    """
+
+    kind = "vllm"
+    engine = "vllm"
+
+    @classmethod
+    def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        where = "vLLM with lbdsl's plug-in"
+        return (*_family(subject), *own_mixers(subject, where), *sink_tokens(subject, where), *_something(subject))
+
+    @classmethod
+    def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        names = sorted(str(path.relative_to(artifact)) for path in artifact.rglob("*") if path.is_file())
+        link_files(artifact, output, names, progress)
+
+    @classmethod
+    def how_to_load(cls, output: Path) -> str:
+        return (f'vllm.LLM("{output}")   # vllm serve {output}\n'
+                "  in vLLM's environment, once: pip install --no-deps lbdsl")
+
+
+def _family(subject: Subject) -> tuple[Diagnostic, ...]:
+    family = subject.facts.family
+    if family not in FAMILIES:
+        lacks = LACKS.get(family, "what its layers have of their own")
+        return (error("LB506", f"the plug-in's layers have no place for {family}: {lacks}",
+                      help=f"the plug-in serves {', '.join(FAMILIES)}; serve this one with transformers"),)
+    activation = subject.config.get("hidden_act", "silu")
+    if activation != "silu":
+        return (error("LB506", f"vLLM's {family} layers have no {activation} activation, only silu"),)
+    return ()
+
+
+def _something(subject: Subject) -> tuple[Diagnostic, ...]:
+    if any(subject.attention(i) != "none" for i in range(len(subject.specs))):
+        return ()
+    return (error("LB502", "vLLM serves no model in which every attention is gone",
+                  help="keep or window at least one layer's attention"),)
