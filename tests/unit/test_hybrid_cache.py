@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, swa, tiny_base
@@ -97,12 +97,75 @@ def test_a_users_own_dynamic_cache_is_taken() -> None:
 def test_caches_of_other_kinds_are_refused() -> None:
     model = hybrid_of(tiny_base(), [NONE, FULL, FULL, FULL])
     ids = torch.randint(0, 101, (1, 8))
-    with pytest.raises(ValueError, match="DynamicCache or none at all, not StaticCache"):
-        model(input_ids=ids, **{CACHE_NAME: StaticCache(config=model.config, max_cache_len=16)})
+    with pytest.raises(ValueError, match="a StaticCache or none at all, not EncoderDecoderCache"):
+        model(input_ids=ids, **{CACHE_NAME: EncoderDecoderCache(DynamicCache(), DynamicCache())})
     with torch.no_grad():
         filled = cache_of(tiny_base()(input_ids=ids, use_cache=True))
     with pytest.raises(ValueError, match="filled by another model"):
         model(input_ids=ids, **{CACHE_NAME: filled})
+    with pytest.raises(ValueError, match="is on the CPU already"):
+        model.generate(ids, max_new_tokens=2, cache_implementation="offloaded")
+    with pytest.raises(ValueError, match="batched continuously"):
+        model.generate_batch([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("name", plans())
+@pytest.mark.parametrize("static", [False, True])
+def test_steps_over_any_cache_give_the_logits_of_one_forward(name: str, static: bool) -> None:
+    """Without any mask given: nothing may see what a static cache has only reserved."""
+    model = hybrid_of(tiny_base(), plans(W, N)[name])
+    ids = torch.randint(1, 101, (2, 30), generator=torch.Generator().manual_seed(4))
+    cache = StaticCache(config=model.config, max_cache_len=48) if static else DynamicCache()
+    with torch.no_grad():
+        whole = model(input_ids=ids, use_cache=False).logits
+        for start, stop in ((0, 9), (9, 15), (15, 16), (16, 17), (17, 24), *((i, i + 1) for i in range(24, 30))):
+            part = model(input_ids=ids[:, start:stop], use_cache=True, **{CACHE_NAME: cache}).logits
+            assert (part - whole[:, start:stop]).abs().max() < 1e-4, start
+
+
+@pytest.mark.parametrize("name", plans())
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_static_cache_gives_the_same(name: str, beams: int) -> None:
+    specs = plans(W, N)[name]
+    model = hybrid_of(tiny_base(), specs)
+    ids = torch.randint(1, 101, (2, 12), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False, "num_beams": beams, "pad_token_id": 0,
+               "return_dict_in_generate": True}
+    static = model.generate(ids, cache_implementation="static", **options)
+    assert torch.equal(static.sequences, model.generate(ids, **options).sequences)
+    rows = 2 * beams
+    reserved = [layer for layer, spec in zip(cache_of(static).layers, specs, strict=True) if spec["attn"] == "full"]
+    assert all(layer.keys.shape[2] >= 31 for layer in reserved)
+    others = sum(spec["window"] + spec["sinks"] for spec in specs if spec["attn"] == "swa")
+    full = sum(layer.keys.shape[2] for layer in reserved)
+    counters = 8 * len(reserved)
+    assert cache_storage_bytes(cache_of(static)) == rows * TOKEN_BYTES * (others + full) + counters
+    # Its space is used again.
+    again = DynamicCache() if beams > 1 else cache_of(static)
+    again.reset()
+    once_more = model.generate(ids, **{**options, CACHE_NAME: again, "num_beams": 1})
+    assert torch.equal(once_more.sequences, model.generate(ids, **{**options, "num_beams": 1}).sequences)
+
+
+@pytest.mark.parametrize("name", plans())
+@pytest.mark.parametrize("static", [False, True])
+def test_prefill_in_chunks(name: str, static: bool) -> None:
+    model = hybrid_of(tiny_base(), plans(W, N)[name])
+    ids = torch.randint(1, 101, (2, 23), generator=torch.Generator().manual_seed(3))
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    kind = {"cache_implementation": "static"} if static else {}
+    assert torch.equal(model.generate(ids, prefill_chunk_size=6, **kind, **options), model.generate(ids, **options))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", plans())
+def test_an_offloaded_cache_gives_the_same(name: str) -> None:
+    model = hybrid_of(tiny_base(), plans(W, N)[name]).to("cuda")
+    ids = torch.randint(1, 101, (2, 23), device="cuda")
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, cache_implementation="offloaded", **options), model.generate(ids, **options))
 
 
 def test_crop_goes_back_while_nothing_is_overwritten() -> None:

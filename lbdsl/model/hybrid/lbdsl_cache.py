@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, StaticCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # The keyword of the cache in transformers' modeling code: `past_key_values`, renamed to `cache` in 5.24.
@@ -20,6 +20,8 @@ class HybridCacheLayer(CacheLayerMixin):
     # Never the layer that transformers sizes a full-attention mask by.
     is_sliding = True
     is_croppable = True
+    # It counts tokens in Python.
+    is_compileable = False
 
     def __init__(self):
         super().__init__()
@@ -96,8 +98,8 @@ class NoCacheLayer(HybridCacheLayer):
         self.seen -= self.tokens_to_remove(amount)
 
 
-class HybridCache(DynamicCache):
-    """A DynamicCache with one layer object of the right kind for each decoder layer of one plan."""
+class _OfOnePlan:
+    """What a cache of transformers is turned into: one layer object of the right kind for each decoder layer."""
 
     lbdsl_specs = None
 
@@ -108,22 +110,43 @@ class HybridCache(DynamicCache):
         super().crop(amount)
 
 
-def adopt_cache(cache, specs, make_layers):
-    """Give a fresh DynamicCache the layers that a model of these specifications needs; one that has them stays.
+class HybridCache(_OfOnePlan, DynamicCache):
+    """A DynamicCache for the decoder layers of one plan."""
 
-    ValueError for any other kind of cache, and for one that another model has filled.
+
+class HybridStaticCache(_OfOnePlan, StaticCache):
+    """A StaticCache for the decoder layers of one plan: full layers reserve their space at once, others need less."""
+
+
+_KINDS = {DynamicCache: HybridCache, StaticCache: HybridStaticCache}
+
+
+def adopt_cache(cache, specs, make_layers, device):
+    """Give a fresh cache of transformers the layers that a model of these specifications needs; one that has them stays.
+
+    `make_layers(reserved)` makes them; `reserved` is the length of a static cache, else None. ValueError for a kind of
+    cache that cannot hold them, and for one that another model has filled.
     """
-    if isinstance(cache, HybridCache) and cache.lbdsl_specs == specs:
+    if isinstance(cache, _OfOnePlan) and cache.lbdsl_specs == specs:
         return
-    if type(cache) not in (DynamicCache, HybridCache) or getattr(cache, "offloading", False):
-        kind = "an offloaded cache" if getattr(cache, "offloading", False) else type(cache).__name__
-        raise ValueError(f"a hybrid model keeps its own caches: pass a DynamicCache or none at all, not {kind}")
-    if any(layer.get_seq_length() for layer in cache.layers):
-        raise ValueError("this cache was filled by another model; pass a fresh DynamicCache")
-    cache.__class__ = HybridCache
-    cache.layers = make_layers()
+    kind = type(cache) if type(cache) in _KINDS.values() else _KINDS.get(type(cache))
+    if kind is None:
+        raise ValueError("a hybrid model keeps its own caches: pass a DynamicCache, a StaticCache or none at all, not "
+                         f"{type(cache).__name__}")
+    if any(int(layer.get_seq_length()) for layer in cache.layers):
+        raise ValueError("this cache was filled by another model; pass a fresh one")
+    offloading = getattr(cache, "offloading", False)
+    if offloading and device.type == "cpu":
+        raise ValueError("an offloaded cache moves keys and values from an accelerator to the CPU, and this model is on "
+                         "the CPU already; pass another cache")
+    reserved = max(layer.get_max_length() for layer in cache.layers) if kind is HybridStaticCache else None
+    cache.__class__ = kind
+    cache.layers = make_layers(reserved)
     cache.layer_class_to_replicate = None
     cache.lbdsl_specs = [dict(spec) for spec in specs]
+    if offloading and all(isinstance(layer, HybridCacheLayer) for layer in cache.layers):
+        # Only full layers are worth moving.
+        cache.offloading = False
 
 
 def cache_storage_bytes(cache):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, StaticLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -120,8 +120,9 @@ class HybridModelMixin(_Supports):
     def prepare(self, inputs_embeds_BND, attention_mask=None, position_ids=None, cache=None, use_cache=False, **extra):
         """LayerInputs for N new tokens a row: position embeddings, masks, and our layers in a fresh cache."""
         if cache is not None:
-            adopt_cache(cache, self.config.lbdsl["layers"], self.new_cache_layers)
-        seen = cache.get_seq_length() if cache is not None else 0
+            adopt_cache(cache, self.config.lbdsl["layers"], self.new_cache_layers, inputs_embeds_BND.device)
+        # A static cache counts on its device.
+        seen = int(cache.get_seq_length()) if cache is not None else 0
         new, device = inputs_embeds_BND.shape[1], inputs_embeds_BND.device
         if attention_mask is not None:
             attention_mask = attention_mask.to(device)
@@ -199,12 +200,14 @@ class HybridModelMixin(_Supports):
                                           **{CACHE_NAME: cache})
         return outputs.to_tuple() if as_tuple else outputs
 
-    def new_cache_layers(self):
-        """One empty cache layer a decoder layer."""
+    def new_cache_layers(self, reserved=None):
+        """One empty cache layer a decoder layer; full ones reserve `reserved` tokens at once where that is given."""
         layers = []
         for index, spec in enumerate(self.config.lbdsl["layers"]):
             if spec["attn"] == "none":
                 layers.append(NoCacheLayer())
+            elif spec["attn"] == "full" and reserved is not None:
+                layers.append(StaticLayer(max_cache_len=reserved))
             else:
                 layers.append(mixer(spec["attn"]).make_cache(self.config, index, spec))
         return layers
@@ -300,6 +303,16 @@ class HybridCausalLMMixin(_Supports):
     def set_layer(self, index, entries):
         """Change what layer `index` is; see HybridModelMixin.set_layer."""
         self.model.set_layer(index, entries)
+
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, *_args, **_kwargs):
+        """The padding mask as it is: each kind of layer makes its own mask of it in the forward."""
+        return attention_mask
+
+    def init_continuous_batching(self, *_args, **_kwargs):
+        """Refused: transformers' continuous batching pages one kind of cache by the stock attention's own mask."""
+        raise ValueError("a hybrid model cannot be batched continuously by transformers: its layers hold different "
+                         "caches; `generate` takes padded batches, and an engine such as vLLM serves an export")
 
     def save_pretrained(self, save_directory, **kwargs):
         super().save_pretrained(save_directory, **kwargs)
