@@ -29,10 +29,10 @@ def model_fields(target: Target, name: str) -> dict[str, Any]:
         fields["attention.head_count"] = heads
         fields["attention.head_count_kv"] = [sizes.kv_heads if attends else 0 for attends in target.attends]
         fields["feed_forward_length"] = [sizes.intermediate if feeds else ZERO_WIDTH for feeds in target.feeds]
-    if architecture.windows and (target.window is not None or architecture is GRANITE_SWA or _needs_window(target)):
-        # Without windowed layers the size has no effect, but these architectures want one.
+    if architecture.windows and (target.window is not None or architecture.name in ("granite_swa", "gemma2")):
+        # These architectures want a windowed layer; a window of all positions has no effect.
         fields["attention.sliding_window"] = target.window or sizes.positions
-        fields["attention.sliding_window_pattern"] = list(target.windowed)
+        fields["attention.sliding_window_pattern"] = [target.window is None or target.windowed[0], *target.windowed[1:]]
         if target.local_rope is not None:
             fields["rope.freq_base_swa"] = target.local_rope.theta
     if architecture is GRANITE_SWA:
@@ -51,8 +51,3 @@ def model_fields(target: Target, name: str) -> dict[str, Any]:
 def _first(target: Target) -> list[tuple[bool, bool]]:
     """(is the first layer, has attention) by layer."""
     return [(place == 0, attends) for place, attends in enumerate(target.attends)]
-
-
-def _needs_window(target: Target) -> bool:
-    """Gemma 2's architecture windows every other layer unless it is told."""
-    return target.architecture.name == "gemma2"

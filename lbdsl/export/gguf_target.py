@@ -20,7 +20,7 @@ ZERO_WIDTH = 32
 @dataclass(frozen=True)
 class Target:
     """What is written. `layers` are the artifact's indices of the layers that are left; `attends`, `feeds`, `windowed` and
-    `turns` (has rotary embeddings) go with them. `local_rope` is that of windowed layers where they have one of their own."""
+    `turns` (has rotary embeddings) go with them. `local_rope` is that of windowed layers where it is one of their own."""
 
     architecture: Architecture
     layout: Layout
@@ -36,7 +36,10 @@ class Target:
 
 
 def target_of(subject: Subject) -> Diagnosed[Target]:
-    """Choose the architecture; diagnostics LB503-LB505 and LB520-LB525. Pure. Raises LbdslError when the configuration is unusable."""
+    """Choose the architecture; diagnostics LB503-LB505 and LB520-LB525. Pure.
+
+    Raises LbdslError when the configuration is unusable.
+    """
     layout, config = layout_of(subject.config), subject.config
     family, sizes = layout.family.model_type, layout.sizes
     left = tuple(i for i in range(len(subject.specs)) if subject.attention(i) != "none" or subject.has_mlp(i))
@@ -93,7 +96,7 @@ def _choose(family: str, windows: bool, incomplete: bool, usual_rope: bool) -> t
             return DECI, ""
         return None, (f"llama.cpp's only architecture with layers that lack attention or MLP, deci, does not have "
                       f"{family}'s particulars: {NOT_LLAMA_LIKE[family]}")
-    if windows and not native.windows or not usual_rope:
+    if (windows and not native.windows) or not usual_rope:
         if family in LLAMA_LIKE or family == "smollm3":
             return GRANITE_SWA, ""
         return None, (f"no architecture of llama.cpp has windows together with {family}'s particulars: "
@@ -170,9 +173,9 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Arc
 def _notes(dropped: tuple[int, ...], alone: tuple[int, ...], left: tuple[int, ...]) -> list[Diagnostic]:
     found = []
     if left and left[0] in dropped:
-        found.append(note("LB525", f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention is "
-                          "written with a matrix of zeros: the same results and no cache, for hidden x hidden weights"))
+        found.append(note("LB525", f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention "
+                          "is written with a matrix of zeros: the same results and no cache, for hidden x hidden weights"))
     if alone:
-        found.append(note("LB525", f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: llama.cpp "
-                          "would lose their attention"))
+        found.append(note("LB525", f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: "
+                          "llama.cpp would lose their attention"))
     return found

@@ -33,6 +33,8 @@ def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any]) -> dic
             "end_of_word_suffix"):
         raise fail("LB522", f"the tokenizer is a {model.get('type', 'model without type')} with settings that the export "
                    "does not write", help="byte-pair tokenizers are written: byte-level ones and SentencePiece's")
+    if not model.get("merges"):
+        raise fail("LB522", "the tokenizer has no merges; llama.cpp does not load one without")
     tokens, types = _tokens(tokenizer, vocab)
     pieces = bool(model.get("byte_fallback"))
     fields = _pieces(tokenizer, tokens, types) if pieces else _byte_level(tokenizer)
@@ -51,7 +53,7 @@ def _tokens(tokenizer: Mapping[str, Any], vocab: int) -> tuple[list[str], list[i
         entries.append((added["content"], added["id"], kind))
     for token, i, kind in entries:
         if not 0 <= i < vocab:
-            raise fail("LB522", f"the tokenizer has the token {token[:40]!a} at {i}, the model has {vocab} rows of embeddings")
+            raise fail("LB522", f"the tokenizer has the token {token[:40]!a} at {i}, the model has {vocab} rows")
         tokens[i], types[i] = token, kind
     return tokens, types
 
@@ -77,7 +79,7 @@ def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -
         left, right = pair.split(" ") if isinstance(pair, str) else pair
         merged = left + right
         if merged != last and merged in ranks:
-            raise fail("LB522", "the merges of this tokenizer are not in the order of their results, as SentencePiece's are")
+            raise fail("LB522", "the merges of this tokenizer are not in the order of their results as SentencePiece's are")
         ranks.setdefault(merged, rank)
         last = merged
     scores = [float(-ranks[token]) if token in ranks else 0.0 for token in tokens]
@@ -115,7 +117,7 @@ def _space_first(tokenizer: Mapping[str, Any]) -> bool:
         if scheme in ("always", "first", "never"):
             return scheme != "never"
     # Gemma 3 splits at spaces after it has replaced them all: that splits nothing.
-    if (splitter is not None and splitter.get("type") == "Split" and splitter.get("pattern") == {"String": " "} and replaced):
+    if replaced and splitter is not None and splitter.get("pattern") == {"String": " "}:
         return first
     raise _odd_pieces(tokenizer)
 
@@ -130,9 +132,9 @@ def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Ma
     for name, key in _SPECIAL.items():
         token = settings.get(key)
         token = token.get("content") if isinstance(token, Mapping) else token
-        found = ids.get(token) if token is not None else None
+        found: Any = ids.get(token) if token is not None else None
         if found is None and key in ("bos_token", "eos_token"):
-            value = config.get(f"{key}_id")
+            value: Any = config.get(f"{key}_id")
             found = value[0] if isinstance(value, list) and value else value
         if isinstance(found, int) and not isinstance(found, bool):
             fields[f"tokenizer.ggml.{name}_token_id"] = found
@@ -153,8 +155,8 @@ def _added_around(tokenizer: Mapping[str, Any], special: Mapping[str, Any], ids:
                     continue
                 token = item["SpecialToken"]["id"]
                 if around[where] or ids.get(token) != special.get(f"tokenizer.ggml.{where}_token_id"):
-                    raise fail("LB522", f"the tokenizer puts {token[:40]!a} around a text; llama.cpp puts one begin-of-text "
-                               "token before it and one end-of-text token behind")
+                    raise fail("LB522", f"the tokenizer puts {token[:40]!a} around a text; llama.cpp puts one "
+                               "begin-of-text token before it and one end-of-text token behind")
                 around[where] = True
         elif step.get("type") != "ByteLevel":
             raise fail("LB522", f"the tokenizer's post-processor {step.get('type')} is not known")

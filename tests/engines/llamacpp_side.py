@@ -1,8 +1,8 @@
 """Runs in llama.cpp's own environment: reads a JSON task from standard input, writes a JSON answer to the file named.
 
-Task: {"model": path, "context": n, "texts": [...], "prompts": [[ids]], "new": n, "blocks": [[ids]], "logits": [[ids]]}. Answer: the
-tokens of each text; for each prompt the greedy tokens and, at each step, the gap between the two best logits; the mean
-negative log likelihood (nats/token) of each block; all logits of each row of "logits".
+Task: {"model": path, "context": n, "batch": n, "texts": [...], "prompts": [[ids]], "new": n, "blocks": [[ids]],
+"logits": [[ids]]}. Answer: the tokens of each text; for each prompt the greedy tokens and, at each step, the gap between
+the two best logits; the mean negative log likelihood (nats/token) of each block; all logits of each row of "logits".
 """
 
 import json
@@ -14,9 +14,12 @@ import numpy as np
 
 def main() -> None:
     task = json.load(sys.stdin)
-    model = llama_cpp.Llama(task["model"], n_ctx=task["context"], n_batch=task.get("batch", 512), n_ubatch=task.get("batch", 512),
-                            logits_all=True, verbose=False, n_threads=task.get("threads", 2), type_k=0, type_v=0, n_gpu_layers=0)
-    answer = {"tokens": [model.tokenize(text.encode(), add_bos=task.get("add_bos", False), special=task.get("special", False))
+    batch = task.get("batch", 512)
+    # The cache in float32: what is compared is the model, not the rounding of its keys.
+    model = llama_cpp.Llama(task["model"], n_ctx=task["context"], n_batch=batch, n_ubatch=batch, logits_all=True,
+                            verbose=task.get("verbose", True), n_threads=task.get("threads", 2), type_k=0, type_v=0,
+                            flash_attn=task.get("flash", False), n_gpu_layers=0)
+    answer = {"tokens": [model.tokenize(text.encode(), add_bos=task.get("add_bos", True), special=True)
                          for text in task.get("texts", [])],
               "texts": [model.detokenize(ids).decode("utf-8", "replace") for ids in task.get("detokenize", [])],
               "greedy": [greedy(model, ids, task.get("new", 0)) for ids in task.get("prompts", [])],

@@ -8,7 +8,8 @@ GGUF_AND_NATIVE = (
     Code("LB520", "llama.cpp has no architecture for this",
          "Each architecture of llama.cpp is a program of its own; where none computes such layers, none may pretend to.",
          example="lowest 4 by sensitivity drop      # in a Qwen3 model", exit_code=6),
-    Code("LB521", "windows and removed parts together", "llama.cpp has architectures for the one and for the other, none for both.",
+    Code("LB521", "windows and removed parts together",
+         "llama.cpp has architectures for the one and for the other, none for both.",
          example="layers 3 drop; else swa(window=512)", exit_code=6),
     Code("LB522", "tokenizer cannot be expressed",
          "llama.cpp knows ways of splitting text by name; a wrong one gives other tokens, and nobody would notice.",
@@ -18,7 +19,8 @@ GGUF_AND_NATIVE = (
     Code("LB524", "shapes or functions cannot be expressed",
          "The engine's architecture takes an activation, a size or a scale for granted that this model does not have.",
          exit_code=6),
-    Code("LB525", "written with zeros", "A removed part that the engine insists on is written as weights of zero, which change nothing."),
+    Code("LB525", "written with zeros",
+         "A removed part that the engine insists on is written as weights of zero, which change nothing."),
     Code("LB530", "plain transformers classes cannot express this",
          "A class of transformers has one kind of layer, or two that `layer_types` tells apart; anything else needs the "
          "hybrid classes of the artifact itself.", example="lowest 4 by sensitivity drop", exit_code=6),
@@ -27,6 +29,7 @@ GGUF_AND_NATIVE = (
 )
 
 CODES: tuple[Code, ...] = (
+    *GGUF_AND_NATIVE,
     Code("LB500", "the format cannot express this model",
          "An engine that loads a model and computes another one is worse than one that refuses it.",
          example="lbdsl export ARTIFACT --to gguf", exit_code=6),
@@ -50,4 +53,4 @@ CODES: tuple[Code, ...] = (
          "vLLM groups layers of one kind and gives every group the same number of layers; what it pads is lost."),
     Code("LB510", "another engine reads it differently", "A format may be read by more than one engine, and not all follow all of it."),
     Code("LB511", "the engine can serve none of it", "The plan can be applied, but no export brings its result to this engine."),
-) + GGUF_AND_NATIVE
+)

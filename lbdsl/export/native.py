@@ -1,0 +1,186 @@
+"""`native`: what plain transformers classes express, without any code of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
+from lbdsl.core.progress import Report
+from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
+from lbdsl.export.gguf_rope import TWO_KINDS, rope_of
+from lbdsl.export.reasons import layers_text, one_window, own_mixers, sink_tokens
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.layout import Layout, layout_of
+from lbdsl.rewrite.shards import rewrite_shards
+
+WHERE = "a plain transformers class"
+
+BY_TYPE = frozenset({"qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo3"})
+"""Families whose own class follows `layer_types`."""
+
+AS_MINISTRAL = frozenset({"llama", "mistral"})
+"""Families whose weights Ministral's class reads under the same names; it follows `layer_types`."""
+
+ONE_WINDOW = frozenset({"mistral", "phi3"})
+"""Families whose own class has one window, for all layers or for none."""
+
+SWITCHED = frozenset({"qwen2", "qwen3", "smollm3"})
+"""Families that ignore `sliding_window` unless `use_sliding_window` is true."""
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+_OURS = ("lbdsl", "auto_map", "per_layer_config", "is_hybrid_swa", "hybrid_layer_pattern", "_name_or_path",
+         "_model_name_or_path", "sliding_window_pattern", "_sliding_window_pattern", "max_window_layers")
+"""Fields that are ours, or from which a class would derive layers that are given by name here."""
+
+
+@dataclass(frozen=True)
+class NativeForm:
+    """The config.json to write, and the artifact's indices of the layers that are left, in order."""
+
+    config: Mapping[str, Any]
+    layers: tuple[int, ...]
+
+
+class Native(Exporter):
+    """A folder that plain transformers loads: no remote code, no lbdsl.
+
+    What: layers removed whole are gone and the others renumbered; windowed layers are named in `layer_types`. Files of
+    weights in which nothing changes are hard links to the artifact's.
+    Engine: transformers 5.16 and later, the family's own class; Llama and Mistral models of which only some layers are
+    windowed load as Ministral, which has the same weights.
+    Limits: a layer has both attention and MLP, or neither. One window, no sink tokens. Llama with biases, and Phi-3,
+    cannot have some layers windowed. In Gemma 3 and Olmo 3 a layer's type decides its rotary embeddings, so only layers
+    with a native window can have another one.
+    Source: transformers, models/*/modeling_*.py and masking_utils.py.
+    """
+
+    kind: ClassVar[str] = "native"
+    engine: ClassVar[str] = "transformers"
+
+    @classmethod
+    def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        return native_form(subject).diagnostics
+
+    @classmethod
+    def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        form = native_form(subject).unwrap()
+        try:
+            write_json(output / "config.json", dict(form.config))
+            copy_files(artifact, output, companions(artifact))
+            if form.layers == tuple(range(len(form.layers))):
+                link_files(artifact, output, weight_names(artifact), progress)
+            else:
+                prefix = layout_of(subject.config).family.layer_prefix
+                rewrite_shards(artifact, output, rename=_renamed(artifact, prefix, form.layers), progress=progress)
+        except OSError as problem:
+            raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
+
+    @classmethod
+    def how_to_load(cls, output: Path) -> str:
+        return f'AutoModelForCausalLM.from_pretrained("{output}")'
+
+
+def native_form(subject: Subject) -> Diagnosed[NativeForm]:
+    """The stock configuration that computes the same; diagnostics LB503-LB505, LB523, LB530 and LB531. Pure."""
+    layout = layout_of(subject.config)
+    family = layout.family.model_type
+    everything = range(len(subject.specs))
+    left = tuple(i for i in everything if subject.attention(i) != "none" or subject.has_mlp(i))
+    windows = {i: subject.specs[i]["window"] for i in left if subject.attention(i) == "swa"}
+    found = [*own_mixers(subject, WHERE), *sink_tokens(subject, WHERE), *one_window(subject, WHERE),
+             *_half_layers(subject, left), *_retyped(subject, family, left, windows)]
+    stock = _class_for(layout, bool(windows), len(windows) == len(left))
+    if stock is None:
+        found.append(_no_class(family, windows))
+    elif stock != family:
+        found.append(note("LB531", f"it loads as {stock}, whose class has windows in some layers and the same weights"))
+    if stock is None or any(d.is_error for d in found):
+        return Diagnosed(None, tuple(found))
+    config = _stock_config(subject.config, layout, stock, left, windows)
+    return Diagnosed(NativeForm(config, left), tuple(found))
+
+
+def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
+    found = []
+    if not left:
+        found.append(error("LB530", "no layer is left"))
+    for part, layers in (("attention", [i for i in left if subject.attention(i) == "none"]),
+                         ("MLP", [i for i in left if not subject.has_mlp(i)])):
+        if layers:
+            found.append(error("LB530", f"{WHERE} has attention and MLP in every layer: {layers_text(layers)} have no {part}",
+                               help="drop whole layers, or load the artifact itself with trust_remote_code=True"))
+    return found
+
+
+def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
+    """LB523 for layers that would get the rotary embeddings of another type."""
+    if family not in TWO_KINDS or len({str(rope_of(subject.config, kind)) for kind in LAYER_TYPES}) == 1:
+        return []
+    wrong = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
+    if not wrong:
+        return []
+    return [error("LB523", f"in {family} a layer's type decides its window and its rotary embeddings: "
+                  f"{layers_text(wrong)} would get the wrong ones", help="window only layers that have a window in the base model")]
+
+
+def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None:
+    """The `model_type` whose class computes it; None when there is none."""
+    family = layout.family.model_type
+    if not windowed or family in BY_TYPE or (all_windowed and family in ONE_WINDOW):
+        return family
+    if family in AS_MINISTRAL and not any(layout.flags.values()):
+        return "ministral"
+    return None
+
+
+def _no_class(family: str, windows: Mapping[int, int]) -> Diagnostic:
+    why = "because of its biases" if family in AS_MINISTRAL else "for it has one mask for all layers"
+    return error("LB530", f"no stock class of transformers computes windows in some layers ({layers_text(windows)}) of this "
+                 f"{family} model, {why}", help="load the artifact itself with trust_remote_code=True")
+
+
+def _stock_config(config: Mapping[str, Any], layout: Layout, stock: str, left: tuple[int, ...],
+                  windows: Mapping[int, int]) -> dict[str, Any]:
+    """The base's configuration with the layers that are left, everything about them said and nothing derived."""
+    new = {key: value for key, value in config.items() if key not in _OURS}
+    sizes, names = layout.sizes, layout.family.sizes
+    # Defaults differ between families, so what one class left out is said to the other.
+    new |= {names[size]: getattr(sizes, size) for size in names}
+    new |= {"model_type": stock, "architectures": [_ARCHITECTURES.get(stock, layout.family.architecture)],
+            "num_hidden_layers": len(left), "tie_word_embeddings": layout.tied}
+    if isinstance(config.get("no_rope_layers"), list):
+        new["no_rope_layers"] = [config["no_rope_layers"][i] for i in left]
+    elif stock == "smollm3":
+        interval = config.get("no_rope_layer_interval") or 4
+        new["no_rope_layers"] = [int((i + 1) % interval != 0) for i in left]
+    if stock in BY_TYPE or stock == "ministral":
+        new["layer_types"] = [LAYER_TYPES[i in windows] for i in left]
+    else:
+        new.pop("layer_types", None)
+    if stock == "llama":
+        new.pop("sliding_window", None)
+    elif windows or stock not in _ALWAYS_A_WINDOW:
+        new["sliding_window"] = next(iter(windows.values()), None)
+    if stock in SWITCHED:
+        new["use_sliding_window"] = bool(windows)
+    if not {"rope_parameters", "rope_theta", "rope_scaling"} & set(new):
+        new["rope_theta"] = rope_of(config).theta
+    return new
+
+
+_ALWAYS_A_WINDOW = frozenset({"gemma2", "gemma3_text", "olmo3"})
+"""Classes that make the mask of windowed layers even if there is none."""
+
+_ARCHITECTURES = {"ministral": "MinistralForCausalLM"}
+
+
+def _renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:
+    """Old to new names of the tensors of layers that move."""
+    old_to_new = {prefix.format(old): prefix.format(new) for new, old in enumerate(layers) if new != old}
+    return {name: new + name.removeprefix(old) for name in read_tensors(artifact)
+            for old, new in old_to_new.items() if name.startswith(old)}

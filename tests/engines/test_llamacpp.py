@@ -1,0 +1,112 @@
+"""Exports to GGUF in real llama.cpp: the same logits, tokens and perplexity as the hybrid model in transformers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbdsl.export.gguf import Gguf
+from lbdsl.export.gguf_target import target_of
+from tests.engines.environments import clean_environment, engine_python
+from tests.export_cases import changed_model
+
+pytestmark = pytest.mark.engine
+
+SIDE = Path(__file__).with_name("llamacpp_side.py")
+NONE = {"attn": "none"}
+MLP_GONE = {"mlp": "none"}
+GONE = {"attn": "none", "mlp": "none"}
+
+
+def swa(window: int) -> dict[str, Any]:
+    return {"attn": "swa", "window": window, "sinks": 0}
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    return engine_python("llama-cpp-python", "0.3.36", "gguf", "numpy")
+
+
+def run_llamacpp(python: Path, place: Path, **task: Any) -> dict[str, Any]:
+    """What `llamacpp_side.py` answers."""
+    answer = place / "answer.json"
+    done = subprocess.run([str(python), str(SIDE), str(answer)], input=json.dumps(task), text=True, capture_output=True,
+                          env=clean_environment(), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(answer.read_text())
+
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+TWO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}
+OLMO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+              "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5,
+                                 "original_max_position_embeddings": 64}}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
+
+CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
+    "llama as it is": ("llama", "llama", {}, {}),
+    "llama with biases, llama3 rope": ("llama", "llama", {}, {"attention_bias": True, "mlp_bias": True,
+                                                             "rope_parameters": LLAMA3}),
+    "llama with yarn": ("llama", "llama", {}, {"rope_parameters": YARN}),
+    "llama with linear rope": ("llama", "llama", {}, {"rope_parameters": {
+        "rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama, attention dropped": ("llama", "deci", {1: NONE, 3: NONE}, {"attention_bias": True, "mlp_bias": True}),
+    "llama, attention dropped, llama3 rope": ("llama", "deci", {2: NONE}, {"rope_parameters": LLAMA3, "head_dim": 24}),
+    "llama, first attention dropped": ("llama", "deci", {0: NONE, 2: NONE}, {}),
+    "llama, mlp dropped": ("llama", "deci", {1: MLP_GONE, 3: MLP_GONE}, {}),
+    "llama, everything dropped somewhere": ("llama", "deci", {0: NONE, 1: GONE, 2: MLP_GONE}, {}),
+    "llama, blocks dropped": ("llama", "llama", {0: GONE, 2: GONE}, {}),
+    "llama, windows": ("llama", "granite_swa", {0: swa(10), 2: swa(10)}, {"attention_bias": True, "mlp_bias": True}),
+    "llama, windows, llama3 rope": ("llama", "granite_swa", {1: swa(10), 2: swa(10), 3: GONE}, {"rope_parameters": LLAMA3}),
+    "mistral, attention dropped": ("mistral", "deci", {1: NONE}, {"sliding_window": None, "head_dim": 24}),
+    "mistral, its own window": ("mistral", "granite_swa", {}, {"sliding_window": 12}),
+    "qwen2 as it is": ("qwen2", "qwen2", {}, {}),
+    "qwen2, attention dropped": ("qwen2", "deci", {2: NONE}, {}),
+    "qwen2, windows": ("qwen2", "granite_swa", {2: swa(7)}, {"tie_word_embeddings": True}),
+    "qwen3, blocks dropped": ("qwen3", "qwen3", {1: GONE}, {"head_dim": 24}),
+    "smollm3 as it is": ("smollm3", "smollm3", {}, {}),
+    "smollm3, blocks dropped": ("smollm3", "granite_swa", {1: GONE}, {}),
+    "smollm3, windows": ("smollm3", "granite_swa", {0: swa(9), 3: swa(9)}, {"no_rope_layer_interval": 2}),
+    "phi3 as it is": ("phi3", "phi3", {}, {"sliding_window": None}),
+    "phi3, attention dropped": ("phi3", "deci", {1: NONE}, {"sliding_window": None}),
+    "phi3, its own window": ("phi3", "granite_swa", {}, {"sliding_window": 11}),
+    "gemma2, its own window": ("gemma2", "gemma2", {}, {**GEMMA, "attn_logit_softcapping": 5.0,
+                                                      "final_logit_softcapping": 3.0}),
+    "gemma2, windows": ("gemma2", "gemma2", {0: swa(9), 1: swa(9), 2: swa(9)}, GEMMA),
+    "gemma2, windows beyond its positions": ("gemma2", "gemma2", {}, {**GEMMA, "sliding_window": 512}),
+    "gemma3, windows narrowed": ("gemma3_text", "gemma3", {0: swa(9), 2: swa(9), 3: GONE}, {
+        **GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
+    "olmo3, windows narrowed": ("olmo3", "olmo2", {0: swa(9), 1: swa(9), 2: swa(9)}, {
+        "sliding_window": 20, "rope_parameters": OLMO_ROPES, "tie_word_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_the_same(case, python, tmp_path):
+    import torch
+
+    family, architecture, changes, options = CASES[case]
+    changed = changed_model(tmp_path, family, changes, **options)
+    found = target_of(changed.subject)
+    assert not any(d.is_error for d in found.diagnostics), found.diagnostics
+    target = found.unwrap()
+    assert target.architecture.name == architecture
+    Gguf.write(changed.folder, changed.subject, tmp_path)
+    ids = torch.randint(0, 256, (1, 90), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = changed.model(input_ids=ids).logits[0]
+    # The short batch makes the window slide over what is in the cache, as decoding does.
+    for batch in (128, 8):
+        answer = run_llamacpp(python, tmp_path, model=str(tmp_path / "model.gguf"), context=128, batch=batch, threads=1,
+                              logits=[ids[0].tolist()])
+        got = torch.tensor(answer["logits"][0], dtype=torch.float32)
+        error = (got - expected).abs().max() / expected.std()
+        # llama.cpp's GELU is a table of float16.
+        assert error < (0.02 if "gemma" in family else 1e-3), (batch, float(error))

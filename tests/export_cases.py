@@ -1,0 +1,82 @@
+"""Small changed models of every family on disk, as an artifact would lie there, and as exporters see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.artifact.save import save_model
+from lbdsl.export import Subject
+from lbdsl.export.base import subject_of
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.families import FAMILIES
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.source import resolve_source
+from lbdsl.model.surgery import to_hybrid
+
+SIZES = {"vocab_size": 260, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.15, "pad_token_id": 258,
+         "bos_token_id": None, "eos_token_id": 258}
+
+
+def small_tokenizer() -> Any:
+    """Bytes, two merges, and an end-of-text token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*alphabet, "th", "the"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("t", "h"), ("th", "e")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The model in transformers, the folder that it was saved to, and its description."""
+
+    model: Any
+    folder: Path
+    subject: Subject
+
+
+def base_model(family: str, seed: int = 0, **options: Any) -> Any:
+    """A stock model in eval mode; norms and biases are random, too, so that a lost one is seen."""
+    import torch
+    import transformers
+    from transformers import AutoConfig
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **{**SIZES, **options})
+    config._attn_implementation = "eager"
+    model = getattr(transformers, FAMILIES[family].architecture)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def changed_model(place: Path, family: str, changes: dict[int, dict[str, Any]], **options: Any) -> Changed:
+    """A base model with `changes` by layer, saved below `place`."""
+    base = base_model(family, **options)
+    base.save_pretrained(place / "base")
+    facts = inspect_model(resolve_source(str(place / "base"))).unwrap()
+    model = to_hybrid(base)
+    for layer, spec in changes.items():
+        model.set_layer(layer, {**facts.spec(layer), **spec} if "attn" not in spec else spec)
+    save_model(model, small_tokenizer(), place / "artifact")
+    return Changed(model, place / "artifact", artifact_subject(place / "artifact", facts))
+
+
+def artifact_subject(folder: Path, facts: Any) -> Subject:
+    """As `lbdsl.api.exporting` makes it, without a record."""
+    config = read_json_object(folder / "config.json")
+    stub = config.pop("lbdsl")
+    config.pop("auto_map", None)
+    config["model_type"] = stub["base_model_type"]
+    config["architectures"] = [FAMILIES[stub["base_model_type"]].architecture]
+    return subject_of(config, facts, stub["layers"])
