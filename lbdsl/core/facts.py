@@ -58,6 +58,10 @@ class ModelFacts:
         """All parameters, each shared one once."""
         return sum(self.attention_params) + sum(self.mlp_params) + self.other_params
 
+    def kv_bytes(self, ctx: int) -> int:
+        """Bytes of keys and values that one sequence of `ctx` tokens holds, with the layers' own windows."""
+        return self.kv_bytes_per_token * sum(ctx if window is None else min(ctx, window) for window in self.native_window)
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that one token adds to one layer's keys and values."""

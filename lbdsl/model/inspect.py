@@ -66,8 +66,8 @@ def normal_dtype(name: str) -> str:
 
 
 def facts_summary(facts: ModelFacts, source: ModelSource | None = None) -> dict[str, Any]:
-    """The fields of `inspect --json`. `kv_bytes_per_token` is over all layers that have attention."""
-    attending = sum(1 for window in facts.native_window if window != 0)
+    """The fields of `inspect --json`. `kv_bytes_per_token` is that of the first token, over all layers with attention;
+    `kv_bytes_at_positions` is of a sequence as long as the model has positions."""
     summary: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "family": facts.family,
@@ -76,7 +76,8 @@ def facts_summary(facts: ModelFacts, source: ModelSource | None = None) -> dict[
         "params": facts.params,
         "dtype": facts.dtype,
         "weight_bytes": facts.params * facts.dtype_bytes,
-        "kv_bytes_per_token": attending * facts.kv_bytes_per_token,
+        "kv_bytes_per_token": facts.kv_bytes(1),
+        "kv_bytes_at_positions": facts.kv_bytes(facts.positions),
         "hidden": facts.hidden,
         "heads": facts.heads,
         "kv_heads": facts.kv_heads,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +17,6 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
-    per_token = facts.kv_bytes_per_token * _attentions(facts)
     rows = [
         ("family", f"{facts.family} ({facts.architecture})"),
         ("parameters", f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(facts.params * facts.dtype_bytes)}"
@@ -24,9 +25,13 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
         ("attention", f"{facts.heads} query heads, {facts.kv_heads} key/value heads of {facts.head_dim}"),
         ("vocabulary", f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}"),
         ("positions", tokens_text(facts.positions)),
-        ("cache", f"{bytes_text(per_token)} a token, {bytes_text(per_token * facts.positions)} at "
-                  f"{tokens_text(facts.positions)}"),
+        ("cache", f"{bytes_text(facts.kv_bytes(1))} for the first token, {bytes_text(facts.kv_bytes(facts.positions))} "
+                  f"at {tokens_text(facts.positions)}"),
     ]
+    windows = Counter(window for window in facts.native_window if window)
+    if windows:
+        rows.insert(4, ("windows", ", ".join(f"{tokens_text(window)} in {count} of {facts.layers} layers"
+                                             for window, count in sorted(windows.items()))))
     for row in rows:
         table.add_row(*row)
     console.print(f"[bold]{name}[/bold]", highlight=False)
@@ -40,8 +45,3 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
                         ("embeddings, head, final norm", facts.other_params)):
         shares.add_row(part, count_text(count), f"{100 * count / facts.params:.1f} %")
     console.print(shares, highlight=False)
-
-
-def _attentions(facts: ModelFacts) -> int:
-    """Layers that have an attention: an artifact's dropped ones hold nothing."""
-    return sum(1 for window in facts.native_window if window != 0)
