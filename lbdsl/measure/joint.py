@@ -16,6 +16,8 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.measure.streaming_scores import joint_from_disk
 from lbdsl.measure.variant import variant_of
 from lbdsl.metrics import LogitsMetric, metrics
 
@@ -40,9 +42,10 @@ def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, A
                   batch: int = 1) -> JointLoss:
     """Measure the model with the layers of `changes` under their specifications, on JOINT text.
 
-    model: gives the hybrid base model, which is not changed; called only when something is missing. changes:
-    {layer: specification entries}, possibly empty. The stretch before the first changed layer runs once for both.
-    Kept in the store under `selection_digest`, which must identify `changes`; sums are stored after each micro-batch.
+    model: gives the hybrid base model, which is not changed, or a StreamedModel, which is measured from disk; called
+    only when something is missing. changes: {layer: specification entries}, possibly empty. The stretch before the first
+    changed layer runs once for both. Kept in the store under `selection_digest`, which must identify `changes`; sums are
+    stored after each micro-batch.
     """
     joint = tuple(metric for metric in metrics().values() if issubclass(metric, LogitsMetric) and metric.joint)
     keys = {metric.kind: Key(metric.kind, f"joint {selection_digest}", MODEL_LAYER) for metric in joint}
@@ -50,7 +53,9 @@ def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, A
     work = [range(start, min(start + batch, blocks.sequences)) for start in range(0, blocks.sequences, batch)]
     work = [rows for rows in work if not all(row in sums for sums in known.values() for row in rows)]
     if work:
-        for rows, sums in _measured(model(), changes, blocks, work, joint, progress):
+        base = model()
+        measured = joint_from_disk if isinstance(base, StreamedModel) else _measured
+        for rows, sums in measured(base, changes, blocks, work, joint, progress):
             found = [(_BASE if kind == _BASE.metric else keys[kind], row, value)
                      for kind, values in sums.items() for row, value in zip(rows, values, strict=True)]
             store.put(fingerprint, found)
@@ -58,8 +63,8 @@ def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, A
                 known[key][row] = value
 
     means = {metric.kind: _mean(known[keys[metric.kind]], blocks.sequences, metric.unit) for metric in joint}
-    base = _mean(known[_BASE], blocks.sequences, "nats/token")
-    return JointLoss(means["nll"], means["kl"], base, MappingProxyType(means))
+    base_nll = _mean(known[_BASE], blocks.sequences, "nats/token")
+    return JointLoss(means["nll"], means["kl"], base_nll, MappingProxyType(means))
 
 
 def _measured(model: Any, changes: Mapping[int, Mapping[str, Any]], blocks: TokenBlocks, work: Sequence[range],

@@ -58,6 +58,18 @@ class Predictions:
                 values[metric.kind][span] = metric.per_token(base_CV, changed_CV, self._targets[span])
         return {kind: self._sums(each) for kind, each in values.items()}
 
+    def compare_each(self, changed: Sequence[tuple[Tensor, Sequence[type[LogitsMetric]]]]) -> list[dict[str, list[Sum]]]:
+        """`compare` for many changed models at once, each with its last hidden state and metrics: the base's predictions
+        are made once for all of them, and logits of two models exist at a time."""
+        values = [{metric.kind: self._empty() for metric in metrics} for _, metrics in changed]
+        streams = [self._log_probs(self._predicting(hidden_BND)) for hidden_BND, _ in changed]
+        for span, base_CV in self._base() if changed else ():
+            for (_, metrics), stream, found in zip(changed, streams, values, strict=True):
+                _, changed_CV = next(stream)
+                for metric in metrics:
+                    found[metric.kind][span] = metric.per_token(base_CV, changed_CV, self._targets[span])
+        return [{kind: self._sums(each) for kind, each in found.items()} for found in values]
+
     def _predicting(self, hidden_BND: Tensor) -> Tensor:
         """[B * (N - 1), D]: positions that have a next token."""
         return hidden_BND[:, :-1].flatten(0, 1)

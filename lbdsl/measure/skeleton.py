@@ -21,8 +21,8 @@ from lbdsl.model.runtime import hybrid_classes
 from lbdsl.model.surgery import to_hybrid
 
 
-def skeleton_of(folder: Path, facts: ModelFacts) -> Any:
-    """The hybrid model of the checkpoint in `folder`, in eval mode on the CPU, with a stand-in for every parameter.
+def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
+    """The hybrid model of the checkpoint in `folder`, in eval mode on `device`, with a stand-in for every parameter.
 
     A stand-in has its parameter's shape and dtype and holds one element. Buffers are real. The checkpoint may be a stock
     model's or an artifact's, and was inspected: `facts` are its facts. Raises LB417 when transformers cannot make it.
@@ -40,7 +40,12 @@ def skeleton_of(folder: Path, facts: ModelFacts) -> Any:
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 # A tied parameter is one object under two names, and stays so.
-                setattr(module, leaf, made.setdefault(parameter, stand_in(parameter.shape, dtype)))
+                if parameter not in made:
+                    made[parameter] = stand_in(parameter.shape, dtype, device)
+                setattr(module, leaf, made[parameter])
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[leaf] = buffer.to(device)
     model.eval()
     return model if hasattr(model.config, "lbdsl") else to_hybrid(model)
 

@@ -1,0 +1,125 @@
+"""A hybrid model whose weights stay on disk: one layer, or the head, is in memory while it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.measure.skeleton import skeleton_of
+from lbdsl.measure.tensor_files import TensorFiles
+
+HEAD_BYTES = 2**30
+"""A head up to this size is read whole while predictions are made; a larger one in pieces, for each use."""
+
+PIECE_BYTES = 2**28
+
+
+class StreamedModel:
+    """The model of a checkpoint folder (a stock model's or an artifact's) that was inspected as `facts`.
+
+    `hybrid` is the model itself, with stand-ins for parameters (see `skeleton_of`); within `layer(i)` those of layer i are
+    real, within `head()` those that `hybrid.predict` uses. Computing with it is bit for bit what the loaded model
+    computes, but for heads larger than HEAD_BYTES, whose products may round differently.
+    """
+
+    def __init__(self, folder: Path, facts: ModelFacts, device: Any):
+        dtype = getattr(torch, facts.dtype)
+        self.hybrid = skeleton_of(folder, facts, device)
+        self.device = torch.device(device)
+        self._files = TensorFiles(folder, dtype, device)
+        self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
+        self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
+        # It matters for gradients only, and must lie within the few rows that are ever there.
+        self.hybrid.model.embed_tokens.padding_idx = None
+
+    def _stored(self, name: str, tied: str) -> str:
+        """Under which name the checkpoint holds a matrix that may be tied to another."""
+        return name if name in self._files.infos else tied
+
+    @property
+    def layers(self) -> int:
+        return len(self.hybrid.model.layers)
+
+    @torch.inference_mode()
+    def embed(self, ids_BN: Tensor) -> Tensor:
+        """[B, N] tokens to the stream before the first layer, [B, N, D]; only the rows that occur are read."""
+        rows, places = torch.unique(ids_BN, return_inverse=True)
+        with _real(self.hybrid.model.embed_tokens, {"weight": self._files.gather(self._embedding, rows.tolist())}):
+            return self.hybrid.model.embed_tokens(places)
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """Layer `index` with its weights."""
+        layer = self.hybrid.model.layers[index]
+        with _real(layer, {name: self._files.read(f"model.layers.{index}.{name}") for name, _ in layer.named_parameters()}):
+            yield layer
+
+    @contextmanager
+    def head(self) -> Iterator[Any]:
+        """The hybrid model, whose `predict` works within."""
+        head = self.hybrid.lm_head
+        info = self._files.infos[self._head]
+        norms = {name: self._files.read(f"model.norm.{name}") for name, _ in self.hybrid.model.norm.named_parameters()}
+        with _real(self.hybrid.model.norm, norms):
+            if info.elements * self.hybrid.dtype.itemsize <= HEAD_BYTES:
+                with _real(head, {"weight": self._files.read(self._head)}):
+                    yield self.hybrid
+            else:
+                self.hybrid.lm_head = _PiecewiseHead(head, self._files, self._head)
+                try:
+                    yield self.hybrid
+                finally:
+                    self.hybrid.lm_head = head
+
+    def check_specs(self, specs: tuple[Mapping[str, Any], ...]) -> None:
+        """LB465 when the layers are others than `specs`, which a record or plan claims."""
+        if tuple(self.hybrid.config.lbdsl["layers"]) != specs:
+            raise fail("LB465", "config.json describes other layers than the plan in lbdsl.json")
+
+
+class _PiecewiseHead(nn.Module):
+    """The head's product, a piece of its rows at a time: [..., D] to [..., V]."""
+
+    weight: nn.Parameter
+    _files: TensorFiles
+    _name: str
+
+    def __init__(self, head: nn.Linear, files: TensorFiles, name: str):
+        super().__init__()
+        assert head.bias is None, "no supported family has a bias in its head"
+        self.weight = head.weight
+        self._files = files
+        self._name = name
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows, width = self.weight.shape
+        step = max(1, PIECE_BYTES // (width * hidden.dtype.itemsize))
+        logits = torch.empty(*hidden.shape[:-1], rows, dtype=hidden.dtype, device=hidden.device)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            logits[..., start:stop] = functional.linear(hidden, self._files.rows(self._name, start, stop))
+        return logits
+
+
+@contextmanager
+def _real(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """`module` with these values for its parameters; its stand-ins again afterwards, whatever happens."""
+    stand_ins: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    try:
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            owner = module.get_submodule(path)
+            stand_ins.append((owner, leaf, owner._parameters[leaf]))
+            owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        yield
+    finally:
+        for owner, leaf, parameter in stand_ins:
+            owner._parameters[leaf] = parameter

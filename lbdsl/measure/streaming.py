@@ -1,0 +1,80 @@
+"""Pushing stored hidden states through a model on disk, layer by layer: each layer is read once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.measure.variant import variant_of
+
+Changes = Mapping[int, Mapping[str, Any]]
+"""Specification entries by layer: what makes a changed model out of the base."""
+
+Observer = Callable[[Any, Tensor, Any], None]
+"""Sees a layer with its weights, the stream before it and the layers' inputs."""
+
+
+@dataclass
+class Flow:
+    """B sequences of N tokens on their way: the base's stream, and one for every changed model that has branched off.
+
+    observers: by layer. `last_BND` and `changed` are, at the end, the streams before the final norm, [B, N, D].
+    """
+
+    ids_BN: Tensor
+    changes: Sequence[Changes] = ()
+    observers: Mapping[int, Observer] = field(default_factory=dict)
+    last_BND: Tensor = field(init=False)
+    changed: list[Tensor | None] = field(init=False)
+    inputs: Any = field(init=False)
+
+    def running(self, layer: int) -> int:
+        """Streams that go through `layer`, the base's among them."""
+        return 1 + sum(1 for changes in self.changes if changes and min(changes) <= layer)
+
+
+@torch.inference_mode()
+def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None] = lambda layer: None) -> None:
+    """Take `flows` from tokens to the last layer. `done` is told of each layer when all flows are through it.
+
+    A changed model leaves the base's stream at its first changed layer; one without changes is the base.
+    Raises LbdslError LB449 as `variant_of` does.
+    """
+    for flow in flows:
+        flow.last_BND = model.embed(flow.ids_BN)
+        flow.inputs = model.hybrid.model.prepare(flow.last_BND)
+        flow.changed = [None] * len(flow.changes)
+    for index in range(model.layers):
+        with model.layer(index) as layer:
+            made: dict[str, Any] = {}
+            for flow in flows:
+                _through(model, flow, layer, index, made)
+        done(index)
+    for flow in flows:
+        flow.changed = [flow.last_BND if state is None else state for state in flow.changed]
+
+
+def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dict[str, Any]) -> None:
+    """One flow through one layer; `made` keeps the layer's variants for the flows after it."""
+    body = model.hybrid.model
+    if index in flow.observers:
+        flow.observers[index](layer, flow.last_BND, flow.inputs)
+    for number, changes in enumerate(flow.changes):
+        state_BND = flow.changed[number]
+        if state_BND is None and index in changes:
+            state_BND = flow.last_BND
+        if state_BND is None:
+            continue
+        used = layer
+        if index in changes:
+            key = repr(sorted(changes[index].items()))
+            if key not in made:
+                made[key] = variant_of(model.hybrid, index, changes[index])
+            used = made[key]
+        flow.changed[number] = body.run_layer(used, index, state_BND, flow.inputs)
+    flow.last_BND = body.run_layer(layer, index, flow.last_BND, flow.inputs)

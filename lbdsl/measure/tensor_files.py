@@ -1,0 +1,74 @@
+"""Reading tensors, or some rows of them, from a checkpoint: plain reads into memory of our own.
+
+Nothing is mapped: mapped pages count as resident for as long as the map lives, and a file that shrinks under a map kills
+the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.safetensors_header import TensorInfo
+
+STEP = 2**27
+"""Bytes asked of the system at once; it gives at most 2 GiB."""
+
+
+class TensorFiles:
+    """The tensors of the safetensors checkpoint in a folder, by name. Headers are read and checked once.
+
+    `dtype` is what tensors are cast to, on `device`. Raises what `read_tensors` raises, and LB419 when a file is shorter
+    than its header said.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: Any):
+        self.infos = read_tensors(folder)
+        self._folder = folder
+        self._dtype = dtype
+        self._device = torch.device(device)
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor."""
+        info = self.infos[name]
+        return self._read(info, info.start, info.shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start .. stop - 1 of the first dimension."""
+        info = self.infos[name]
+        return self._read(info, info.start + start * self._row_bytes(info), (stop - start, *info.shape[1:]))
+
+    def gather(self, name: str, rows: Sequence[int]) -> Tensor:
+        """The rows with these numbers, in this order; neighbours in ascending order are read at once."""
+        info = self.infos[name]
+        parts, first = [], 0
+        for place in range(1, len(rows) + 1):
+            if place == len(rows) or rows[place] != rows[place - 1] + 1:
+                parts.append(self._read(info, info.start + rows[first] * self._row_bytes(info),
+                                        (place - first, *info.shape[1:])))
+                first = place
+        return torch.cat(parts)
+
+    @staticmethod
+    def _row_bytes(info: TensorInfo) -> int:
+        return (info.stop - info.start) // info.shape[0]
+
+    def _read(self, info: TensorInfo, start: int, shape: tuple[int, ...]) -> Tensor:
+        tensor = torch.empty(shape, dtype=getattr(torch, info.dtype))
+        bytes_of = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        with (self._folder / info.file).open("rb", buffering=0) as stream:
+            done = 0
+            while done < len(bytes_of):
+                count = os.preadv(stream.fileno(), [bytes_of[done : done + STEP]], start + done)
+                if count == 0:
+                    raise fail("LB419", f"{info.file} became shorter while it was read",
+                               help="wait until it is written, then run again")
+                done += count
+        return tensor.to(device=self._device, dtype=self._dtype)

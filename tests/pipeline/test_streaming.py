@@ -1,0 +1,180 @@
+"""Measuring from disk, one layer in memory at a time: the very numbers of the engine, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from measure_cases import LAYERS, text
+
+from lbdsl.actions.drop import Drop
+from lbdsl.actions.keep import Keep
+from lbdsl.actions.swa import SlidingWindow
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.measurement import Request
+from lbdsl.measure import streamed_model, streaming_scores
+from lbdsl.measure.engine import BASE_NLL, measure_requests
+from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.store import open_store
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.load import load_base
+from lbdsl.model.source import resolve_source
+from lbdsl.model.surgery import to_hybrid
+from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
+
+ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), Drop(target="mlp"), Keep())}
+REQUESTS = tuple(Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS
+                 for layer in range(LAYERS)) + tuple(Request("influence", "", layer) for layer in range(LAYERS))
+CHANGES = {0: {"attn": "swa", "window": 6, "sinks": 1}, 2: {"attn": "none"}, 3: {"mlp": "none"}}
+
+
+def case(folder, name: str, dtype: str = "float32", **changes) -> SimpleNamespace:
+    """A saved model of a family, its facts, and the loaded hybrid."""
+    model = family_base(name, **changes)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    model.save_pretrained(folder, max_shard_size="30KB")
+    source = resolve_source(str(folder))
+    facts = inspect_model(source, dtype).unwrap()
+    return SimpleNamespace(folder=folder, facts=facts, hybrid=to_hybrid(load_base(source, dtype=dtype, device="cpu")))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return case(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def blocks_of(sequences: int = 5, seq: int = 37):
+    blocks = text(sequences, seq)
+    assert VOCAB >= 97
+    return blocks
+
+
+def measure(model, facts, folder, requests=REQUESTS, **options):
+    with open_store(folder) as store:
+        return measure_requests(lambda: model, facts, requests, ACTIONS, blocks_of(), store, "print", **options)
+
+
+def joint(model, folder, changes=CHANGES, **options):
+    with open_store(folder) as store:
+        return measure_joint(lambda: model, changes, blocks_of(), store, "print", "selection", **options)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_scores_equal_the_engines(tmp_path, name):
+    it = case(tmp_path / "model", name)
+    streamed = StreamedModel(it.folder, it.facts, "cpu")
+    engine = measure(it.hybrid, it.facts, tmp_path / "a", batch=2)
+    disk = measure(streamed, it.facts, tmp_path / "b", batch=2)
+    assert disk == engine
+    assert len({value.value for value in disk.values()}) > len(disk) / 2
+    assert joint(streamed, tmp_path / "b", batch=2) == joint(it.hybrid, tmp_path / "a", batch=2)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_in_bfloat16_and_from_another_dtype(tmp_path, tied):
+    it = case(tmp_path / "model", "llama", "bfloat16", tie_word_embeddings=tied)
+    streamed = StreamedModel(it.folder, it.facts, "cpu")
+    assert measure(streamed, it.facts, tmp_path / "b") == measure(it.hybrid, it.facts, tmp_path / "a")
+    wide = inspect_model(resolve_source(str(it.folder)), "float32").unwrap()
+    loaded = to_hybrid(load_base(resolve_source(str(it.folder)), dtype="float32", device="cpu"))
+    assert measure(StreamedModel(it.folder, wide, "cpu"), wide, tmp_path / "c") == measure(loaded, wide, tmp_path / "d")
+
+
+@pytest.mark.parametrize("streams", [0, 3, 12, 40])
+def test_passes_of_any_size_give_the_same(llama, tmp_path, monkeypatch, streams):
+    engine = measure(llama.hybrid, llama.facts, tmp_path / "a", batch=2)
+    streamed = StreamedModel(llama.folder, llama.facts, "cpu")
+    monkeypatch.setattr(streaming_scores, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / streaming_scores.SHARE)
+    reports = []
+    disk = measure(streamed, llama.facts, tmp_path / "b", batch=2,
+                   progress=lambda done, total, note="": reports.append((done, total)))
+    assert disk == engine
+    assert joint(streamed, tmp_path / "b", batch=2) == joint(llama.hybrid, tmp_path / "a", batch=2)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert reports[-1][0] == pytest.approx(reports[-1][1])
+    assert len({total for _, total in reports}) == 1
+
+
+class Reads:
+    """Counts how often each tensor is read whole, and the most bytes of weights that are there at once."""
+
+    def __init__(self, streamed, monkeypatch):
+        self.counts: dict[str, int] = {}
+        read = streamed._files.read
+
+        def counted(name):
+            self.counts[name] = self.counts.get(name, 0) + 1
+            return read(name)
+
+        monkeypatch.setattr(streamed._files, "read", counted)
+
+
+def test_each_layer_is_read_once(llama, tmp_path, monkeypatch):
+    streamed = StreamedModel(llama.folder, llama.facts, "cpu")
+    reads = Reads(streamed, monkeypatch)
+    measure(streamed, llama.facts, tmp_path, batch=2)
+    assert set(reads.counts.values()) == {1}
+    assert "model.embed_tokens.weight" not in reads.counts, "rows are gathered"
+    assert sum(f"layers.{i}." in name for name in reads.counts for i in range(LAYERS)) > 4 * 9
+    for parameter in streamed.hybrid.parameters():
+        assert parameter.untyped_storage().nbytes() <= 4, "no weight stays"
+
+
+def test_a_large_head_is_used_in_pieces(llama, tmp_path, monkeypatch):
+    engine = measure(llama.hybrid, llama.facts, tmp_path / "a")
+    monkeypatch.setattr(streamed_model, "HEAD_BYTES", 100)
+    monkeypatch.setattr(streamed_model, "PIECE_BYTES", 32 * 4 * 7)
+    streamed = StreamedModel(llama.folder, llama.facts, "cpu")
+    reads = Reads(streamed, monkeypatch)
+    disk = measure(streamed, llama.facts, tmp_path / "b")
+    assert "lm_head.weight" not in reads.counts
+    for request, value in engine.items():
+        assert disk[request].value == pytest.approx(value.value, abs=1e-6)
+
+
+def test_resumed_after_an_interrupt(llama, tmp_path, monkeypatch):
+    """What whole passes have found is kept; only the rest is measured."""
+    monkeypatch.setattr(streaming_scores, "free_bytes", lambda device: 40 * 2 * 37 * 32 * 4 / streaming_scores.SHARE)
+    streamed = StreamedModel(llama.folder, llama.facts, "cpu")
+
+    def stop(done, total, note=""):
+        if note.startswith("pass 2") and "layer 2" in note:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(streamed, llama.facts, tmp_path / "b", batch=2, progress=stop)
+    pushed = []
+    push = streaming_scores.push
+    monkeypatch.setattr(streaming_scores, "push", lambda model, flows, done: (pushed.append(len(flows)),
+                                                                             push(model, flows, done)))
+    disk = measure(streamed, llama.facts, tmp_path / "b", batch=2)
+    assert sum(pushed) == 1, "of three micro-batches two were through"
+    assert disk == measure(llama.hybrid, llama.facts, tmp_path / "a", batch=2)
+
+
+def test_an_artifact_from_disk(llama, tmp_path):
+    from lbdsl.artifact.runtime_files import write_runtime
+
+    changed = to_hybrid(load_base(resolve_source(str(llama.folder)), device="cpu"))
+    for layer, entries in CHANGES.items():
+        changed.set_layer(layer, entries)
+    changed.save_pretrained(tmp_path / "artifact")
+    write_runtime(tmp_path / "artifact", changed.config)
+    facts = inspect_model(resolve_source(str(tmp_path / "artifact"))).unwrap()
+    streamed = StreamedModel(tmp_path / "artifact", facts, "cpu")
+    wanted = [Request("nll", "drop", 1), Request("influence", "", 0), Request("influence", "", 2)]
+    assert measure(streamed, facts, tmp_path / "b", wanted) == measure(changed, facts, tmp_path / "a", wanted)
+    with pytest.raises(LbdslError) as caught:
+        measure(streamed, facts, tmp_path / "c", [Request("nll", "swa(window=6, sinks=2)", 2)])
+    assert caught.value.diagnostics[0].code == "LB449"
+
+
+def test_nothing_to_measure_is_only_the_base(llama, tmp_path):
+    streamed = StreamedModel(llama.folder, llama.facts, "cpu")
+    found = measure(streamed, llama.facts, tmp_path, [])
+    assert set(found) == {BASE_NLL}
+    assert math.isfinite(found[BASE_NLL].value)
