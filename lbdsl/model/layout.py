@@ -10,6 +10,7 @@ from typing import Any
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.model.config_file import positive_int
 from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
+from lbdsl.model.families.missing import missing
 
 LAYER_CAP = 10_000
 
@@ -105,8 +106,11 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     family = FAMILIES.get(base_type) if base_type is not None else None
     if family is None:
         named = f"model_type {str(model_type)[:40]!r}" if model_type is not None else "a config.json without model_type"
-        raise fail("LB403", f"{named} is not a supported family",
-                   help="supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()))
+        reason = missing(base_type) if base_type is not None else None
+        raise fail("LB403", f"{named} is not a supported family" + (f": it {reason}" if reason else ""),
+                   help=("supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()),
+                         *(() if reason or base_type is None else ("a family of pre- or post-norm layers with softmax "
+                           "attention and a gated MLP is two files: docs/families.md",))))
     sizes = _sizes(family, config)
     if not artifact:
         _check_limits(family, config)

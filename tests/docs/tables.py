@@ -1,0 +1,38 @@
+"""Tables of the pages that are generated from the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lbdsl.model.families import FAMILIES, Family
+from lbdsl.model.families.base import no_windows
+
+
+def families() -> str:
+    lines = ["| `model_type` | models | attention | norms | own windows | GGUF source |", "|---|---|---|---|---|---|"]
+    for row in FAMILIES.values():
+        lines.append(f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
+                     f"{'no' if row.windows is no_windows else 'yes'} | {'yes' if row.gguf_architecture else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _attention(row: Family) -> str:
+    names = {tensor.name for tensor in row.attention}
+    words = ["fused qkv" if any("qkv_proj" in name for name in names) else "q, k, v"]
+    if any("q_norm" in name for name in names):
+        words.append("normed queries and keys")
+    biased = [tensor for tensor in row.attention if tensor.name.endswith("proj.bias")]
+    if biased:
+        words.append("biases" if biased[0].when is None else f"biases with `{biased[0].when}`")
+    if row.attention_softcap:
+        words.append("capped scores (eager attention)")
+    return ", ".join(words)
+
+
+def _norms(row: Family) -> str:
+    rows = [tensor.name for tensor in (row.attention[0], row.attention[-1])]
+    before, after = (name.endswith("layernorm.weight") for name in rows)
+    return "before and after" if before and after else "before" if before else "after"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"families": families}
