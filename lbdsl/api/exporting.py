@@ -23,6 +23,7 @@ from lbdsl.execute.run import check_free
 from lbdsl.execute.workdir import free_name
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
+from lbdsl.export.card import export_card
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.families import FAMILIES
 
@@ -89,6 +90,9 @@ def export_artifact(artifact: str | Path, kind: str, *, output: str | Path | Non
     with _beside(target) as place:
         with progress.stage(f"writing {kind}") as report:
             exporter.write(folder, subject, place, report)
+            if not (place / "README.md").exists():
+                card = export_card(record, kind, exporter.how_to_load(Path(target.name)))
+                (place / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
             aside = free_name(target, "old")
             target.rename(aside)

@@ -19,36 +19,43 @@ CHANGES_PRESENT = 10
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
 @click.option("--ctx", "contexts", type=Tokens(), multiple=True,
               help="Contexts to count cache bytes and FLOPs at; default 1Ki, 8Ki and 32Ki.")
+@click.option("--target", "targets", multiple=True, metavar="ENGINE",
+              help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.")
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @json_option
 @run_options
 @click.pass_context
 def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], output: Path | None,
-         contexts: tuple[int, ...], all_layers: bool, detailed_exitcode: bool, as_json: bool, options: Any,
-         progress: Any) -> None:
+         contexts: tuple[int, ...], targets: tuple[str, ...], all_layers: bool, detailed_exitcode: bool, as_json: bool,
+         options: Any, progress: Any) -> None:
     """Show what RECIPE would do to MODEL: every layer, why, what it costs and gains. Changes nothing.
 
     What is missing is measured first and kept.
     """
     from lbdsl.api.planning import plan_recipe
+    from lbdsl.api.targets import check_engines, check_targets
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.json import plan_json
 
+    check_engines(targets)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), options=options, progress=progress,
                         contexts=contexts)
+    served = check_targets(planned, targets)
     if output is not None:
         from lbdsl.plan.file import save_plan
 
         save_plan(planned.plan, output)
     if as_json:
         show_diagnostics(planned.diagnostics)
-        print_json(plan_json(planned.plan))
+        print_json({**plan_json(planned.plan), "targets": [target.to_json() for target in served]})
     else:
         from lbdsl.view.console import stdout_console
         from lbdsl.view.plan import render_plan
+        from lbdsl.view.targets import render_targets
 
         render_plan(planned.plan, planned.speeds, stdout_console(), all_layers=all_layers)
+        render_targets(served, stdout_console())
         show_diagnostics(planned.errors)
         for name, origin in origins(ctx).items():
             if origin != "flag":

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
 
 
-def write_export_card(artifact: Path, output: Path, kind: str, how_to_load: str) -> None:
-    """README.md in `output`, from the record in `artifact`. Raises LbdslError for a record that cannot be read."""
-    record = read_record(artifact).unwrap()
-    (output / "README.md").write_text(export_card(record, kind, how_to_load), encoding="utf-8")
-
-
 def export_card(record: Record, kind: str, how_to_load: str) -> str:
+    """README.md of an export, from the artifact's record."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     base = plan.model.name if plan.model.revision is None and plan.model.name else plan.model.source

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, error, note, warning
+from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.card import write_export_card
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.reasons import first_attention, layers_text, one_window, own_mixers, sink_tokens
 
@@ -66,7 +65,6 @@ class DeciLM(Exporter):
         shutil.copyfile(CONFIGURATION, output / CONFIGURATION.name)
         copy_files(artifact, output, companions(artifact))
         link_files(artifact, output, weight_names(artifact), progress)
-        write_export_card(artifact, output, cls.kind, cls.how_to_load(Path("this-folder")))
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
@@ -129,7 +127,7 @@ def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
     """LB510: what SGLang makes of the same files."""
     windowed = [i for i in range(len(subject.specs)) if subject.attention(i) == "swa"]
     if windowed:
-        return (warning("LB510", f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
+        return (note("LB510", f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
                         help="serve this export with vLLM only"),)
     if ffn_mult(subject.facts.hidden, subject.facts.intermediate) is None:
         return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {subject.facts.intermediate}"),)

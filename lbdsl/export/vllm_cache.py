@@ -25,7 +25,7 @@ class Serving:
     """Settings of the engine. `max_model_len`, `block_size` and `batched_tokens` (`max_num_batched_tokens`) in tokens;
     `batches` may be scheduled at once (2 with vLLM's asynchronous scheduling, its default); `memory` in bytes.
 
-    The defaults are those of `vllm serve` on a GPU; on a CPU the block size is 128.
+    The defaults are those of `vllm serve` on a GPU; on a CPU the block size is 128, and one batch is scheduled at a time.
     """
 
     max_model_len: int

