@@ -84,3 +84,44 @@ def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+RECIPE = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 192; seq = 64 }
+lowest 1 by influence drop
+lowest 1 of rest by kl(swa(window=5, sinks=2)) swa(window=5, sinks=2)
+lowest 1 of rest by nll(drop(mlp)) drop(mlp)
+else keep
+heal { data = "builtin:pydoc"; tokens = 1024; seq = 64; batch = 2; lr = 2e-3; method = lora(rank=4, alpha=8) }
+eval { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+assert ppl_increase < 1000%
+"""
+
+
+@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3"])
+def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
+    """The three that differ most: capped logits, fused projections, norms after the sub-blocks."""
+    import lbdsl
+    from lbdsl.api.applying import ApplyOptions
+    from lbdsl.api.options import RunOptions
+
+    family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    (tmp_path / "r.lbr").write_text(RECIPE)
+    planned_ = lbdsl.plan_recipe(tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache"))
+    assert planned_.plan.applyable, planned_.diagnostics
+    specs = planned_.plan.specs
+    assert [sum(spec["attn"] == "none" for spec in specs), sum(spec.get("mlp") == "none" for spec in specs)] == [1, 1]
+    assert sum(spec.get("window") == 5 for spec in specs) == 1
+    done = lbdsl.apply_plan(planned_, chosen=ApplyOptions(output=tmp_path / "out"))
+    assert done.exit_code == 0, done.diagnostics
+    assert done.record.evaluation is not None
+    # The loss before healing, measured layer by layer, is that of the whole changed model.
+    model = planned_.bench.fresh_copy()
+    apply_changes(model, planned_.plan, planned_.bench.facts)
+    from lbdsl.api.texts import joint_blocks
+
+    ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
+    with torch.no_grad():
+        rise = model(input_ids=ids, labels=ids).loss - planned_.bench.base(input_ids=ids, labels=ids).loss
+    assert planned_.plan.loss.joint == pytest.approx(rise.item(), abs=1e-4)
