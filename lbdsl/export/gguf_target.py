@@ -73,7 +73,7 @@ def _refusals(subject: Subject, left: tuple[int, ...], windows: Mapping[int, int
               alone: tuple[int, ...]) -> list[Diagnostic]:
     found = [*own_mixers(subject, "llama.cpp"), *sink_tokens(subject, "llama.cpp")]
     if not left:
-        found.append(error("LB524", "no layer is left"))
+        found.append(error("LB524", "no layer is left", help="keep at least one"))
     sizes = sorted(set(windows.values()))
     if len(sizes) > 1:
         found.append(error("LB504", f"llama.cpp has one window size a model; this plan has {', '.join(map(str, sizes))}",

@@ -108,24 +108,26 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
 def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
     found = []
     if not left:
-        found.append(error("LB530", "no layer is left"))
+        found.append(error("LB530", "no layer is left", help="keep at least one"))
     for part, layers in (("attention", [i for i in left if subject.attention(i) == "none"]),
                          ("MLP", [i for i in left if not subject.has_mlp(i)])):
         if layers:
-            found.append(error("LB530", f"{WHERE} has attention and MLP in every layer: {layers_text(layers)} have no {part}",
+            found.append(error("LB530", f"{WHERE} has attention and MLP in every layer, and there is no {part} in "
+                               f"{layers_text(layers)}",
                                help="drop whole layers, or load the artifact itself with trust_remote_code=True"))
     return found
 
 
 def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
     """LB523 for layers that would get the rotary embeddings of another type."""
-    if family not in TWO_KINDS or len({str(rope_of(subject.config, kind)) for kind in LAYER_TYPES}) == 1:
+    if family not in TWO_KINDS or rope_of(subject.config, LAYER_TYPES[0]) == rope_of(subject.config, LAYER_TYPES[1]):
         return []
     wrong = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
     if not wrong:
         return []
     return [error("LB523", f"in {family} a layer's type decides its window and its rotary embeddings: "
-                  f"{layers_text(wrong)} would get the wrong ones", help="window only layers that have a window in the base model")]
+                  f"{layers_text(wrong)} would get the wrong ones",
+                  help="window only layers that have a window in the base model")]
 
 
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None:
@@ -139,9 +141,9 @@ def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None
 
 
 def _no_class(family: str, windows: Mapping[int, int]) -> Diagnostic:
-    why = "because of its biases" if family in AS_MINISTRAL else "for it has one mask for all layers"
-    return error("LB530", f"no stock class of transformers computes windows in some layers ({layers_text(windows)}) of this "
-                 f"{family} model, {why}", help="load the artifact itself with trust_remote_code=True")
+    why = "because of its biases" if family in AS_MINISTRAL else "which has one mask for all layers"
+    return error("LB530", f"no stock class of transformers computes windows in {layers_text(windows)} of this {family} "
+                 f"model, {why}", help="load the artifact itself with trust_remote_code=True")
 
 
 def _stock_config(config: Mapping[str, Any], layout: Layout, stock: str, left: tuple[int, ...],

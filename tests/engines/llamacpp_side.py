@@ -18,7 +18,7 @@ def main() -> None:
     # The cache in float32: what is compared is the model, not the rounding of its keys.
     model = llama_cpp.Llama(task["model"], n_ctx=task["context"], n_batch=batch, n_ubatch=batch, logits_all=True,
                             verbose=task.get("verbose", True), n_threads=task.get("threads", 2), type_k=0, type_v=0,
-                            flash_attn=task.get("flash", False), n_gpu_layers=0)
+                            flash_attn=task.get("flash", False), vocab_only=task.get("vocab_only", False), n_gpu_layers=0)
     answer = {"tokens": [model.tokenize(text.encode(), add_bos=task.get("add_bos", True), special=True)
                          for text in task.get("texts", [])],
               "texts": [model.detokenize(ids).decode("utf-8", "replace") for ids in task.get("detokenize", [])],

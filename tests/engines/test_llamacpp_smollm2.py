@@ -1,0 +1,145 @@
+"""SmolLM2 with 8 attentions dropped, in real llama.cpp: tokens, text and perplexity of the hybrid model in transformers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lbdsl.api.exporting import artifact_subject, export_artifact
+from lbdsl.api.workbench import Workbench
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import check_files, load_artifact
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.data.blocks import token_blocks
+from lbdsl.data.split import Part
+from lbdsl.export.gguf import write_model
+from lbdsl.export.gguf_target import target_of
+from tests.engines.environments import engines_folder
+from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
+from tests.engines.test_llamacpp_tokens import TEXTS
+
+pytestmark = pytest.mark.engine
+
+RECIPES = {
+    "drop8": """lbr 1
+measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
+layers 4-7, 17, 25, 26, 29 drop
+else keep
+""",
+    "window12": """lbr 1
+measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
+layers 4-7, 10, 12, 15, 17, 22, 25, 26, 29 swa(window=128)
+else keep
+""",
+    "base": """lbr 1
+measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
+else keep
+""",
+}
+ARCHITECTURES = {"drop8": "deci", "window12": "granite_swa", "base": "llama"}
+LENGTHS = (5, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300, 400, 512)
+NEW = 64
+NEAR = {"F32": 0.02, "F16": 0.1}
+"""Gaps of the two best logits below which rounding may choose either."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> str:
+    folder = os.environ.get("LBDSL_SMOLLM2")
+    if not folder:
+        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-engines`")
+    return str(Path(folder).resolve())
+
+
+def artifact_of(name: str, smollm2: str) -> Path:
+    """The artifact of one recipe in float32, without healing; made once and kept."""
+    home = engines_folder() / "artifacts"
+    home.mkdir(parents=True, exist_ok=True)
+    recipe, folder = home / f"llamacpp-{name}.lbr", home / f"llamacpp-{name}"
+    recipe.write_text(RECIPES[name])
+    record = read_record(folder).value
+    if record is not None and record.plan.recipe.text == RECIPES[name]:
+        try:
+            check_files(folder, record)
+            return folder
+        except LbdslError:
+            pass
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-m", "lbdsl", "apply", str(recipe), smollm2, "-o", str(folder), "--yes",
+                           "--force", "--no-heal", "--dtype", "float32"], env=environment, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(smollm2) -> dict[str, Any]:
+    """20 prompts of up to 512 tokens, and 2,048 tokens to score, of text that nothing was measured on."""
+    tokenizer = Workbench(smollm2).tokenizer
+    ids = token_blocks("builtin:pydoc", Part.EVAL, tokenizer, 16 * 1024, 1024).ids
+    prompts = [ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(LENGTHS)]
+    return {"tokenizer": tokenizer, "prompts": prompts, "blocks": [ids[0].tolist(), ids[1].tolist()]}
+
+
+@torch.inference_mode()
+def in_transformers(model, texts: dict[str, Any]) -> dict[str, Any]:
+    model.generation_config.eos_token_id = None
+    greedy = []
+    for prompt in texts["prompts"]:
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, pad_token_id=0,
+                             output_logits=True, return_dict_in_generate=True)
+        best = [row[0].topk(2).values for row in out.logits]
+        greedy.append({"tokens": out.sequences[0, len(prompt) :].tolist(), "gaps": [float(b[0] - b[1]) for b in best]})
+    nll = [torch.nn.functional.cross_entropy(model(torch.tensor([block])).logits[0, :-1].double(), torch.tensor(block[1:]))
+           for block in texts["blocks"]]
+    return {"greedy": greedy, "nll": float(sum(nll) / len(nll))}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # noqa: F811
+    folder = artifact_of(name, smollm2)
+    record = read_record(folder).unwrap()
+    expected = in_transformers(load_artifact(folder, record.plan, device="cpu", dtype=torch.float32), texts)
+    done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
+    files = {"F32": done.folder / "model.gguf", "F16": tmp_path / "f16.gguf"}
+    target = target_of(artifact_subject(folder, record)).unwrap()
+    assert target.architecture.name == ARCHITECTURES[name]
+    write_model(folder, target, files["F16"], numbers="F16")
+    assert files["F16"].stat().st_size < 0.52 * files["F32"].stat().st_size
+    for numbers, path in files.items():
+        answer = run_llamacpp(python, tmp_path, model=str(path), context=1024, prompts=texts["prompts"], new=NEW,
+                              blocks=texts["blocks"], texts=TEXTS)
+        tokenizer = texts["tokenizer"]
+        assert answer["tokens"] == [tokenizer(text)["input_ids"] for text in TEXTS]
+        nll = sum(answer["nll"]) / len(answer["nll"])
+        same = compare(answer["greedy"], expected["greedy"], NEAR[numbers])
+        print(f"{name} {numbers}: {same} of {len(LENGTHS)} continuations equal, nll {nll:.5f} against {expected['nll']:.5f}")
+        assert same >= len(LENGTHS) - (1 if numbers == "F32" else 4)
+        assert abs(torch.tensor(nll - expected["nll"]).exp() - 1) < 0.01
+
+
+def compare(got: list[dict[str, Any]], expected: list[dict[str, Any]], near: float) -> int:
+    """How many continuations are equal; where one is not, the two best logits were as good as equal."""
+    same = 0
+    for ours, theirs in zip(got, expected, strict=True):
+        if ours["tokens"] == theirs["tokens"]:
+            same += 1
+            continue
+        at = next(i for i, pair in enumerate(zip(ours["tokens"], theirs["tokens"], strict=True)) if pair[0] != pair[1])
+        assert theirs["gaps"][at] < near, (at, theirs["gaps"][at], ours["gaps"][at])
+        print(f"differs at token {at}: gaps {theirs['gaps'][at]:.4f} and {ours['gaps'][at]:.4f}")
+    return same
