@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,13 @@ def base_model(family: str, seed: int = 0, **options: Any) -> Any:
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
+
+
+def base_facts(family: str, **options: Any) -> tuple[dict[str, Any], Any]:
+    """Configuration and facts of a base model, made on disk and removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        base_model(family, **options).save_pretrained(folder)
+        return read_json_object(Path(folder) / "config.json"), inspect_model(resolve_source(folder)).unwrap()
 
 
 def changed_model(place: Path, family: str, changes: dict[int, dict[str, Any]], **options: Any) -> Changed:

@@ -127,7 +127,7 @@ def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # 
         assert answer["tokens"] == [tokenizer(text)["input_ids"] for text in TEXTS]
         nll = sum(answer["nll"]) / len(answer["nll"])
         same = compare(answer["greedy"], expected["greedy"], NEAR[numbers])
-        print(f"{name} {numbers}: {same} of {len(LENGTHS)} continuations equal, nll {nll:.5f} against {expected['nll']:.5f}")
+        print(f"{name} {numbers}: {same} of {len(LENGTHS)} continuations equal, nll {nll:.5f}, {expected['nll']:.5f} here")
         assert same >= len(LENGTHS) - (1 if numbers == "F32" else 4)
         assert abs(torch.tensor(nll - expected["nll"]).exp() - 1) < 0.01
 

@@ -1,0 +1,222 @@
+"""GGUF export without the engine: what it refuses, which architecture it takes, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.export import Subject
+from lbdsl.export.base import subject_of
+from lbdsl.export.gguf import Gguf
+from lbdsl.export.gguf_target import target_of
+from lbdsl.export.gguf_tensors import OutTensor
+from lbdsl.export.gguf_tokenizer import tokenizer_fields
+from lbdsl.export.gguf_writer import write_gguf
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.gguf_header import read_gguf_header
+from tests.export_cases import SIZES, base_facts, changed_model, small_tokenizer
+
+NONE, GONE, MLP_GONE = {"attn": "none"}, {"attn": "none", "mlp": "none"}, {"attn": "full", "mlp": "none"}
+FULL = {"attn": "full"}
+
+
+def swa(window: int, sinks: int = 0) -> dict[str, Any]:
+    return {"attn": "swa", "window": window, "sinks": sinks}
+
+
+def subject(family: str, specs: list[dict[str, Any]], **options: Any) -> Subject:
+    """A description as the exporter gets it; nothing is on disk."""
+    config, facts = base_facts(family, **options)
+    return subject_of(config, facts, specs)
+
+
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
+TWO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}
+GEMMA3 = {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+
+# what: (family, specs, options, code, words of the message)
+REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] = {
+    "sinks": ("llama", [FULL, swa(8, 4), FULL, FULL], {}, "LB503", "layer 1"),
+    "two windows": ("llama", [FULL, swa(8), swa(9), FULL], {}, "LB504", "8, 9"),
+    "drop and window": ("llama", [FULL, NONE, swa(9), FULL], {}, "LB521", "layer 2"),
+    "own mixer": ("llama", [FULL, {"attn": "linear"}, FULL, FULL], {}, "LB505", "linear"),
+    "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
+    "qwen3 drop": ("qwen3", [FULL, NONE, FULL, FULL], {}, "LB520", "norms of queries and keys"),
+    "qwen3 window": ("qwen3", [FULL, swa(8), FULL, FULL], {}, "LB520", "windows together with qwen3"),
+    "smollm3 drop": ("smollm3", [FULL, NONE, FULL, FULL], {}, "LB520", "rotary"),
+    "gemma2 mlp": ("gemma2", [FULL, MLP_GONE, FULL, FULL], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
+    "gemma3 retyped": ("gemma3_text", [FULL, swa(20), FULL, FULL], GEMMA3, "LB523", "layer 1"),
+    "olmo3 drop": ("olmo3", [FULL, FULL, NONE, FULL], {"sliding_window": 600}, "LB520", "norms after"),
+    "partial rotary": ("phi3", [FULL] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
+    "yarn of its own": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
+    "yarn with betas": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "LB523", "betas"),
+    "llama3 in qwen2": ("qwen2", [FULL] * 4, {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}}, "LB523", "llama3 scaling"),
+    "activation": ("llama", [FULL] * 4, {"hidden_act": "relu"}, "LB524", "relu"),
+    "biases": ("qwen3", [FULL] * 4, {"attention_bias": True}, "LB524", "attention_bias"),
+    "heads": ("olmo3", [FULL] * 4, {"hidden_size": 96, "head_dim": 16}, "LB524", "hidden size of 96"),
+    "score scale": ("gemma2", [FULL] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_refuses(what):
+    family, specs, options, code, words = REFUSED[what]
+    errors = [d for d in Gguf.check(subject(family, specs, **options)) if d.is_error]
+    assert [d.code for d in errors] == [code], errors
+    assert words in errors[0].message
+    assert errors[0].help
+    assert errors[0].exit_code == 6
+
+
+CHOSEN = {
+    "as it is": ("llama", [FULL] * 4, {}, "llama"),
+    "dropped": ("qwen2", [FULL, NONE, FULL, FULL], {}, "deci"),
+    "blocks": ("qwen3", [GONE, FULL, GONE, FULL], {}, "qwen3"),
+    "windows": ("smollm3", [swa(9), FULL, FULL, FULL], {}, "granite_swa"),
+    "a window beyond all positions": ("mistral", [FULL] * 4, {"sliding_window": 4096}, "llama"),
+    "blocks and windows": ("phi3", [GONE, swa(9), FULL, FULL], {"sliding_window": None}, "granite_swa"),
+}
+
+
+@pytest.mark.parametrize("what", CHOSEN)
+def test_it_chooses(what):
+    family, specs, options, name = CHOSEN[what]
+    found = target_of(subject(family, specs, **options))
+    assert found.unwrap().architecture.name == name
+
+
+def test_it_says_what_is_written_with_zeros():
+    codes = [d.code for d in Gguf.check(subject("llama", [NONE, MLP_GONE, FULL, FULL]))]
+    assert codes == ["LB525", "LB525"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Any, Path]:
+    place = tmp_path_factory.mktemp("gguf")
+    changed = changed_model(place, "llama", {0: NONE, 1: MLP_GONE, 2: GONE})
+    Gguf.write(changed.folder, changed.subject, place)
+    return changed, place / "model.gguf"
+
+
+def test_the_file_says_what_each_layer_has(written):
+    import gguf
+
+    changed, path = written
+    reader = gguf.GGUFReader(path)
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["general.architecture"] == "deci"
+    assert fields["deci.block_count"] == 3
+    assert fields["deci.attention.head_count"] == [4, 4, 4]
+    assert fields["deci.attention.head_count_kv"] == [0, 2, 2]
+    assert fields["deci.feed_forward_length"] == [96, 32, 96]
+    assert fields["tokenizer.ggml.pre"] == "gpt-2"
+    assert len(fields["tokenizer.ggml.tokens"]) == SIZES["vocab_size"]
+    tensors = {t.name: t for t in reader.tensors}
+    assert not [name for name in tensors if name.startswith("blk.0.attn_q")]
+    assert not tensors["blk.0.attn_output.weight"].data.any()
+    # Layer 3 is the third that is left; llama.cpp turns neighbouring rows, transformers the halves of a head.
+    query = changed.model.model.layers[3].self_attn.q_proj.weight.detach().numpy()
+    got = tensors["blk.2.attn_q.weight"].data
+    for row in range(8):
+        assert np.array_equal(got[2 * row], query[row])
+        assert np.array_equal(got[2 * row + 1], query[row + 8])
+    # Our own reader of GGUF, which trusts nothing, agrees.
+    assert {info.name for info in read_gguf_header(path).tensors} == set(tensors)
+
+
+def test_number_formats(tmp_path):
+    """bf16 becomes f16 exactly, but not where a number is too large; vectors are f32; f32 stays."""
+    import gguf
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    plain = torch.randn(64, 32).to(torch.bfloat16)
+    big = plain.clone()
+    big[3, 3] = 70_000.0
+    save_file({"plain": plain, "big": big, "wide": plain.float() * 1.001, "vector": plain[0].clone()},
+              tmp_path / "model.safetensors")
+    tensors = [OutTensor(name, info.shape, info) for name, info in read_tensors(tmp_path).items()]
+    write_gguf(tmp_path / "x.gguf", {"general.architecture": "llama"}, tensors, tmp_path)
+    out = {t.name: t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert {name: t.tensor_type.name for name, t in out.items()} == {
+        "plain": "F16", "big": "BF16", "wide": "F32", "vector": "F32"}
+    assert np.array_equal(out["plain"].data.astype(np.float32), plain.float().numpy())
+    assert np.array_equal(out["wide"].data, plain.float().numpy() * np.float32(1.001))
+    bits = out["big"].data.view(np.uint16).astype(np.uint32) << 16
+    assert np.array_equal(bits.view(np.float32).reshape(64, 32), big.float().numpy())
+
+
+def test_memory_stays_small(tmp_path):
+    """A 64 MiB tensor passes in parts."""
+    import tracemalloc
+
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(16384, 2048, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    tensors = [OutTensor(name, info.shape, info, pair_dim=64) for name, info in read_tensors(tmp_path).items()]
+    tracemalloc.start()
+    write_gguf(tmp_path / "x.gguf", {"general.architecture": "llama"}, tensors, tmp_path, numbers="F32")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 90 * 2**20, peak
+
+
+def tokenizer_folder(place: Path, **changes: Any) -> Path:
+    small_tokenizer().save_pretrained(place)
+    value = json.loads((place / "tokenizer.json").read_text())
+    model = changes.pop("model", {})
+    value.update(changes)
+    value["model"].update(model)
+    (place / "tokenizer.json").write_text(json.dumps(value))
+    return place
+
+
+UNKNOWN_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
+    "pre-tokenizer": ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+    "pattern": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "[a-z]+"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}}, r"\[a-z\]\+ then bytes"),
+    "space first": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}}, "ByteLevel"),
+    "ignored merges": ({"model": {"ignore_merges": True}}, "bytes"),
+    "normalizer": ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+    "post-processor": ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
+    "two tokens before": ({"post_processor": {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}}, "end"),
+    "unigram": ({"model": {"type": "Unigram"}}, "Unigram"),
+    "no merges": ({"model": {"merges": []}}, "merges"),
+    "dropout": ({"model": {"dropout": 0.1}}, "settings"),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN_TOKENIZERS)
+def test_an_unknown_tokenizer_is_refused_by_name(what, tmp_path):
+    changes, words = UNKNOWN_TOKENIZERS[what]
+    with pytest.raises(LbdslError, match=words) as refused:
+        tokenizer_fields(tokenizer_folder(tmp_path, **changes), 260, {})
+    assert [d.code for d in refused.value.diagnostics] == ["LB522"]
+
+
+def test_more_tokens_than_rows_are_refused(tmp_path):
+    with pytest.raises(LbdslError, match="200 rows"):
+        tokenizer_fields(tokenizer_folder(tmp_path), 200, {})
+
+
+def test_special_tokens_and_template(tmp_path):
+    folder = tokenizer_folder(tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    fields = tokenizer_fields(folder, 262, {"bos_token_id": 3})
+    assert fields["tokenizer.ggml.eos_token_id"] == 258
+    assert fields["tokenizer.ggml.bos_token_id"] == 3
+    assert fields["tokenizer.ggml.add_bos_token"] is False
+    assert fields["tokenizer.ggml.token_type"][257:] == [1, 3, 5, 5, 5]
+    assert fields["tokenizer.chat_template"] == "{{ messages }}"
