@@ -153,6 +153,10 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     if changed.padding * 4 > changed.places:
         said.append(warning("LB509", f"vLLM's cache: {changed.padding} of {changed.places} places are padding and hold "
                             "nothing", help="make the counts of full and windowed layers multiples of each other"))
+    if after <= before:
+        said.append(warning("LB509", "vLLM's cache gains nothing here: padding and what windows reserve outweigh what was "
+                            "taken away", help=("window or drop more layers, or serve with a smaller "
+                                                "max_num_batched_tokens",)))
     settings = {"memory_bytes": serving.memory, "max_model_len": serving.max_model_len, "block_size": serving.block_size,
                 "max_num_batched_tokens": serving.batched_tokens, "concurrent_batches": serving.batches}
     return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}

@@ -1,7 +1,8 @@
 """Configurations of artifacts for vLLM's processes: the base family's own, with one more entry, `lbdsl`.
 
 They are made here, not taken from the runtime beside the weights, so that no remote code has to be trusted. They stand in
-the module by name because vLLM sends them from one of its processes to another.
+the module by name because vLLM sends them from one of its processes to another. Each has an `__init__` of its own:
+transformers gives one to a class that has none.
 """
 
 from __future__ import annotations
@@ -11,39 +12,55 @@ from typing import Any
 from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 
-class _Layers:
-    """Reads the entry `lbdsl`, the source of what each layer is. ValueError for one that is not of this version."""
+def checked(lbdsl: dict[str, Any] | None, family: str, count: int) -> dict[str, Any]:
+    """The entry; without one every layer is full. ValueError for another version or another number of layers."""
+    if lbdsl is None:
+        return {"version": 1, "base_model_type": family, "layers": [{"attn": "full"}] * count}
+    if lbdsl.get("version") != 1:
+        raise ValueError(f"config.lbdsl has version {lbdsl.get('version')!r}; this plug-in reads version 1")
+    if lbdsl.get("base_model_type") != family:
+        raise ValueError(f"config.lbdsl is for {lbdsl.get('base_model_type')!r}, not for {family!r}")
+    if len(lbdsl["layers"]) != count:
+        raise ValueError(f"config.lbdsl describes {len(lbdsl['layers'])} layers, the model has {count}")
+    return lbdsl
+
+
+class LbdslLlamaVllmConfig(LlamaConfig):
+    model_type = "lbdsl_llama"
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        count = self.num_hidden_layers  # type: ignore[attr-defined]
-        if lbdsl is None:
-            family = self.model_type.removeprefix("lbdsl_")  # type: ignore[attr-defined]
-            lbdsl = {"version": 1, "base_model_type": family, "layers": [{"attn": "full"}] * count}
-        if lbdsl.get("version") != 1:
-            raise ValueError(f"config.lbdsl has version {lbdsl.get('version')!r}; this plug-in reads version 1")
-        if len(lbdsl["layers"]) != count:
-            raise ValueError(f"config.lbdsl describes {len(lbdsl['layers'])} layers, the model has {count}")
-        self.lbdsl = lbdsl
+        self.lbdsl = checked(lbdsl, "llama", self.num_hidden_layers)
 
 
-class LbdslLlamaVllmConfig(_Layers, LlamaConfig):
-    model_type = "lbdsl_llama"
-
-
-class LbdslMistralVllmConfig(_Layers, MistralConfig):
+class LbdslMistralVllmConfig(MistralConfig):
     model_type = "lbdsl_mistral"
 
+    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lbdsl = checked(lbdsl, "mistral", self.num_hidden_layers)
 
-class LbdslQwen2VllmConfig(_Layers, Qwen2Config):
+
+class LbdslQwen2VllmConfig(Qwen2Config):
     model_type = "lbdsl_qwen2"
 
+    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lbdsl = checked(lbdsl, "qwen2", self.num_hidden_layers)
 
-class LbdslQwen3VllmConfig(_Layers, Qwen3Config):
+
+class LbdslQwen3VllmConfig(Qwen3Config):
     model_type = "lbdsl_qwen3"
+
+    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lbdsl = checked(lbdsl, "qwen3", self.num_hidden_layers)
+
+
+CONFIGURATIONS = (LbdslLlamaVllmConfig, LbdslMistralVllmConfig, LbdslQwen2VllmConfig, LbdslQwen3VllmConfig)
 
 
 def register_configurations() -> None:
     """Let AutoConfig read `model_type` lbdsl_llama and the like. Twice does no harm."""
-    for configuration in (LbdslLlamaVllmConfig, LbdslMistralVllmConfig, LbdslQwen2VllmConfig, LbdslQwen3VllmConfig):
+    for configuration in CONFIGURATIONS:
         AutoConfig.register(configuration.model_type, configuration, exist_ok=True)

@@ -1,0 +1,144 @@
+"""`lbdsl export` and `lbdsl plan --target` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+RECIPE = """lbr 1
+recipe "small"
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+layers 1 drop
+layers 2-3 swa(window=16)
+else keep
+"""
+SINKS = RECIPE.replace("window=16", "window=16, sinks=4").replace("layers 1 drop", "layers 0 drop")
+
+
+@pytest.fixture
+def artifact(workplace: Path, lbdsl) -> Path:
+    (workplace / "small.lbr").write_text(RECIPE)
+    done = lbdsl("apply", "small.lbr", "model", "-o", "out", "--yes", "-q")
+    assert done.code == 0, done.err
+    return workplace / "out"
+
+
+def test_export_writes_beside_and_says_how_to_load(artifact: Path, lbdsl) -> None:
+    done = lbdsl("export", "out", "--to", "decilm")
+    assert done.code == 0, done.err
+    output = artifact.with_name("out-decilm")
+    assert str(output) in done.out
+    assert "trust_remote_code=True" in done.out
+    assert "model.safetensors" in done.out
+    assert "linked" in done.out
+    assert os.path.samefile(output / "model.safetensors", artifact / "model.safetensors")
+    assert not os.path.samefile(output / "tokenizer.json", artifact / "tokenizer.json")
+    card = (output / "README.md").read_text()
+    assert "| 1 | `drop` |" in card
+    assert "| 2, 3 | `swa(window=16)` |" in card
+    assert "SGLang has no window" in done.err
+
+    assert lbdsl("export", "out", "--to", "decilm").code == 1
+    (output / "mine.txt").write_text("kept")
+    again = lbdsl("export", "out", "--to", "decilm", "--force", "--json", "-q")
+    assert again.code == 0
+    found = json.loads(again.out)
+    assert (found["format_version"], found["kind"], found["engine"]) == (1, "decilm", "vllm")
+    assert found["output"] == str(output)
+    assert {"name": "model.safetensors", "bytes": (artifact / "model.safetensors").stat().st_size,
+            "linked": True} in found["files"]
+    assert found["bytes"] == sum(file["bytes"] for file in found["files"])
+    assert (artifact.with_name("out-decilm.old") / "mine.txt").read_text() == "kept"
+    assert "LB469" in again.err
+
+
+def test_an_unknown_format_is_named(artifact: Path, lbdsl) -> None:
+    done = lbdsl("export", "out", "--to", "decilmm")
+    assert done.code == 2
+    assert "did you mean `decilm`?" in done.err
+    assert lbdsl("export", "out").code == 2
+
+
+def test_what_is_no_artifact_or_was_edited_is_refused(artifact: Path, lbdsl) -> None:
+    assert lbdsl("export", "model", "--to", "decilm").code == 1
+    assert lbdsl("export", "nowhere", "--to", "decilm").code == 1
+    config = artifact / "config.json"
+    config.write_text(config.read_text().replace('"window": 16', '"window": 17'))
+    done = lbdsl("export", "out", "--to", "decilm")
+    assert done.code == 6
+    assert "config.json changed after it was saved" in done.err
+    assert not artifact.with_name("out-decilm").exists()
+    record = artifact / "lbdsl.json"
+    record.write_text(record.read_text().replace('"status": "accepted"', '"status": "rejected"'))
+    assert lbdsl("export", "out", "--to", "decilm").code == 6
+
+
+def test_all_reasons_of_a_refusal_are_given(workplace: Path, lbdsl) -> None:
+    (workplace / "sinks.lbr").write_text(SINKS)
+    assert lbdsl("apply", "sinks.lbr", "model", "-o", "out", "--yes", "-q").code == 0
+    done = lbdsl("export", "out", "--to", "decilm")
+    assert done.code == 6
+    assert "LB502" in done.err
+    assert "LB503" in done.err
+    assert "layers 2, 3" in done.err
+    assert sorted(path.name for path in workplace.iterdir()) == ["model", "out", "sinks.lbr", "tiny.lbr"]
+
+
+def test_a_rejected_artifact_is_exported_with_a_warning(workplace: Path, lbdsl) -> None:
+    (workplace / "small.lbr").write_text(RECIPE + "eval { tokens = 256; seq = 64 }\nassert agreement > 99.99%\n")
+    assert lbdsl("apply", "small.lbr", "model", "-o", "out", "--yes", "-q").code == 4
+    done = lbdsl("export", "out.rejected", "--to", "vllm", "-o", "served", "-q")
+    assert done.code == 0
+    assert "LB507" in done.err
+    assert (workplace / "served" / "config.json").is_file()
+
+
+def test_an_output_inside_the_artifact_is_refused(artifact: Path, lbdsl) -> None:
+    done = lbdsl("export", "out", "--to", "decilm", "-o", "out/decilm")
+    assert done.code == 1
+    assert "LB460" in done.err
+    assert not (artifact / "decilm").exists()
+
+
+def test_plan_target_says_what_an_engine_can_serve(workplace: Path, lbdsl) -> None:
+    (workplace / "small.lbr").write_text(RECIPE)
+    done = lbdsl("plan", "small.lbr", "model", "--target", "vllm", "--target", "transformers", "-q")
+    assert done.code == 0, done.err
+    assert "note[LB508] vLLM: export to `decilm`; also `vllm`" in done.out
+    assert ("note[LB509] vLLM's cache: 3 groups of 2 layers (2 full, 1 windowed at 16, 1 of 6 places padding)"
+            in " ".join(done.out.split()))
+    assert "transformers: the artifact itself loads there" in done.out
+
+    (workplace / "sinks.lbr").write_text(SINKS)
+    done = lbdsl("plan", "sinks.lbr", "model", "--target", "vllm", "-q")
+    assert done.code == 0, "it can be applied all the same"
+    text = " ".join(done.out.split())
+    assert "warning[LB511] vLLM: no format can express this plan" in text
+    assert "warning[LB502] vLLM, `decilm`: DeciLM needs attention in the first layer that has anything" in text
+    assert "warning[LB503] vLLM, `vllm`: vLLM with lbdsl's plug-in cannot keep sink tokens (layers 2, 3)" in text
+
+
+def test_plan_target_in_json_and_not_in_the_plan(workplace: Path, lbdsl) -> None:
+    (workplace / "small.lbr").write_text(RECIPE)
+    plain = json.loads(lbdsl("plan", "small.lbr", "model", "--json", "-q").out)
+    found = json.loads(lbdsl("plan", "small.lbr", "model", "--json", "--target", "vllm", "-q").out)
+    assert plain["targets"] == []
+    assert plain["digest"] == found["digest"]
+    (target,) = found["targets"]
+    assert (target["engine"], target["can"]) == ("vllm", True)
+    assert {answer["kind"]: answer["can"] for answer in target["exports"]} == {"decilm": True, "vllm": True}
+    changed = target["cache"]["changed"]
+    assert (changed["group_size"], changed["padding"]) == (2, 1)
+    # So short a context has nothing to gain from windows in vLLM, and that is said.
+    assert 0 < changed["capacity_tokens"] < target["cache"]["base"]["capacity_tokens"]
+    assert [d["severity"] for d in target["findings"] if d["code"] == "LB509"] == ["note", "warning"]
+
+
+def test_an_unknown_engine_is_named_before_anything_is_measured(workplace: Path, lbdsl) -> None:
+    done = lbdsl("plan", "tiny.lbr", "model", "--target", "vlm", "-q")
+    assert done.code == 2
+    assert "did you mean `vllm`?" in done.err
+    assert "measuring" not in done.err

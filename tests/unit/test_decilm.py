@@ -1,0 +1,173 @@
+"""The DeciLM export: what its configuration says, and what it refuses and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plan_cases import llama_facts
+
+from lbdsl.core.diagnostic import Severity
+from lbdsl.export.base import Subject, subject_of
+from lbdsl.export.decilm import CONFIGURATION, LACKS, DeciLM, decilm_config, ffn_mult
+from lbdsl.export.reasons import layers_text
+from lbdsl.export.vllm import VllmPlugin
+from lbdsl.model.families import FAMILIES
+
+FULL, NONE, GONE = {"attn": "full"}, {"attn": "none"}, {"attn": "none", "mlp": "none"}
+NO_MLP = {"attn": "full", "mlp": "none"}
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "hidden_act": "silu",
+    "vocab_size": 256, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 123456.0}}
+
+
+def swa(window: int = 32, sinks: int = 0) -> dict[str, Any]:
+    return {"attn": "swa", "window": window, "sinks": sinks}
+
+
+def subject(*specs: dict[str, Any], family: str = "llama", native: int | None = None, **config: Any) -> Subject:
+    facts = dataclasses.replace(llama_facts(layers=len(specs), native_window=native), family=family)
+    return subject_of({**CONFIG, "num_hidden_layers": len(specs), "model_type": family, **config}, facts, specs)
+
+
+def codes(exporter: Any, value: Subject) -> list[str]:
+    return [d.code for d in exporter.check(value) if d.is_error]
+
+
+@pytest.mark.parametrize(("specs", "refused"), [
+    ((FULL, FULL, FULL, FULL), []),
+    ((FULL, NONE, swa(), NO_MLP), []),
+    ((GONE, GONE, FULL, NONE), []),
+    ((NO_MLP, NONE, FULL, FULL), []),
+    ((NONE, FULL, FULL, FULL), ["LB502"]),
+    ((GONE, NONE, FULL, FULL), ["LB502"]),
+    ((GONE, GONE, GONE, GONE), ["LB502"]),
+    ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
+    ((FULL, swa(32), swa(64), FULL), ["LB504"]),
+    ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
+    ((NONE, {"attn": "retention"}, swa(32, 4), swa(64)), ["LB505", "LB502", "LB503", "LB504"]),
+])
+def test_each_refusal_has_its_code(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
+    assert codes(DeciLM, subject(*specs)) == refused
+
+
+def test_a_refusal_names_the_layers_and_a_way_out() -> None:
+    found = DeciLM.check(subject(FULL, swa(32), swa(64), swa(64)))
+    assert found[0].message == ("DeciLM has one window for all layers, this model has 2: 32 in layer 1; 64 in layers 2, 3")
+    assert found[0].help
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", "mistral", "qwen2")])
+def test_every_other_family_is_refused_with_what_decilm_lacks(family: str) -> None:
+    found = [d for d in DeciLM.check(subject(FULL, NONE, FULL, family=family)) if d.is_error]
+    assert [d.code for d in found] == ["LB506"]
+    assert LACKS[family] in found[0].message
+
+
+def test_other_settings_are_refused() -> None:
+    assert codes(DeciLM, subject(FULL, hidden_act="gelu")) == ["LB506"]
+    assert codes(DeciLM, subject(FULL, rope_parameters={"rope_type": "dynamic"})) == ["LB506"]
+    assert codes(VllmPlugin, subject(FULL, hidden_act="gelu")) == ["LB506"]
+
+
+def test_a_kept_native_window_is_a_window() -> None:
+    assert codes(DeciLM, subject(FULL, NONE, swa(32), family="mistral", native=64)) == ["LB504"]
+    value = subject(FULL, NONE, swa(64), family="mistral", native=64)
+    assert codes(DeciLM, value) == []
+    config = decilm_config(value)
+    assert config["layer_types"] == ["sliding_attention", "full_attention", "sliding_attention"]
+    assert config["sliding_window"] == 64
+
+
+@pytest.mark.parametrize(("specs", "refused"), [
+    ((NONE, swa(32), swa(64), NO_MLP), []),
+    ((NONE, NONE, GONE, NO_MLP), []),
+    ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
+    ((NONE, NONE, NONE, GONE), ["LB502"]),
+    ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
+])
+def test_what_the_plugin_refuses(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
+    for family in ("llama", "qwen3"):
+        assert codes(VllmPlugin, subject(*specs, family=family)) == refused
+    assert codes(VllmPlugin, subject(FULL, family="gemma2")) == ["LB506"]
+
+
+def test_sglang_is_told_apart() -> None:
+    windowed = DeciLM.check(subject(FULL, swa(), FULL, swa(), intermediate_size=256))
+    assert [(d.code, d.severity) for d in windowed] == [("LB510", Severity.NOTE)]
+    assert "layers 1, 3 in full" in windowed[0].message
+    odd = DeciLM.check(subject(FULL, NONE))
+    assert "no MLP of 128" in odd[0].message
+
+
+def decilm_rule(mult: float, hidden: int) -> int:
+    """As vLLM and SGLang compute it."""
+    size = int(2 * mult * hidden / 3)
+    return size if size % 256 == 0 else size + 256 - size % 256
+
+
+@pytest.mark.parametrize(("hidden", "intermediate"), [
+    (576, 1536), (4096, 11008), (4096, 14336), (8192, 28672), (2048, 8192), (3072, 8192), (64, 256)])
+def test_ffn_mult_gives_exactly_the_size(hidden: int, intermediate: int) -> None:
+    mult = ffn_mult(hidden, intermediate)
+    assert mult is not None
+    assert decilm_rule(mult, hidden) == intermediate
+
+
+def test_ffn_mult_where_there_is_none() -> None:
+    assert ffn_mult(896, 4864 + 8) is None
+
+
+def config_class() -> Any:
+    spec = importlib.util.spec_from_file_location(CONFIGURATION.stem, CONFIGURATION)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LbdslDeciLMConfig
+
+
+def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    value = subject(FULL, NONE, swa(), NO_MLP, qkv_bias=None)
+    written = decilm_config(value)
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    (tmp_path / CONFIGURATION.name).write_text(CONFIGURATION.read_text())
+    read = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(read).__name__ == "LbdslDeciLMConfig"
+    again = config_class()(**{k: v for k, v in read.to_dict().items() if k != "model_type"})
+    for config in (read, again):
+        assert [block.attention.no_op for block in config.block_configs] == [False, True, False, False]
+        assert [block.ffn.no_op for block in config.block_configs] == [False, False, False, True]
+        assert [block.attention.n_heads_in_group for block in config.block_configs] == [2, 2, 2, 2]
+        assert [block.ffn.intermediate_size for block in config.block_configs] == [128] * 4
+        assert config.layer_types == ["full_attention", "full_attention", "sliding_attention", "full_attention"]
+        assert (config.sliding_window, config.rope_theta, config.tie_word_embeddings) == (32, 123456.0, True)
+        assert config.rope_parameters["rope_theta"] == 123456.0
+        assert not hasattr(config, "qkv_bias")
+        assert not hasattr(config.block_configs[0].ffn, "ffn_mult")
+        json.dumps(config.to_dict())
+
+
+def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
+    config = config_class()(**{k: v for k, v in decilm_config(subject(FULL, NONE, family="qwen2")).items()
+                               if k not in ("model_type", "auto_map", "architectures")})
+    assert (config.qkv_bias, config.attention_bias) == (True, False)
+
+
+def test_a_configuration_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="describes 1 layers, the model has 4"):
+        config_class()(num_hidden_layers=4, lbdsl_blocks=[{"attention": True, "mlp": True}])
+
+
+@pytest.mark.parametrize(("layers", "text"), [([3], "layer 3"), ([1, 2], "layers 1, 2"), ([6, 4, 5, 0], "layers 0, 4-6"),
+                                              ([0, 2, 3, 5, 6, 7, 9], "layers 0, 2, 3, 5-7, 9")])
+def test_layers_text(layers: list[int], text: str) -> None:
+    assert layers_text(layers) == text
