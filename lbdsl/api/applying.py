@@ -103,12 +103,16 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
     recipe, folder = planned.recipe, data_folder(plan.recipe.path)
-    healing = heal_blocks(plan.heal, bench, folder) if plan.heal is not None and not chosen.no_heal else None
+    healing = None
+    if plan.heal is not None and not chosen.no_heal:
+        bench.check_room_to_heal()
+        healing = heal_blocks(plan.heal, bench, folder)
     judging = (eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe)
                else None)
     inputs = RunInputs(facts=bench.facts, tokenizer=bench.tokenizer, device=bench.device, base=lambda: bench.base,
-                       changed=bench.fresh_copy, weights=lambda: bench.weights_folder, heal_blocks=healing,
-                       eval_blocks=judging, gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
+                       judged_base=lambda: bench.judged_base, changed=bench.fresh_copy,
+                       weights=lambda: bench.weights_folder, heal_blocks=healing, eval_blocks=judging,
+                       gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
     try:
         result = run_plan(plan, inputs, output, lbdsl_version=VERSION, no_heal=chosen.no_heal, resume=chosen.resume,
                           force=chosen.force, progress=progress, should_stop=should_stop)

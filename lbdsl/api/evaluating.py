@@ -47,8 +47,9 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     made from.
     """
     from lbdsl.api.texts import data_folder, eval_blocks
-    from lbdsl.artifact.restore import check_files, load_artifact
+    from lbdsl.artifact.restore import check_files, load_artifact, stream_artifact
     from lbdsl.evaluate.quality import judge
+    from lbdsl.measure.streamed_model import StreamedModel
 
     folder = Path(artifact)
     record = read_record(folder).unwrap()
@@ -68,10 +69,13 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     wanted = block.model_copy(update={"data": _here(data) if data else block.data, "tokens": tokens or block.tokens,
                                       "seq": seq or block.seq})
     blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
-    import torch
+    base = bench.judged_base
+    if isinstance(base, StreamedModel):
+        changed: Any = stream_artifact(folder, plan, device=bench.device, dtype=bench.facts.dtype)
+    else:
+        import torch
 
-    changed = load_artifact(folder, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
-    base = bench.base
+        changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
     with bench.progress.stage("judging") as report:
         quality = judge(base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report,
                         batch=options.batch)

@@ -11,7 +11,8 @@ class RunOptions:
     """device: "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one). dtype: "float32", "bfloat16", "float16"
     (None: the checkpoint's, bfloat16 for GGUF). batch: sequences at a time while measuring and evaluating.
     cache_dir: where measurements and digests are kept (None: the user's cache folder). offline: never ask a hub.
-    trust_remote_code: run code that a *source* model brings."""
+    trust_remote_code: run code that a *source* model brings. low_memory: leave weights on disk while measuring and judging,
+    one layer in memory at a time (also without it when the model does not fit)."""
 
     device: str | None = None
     dtype: str | None = None
@@ -19,3 +20,4 @@ class RunOptions:
     cache_dir: Path | None = None
     offline: bool = False
     trust_remote_code: bool = False
+    low_memory: bool = False

@@ -159,7 +159,7 @@ def _scores(recipe: Recipe, bench: Workbench, requests: tuple[Request, ...],
     blocks = score_blocks(wanted, bench, data_folder(recipe.path))
     fingerprint = fingerprint_of(bench, blocks.digest)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
-        scores = measure_requests(lambda: bench.base, bench.facts, requests, actions, blocks, store, fingerprint,
+        scores = measure_requests(lambda: bench.measured_base, bench.facts, requests, actions, blocks, store, fingerprint,
                                   progress=report, batch=bench.options.batch)
     return scores, MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq,
                               fingerprint=fingerprint)
@@ -183,7 +183,7 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
-        found = measure_joint(lambda: bench.base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
+        found = measure_joint(lambda: bench.measured_base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
                               selection.digest, progress=report, batch=bench.options.batch)
     return Loss(joint=found.nll.value, joint_stderr=None if math.isnan(found.nll.stderr) else found.nll.stderr,
                 joint_kl=found.kl.value, base_nll=found.base_nll.value, tokens=found.nll.tokens), blocks.digest

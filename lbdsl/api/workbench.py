@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.api.options import RunOptions
-from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress, Silent
+from lbdsl.core.units import bytes_text
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
@@ -73,6 +74,45 @@ class Workbench:
 
         with self.progress.stage("dequantizing the model"):
             return gguf_model_folder(self.source, self.facts, self.cache_dir)
+
+    @cached_property
+    def measured_base(self) -> Any:
+        """What to measure: the base model, or one that stays on disk where that was asked for or it does not fit."""
+        return self._from_disk if self._too_large(1) else self.base
+
+    @cached_property
+    def judged_base(self) -> Any:
+        """What to judge an artifact against: as `measured_base`, where the artifact must fit beside it."""
+        return self._from_disk if self._too_large(2) else self.base
+
+    @cached_property
+    def _from_disk(self) -> Any:
+        from lbdsl.measure.streamed_model import StreamedModel
+
+        return StreamedModel(self.weights_folder, self.facts, self.device)
+
+    def _too_large(self, models: int) -> bool:
+        """Whether so many models of this size, a loaded base among them, are more than memory should hold."""
+        from lbdsl.measure.memory import fits
+
+        if self.options.low_memory:
+            return True
+        if fits(self.facts, self.device, models - ("base" in self.__dict__)):
+            return False
+        self.progress.say("the model is too large for the memory that is free: its weights stay on disk, one layer at a "
+                          "time is loaded")
+        return True
+
+    def check_room_to_heal(self) -> None:
+        """LB482 when the model and the copy that is trained cannot both be in the memory that is free."""
+        from lbdsl.measure.memory import free_bytes
+
+        needed = self.facts.params * self.facts.dtype_bytes * (2 - ("base" in self.__dict__))
+        free = free_bytes(self.device)
+        if needed > free:
+            raise fail("LB482", f"healing loads the model and a copy of it, {bytes_text(needed)}, and {bytes_text(free)} "
+                       "are free", help=("apply the plan with --no-heal: that needs no memory for the model",
+                                         "or heal on a machine with more memory"))
 
     def fresh_copy(self) -> Any:
         """Another model with the base's weights that may be changed; the base stays as it is."""

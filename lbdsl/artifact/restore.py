@@ -8,8 +8,11 @@ from typing import Any
 from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import LOAD_ERRORS, first_line
 from lbdsl.model.quiet import quiet_transformers
+from lbdsl.model.source import ModelSource
 from lbdsl.plan.schema import Plan
 
 
@@ -39,3 +42,13 @@ def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype:
     if plan is not None and tuple(getattr(model.config, "lbdsl", {}).get("layers", ())) != plan.specs:
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model.to(device).eval()
+
+
+def stream_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype: str | None = None) -> StreamedModel:
+    """The saved model with its weights left on disk. `dtype` as in `inspect_model`; LB40x when the files do not fit
+    together, LB465 when it is not what `plan` says."""
+    facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
+    model = StreamedModel(folder, facts, device)
+    if plan is not None and tuple(model.hybrid.config.lbdsl["layers"]) != plan.specs:
+        raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
+    return model

@@ -19,6 +19,9 @@ _RUN = (
                  help="Sequences at a time while measuring and evaluating."),
     click.option("--cache-dir", type=click.Path(file_okay=False, path_type=Path),
                  help="Where measurements are kept. Default: the user's cache folder."),
+    click.option("--low-memory", is_flag=True,
+                 help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
+                      "Default: only when the model does not fit."),
     click.option("--offline", is_flag=True, help="Never ask a hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
@@ -29,13 +32,13 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the common flags; the verb gets `options: RunOptions` and `progress` instead of them."""
 
     @wraps(verb)
-    def wrapper(device: str | None, dtype: str | None, batch: int, cache_dir: Path | None, offline: bool,
-                trust_remote_code: bool, quiet: bool, **rest: Any) -> Any:
+    def wrapper(device: str | None, dtype: str | None, batch: int, cache_dir: Path | None, low_memory: bool,
+                offline: bool, trust_remote_code: bool, quiet: bool, **rest: Any) -> Any:
         from lbdsl.view.console import stderr_console
         from lbdsl.view.progress import TerminalProgress
 
         options = RunOptions(device=device, dtype=dtype, batch=batch, cache_dir=cache_dir, offline=offline,
-                             trust_remote_code=trust_remote_code)
+                             trust_remote_code=trust_remote_code, low_memory=low_memory)
         return verb(options=options, progress=TerminalProgress(stderr_console(), quiet), **rest)
 
     for option in reversed(_RUN):

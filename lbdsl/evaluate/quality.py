@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import Sum
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.measure.streaming import Flow, push
 from lbdsl.metrics import LogitsMetric
 from lbdsl.metrics.kl import KullbackLeibler
 from lbdsl.metrics.nll import NextTokenLoss
@@ -91,20 +94,23 @@ class _Agreement(LogitsMetric):
 @torch.inference_mode()
 def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, progress: Report,
           batch: int = 1) -> Quality:
-    """Compare two hybrid causal language models on S sequences of N tokens; every token but the first of each is
-    predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
+    """Compare two hybrid causal language models, or two StreamedModels, on S sequences of N tokens; every token but the
+    first of each is predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
     """
     base_nll: list[Sum] = []
     found: dict[str, list[Sum]] = {metric.kind: [] for metric in _COMPARED}
-    device = next(base.parameters()).device
-    total = ids_SN.shape[0]
-    for start in range(0, total, batch):
-        ids_BN = ids_SN[start : start + batch].to(device)
-        predictions = Predictions(base, _last_hidden(base, ids_BN), ids_BN)
-        base_nll += predictions.losses()
-        for kind, sums in predictions.compare(_last_hidden(artifact, ids_BN), _COMPARED, artifact).items():
-            found[kind] += sums
-        progress(min(start + batch, total), total)
+    device = base.device
+    batches = [ids_SN[start : start + batch].to(device) for start in range(0, ids_SN.shape[0], batch)]
+    states = zip(batches, _last_hidden(base, batches), _last_hidden(artifact, batches), strict=True)
+    done = 0
+    with _predictor(base) as before, _predictor(artifact) as after:
+        for ids_BN, base_BND, artifact_BND in states:
+            predictions = Predictions(before, base_BND, ids_BN)
+            base_nll += predictions.losses()
+            for kind, sums in predictions.compare(artifact_BND, _COMPARED, after).items():
+                found[kind] += sums
+            done += len(ids_BN)
+            progress(done, ids_SN.shape[0])
     nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, found["nll"], strict=True)]
     return Quality(data=data, digest=digest, base_nll=_mean(base_nll, "nats/token"), nll=_mean(nll, "nats/token"),
                    rise=_mean(found["nll"], "nats/token"), kl=_mean(found["kl"], "nats/token"),
@@ -114,10 +120,23 @@ def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, p
 _COMPARED: tuple[type[LogitsMetric], ...] = (NextTokenLoss, KullbackLeibler, _Agreement)
 
 
-def _last_hidden(model: Any, ids_BN: Tensor) -> Tensor:
-    """The residual stream after the last layer, before the final norm."""
+def _last_hidden(model: Any, batches: Sequence[Tensor]) -> Iterable[Tensor]:
+    """The residual streams after the last layer, before the final norm, [B, N, D], one after the other; of a model on
+    disk all at once."""
+    if isinstance(model, StreamedModel):
+        flows = [Flow(ids_BN) for ids_BN in batches]
+        push(model, flows)
+        return [flow.last_BND for flow in flows]
+    return (_forward(model, ids_BN) for ids_BN in batches)
+
+
+def _forward(model: Any, ids_BN: Tensor) -> Tensor:
     embedded_BND = model.model.embed_tokens(ids_BN)
     return model.model.run_layers(embedded_BND, model.model.prepare(embedded_BND))
+
+
+def _predictor(model: Any) -> AbstractContextManager[Any]:
+    return model.head() if isinstance(model, StreamedModel) else nullcontext(model)
 
 
 def _mean(sums: list[Sum], unit: str) -> Measurement:

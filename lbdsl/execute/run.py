@@ -16,7 +16,7 @@ from typing import Any
 
 from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
-from lbdsl.artifact.restore import load_artifact
+from lbdsl.artifact.restore import load_artifact, stream_artifact
 from lbdsl.artifact.save import save_model
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
@@ -26,6 +26,7 @@ from lbdsl.evaluate.quality import Quality, judge
 from lbdsl.execute.changes import apply_changes
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
+from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.plan.schema import AssertResult, Plan
 
 Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
@@ -34,14 +35,20 @@ Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run needs beside its plan. `base()` gives the base model in the hybrid runtime, `changed()` a model of its own
-    to change, `weights()` the folder of the base's safetensors; `heal_blocks` and `eval_blocks` are None when there is
-    nothing to heal or to judge."""
+    """What a run needs beside its plan.
+
+    base:        gives the base model in the hybrid runtime
+    judged_base: gives it, or a StreamedModel, to judge the result against; the result then stays on disk, too
+    changed:     gives a model of its own to change
+    weights:     gives the folder of the base's safetensors
+    heal_blocks and eval_blocks are None when there is nothing to heal or to judge.
+    """
 
     facts: ModelFacts
     tokenizer: Any
     device: Any
     base: Callable[[], Any]
+    judged_base: Callable[[], Any]
     changed: Callable[[], Any]
     weights: Callable[[], Path]
     heal_blocks: TokenBlocks | None
@@ -149,8 +156,9 @@ def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) 
     blocks = inputs.eval_blocks
     if blocks is None:
         return None
-    base = inputs.base()
-    artifact = load_artifact(work.artifact, plan, device=inputs.device)
+    base = inputs.judged_base()
+    load = stream_artifact if isinstance(base, StreamedModel) else load_artifact
+    artifact = load(work.artifact, plan, device=inputs.device)
     with progress.stage("judging the saved model") as report:
         return judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report,
                      batch=inputs.batch)

@@ -11,9 +11,9 @@ SHARE = 0.6
 """Of free memory that a model's weights may take; the rest is for activations, logits and other programs."""
 
 
-def fits(facts: ModelFacts, device: Any) -> bool:
-    """Whether the weights, in `facts.dtype`, leave enough of the memory that is free on `device` now."""
-    return facts.params * facts.dtype_bytes <= SHARE * free_bytes(device)
+def fits(facts: ModelFacts, device: Any, models: int = 1) -> bool:
+    """Whether the weights of so many models, in `facts.dtype`, leave enough of the memory that is free on `device` now."""
+    return models * facts.params * facts.dtype_bytes <= SHARE * free_bytes(device)
 
 
 def free_bytes(device: Any) -> int:

@@ -45,9 +45,13 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
     A changed model leaves the base's stream at its first changed layer; one without changes is the base.
     Raises LbdslError LB449 as `variant_of` does.
     """
+    # Without padding, positions and masks depend on the shape alone, and can be large.
+    inputs: dict[torch.Size, Any] = {}
     for flow in flows:
         flow.last_BND = model.embed(flow.ids_BN)
-        flow.inputs = model.hybrid.model.prepare(flow.last_BND)
+        if flow.ids_BN.shape not in inputs:
+            inputs[flow.ids_BN.shape] = model.hybrid.model.prepare(flow.last_BND)
+        flow.inputs = inputs[flow.ids_BN.shape]
         flow.changed = [None] * len(flow.changes)
     for index in range(model.layers):
         with model.layer(index) as layer:

@@ -59,7 +59,7 @@ def measured(hybrid, tmp_path_factory):
 
 
 def spec_of(action: str, layer: int) -> dict:
-    return {k: v for change in ACTIONS[action].changes(None, layer) for k, v in change.spec.items()}
+    return {k: v for change in ACTIONS[action].changes(facts_of(tiny_llama()), layer) for k, v in change.spec.items()}
 
 
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name != "keep"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -178,3 +179,64 @@ def test_nothing_to_measure_is_only_the_base(llama, tmp_path):
     found = measure(streamed, llama.facts, tmp_path, [])
     assert set(found) == {BASE_NLL}
     assert math.isfinite(found[BASE_NLL].value)
+
+
+class TestOnTheCommandLine:
+    @pytest.fixture
+    def never_loaded(self, monkeypatch):
+        def never(*_, **__):
+            raise AssertionError("the model was loaded")
+
+        monkeypatch.setattr("lbdsl.api.workbench.Workbench.base", property(never))
+        monkeypatch.setattr("lbdsl.artifact.restore.load_artifact", never)
+        monkeypatch.setattr("lbdsl.execute.run.load_artifact", never)
+
+    def numbers(self, lbdsl, cache, *words) -> list:
+        """What `plan`, `apply` and `eval` say of a recipe with scores, a joint loss and a gate."""
+        planned = lbdsl("plan", "tiny.lbr", "model", "-o", f"{cache}.lbplan", "--json", "--cache-dir", cache, *words)
+        assert planned.code == 0, planned.err
+        applied = lbdsl("apply", f"{cache}.lbplan", "-o", f"{cache}-out", "--no-heal", "--cache-dir", cache, *words)
+        assert applied.code == 0, applied.err
+        judged = lbdsl("eval", f"{cache}-out", "--json", "--cache-dir", cache, *words)
+        assert judged.code == 0, judged.err
+        return [json.loads(planned.out), json.loads(judged.out)]
+
+    def test_low_memory_gives_the_same_numbers_and_loads_no_model(self, workplace, lbdsl, request):
+        loaded = self.numbers(lbdsl, "a")
+        request.getfixturevalue("never_loaded")
+        assert self.numbers(lbdsl, "b", "--low-memory") == loaded
+
+    def test_chosen_when_the_model_does_not_fit(self, workplace, lbdsl, monkeypatch, never_loaded):
+        monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: 1000)
+        done = lbdsl("measure", "tiny.lbr", "model", "--cache-dir", "a")
+        assert done.code == 0, done.err
+        assert "stay on disk" in done.err
+
+    def test_healing_what_does_not_fit_is_refused(self, workplace, lbdsl, monkeypatch, never_loaded):
+        monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: 1000)
+        done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--cache-dir", "a")
+        assert done.code == 1
+        assert "LB482" in done.err
+        assert "--no-heal" in done.err
+        assert not (workplace / "out").exists()
+        assert not (workplace / "out.lbdsl-work").exists()
+        done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal", "--cache-dir", "a")
+        assert done.code == 0, done.err
+
+
+def test_free_memory(tmp_path):
+    from lbdsl.measure.memory import _available, _left_in_container, fits, free_bytes
+
+    assert 0 < free_bytes("cpu") < 2**50
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    1234 kB\n")
+    assert _available(tmp_path / "meminfo") == 1234 * 1024
+    assert _available(tmp_path / "none") > 2**20
+    assert _left_in_container(tmp_path) == 2**63
+    for name, content in (("memory.max", "5000"), ("memory.current", "4000"), ("memory.stat", "file 9\ninactive_file 700")):
+        (tmp_path / name).write_text(content + "\n")
+    assert _left_in_container(tmp_path) == 1700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _left_in_container(tmp_path) == 2**63
+    facts = SimpleNamespace(params=free_bytes("cpu") // 8, dtype_bytes=4)
+    assert fits(facts, "cpu")
+    assert not fits(facts, "cpu", 2)

@@ -97,8 +97,9 @@ def main(mode: str, folder: Path, out: Path) -> dict:
         def never():
             raise AssertionError("the model is not loaded")
 
-        inputs = RunInputs(facts=facts, tokenizer=tokenizer, device=torch.device("cpu"), base=never, changed=never,
-                           weights=lambda: folder, heal_blocks=None, eval_blocks=None, gate=lambda scores: ())
+        inputs = RunInputs(facts=facts, tokenizer=tokenizer, device=torch.device("cpu"), base=never, judged_base=never,
+                           changed=never, weights=lambda: folder, heal_blocks=None, eval_blocks=None,
+                           gate=lambda scores: ())
         run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
     elif mode == "weights":
         rewriting = rewriting_of(plan, facts, folder)

@@ -119,6 +119,9 @@ ARTIFACT = (
     Code("LB472", "recipe file is not here", "The plan carries the recipe's text; there is no file to compare it with."),
     Code("LB473", "another base model", "Quality is measured against the model given, not the one in the record."),
     Code("LB481", "out of memory", "The model, its copy and what is measured must fit into the device's memory."),
+    Code("LB482", "too little memory to heal",
+         "Plans are applied, measured and judged with the weights on disk, but training needs them in memory.",
+         "lbdsl apply recipe-with-heal.lbr A-VERY-LARGE-MODEL"),
     Code("LB480", "configuration file cannot be read", "`lbdsl.toml` must be TOML with names of options."),
 )
 
