@@ -6,11 +6,11 @@ brings; lbdsl's other dependencies need not be installed there. Importing it imp
 
 from __future__ import annotations
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
 """Families that the plug-in has layers for, by the base's `model_type`."""
 
-CLASSES = {"llama": "LbdslLlamaForCausalLM", "mistral": "LbdslMistralForCausalLM", "qwen2": "LbdslQwen2ForCausalLM",
-           "qwen3": "LbdslQwen3ForCausalLM"}
+CLASSES = {"llama": "LbdslLlamaForCausalLM", "mistral": "LbdslMistralForCausalLM", "phi3": "LbdslPhi3ForCausalLM",
+           "qwen2": "LbdslQwen2ForCausalLM", "qwen3": "LbdslQwen3ForCausalLM", "smollm3": "LbdslSmolLM3ForCausalLM"}
 """Architectures of artifacts, as in their config.json; the classes of `lbdsl.vllm.models` have the same names."""
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 
 def checked(lbdsl: dict[str, Any] | None, family: str, count: int) -> dict[str, Any]:
@@ -41,6 +49,14 @@ class LbdslMistralVllmConfig(MistralConfig):
         self.lbdsl = checked(lbdsl, "mistral", self.num_hidden_layers)
 
 
+class LbdslPhi3VllmConfig(Phi3Config):
+    model_type = "lbdsl_phi3"
+
+    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lbdsl = checked(lbdsl, "phi3", self.num_hidden_layers)
+
+
 class LbdslQwen2VllmConfig(Qwen2Config):
     model_type = "lbdsl_qwen2"
 
@@ -57,7 +73,16 @@ class LbdslQwen3VllmConfig(Qwen3Config):
         self.lbdsl = checked(lbdsl, "qwen3", self.num_hidden_layers)
 
 
-CONFIGURATIONS = (LbdslLlamaVllmConfig, LbdslMistralVllmConfig, LbdslQwen2VllmConfig, LbdslQwen3VllmConfig)
+class LbdslSmolLM3VllmConfig(SmolLM3Config):
+    model_type = "lbdsl_smollm3"
+
+    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.lbdsl = checked(lbdsl, "smollm3", self.num_hidden_layers)
+
+
+CONFIGURATIONS = (LbdslLlamaVllmConfig, LbdslMistralVllmConfig, LbdslPhi3VllmConfig, LbdslQwen2VllmConfig,
+                  LbdslQwen3VllmConfig, LbdslSmolLM3VllmConfig)
 
 
 def register_configurations() -> None:

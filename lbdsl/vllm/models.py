@@ -57,8 +57,23 @@ def _qwen3_attention(config, cache_config, quant_config, prefix):
                           cache_config=cache_config, quant_config=quant_config, prefix=prefix)
 
 
+class _NoRotary(nn.Module):
+    """In place of rotary embeddings: queries and keys as they are."""
+
+    def forward(self, positions, query, key):
+        return query, key
+
+
+def _smollm3_attention(config, cache_config, quant_config, prefix):
+    attention = _llama_parts(LlamaAttention)[0](config, cache_config, quant_config, prefix)
+    if not config.no_rope_layers[extract_layer_index(prefix)]:
+        attention.rotary_emb = _NoRotary()
+    return attention
+
+
 PARTS = {"llama": _llama_parts(LlamaAttention), "mistral": _llama_parts(MistralAttention),
-         "qwen2": (_qwen2_attention, _qwen_mlp), "qwen3": (_qwen3_attention, _qwen_mlp)}
+         "phi3": _llama_parts(LlamaAttention), "qwen2": (_qwen2_attention, _qwen_mlp),
+         "qwen3": (_qwen3_attention, _qwen_mlp), "smollm3": (_smollm3_attention, _llama_parts(LlamaAttention)[1])}
 """How a family's attention and MLP are made, by the base's `model_type`."""
 
 
@@ -143,9 +158,19 @@ class LbdslMistralForCausalLM(LbdslForCausalLM):
     """Architecture of artifacts of Mistral models."""
 
 
+class LbdslPhi3ForCausalLM(LbdslForCausalLM):
+    """Architecture of artifacts of Phi-3 models, whose weights are stored as vLLM holds them: fused."""
+
+    packed_modules_mapping = {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
+
+
 class LbdslQwen2ForCausalLM(LbdslForCausalLM):
     """Architecture of artifacts of Qwen2 models."""
 
 
 class LbdslQwen3ForCausalLM(LbdslForCausalLM):
     """Architecture of artifacts of Qwen3 models."""
+
+
+class LbdslSmolLM3ForCausalLM(LbdslForCausalLM):
+    """Architecture of artifacts of SmolLM3 models, some of whose layers have no rotary embeddings."""

@@ -18,9 +18,11 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
+from lbdsl.export.decilm import DeciLM
 from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
 from tests.engines.environments import engines_folder
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
+from tests.export_cases import changed_model
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = pytest.mark.engine
@@ -94,6 +96,11 @@ def run(*words: str) -> None:
 def layout_of(folder: Path) -> CacheLayout:
     subject = artifact_subject(folder, read_record(folder).unwrap())
     return cache_layout(windows_of(subject.specs), subject.facts.kv_bytes_per_token)
+
+
+def random_prompts(*lengths: int) -> list[list[int]]:
+    return [torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+            for length in lengths]
 
 
 def on_cpu(max_model_len: int, batched: int = BATCHED) -> Serving:
@@ -225,13 +232,59 @@ def test_the_plugin_serves_qwen3_without_attention_in_layer_0(plugin: Path, tmp_
 
     artifact = tiny_artifact(tiny(Qwen3Config), QWEN3, tmp_path)
     exported = export_artifact(artifact, "vllm").folder
-    prompts = [torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-               for length in (3, 20, 41, 90, 150, 300)]
+    prompts = random_prompts(3, 20, 41, 90, 150, 300)
     served = serve(exported, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     assert served.architecture == "LbdslQwen3ForCausalLM"
     check_capacity("plug-in, Qwen3", served, layout_of(artifact), on_cpu(512))
     model = load_artifact(artifact, device="cpu")
     assert compare("plug-in, Qwen3 fp32", model, prompts, served, tie=1e-3) >= len(prompts) - 1
+
+
+def swa(window: int) -> dict:
+    return {"attn": "swa", "window": window, "sinks": 0}
+
+
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "initializer_range": 0.12, "vocab_size": 260}
+FAMILIES = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}},
+    "mistral": {"sliding_window": 40, "tie_word_embeddings": False},
+    "phi3": {"sliding_window": None, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 3},
+    "qwen3": {"head_dim": 64},
+    "smollm3": {"no_rope_layer_interval": 2},
+}
+NOTHING, NO_ATTENTION, NO_MLP = {"attn": "none", "mlp": "none"}, {"attn": "none"}, {"mlp": "none"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
+    """Attention gone in layer 0, an MLP, a whole layer, and two windows."""
+    changed = changed_model(tmp_path, family, {0: NO_ATTENTION, 2: NO_MLP, 3: NOTHING, 4: swa(24), 5: swa(40)},
+                            **SHAPE, **FAMILIES[family])
+    prompts = random_prompts(3, 41, 90, 300)
+    served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
+    facts = changed.subject.facts
+    check_capacity(f"plug-in, {family}", served, cache_layout(windows_of(changed.subject.specs), facts.kv_bytes_per_token),
+                   on_cpu(512))
+    assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
+    """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window."""
+    changed = changed_model(tmp_path, family, {0: NOTHING, 2: NO_MLP, 3: NO_ATTENTION, 4: swa(40)},
+                            **SHAPE, **FAMILIES[family])
+    assert not [d for d in DeciLM.check(changed.subject) if d.is_error]
+    output = tmp_path / "decilm"
+    output.mkdir()
+    DeciLM.write(changed.folder, changed.subject, output)
+    prompts = random_prompts(3, 41, 90, 300)
+    served = serve(output, prompts, tmp_path, dtype="float32", max_model_len=512, trust_remote_code=True)
+    assert served.architecture == "DeciLMForCausalLM"
+    assert compare(f"decilm, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
 
 
 def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[list[int]], tmp_path: Path) -> None:
