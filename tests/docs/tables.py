@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 
+from lbdsl.export import exporters
 from lbdsl.model.families import FAMILIES, Family
 from lbdsl.model.families.base import no_windows
 
@@ -35,4 +38,13 @@ def _norms(row: Family) -> str:
     return "before and after" if before and after else "before" if before else "after"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"families": families}
+def exports() -> str:
+    parts = []
+    for kind, exporter in exporters().items():
+        parts.append(f"### `{kind}`\n\n{inspect.getdoc(exporter)}\n")
+    # Paragraphs of a docstring are lists here: What, Engine, Limits, Source.
+    text = "\n".join(parts)
+    return re.sub(r"^(What|Engine|Limits|Source): ", r"- **\1**: ", text, flags=re.MULTILINE)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"families": families, "exports": exports}
