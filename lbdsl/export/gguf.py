@@ -27,6 +27,7 @@ class Gguf(Exporter):
     Engine: architecture `deci` for layers without attention or MLP, `granite_swa` for windows in families that are Llama's
     layers (Llama, Mistral, Qwen2, Phi-3, SmolLM3), the family's own for Gemma 2, Gemma 3 and Olmo 3 and for unchanged
     layers. Layers that were removed whole are simply not there.
+    Start llama.cpp with `-fa on`: without flash attention it gives layers without attention room for values all the same.
     Limits: no sink tokens, one window size, not windows and removed attention together. Removed attention only in families
     whose layers are Llama's. In Gemma 3 and Olmo 3 a layer's window decides its rotary embeddings, so only layers with a
     native window can have another one. The tokenizer must be one that llama.cpp knows how to split text for.
@@ -46,7 +47,7 @@ class Gguf(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f"llama-cli -m {output / FILE}"
+        return f"llama-cli -fa on -m {output / FILE}"
 
 
 def write_model(artifact: Path, target: Target, path: Path, *, numbers: str | None = None,

@@ -16,6 +16,9 @@ from lbdsl.model.layout import Layout, layout_of
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
 
+_BIGGEST = {"gemma2": 46, "gemma3_text": 62}
+_MOST_LAYERS = 512
+
 
 @dataclass(frozen=True)
 class Target:
@@ -57,7 +60,7 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
         found.append(error("LB520", why, help="keep those layers, or export to another engine"))
     found += _rope_refusals(subject, family, config, architecture, left, windows)
     if architecture is not None:
-        found += _shape_refusals(config, layout, architecture)
+        found += _shape_refusals(config, layout, architecture, len(left))
         found += _notes(dropped, alone, left)
     if architecture is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
@@ -141,8 +144,10 @@ def _rope_refusals(subject: Subject, family: str, config: Mapping[str, Any], arc
     return found
 
 
-def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Architecture) -> list[Diagnostic]:
-    found, sizes = [], layout.sizes
+def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Architecture,
+                    layers: int) -> list[Diagnostic]:
+    found: list[Diagnostic] = []
+    sizes, family = layout.sizes, layout.family.model_type
 
     def refuse(what: str) -> None:
         found.append(error("LB524", f"llama.cpp's {architecture.name} cannot compute {what}",
@@ -160,13 +165,18 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Arc
         if not needed[flag] <= architecture.biases:
             refuse(f"the biases of {flag}")
     scale = config.get("query_pre_attn_scalar")
-    if scale is not None and layout.family.model_type.startswith("gemma"):
-        big = {"gemma2": 46, "gemma3_text": 62}[layout.family.model_type]
-        wanted = sizes.hidden / sizes.heads if sizes.layers == big else sizes.head_dim
+    if scale is not None and family in _BIGGEST:
+        # It tells the biggest model, which scales otherwise, by its layers: those that are written.
+        wanted = sizes.hidden / sizes.heads if layers == _BIGGEST[family] else sizes.head_dim
         if float(scale) != float(wanted):
-            refuse(f"query_pre_attn_scalar {scale}; it scales scores by {wanted:g}")
-    if layout.family.model_type == "gemma2" and not config.get("attn_logit_softcapping", 50.0):
-        refuse("Gemma 2 without a cap on its scores")
+            refuse(f"query_pre_attn_scalar {scale} in {layers} layers; it takes {wanted:g}")
+    if family == "gemma2" and not (config.get("attn_logit_softcapping", 50.0) and
+                                   config.get("final_logit_softcapping", 30.0)):
+        refuse("Gemma 2 without caps on scores and logits")
+    if family == "gemma3_text" and config.get("attn_logit_softcapping"):
+        refuse("a cap on scores")
+    if layers > _MOST_LAYERS:
+        refuse(f"{layers} layers; it has room for {_MOST_LAYERS}")
     return found
 
 

@@ -32,12 +32,12 @@ def python() -> Path:
 
 
 def run_llamacpp(python: Path, place: Path, **task: Any) -> dict[str, Any]:
-    """What `llamacpp_side.py` answers."""
+    """What `llamacpp_side.py` answers, and llama.cpp's `log`."""
     answer = place / "answer.json"
     done = subprocess.run([str(python), str(SIDE), str(answer)], input=json.dumps(task), text=True, capture_output=True,
                           env=clean_environment(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(answer.read_text())
+    return {**json.loads(answer.read_text()), "log": done.stderr}
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

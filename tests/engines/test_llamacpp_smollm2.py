@@ -132,6 +132,16 @@ def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # 
         assert abs(torch.tensor(nll - expected["nll"]).exp() - 1) < 0.01
 
 
+def test_cache_is_the_planned_one(smollm2, python, tmp_path):  # noqa: F811
+    """With flash attention; without it llama.cpp gives dropped layers room for values."""
+    folder = artifact_of("drop8", smollm2)
+    done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
+    planned = read_record(folder).unwrap().plan.after.kv_bytes["1024"]
+    for flash, bytes_held in ((True, planned), (False, planned / 2 + planned / 2 * 30 / 22)):
+        answer = run_llamacpp(python, tmp_path, model=str(done.folder / "model.gguf"), context=1024, flash=flash)
+        assert f"KV buffer size = {bytes_held / 2**20:8.2f} MiB" in answer["log"]
+
+
 def compare(got: list[dict[str, Any]], expected: list[dict[str, Any]], near: float) -> int:
     """How many continuations are equal; where one is not, the two best logits were as good as equal."""
     same = 0

@@ -65,6 +65,10 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] =
     "biases": ("qwen3", [FULL] * 4, {"attention_bias": True}, "LB524", "attention_bias"),
     "heads": ("olmo3", [FULL] * 4, {"hidden_size": 96, "head_dim": 16}, "LB524", "hidden size of 96"),
     "score scale": ("gemma2", [FULL] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
+    "no cap": ("gemma2", [FULL] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
+    "a cap": ("gemma3_text", [FULL] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
+    "layers that tell the model": ("gemma2", [FULL] * 46 + [GONE], {**GEMMA, "num_hidden_layers": 47, "head_dim": 24,
+                                                                   "query_pre_attn_scalar": 24}, "LB524", "46 layers"),
 }
 
 
