@@ -57,6 +57,6 @@ def write_model(artifact: Path, target: Target, path: Path, *, numbers: str | No
     odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)
     if odd is not None:
         raise fail("LB465", f"{odd.name} is {odd.dtype}; weights of an artifact are floating point")
-    fields = {**model_fields(target, artifact.name),
-              **tokenizer_fields(artifact, target.layout.sizes.vocab, target.config)}
+    fields = {**model_fields(target),
+              **tokenizer_fields(artifact, target.layout.sizes.vocab, target.config, artifact.name)}
     write_gguf(path, fields, out_tensors(target, tensors), artifact, numbers, progress)

@@ -13,7 +13,7 @@ _EPSILON = {"mistral": 1e-6, "qwen2": 1e-6, "qwen3": 1e-6, "gemma2": 1e-6, "gemm
 """transformers' rms_norm_eps where a configuration names none."""
 
 
-def model_fields(target: Target, name: str) -> dict[str, Any]:
+def model_fields(target: Target) -> dict[str, Any]:
     """Keys and values; lists of int, float or bool are arrays with one entry a layer."""
     sizes, config, architecture = target.layout.sizes, target.config, target.architecture
     heads = [sizes.heads if attends or first else 0 for first, attends in _first(target)]
@@ -44,7 +44,7 @@ def model_fields(target: Target, name: str) -> dict[str, Any]:
         usual = 30.0 if target.layout.family.model_type == "gemma2" else None
         cap = config.get("final_logit_softcapping", usual)
         fields["final_logit_softcapping"] = float(cap) if cap else 0.0
-    return {"general.architecture": architecture.name, "general.name": name,
+    return {"general.architecture": architecture.name,
             **{f"{architecture.name}.{key}": value for key, value in fields.items()}}
 
 

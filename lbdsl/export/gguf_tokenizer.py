@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ _SPACE = "\u2581"
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
-def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of the tokenizer in `folder` for a model with `vocab` rows of embeddings.
+def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any], name: str = "model") -> dict[str, Any]:
+    """Metadata of the tokenizer in `folder` for a model with `vocab` rows of embeddings, and the model's name: llama.cpp
+    looks into `name` for how added tokens treat spaces.
 
     Raises LbdslError with LB522 for what llama.cpp would tokenize otherwise: it is never a guess.
     """
@@ -41,6 +43,7 @@ def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any]) -> dic
     fields = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, **fields}
     ids = {token: i for i, token in enumerate(tokens)}
     special = _special_ids(settings, config, ids)
+    fields["general.name"] = _engine_name(name, tokenizer)
     return {**fields, **special, **_added_around(tokenizer, special, ids), **_chat_template(folder, settings)}
 
 
@@ -56,6 +59,23 @@ def _tokens(tokenizer: Mapping[str, Any], vocab: int) -> tuple[list[str], list[i
             raise fail("LB522", f"the tokenizer has the token {token[:40]!a} at {i}, the model has {vocab} rows")
         tokens[i], types[i] = token, kind
     return tokens, types
+
+
+def _engine_name(name: str, tokenizer: Mapping[str, Any]) -> str:
+    """`name`, or one like it. llama.cpp takes spaces behind added tokens away when a model's name contains phi-3, but not
+    behind <s>, <unk> and <|endoftext|>; otherwise it leaves all spaces where they are."""
+    added = tokenizer.get("added_tokens", ())
+    stripping = {token["content"] for token in added if token.get("rstrip")}
+    if any(token.get("lstrip") for token in added):
+        raise fail("LB522", "an added token of the tokenizer takes spaces before it away; llama.cpp cannot")
+    plain = re.sub("(phi)-?(3)|(modern)-(bert)", lambda found: "_".join(filter(None, found.groups())), name,
+                   flags=re.IGNORECASE)
+    if not stripping:
+        return plain
+    if stripping != {token["content"] for token in added} - {"<s>", "<unk>", "<|endoftext|>"} or "</s>" not in stripping:
+        raise fail("LB522", f"{len(stripping)} added tokens of the tokenizer take spaces behind them away, others do not; "
+                   "llama.cpp does so only for Phi-3's")
+    return name if re.search("phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"
 
 
 def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,27 @@ def test_an_unknown_tokenizer_is_refused_by_name(what, tmp_path):
     assert [d.code for d in refused.value.diagnostics] == ["LB522"]
 
 
+PHI3 = {"<unk>": False, "<s>": False, "</s>": True, "<|endoftext|>": False, "<|user|>": True}
+
+
+def test_spaces_behind_added_tokens_follow_the_name(tmp_path):
+    """llama.cpp decides by the model's name, so a name may not say what the tokenizer does not."""
+    def name(given: str, strips: dict[str, bool], **more: bool) -> str:
+        added = [{"id": i, "content": token, "special": True, "rstrip": strip, **more}
+                 for i, (token, strip) in enumerate(strips.items())]
+        return tokenizer_fields(tokenizer_folder(tmp_path, added_tokens=added), 260, {}, given)["general.name"]
+
+    plain = dict.fromkeys(PHI3, False)
+    assert name("my-model", plain) == "my-model"
+    assert name("llama-like-Phi-3", plain) == "llama-like-Phi_3"
+    assert name("Phi-3-mini-drop8", PHI3) == "Phi-3-mini-drop8"
+    assert name("small", PHI3) == "small (Phi-3)"
+    with pytest.raises(LbdslError, match="spaces behind"):
+        name("small", {**PHI3, "<|user|>": False})
+    with pytest.raises(LbdslError, match="spaces before"):
+        name("small", plain, lstrip=True)
+
+
 def test_more_tokens_than_rows_are_refused(tmp_path):
     with pytest.raises(LbdslError, match="200 rows"):
         tokenizer_fields(tokenizer_folder(tmp_path), 200, {})
