@@ -7,17 +7,20 @@ fails to import raises: a missing action must never turn into another error late
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TypeVar
+
+from lbdsl.core.nearest import nearest
+
+__all__ = ["PLUGINS_VARIABLE", "discover", "nearest"]
 
 T = TypeVar("T")
 
@@ -56,9 +59,3 @@ def _plugin(name: str) -> ModuleType:
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `name`, for "did you mean"; None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None

@@ -9,6 +9,7 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lalr import Failure
 from lbdsl.syntax.lexer import BAD, Token, tables
+from lbdsl.syntax.misspelt import misspelt_keyword
 from lbdsl.syntax.names import BLOCK_WORDS, RULE_WORDS, STATEMENTS
 from lbdsl.syntax.place import Place, form_of, replacement
 from lbdsl.syntax.signs import bad_character, comma_in_block, comment_sign, equals, negative_layer, slice_range
@@ -285,6 +286,7 @@ def _wanted(expected: frozenset[str]) -> str:
 _RECOGNISERS: tuple[Callable[[Place], Diagnostic | None], ...] = (
     bad_character,
     _no_statement,
+    misspelt_keyword,
     comment_sign,
     slice_range,
     negative_layer,

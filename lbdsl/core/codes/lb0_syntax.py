@@ -34,5 +34,7 @@ CODES = (
          "layers 0-3 keep else drop"),
     Code("LB018", "block missing", "`measure`, `heal`, `eval` and `search` hold their settings in braces.", "heal"),
     Code("LB019", "recipe too large", "A limit keeps a hostile or generated file from holding up the engine."),
+    Code("LB050", "keyword misspelt", "A word of the language was meant here; with it the statement makes sense.",
+         "layers 0-9 exept 3 keep"),
     Code("LB020", "recipe cannot be read", "The file must exist, be readable and hold UTF-8 text."),
 )

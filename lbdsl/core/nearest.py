@@ -1,0 +1,85 @@
+"""The word that was meant, for "did you mean"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_PLACES = {char: (row, column + row / 2) for row, chars in enumerate(_ROWS) for column, char in enumerate(chars)}
+
+_SWAP, _GAP, _DOUBLE, _NEXT_KEY, _OTHER, _CASE, _JOIN = 0.8, 0.9, 0.7, 0.85, 1.0, 0.05, 0.2
+_FIRST_LETTER = 0.15
+"""Added for another first letter: people seldom miss the first key."""
+
+_SHORTEST_PREFIX = 3
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `name`; None when nothing is close enough to be meant.
+
+    Slips of the keyboard count: a letter missing, added, swapped with the next or replaced. A beginning of at least three
+    letters (`sens`) stands for the only word that begins so. Ties go to the word that comes first.
+    """
+    known = list(choices)
+    close = close_words(name, known)
+    if close:
+        return close[0]
+    short = name.lower()
+    longer = [choice for choice in known if choice.lower().startswith(short)] if len(short) >= _SHORTEST_PREFIX else []
+    return longer[0] if len(longer) == 1 else None
+
+
+def close_words(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices that slips of the keyboard may have turned into `name`, the likest first."""
+    allowed = _allowed(len(name))
+    found = [(distance(name, choice), place, choice) for place, choice in enumerate(choices)
+             if abs(len(choice) - len(name)) <= allowed + 1]
+    return [choice for far, _, choice in sorted(found) if far <= allowed]
+
+
+def _allowed(length: int) -> float:
+    """How far a word of so many letters may be from the one that was meant."""
+    return 1.2 if length <= 3 else 2.2 if length <= 7 else 3.2
+
+
+def distance(typed: str, meant: str) -> float:
+    """Weighted edits between two words: optimal string alignment, where slips that fingers make are cheaper.
+
+    The recurrence is that of Damerau and Levenshtein, restricted to one swap at a place (Navarro, A guided tour to
+    approximate string matching, 2001).
+    """
+    if typed == meant:
+        return 0.0
+    before_last: list[float] = []
+    last = [_GAP * column for column in range(len(meant) + 1)]
+    for row, char in enumerate(typed, start=1):
+        line = [last[0] + _gap(typed, row - 1)]
+        for column, wanted in enumerate(meant, start=1):
+            cost = min(last[column] + _gap(typed, row - 1), line[column - 1] + _gap(meant, column - 1),
+                       last[column - 1] + _replace(char, wanted))
+            if row > 1 and column > 1 and char == meant[column - 2] and typed[row - 2] == wanted and char != wanted:
+                cost = min(cost, before_last[column - 2] + _SWAP)
+            line.append(cost)
+        before_last, last = last, line
+    first = _FIRST_LETTER if typed[:1].lower() != meant[:1].lower() else 0.0
+    return last[-1] + first
+
+
+def _gap(word: str, index: int) -> float:
+    """The cost of a letter that the other word lacks; a doubled one is missed or added easily."""
+    char = word[index]
+    if char in "_-":
+        return _JOIN
+    return _DOUBLE if index and word[index - 1] == char else _GAP
+
+
+def _replace(char: str, wanted: str) -> float:
+    if char == wanted:
+        return 0.0
+    if char.lower() == wanted.lower():
+        return _CASE
+    if char in "_-" and wanted in "_-":
+        return _JOIN
+    one, other = _PLACES.get(char.lower()), _PLACES.get(wanted.lower())
+    near = one is not None and other is not None and abs(one[0] - other[0]) <= 1 and abs(one[1] - other[1]) <= 1
+    return _NEXT_KEY if near else _OTHER
