@@ -35,7 +35,7 @@ from lbdsl.recipe.typed import Place, Typed, kind_name, latest
 from lbdsl.syntax import tree
 
 _UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
-_FACTS: dict[str, tuple[str, Unit]] = {
+FACTS: dict[str, tuple[str, Unit]] = {
     "family": ("text", Unit.NONE),
     "architecture": ("text", Unit.NONE),
     "dtype": ("text", Unit.NONE),
@@ -167,9 +167,9 @@ def _constant(value: Constant, node: tree.Node) -> Typed:
 
 def _fact(scope: Scope, node: tree.Dotted) -> Typed | None:
     head, _, name = node.name.partition(".")
-    if head != "model" or name not in _FACTS:
-        near = nearest(name, _FACTS)
-        listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(_FACTS))
+    if head != "model" or name not in FACTS:
+        near = nearest(name, FACTS)
+        listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
         scope.error(
             "LB113",
             f"no fact `{node.name}`",
@@ -178,7 +178,7 @@ def _fact(scope: Scope, node: tree.Dotted) -> Typed | None:
             fix=replace(node.span, f"model.{near}") if near else None,
         )
         return None
-    kind, unit = _FACTS[name]
+    kind, unit = FACTS[name]
     return Typed(Fact.model_construct(name=name, at=at(node)), kind, unit)
 
 

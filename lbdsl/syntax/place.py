@@ -11,7 +11,7 @@ from lbdsl.syntax.lalr import Failure
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.names import BLOCK_WORDS
 
-_FORMS = {
+FORMS = {
     "else": "else ACTION",
     "where": "where CONDITION ACTION",
     "layers": "layers SET [where CONDITION] ACTION",
@@ -88,7 +88,7 @@ class Place:
 
 def form_of(place: Place) -> tuple[str, ...]:
     """A help line with the statement's form."""
-    form = _FORMS.get(place.first)
+    form = FORMS.get(place.first)
     return (f"the form is `{form}`",) if form else ()
 
 
