@@ -1,7 +1,8 @@
 """The table of diagnostic codes; `explain` and the reference page are made from it.
 
 One file a band: LB0xx syntax, LB1xx names and types, LB2xx rules, LB3xx plan against model, LB4xx safety and
-execution, LB5xx exports. An action, metric or exporter with codes of its own registers them with `register` when it is discovered.
+execution, LB5xx exports. An action, metric or exporter with codes of its own registers them with `register` when it is
+discovered.
 """
 
 from __future__ import annotations

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from lbdsl.core.codes.code import Code
 
+_FOUR_UNTILS = """\
+lowest by nll until kv(8Ki) <= 90% drop
+lowest by kl until kv(1Ki) <= 80% swa(window=64)
+lowest by kl until kv(2Ki) <= 70% swa(window=64)
+lowest by kl until kv(4Ki) <= 60% swa(window=64)"""
+
 _LAYERS = (
     Code("LB300", "layers that the model does not have",
          "Layer numbers are those of the source model, from 0; a range beyond it is never cut short silently.",
@@ -60,7 +66,7 @@ _RULES = (
          fixed="lowest by nll until kv(8Ki) <= 90% drop"),
     Code("LB314", "too many `until` rules together",
          "Each `until` tries every number of layers, and several multiply; the planner tries at most 100,000 plans.",
-         "lowest by nll until kv(8Ki) <= 90% drop\nlowest by kl until kv(1Ki) <= 80% swa(window=64)\nlowest by kl until kv(2Ki) <= 70% swa(window=64)\nlowest by kl until kv(4Ki) <= 60% swa(window=64)",
+         _FOUR_UNTILS,
          fixed="lowest by nll until kv(8Ki) <= 60% drop"),
     Code("LB315", "`until` on a measured value",
          "`until` is solved from cost formulas. A loss of the whole model would need one measurement for each count.",
@@ -87,18 +93,22 @@ _CONDITIONS = (
          "layers 0-9 drop\nassert kv(32Ki) <= 1%", exit_code=5,
          fixed="layers 0-9 drop\nassert kv(32Ki) <= 70%"),
     Code("LB322", "a measured assert fails",
-         "It is about the changed model before healing, measured jointly.", "lowest 8 by nll drop\nassert nll < 0.0001", exit_code=5,
+         "It is about the changed model before healing, measured jointly.",
+         "lowest 8 by nll drop\nassert nll < 0.0001", exit_code=5,
          fixed="lowest 8 by nll drop\nassert nll < 1"),
     Code("LB323", "an assert is not measured yet",
-         "The joint loss of the changed model is not known, so the plan cannot be applied.", "lowest 8 by nll drop\nassert nll < 0.5",
+         "The joint loss of the changed model is not known, so the plan cannot be applied.",
+         "lowest 8 by nll drop\nassert nll < 0.5",
          fixed="lbdsl plan recipe.lbr MODEL"),
     Code("LB324", "a context beyond the model's positions",
-         "The cost is computed, but the model was not made for sequences of that length.", "else drop\nassert kv(200Ki) <= 50%",
+         "The cost is computed, but the model was not made for sequences of that length.",
+         "else drop\nassert kv(200Ki) <= 50%",
          fixed="else drop\nassert kv(8Ki) <= 50%"),
     Code("LB325", "layers are changed, but nothing is healed or gated",
          "No `heal` block means no healing and no `assert` means no gate. The damage stays and nothing stops the save.",
          "layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)",
-         fixed="layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)\nheal { tokens = 200k }\nassert ppl_increase < 5%"),
+         fixed="layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)\n"
+         "heal { tokens = 200k }\nassert ppl_increase < 5%"),
 )
 _ACTIONS = (
     Code("LB326", "a window as wide as the model's positions",
