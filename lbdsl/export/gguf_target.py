@@ -46,8 +46,9 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     layout, config = layout_of(subject.config), subject.config
     family, sizes = layout.family.model_type, layout.sizes
     left = tuple(i for i in range(len(subject.specs)) if subject.attention(i) != "none" or subject.has_mlp(i))
+    # A window beyond all positions is none, except where it decides the rotary embeddings.
     windows = {i: subject.specs[i]["window"] for i in left if subject.attention(i) == "swa"
-               and subject.specs[i]["window"] < sizes.positions}
+               and (subject.specs[i]["window"] < sizes.positions or family in TWO_KINDS)}
     dropped = tuple(i for i in left if subject.attention(i) == "none")
     alone = tuple(i for i in left if not subject.has_mlp(i))
     found = list(_refusals(subject, left, windows, dropped, alone))

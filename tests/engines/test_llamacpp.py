@@ -83,6 +83,8 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "gemma2, windows beyond its positions": ("gemma2", "gemma2", {}, {**GEMMA, "sliding_window": 512}),
     "gemma3, windows narrowed": ("gemma3_text", "gemma3", {0: swa(9), 2: swa(9), 3: GONE}, {
         **GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
+    "gemma3, windows beyond its positions": ("gemma3_text", "gemma3", {1: GONE}, {
+        **GEMMA, "sliding_window": 600, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
     "olmo3, windows narrowed": ("olmo3", "olmo2", {0: swa(9), 1: swa(9), 2: swa(9)}, {
         "sliding_window": 20, "rope_parameters": OLMO_ROPES, "tie_word_embeddings": True}),
 }

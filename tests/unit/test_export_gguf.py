@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] =
     "smollm3 drop": ("smollm3", [FULL, NONE, FULL, FULL], {}, "LB520", "rotary"),
     "gemma2 mlp": ("gemma2", [FULL, MLP_GONE, FULL, FULL], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
     "gemma3 retyped": ("gemma3_text", [FULL, swa(20), FULL, FULL], GEMMA3, "LB523", "layer 1"),
-    "olmo3 drop": ("olmo3", [FULL, FULL, NONE, FULL], {"sliding_window": 600}, "LB520", "norms after"),
+    "olmo3 drop": ("olmo3", [FULL, FULL, NONE, FULL], {"layer_types": ["full_attention"] * 4}, "LB520", "norms after"),
     "partial rotary": ("phi3", [FULL] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
     "yarn of its own": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
     "yarn with betas": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "LB523", "betas"),
