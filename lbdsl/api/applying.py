@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from lbdsl.api.options import RunOptions
@@ -13,13 +15,15 @@ from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks,
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.digest import digest_text
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of, judges
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
-from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.reading import TextsReader, decode
 from lbdsl.recipe.schema import Evaluate, Recipe
 from lbdsl.version import VERSION
 
@@ -146,10 +150,11 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
                    help="make a new plan with --dtype")
     options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
     bench = Workbench(model or plan.model.source, options, progress)
-    recipe, found = _recipe_of(plan, set_params or {})
+    recipe = planned_recipe(plan, set_params)
+    files, found = _files_of(plan)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(
-        plan, recipe_sha256=recipe.sha256, params=recipe.params, model_digest=bench.digest, lbdsl_version=VERSION,
+        plan, files=files, params=recipe.params, model_digest=bench.digest, lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None)
     if stale:
@@ -165,21 +170,32 @@ def set_values(plan: Plan) -> dict[str, str]:
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
-def _recipe_of(plan: Plan, set_params: Mapping[str, str]) -> tuple[Recipe, tuple[Diagnostic, ...]]:
-    """The recipe file as it is now, or the text in the plan where there is no such file."""
-    values = set_values(plan) | dict(set_params)
-    if Path(plan.recipe.path).is_file():
-        loaded = load_recipe(plan.recipe.path, values)
-        if loaded.ok:
-            return loaded.unwrap(), ()
-        # A recipe that no longer parses differs from the plan's: staleness says so by its hash.
-        import hashlib
+def planned_recipe(plan: Plan, set_params: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe that a plan was made of, from the texts in it. `set_params` are values besides those of the plan."""
+    texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
+    return recipe_from_text(plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})},
+                            reader=TextsReader(texts)).unwrap()
 
-        embedded = recipe_from_text(plan.recipe.text, plan.recipe.path, values).unwrap()
-        sha256 = hashlib.sha256(Path(plan.recipe.path).read_bytes()).hexdigest()
-        return embedded.model_copy(update={"sha256": sha256}), ()
-    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path, values).unwrap()
-    return recipe, (note("LB472", f"{plan.recipe.path} is not here; the recipe in the plan is used"),)
+
+def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
+    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone."""
+    now: dict[str, str] = {}
+    gone: list[str] = []
+    for path, _ in plan.recipe.files:
+        if not Path(path).is_file():
+            gone.append(path)
+            continue
+        data = Path(path).read_bytes()
+        now[path] = sha256(data).hexdigest()
+        if path == plan.recipe.path:
+            # The plan holds the recipe's text; what is not even text has changed, whatever its hash.
+            with suppress(UnicodeDecodeError):
+                now[path] = digest_text(decode(data))
+    if not gone:
+        return now, ()
+    verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
+    return now, (note("LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan "
+                      f"{'is' if len(gone) == 1 else 'are'} used"),)
 
 
 def _got(item: AssertResult) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.api.applying import set_values
+from lbdsl.api.applying import planned_recipe
 from lbdsl.api.options import RunOptions
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
@@ -15,7 +15,6 @@ from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import Progress
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.schema import AssertResult
-from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Evaluate
 
 
@@ -79,7 +78,7 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     with bench.progress.stage("judging") as report:
         quality = judge(base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report,
                         batch=options.batch)
-    recipe = recipe_from_text(plan.recipe.text, plan.recipe.path, set_values(plan)).unwrap()
+    recipe = planned_recipe(plan)
     asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
     found += [error("LB468", f"assert {item.text} fails on this text")
               for item in asserts if item.status == "fail"]

@@ -32,6 +32,8 @@ def card_text(record: Record) -> str:
               "or without remote code after `import lbdsl.hf`.", ""]
     lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
+    for item in plan.recipe.included:
+        lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
     if plan.recipe.params:
         values = ", ".join(f"${k} = {v}" for k, v in sorted(plan.recipe.params.items()))
         lines += [f"Parameters: {values}.", ""]

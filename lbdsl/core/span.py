@@ -9,10 +9,15 @@ from functools import cached_property
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One text with the name it is reported under (a path, or `<string>`)."""
+    """One text with the name it is reported under (a path, or `<string>`).
+
+    `base` is where it begins when the texts of a recipe and of the files it includes are laid end to end: 0 for the
+    recipe's own.
+    """
 
     name: str
     text: str
+    base: int = 0
 
     @cached_property
     def _line_starts(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -68,7 +69,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
                                shadowed=outcome.shadowed)
                     for rule, outcome in zip(recipe.rules, selection.rules, strict=True)),
         before=before.totals(contexts), after=after.totals(contexts), contexts=contexts, loss=loss, asserts=asserts,
-        measure=recipe.measure, heal=recipe.heal, eval=recipe.eval, findings=tuple(_finding(d) for d in kept),
+        measure=recipe.measure, heal=recipe.heal, eval=recipe.eval, findings=tuple(_finding(recipe, d) for d in kept),
         changes=_changes(layers), complete=complete, errored=errored,
         applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts))
     return Diagnosed(plan, tuple(problems))
@@ -187,12 +188,16 @@ def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
     return {mark: counts[mark] for mark in ("keep", "change", "drop")}
 
 
-def _finding(diagnostic: Diagnostic) -> Finding:
+def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:
+    span = diagnostic.span
+    inside = span is not None and span.source.base > 0
+    folder = os.path.dirname(recipe.path) or "."
+    file = os.path.relpath(span.source.name, folder).replace(os.sep, "/") if span is not None and inside else None
     line = diagnostic.span.start_line_column[0] if diagnostic.span is not None else None
     return Finding(code=diagnostic.code, severity=diagnostic.severity.value, message=diagnostic.message,
-                   help=diagnostic.help, line=line)
+                   help=diagnostic.help, line=line, file=file)
 
 
 def _recipe_ref(recipe: Recipe) -> RecipeRef:
     return RecipeRef(name=recipe.name, path=recipe.path, text=recipe.text, sha256=recipe.sha256,
-                     params=dict(recipe.params), set_params=recipe.set_params)
+                     params=dict(recipe.params), set_params=recipe.set_params, included=recipe.included)

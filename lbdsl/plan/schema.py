@@ -5,13 +5,14 @@ A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Nothing is selected 
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from lbdsl.actions import Action
-from lbdsl.core.digest import digest_of
-from lbdsl.recipe.schema import Evaluate, Heal, Measure, action_from
+from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
 
 FORMAT_VERSION = 1
 
@@ -127,17 +128,19 @@ class AssertResult(Value):
 
 
 class Finding(Value):
-    """A diagnostic of planning, kept so that a saved plan shows it again. `line` is the recipe's, from 1."""
+    """A diagnostic of planning, kept so that a saved plan shows it again. `line` is the recipe's, from 1, or
+    that of the included file at `file`."""
 
     code: str
     severity: Literal["error", "warning", "note"]
     message: str
     help: tuple[str, ...] = ()
     line: int | None = None
+    file: str | None = None
 
 
 class RecipeRef(Value):
-    """The recipe as it was when the plan was made, and where it was found."""
+    """The recipe as it was when the plan was made, with the texts it includes, and where it was found."""
 
     name: str | None
     path: str
@@ -145,6 +148,13 @@ class RecipeRef(Value):
     sha256: str
     params: dict[str, int | float | str | bool]
     set_params: tuple[str, ...] = ()
+    included: tuple[IncludedText, ...] = ()
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """(path, sha256) of everything that the recipe's hash covers, the recipe's own text first."""
+        return ((self.path, digest_text(self.text)), *(
+            (os.path.join(os.path.dirname(self.path), item.path), item.sha256) for item in self.included))
 
 
 class ModelRef(Value):

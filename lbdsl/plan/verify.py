@@ -12,18 +12,21 @@ from lbdsl.plan.schema import Plan
 _AGAIN = "make a new plan with `lbdsl plan`"
 
 
-def staleness(plan: Plan, *, recipe_sha256: str | None = None, params: Mapping[str, Any] | None = None,
+def staleness(plan: Plan, *, files: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None,
               model_digest: str | None = None, lbdsl_version: str | None = None, fingerprint: str | None = None,
               data_digest: str | None = None, joint_digest: str | None = None) -> tuple[Diagnostic, ...]:
     """Every difference between what the plan was made of and what is there now, as errors of exit code 3.
 
-    Each argument is the present value; None means that it is not compared. `fingerprint` covers model, text, length,
+    Each argument is the present value; None means that it is not compared. `files` gives the sha256 of the recipe's text
+    and of the files it includes by their path, those that are there. `fingerprint` covers model, text, length,
     precision and device of the scores, `data_digest` their text alone, `joint_digest` the text of the joint loss.
     """
     found: list[Diagnostic] = []
-    if recipe_sha256 is not None and recipe_sha256 != plan.recipe.sha256:
-        found.append(error("LB340", f"the recipe {plan.recipe.path} changed: {short(plan.recipe.sha256)} when planned, "
-                           f"{short(recipe_sha256)} now", help=_AGAIN))
+    for path, was in plan.recipe.files if files is not None else ():
+        now = files.get(path, was) if files is not None else was
+        if now != was:
+            what = "the recipe" if path == plan.recipe.path else "the included file"
+            found.append(error("LB340", f"{what} {path} changed: {short(was)} when planned, {short(now)} now", help=_AGAIN))
     if params is not None:
         found += _param_differences(plan, params)
     if model_digest is not None and model_digest != plan.model.digest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -33,9 +33,10 @@ class Outside(NamedTuple):
     text: str
 
 
-def outside_values(scope: Scope, file: tree.File, set_params: Mapping[str, str]) -> dict[str, Outside]:
+def outside_values(scope: Scope, statements: Sequence[tree.Statement], set_params: Mapping[str, str],
+                   ) -> dict[str, Outside]:
     """The values of `--set`, read by the type that the recipe declares. Names that it does not have are errors."""
-    declared = {statement.name.name: statement for statement in file.statements if isinstance(statement, tree.Param)}
+    declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
     found: dict[str, Outside] = {}
     for given, text in set_params.items():
         name = given.removeprefix("$")

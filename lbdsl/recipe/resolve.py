@@ -7,11 +7,11 @@ from typing import Any
 
 from lbdsl.actions import Action, Aspect
 from lbdsl.core.diagnostic import Diagnosed, Label
-from lbdsl.core.digest import digest_text
 from lbdsl.core.span import Span
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.constants import constant
 from lbdsl.recipe.expressions import Place, resolve_condition
+from lbdsl.recipe.includes import Whole
 from lbdsl.recipe.params import outside_values, resolve_param
 from lbdsl.recipe.rules import lint_rules
 from lbdsl.recipe.schema import (
@@ -24,6 +24,7 @@ from lbdsl.recipe.schema import (
     Rule,
     Selector,
     WhereSelector,
+    recipe_digest,
 )
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_set
@@ -36,16 +37,16 @@ _FOLLOW = ("LB206", "LB207", "LB208", "LB209", "LB210")
 """What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
 
 _INCLUDED = ("LB110", "LB111", "LB118")
-"""Names that the included file may well define."""
+"""Names that an included file may well define."""
 
 
-def resolve(file: tree.File, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
+def resolve(whole: Whole, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
     """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
 
     The value is None when there are errors. `path` is the name the recipe goes by in plans and messages.
     """
-    resolver = _Resolver(file, set_params or {})
-    for statement in file.statements:
+    resolver = _Resolver(whole, set_params or {})
+    for statement in whole.statements:
         resolver.statement(statement)
     return resolver.recipe(path)
 
@@ -53,8 +54,8 @@ def resolve(file: tree.File, *, set_params: Mapping[str, str] | None = None, pat
 class _Resolver:
     """Collects the parts of one recipe."""
 
-    def __init__(self, file: tree.File, set_params: Mapping[str, str]):
-        self.file = file
+    def __init__(self, whole: Whole, set_params: Mapping[str, str]):
+        self.whole = whole
         self.scope = Scope()
         self.set_params = set_params
         self.parts: dict[str, Any] = {}
@@ -64,17 +65,17 @@ class _Resolver:
         self.asserts: list[Assertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
-        self.included = False
-        for statement in file.statements:
+        self.rule_spans: dict[int, Span] = {}
+        for statement in whole.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group):
                 sigil = "@" if isinstance(statement, tree.Group) else "$"
                 self.scope.below.setdefault(sigil + statement.name.name, statement.name.span)
-        self.outside = outside_values(self.scope, file, set_params)
+        self.outside = outside_values(self.scope, whole.statements, set_params)
         self._metric_first()
 
     def _metric_first(self) -> None:
         """`sensitivity` means the `measure` block's metric wherever that block stands."""
-        for statement in self.file.statements:
+        for statement in self.whole.statements:
             if isinstance(statement, tree.Block) and statement.kind.name == "measure":
                 trial = Scope()
                 measure = resolve_block(trial, statement)
@@ -96,7 +97,8 @@ class _Resolver:
         scope = self.scope
         match statement:
             case tree.Version():
-                if self._only("lbr", statement.span) and statement.number.value != VERSION:
+                base = statement.span.source.base
+                if self._only("lbr", statement.span, f"lbr {base}") and statement.number.value != VERSION:
                     scope.error(
                         "LB124",
                         f"unknown language version {statement.number.text}",
@@ -104,7 +106,7 @@ class _Resolver:
                         help=f"this lbdsl reads version {VERSION}",
                     )
             case tree.RecipeName():
-                if self._only("recipe", statement.span):
+                if self._own("recipe", statement) and self._only("recipe", statement.span):
                     self.parts["name"] = statement.name.value
             case tree.Requires():
                 self._assertion(statement.expr, "requires", self.requires)
@@ -128,7 +130,7 @@ class _Resolver:
                 if self._only(kind, statement.kind.span) and value is not None:
                     self.parts[kind] = value
             case tree.Include():
-                self._include(statement)
+                raise AssertionError("includes are replaced by what they bring")
             case tree.Search():
                 scope.error(
                     "LB125",
@@ -145,7 +147,7 @@ class _Resolver:
         for name, definition in scope.defined.items():
             if not definition.used:
                 scope.warning("LB210", f"`{name}` is never used", definition.span, help="use it or remove it")
-        text = self.file.source.text
+        text, included = self.whole.source.text, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
             found = Recipe.model_construct(
@@ -156,35 +158,49 @@ class _Resolver:
                 asserts=tuple(self.asserts),
                 path=path,
                 text=text,
-                sha256=digest_text(text),
+                sha256=recipe_digest(text, [(item.path, item.sha256) for item in included]),
+                included=included,
                 **self.parts,
             )
         # Rules with errors are not among them; what the others say of each other stands all the same.
         scope.diagnostics += lint_rules(
             tuple(self.rules),
-            self.file.source,
+            self._rule_span,
             healed="heal" in self.once,
-            gated=any(isinstance(s, tree.Assertion) for s in self.file.statements),
+            gated=any(isinstance(s, tree.Assertion) for s in self.whole.statements),
         )
-        order = sorted(scope.diagnostics, key=lambda problem: problem.span.start if problem.span else -1)
+        order = sorted(scope.diagnostics, key=lambda d: d.span.source.base + d.span.start if d.span else -1)
         if any(problem.is_error for problem in order):
-            follow = (*_FOLLOW, *_INCLUDED) if self.included else _FOLLOW
+            follow = (*_FOLLOW, *_INCLUDED) if self.whole.unread else _FOLLOW
             return Diagnosed(None, tuple(problem for problem in order if problem.code not in follow))
         return Diagnosed(found, tuple(order))
 
-    def _only(self, what: str, span: Span) -> bool:
+    def _rule_span(self, rule: Rule) -> Span:
+        """Where a rule stands."""
+        return self.rule_spans[rule.number]
+
+    def _only(self, what: str, span: Span, key: str = "") -> bool:
         """False, with an error, when a statement that may stand once stands again."""
-        if what in self.once:
+        key = key or what
+        if key in self.once:
             self.scope.error(
                 "LB213",
                 f"`{what}` is given twice",
                 span,
-                labels=(Label(self.once[what], "first here"),),
+                labels=(Label(self.once[key], "first here"),),
                 help="remove one of them",
             )
             return False
-        self.once[what] = span
+        self.once[key] = span
         return True
+
+    def _own(self, what: str, node: tree.Node) -> bool:
+        """False, with an error, for a statement that only the recipe itself may hold, in an included file."""
+        if node.span.source is self.whole.source:
+            return True
+        self.scope.error("LB134", f"`{what}` stands in an included file", node.span,
+                         help="it belongs into the recipe that includes it")
+        return False
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:
         typed = resolve_condition(self.scope, node, place)
@@ -195,27 +211,13 @@ class _Resolver:
                 )
             )
 
-    def _include(self, node: tree.Include) -> None:
-        self.included = True
-        path = node.path.value
-        if path.startswith(("/", "~")) or ".." in path.replace("\\", "/").split("/") or path[1:2] == ":":
-            self.scope.error(
-                "LB126",
-                f"`{path}` leaves the recipe's directory",
-                node.path.span,
-                help="a recipe includes only files beside it or below",
-            )
-        else:
-            self.scope.error(
-                "LB125", "`include` is not in this version", node.span, help="copy the statements into this recipe"
-            )
-
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1
         selector = self._selector(node.selector)
         actions = self._actions(node)
         if selector is not None and actions is not None:
             span = node.selector.span.to(node.actions[-1].span)
+            self.rule_spans[self.rule_count] = node.span
             self.rules.append(
                 Rule.model_construct(
                     number=self.rule_count,
@@ -309,7 +311,7 @@ class _Resolver:
     def _text(self, span: Span) -> str:
         """The text of a span on one line, without comments."""
         parts, position = [], span.start
-        for comment in self.file.comments if "#" in span.text else ():
+        for comment in self.whole.comments[span.source] if "#" in span.text else ():
             if span.start <= comment.start < span.end:
                 parts.append(span.source.text[position : comment.start])
                 position = comment.end

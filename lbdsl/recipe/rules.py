@@ -3,54 +3,54 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lbdsl.actions import Action, Aspect
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
-from lbdsl.core.span import Source, Span
+from lbdsl.core.span import Span
 from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
 
 _Ranges = list[tuple[int, int]]
 
 
-def lint_rules(rules: Sequence[Rule], source: Source, *, healed: bool, gated: bool) -> list[Diagnostic]:
+SpanOf = Callable[[Rule], Span]
+"""Where a rule stands."""
+
+
+def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate."""
     if not rules:
         return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
-    found = [*_after_else(rules, source), *_shadowed(rules, source)]
+    found = [*_after_else(rules, span), *_shadowed(rules, span)]
     if not any(isinstance(rule.selector, ElseSelector) for rule in rules):
-        found.append(note("LB206", "no `else`: layers that no rule claims are kept", _span(source, rules[-1]),
+        found.append(note("LB206", "no `else`: layers that no rule claims are kept", span(rules[-1]),
                           help="say `else keep` to mean it"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
     if changing is not None and not healed:
-        found.append(warning("LB207", "layers are changed and nothing heals them", _span(source, changing),
+        found.append(warning("LB207", "layers are changed and nothing heals them", span(changing),
                              help="add a `heal` block, as in `heal { tokens = 200k }`"))
     if changing is not None and not gated:
-        found.append(warning("LB208", "layers are changed and nothing gates the result", _span(source, changing),
+        found.append(warning("LB208", "layers are changed and nothing gates the result", span(changing),
                              help="add a gate, as in `assert ppl_increase < 5%`"))
     return found
 
 
-def _span(source: Source, rule: Rule) -> Span:
-    assert rule.at is not None, "rules made from text have a place"
-    return Span(source, *rule.at)
-
-
-def _after_else(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
+def _after_else(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
     first = next((index for index, rule in enumerate(rules) if isinstance(rule.selector, ElseSelector)), None)
     if first is None:
         return
-    whole = _span(source, rules[first])
+    whole = span_of(rules[first])
     for rule in rules[first + 1 :]:
-        span = _span(source, rule)
+        span = span_of(rule)
         twice = isinstance(rule.selector, ElseSelector)
-        swap = None if twice else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
+        apart = span.source is not whole.source
+        swap = None if twice or apart else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
         yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
                     labels=(Label(whole, "`else` stands here"),), fix=swap,
                     help="remove one of the two" if twice else "move it above `else`")
 
 
-def _shadowed(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
+def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
     """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
     claimed: dict[Aspect, _Ranges] = {}
     owners: list[tuple[Rule, _Ranges, frozenset[Aspect]]] = []
@@ -69,8 +69,8 @@ def _shadowed(rules: Sequence[Rule], source: Source) -> Iterator[Diagnostic]:
             count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
             names = ", ".join(str(owner.number) for owner in by[:5]) + (", ..." if len(by) > 5 else "")
             yield warning("LB202", f"shadowed: {count} by rule{'' if len(by) == 1 else 's'} {names}",
-                          _span(source, rule), help="move it up, or remove it",
-                          labels=tuple(Label(_span(source, owner), "claims them first") for owner in by[:5]))
+                          span_of(rule), help="move it up, or remove it",
+                          labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]))
         elif rule.selector.where is None:
             for aspect in aspects:
                 claimed[aspect] = _merged([*claimed.get(aspect, []), *ranges])

@@ -6,12 +6,16 @@ they stand in the text (`at`), which is not part of their JSON.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from lbdsl.actions import Action, actions
+from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 
@@ -326,8 +330,19 @@ class Evaluate(Node):
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
 
 
+class IncludedText(Node):
+    """An included file: its path from the recipe's folder, its text, and the sha256 of its bytes."""
+
+    path: str
+    text: str
+    sha256: str
+
+
 class Recipe(Node):
-    """A whole recipe. `params` are the values in force (defaults and `--set`); `set_params` names those set outside."""
+    """A whole recipe. `params` are the values in force (defaults and `--set`); `set_params` names those set outside.
+
+    `sha256` is of the recipe's text and, where there are any, of all that it includes.
+    """
 
     version: Literal[1] = 1
     name: str | None = None
@@ -342,15 +357,34 @@ class Recipe(Node):
     path: str
     text: str
     sha256: str
+    included: tuple[IncludedText, ...] = ()
 
     def span(self, node: Node) -> Span | None:
-        """Where a node of this recipe stands in its text."""
-        return Span(self.source, *node.at) if node.at is not None else None
+        """Where a node of this recipe stands, in its text or in that of an included file."""
+        if node.at is None:
+            return None
+        source = next(source for source in reversed(self.sources) if source.base <= node.at[0])
+        return Span(source, node.at[0] - source.base, node.at[1] - source.base)
 
     @property
     def source(self) -> Source:
-        """The text with its name; one object each call, spans compare by it only for display."""
-        return Source(self.path, self.text)
+        """The recipe's own text with its name."""
+        return self.sources[0]
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """The recipe's text and those of its included files, in the order in which they are read."""
+        found = [Source(self.path, self.text)]
+        for item in self.included:
+            name = os.path.join(os.path.dirname(self.path), item.path)
+            found.append(Source(name, item.text, found[-1].base + len(found[-1].text) + 1))
+        return tuple(found)
+
+
+def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:
+    """The sha256 that a recipe is known by; `included` are (path, sha256) of the files it includes."""
+    files = [list(item) for item in included]
+    return digest_of({"text": digest_text(text), "included": files}) if files else digest_text(text)
 
 
 def action_from(value: Any) -> Action:

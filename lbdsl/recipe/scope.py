@@ -123,5 +123,6 @@ def replace(span: Span, text: str) -> Fix:
 
 
 def at(node: tree.Node) -> tuple[int, int]:
-    """The offsets of a tree node, for the recipe's `at`."""
-    return node.span.start, node.span.end
+    """The offsets of a tree node in the texts of the recipe laid end to end, for the recipe's `at`."""
+    base = node.span.source.base
+    return base + node.span.start, base + node.span.end

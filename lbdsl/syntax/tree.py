@@ -302,8 +302,9 @@ Statement = (Version | RecipeName | Requires | Param | Let | Group | Include | B
 
 @dataclass(frozen=True)
 class File:
-    """A whole recipe: the statements that parsed, in order. `comments` are the spans of comments."""
+    """A whole file: the statements that parsed, in order. `comments` are the spans of comments, `tokens` counts tokens."""
 
     source: Source = field(compare=False, repr=False)
     statements: tuple[Statement, ...]
     comments: tuple[Span, ...] = field(compare=False, default=())
+    tokens: int = field(compare=False, default=0)

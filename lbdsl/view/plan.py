@@ -157,7 +157,8 @@ def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
     for finding in plan.findings:
         if finding.code == "LB325":  # the closing line says it, whoever shows the warnings
             continue
-        where = f" (line {finding.line})" if finding.line is not None else ""
+        file = f"{printable(finding.file)}, " if finding.file else ""
+        where = f" ({file}line {finding.line})" if finding.line is not None else ""
         yield from _wrapped(f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}", width, 4,
                             _SEVERITY_STYLES[finding.severity])
         for text in finding.help:

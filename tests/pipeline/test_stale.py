@@ -73,3 +73,24 @@ def test_the_plan_goes_on_without_its_recipe_file_and_with_a_moved_model(planned
     done = lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal", "--model", "elsewhere")
     assert done.code == 0, done.err
     assert "LB472" in done.err
+
+
+def test_an_included_file_is_part_of_the_recipe(planned: Path, lbdsl) -> None:
+    recipe, parts = planned / "tiny.lbr", planned / "parts.lbr"
+    parts.write_text("group @first = first 1\n")
+    recipe.write_text('include "parts.lbr"\n' + recipe.read_text().replace("else", "layers @first keep\nelse", 1))
+    done = lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan")
+    assert done.code == 0, done.err
+    parts.write_text("group @first = first 1  # and no more\n")
+    done = lbdsl("apply", "y.lbplan", "-o", "out")
+    refused(done, "the included file", "parts.lbr")
+    assert "the recipe " not in done.err
+    # Without the files, the texts in the plan are enough, and the artifact holds them too.
+    parts.unlink()
+    recipe.unlink()
+    done = lbdsl("apply", "y.lbplan", "-o", "out", "--no-heal")
+    assert done.code in (0, 4), done.err
+    assert "LB472" in done.err
+    folder = next(path for path in (Path("out"), Path("out.rejected")) if path.exists())
+    assert "group @first" in (folder / "README.md").read_text()
+    assert lbdsl("eval", str(folder)).code in (0, 4)

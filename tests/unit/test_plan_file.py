@@ -86,13 +86,13 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_nothing_changed(plan):
-    assert staleness(plan, recipe_sha256=plan.recipe.sha256, params={"n": 4}, model_digest=plan.model.digest,
+    assert staleness(plan, files=dict(plan.recipe.files), params={"n": 4}, model_digest=plan.model.digest,
                      lbdsl_version="0.1.0", fingerprint="7c" * 32, data_digest="41af" * 16) == ()
     assert staleness(plan) == ()
 
 
 def test_every_difference_is_named(plan):
-    found = staleness(plan, recipe_sha256="ab" * 32, params={"n": 5}, model_digest="cd" * 32, lbdsl_version="0.2.0",
+    found = staleness(plan, files={plan.recipe.path: "ab" * 32}, params={"n": 5}, model_digest="cd" * 32, lbdsl_version="0.2.0",
                       fingerprint="ef" * 32, data_digest="01" * 32, joint_digest="23" * 32)
     assert [d.code for d in found] == ["LB340", "LB341", "LB342", "LB343", "LB343", "LB343", "LB344"]
     assert {d.exit_code for d in found} == {3}
