@@ -27,7 +27,6 @@ from tests.tiny_model import byte_tokenizer
 
 pytestmark = pytest.mark.engine
 RECIPE = resource_folder("recipes") / "drop8-window16-nosinks.lbr"
-WINDOW, NEW = 256, 64
 LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 530, 600, 640, 768, 1000)
 """Tokens of the 20 prompts; six are longer than twice the window."""
 
@@ -152,6 +151,18 @@ def compare(name: str, model, prompts: list[list[int]], served: Served, tie: flo
     return equal
 
 
+def check_that_windows_count(model, prompts: list[list[int]], served: Served) -> None:
+    """The comparison sees it when a window is ignored: such a model says other tokens after every long prompt."""
+    windows = {i: dict(layer.spec) for i, layer in enumerate(model.model.layers) if layer.spec["attn"] == "swa"}
+    for index in windows:
+        model.set_layer(index, {"attn": "full"})
+    longest = max(spec["window"] for spec in windows.values())
+    long = [i for i, prompt in enumerate(prompts) if len(prompt) > 2 * longest]
+    wrong = [logits_of(model, prompts[i], served.tokens[i]).argmax(-1).tolist() != served.tokens[i] for i in long]
+    assert wrong
+    assert all(wrong)
+
+
 def test_capacity_of_the_base(base: Path, smollm2: str, tmp_path: Path) -> None:
     facts = Workbench(smollm2).facts
     layout = cache_layout(dict.fromkeys(range(facts.layers)), facts.kv_bytes_per_token)
@@ -175,13 +186,7 @@ def test_decilm_in_fp32(artifact: Path, decilm: Path, prompts: list[list[int]], 
     served = serve(decilm, prompts, tmp_path, trust_remote_code=True, dtype="float32")
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
     assert compare("decilm, fp32", model, prompts, served, tie=1e-3) >= len(prompts) - 1
-    # The comparison sees a window that is ignored.
-    for index, layer in enumerate(model.model.layers):
-        if layer.spec["attn"] == "swa":
-            model.set_layer(index, {"attn": "full"})
-    long = [i for i, prompt in enumerate(prompts) if len(prompt) > 2 * WINDOW]
-    wrong = [logits_of(model, prompts[i], served.tokens[i]).argmax(-1).tolist() != served.tokens[i] for i in long]
-    assert all(wrong)
+    check_that_windows_count(model, prompts, served)
 
 
 def test_capacity_of_decilm_at_whole_batches(artifact: Path, decilm: Path, tmp_path: Path) -> None:
@@ -233,11 +238,13 @@ def test_the_plugin_serves_qwen3_without_attention_in_layer_0(plugin: Path, tmp_
     artifact = tiny_artifact(tiny(Qwen3Config), QWEN3, tmp_path)
     exported = export_artifact(artifact, "vllm").folder
     prompts = random_prompts(3, 20, 41, 90, 150, 300)
-    served = serve(exported, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
+    served = serve(exported, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin, twice=True)
     assert served.architecture == "LbdslQwen3ForCausalLM"
+    assert served.again == served.tokens
     check_capacity("plug-in, Qwen3", served, layout_of(artifact), on_cpu(512))
     model = load_artifact(artifact, device="cpu")
     assert compare("plug-in, Qwen3 fp32", model, prompts, served, tie=1e-3) >= len(prompts) - 1
+    check_that_windows_count(model, prompts, served)
 
 
 def swa(window: int) -> dict:
@@ -270,6 +277,7 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
     check_capacity(f"plug-in, {family}", served, cache_layout(windows_of(changed.subject.specs), facts.kv_bytes_per_token),
                    on_cpu(512))
     assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+    check_that_windows_count(changed.model, prompts, served)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
@@ -285,6 +293,7 @@ def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None
     served = serve(output, prompts, tmp_path, dtype="float32", max_model_len=512, trust_remote_code=True)
     assert served.architecture == "DeciLMForCausalLM"
     assert compare(f"decilm, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+    check_that_windows_count(changed.model, prompts, served)
 
 
 def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[list[int]], tmp_path: Path) -> None:

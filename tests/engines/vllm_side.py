@@ -22,9 +22,11 @@ BATCHED = 4096
 
 @dataclass(frozen=True)
 class Served:
-    """`tokens[p]` are the greedy tokens of prompt p, `top[p][t]` the logprobs of the likeliest tokens at step t."""
+    """`tokens[p]` are the greedy tokens of prompt p, `again` those of a second round, from the cached prefixes;
+    `top[p][t]` the logprobs of the likeliest tokens at step t."""
 
     tokens: list[list[int]]
+    again: list[list[int]]
     top: list[list[dict[int, float]]]
     architecture: str
     log: str
@@ -44,23 +46,23 @@ def vllm_python() -> Path:
 
 def serve(model: Path, prompts: list[list[int]], folder: Path, *, max_tokens: int = 64, max_model_len: int = 2048,
           dtype: str = "bfloat16", trust_remote_code: bool = False, plugin: Path | None = None, expect: int = 0,
-          **options: Any) -> Served:
+          twice: bool = False, **options: Any) -> Served:
     """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl."""
     job, result = folder / "job.json", folder / "result.json"
     result.unlink(missing_ok=True)
     job.write_text(json.dumps({"model": str(model), "prompts": prompts, "max_tokens": max_tokens,
                                "max_model_len": max_model_len, "dtype": dtype, "trust_remote_code": trust_remote_code,
-                               "options": options}))
+                               "twice": twice, "options": options}))
     values = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HOME": str(engines_folder() / "hf-home"),
               **({"PYTHONPATH": str(plugin)} if plugin is not None else {})}
     done = subprocess.run([str(vllm_python()), str(SCRIPT), str(job), str(result)], cwd=folder, text=True,
                           env=clean_environment(**values), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200)
     assert (done.returncode == 0) == (expect == 0), done.stdout[-6000:]
     if expect:
-        return Served([], [], "", done.stdout)
+        return Served([], [], [], "", done.stdout)
     found = json.loads(result.read_text())
     top = [[{int(token): value for token, value in step.items()} for step in steps] for steps in found["top"]]
-    return Served(found["tokens"], top, found["architecture"], done.stdout)
+    return Served(found["tokens"], found["again"], top, found["architecture"], done.stdout)
 
 
 def install_plugin(target: Path) -> Path:

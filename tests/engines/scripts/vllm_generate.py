@@ -2,8 +2,8 @@
 
     vllm_generate.py JOB RESULT
 
-JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "options"}
-RESULT: {"tokens": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "plugins", "seconds"}
+JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice", "options"}
+RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "loaded_in", "seconds"}
 """
 
 import json
@@ -17,16 +17,20 @@ def main(job_path, result_path):
     from vllm import LLM, SamplingParams
 
     started = time.monotonic()
-    llm = LLM(job["model"], dtype=job["dtype"], max_model_len=job["max_model_len"], enforce_eager=True,
-              trust_remote_code=job["trust_remote_code"], enable_prefix_caching=False, seed=0, **job.get("options", {}))
+    options = {"enforce_eager": True, **job.get("options", {})}
+    llm = LLM(job["model"], dtype=job["dtype"], max_model_len=job["max_model_len"], seed=0,
+              trust_remote_code=job["trust_remote_code"], **options)
     loaded = time.monotonic() - started
     wanted = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False)
-    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in job["prompts"]], wanted, use_tqdm=False)
+    prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
+    outputs = llm.generate(prompts, wanted, use_tqdm=False)
+    again = llm.generate(prompts, wanted, use_tqdm=False) if job["twice"] else []  # from the prefixes that are cached
     completions = [output.outputs[0] for output in outputs]
     result = {
         "tokens": [list(done.token_ids) for done in completions],
         "top": [[{str(token): entry.logprob for token, entry in step.items()} for step in done.logprobs]
                 for done in completions],
+        "again": [list(output.outputs[0].token_ids) for output in again],
         "architecture": llm.llm_engine.model_config.architecture,
         "loaded_in": loaded,
         "seconds": time.monotonic() - started - loaded,
