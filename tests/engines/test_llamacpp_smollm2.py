@@ -24,7 +24,7 @@ from tests.engines.environments import engines_folder
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.test_llamacpp_tokens import TEXTS
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 RECIPES = {
     "drop8": """lbr 1
@@ -44,6 +44,7 @@ else keep
 }
 ARCHITECTURES = {"drop8": "deci", "window12": "granite_swa", "base": "llama"}
 LENGTHS = (5, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300, 400, 512)
+PROMPTS = {"drop8": LENGTHS, "window12": LENGTHS[-6:], "base": LENGTHS[::4]}
 NEW = 64
 NEAR = {"F32": 0.02, "F16": 0.1}
 """Gaps of the two best logits below which rounding may choose either."""
@@ -88,24 +89,24 @@ def artifact_of(name: str, smollm2: str) -> Path:
 
 @pytest.fixture(scope="module")
 def texts(smollm2) -> dict[str, Any]:
-    """20 prompts of up to 512 tokens, and 2,048 tokens to score, of text that nothing was measured on."""
+    """Prompts of up to 512 tokens by their length, and 2,048 tokens to score, of text that nothing was measured on."""
     tokenizer = Workbench(smollm2).tokenizer
     ids = token_blocks("builtin:pydoc", Part.EVAL, tokenizer, 16 * 1024, 1024).ids
-    prompts = [ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(LENGTHS)]
+    prompts = {length: ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(LENGTHS)}
     return {"tokenizer": tokenizer, "prompts": prompts, "blocks": [ids[0].tolist(), ids[1].tolist()]}
 
 
 @torch.inference_mode()
-def in_transformers(model, texts: dict[str, Any]) -> dict[str, Any]:
+def in_transformers(model, prompts: list[list[int]], blocks: list[list[int]]) -> dict[str, Any]:
     model.generation_config.eos_token_id = None
     greedy = []
-    for prompt in texts["prompts"]:
+    for prompt in prompts:
         out = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, pad_token_id=0,
                              output_logits=True, return_dict_in_generate=True)
         best = [row[0].topk(2).values for row in out.logits]
         greedy.append({"tokens": out.sequences[0, len(prompt) :].tolist(), "gaps": [float(b[0] - b[1]) for b in best]})
     nll = [torch.nn.functional.cross_entropy(model(torch.tensor([block])).logits[0, :-1].double(), torch.tensor(block[1:]))
-           for block in texts["blocks"]]
+           for block in blocks]
     return {"greedy": greedy, "nll": float(sum(nll) / len(nll))}
 
 
@@ -113,7 +114,9 @@ def in_transformers(model, texts: dict[str, Any]) -> dict[str, Any]:
 def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # noqa: F811
     folder = artifact_of(name, smollm2)
     record = read_record(folder).unwrap()
-    expected = in_transformers(load_artifact(folder, record.plan, device="cpu", dtype=torch.float32), texts)
+    prompts = [texts["prompts"][length] for length in PROMPTS[name]]
+    model = load_artifact(folder, record.plan, device="cpu", dtype=torch.float32)
+    expected = in_transformers(model, prompts, texts["blocks"])
     done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
     files = {"F32": done.folder / "model.gguf", "F16": tmp_path / "f16.gguf"}
     target = target_of(artifact_subject(folder, record)).unwrap()
@@ -121,14 +124,14 @@ def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # 
     write_model(folder, target, files["F16"], numbers="F16")
     assert files["F16"].stat().st_size < 0.52 * files["F32"].stat().st_size
     for numbers, path in files.items():
-        answer = run_llamacpp(python, tmp_path, model=str(path), context=1024, prompts=texts["prompts"], new=NEW,
+        answer = run_llamacpp(python, tmp_path, model=str(path), context=1024, prompts=prompts, new=NEW,
                               blocks=texts["blocks"], texts=TEXTS)
         tokenizer = texts["tokenizer"]
         assert answer["tokens"] == [tokenizer(text)["input_ids"] for text in TEXTS]
         nll = sum(answer["nll"]) / len(answer["nll"])
         same = compare(answer["greedy"], expected["greedy"], NEAR[numbers])
-        print(f"{name} {numbers}: {same} of {len(LENGTHS)} continuations equal, nll {nll:.5f}, {expected['nll']:.5f} here")
-        assert same >= len(LENGTHS) - (1 if numbers == "F32" else 4)
+        print(f"{name} {numbers}: {same} of {len(prompts)} continuations equal, nll {nll:.5f}, {expected['nll']:.5f} here")
+        assert same >= 0.95 * len(prompts) - (0 if numbers == "F32" else 3)
         assert abs(torch.tensor(nll - expected["nll"]).exp() - 1) < 0.01
 
 
