@@ -58,7 +58,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
         if not facts_only(requirement):
             problems += requirement_problems(recipe, facts, requirement, world)
     layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
-    problems += _context_findings(recipe, facts, contexts) + _bare_findings(recipe, layers)
+    problems += _context_findings(recipe, facts, contexts) + _bare_findings(recipe, layers) + _search_findings(recipe)
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
     complete = loss.joint is not None or not selection.changed
@@ -180,6 +180,14 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
     return [warning("LB325", f"this plan changes {plural(changed, 'layer')}, heals nothing and gates nothing",
                     help=("`heal { tokens = 200k }` distils the base model into the changed one",
                           "`assert ppl_increase < 5%` refuses to save a result that is worse"))]
+
+
+def _search_findings(recipe: Recipe) -> list[Diagnostic]:
+    if recipe.search is None:
+        return []
+    values = ", ".join(f"${item.name} = {recipe.params[item.name]}" for item in recipe.search.vary)
+    return [note("LB144", f"`search` is not run: this is the plan for {values}", recipe.span(recipe.search),
+                 help="a later version runs it with `lbdsl tune`; until then try values with `--set`")]
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:

@@ -209,7 +209,7 @@ def _call(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
 
 def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     name = node.name.name
-    if place != "assert":
+    if place not in ("assert", "minimize", "maximize", "subject to"):
         scope.error(
             "LB108",
             f"`{name}` is known only after healing",

@@ -66,7 +66,8 @@ def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Constant 
         return None
     default = None if node.default is None else constant(scope, node.default)
     checked = None if default is None else _typed(scope, node, default, "LB106")
-    domain = _Domain.of(scope, node)
+    domain = Domain.of(scope, node)
+    scope.params[name] = Declared(node, domain)
     if checked is not None and domain is not None:
         checked = domain.check(scope, node, checked, "LB116")
     if outside is None:
@@ -120,7 +121,14 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
     return None
 
 
-class _Domain(NamedTuple):
+class Declared(NamedTuple):
+    """A parameter above: its statement and its domain, None where it has none or a wrong one."""
+
+    node: tree.Param
+    domain: Domain | None
+
+
+class Domain(NamedTuple):
     """The values a parameter may have: an interval with both ends, or a choice."""
 
     low: Constant | None
@@ -129,7 +137,7 @@ class _Domain(NamedTuple):
     span: Span
 
     @classmethod
-    def of(cls, scope: Scope, node: tree.Param) -> _Domain | None:
+    def of(cls, scope: Scope, node: tree.Param) -> Domain | None:
         if node.domain is None:
             return None
         written = node.domain.options if isinstance(node.domain, tree.Choice) else (node.domain.low, node.domain.high)

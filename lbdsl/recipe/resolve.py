@@ -27,6 +27,7 @@ from lbdsl.recipe.schema import (
     recipe_digest,
 )
 from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.search import resolve_search
 from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_set
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.syntax import tree
@@ -132,12 +133,11 @@ class _Resolver:
             case tree.Include():
                 raise AssertionError("includes are replaced by what they bring")
             case tree.Search():
-                scope.error(
-                    "LB125",
-                    "`search` is not in this version",
-                    Span(statement.span.source, statement.span.start, statement.span.start + len("search")),
-                    help="give the parameters with `--set` instead",
-                )
+                search = resolve_search(scope, statement)
+                start = statement.span.start
+                word = Span(statement.span.source, start, start + len("search"))
+                if self._own("search", statement) and self._only("search", word) and search is not None:
+                    self.parts["search"] = search
             case tree.RuleStatement():
                 self._rule(statement)
 

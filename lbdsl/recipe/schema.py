@@ -330,6 +330,34 @@ class Evaluate(Node):
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
 
 
+class Vary(Node):
+    """`vary $window in 64..1Ki`: both ends belong to it; or `in {64, 256}`. Values are in the parameter's unit."""
+
+    name: str
+    low: int | float | None = None
+    high: int | float | None = None
+    options: tuple[int | float | str | bool, ...] = ()
+
+
+class Objective(Node):
+    """`minimize EXPR` or `maximize EXPR`, a value of the whole model; `phase` says when it is known."""
+
+    direction: Literal["minimize", "maximize"]
+    expr: Expr
+    phase: Phase
+    text: str
+
+
+class Search(Node):
+    """`search { ... }`: which parameters to vary, and what makes their values good."""
+
+    vary: tuple[Vary, ...]
+    objectives: tuple[Objective, ...]
+    subject_to: tuple[Assertion, ...] = ()
+    trials: int = Field(default=20, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0)
+
+
 class IncludedText(Node):
     """An included file: its path from the recipe's folder, its text, and the sha256 of its bytes."""
 
@@ -354,6 +382,7 @@ class Recipe(Node):
     heal: Heal | None = None
     eval: Evaluate | None = None
     asserts: tuple[Assertion, ...] = ()
+    search: Search | None = None
     path: str
     text: str
     sha256: str

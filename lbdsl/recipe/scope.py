@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, warning
 from lbdsl.core.registry import nearest
@@ -11,6 +12,9 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.recipe.schema import LayerSet
 from lbdsl.syntax import tree
+
+if TYPE_CHECKING:
+    from lbdsl.recipe.params import Declared
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Scope:
     """None: defined, but its value is wrong and has been reported."""
 
     groups: dict[str, SizedSet | None] = field(default_factory=dict)
+    params: dict[str, Declared] = field(default_factory=dict)
+    """The parameters among the variables."""
+
     defined: dict[str, Definition] = field(default_factory=dict)
     below: dict[str, Span] = field(default_factory=dict)
     """Where the recipe defines each `$name` and `@name`, also those further down."""

@@ -1,31 +1,33 @@
-"""The settings of `measure`, `heal` and `eval`, in one table."""
+"""The settings of `measure`, `heal`, `eval` and `search`, in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from lbdsl.core.diagnostic import Label
-from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
-from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
-from lbdsl.recipe.constants import constant, warn_decimal, whole
-from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure, Node
-from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, Node
+from lbdsl.recipe.scope import Scope, at
+from lbdsl.recipe.setting_values import (
+    BUILTIN_TEXTS,
+    EVAL_METRICS,
+    LOSSES,
+    METHODS,
+    Read,
+    checked,
+    data_name,
+    eval_metrics,
+    integer,
+    loss,
+    method,
+    metric,
+    rate,
+    tokens,
+)
 from lbdsl.syntax import tree
 
-Read = Callable[[Scope, tree.Setting], Mapping[str, Any] | None]
-"""A setting to fields of the block's schema, or None with an error."""
-
-BUILTIN_TEXTS = ("builtin:pydoc",)
-"""Those of `lbdsl.data.sources`, which a check does not import."""
-
-EVAL_METRICS = ("perplexity", "kl", "agreement")
-METHODS = ("lora", "full")
-LOSSES = ("kl", "hidden")
+__all__ = ["BUILTIN_TEXTS", "EVAL_METRICS", "LOSSES", "METHODS", "SETTINGS", "SettingRow", "read_settings", "resolve_block"]
 
 
 class SettingRow(NamedTuple):
@@ -35,212 +37,37 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def _tokens(field: str, power_of_two: bool = False) -> Read:
-    def read(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-        value = constant(scope, setting.value)
-        number = None if value is None else whole(scope, value, (Unit.TOKENS,), f"`{field}`")
-        if power_of_two and value is not None:
-            warn_decimal(scope, value)
-        return None if number is None else {field: number}
-
-    return read
-
-
-def _integer(field: str) -> Read:
-    def read(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-        value = constant(scope, setting.value)
-        number = None if value is None else whole(scope, value, (), f"`{field}`")
-        return None if number is None else {field: number}
-
-    return read
-
-
-def _real(scope: Scope, node: tree.Expr, what: str) -> float | None:
-    value = constant(scope, node)
-    if value is None:
-        return None
-    if value.kind != "number" or value.unit not in (Unit.NONE, Unit.RATIO):
-        scope.error(
-            "LB106" if value.kind != "number" else "LB107", f"{what} is a plain number, not {value.shown}", node.span
-        )
-        return None
-    assert isinstance(value.value, int | float)
-    return float(value.value)
-
-
-def _rate(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    number = _real(scope, setting.value, "`lr`")
-    return None if number is None else {"lr": number}
-
-
-def _data(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    value = constant(scope, setting.value)
-    if value is None:
-        return None
-    if value.kind != "text" or not value.value:
-        scope.error(
-            "LB106",
-            f"`data` is the name of a text, not {value.shown}",
-            setting.value.span,
-            help='as in `data = "builtin:pydoc"` or `data = "file.txt"`',
-        )
-        return None
-    name = str(value.value)
-    if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
-        near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        literal = isinstance(setting.value, tree.String)
-        scope.error("LB115", f"there is no built-in text `{name}`", setting.value.span, help=f"did you mean `{near}`?",
-                    fix=replace(setting.value.span, f'"{near}"') if literal else None)
-        return None
-    return {"data": name}
-
-
-def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> str | None:
-    """A bare name out of a few."""
-    if not isinstance(node, tree.Call):
-        scope.error("LB115", f"{what} is wanted here", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
-        return None
-    if node.name.name not in choices:
-        scope.unknown(
-            "LB115",
-            f"no {what.removeprefix('a ')} `{node.name.name}`",
-            node.name.name,
-            node.name.span,
-            choices,
-            "known",
-        )
-        return None
-    return node.name.name
-
-
-def _plain(scope: Scope, node: tree.Expr, name: str | None) -> bool:
-    if name is not None and isinstance(node, tree.Call) and node.args is not None:
-        scope.error("LB104", f"`{name}` takes no arguments here", node.span)
-        return False
-    return name is not None
-
-
-def _metric(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    name = _name(scope, setting.value, dict(metrics()), "a metric")
-    return {"metric": name} if _plain(scope, setting.value, name) else None
-
-
-def _eval_metrics(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    nodes = setting.value.items if isinstance(setting.value, tree.Items) else (setting.value,)
-    names = [_name(scope, node, EVAL_METRICS, "a metric of the finished model") for node in nodes]
-    if not all([_plain(scope, node, name) for node, name in zip(nodes, names, strict=True)]):
-        return None
-    return {"metrics": tuple(dict.fromkeys(names))}
-
-
-def _method(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    node = setting.value
-    name = _name(scope, node, METHODS, "a method")
-    if name is None or not isinstance(node, tree.Call):
-        return None
-    if name == "full":
-        return {"method": FullWeights(at=at(node))} if _plain(scope, node, name) else None
-    values: dict[str, Any] = {}
-    spans: dict[str, Span] = {}
-    good = True
-    for position, arg in enumerate(node.args or ()):
-        key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
-        if key not in ("rank", "alpha"):
-            scope.unknown(
-                "LB103",
-                f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments",
-                key,
-                arg.key.span if arg.key else arg.span,
-                ("rank", "alpha"),
-                "parameters",
-            )
-            good = False
-            continue
-        if key in spans:
-            scope.error("LB104", f"`{key}` is given twice", arg.span, labels=(Label(spans[key], "first here"),))
-            good = False
-            continue
-        spans[key] = arg.value.span
-        if key == "rank":
-            value = constant(scope, arg.value)
-            values[key] = None if value is None else whole(scope, value, (), "`rank`")
-        else:
-            values[key] = _real(scope, arg.value, "`alpha`")
-        good = good and values[key] is not None
-    if not good:
-        return None
-    lora = _checked(scope, Lora, values | {"at": at(node)}, spans, node.span)
-    return None if lora is None else {"method": lora}
-
-
-def _loss(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    """`kl`, `kl + 0.1 * hidden`, `0.5 * kl + hidden`: a weighted sum of the losses, each at most once."""
-    node = setting.value
-    terms: tuple[tree.Expr, ...] = (node,)
-    if isinstance(node, tree.Arithmetic) and "+" in node.ops:
-        terms = node.operands
-    if isinstance(node, tree.Arithmetic) and "-" in node.ops:
-        scope.error("LB115", "a loss is a sum", node.span, help="as in `kl + 0.1 * hidden`")
-        return None
-    weights: dict[str, float] = {}
-    for term in terms:
-        found = _term(scope, term)
-        if found is None:
-            return None
-        name, weight = found
-        if name in weights:
-            scope.error("LB115", f"`{name}` stands twice in the loss", term.span)
-            return None
-        if weight < 0:
-            scope.error("LB129", f"the weight of `{name}` is negative", term.span)
-            return None
-        weights[name] = weight
-    if not any(weights.values()):
-        scope.error("LB129", "all weights of the loss are zero", node.span)
-        return None
-    return {"kl_weight": weights.get("kl", 0.0), "hidden_weight": weights.get("hidden", 0.0)}
-
-
-def _term(scope: Scope, node: tree.Expr) -> tuple[str, float] | None:
-    factor, loss = 1.0, node
-    if isinstance(node, tree.Arithmetic) and node.ops == ("*",):
-        left, right = node.operands
-        first, second = (left, right) if isinstance(right, tree.Call) else (right, left)
-        weight = _real(scope, first, "a weight")
-        if weight is None:
-            return None
-        factor, loss = weight, second
-    name = _name(scope, loss, LOSSES, "a loss")
-    return (name, factor) if name is not None and _plain(scope, loss, name) else None
-
-
-_SEQ = SettingRow(_tokens("seq", power_of_two=True), "length of a sequence, in tokens")
-_DATA = SettingRow(_data, "the text: `builtin:pydoc`, a local file or a hub data set")
-_SEED = SettingRow(_integer("seed"), "seed of every random choice")
+_SEQ = SettingRow(tokens("seq", power_of_two=True), "length of a sequence, in tokens")
+_DATA = SettingRow(data_name, "the text: `builtin:pydoc`, a local file or a hub data set")
+_SEED = SettingRow(integer("seed"), "seed of every random choice")
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
-        "metric": SettingRow(_metric, "what `sensitivity` stands for"),
+        "metric": SettingRow(metric, "what `sensitivity` stands for"),
         "data": _DATA,
-        "tokens": SettingRow(_tokens("tokens"), "tokens of calibration text"),
+        "tokens": SettingRow(tokens("tokens"), "tokens of calibration text"),
         "seq": _SEQ,
         "seed": _SEED,
     },
     "heal": {
         "data": _DATA,
-        "tokens": SettingRow(_tokens("tokens"), "tokens seen, passes included"),
-        "method": SettingRow(_method, "`lora(rank=16, alpha=32)` or `full`"),
-        "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
-        "lr": SettingRow(_rate, "peak learning rate"),
+        "tokens": SettingRow(tokens("tokens"), "tokens seen, passes included"),
+        "method": SettingRow(method, "`lora(rank=16, alpha=32)` or `full`"),
+        "loss": SettingRow(loss, "`kl` or `kl + WEIGHT * hidden`"),
+        "lr": SettingRow(rate, "peak learning rate"),
         "seq": _SEQ,
-        "batch": SettingRow(_integer("batch"), "sequences a step"),
+        "batch": SettingRow(integer("batch"), "sequences a step"),
         "seed": _SEED,
     },
     "eval": {
         "data": _DATA,
-        "tokens": SettingRow(_tokens("tokens"), "tokens of held-out text"),
+        "tokens": SettingRow(tokens("tokens"), "tokens of held-out text"),
         "seq": _SEQ,
-        "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
+        "metrics": SettingRow(eval_metrics, "what is reported of the finished model"),
+    },
+    "search": {
+        "trials": SettingRow(integer("trials"), "how many values are tried at most"),
+        "seed": _SEED,
     },
 }
 """Every setting of every block."""
@@ -252,12 +79,19 @@ _SCHEMAS: Mapping[str, type[Node]] = {"measure": Measure, "heal": Heal, "eval": 
 def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`; None with errors."""
     kind = block.kind.name
+    read = read_settings(scope, kind, block.settings)
+    return None if read is None else checked(scope, _SCHEMAS[kind], read[0] | {"at": at(block)}, read[1], block.span)
+
+
+def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting],
+                  ) -> tuple[dict[str, Any], dict[str, Span]] | None:
+    """The fields that the settings of a block give, and where each value stands; None with errors."""
     table = SETTINGS[kind]
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     seen: dict[str, Span] = {}
     good = True
-    for setting in block.settings:
+    for setting in settings:
         key = setting.key.name
         if key not in table:
             _unknown(scope, kind, setting, table)
@@ -273,7 +107,7 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
             good = good and fields is not None
             for field, value in (fields or {}).items():
                 values[field], spans[field] = value, setting.value.span
-    return _checked(scope, _SCHEMAS[kind], values | {"at": at(block)}, spans, block.span) if good else None
+    return (values, spans) if good else None
 
 
 def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str, SettingRow]) -> None:
@@ -291,26 +125,3 @@ def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str,
         )
     else:
         scope.unknown("LB114", f"`{kind}` has no setting `{key}`", key, setting.key.span, table, "settings")
-
-
-def _checked(
-    scope: Scope, schema: type[Node], values: dict[str, Any], spans: Mapping[str, Span], whole_span: Span
-) -> Any:
-    """The schema's value; its bounds become errors at the setting."""
-    try:
-        return schema(**values)
-    except ValidationError as problem:
-        for item in problem.errors():
-            field = str(item["loc"][0])
-            context = item.get("ctx", {})
-            bound = next(
-                (
-                    f"{words} {context[key]:g}"
-                    for key, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
-                    if key in context
-                ),
-                None,
-            )
-            message = f"`{field}` must be {bound}" if bound else f"`{field}`: {item['msg'].lower()}"
-            scope.error("LB129", message, spans.get(field, whole_span))
-        return None

@@ -9,7 +9,7 @@ from typing import Literal
 from lbdsl.core.units import Unit
 from lbdsl.recipe.schema import Expr, Phase
 
-Place = Literal["where", "requires", "until", "assert"]
+Place = Literal["where", "requires", "until", "assert", "minimize", "maximize", "subject to"]
 """Where an expression stands; all but `where` ask about the whole model."""
 
 _ORDER = (Phase.STATIC, Phase.MEASURED, Phase.POST)

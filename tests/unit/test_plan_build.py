@@ -170,3 +170,14 @@ def test_the_gate_gives_the_value_that_decides():
     recipe = recipe_of(text)
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"ppl_increase": 0.02, "agreement": 0.8})
     assert [(item.status, item.value) for item in results] == [("fail", 0.8), ("pass", 0.8)]
+
+
+def test_a_search_is_not_run_and_that_is_said():
+    text = ("param $w: tokens in 64..1Ki = 64\nelse swa(window=$w)\nheal { tokens = 100k }\nassert kl_healed < 1\n"
+            "search { vary $w in 64..512; minimize kl }\n")
+    found = built(text)
+    noted = next(d for d in found.diagnostics if d.code == "LB144")
+    assert "$w = 64" in noted.message
+    assert noted.span is not None
+    assert noted.span.text.startswith("search {")
+    assert found.unwrap().applyable

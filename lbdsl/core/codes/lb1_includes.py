@@ -1,4 +1,4 @@
-"""LB13x, included files."""
+"""LB13x, included files; LB14x, the search."""
 
 from __future__ import annotations
 
@@ -19,4 +19,17 @@ CODES = (
          'include "core.lbr"'),
     Code("LB137", "bad sha256", "A hash that cannot be one would never be met."),
     Code("LB138", "a plan instead of a recipe", "A saved plan is applied or shown; it is no recipe."),
+    Code("LB140", "not a parameter", "`vary` changes the values of parameters; what `let` defines is fixed.",
+         "let $w = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }",
+         fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }"),
+    Code("LB141", "incomplete search", "A search says what it varies and what it makes small or large.",
+         "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512 }",
+         fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }"),
+    Code("LB142", "objective that never changes", "The values of the parameters must make a difference to it.",
+         "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize model.layers }",
+         fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize kv(32Ki) }"),
+    Code("LB143", "varied twice", "A parameter has one domain in a search.",
+         "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in {64}; vary $w in {128}; minimize kl }",
+         fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in {64, 128}; minimize kl }"),
+    Code("LB144", "search not run", "A plan takes the parameters as they are; trying others is what `tune` will do."),
 )
