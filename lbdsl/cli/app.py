@@ -12,6 +12,7 @@ from lbdsl.cli.config import default_map, use_written_names
 
 VERBS = {
     "check": "Parse, type-check and lint recipes; needs no model.",
+    "fmt": "Rewrite recipes in their canonical form.",
     "inspect": "Layers, shapes and sizes of a model, from its headers.",
     "measure": "Measure what a recipe needs of a model, and keep it.",
     "plan": "Show what a recipe would do to a model, and what it costs and gains.",
@@ -19,6 +20,8 @@ VERBS = {
     "apply": "Change, heal, judge and save a model.",
     "eval": "Judge an artifact against its base model.",
     "export": "Write an artifact in a format that an engine reads.",
+    "lsp": "Serve an editor: findings, completion, hints.",
+    "completions": "Print what makes a shell complete lbdsl.",
 }
 
 
@@ -34,10 +37,14 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
         command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
         use_written_names(command, cmd_name, (ctx.default_map or {}).get(cmd_name, {}))
+        if ctx.resilient_parsing:  # a shell asks what could be written
+            from lbdsl.cli.completing import offer_arguments
+
+            offer_arguments(cmd_name, command)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from lbdsl.core.registry import nearest
 
             near = nearest(args[0], VERBS)

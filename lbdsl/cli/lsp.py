@@ -1,0 +1,31 @@
+"""`lbdsl lsp`: the language server, for editors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+
+@click.command()
+@click.option("--model", metavar="MODEL", help="The model that hints are about. Default: the editor's setting.")
+@click.option("--stdio", is_flag=True, hidden=True, help="What editors add; there is no other way.")
+def lsp(model: str | None, stdio: bool) -> None:
+    """Serve an editor over standard input and output.
+
+    docs/editors.md shows how to set up VS Code, Neovim and Helix. It needs pygls: pip install "lbdsl[editor]".
+    """
+    from lbdsl.core.diagnostic import fail
+
+    try:
+        import pygls  # noqa: F401
+    except ImportError:
+        raise fail("LB062", "the language server needs pygls, which is not installed",
+                   help='install it: pip install "lbdsl[editor]"') from None
+    from lbdsl.editor.server import make_server
+
+    # The protocol has standard output for itself; whatever else is printed goes where messages go.
+    protocol = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    make_server(model).start_io(stdout=protocol)

@@ -1,0 +1,161 @@
+"""One version of a recipe's text, and what is known of it. Each part is worked out when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lbdsl.actions import actions
+from lbdsl.api.checking import on_model
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.span import Source, Span
+from lbdsl.editor.cursor import Cursor, cursor_at
+from lbdsl.metrics import metrics
+from lbdsl.recipe.constants import constant
+from lbdsl.recipe.includes import with_includes
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.params import resolve_param
+from lbdsl.recipe.reading import FolderReader
+from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.scope import Scope
+from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import Lexed, Token, lex
+from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.parse import parse
+
+_DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Where a `$name` or `@name` is defined. `detail` is its value or set on one line, `page` all of it in Markdown."""
+
+    span: Span
+    detail: str
+    page: str
+    is_param: bool = False
+
+    @property
+    def is_included(self) -> bool:
+        """Whether it stands in another file."""
+        return self.span.source.base > 0
+
+
+class Analysis:
+    """What is known of one text. `name` is what messages call it; `path`, where it is a file, is where its includes
+    start; with `facts` of a model the recipe is checked against it too."""
+
+    def __init__(self, text: str, name: str = "<recipe>", path: Path | None = None, facts: ModelFacts | None = None):
+        self.text = text
+        self.name = name
+        self.facts = facts
+        self.source = Source(name, text)
+        self._reader = FolderReader(path) if path is not None and "\0" not in str(path) else None
+
+    @cached_property
+    def lexed(self) -> Lexed:
+        return lex(self.text, MAX_TOKENS)
+
+    @property
+    def tokens(self) -> list[Token]:
+        return self.lexed.tokens
+
+    @cached_property
+    def file(self) -> tree.File | None:
+        """The tree, without the statements that do not parse."""
+        return parse(self.source, actions=actions()).value
+
+    @cached_property
+    def statements(self) -> tuple[tree.Statement, ...]:
+        """Those that parse, with those of included files in their places."""
+        return () if self.file is None else with_includes(self.file, self._reader, actions()).statements
+
+    @cached_property
+    def checked(self) -> Diagnosed[Recipe]:
+        """The recipe, and everything there is to say of it, what the model says among it."""
+        found = recipe_from_text(self.text, self.name, reader=self._reader)
+        return found if self.facts is None else on_model(found, self.facts)
+
+    @property
+    def findings(self) -> tuple[Diagnostic, ...]:
+        return self.checked.diagnostics
+
+    def is_own(self, span: Span) -> bool:
+        """Whether a place is in this text, and not in an included file."""
+        return span.source.base == 0 and span.source.text == self.text
+
+    def cursor(self, offset: int, *, whole: bool = False) -> Cursor | None:
+        return cursor_at(self.source, self.tokens, self.lexed.comments, offset, whole=whole)
+
+    def token_at(self, offset: int) -> Token | None:
+        """The token that a pointer at `offset` is on; of two that meet there the one that is a word or begins."""
+        touching = [token for token in self.tokens if token.start <= offset <= token.end and token.kind != "NEWLINE"]
+        words = [token for token in touching if token.kind in ("VAR", "REF", "NAME")]
+        return next(iter(words or touching[::-1]), None)
+
+    @cached_property
+    def metric(self) -> str:
+        """What `sensitivity` stands for."""
+        for statement in self.statements:
+            if isinstance(statement, tree.Block) and statement.kind.name == "measure":
+                for setting in statement.settings:
+                    if setting.key.name == "metric" and isinstance(setting.value, tree.Call):
+                        return setting.value.name.name if setting.value.name.name in metrics() else "nll"
+        return "nll"
+
+    @cached_property
+    def definitions(self) -> Mapping[str, Definition]:
+        """Every `$name` and `@name` by the first place that defines it, with its value where its statement parses. Those
+        of this text are found in statements that do not parse, too."""
+        found: dict[str, Definition] = {}
+        for before, token in zip(self.tokens, self.tokens[1:], strict=False):
+            sigil = _DEFINING.get(before.kind)
+            if sigil is not None and token.kind == ("REF" if sigil == "@" else "VAR") and token.text not in found:
+                detail, page = self._values.get(token.text, ("", ""))
+                found[token.text] = Definition(Span(self.source, token.start, token.end), detail, page,
+                                               before.kind == "PARAM")
+        for statement in self.statements:
+            if isinstance(statement, tree.Param | tree.Let | tree.Group) and statement.span.source.base > 0:
+                name = statement.name.span.text
+                detail, page = self._values.get(name, ("", ""))
+                found.setdefault(name, Definition(statement.name.span, detail, page, isinstance(statement, tree.Param)))
+        return found
+
+    def names_before(self, offset: int, sigil: str) -> dict[str, Definition]:
+        """The definitions above the statement at an offset; a name may be used only below its own."""
+        cursor = self.cursor(offset)
+        start = cursor.before[0].start if cursor is not None and cursor.before else offset
+        includes = any(token.kind == "INCLUDE" and token.start < start for token in self.tokens)
+        return {name: definition for name, definition in self.definitions.items() if name[0] == sigil
+                and (includes if definition.is_included else definition.span.end <= start)}
+
+    @cached_property
+    def _values(self) -> dict[str, tuple[str, str]]:
+        """Detail and page of each definition whose statement parses."""
+        found: dict[str, tuple[str, str]] = {}
+        scope = Scope()
+        for statement in self.statements:
+            if not isinstance(statement, tree.Param | tree.Let | tree.Group):
+                continue
+            written = f"```lbr\n{statement.span.text}\n```"
+            name = statement.name.name
+            match statement:
+                case tree.Param():
+                    value = resolve_param(scope, statement, None)
+                    shown = value.shown if value is not None else ""
+                    note = f"Default: {shown}. `--set {name}=VALUE` gives another." if shown else (
+                        f"Without a value; give it one: `--set {name}=VALUE`.")
+                    found.setdefault(f"${name}", (shown, f"{written}\n{note}"))
+                case tree.Let():
+                    value = constant(scope, statement.value)
+                    shown = value.shown if value is not None else ""
+                    if scope.define("$", name, statement.name.span):
+                        scope.variables[name] = value
+                    found.setdefault(f"${name}", (shown, f"{written}\n{shown}"))
+                case tree.Group():
+                    layers = statement.layers.span.text
+                    found.setdefault(f"@{name}", (" ".join(layers.split()), written))
+        return found

@@ -1,0 +1,203 @@
+"""What may be written at the cursor: what the parser accepts there, as words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lbdsl.actions import actions
+from lbdsl.editor.analysis import Analysis
+from lbdsl.editor.cursor import Cursor, Role
+from lbdsl.editor.pages import (
+    FUNCTIONS,
+    TYPE_MEANINGS,
+    WORDS,
+    action_page,
+    choices,
+    keyword_page,
+    metric_page,
+    parameter_page,
+    setting_page,
+)
+from lbdsl.metrics import metrics
+from lbdsl.recipe.expressions import FACTS
+from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.settings import BUILTIN_TEXTS, EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.names import STATEMENTS
+
+_LORA = ("rank", "alpha")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One suggestion. `kind` is keyword, action, metric, function, setting, parameter, variable, group, fact, type, word
+    or text; `insert` is what is written, with `${1:name}` places where `snippet`."""
+
+    label: str
+    kind: str
+    detail: str = ""
+    page: str = ""
+    insert: str = ""
+    snippet: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.insert or self.label
+
+
+def complete(analysis: Analysis, offset: int) -> tuple[Cursor | None, tuple[Item, ...]]:
+    """The suggestions at an offset, names before keywords, and the cursor whose word they replace."""
+    cursor = analysis.cursor(offset)
+    if cursor is None:
+        return None, ()
+    if cursor.in_string:
+        return cursor, tuple(_texts(cursor))
+    found = [*_names(analysis, cursor), *_keywords(cursor)]
+    return cursor, tuple({item.label: item for item in reversed(found)}.values())[::-1]
+
+
+def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
+    expected = cursor.expected
+    if "VAR" in expected and _takes_words(cursor):
+        expected -= {"VAR"}
+    defines = bool(cursor.before) and cursor.before[-1].kind in ("PARAM", "LET", "GROUP")
+    if "VAR" in expected and not defines:
+        only_params = cursor.before[-1:] and cursor.before[-1].kind == "VARY"
+        for name, definition in analysis.names_before(cursor.start, "$").items():
+            if definition.is_param or not only_params:
+                yield Item(name, "variable", definition.detail, definition.page)
+    if "REF" in expected and not defines:
+        for name, definition in analysis.names_before(cursor.start, "@").items():
+            yield Item(name, "group", definition.detail, definition.page)
+    if "KEY" in expected:
+        yield from _keys(cursor)
+    if "NAME" in expected:
+        yield from _by_role(analysis, cursor.role())
+    if "DOTTED" in expected and cursor.role().kind in ("model", "layer"):
+        for fact, (kind, unit) in FACTS.items():
+            yield Item(f"model.{fact}", "fact", unit.value if kind == "number" else kind)
+    if "STRING" in expected:
+        yield from _texts(cursor)
+
+
+def _keys(cursor: Cursor) -> Iterator[Item]:
+    call = cursor.call()
+    if call is not None:
+        name, bracket = call
+        known: Sequence[str] = actions()[name].parameters() if name in actions() else _LORA if name == "lora" else ()
+        for key in known:
+            if key not in cursor.given(bracket):
+                page = parameter_page(name, key) or WORDS[name]
+                yield Item(f"{key}=", "parameter", f"parameter of {name}", page, key + "=")
+    elif cursor.block:
+        bracket = cursor.open_brackets()[0]
+        for key, row in SETTINGS.get(cursor.block, {}).items():
+            if key not in cursor.given(bracket):
+                yield Item(f"{key} =", "setting", row.meaning, setting_page(cursor.block, key) or "", f"{key} = ")
+
+
+def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
+    """Names that make sense in a role."""
+    match role.kind:
+        case "type":
+            for name in TYPES:
+                yield Item(name, "type", TYPE_MEANINGS.get(name, ""))
+        case "action":
+            for name in actions():
+                # A metric asks what an action that changes the layer does to it.
+                if not role.owner or _changes(name):
+                    yield _action(name)
+        case "metric" | "layer":
+            for name in ("sensitivity", *metrics()):
+                yield Item(name, "metric", "score of a layer", metric_page(name, analysis.metric))
+        case "model":
+            for name, (form, said) in FUNCTIONS.items():
+                takes = "(" in form
+                yield Item(name, "function", form, said, f"{name}(${{1:8Ki}})" if takes else name, takes)
+            for name, metric in metrics().items():
+                if metric.joint:
+                    yield Item(name, "metric", "of the whole changed model", metric_page(name, analysis.metric))
+        case "constant":
+            yield from _words(("true", "false"))
+        case "argument":
+            cls = actions().get(role.owner)
+            names = cls.parameters() if cls is not None else ()
+            key = role.key or (names[role.position] if role.position < len(names) else "")
+            if cls is not None and key in names:
+                yield from _words(choices(cls, key))
+        case "setting":
+            yield from _words({"method": METHODS, "loss": LOSSES, "metrics": EVAL_METRICS}.get(role.key, ()))
+            if role.key == "metric":
+                for name in metrics():
+                    yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
+
+
+def _changes(name: str) -> bool:
+    """Whether an action changes its layer; one that needs arguments does."""
+    cls = actions()[name]
+    return any(cls.model_fields[key].is_required() for key in cls.parameters()) or not cls.model_validate({}).keeps
+
+
+def _action(name: str) -> Item:
+    cls = actions()[name]
+    needed = [key for key in cls.parameters() if cls.model_fields[key].is_required()]
+    if not needed:
+        return Item(name, "action", "action", action_page(name))
+    places = ", ".join(f"{key}=${{{place}:{_sample(key)}}}" for place, key in enumerate(needed, start=1))
+    return Item(name, "action", "action", action_page(name), f"{name}({places})", True)
+
+
+def _sample(key: str) -> str:
+    return {"window": "512", "bits": "4", "group": "128"}.get(key, key)
+
+
+def _words(names: Sequence[str]) -> Iterator[Item]:
+    for name in names:
+        known = metrics().get(name)
+        yield Item(name, "word", "", metric_page(name) if known is not None else WORDS.get(name, FUNCTIONS.get(
+            name, ("", ""))[1]))
+
+
+def _texts(cursor: Cursor) -> Iterator[Item]:
+    """Strings that are known beforehand."""
+    role = cursor.role()
+    if role.kind == "setting" and role.key == "data":
+        for name in BUILTIN_TEXTS:
+            yield Item(f'"{name}"', "text", "text that is always there")
+    elif any(token.text == "model.family" for token in cursor.before):
+        from lbdsl.model.families import FAMILIES
+
+        for name in FAMILIES:
+            yield Item(f'"{name}"', "text", "a supported family")
+
+
+def _takes_words(cursor: Cursor) -> bool:
+    """Whether only a word out of a few makes sense, though the parser would take any expression."""
+    role = cursor.role()
+    return (role.kind == "setting" and role.key in ("metric", "metrics", "method", "loss")) or (
+        role.kind == "action" and bool(role.owner))
+
+
+def _keywords(cursor: Cursor) -> Iterator[Item]:
+    truth = cursor.role().kind in ("layer", "model", "action") and not _takes_words(cursor)
+    for word, terminal in tables().keywords.items():
+        if terminal in cursor.expected and (truth or terminal != "NOT"):
+            beginning = not cursor.before and word in STATEMENTS
+            insert = _START.get(word, f"{word} ") if beginning else word
+            yield Item(word, "keyword", "statement" if beginning else "keyword", keyword_page(word), insert,
+                       "${" in insert)
+
+
+_START = {
+    "param": "param \\$${1:name}: ${2:tokens} = ${3:256}",
+    "let": "let \\$${1:name} = ${2:0}",
+    "group": "group @${1:name} = ${2:first 2, last 1}",
+    "measure": "measure { ${0} }",
+    "heal": "heal { ${0} }",
+    "eval": "eval { ${0} }",
+    "search": "search { ${0} }",
+    "recipe": 'recipe "${1:name}"',
+    "include": 'include "${1:file.lbr}"',
+    "lbr": "lbr 1",
+}

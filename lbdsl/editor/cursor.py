@@ -1,0 +1,192 @@
+"""What could stand at a place of a recipe, by the parser's own tables.
+
+The statement is cut off before the word at the cursor and fed to the LALR automaton; the terminals that its state
+accepts are what may follow. What a name means there (action, metric, word of a setting) follows from what surrounds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lbdsl.actions import actions
+from lbdsl.core.span import Source
+from lbdsl.recipe.calls import is_metric
+from lbdsl.syntax.build import Builder
+from lbdsl.syntax.lalr import Failure, parse_statement
+from lbdsl.syntax.layout import CONTINUES_BEFORE, split_statements
+from lbdsl.syntax.lexer import BAD, Token, tables
+from lbdsl.syntax.names import BLOCK_WORDS
+
+_OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+_WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
+_STRINGS = frozenset({"STRING", "REGEX"})
+
+
+class Role(NamedTuple):
+    """What a name would be. `kind` is one of
+
+    action      what a rule does
+    metric      what a ranking is by
+    layer       a value of a layer, in `where`
+    model       a value of the whole model, in `assert`, `requires`, `until` and `search`
+    constant    a value known from the text
+    type        a parameter's type
+    argument    an argument of the call `owner`, for its parameter `key` (empty: the `position`-th)
+    setting     the value of the setting `key` of the block `owner`
+    """
+
+    kind: str
+    owner: str = ""
+    key: str = ""
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in a text. `start` and `end` are the offsets of the word there, which completion replaces."""
+
+    before: tuple[Token, ...]
+    """The tokens of the statement up to the word."""
+
+    word: str
+    start: int
+    end: int
+    expected: frozenset[str]
+    """The terminals that may stand here; empty when the statement is broken before."""
+
+    in_string: bool = False
+
+    @property
+    def first(self) -> str:
+        """The kind of the statement's first token; empty at its beginning."""
+        return self.before[0].kind if self.before else ""
+
+    @property
+    def block(self) -> str:
+        """The block whose settings these are, or nothing."""
+        return self.before[0].text if self.before and self.before[0].text in BLOCK_WORDS else ""
+
+    def open_brackets(self) -> list[int]:
+        """Indices of the brackets that are open here, the outermost first."""
+        stack: list[int] = []
+        for index, token in enumerate(self.before):
+            if token.kind in _OPENS:
+                stack.append(index)
+            elif stack and token.kind == _OPENS[self.before[stack[-1]].kind]:
+                stack.pop()
+        return stack
+
+    def call(self) -> tuple[str, int] | None:
+        """The innermost call that is open here: its name, and the index of its bracket."""
+        for index in reversed(self.open_brackets()):
+            if self.before[index].kind == "LPAR" and index and self.before[index - 1].kind == "NAME":
+                return self.before[index - 1].text, index
+            if self.before[index].kind == "LBRACE":
+                return None
+        return None
+
+    def given(self, bracket: int) -> tuple[str, ...]:
+        """The keys that stand already after a bracket, on its own level."""
+        depth, keys = 0, []
+        for token in self.before[bracket + 1 :]:
+            depth += (token.kind in _OPENS) - (token.kind in _OPENS.values())
+            if token.kind == "KEY" and depth == 0:
+                keys.append(token.text)
+        return tuple(keys)
+
+    def role(self) -> Role:
+        """What a name at this place would be."""
+        previous = self.before[-1].kind if self.before else ""
+        if self.first == "PARAM" and previous == "COLON":
+            return Role("type")
+        call = self.call()
+        if call is not None:
+            return self._argument(*call)
+        if self.block and "VARY" not in {token.kind for token in self.before[-4:]}:
+            setting = self._setting()
+            if setting is not None:
+                return setting
+        if previous == "BY":
+            return Role("metric")
+        if self.first in ("PARAM", "LET"):
+            return Role("constant")
+        if self.first in ("ASSERT", "REQUIRES", "SEARCH") or any(token.kind == "UNTIL" for token in self.before):
+            return Role("action" if self._is_action() else "model")
+        return Role("action" if self._is_action() else "layer")
+
+    def _argument(self, name: str, bracket: int) -> Role:
+        depth, position, key = 0, 0, ""
+        for token in self.before[bracket + 1 :]:
+            depth += (token.kind in _OPENS) - (token.kind in _OPENS.values())
+            if depth == 0 and token.kind == "COMMA":
+                position, key = position + 1, ""
+            elif depth == 0 and token.kind == "KEY":
+                key = token.text
+        if is_metric(name) and name not in actions() and not self.block:
+            return Role("action", name)
+        return Role("argument", name, key, position)
+
+    def _setting(self) -> Role | None:
+        for token in reversed(self.before):
+            if token.kind in ("NEWLINE", "SEMICOLON", "MINIMIZE", "MAXIMIZE", "SUBJECT"):
+                return None
+            if token.kind == "KEY":
+                return Role("setting", self.block, token.text)
+        return None
+
+    def _is_action(self) -> bool:
+        """Whether a name here would be a rule's action: only then may a reason follow it."""
+        return "BECAUSE" in _expected([*self.before, Token("NAME", "it", self.start, self.start)], self.start)
+
+
+def cursor_at(source: Source, tokens: Sequence[Token], comments: Sequence[Token], offset: int, *, whole: bool = False,
+              ) -> Cursor | None:
+    """The cursor at an offset of a lexed text; None inside a comment.
+
+    A word that ends at the offset is at the cursor. With `whole`, one that begins there is too, as a pointer means it.
+    """
+    if any(comment.start < offset <= comment.end for comment in comments):
+        return None
+    index = next((i for i, token in enumerate(tokens) if token.start < offset <= token.end
+                  or (whole and token.start == offset and token.kind != "NEWLINE")), None)
+    if index is not None and whole and tokens[index].end == offset and index + 1 < len(tokens):
+        following = tokens[index + 1]
+        index += following.start == offset and _is_word(following)
+    start = end = offset
+    word, in_string = "", False
+    before = [token for token in tokens if token.end <= offset]
+    if index is not None:
+        token = tokens[index]
+        inside = token.kind in _STRINGS and (token.start < offset < token.end)
+        dotted = token.text == "." and token.kind == BAD and index and tokens[index - 1].end == token.start
+        if dotted and tokens[index - 1].kind in ("NAME", "DOTTED"):
+            start, end, word = tokens[index - 1].start, token.end, tokens[index - 1].text + "."
+            before = list(tokens[: index - 1])
+        elif inside or _is_word(token) or (token.kind == BAD and token.text in ("$", "@", '"')) or whole:
+            start, end, word, in_string = token.start, token.end, token.text, inside or token.text[0] == '"'
+            before = list(tokens[:index])
+    earlier, statement = _statements(source, before, start)
+    expected = _expected(statement, start)
+    if earlier and not statement and before[-1].kind == "NEWLINE" and before[-1].end < start:
+        # An indented line may go on with the statement above.
+        expected |= _expected(earlier, start) & CONTINUES_BEFORE
+    return Cursor(tuple(statement), word, start, end, expected, in_string)
+
+
+def _is_word(token: Token) -> bool:
+    return token.kind in _WORDS or token.text in tables().keywords
+
+
+def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:
+    """The tokens of the statement above, and of the one that goes on at `at`."""
+    chunks, _ = split_statements(source, [*before, Token(BAD, "", at, at)])
+    return list(chunks[-2].tokens) if len(chunks) > 1 else [], list(chunks[-1].tokens[:-1])
+
+
+def _expected(statement: Sequence[Token], at: int) -> frozenset[str]:
+    """The terminals that may follow the tokens of a statement; none where they are wrong already."""
+    found = parse_statement([*statement, Token(BAD, "", at, at)], Builder(Source("", "")))
+    assert isinstance(found, Failure), "nothing accepts a bad token"
+    return found.expected if found.index == len(statement) else frozenset()

@@ -1,0 +1,100 @@
+"""Texts that an editor has open, and positions in them as the Language Server Protocol counts them.
+
+A line ends at `\\n`, `\\r\\n` or `\\r` and nowhere else; a character is counted in code units of the negotiated encoding,
+UTF-16 unless the client offers another. Offsets are in Python's characters.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+UNITS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+_SIZES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+class Place(NamedTuple):
+    """A line and a character in it, both from 0; characters in code units."""
+
+    line: int
+    character: int
+
+
+class Change(NamedTuple):
+    """New text for what stands between two places; the whole text where they are None."""
+
+    start: Place | None
+    end: Place | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with its lines. Frozen: an edit makes another."""
+
+    text: str
+    encoding: str = "utf-16"
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each line's content ends, its line end left out."""
+        return [*(match.start() for match in _LINE_END.finditer(self.text)), len(self.text)]
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Every character is one code unit."""
+        return self.text.isascii() or self.encoding == "utf-32"
+
+    def place(self, offset: int) -> Place:
+        """The place of an offset between 0 and the text's length."""
+        line = bisect_right(self._starts, offset) - 1
+        start = self._starts[line]
+        return Place(line, offset - start if self._plain else self._units(self.text[start:offset]))
+
+    def offset(self, place: Place) -> int:
+        """The offset of a place. Beyond a line's end is its end, beyond the last line the text's end; a place inside
+        a character is before it."""
+        if place.line < 0:
+            return 0
+        if place.line >= len(self._starts):
+            return len(self.text)
+        start, end = self._starts[place.line], self._ends[place.line]
+        if self._plain:
+            return min(start + max(0, place.character), end)
+        offset, left = start, place.character
+        while offset < end:
+            left -= self._units(self.text[offset])
+            if left < 0:
+                break
+            offset += 1
+        return offset
+
+    def line_count(self) -> int:
+        return len(self._starts)
+
+    def units(self, start: int, end: int) -> int:
+        """Code units between two offsets."""
+        return end - start if self._plain else self._units(self.text[start:end])
+
+    def _units(self, text: str) -> int:
+        return len(text.encode(UNITS[self.encoding], "surrogatepass")) // _SIZES[self.encoding]
+
+    def changed(self, changes: Iterable[Change]) -> Text:
+        """The text after changes, each made to the result of the one before."""
+        text = self
+        for change in changes:
+            if change.start is None or change.end is None:
+                text = Text(change.text, self.encoding)
+            else:
+                start, end = sorted((text.offset(change.start), text.offset(change.end)))
+                text = Text(text.text[:start] + change.text + text.text[end:], self.encoding)
+        return text

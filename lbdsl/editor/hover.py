@@ -1,0 +1,138 @@
+"""What a pointer on a recipe is told: the page of the word there, and the reasons of the findings there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lbdsl.actions import actions
+from lbdsl.core.codes import code_for
+from lbdsl.editor.analysis import Analysis
+from lbdsl.editor.cursor import Role
+from lbdsl.editor.pages import (
+    FUNCTIONS,
+    TYPE_MEANINGS,
+    WORDS,
+    action_page,
+    keyword_page,
+    metric_page,
+    parameter_page,
+    setting_page,
+)
+from lbdsl.metrics import metrics
+from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.plan.words import plural, ranges_text
+from lbdsl.recipe.scope import Scope
+from lbdsl.recipe.sets import resolve_set
+from lbdsl.syntax import tree
+from lbdsl.syntax.build import Builder
+from lbdsl.syntax.lexer import Token, tables
+
+
+@dataclass(frozen=True)
+class Hover:
+    """Markdown about the text between two offsets."""
+
+    page: str
+    start: int
+    end: int
+
+
+def hover(analysis: Analysis, offset: int) -> Hover | None:
+    """What is known at an offset, or None."""
+    token = analysis.token_at(offset)
+    pages: list[str] = []
+    start = end = offset
+    if token is not None:
+        start, end = token.start, token.end
+        page = _page(analysis, token)
+        pages += [page] if page else []
+    for found in analysis.findings:
+        span = found.span
+        if span is not None and analysis.is_own(span) and span.start <= offset <= max(span.end, span.start + 1):
+            code = code_for(found.code)
+            pages.append(f"**{code.id}**: {code.title}. {code.reason} (`lbdsl explain {code.id}`)")
+    return Hover("\n\n---\n\n".join(pages), start, end) if pages else None
+
+
+def _page(analysis: Analysis, token: Token) -> str | None:
+    match token.kind:
+        case "VAR" | "REF":
+            definition = analysis.definitions.get(token.text)
+            if definition is None:
+                return None
+            return definition.page + (_members(analysis, token.text) if token.kind == "REF" else "")
+        case "KEY":
+            cursor = analysis.cursor(token.start, whole=True)
+            if cursor is None:
+                return None
+            call = cursor.call()
+            if call is not None:
+                return parameter_page(call[0], token.text) or WORDS.get(call[0])
+            return setting_page(cursor.block, token.text) if cursor.block else None
+        case "DOTTED":
+            return _fact(analysis, token.text)
+        case "QUANTITY" | "PERCENT":
+            return _number(analysis, token)
+        case "NAME":
+            cursor = analysis.cursor(token.start, whole=True)
+            return None if cursor is None else _name(analysis, token.text, cursor.role())
+    return keyword_page(token.text) if token.text in tables().keywords else None
+
+
+def _name(analysis: Analysis, name: str, role: Role) -> str | None:
+    """A bare name, by what it is there: `kl` is a metric in a rule and a loss in `heal`."""
+    if role.kind == "type":
+        return f"`{name}`: {TYPE_MEANINGS[name]}." if name in TYPE_MEANINGS else None
+    if role.kind == "setting" and name in WORDS:
+        return WORDS[name]
+    if role.kind == "action" and name in actions():
+        return action_page(name)
+    if name == "sensitivity" or name in metrics():
+        return metric_page(name, analysis.metric)
+    if name in FUNCTIONS:
+        form, said = FUNCTIONS[name]
+        return f"```lbr\n{form}\n```\n{said}"
+    if role.kind == "argument" and role.owner in actions():
+        names = actions()[role.owner].parameters()
+        key = role.key or (names[role.position] if role.position < len(names) else "")
+        return parameter_page(role.owner, key)
+    return action_page(name) if name in actions() else WORDS.get(name)
+
+
+def _fact(analysis: Analysis, name: str) -> str:
+    """`model.layers`, with its value where a model is known."""
+    value = getattr(analysis.facts, name.removeprefix("model."), None) if analysis.facts is not None else None
+    said = "" if value is None or isinstance(value, tuple) or callable(value) else f": {value} in this model"
+    return f"`{name}`, a fact of the model{said}."
+
+
+def _number(analysis: Analysis, token: Token) -> str | None:
+    """`4Ki` is 4096."""
+    value = Builder(analysis.source).value(token)
+    assert isinstance(value, tree.Number), "a quantity is a number"
+    if token.kind == "PERCENT":
+        return f"`{token.text}` = {value.value:.12g}"
+    unit = "" if value.unit.value == "number" else f" {value.unit.value}"
+    return f"`{token.text}` = {value.value:,}{unit}".replace(",", " ")
+
+
+def _members(analysis: Analysis, name: str) -> str:
+    """The layers of a group in the model that is known."""
+    if analysis.facts is None:
+        return ""
+    scope = Scope()
+    for statement in analysis.statements:
+        if isinstance(statement, tree.Group):
+            found = resolve_set(scope, statement.layers)
+            scope.groups[statement.name.name] = found
+            if f"@{statement.name.name}" == name:
+                if found is None or ranked_sets(found.layers):
+                    return "\n\nWhich layers, measurements or values decide."
+                layers = sorted(i for i in members(found.layers, analysis.facts.layers, _unranked)
+                                if 0 <= i < analysis.facts.layers)
+                return f"\n\n{plural(len(layers), 'layer')} of this model: {ranges_text(layers) or 'none'}."
+    return ""
+
+
+def _unranked(ranked: object) -> frozenset[int]:
+    raise AssertionError("a set without ranked parts asks for no ranking")

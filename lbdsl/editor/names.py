@@ -1,0 +1,58 @@
+"""Where `$names` and `@names` are defined and used, and how one is renamed.
+
+A name is a token, so all of this works in a recipe that does not parse.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.span import Span
+from lbdsl.editor.analysis import Analysis
+from lbdsl.syntax.lexer import Token
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def name_at(analysis: Analysis, offset: int) -> Token | None:
+    """The `$name` or `@name` at an offset."""
+    token = analysis.token_at(offset)
+    return token if token is not None and token.kind in ("VAR", "REF") else None
+
+
+def definition_of(analysis: Analysis, offset: int) -> Span | None:
+    """Where the name at an offset is defined, perhaps in an included file."""
+    name = name_at(analysis, offset)
+    found = analysis.definitions.get(name.text) if name is not None else None
+    return None if found is None else found.span
+
+
+def uses_of(analysis: Analysis, offset: int) -> tuple[Token, ...]:
+    """Every token of the name at an offset, its definition among them."""
+    name = name_at(analysis, offset)
+    if name is None:
+        return ()
+    return tuple(token for token in analysis.tokens if token.kind == name.kind and token.text == name.text)
+
+
+def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[Token, str], ...]]:
+    """The new text of each token of the name at an offset. `new` may come with the sigil or without.
+
+    LB060: there is no name there, or it is defined elsewhere. LB061: the new one is no name, or is taken.
+    """
+    name = name_at(analysis, offset)
+    if name is None:
+        return Diagnosed(None, (error("LB060", "only `$names` and `@names` can be renamed"),))
+    definition = analysis.definitions.get(name.text)
+    if definition is None or definition.is_included:
+        return Diagnosed(None, (error("LB060", f"`{name.text}` is not defined in this file",
+                                      help="rename it where it is defined"),))
+    sigil = name.text[0]
+    wanted = sigil + new.strip().removeprefix(sigil)
+    if _NAME.fullmatch(wanted[1:]) is None:
+        return Diagnosed(None, (error("LB061", f"`{wanted}` is no name",
+                                      help="a name is made of letters, digits and `_`, and begins with no digit"),))
+    if wanted != name.text and wanted in analysis.definitions:
+        return Diagnosed(None, (error("LB061", f"`{wanted}` is defined already", help="choose another name"),))
+    return Diagnosed(tuple((token, wanted) for token in uses_of(analysis, offset)))

@@ -1,0 +1,66 @@
+"""The outline of a recipe: its definitions, rules, blocks and gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lbdsl.core.span import Span
+from lbdsl.editor.analysis import Analysis
+from lbdsl.syntax import tree
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the outline. `kind` is variable, constant, group, rule, block, setting, gate or file; `span` is the
+    statement, `name_span` what is selected in it."""
+
+    name: str
+    kind: str
+    span: Span
+    name_span: Span
+    detail: str = ""
+    children: tuple[Entry, ...] = ()
+
+
+def outline(analysis: Analysis) -> tuple[Entry, ...]:
+    """The entries of the statements that parse, in order."""
+    if analysis.file is None:
+        return ()
+    entries: list[Entry] = []
+    rules = 0
+    for statement in analysis.file.statements:
+        rules += isinstance(statement, tree.RuleStatement)
+        entries.append(_entry(statement, rules))
+    return tuple(entries)
+
+
+def _entry(node: tree.Statement, rules: int) -> Entry:
+    span = node.span
+    match node:
+        case tree.Param():
+            return Entry(f"${node.name.name}", "variable", span, node.name.span, node.type.name)
+        case tree.Let():
+            return Entry(f"${node.name.name}", "constant", span, node.name.span, _line(node.value.span))
+        case tree.Group():
+            return Entry(f"@{node.name.name}", "group", span, node.name.span, _line(node.layers.span))
+        case tree.Block():
+            settings = tuple(Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span))
+                             for item in node.settings)
+            return Entry(node.kind.name, "block", span, node.kind.span, children=settings)
+        case tree.Search():
+            return Entry("search", "block", span, Span(span.source, span.start, span.start + len("search")))
+        case tree.RuleStatement():
+            actions = node.actions[0].span.to(node.actions[-1].span)
+            return Entry(f"{rules} {_line(node.selector.span)}", "rule", span, node.selector.span, _line(actions))
+        case tree.Assertion() | tree.Requires():
+            return Entry(_line(span), "gate", span, node.expr.span)
+        case tree.RecipeName():
+            return Entry(node.name.value or '""', "file", span, node.name.span, "recipe")
+        case _:
+            return Entry(_line(span), "file", span, span)
+
+
+def _line(span: Span) -> str:
+    """The text of a span on one line, of at most 60 characters."""
+    text = " ".join(span.text.split())
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,152 @@
+"""What is said of a word when a pointer rests on it or completion offers it: Markdown, from the docstrings and tables."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from lbdsl.actions import Action, actions
+from lbdsl.metrics import Metric, metrics
+from lbdsl.recipe.calls import signature
+from lbdsl.recipe.settings import SETTINGS
+from lbdsl.syntax.place import FORMS
+
+KEYWORDS: Mapping[str, str] = {
+    "all": "Every layer.",
+    "and": "Both must hold; between sets, the layers in both.",
+    "assert": "A gate: a cost is judged by `plan`, the quality of the healed model before it is saved.",
+    "because": "Why the rule is there; plans and reports show it.",
+    "by": "The metric that layers are ranked by.",
+    "else": "Every layer that the rules above leave; it stands last.",
+    "eval": "How the finished model is judged.",
+    "every": "Every n-th layer, as in `every 4 from 1`.",
+    "except": "Takes layers out of a set: `all except 0, 29`.",
+    "first": "The first layers, as a number or a share.",
+    "from": "Where counting begins, as in `every 4 from 1`.",
+    "group": "Names a set of layers.",
+    "heal": "How the changed model is trained to be like its base again.",
+    "highest": "The layers with the highest scores.",
+    "in": "Is one of a list; after `param`, the values that a parameter may have.",
+    "include": "Takes the statements of another file beside this one.",
+    "last": "The last layers, as a number or a share.",
+    "layers": "A rule about the named layers. Ranges hold both ends and count from 0.",
+    "lbr": "The version of the language.",
+    "let": "Names a value.",
+    "lowest": "The layers with the lowest scores.",
+    "matches": "The text matches a regular expression.",
+    "maximize": "What the search makes as large as it can.",
+    "measure": "How layers are measured: metric, text, tokens.",
+    "middle": "The layers in the middle, as a number or a share.",
+    "minimize": "What the search makes as small as it can.",
+    "modules": "A rule about the modules that a pattern names.",
+    "not": "Does not hold; before a set, the layers outside it.",
+    "of": "`of rest`: only layers that no rule above has claimed.",
+    "or": "One must hold; between sets, the layers in either.",
+    "param": "A value that `--set` can change.",
+    "recipe": "The recipe's name.",
+    "requires": "What a model must be for this recipe.",
+    "rest": "`of rest`: only layers that no rule above has claimed.",
+    "search": "What `lbdsl tune` varies, and what it looks for.",
+    "sha256": "The hash that the included file must have.",
+    "subject": "`subject to`: what every trial must satisfy.",
+    "to": "`subject to`: what every trial must satisfy.",
+    "until": "As few layers as make this hold for the whole plan.",
+    "vary": "A parameter that the search changes.",
+    "where": "A rule about the layers at which a condition holds.",
+}
+"""Every keyword of the grammar; a test holds the two in step."""
+
+FUNCTIONS: Mapping[str, tuple[str, str]] = {
+    "kv": ("kv(CTX)", "Bytes of keys and values that one sequence of CTX tokens holds. A percentage is a share of the "
+                      "base model's."),
+    "flops": ("flops(CTX)", "FLOPs of decoding one token after CTX tokens. A percentage is a share of the base model's."),
+    "params": ("params", "Parameters of the changed model. A percentage is a share of the base model's."),
+    "ppl_increase": ("ppl_increase", "Rise of perplexity of the finished model over its base, on held-out text."),
+    "agreement": ("agreement", "Share of tokens at which the finished model and its base predict the same one."),
+    "kl_healed": ("kl_healed", "KL(base || finished model), nats a token, on held-out text."),
+}
+"""Values of the whole model."""
+
+WORDS: Mapping[str, str] = {
+    "lora": "Trains low-rank additions and merges them: `lora(rank=16, alpha=32)`.",
+    "full": "Trains all weights.",
+    "hidden": "Distance of the hidden states from the base's.",
+    "perplexity": "exp of the mean next-token loss.",
+    "true": "Holds.",
+    "false": "Does not hold.",
+}
+"""Words that settings take."""
+
+TYPE_MEANINGS: Mapping[str, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "ratio": "a share, as in `5%`",
+    "tokens": "a number of tokens, as in `8Ki`",
+    "bytes": "a number of bytes, as in `2GiB`",
+    "str": "text",
+    "bool": "`true` or `false`",
+}
+
+
+def page_of_class(cls: type[Action] | type[Metric]) -> str:
+    """The docstring of an action or metric, its headed paragraphs in bold."""
+    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    text = "\n\n".join(paragraphs)
+    for head in ("What", "Why", "Example", "Source"):
+        text = text.replace(f"\n{head}: ", f"\n\n**{head}**: ")
+    return text
+
+
+def action_page(name: str) -> str:
+    return f"```lbr\n{signature(actions()[name])}\n```\n{page_of_class(actions()[name])}"
+
+
+def metric_page(name: str, stands_for: str | None = None) -> str:
+    """A metric; `sensitivity` is what the recipe makes it, `stands_for`."""
+    if name == "sensitivity":
+        meant = metrics()[stands_for or "nll"]
+        under = f"{meant.kind}({meant.default_action})" if meant.takes_action else meant.kind
+        return (f"```lbr\nsensitivity\n```\nDamage when this layer's attention alone is removed: here `{under}`, by "
+                "`measure { metric = ... }`.")
+    cls = metrics()[name]
+    form = f"{name}(ACTION)" if cls.takes_action else name
+    bare = f"\n\nBare `{name}` is `{name}({cls.default_action})`." if cls.takes_action else ""
+    return f"```lbr\n{form}\n```\nUnit: {cls.unit}\n\n{page_of_class(cls)}{bare}"
+
+
+def keyword_page(word: str) -> str:
+    form = FORMS.get(word)
+    return (f"```text\n{form}\n```\n" if form else "") + KEYWORDS.get(word, "")
+
+
+def setting_page(block: str, key: str) -> str | None:
+    row = SETTINGS.get(block, {}).get(key)
+    return None if row is None else f"`{key}` of `{block}`: {row.meaning}."
+
+
+def parameter_page(action: str, name: str) -> str | None:
+    """A parameter of an action: its unit, bounds, choices and default."""
+    cls = actions().get(action)
+    if cls is None or name not in cls.parameters():
+        return None
+    info = cls.model_fields[name]
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    said = [f"in {extra['unit']}"] if "unit" in extra else []
+    for bound in info.metadata:
+        said += [f"{words} {getattr(bound, sign):g}" for sign, words in
+                 (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+                 if hasattr(bound, sign)]
+    said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
+    default = info.get_default()
+    said.append("needed" if default is PydanticUndefined else f"`{default}` unless given")
+    return f"`{name}` of `{signature(cls)}`: {', '.join(said)}."
+
+
+def choices(cls: type[Action], name: str) -> tuple[str, ...]:
+    """The words that a parameter may be, where its type lists them."""
+    annotation: Any = cls.model_fields[name].annotation
+    values = getattr(annotation, "__args__", ())
+    return tuple(value for value in values if isinstance(value, str))

@@ -1,0 +1,166 @@
+"""Our values as those of the Language Server Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lsprotocol import types as lsp
+
+from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.resources import resource_folder
+from lbdsl.core.span import Span
+from lbdsl.editor.analysis import Analysis
+from lbdsl.editor.claims import Hint
+from lbdsl.editor.completion import Item
+from lbdsl.editor.cursor import Cursor
+from lbdsl.editor.documents import Place, Text
+from lbdsl.editor.outline import Entry
+from lbdsl.syntax.highlight import Role, pieces
+
+_SEVERITIES = {Severity.ERROR: lsp.DiagnosticSeverity.Error, Severity.WARNING: lsp.DiagnosticSeverity.Warning,
+               Severity.NOTE: lsp.DiagnosticSeverity.Information}
+_UNUSED = frozenset({"LB201", "LB202", "LB210"})
+"""Findings about text that does nothing; editors fade it."""
+
+_ITEMS = {"keyword": lsp.CompletionItemKind.Keyword, "action": lsp.CompletionItemKind.Function,
+          "metric": lsp.CompletionItemKind.Value, "function": lsp.CompletionItemKind.Function,
+          "setting": lsp.CompletionItemKind.Property, "parameter": lsp.CompletionItemKind.Property,
+          "variable": lsp.CompletionItemKind.Variable, "group": lsp.CompletionItemKind.Struct,
+          "fact": lsp.CompletionItemKind.Constant, "type": lsp.CompletionItemKind.TypeParameter,
+          "word": lsp.CompletionItemKind.EnumMember, "text": lsp.CompletionItemKind.Text}
+_ENTRIES = {"variable": lsp.SymbolKind.Variable, "constant": lsp.SymbolKind.Constant, "group": lsp.SymbolKind.Array,
+            "rule": lsp.SymbolKind.Function, "block": lsp.SymbolKind.Object, "setting": lsp.SymbolKind.Property,
+            "gate": lsp.SymbolKind.Boolean, "file": lsp.SymbolKind.File}
+_SEMANTIC = {Role.STATEMENT: 0, Role.KEYWORD: 0, Role.ACTION: 1, Role.METRIC: 2, Role.FACT: 3, Role.KEY: 4,
+             Role.VARIABLE: 5, Role.GROUP: 6, Role.NUMBER: 7, Role.STRING: 8, Role.REGEX: 9, Role.COMMENT: 10,
+             Role.OPERATOR: 11, Role.WORD_OPERATOR: 0, Role.TYPE: 12}
+LEGEND = lsp.SemanticTokensLegend(
+    token_types=["keyword", "function", "macro", "property", "parameter", "variable", "class", "number", "string",
+                 "regexp", "comment", "operator", "type"], token_modifiers=[])
+
+
+def position(place: Place) -> lsp.Position:
+    return lsp.Position(place.line, place.character)
+
+
+def place(given: lsp.Position) -> Place:
+    return Place(given.line, given.character)
+
+
+def range_of(text: Text, start: int, end: int) -> lsp.Range:
+    return lsp.Range(position(text.place(start)), position(text.place(end)))
+
+
+def docs_page(given: object) -> str | None:
+    """The address of the language reference: what the editor was given, or the file of a source tree."""
+    if isinstance(given, str) and given.startswith(("http://", "https://", "file://")):
+        return given
+    page = resource_folder("grammars").parent / "docs" / "language.md"
+    return page.as_uri() if page.is_file() else None
+
+
+def diagnostics(analysis: Analysis, text: Text, uri: str, docs: str | None, related: bool = True) -> list[lsp.Diagnostic]:
+    """Every finding. What stands in an included file is shown at the `include`, with its place as related."""
+    return [_diagnostic(found, analysis, text, uri, docs, related) for found in analysis.findings]
+
+
+def _diagnostic(found: Diagnostic, analysis: Analysis, text: Text, uri: str, docs: str | None,
+                related: bool) -> lsp.Diagnostic:
+    span = found.span
+    if span is None:
+        where = lsp.Range(lsp.Position(0, 0), lsp.Position(0, 0))
+    elif analysis.is_own(span):
+        # An empty span, such as the end of a statement, is drawn on the character before it.
+        start = span.start - 1 if span.start == span.end and span.start > 0 else span.start
+        where = range_of(text, start, span.end)
+    else:
+        where = _include_range(analysis, text)
+    others = [_related(label.span, label.text, text, uri) for label in found.labels]
+    if span is not None and not analysis.is_own(span):
+        others.insert(0, _related(span, found.message, text, uri))
+    return lsp.Diagnostic(
+        range=where, severity=_SEVERITIES[found.severity], code=found.code, source="lbdsl",
+        code_description=None if docs is None else lsp.CodeDescription(href=f"{docs}#{found.code.lower()}"),
+        message="\n".join([found.message, *(f"help: {line}" for line in found.help)]),
+        related_information=[other for other in others if other is not None] if related and others else None,
+        tags=[lsp.DiagnosticTag.Unnecessary] if found.code in _UNUSED else None)
+
+
+def _include_range(analysis: Analysis, text: Text) -> lsp.Range:
+    token = next((token for token in analysis.tokens if token.kind == "INCLUDE"), None)
+    return range_of(text, token.start, token.end) if token is not None else range_of(text, 0, 0)
+
+
+def _related(span: Span, said: str, text: Text, uri: str) -> lsp.DiagnosticRelatedInformation | None:
+    where = location(span, text, uri)
+    return None if where is None else lsp.DiagnosticRelatedInformation(where, said)
+
+
+def location(span: Span, text: Text, uri: str) -> lsp.Location | None:
+    """A place in this text or in a file that it includes; None for one that is in no file."""
+    if span.source.base == 0 and span.source.text == text.text:
+        return lsp.Location(uri, range_of(text, span.start, span.end))
+    path = Path(span.source.name)
+    if not path.is_absolute():
+        return None
+    return lsp.Location(path.as_uri(), range_of(Text(span.source.text, text.encoding), span.start, span.end))
+
+
+def fix_edit(fix: Fix, text: Text, uri: str) -> lsp.WorkspaceEdit:
+    return lsp.WorkspaceEdit(changes={uri: [lsp.TextEdit(range_of(text, edit.span.start, edit.span.end), edit.text)
+                                            for edit in fix.edits]})
+
+
+def own_fix(found: Diagnostic, analysis: Analysis) -> Fix | None:
+    """The fix of a finding, when all of it is in this text."""
+    fix = found.fix
+    return fix if fix is not None and all(analysis.is_own(edit.span) for edit in fix.edits) else None
+
+
+def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool) -> lsp.CompletionList:
+    """Suggestions in the order given. Without snippets in the client, a suggestion is its plain label."""
+    where = range_of(text, cursor.start, cursor.end)
+    out = []
+    for number, item in enumerate(items):
+        snippet = item.snippet and snippets
+        new = item.text if snippet or not item.snippet else item.label
+        out.append(lsp.CompletionItem(
+            label=item.label, kind=_ITEMS[item.kind], detail=item.detail or None, sort_text=f"{number:04}",
+            filter_text=item.label, text_edit=lsp.TextEdit(where, new),
+            insert_text_format=lsp.InsertTextFormat.Snippet if snippet else lsp.InsertTextFormat.PlainText,
+            documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, item.page) if item.page else None))
+    return lsp.CompletionList(is_incomplete=False, items=out)
+
+
+def inlay_hint(hint: Hint, text: Text) -> lsp.InlayHint:
+    return lsp.InlayHint(position=position(text.place(hint.span.end)), label=hint.text, tooltip=hint.more,
+                         padding_left=True)
+
+
+def symbol(entry: Entry, text: Text) -> lsp.DocumentSymbol:
+    return lsp.DocumentSymbol(
+        name=entry.name, kind=_ENTRIES[entry.kind], detail=entry.detail or None,
+        range=range_of(text, entry.span.start, entry.span.end),
+        selection_range=range_of(text, entry.name_span.start, entry.name_span.end),
+        children=[symbol(child, text) for child in entry.children] or None)
+
+
+def semantic_tokens(text: Text) -> list[int]:
+    """Five numbers a token: lines down, characters along, length, kind, modifiers."""
+    return list(_semantic(text))
+
+
+def _semantic(text: Text) -> Iterator[int]:
+    line = character = 0
+    for piece in pieces(text.text):
+        kind = _SEMANTIC.get(piece.role)
+        if kind is None:
+            continue
+        at = text.place(piece.start)
+        yield at.line - line
+        yield at.character - (character if at.line == line else 0)
+        yield text.units(piece.start, piece.start + len(piece.text.rstrip("\r")))
+        yield kind
+        yield 0
+        line, character = at

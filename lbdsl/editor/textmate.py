@@ -1,0 +1,83 @@
+"""The TextMate grammar of recipes: `python -m lbdsl.editor.textmate` writes it beside the VS Code extension.
+
+It is made from the parser's keywords and terminals. Actions and metrics are not in it: they are what stands where a
+call stands, and plug-ins bring more of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.resources import resource_folder
+from lbdsl.recipe.params import TYPES
+from lbdsl.syntax.highlight import WORD_OPERATORS
+from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.names import STATEMENTS, TABLES
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+def textmate_grammar() -> dict[str, Any]:
+    """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
+    numbers = _terminals()
+    words = [word for word in tables().keywords if word not in STATEMENTS and word not in WORD_OPERATORS]
+    return {
+        "name": "lbdsl recipe",
+        "scopeName": "source.lbr",
+        "fileTypes": ["lbr"],
+        "patterns": [
+            {"name": "comment.line.number-sign.lbr", "match": "#.*$"},
+            {"name": "string.regexp.lbr", "begin": '~"', "end": '"|$',
+             "patterns": [{"name": "constant.character.escape.lbr", "match": r"\\."}]},
+            {"name": "string.quoted.double.lbr", "begin": '"', "end": '"|$',
+             "patterns": [{"name": "constant.character.escape.lbr", "match": r'\\[\\"nt]'},
+                          {"name": "invalid.illegal.escape.lbr", "match": r"\\."}]},
+            {"match": rf"(:)\s*({'|'.join(sorted(TYPES))})\b",
+             "captures": {"1": {"name": "punctuation.separator.lbr"}, "2": {"name": "storage.type.lbr"}}},
+            {"name": "variable.other.lbr", "match": rf"\${_NAME}"},
+            {"name": "entity.name.tag.group.lbr", "match": rf"@{_NAME}"},
+            {"name": "support.variable.fact.lbr", "match": rf"{_NAME}(?:\.{_NAME})+"},
+            {"name": "variable.parameter.lbr", "match": rf"{_NAME}(?=\s*=(?!=))"},
+            *({"name": "constant.numeric.lbr", "match": numbers[kind]} for kind in
+              ("PERCENT", "QUANTITY", "DECIMAL", "INT")),
+            {"name": "keyword.control.lbr", "match": _any_of(STATEMENTS)},
+            {"name": "keyword.operator.word.lbr", "match": _any_of(WORD_OPERATORS)},
+            {"name": "keyword.other.lbr", "match": _any_of(words)},
+            {"name": "entity.name.function.lbr", "match": _NAME},
+            {"name": "keyword.operator.lbr", "match": r"<=|>=|==|!=|\.\.|[<>=+*/-]"},
+            {"name": "punctuation.lbr", "match": r"[(){}\[\],;:]"},
+        ],
+    }
+
+
+def _any_of(words: Any) -> str:
+    return rf"\b(?:{'|'.join(sorted(words))})\b"
+
+
+def _terminals() -> dict[str, str]:
+    """The parser's own regular expressions; Python and Oniguruma read those of numbers alike."""
+    data = json.loads((resource_folder("grammars") / TABLES).read_text(encoding="utf-8"))
+    return dict(data["terminals"])
+
+
+def grammar_text() -> str:
+    """The file's text."""
+    return json.dumps(textmate_grammar(), indent=2) + "\n"
+
+
+def grammar_file() -> Path:
+    """Where a source tree keeps it."""
+    return resource_folder("grammars").parent / "editors" / "vscode" / "lbr.tmLanguage.json"
+
+
+def main() -> None:
+    """Write the file, or with a path as argument, that one."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else grammar_file()
+    path.write_text(grammar_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

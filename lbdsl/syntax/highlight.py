@@ -1,0 +1,91 @@
+"""What each piece of a recipe is, for whoever colours it: Pygments, a terminal, an editor.
+
+The pieces are the parser's own tokens, so a new keyword, action or metric is coloured without a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from functools import cache
+from typing import NamedTuple
+
+from lbdsl.actions import actions
+from lbdsl.metrics import metrics
+from lbdsl.syntax.lexer import BAD, Token, lex, tables
+from lbdsl.syntax.names import MAX_TOKENS, STATEMENTS
+
+
+class Role(StrEnum):
+    """What a piece of text is."""
+
+    STATEMENT = "statement"
+    """A keyword that begins a statement."""
+
+    KEYWORD = "keyword"
+    WORD_OPERATOR = "word operator"
+    ACTION = "action"
+    METRIC = "metric"
+    NAME = "name"
+    TYPE = "type"
+    FACT = "fact"
+    KEY = "key"
+    VARIABLE = "variable"
+    GROUP = "group"
+    NUMBER = "number"
+    STRING = "string"
+    REGEX = "regex"
+    OPERATOR = "operator"
+    PUNCTUATION = "punctuation"
+    COMMENT = "comment"
+    SPACE = "space"
+    ERROR = "error"
+
+
+class Piece(NamedTuple):
+    """A piece of the text at offset `start`, in characters."""
+
+    start: int
+    text: str
+    role: Role
+
+
+WORD_OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
+_BY_KIND = {
+    "DOTTED": Role.FACT, "KEY": Role.KEY, "VAR": Role.VARIABLE, "REF": Role.GROUP,
+    "INT": Role.NUMBER, "DECIMAL": Role.NUMBER, "QUANTITY": Role.NUMBER, "PERCENT": Role.NUMBER,
+    "STRING": Role.STRING, "REGEX": Role.REGEX, "NEWLINE": Role.SPACE, "COMMENT": Role.COMMENT, BAD: Role.ERROR,
+    "PLUS": Role.OPERATOR, "MINUS": Role.OPERATOR, "TIMES": Role.OPERATOR, "OVER": Role.OPERATOR,
+    "COMPARE": Role.OPERATOR, "EQUAL": Role.OPERATOR, "_DOTS": Role.OPERATOR,
+}
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """The whole text, cut into pieces without gaps. What is beyond the limit of tokens is one error."""
+    lexed = lex(text, MAX_TOKENS)
+    tokens = sorted([*lexed.tokens, *lexed.comments], key=lambda token: token.start) if lexed.comments else lexed.tokens
+    at, before = 0, ""
+    for token in tokens:
+        if token.start > at:
+            yield Piece(at, text[at : token.start], Role.SPACE)
+        yield Piece(token.start, token.text, _role(token, before))
+        at = token.end
+        before = token.kind if token.kind != "COMMENT" else before
+    if at < len(text):
+        yield Piece(at, text[at:], Role.SPACE if lexed.complete else Role.ERROR)
+
+
+def _role(token: Token, before: str) -> Role:
+    if token.kind in ("NAME", "KEY") and before == "COLON":
+        return Role.TYPE
+    if token.kind == "NAME":
+        return _named().get(token.text, Role.NAME)
+    if token.text in tables().keywords and token.kind == tables().keywords[token.text]:
+        return (Role.WORD_OPERATOR if token.text in WORD_OPERATORS else
+                Role.STATEMENT if token.text in STATEMENTS else Role.KEYWORD)
+    return _BY_KIND.get(token.kind, Role.PUNCTUATION)
+
+
+@cache
+def _named() -> dict[str, Role]:
+    return {**dict.fromkeys(actions(), Role.ACTION), "sensitivity": Role.METRIC, **dict.fromkeys(metrics(), Role.METRIC)}
