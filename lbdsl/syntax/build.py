@@ -67,7 +67,8 @@ class Builder:
 
 
 def _number(span: Span, token: Token) -> tree.Number:
-    text = token.text
+    # `10M  tokens` and `10M tokens` say the same.
+    text = " ".join(token.text.split())
     if token.kind == "INT":
         return tree.Number(span, int(text), Unit.NONE, text)
     if token.kind == "DECIMAL":

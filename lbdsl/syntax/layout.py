@@ -17,10 +17,10 @@ from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.names import MAX_DEPTH, MAX_DIGITS
 
-_CONTINUES_AFTER = frozenset({"PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "COMMA", "EQUAL", "AND", "OR", "EXCEPT",
-                              "MATCHES", "BY", "UNTIL", "WHERE", "IN", "NOT", "BECAUSE", "_DOTS"})
-_CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE"})
-_ONLY_BEGINS = frozenset({"LBR", "RECIPE", "REQUIRES", "PARAM", "LET", "GROUP", "INCLUDE", "MEASURE", "HEAL", "EVAL",
+CONTINUES_AFTER = frozenset({"PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "COMMA", "EQUAL", "AND", "OR", "EXCEPT",
+                             "MATCHES", "BY", "UNTIL", "WHERE", "IN", "NOT", "BECAUSE", "_DOTS"})
+CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE"})
+ONLY_BEGINS = frozenset({"LBR", "RECIPE", "REQUIRES", "PARAM", "LET", "GROUP", "INCLUDE", "MEASURE", "HEAL", "EVAL",
                           "ASSERT", "SEARCH", "ELSE", "LAYERS", "MODULES", "WHERE"})
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSES = {close: open_ for open_, close in _OPENS.items()}
@@ -90,7 +90,7 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
             _newline(layout, token, previous, following[index])
             continue
         first, line_first = line_first, False
-        if token.kind in _ONLY_BEGINS and first and previous is not None and not (
+        if token.kind in ONLY_BEGINS and first and previous is not None and not (
                 previous.kind == "IN" and token.kind == "LAYERS"):
             _begin(layout, token)
         if token.kind == "SEMICOLON":
@@ -121,7 +121,7 @@ def _next_words(tokens: Sequence[Token]) -> list[Token | None]:
 def _newline(layout: _Layout, token: Token, previous: Token | None, following: Token | None) -> None:
     if previous is None or (layout.brackets and layout.brackets[-1].inline):
         return
-    if previous.kind in _CONTINUES_AFTER or (following is not None and following.kind in _CONTINUES_BEFORE):
+    if previous.kind in CONTINUES_AFTER or (following is not None and following.kind in CONTINUES_BEFORE):
         return
     if layout.brackets:
         layout.current.append(token)

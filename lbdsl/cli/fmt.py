@@ -1,0 +1,75 @@
+"""`lbdsl fmt FILES|-`: canonical text. Never loads torch."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lbdsl.api.formatting import Formatted
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILES...")
+@click.option("--check", is_flag=True, help="Write nothing; name the files that would change, and end with 1 if any would.")
+@click.option("--diff", is_flag=True, help="Write nothing; show what would change.")
+@click.pass_context
+def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> None:
+    """Rewrite recipes in their canonical form; `-` reads standard input and writes the result to standard output.
+
+    One statement a line, a space around operators, a block on one line when it fits in 100 columns, at most one blank line
+    together, lines that end with LF. Comments stay where they are. What a recipe means never changes; a recipe with syntax
+    errors is left as it is. Ends with 1 when a recipe has errors, and with --check when one would change.
+    """
+    from lbdsl.api.formatting import format_bytes, format_file, write_formatted
+    from lbdsl.cli.output import show_diagnostics
+
+    worst, changed, same = 0, 0, 0
+    for file in files:
+        found = format_bytes(sys.stdin.buffer.read(), "<stdin>") if file == "-" else format_file(file)
+        if found.value is None:
+            show_diagnostics(found.diagnostics)
+            worst = max([worst, *(diagnostic.exit_code for diagnostic in found.diagnostics)])
+            continue
+        changed += found.value.changed
+        same += not found.value.changed
+        if diff and found.value.changed:
+            _show_diff(found.value, "<stdin>" if file == "-" else file)
+        if check and found.value.changed:
+            click.echo(f"would change {'<stdin>' if file == '-' else file}", err=True)
+        if file == "-" and not (check or diff):
+            _show(found.value.new)
+        elif found.value.changed and not (check or diff):
+            write_formatted(file, found.value)
+    if tuple(files) != ("-",) and worst == 0:
+        verb = "would change" if check or diff else "changed"
+        click.echo(f"{changed} recipe{'' if changed == 1 else 's'} {verb}, {same} left as {_they(same)}", err=True)
+    if check and changed:
+        worst = max(worst, 1)
+    ctx.exit(worst)
+
+
+def _they(number: int) -> str:
+    return "it is" if number == 1 else "they are"
+
+
+def _show(text: str) -> None:
+    """To standard output, as UTF-8 with LF whatever the locale says: it may be going back into a file."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def _show_diff(formatted: Formatted, name: str) -> None:
+    for line in difflib.unified_diff(_lines(formatted.old), _lines(formatted.new), name, name):
+        # A carriage return or any other control character would move the cursor of a terminal.
+        shown = "".join(char if char.isprintable() or char in "\t" else ascii(char)[1:-1] for char in line.rstrip("\n"))
+        click.echo(shown + ("" if line.endswith("\n") else "\n\\ No newline at end of file"))
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends, split at `\\n` alone, as the language does."""
+    return [line + "\n" for line in text.split("\n")[:-1]] + [last for last in text.split("\n")[-1:] if last]
