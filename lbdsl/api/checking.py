@@ -1,14 +1,61 @@
-"""`check_recipe`: parse, resolve and lint the text of a recipe."""
+"""Checking recipes: a text, a file, and either against the facts of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
-from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.recipe import recipe_from_text
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic
+from lbdsl.core.facts import ModelFacts
+from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
 
-def check_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
-    """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text."""
-    return recipe_from_text(text, name, set_params or {})
+def check_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *,
+                 facts: ModelFacts | None = None) -> Diagnosed[Recipe]:
+    """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text.
+
+    With `facts` also what is wrong with it for that model, as far as that is known before measuring.
+    """
+    found = recipe_from_text(text, name, set_params or {})
+    return found if facts is None else on_model(found, facts)
+
+
+def check_file(path: str | Path, set_params: Mapping[str, str] | None = None, *,
+               facts: ModelFacts | None = None) -> Diagnosed[Recipe]:
+    """As `check_recipe`, of a file; one that cannot be read is a diagnostic too."""
+    found = load_recipe(path, set_params or {})
+    return found if facts is None else on_model(found, facts)
+
+
+def on_model(found: Diagnosed[Recipe], facts: ModelFacts) -> Diagnosed[Recipe]:
+    """Adds what a model's facts say of a checked recipe; the value is None when it does not fit the model."""
+    from lbdsl.plan.static import static_findings
+
+    if found.value is None:
+        return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
+    of_model = static_findings(found.value, facts)
+    # What is said of a rule without a model is left out where the model's facts say the same more exactly.
+    shadowed = {d.span.start for d in found.diagnostics if d.code == "LB202" and d.span is not None}
+    of_model = tuple(d for d in of_model
+                     if not (d.code == "LB307" and d.span is not None and d.span.start in shadowed))
+    codes = {d.code for d in of_model}
+    kept = tuple(d for d in found.diagnostics if not (d.code == "LB206" and "LB311" in codes))
+    order = sorted([*kept, *of_model], key=_place)
+    return Diagnosed(None if any(d.is_error for d in of_model) else found.value, tuple(order))
+
+
+def _place(d: Diagnostic) -> tuple[int, int]:
+    return (-1, -1) if d.span is None else (d.span.source.base, d.span.start)
+
+
+def _sharper(d: Diagnostic, facts: ModelFacts) -> Diagnostic:
+    """An open range (`4-`) gets the end that it has in this model."""
+    if d.code != "LB009" or d.span is None:
+        return d
+    start = d.span.text.rstrip("- \t")
+    if not start.isdigit() or not int(start) < facts.layers:
+        return d
+    whole, last = f"{start}-{facts.layers - 1}", facts.layers - int(start)
+    return replace(d, help=(f"write `{whole}` (the model has {facts.layers} layers) or `last {last}`",))

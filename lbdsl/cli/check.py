@@ -6,13 +6,17 @@ import gc
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
+    from lbdsl.core.facts import ModelFacts
     from lbdsl.view.diagnostics import Style
+
+FORMATS = ("rich", "concise", "json", "sarif", "github")
 
 
 class _Assignment(click.ParamType):
@@ -30,16 +34,30 @@ class _Assignment(click.ParamType):
         return name.strip().lstrip("$"), setting.strip()
 
 
+class _How(NamedTuple):
+    """How files are checked."""
+
+    set_params: dict[str, str]
+    facts: ModelFacts | None
+    fix: bool
+    diff: bool
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option("--format", "form", type=click.Choice(["rich", "concise", "json"]), default="rich", show_default=True,
+@click.option("--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True,
               help="How findings are written.")
 @click.option("--strict", is_flag=True, help="End with 1 for warnings and notes too.")
+@click.option("--model", metavar="MODEL", help="Check against this model too, from its headers: a folder, a GGUF file or "
+              "a hub id.")
+@click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
+@click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @click.option("--set", "assignments", type=_Assignment(), multiple=True,
               help="Give a `param` of the recipe another value; may be repeated.")
+@click.option("--offline", is_flag=True, help="Never ask a hub for MODEL.")
 @click.pass_context
-def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool,
-          assignments: tuple[tuple[str, str], ...]) -> None:
+def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, model: str | None, fix: bool, diff: bool,
+          assignments: tuple[tuple[str, str], ...], offline: bool) -> None:
     """Parse, type-check and lint recipes; `-` reads standard input.
 
     Ends with 0 when every recipe is good, with 1 when one has errors.
@@ -47,52 +65,103 @@ def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool,
     # A tenth of the run would go to collecting the objects that imports make, none of which is garbage.
     gc.disable()
     try:
-        problems = _report(files, form, dict(assignments))
+        how = _How(dict(assignments), _facts(model, offline), fix, diff)
+        found = [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]
+        # With the fixed text or a difference on standard output, findings go beside it.
+        apart = diff or (fix and "-" in files)
+        _write(found, form, len(files), apart)
     finally:
         gc.enable()
-    if any(error or strict for error in problems):
+    errors = [problem for _, problem in found if problem.is_error]
+    if errors:
+        # 1 but for a static assert that fails on --model, which has a code of its own.
+        ctx.exit(max(problem.exit_code for problem in errors))
+    if found and strict:
         ctx.exit(1)
 
 
-def _report(files: tuple[str, ...], form: str, set_params: dict[str, str]) -> list[bool]:
-    """Check and write; for each finding, whether it is an error."""
-    from lbdsl.view import diagnostics as view
+def _facts(model: str | None, offline: bool) -> ModelFacts | None:
+    if model is None:
+        return None
+    from lbdsl.api.inspecting import inspect_model
 
-    found: list[Diagnostic] = []
-    entries: list[dict[str, Any]] = []
-    for file in files:
-        checked = _check(file, set_params)
-        found += checked
-        entries += view.diagnostics_json(checked, file) if form == "json" else []
-    if form == "json":
-        click.echo(json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2))
-    elif form == "concise":
-        click.echo(_writable(view.concise_text(found)), nl=False)
-    else:
-        click.echo(_writable(view.diagnostics_text(found, _style())), nl=False, color=True)
-    if form == "rich":
-        click.echo(view.summary(found) or f"{len(files)} recipe{'' if len(files) == 1 else 's'} checked, nothing found",
-                   err=True)
-    return [diagnostic.is_error for diagnostic in found]
+    return inspect_model(model, offline=offline).facts
 
 
-def _check(file: str, set_params: dict[str, str]) -> tuple[Diagnostic, ...]:
-    from lbdsl.recipe.load import load_recipe, recipe_from_bytes
+def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
+    """What is found in a file, after it was fixed where that was asked for."""
+    from lbdsl.api.checking import check_file, on_model
+    from lbdsl.recipe.load import recipe_from_bytes
+
+    if how.fix or how.diff:
+        return _fixed(file, how)
+    if file == "-":
+        found = recipe_from_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params)
+        return (found if how.facts is None else on_model(found, how.facts)).diagnostics
+    return check_file(file, how.set_params, facts=how.facts).diagnostics
+
+
+def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
+    from lbdsl.api.fix_files import fix_bytes, fix_file
 
     if file == "-":
-        return recipe_from_bytes(sys.stdin.buffer.read(), "<stdin>", set_params).diagnostics
-    return load_recipe(file, set_params).diagnostics
+        data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.facts)
+        if fixed is not None and not how.diff:
+            click.echo(_writable(fixed.text), nl=False)
+    else:
+        data, fixed = fix_file(file, how.set_params, how.facts, write=not how.diff)
+    if fixed is None:
+        return data
+    _tell(file, fixed, how.diff)
+    return data
 
 
-def _style() -> Style:
+def _tell(file: str, fixed: Fixed, diff: bool) -> None:
+    """Say what was done, and show the difference where that was asked for."""
+    from lbdsl.view.diagnostics import difference, fixes_text
+
+    if diff and fixed.applied:
+        click.echo(_writable(difference(file, fixed.before, fixed.text)), nl=False)
+    click.echo(_writable(fixes_text(file, [(item.line, item.code, item.title) for item in fixed.applied],
+                                    [(item.line, item.code, item.title) for item in fixed.left_out], written=not diff)),
+               nl=False, err=True)
+
+
+def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:
+    from lbdsl.view import diagnostics as view
+
+    problems = [problem for _, problem in found]
+    if form == "json":
+        entries = [view.diagnostics_json([problem], file)[0] for file, problem in found]
+        text = json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2) + "\n"
+    elif form == "sarif":
+        from lbdsl.version import VERSION
+        from lbdsl.view.diagnostics_sarif import sarif_log
+
+        text = json.dumps(sarif_log(found, VERSION), indent=2) + "\n"
+    elif form == "github":
+        from lbdsl.view.diagnostics_github import github_text
+
+        text = github_text(found)
+    elif form == "concise":
+        text = view.concise_text(problems)
+    else:
+        text = view.diagnostics_text(problems, _style(apart))
+    click.echo(_writable(text), nl=False, err=apart, color=True if form == "rich" else None)
+    if form == "rich":
+        click.echo(view.summary(problems) or f"{files} recipe{'' if files == 1 else 's'} checked, nothing found", err=True)
+
+
+def _style(apart: bool = False) -> Style:
     """Colours and line drawing on a terminal that has them, and neither elsewhere."""
     from lbdsl.view.diagnostics import Style, is_unicode
 
+    stream = sys.stderr if apart else sys.stdout
     dumb = os.environ.get("TERM") == "dumb"
-    terminal = sys.stdout.isatty()
+    terminal = stream.isatty()
     colour = terminal and not dumb and not os.environ.get("NO_COLOR")
-    width = min(100, max(40, os.get_terminal_size(sys.stdout.fileno()).columns)) if terminal else 80
-    return Style(width, colour, is_unicode(sys.stdout.encoding) and not dumb)
+    width = min(100, max(40, os.get_terminal_size(stream.fileno()).columns)) if terminal else 80
+    return Style(width, colour, is_unicode(stream.encoding) and not dumb)
 
 
 def _writable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.nearest import close_words
@@ -23,11 +24,7 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
     if len(p.tokens) > _LONGEST:
         return None
     best: tuple[int, int, str] | None = None
-    trials = 0
-    for index, word in _candidates(p):
-        if trials == _TRIALS:
-            break
-        trials += 1
+    for index, word in islice(_candidates(p), _TRIALS):
         reached = _reached(p, index, word)
         if reached > p.failure.index and (best is None or reached > best[0]):
             best = (reached, index, word)

@@ -92,6 +92,24 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     return ", ".join(parts)
 
 
+def fixes_text(file: str, applied: Sequence[tuple[int, str, str]], left_out: Sequence[tuple[int, str, str]],
+               written: bool) -> str:
+    """What `check --fix` did, one line a fix; each is (line, code, title)."""
+    verb = "fixed" if written else "would fix"
+    lines = [f"{_safe(file)}:{line}: {verb} {code}: {_safe(title)}\n" for line, code, title in applied]
+    lines += [f"{_safe(file)}:{line}: not fixed {code}: {_safe(title)}: it would bring a new error\n"
+              for line, code, title in left_out]
+    return "".join(lines)
+
+
+def difference(file: str, before: str, after: str) -> str:
+    """A unified difference of two texts, without characters that act on a terminal."""
+    import difflib
+
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), file, file, lineterm="")
+    return "".join(_safe(line) + "\n" for line in lines)
+
+
 def _place(span: Span | None, file: str | None) -> dict[str, Any]:
     if span is None:
         return {"file": file, "line": None, "column": None, "end_line": None, "end_column": None}

@@ -25,7 +25,8 @@ KEYWORDS = {
     "let": "WORD $a = 1", "group": "WORD @a = 0-3", "include": 'WORD "x.lbr"', "sha256": 'include "x.lbr" WORD "00"',
     "measure": "WORD { seed = 1 }", "heal": "WORD { seed = 1 }", "eval": "WORD { tokens = 1k }",
     "assert": "WORD kv(1Ki) <= 50%", "search": "WORD { vary $w in 64..512; minimize kl_healed }",
-    "vary": "search { WORD $w in 64..512 }", "minimize": "search { WORD kl_healed }", "maximize": "search { WORD agreement }",
+    "vary": "search { WORD $w in 64..512 }",
+    "minimize": "search { WORD kl_healed }", "maximize": "search { WORD agreement }",
     "subject": "search { WORD to kv(1Ki) <= 50% }", "to": "search { subject WORD kv(1Ki) <= 50% }",
     "else": "WORD keep", "where": "WORD nll < 0.1 keep", "layers": "WORD 0-3 keep", "modules": 'WORD "*.k_proj" drop',
     "lowest": "WORD 3 by nll drop", "highest": "WORD 3 by nll keep", "until": "lowest by nll WORD kv(1Ki) <= 50% drop",
@@ -51,7 +52,7 @@ def contexts() -> Iterator[tuple[str, str, str]]:
             value = "64" if field != "target" else "mlp"
             yield "parameter", field, f"layers 0-3 {name}(WORD={value})"
     for field in ("rank", "alpha"):
-        yield "parameter", field, f"heal {{ method = lora(WORD=16) }}"
+        yield "parameter", field, "heal { method = lora(WORD=16) }"
     for block, rows in SETTINGS.items():
         for key in rows:
             yield "setting", key, f"{block} {{ WORD = 1 }}"

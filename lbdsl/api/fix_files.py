@@ -1,0 +1,74 @@
+"""Fixing recipes in files: what is written back keeps its encoding, its line ends and its permissions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from lbdsl.api.checking import on_model
+from lbdsl.api.fixing import Fixed, fix_text
+from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.facts import ModelFacts
+from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
+from lbdsl.recipe.reading import FolderReader, Reader
+
+_MARK = b"\xef\xbb\xbf"
+
+Result = tuple[tuple[Diagnostic, ...], Fixed | None]
+"""What is left to say, and what was done; None when the text could not be read."""
+
+
+def fix_file(path: str | Path, set_params: Mapping[str, str], facts: ModelFacts | None, *, write: bool) -> Result:
+    """Fix the recipe in a file. With `write` the file is replaced in one step when something changed.
+
+    Raises LbdslError with LB051 when it cannot be written.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError):
+        return load_recipe(path, set_params).diagnostics, None
+    found, fixed = fix_bytes(data, str(path), set_params, facts, reader=FolderReader(Path(path)))
+    if write and fixed is not None and fixed.text != fixed.before:
+        _replace(Path(os.path.realpath(path)), _encoded(fixed.text, like=data))
+    return found, fixed
+
+
+def fix_bytes(data: bytes, name: str, set_params: Mapping[str, str], facts: ModelFacts | None, *,
+              reader: Reader | None = None) -> Result:
+    """Fix the recipe in bytes that were read somewhere."""
+
+    def check(text: str) -> tuple[Diagnostic, ...]:
+        found = recipe_from_text(text, name, set_params, reader=reader)
+        return (found if facts is None else on_model(found, facts)).diagnostics
+
+    first = recipe_from_bytes(data, name, set_params, reader=reader)
+    if any(d.code in ("LB019", "LB020", "LB138") for d in first.diagnostics):
+        return first.diagnostics, None
+    fixed = fix_text(data.removeprefix(_MARK).decode("utf-8").replace("\r\n", "\n"), check)
+    return fixed.diagnostics, fixed
+
+
+def _encoded(text: str, *, like: bytes) -> bytes:
+    """The bytes of a text with the byte-order mark and the line ends of the old ones."""
+    if b"\r\n" in like:
+        text = text.replace("\n", "\r\n")
+    return (_MARK if like.startswith(_MARK) else b"") + text.encode("utf-8")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside the file and rename: no reader ever sees half of it."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(data)
+        try:
+            shutil.copymode(path, file.name)
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
+    except OSError as problem:
+        raise fail("LB051", f"cannot write {path}: {problem.strerror or problem}",
+                   help="`--diff` shows the fixes without writing them") from None

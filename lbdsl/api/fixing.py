@@ -1,0 +1,126 @@
+"""Machine fixes: applied together, again until nothing is left to fix, and never to a text that is worse."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lbdsl.core.diagnostic import Diagnostic
+
+MAX_ROUNDS = 10
+"""A fix may make another one possible; this many rounds are tried."""
+
+_RESTARTS = 5
+
+Check = Callable[[str], tuple[Diagnostic, ...]]
+"""Everything that is found in a text."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One fix that was made, with the line that it was made at when it was."""
+
+    code: str
+    title: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A text with its fixes applied, and as it was `before`. `diagnostics` are what is left; `left_out` are fixes that
+    would have brought a new error with them."""
+
+    before: str
+    text: str
+    applied: tuple[Applied, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    left_out: tuple[Applied, ...] = ()
+
+
+def fix_text(text: str, check: Check) -> Fixed:
+    """Apply the fixes of `text` that do not overlap, and those of the result, at most ten times.
+
+    The result has no error that `text` did not have: fixes that lead to one are left out.
+    """
+    before = _errors(check(text))
+    refused: set[tuple[str, str]] = set()
+    left_out: list[Applied] = []
+    for _ in range(_RESTARTS):
+        good, last = _rounds(text, check, before, refused)
+        worse = _new_errors(last.diagnostics, before)
+        if not worse:
+            return Fixed(text, last.text, last.applied, last.diagnostics, tuple(left_out))
+        lines = {d.span.start_line_column[0] for d in worse if d.span is not None}
+        guilty = [item for item in last.applied if item.line in lines] or list(last.applied)
+        left_out += guilty
+        refused |= {(item.code, item.title) for item in guilty}
+    return Fixed(text, good.text, good.applied, good.diagnostics, tuple(left_out))
+
+
+def _rounds(text: str, check: Check, before: Counter[tuple[str, str]], refused: set[tuple[str, str]],
+            ) -> tuple[Fixed, Fixed]:
+    """The last result without a new error, and the last one."""
+    found = check(text)
+    good = last = Fixed(text, text, (), found)
+    for _ in range(MAX_ROUNDS):
+        chosen = _chosen(last.text, last.diagnostics, refused)
+        if not chosen:
+            break
+        changed = _edited(last.text, chosen)
+        if changed == last.text:
+            break
+        last = Fixed(text, changed, last.applied + tuple(_applied(d) for d in chosen), check(changed))
+        if not _new_errors(last.diagnostics, before):
+            good = last
+    return good, last
+
+
+def _chosen(text: str, found: Sequence[Diagnostic], refused: set[tuple[str, str]]) -> list[Diagnostic]:
+    """Findings with a fix of this very text, none of which overlap; the first in the text goes first."""
+    fixable = [d for d in found if d.fix is not None and d.fix.edits
+               and all(edit.span.source.text == text and edit.span.source.base == 0 for edit in d.fix.edits)
+               and (d.code, d.fix.title) not in refused]
+    chosen: list[Diagnostic] = []
+    taken: list[tuple[int, int]] = []
+    for d in sorted(fixable, key=lambda d: min(edit.span.start for edit in d.fix.edits)):  # type: ignore[union-attr]
+        assert d.fix is not None
+        ranges = [(edit.span.start, edit.span.end) for edit in d.fix.edits]
+        if not any(_overlap(one, other) for one in ranges for other in taken):
+            chosen.append(d)
+            taken += ranges
+    return chosen
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Two insertions at one place count as overlapping: their order would be a guess."""
+    return one == other or (one[0] < other[1] and other[0] < one[1])
+
+
+def _edited(text: str, chosen: Iterable[Diagnostic]) -> str:
+    edits = [edit for d in chosen if d.fix is not None for edit in d.fix.edits]
+    for edit in sorted(edits, key=lambda edit: (edit.span.start, edit.span.end), reverse=True):
+        text = text[: edit.span.start] + edit.text + text[edit.span.end :]
+    return text
+
+
+def _applied(d: Diagnostic) -> Applied:
+    assert d.fix is not None
+    return Applied(d.code, d.fix.title, d.fix.edits[0].span.start_line_column[0])
+
+
+def _errors(found: Iterable[Diagnostic]) -> Counter[tuple[str, str]]:
+    return Counter((d.code, d.message) for d in found if d.is_error)
+
+
+def _new_errors(found: Sequence[Diagnostic], before: Counter[tuple[str, str]]) -> list[Diagnostic]:
+    """The errors that the text at first did not have; a message that only moved is not new."""
+    left = Counter(before)
+    new = []
+    for d in found:
+        if d.is_error:
+            if left[d.code, d.message]:
+                left[d.code, d.message] -= 1
+            else:
+                new.append(d)
+    return new

@@ -1,0 +1,123 @@
+"""What is known of a recipe on a model before anything is measured: all that `check --model` says."""
+
+from __future__ import annotations
+
+from lbdsl.core.diagnostic import Diagnostic, error, warning
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.units import tokens_text
+from lbdsl.plan.check import check_recipe, facts_only
+from lbdsl.plan.claims import Known, known_before_measuring, scores_of
+from lbdsl.plan.cost import base_cost, changed_cost
+from lbdsl.plan.evaluate import World, holds, walk
+from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.select import select
+from lbdsl.plan.shown import deciding
+from lbdsl.plan.words import plural
+from lbdsl.recipe.schema import CostOf, ElseSelector, LayersSelector, Phase, RankedSet, RankSelector, Recipe, Rule
+
+
+def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+    """Layers and patterns that the model does not have, `requires` and static asserts that fail, rules that no score can
+    give a layer, windows and contexts beyond the model's positions. A recipe that needs no score is selected in full."""
+    problems = check_recipe(recipe, facts)
+    if problems:
+        return problems
+    requests, _ = requests_of(recipe, facts).unwrap()
+    if requests:
+        found = (*_unreachable(recipe, facts), *_actions(recipe, facts))
+        return (*found, *_asserts(recipe, World(recipe, facts), costs=False), *context_findings(recipe, facts))
+    selection, chosen = select(recipe, facts, {})
+    if selection is None:
+        return chosen
+    before = base_cost(facts)
+    world = World(recipe, facts, cost=changed_cost(before, selection.actions), base=before)
+    return (*chosen, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
+
+
+def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+    """Rules whose layers earlier rules claim whatever the scores are."""
+    found: list[Diagnostic] = []
+    taken: set[tuple[int, object]] = set()
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+        if isinstance(rule.selector, ElseSelector):
+            continue
+        slots = [slot for item in known.wanted for slot in item.slots]
+        layers = _fixed_layers(rule, facts)
+        if layers is not None and not layers:
+            found.append(warning("LB310", f"rule {rule.number} matches no layer: its set is empty", recipe.span(rule),
+                                 help=f"the model has {facts.layers} layers"))
+        elif not known.domain or (layers is not None and all((i, slot) in taken for i in layers for slot in slots)):
+            claimed = f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules" if layers is not None else (
+                "earlier rules claim all that it could")
+            found.append(warning("LB307", f"rule {rule.number} gets no layer: {claimed}", recipe.span(rule),
+                                 help="move it up, or remove it"))
+        if layers is not None:
+            taken |= {(i, slot) for i in layers for item in known.wanted if item.divisible or len(item.slots) == 1
+                      for slot in item.slots}
+    return found
+
+
+def _fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
+    """The layers that a rule matches for certain; None where scores or a condition decide."""
+    selector = rule.selector
+    if (not isinstance(selector, LayersSelector) or selector.where is not None or scores_of(rule)
+            or ranked_sets(selector.layers)):
+        return None
+    return members(selector.layers, facts.layers, _no_ranking)
+
+
+def _no_ranking(ranked: RankedSet) -> frozenset[int]:
+    raise AssertionError("a set without scores ranks nothing")
+
+
+def _actions(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+    """What actions say of the layers that their rule may get, each finding once a rule."""
+    found: list[Diagnostic] = []
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+        said: dict[str, tuple[Diagnostic, int]] = {}
+        for layer in _domain(known, facts):
+            for action in rule.actions:
+                for d in action.check(facts, layer):
+                    first, count = said.get(d.message, (d, 0))
+                    said[d.message] = (first, count + 1)
+        for d, count in said.values():
+            where = "" if count == facts.layers else f" ({plural(count, 'layer')})"
+            span = d.span or recipe.span(rule)
+            found.append(Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help,
+                                    d.fix))
+    return found
+
+
+def _domain(known: Known, facts: ModelFacts) -> tuple[int, ...]:
+    return tuple(layer for layer in known.domain if layer < facts.layers)
+
+
+def _asserts(recipe: Recipe, world: World, *, costs: bool) -> list[Diagnostic]:
+    """Static asserts that fail. `costs`: those of the changed model are known, not only facts of the base."""
+    found: list[Diagnostic] = []
+    for assertion in recipe.asserts:
+        if assertion.phase is not Phase.STATIC or not (costs or facts_only(assertion)):
+            continue
+        truth, problems = holds(assertion.expr, world)
+        if truth is None:
+            found += problems
+        elif not truth:
+            shown = deciding(assertion.expr, world) if costs else None
+            said = f": `{shown.name}` is {shown.text}" if shown is not None else ""
+            found.append(error("LB321", f"`assert {assertion.text}` fails{said}", recipe.span(assertion),
+                               help="change more layers, or loosen the assert"))
+    return found
+
+
+def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+    """Contexts of the recipe that the model was not made for."""
+    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
+    roots += [rule.selector.until for rule in recipe.rules
+              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    found: dict[int, Diagnostic] = {}
+    for node in (part for root in roots for part in walk(root) if isinstance(part, CostOf)):
+        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
+            found[node.ctx] = warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
+                                      f"{tokens_text(facts.positions)} positions", recipe.span(node))
+    return list(found.values())

@@ -1,0 +1,91 @@
+"""Diagnostics as SARIF 2.1.0, the format that code-scanning services read (OASIS, Static Analysis Results Interchange
+Format, errata 01)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lbdsl.core.codes import code_for
+from lbdsl.core.diagnostic import Diagnostic, Fix, Label, Severity
+from lbdsl.core.span import Span
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
+
+
+def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str, Any]:
+    """One run of the tool `lbdsl`. `found` are pairs of the file that was checked and a finding; findings without a
+    place in a text are put on the file as a whole. Columns count Unicode code points from 1, ends are exclusive."""
+    codes = sorted({diagnostic.code for _, diagnostic in found})
+    index = {code: place for place, code in enumerate(codes)}
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": {"name": "lbdsl", "version": version, "rules": [_rule(code) for code in codes]}},
+            "columnKind": "unicodeCodePoints",
+            "results": [_result(file, diagnostic, index[diagnostic.code]) for file, diagnostic in found],
+        }],
+    }
+
+
+def _rule(id: str) -> dict[str, Any]:
+    code = code_for(id)
+    rule: dict[str, Any] = {"id": id, "shortDescription": {"text": code.title}}
+    if code.reason:
+        rule["fullDescription"] = {"text": code.reason}
+    rule["help"] = {"text": f"lbdsl explain {id}"}
+    return rule
+
+
+def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
+    text = "\n".join([diagnostic.message, *(f"help: {line}" for line in diagnostic.help)])
+    result: dict[str, Any] = {
+        "ruleId": diagnostic.code, "ruleIndex": index, "level": _LEVELS[diagnostic.severity], "message": {"text": text},
+        "locations": [{"physicalLocation": _physical(diagnostic.span, file)}],
+    }
+    if diagnostic.labels:
+        result["relatedLocations"] = [_related(label, place) for place, label in enumerate(diagnostic.labels)]
+    if diagnostic.fix is not None:
+        result["fixes"] = [_fix(diagnostic.fix)]
+    return result
+
+
+def _related(label: Label, id: int) -> dict[str, Any]:
+    return {"id": id, "message": {"text": label.text},
+            "physicalLocation": _physical(label.span, label.span.source.name)}
+
+
+def _physical(span: Span | None, file: str) -> dict[str, Any]:
+    if span is None:
+        return {"artifactLocation": {"uri": uri_of(file)}}
+    return {"artifactLocation": {"uri": uri_of(span.source.name)}, "region": _region(span)}
+
+
+def _region(span: Span) -> dict[str, int]:
+    (line, column), (end_line, end_column) = span.start_line_column, span.end_line_column
+    return {"startLine": line, "startColumn": column, "endLine": end_line, "endColumn": end_column}
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for edit in fix.edits:
+        replacement: dict[str, Any] = {"deletedRegion": _region(edit.span)}
+        if edit.text:
+            replacement["insertedContent"] = {"text": edit.text}
+        by_file.setdefault(edit.span.source.name, []).append(replacement)
+    changes = [{"artifactLocation": {"uri": uri_of(name)}, "replacements": replacements}
+               for name, replacements in by_file.items()]
+    return {"description": {"text": fix.title}, "artifactChanges": changes}
+
+
+def uri_of(name: str) -> str:
+    """A relative URI for a relative path, a `file:` URI for an absolute one; `<stdin>` becomes `stdin`."""
+    if name.startswith("<") and name.endswith(">"):
+        return quote(name[1:-1])
+    path = Path(name)
+    return path.as_uri() if path.is_absolute() else quote(path.as_posix())

@@ -1,0 +1,144 @@
+"""`check --model`: what a model's headers say of a recipe, and that nothing else of the model is read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from plan_cases import llama_facts, smollm2_facts
+
+from lbdsl.api.checking import check_recipe
+from lbdsl.cli.check import check
+
+ROOT = Path(__file__).parents[2]
+GATED = "\nheal {}\nassert ppl_increase < 5%\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 30 layers and 8 hidden units: headers, and zeros for weights."""
+    folder = tmp_path_factory.mktemp("model")
+    layers, hidden, inner, vocab = 30, 8, 16, 32
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers, "hidden_size": hidden,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": inner, "vocab_size": vocab,
+        "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5}))
+    shapes = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
+    for layer in range(layers):
+        head = f"model.layers.{layer}."
+        shapes |= {head + "input_layernorm.weight": [hidden], head + "post_attention_layernorm.weight": [hidden],
+                   head + "self_attn.q_proj.weight": [8, hidden], head + "self_attn.k_proj.weight": [4, hidden],
+                   head + "self_attn.v_proj.weight": [4, hidden], head + "self_attn.o_proj.weight": [hidden, 8],
+                   head + "mlp.gate_proj.weight": [inner, hidden], head + "mlp.up_proj.weight": [inner, hidden],
+                   head + "mlp.down_proj.weight": [hidden, inner]}
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * offset)
+    return folder
+
+
+def run(model: Path, text: str, *arguments: str) -> Result:
+    return CliRunner().invoke(check, ["--model", str(model), "--format", "concise", *arguments, "-"], input=text)
+
+
+def test_ranges_are_held_against_the_model(model: Path) -> None:
+    done = run(model, "layers 20-40 drop")
+    assert done.exit_code == 1
+    assert "<stdin>:1:8: error[LB300] layers 30-40 do not exist" in done.stdout
+    fixed = run(model, "layers 20-40 drop" + GATED, "--fix")
+    assert fixed.stdout.startswith("layers 20-29 drop\n")
+
+
+def test_an_open_range_gets_its_end(model: Path) -> None:
+    done = CliRunner().invoke(check, ["--model", str(model), "-"], input="layers 4- keep")
+    assert "write `4-29` (the model has 30 layers) or `last 26`" in done.stdout
+
+
+def test_a_static_assert_ends_with_its_own_code(model: Path) -> None:
+    done = run(model, "layers 0-3 drop\nelse keep\nheal {}\nassert kv(1Ki) <= 50%")
+    assert done.exit_code == 5
+    assert "error[LB321] `assert kv(1Ki) <= 50%` fails: `kv(1Ki)` is " in done.stdout
+    assert run(model, "layers 0-3 drop\nelse keep\nheal {}\nassert kv(1Ki) <= 90%").exit_code == 0
+
+
+def test_requires(model: Path) -> None:
+    assert "LB320" in run(model, 'requires model.family == "qwen3"\nelse keep').stdout
+    assert run(model, 'requires model.family == "llama" and model.layers == 30\nelse keep').exit_code == 0
+
+
+def test_a_model_that_cannot_be_read_is_reported_as_by_inspect(tmp_path: Path) -> None:
+    (tmp_path / "a.lbr").write_text("else keep", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--model", str(tmp_path), str(tmp_path / "a.lbr")],
+                          cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "LB401" in done.stderr
+
+
+def test_torch_is_never_imported(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.lbr").write_text("lowest 3 by nll drop\nelse swa(window=4Ki)\nassert kv(1Ki) <= 50%", encoding="utf-8")
+    code = ("import sys; from lbdsl.cli.app import main\n"
+            "try: main(sys.argv[1:])\n"
+            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))")
+    done = subprocess.run([sys.executable, "-c", code, "check", "--model", str(model), str(tmp_path / "a.lbr")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "LB326" in done.stdout
+
+
+def codes(text: str, facts=None) -> list[str]:
+    return [d.code for d in check_recipe(text, facts=facts or smollm2_facts()).diagnostics]
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("layers first 31 keep", "LB302"), ("layers every 4 from 30 drop", "LB303"), ("lowest 31 by nll drop", "LB302"),
+    ("layers 29-30 keep", "LB300"), ("layers last 40 keep", "LB302"),
+    ("layers 0-14 keep\nlayers 15-29 drop\nlowest 3 of rest by nll drop", "LB310"),
+    ("layers first 50% keep\nlayers 3-5 drop\nwhere nll < 0.1 drop", "LB307"),
+    ("layers 0-3 and 7-9 keep\nwhere nll < 0.1 drop", "LB310"),
+    ("where nll < 0.1 swa(window=8Ki)", "LB326"), ("else swa(window=16Ki)", "LB326"),
+    ("lowest 3 by nll drop\nassert kv(32Ki) <= 50%", "LB324"), ("layers 3 drop", "LB311"),
+    ("lowest 3 by nll drop\nassert model.layers < 20", "LB321"),
+    ("lowest 31 of rest by nll drop", "LB302"),
+])
+def test_findings_without_measuring(text: str, wanted: str) -> None:
+    assert wanted in codes(text)
+
+
+@pytest.mark.parametrize("text", [
+    "layers 0-29 keep" + GATED, "lowest 30 by nll drop\nelse keep" + GATED,
+    "layers 0-14 keep\nlowest 3 of rest by nll drop\nelse keep" + GATED,
+    "layers 0-3 keep\nlayers 2-4 drop\nelse swa(window=512)" + GATED,
+    "layers 3 keep\nlayers 3 drop(mlp)\nelse keep" + GATED,
+])
+def test_what_fits_has_no_errors(text: str) -> None:
+    assert not [d for d in check_recipe(text, facts=smollm2_facts()).diagnostics if d.is_error]
+
+
+def test_a_rule_shadowed_by_ranges_is_said_once() -> None:
+    text = "layers 0-9 keep\nlayers 2-4 drop\nelse keep" + GATED
+    assert codes(text).count("LB202") + codes(text).count("LB307") == 1
+    assert "LB202" in codes(text)
+
+
+def test_layers_without_a_rule_are_said_once() -> None:
+    found = codes("layers 3 drop" + GATED)
+    assert "LB311" in found
+    assert "LB206" not in found
+
+
+def test_windows_of_the_layers_themselves() -> None:
+    facts = llama_facts(layers=4, positions=8192, native_window=512)
+    found = check_recipe("where nll < 0.1 swa(window=1Ki)\nelse keep" + GATED, facts=facts).diagnostics
+    assert [d.code for d in found] == ["LB327"]
+    assert found[0].span is not None
+    assert found[0].span.text.startswith("where nll")
