@@ -2,8 +2,10 @@
 
     vllm_generate.py JOB RESULT
 
-JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice", "options"}
-RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "loaded_in", "seconds"}
+JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
+      "options"}
+RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "loaded_in",
+         "seconds"}
 """
 
 import json
