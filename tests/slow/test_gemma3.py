@@ -1,0 +1,83 @@
+"""Gemma 3 270M, a second real family, with windows of its own; `make test-slow` brings the model and runs this."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from tests.hybrid_cases import cache_of
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The recipe of tests/recipes/gemma3.lbr applied; the folder and what the commands wrote."""
+    model = os.environ.get("LBDSL_GEMMA3")
+    if not model:
+        pytest.fail("LBDSL_GEMMA3 names no folder; run `make test-slow`")
+    folder = tmp_path_factory.mktemp("gemma3")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    commands = [["plan", "tests/recipes/gemma3.lbr", model, "-o", str(folder / "x.lbplan"), "--ctx", "4096"],
+                ["apply", str(folder / "x.lbplan"), "-o", str(folder / "out")]]
+    said = ""
+    for words in commands:
+        done = subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=ROOT, env=environment, capture_output=True,
+                              text=True, timeout=3600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said += done.stdout
+    return folder / "out", said
+
+
+def test_planned_as_what_it_is(artifact: tuple[Path, str]) -> None:
+    folder, said = artifact
+    record = read_record(folder).unwrap()
+    specs = record.plan.specs
+    own = {"attn": "swa", "window": 512, "sinks": 0}
+    assert sum(spec == own for spec in specs) == 15 - sum(spec["attn"] == "none" for spec in specs)
+    assert specs[11] == {"attn": "swa", "window": 512, "sinks": 4}
+    # 256 elements of keys and of values in bf16 a token and layer; 15 layers hold 512 tokens at most.
+    assert record.plan.before.kv_bytes["4096"] == 1024 * (15 * 512 + 3 * 4096)
+    assert "windows of their own" in said
+
+
+def test_healed_and_holding_what_was_planned(artifact: tuple[Path, str]) -> None:
+    folder, _ = artifact
+    record = read_record(folder).unwrap()
+    model = load_artifact(folder, record.plan, device="cpu")
+    assert sum(p.numel() for p in model.parameters()) == record.plan.after.params
+    ids = torch.randint(1000, 50_000, (1, 4096), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        cache = cache_of(model(input_ids=ids, use_cache=True, logits_to_keep=1))
+    assert cache_storage_bytes(cache) == record.plan.after.kv_bytes["4096"]
+    assert record.evaluation is not None
+    assert record.evaluation["perplexity"]["artifact"] < 1.6 * record.evaluation["perplexity"]["base"]
+    assert record.heal is not None
+    assert record.heal["curve"][-1][1] < 0.6 * record.heal["curve"][0][1]
+
+
+def test_generates_sensibly(artifact: tuple[Path, str]) -> None:
+    """Where lbdsl cannot be imported: words, not one of them over and over."""
+    folder, _ = artifact
+    script = ("import sys; sys.modules['lbdsl'] = None\n"
+              "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+              "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+              "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+              "ids = tokenizer('The capital of France is', return_tensors='pt')\n"
+              "out = model.generate(**ids, max_new_tokens=40, do_sample=False)\n"
+              "print(tokenizer.decode(out[0][ids['input_ids'].shape[1]:], skip_special_tokens=True))\n")
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = re.findall(r"[A-Za-z]+", done.stdout)
+    assert len(words) >= 20, done.stdout
+    assert len(set(words)) >= 8, done.stdout
