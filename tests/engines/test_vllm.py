@@ -129,12 +129,16 @@ def logits_of(model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
     return model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
 
 
-def compare(name: str, model, prompts: list[list[int]], served: Served, tie: float) -> int:
-    """Equal greedy outputs; and every token of the engine's must be our model's best, or tie with it within `tie`."""
+def compare(name: str, model, prompts: list[list[int]], served: Served, tie: float, *, cached: bool = True) -> int:
+    """Equal greedy outputs; and every token of the engine's must be our model's best, or tie with it within `tie`.
+
+    Ours come from `generate`; with `cached` False from the best tokens of one whole forward, which is the same where the
+    engine's are ours, and quicker.
+    """
     equal, worst = 0, 0.0
     for prompt, theirs, top in zip(prompts, served.tokens, served.top, strict=True):
-        ours = greedy(model, prompt, len(theirs))
         logits = logits_of(model, prompt, theirs)
+        ours = greedy(model, prompt, len(theirs)) if cached else logits.argmax(-1).tolist()
         gaps = logits.max(-1).values - logits.gather(-1, torch.tensor(theirs)[:, None])[:, 0]
         worst = max(worst, gaps.max().item())
         equal += ours == theirs
@@ -185,7 +189,7 @@ def test_decilm_in_fp32(artifact: Path, decilm: Path, prompts: list[list[int]], 
     """The same without rounding to bf16: nothing to explain away."""
     served = serve(decilm, prompts, tmp_path, trust_remote_code=True, dtype="float32")
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
-    assert compare("decilm, fp32", model, prompts, served, tie=1e-3) >= len(prompts) - 1
+    assert compare("decilm, fp32", model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
     check_that_windows_count(model, prompts, served)
 
 
@@ -304,7 +308,7 @@ def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[l
                    CacheLayout(layout_of(artifact).groups, layout_of(artifact).size, 2 * layout_of(artifact).layer_bytes),
                    on_cpu(2048))
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
-    assert compare("plug-in, SmolLM2 fp32", model, prompts, served, tie=1e-3) >= len(prompts) - 1
+    assert compare("plug-in, SmolLM2 fp32", model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
 
 
 def test_the_plugin_refuses_sink_tokens(plugin: Path, tmp_path: Path) -> None:
