@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lbdsl.api.reading import read_bytes, text_from
 from lbdsl.api.writing import write_beside
-from lbdsl.core.diagnostic import Diagnosed, error
-from lbdsl.recipe.reading import decode
+from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.syntax.format import format_text
-from lbdsl.syntax.names import MAX_BYTES
 
 
 class Formatted(NamedTuple):
@@ -27,25 +26,19 @@ class Formatted(NamedTuple):
 
 
 def format_file(path: str | Path) -> Diagnosed[Formatted]:
-    """The canonical text of a file; nothing is written. None, with the errors, when it does not parse."""
+    """The canonical text of a file; nothing is written. None, with the errors, when it cannot be read or does not parse."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}"),))
-    return format_bytes(data, str(path))
+        return format_bytes(read_bytes(str(path)), str(path))
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
 
 
 def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
     """The same of bytes that were read somewhere."""
-    if len(data) > MAX_BYTES:
-        return Diagnosed(None, (error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
     try:
-        text = decode(data)
-    except UnicodeDecodeError as problem:
-        line = data.count(b"\n", 0, problem.start) + 1
-        return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8"),))
+        text = text_from(data, name)
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
     found = format_text(text, name)
     if found.value is None:
         return Diagnosed(None, found.diagnostics)

@@ -7,6 +7,7 @@ A break stands only where a newline ends no statement (`lbdsl.syntax.layout`), a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lbdsl.syntax.format_pieces import CLOSES, OPENS, SEPARATORS, Piece
 from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
@@ -115,7 +116,7 @@ def _fill(pieces: Sequence[Piece], column: int, rest: int, depth: int) -> list[t
     cuts = [0, *(index for index, level in levels.items() if level == outermost), len(pieces)]
     lines: list[tuple[int, str]] = []
     pending = ""
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         part = pieces[begin:end]
         text = _flat(part)
         indent = rest if lines else column
@@ -130,7 +131,8 @@ def _fill(pieces: Sequence[Piece], column: int, rest: int, depth: int) -> list[t
             pending = text
         else:
             # Lines of a clause too long for one line stand further in than the next clause.
-            *full, (_, pending) = _fill(part, indent, rest + (INDENT if outermost % _RANKS == 0 else 0), outermost // _RANKS)
+            further = rest + (INDENT if outermost % _RANKS == 0 else 0)
+            *full, (_, pending) = _fill(part, indent, further, outermost // _RANKS)
             lines += full
     lines.append((rest if lines else column, pending))
     return lines

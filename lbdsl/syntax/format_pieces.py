@@ -56,7 +56,8 @@ def pieces_of(source: Source, statements: Sequence[tree.Statement]) -> Pieces:
     """The pieces of a text without syntax errors, whose tree is `statements`."""
     lexed = lex(source.text, MAX_TOKENS)
     chunks, problems = split_statements(source, lexed.tokens)
-    assert not problems and len(chunks) == len(statements), "only texts that parse are formatted"
+    assert not problems, "only texts that parse are formatted"
+    assert len(chunks) == len(statements), "each statement has its tokens"
     return _attach(source.text, chunks, lexed.comments, _Roles.of(statements))
 
 

@@ -32,7 +32,8 @@ names = st.sampled_from(NAMES)
 keys = st.sampled_from([*NAMES, "group", "by", "else", "window", "in"])
 INTS = [number(text) for text in ("0", "1", "7", "007", "29", "123456789012345678")]
 NUMBERS = INTS + [number(text) for text in (
-    "0.5", "1e-3", "2.50E+10", "4Ki", "10M", "10M tokens", "512 tokens", "2GiB", "7B", "50%", "0.1%", "1.5k", "0.25Ki tokens")]
+    "0.5", "1e-3", "2.50E+10", "4Ki", "10M", "10M tokens", "512 tokens", "2GiB", "7B", "50%", "0.1%", "1.5k",
+    "0.25Ki tokens")]
 ints, numbers = st.sampled_from(INTS), st.sampled_from(NUMBERS)
 idents = names.map(lambda name: tree.Ident(NOWHERE, name))
 variables = names.map(lambda name: tree.Variable(NOWHERE, name))
@@ -89,7 +90,8 @@ def _deeper_set(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 sets = st.recursive(st.one_of(
     st.just(tree.AllLayers(NOWHERE)), points.map(lambda value: tree.Point(NOWHERE, value)),
     st.builds(lambda first, last: tree.Range(NOWHERE, first, last), points, points),
-    st.builds(lambda which, amount: tree.Edge(NOWHERE, which, amount), st.sampled_from(["first", "last", "middle"]), amounts),
+    st.builds(lambda which, amount: tree.Edge(NOWHERE, which, amount), st.sampled_from(["first", "last", "middle"]),
+              amounts),
     st.builds(lambda step, start: tree.Every(NOWHERE, step, start), ints, st.none() | ints),
     st.builds(lambda way, amount, by: tree.RankedSet(NOWHERE, way, amount, by), st.sampled_from(["lowest", "highest"]),
               amounts, metric_calls),

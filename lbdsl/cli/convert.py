@@ -1,0 +1,76 @@
+"""`lbdsl convert FILE`: between `.lbr`, JSON and YAML. Never loads torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lbdsl.api.converting import Form
+
+_FORMS = ["lbr", "json", "yaml"]
+
+
+@click.command()
+@click.argument("file", required=False, metavar="FILE")
+@click.option("--to", type=click.Choice(_FORMS),
+              help="Default: by the name of OUT; else json for a recipe, and lbr for the others.")
+@click.option("--from", "source", type=click.Choice(_FORMS), help="Default: by the name of FILE, lbr for standard input.")
+@click.option("-o", "--output", "out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT",
+              help="Write there instead of to standard output.")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes as JSON, and nothing else.")
+@click.pass_context
+def convert(ctx: click.Context, file: str | None, to: Form | None, source: Form | None, out: Path | None, force: bool,
+            schema: bool) -> None:
+    """Convert a recipe between .lbr, JSON and YAML; `-` reads standard input.
+
+    The recipe stays the same, its parameters and includes too. Comments and spacing are lost: JSON has none, and YAML's are
+    not kept. Only the form is checked; `lbdsl check` says whether the recipe is right.
+    """
+    from lbdsl.cli.output import show_diagnostics
+
+    if schema:
+        if file is not None:
+            raise click.UsageError("--schema is the same for every recipe and takes no FILE")
+        from lbdsl.recipe.exchange_schema import recipe_schema
+        from lbdsl.recipe.exchange_text import json_text
+
+        _give(json_text(recipe_schema()), out, force)
+        return
+    if file is None:
+        raise click.UsageError("Missing argument 'FILE'.")
+    from lbdsl.api.converting import convert_recipe, form_of
+
+    source = source or (form_of(file) if file != "-" else "lbr")
+    if source is None:
+        raise click.UsageError(f"{file!r} ends in none of .lbr, .json, .yaml, .yml; say what it is with --from")
+    to = to or (form_of(out) if out is not None else None) or ("json" if source == "lbr" else "lbr")
+    name = "<stdin>" if file == "-" else file
+    text = _read(file, name)
+    found = convert_recipe(text, source, to, name)
+    show_diagnostics(found.diagnostics)
+    if found.value is None:
+        ctx.exit(max(diagnostic.exit_code for diagnostic in found.diagnostics))
+    _give(found.value, out, force)
+
+
+def _read(file: str, name: str) -> str:
+    from lbdsl.api.reading import read_text, text_from
+
+    return text_from(sys.stdin.buffer.read(), name) if file == "-" else read_text(file)
+
+
+def _give(text: str, out: Path | None, force: bool) -> None:
+    """To a file, or to standard output as UTF-8: it is most likely going into one."""
+    if out is not None:
+        from lbdsl.api.writing import write_beside
+
+        write_beside(out, text, replace=force)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()

@@ -1,0 +1,205 @@
+"""JSON and YAML text to data and back, within the language's limits.
+
+YAML is read as plain data, by the rules of YAML 1.2's core schema: `on` is text and not a boolean, `1:30` no number. Keys
+given twice, anchors, aliases, tags and further documents are refused, in JSON as far as it has them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
+from lbdsl.syntax.names import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
+
+DEPTH = 2 * MAX_DEPTH + 16
+"""A call inside a call is two levels of data, and around all there are a few more."""
+
+_JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
+_LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
+
+
+def json_data(text: str, name: str) -> Diagnosed[Any]:
+    """The data of a JSON text; LB041 with the place of what is wrong."""
+    try:
+        _check_size(text, name)
+        _check_depth(text, name)
+        return Diagnosed(json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, name), parse_float=_decimal,
+                                    parse_int=lambda digits: _integer(digits, name),
+                                    parse_constant=lambda word: _no_constant(word, name)))
+    except json.JSONDecodeError as problem:
+        reason = f"{name}:{problem.lineno}:{problem.colno}: {problem.msg[:1].lower()}{problem.msg[1:]}"
+        return Diagnosed(None, fail("LB041", reason).diagnostics)
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
+
+
+def yaml_data(text: str, name: str) -> Diagnosed[Any]:
+    """The data of a YAML text; LB041 with the place of what is wrong."""
+    import yaml
+
+    try:
+        _check_size(text, name)
+        # libyaml, where PyYAML has it, is ten times as fast.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return Diagnosed(_Events(yaml.parse(text, Loader=loader), name).document())
+    except yaml.MarkedYAMLError as problem:
+        at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
+        hints = ("a text that begins with `@` stands in quotes",) if "'@'" in str(problem.problem) or (
+            "cannot start any token" in str(problem.problem)) else ()
+        return Diagnosed(None, fail("LB041", f"{name}{at}: {problem.problem}", help=hints).diagnostics)
+    except yaml.YAMLError as problem:
+        return Diagnosed(None, fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}").diagnostics)
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
+
+
+def json_text(data: Any) -> str:
+    """Indented JSON. Inner lists and objects that fit on a line stand on one."""
+    return _pretty(data, 0) + "\n"
+
+
+def yaml_text(data: Any) -> str:
+    """Block-style YAML that YAML 1.1 and 1.2 read alike."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Indents lists inside objects, and quotes what some reader would take for a number."""
+
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))
+    return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False))
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_size(text: str, name: str) -> None:
+    if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
+
+
+def _check_depth(text: str, name: str) -> None:
+    """Before anything recurses. On broken JSON the count may be off, and then the parser says what is wrong."""
+    depth = 0
+    for match in _JSON_BRACKETS.finditer(text):
+        sign = match.group()
+        depth += (sign in "[{") - (sign in "]}")
+        if depth > DEPTH:
+            raise _too_deep(name)
+
+
+def _too_deep(name: str) -> LbdslError:
+    return fail("LB041", f"{name}: nested deeper than {DEPTH}")
+
+
+def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise fail("LB041", f"{name}: the key `{twice}` stands twice in one object")
+    return found
+
+
+def _integer(digits: str, name: str) -> int:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise fail("LB041", f"{name}: a number with more than {MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _decimal(text: str) -> float | str:
+    """The number where it reads back as the same text; else the text, which the recipe language reads: `1e-3`."""
+    value = float(text)
+    return value if _DECIMAL.fullmatch(text) and repr(value) == text else text
+
+
+def _no_constant(word: str, name: str) -> Any:
+    raise fail("LB041", f"{name}: `{word}` is no number")
+
+
+def _pretty(data: Any, indent: int) -> str:
+    flat = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    if not isinstance(data, dict | list) or not data or (indent >= 4 and indent + len(flat) <= 100):
+        return flat
+    inner = " " * (indent + 2)
+    if isinstance(data, list):
+        parts = [inner + _pretty(item, indent + 2) for item in data]
+    else:
+        parts = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_pretty(item, indent + 2)}" for key, item in data.items()]
+    opening, closing = "[]" if isinstance(data, list) else "{}"
+    return opening + "\n" + ",\n".join(parts) + "\n" + " " * indent + closing
+
+
+# YAML ----------------------------------------------------------------------------------------------------------------
+
+
+class _Events:
+    """Builds plain data from a stream of YAML events: no object of Python's but these is ever made."""
+
+    def __init__(self, events: Iterator[Any], name: str):
+        self.events = events
+        self.name = name
+
+    def document(self) -> Any:
+        """The one document of the stream."""
+        import yaml
+
+        found: list[Any] = []
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found:
+                    raise self._refuse(event, "a second document")
+                found.append(self._value(next(self.events), 1))
+        if not found:
+            raise fail("LB041", f"{self.name} is empty")
+        return found[0]
+
+    def _refuse(self, event: Any, what: str, help: str = "") -> LbdslError:
+        mark = event.start_mark
+        return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
+
+    def _value(self, event: Any, depth: int) -> Any:
+        import yaml
+
+        if depth > DEPTH:
+            raise _too_deep(self.name)
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise self._refuse(event, "anchors and aliases have no place in a recipe", "name a part with `let` or `group`")
+        if event.tag not in (None, "!"):
+            raise self._refuse(event, f"the tag `{event.tag}` has no place in a recipe")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = []
+            while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
+                items.append(self._value(item, depth + 1))
+            return items
+        found: dict[str, Any] = {}
+        while not isinstance(key := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag not in (None, "!"):
+                raise self._refuse(key, "a key is plain text")
+            if key.value in found:
+                raise self._refuse(key, f"the key `{key.value}` stands twice in one object")
+            found[key.value] = self._value(next(self.events), depth + 1)
+        return found
+
+    def _scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if not event.implicit[0]:
+            return text
+        if text in ("", "~", "null"):
+            return None
+        if text in ("true", "false"):
+            return text == "true"
+        if _INTEGER.fullmatch(text):
+            if len(text.lstrip("-")) > MAX_DIGITS:
+                raise self._refuse(event, f"a number with more than {MAX_DIGITS} digits")
+            return int(text)
+        return _decimal(text) if _DECIMAL.fullmatch(text) else text
