@@ -107,7 +107,7 @@ def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
     if file == "-":
         data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.facts)
         if fixed is not None and not how.diff:
-            click.echo(_writable(fixed.text), nl=False)
+            click.echo(writable(fixed.text), nl=False)
     else:
         data, fixed = fix_file(file, how.set_params, how.facts, write=not how.diff)
     if fixed is None:
@@ -121,8 +121,8 @@ def _tell(file: str, fixed: Fixed, diff: bool) -> None:
     from lbdsl.view.diagnostics import difference, fixes_text
 
     if diff and fixed.applied:
-        click.echo(_writable(difference(file, fixed.before, fixed.text)), nl=False)
-    click.echo(_writable(fixes_text(file, [(item.line, item.code, item.title) for item in fixed.applied],
+        click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
+    click.echo(writable(fixes_text(file, [(item.line, item.code, item.title) for item in fixed.applied],
                                     [(item.line, item.code, item.title) for item in fixed.left_out], written=not diff)),
                nl=False, err=True)
 
@@ -146,13 +146,13 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
     elif form == "concise":
         text = view.concise_text(problems)
     else:
-        text = view.diagnostics_text(problems, _style(apart))
-    click.echo(_writable(text), nl=False, err=apart, color=True if form == "rich" else None)
+        text = view.diagnostics_text(problems, output_style(apart))
+    click.echo(writable(text), nl=False, err=apart, color=True if form == "rich" else None)
     if form == "rich":
         click.echo(view.summary(problems) or f"{files} recipe{'' if files == 1 else 's'} checked, nothing found", err=True)
 
 
-def _style(apart: bool = False) -> Style:
+def output_style(apart: bool = False) -> Style:
     """Colours and line drawing on a terminal that has them, and neither elsewhere."""
     from lbdsl.view.diagnostics import Style, is_unicode
 
@@ -164,7 +164,7 @@ def _style(apart: bool = False) -> Style:
     return Style(width, colour, is_unicode(stream.encoding) and not dumb)
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """The text with what standard output cannot encode replaced."""
     encoding = sys.stdout.encoding or "ascii"
     return text.encode(encoding, "replace").decode(encoding)

@@ -50,6 +50,8 @@ CODES = (
     Code("LB051", "recipe cannot be written",
          "Fixes are written beside the file and renamed, so its folder must be writable.",
          "lbdsl check --fix /usr/share/recipe.lbr", fixed="lbdsl check --diff /usr/share/recipe.lbr"),
+    Code("LB052", "nothing to explain", "Codes, actions, metrics, keywords, settings, facts and types have a page.",
+         "lbdsl explain sensitvity", fixed="lbdsl explain sensitivity", exit_code=2),
     Code("LB040", "formatting would change the recipe",
          "The formatter compares trees and comments before it gives a text away; a difference is a bug of lbdsl.",
          exit_code=7),

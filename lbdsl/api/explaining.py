@@ -1,0 +1,126 @@
+"""What the examples of codes really give: they are checked, and planned for a model with made-up scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from lbdsl.core.codes import Code
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.digest import digest_text
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.reading import Found, NotFound
+from lbdsl.recipe.schema import Recipe
+
+EXAMPLE_NAME = "recipe.lbr"
+"""The file that examples stand in."""
+
+EXAMPLE_FILES: Mapping[str, str] = {
+    "core.lbr": "group @core = first 2, last 1\n",
+    "circle.lbr": 'include "circle.lbr"\n',
+    "named.lbr": 'recipe "of its own"\n',
+}
+"""The files beside it."""
+
+EXAMPLE_LAYERS = 30
+
+_HIDDEN, _HEAD, _HEADS, _KV_HEADS, _INNER, _VOCAB = 576, 64, 9, 3, 1536, 49152
+_ATTENTION = _HIDDEN * _HEAD * (2 * _HEADS + 2 * _KV_HEADS) + _HIDDEN
+_MLP = 3 * _HIDDEN * _INNER + _HIDDEN
+
+EXAMPLE_MODEL = ModelFacts(
+    family="llama", architecture="LlamaForCausalLM", layers=EXAMPLE_LAYERS, hidden=_HIDDEN, heads=_HEADS,
+    kv_heads=_KV_HEADS, head_dim=_HEAD, intermediate=_INNER, vocab=_VOCAB, positions=8192, tied=True, dtype="bfloat16",
+    attention_params=(_ATTENTION,) * EXAMPLE_LAYERS, mlp_params=(_MLP,) * EXAMPLE_LAYERS,
+    other_params=_VOCAB * _HIDDEN + _HIDDEN, native_window=(None,) * EXAMPLE_LAYERS,
+    modules=tuple(f"model.layers.{layer}.{name}" for layer in range(EXAMPLE_LAYERS) for name in (
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")))
+"""The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
+
+_CONTEXTS = (1024, 8192)
+"""Where costs are counted; none is beyond the model's positions."""
+
+_WINDOWED = replace(EXAMPLE_MODEL, native_window=(1024,) * EXAMPLE_LAYERS)
+
+
+class _Beside:
+    """Reads the example files."""
+
+    root = EXAMPLE_NAME
+
+    def read(self, path: str) -> Found | NotFound:
+        text = EXAMPLE_FILES.get(path)
+        if text is None:
+            return NotFound("LB130", f"there is no `{path}` beside the recipe")
+        return Found(text, path, digest_text(text))
+
+
+def example_findings(code: Code) -> tuple[Diagnostic, ...]:
+    """The findings of this code that its example gives; none where the example is a command or needs a run."""
+    if code.is_command or code.example.startswith("{") or not code.example:
+        return ()
+    for found in _tries(code.example):
+        of_code = tuple(d for d in found if d.code == code.id)
+        if of_code:
+            return of_code
+    return ()
+
+
+def text_findings(text: str) -> tuple[Diagnostic, ...]:
+    """Everything that is found in a recipe: without a model, and on the example model when that is good."""
+    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside())
+    if checked.value is None:
+        return checked.diagnostics
+    return (*checked.diagnostics, *_planned(checked.value, EXAMPLE_MODEL, _scores(checked.value, EXAMPLE_MODEL)))
+
+
+def _tries(text: str) -> Iterator[tuple[Diagnostic, ...]]:
+    """What is found without a model, then on models and scores that are ever odder."""
+    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside())
+    yield checked.diagnostics
+    recipe = checked.value
+    if recipe is None:
+        yield recipe_from_text(text, EXAMPLE_NAME).diagnostics
+        return
+    scores = _scores(recipe, EXAMPLE_MODEL)
+    yield _planned(recipe, EXAMPLE_MODEL, scores)
+    yield _planned(recipe, EXAMPLE_MODEL, scores, joint=False)
+    yield _planned(recipe, _WINDOWED, _scores(recipe, _WINDOWED))
+    yield _planned(recipe, EXAMPLE_MODEL, {})
+    yield _planned(recipe, EXAMPLE_MODEL, {request: replace(score, value=math.nan) for request, score in scores.items()})
+
+
+def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
+    """Made-up scores of what the recipe asks for: high at both ends, as in real models."""
+    from lbdsl.plan.requests import requests_of
+
+    needed = requests_of(recipe, facts).value
+    if needed is None:
+        return {}
+    scores = {}
+    for request in needed[0]:
+        edge = min(request.layer, facts.layers - 1 - request.layer)
+        value = 0.02 + 0.5 / (1 + edge) + 0.001 * ((7 * request.layer) % 5)
+        scores[request] = Measurement(value, 0.004, "nats/token", 8192, 8)
+    return scores
+
+
+def _planned(recipe: Recipe, facts: ModelFacts, scores: Mapping[Request, Measurement], *, joint: bool = True,
+             ) -> tuple[Diagnostic, ...]:
+    """The planner's findings."""
+    from lbdsl.plan.build import build
+    from lbdsl.plan.schema import Loss, ModelRef
+    from lbdsl.plan.select import select
+
+    chosen = select(recipe, facts, scores)
+    if chosen.value is None:
+        return chosen.diagnostics
+    ref = ModelRef(source="example", digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts={})
+    rise = 0.06 if chosen.value.changed else 0.0
+    loss = Loss(joint=rise, joint_stderr=0.01, joint_kl=rise, base_nll=2.2, tokens=4096) if joint else None
+    built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)
+    return (*chosen.diagnostics, *built.diagnostics)

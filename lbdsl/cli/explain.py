@@ -1,0 +1,40 @@
+"""`lbdsl explain`: long help for a code, an action, a metric or a word of the language. Never loads torch."""
+
+from __future__ import annotations
+
+import click
+
+from lbdsl.cli.options import json_option
+
+
+@click.command()
+@click.argument("topic", required=False)
+@json_option
+def explain(topic: str | None, as_json: bool) -> None:
+    """What a code, an action, a metric or any other word of the language means.
+
+    TOPIC is a code (LB203), an action (swa), a metric (kl), a keyword (until), a setting (heal.lr), a fact (model.layers)
+    or a type. Without TOPIC all of them are listed.
+    """
+    from lbdsl.cli.check import output_style, writable
+    from lbdsl.cli.output import print_json
+    from lbdsl.view.explain import FORMAT_VERSION, nearest_topics, pages_of, topics
+    from lbdsl.view.explain_text import pages_text, topics_text
+
+    if topic is None:
+        if as_json:
+            print_json({"format_version": FORMAT_VERSION, "topics": list(topics())})
+        else:
+            click.echo(writable(topics_text(output_style())), nl=False, color=True)
+        return
+    pages = pages_of(topic)
+    if not pages:
+        from lbdsl.core.diagnostic import fail
+
+        near = nearest_topics(topic)
+        hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "`lbdsl explain` lists everything"
+        raise fail("LB052", f"nothing is called `{topic}`", help=hint)
+    if as_json:
+        print_json({"format_version": FORMAT_VERSION, "pages": [page.to_json() for page in pages]})
+    else:
+        click.echo(writable(pages_text(pages, output_style())), nl=False, color=True)
