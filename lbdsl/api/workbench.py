@@ -55,6 +55,7 @@ class Workbench:
         from lbdsl.model.load import load_base
         from lbdsl.model.surgery import to_hybrid
 
+        assert self._checked
         with self.progress.stage("loading the model"):
             if is_artifact(self.source):
                 import torch
@@ -66,8 +67,20 @@ class Workbench:
                                        trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir))
 
     @cached_property
+    def _checked(self) -> bool:
+        """True; LB465 when the source is an artifact of lbdsl that was edited since it was saved."""
+        if is_artifact(self.source):
+            from lbdsl.artifact.record import read_record
+            from lbdsl.artifact.restore import check_files
+
+            with self.progress.stage("checking the artifact"):
+                check_files(self.source.path, read_record(self.source.path).unwrap())
+        return True
+
+    @cached_property
     def weights_folder(self) -> Path:
         """The folder with the base's weights as safetensors: of a GGUF file, its dequantized copy."""
+        assert self._checked
         if self.source.gguf_file is None:
             return self.source.path
         from lbdsl.model.gguf_copy import gguf_model_folder

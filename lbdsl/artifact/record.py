@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
 from lbdsl.core.digest import digest_of
+from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
@@ -56,7 +57,7 @@ def read_record(folder: Path) -> Diagnosed[Record]:
     if not path.is_file():
         return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         if content.get("format_version") != FORMAT_VERSION:
             return Diagnosed(None, (error(
@@ -67,6 +68,8 @@ def read_record(folder: Path) -> Diagnosed[Record]:
                 "LB465", f"{path} was edited after it was written: its digest does not match",
                 help="apply the recipe again, or restore the file"),))
         return Diagnosed(Record.model_validate(content))
-    except (ValueError, AttributeError, ValidationError, OSError) as problem:
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
+    except (ValueError, ValidationError, OSError) as problem:
         first = str(problem).splitlines()[0]
         return Diagnosed(None, (error("LB465", f"{path} cannot be read: {first}"),))

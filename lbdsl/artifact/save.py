@@ -12,7 +12,9 @@ from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.model.quiet import quiet_transformers
 
 MAX_SHARD = "4GB"
-SUFFIXES = (".safetensors", ".json", ".py", ".jinja", ".model", ".txt")
+SUFFIXES = (".safetensors", ".json", ".py", ".jinja", ".model", ".txt",
+            ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".so")
+"""Kinds of files that some program loads with a model; those of the second line are never saved, and so never expected."""
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
@@ -52,6 +54,10 @@ def file_hashes(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in SUFFIXES and path.name != "lbdsl.json":
+            if not path.is_file():
+                # A folder, or a pipe that would be waited for: no record has such a hash.
+                hashes[path.name] = "not a regular file"
+                continue
             with path.open("rb") as stream:
                 hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from lbdsl.model.safetensors_header import TensorInfo, read_safetensors_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NAME_CAP = 255
+"""Bytes of a file's name that file systems take; a longer one would end in an error of the system's."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -88,4 +92,4 @@ def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
 
 def _is_plain(name: Any) -> bool:
     return (isinstance(name, str) and name.endswith(".safetensors") and not name.startswith(".")
-            and not any(c in name for c in "/\\:\0") and name.isprintable())
+            and len(os.fsencode(name)) <= NAME_CAP and not any(c in name for c in "/\\:\0") and name.isprintable())

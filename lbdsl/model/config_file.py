@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ SIZE_CAP = 64 * 2**20
 
 
 def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
-    """The object in a JSON file. Raises LbdslError with `code` when it is missing, too large or anything else."""
+    """The object in a JSON file. Raises LbdslError with `code` when it is missing, too large or anything else.
+
+    NaN and infinities, which JSON does not have and Python's reader takes, are refused: no size or setting is one.
+    """
     try:
-        size = path.stat().st_size
-        if size > SIZE_CAP:
-            raise fail(code, f"{path.name} has {size} bytes; at most {SIZE_CAP} are read")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe would wait for a writer, and a device may never end.
+            raise fail(code, f"{path.name} is not a regular file")
+        if status.st_size > SIZE_CAP:
+            raise fail(code, f"{path.name} has {status.st_size} bytes; at most {SIZE_CAP} are read")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
         raise fail(code, f"{path.name} is not UTF-8 text") from problem
     except OSError as problem:
         raise fail(code, f"cannot read {path}: {problem.strerror}") from problem
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as problem:
         raise fail(code, f"{path.name} is not JSON: {problem.msg} in line {problem.lineno}") from problem
     except (ValueError, RecursionError) as problem:
@@ -40,6 +47,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
 
 
 def positive_int(config: dict[str, Any], field: str, *, default: int | None = None, cap: int = 2**31 - 1) -> int:
