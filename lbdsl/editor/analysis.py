@@ -12,6 +12,7 @@ from lbdsl.api.checking import on_model
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.span import Source, Span
+from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.metrics import metrics
 from lbdsl.recipe.constants import constant
@@ -20,13 +21,17 @@ from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.params import resolve_param
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.scope import Scope
+from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.syntax import tree
+from lbdsl.syntax.build import Builder
+from lbdsl.syntax.lalr import Failure, parse_statement
+from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import Lexed, Token, lex
 from lbdsl.syntax.names import MAX_TOKENS
 from lbdsl.syntax.parse import parse
 
 _DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
+_NAMING = frozenset({*_DEFINING, "INCLUDE", "MEASURE"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Analysis:
         self.name = name
         self.facts = facts
         self.source = Source(name, text)
+        self._cursors: dict[tuple[int, bool], Cursor | None] = {}
         self._reader = FolderReader(path) if path is not None and "\0" not in str(path) else None
 
     @cached_property
@@ -70,8 +76,14 @@ class Analysis:
 
     @cached_property
     def statements(self) -> tuple[tree.Statement, ...]:
-        """Those that parse, with those of included files in their places."""
-        return () if self.file is None else with_includes(self.file, self._reader, actions()).statements
+        """The definitions and blocks that parse, those of included files in their places. Rules, most of a long recipe,
+        are left out: a completion must not wait for them."""
+        builder = Builder(self.source)
+        chunks, _ = split_statements(self.source, self.tokens)
+        nodes = [parse_statement(chunk.tokens, builder) for chunk in chunks
+                 if not chunk.broken and chunk.tokens[0].kind in _NAMING]
+        file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
+        return with_includes(file, self._reader, actions()).statements
 
     @cached_property
     def checked(self) -> Diagnosed[Recipe]:
@@ -88,7 +100,10 @@ class Analysis:
         return span.source.base == 0 and span.source.text == self.text
 
     def cursor(self, offset: int, *, whole: bool = False) -> Cursor | None:
-        return cursor_at(self.source, self.tokens, self.lexed.comments, offset, whole=whole)
+        key = offset, whole
+        if key not in self._cursors:
+            self._cursors[key] = cursor_at(self.source, self.tokens, self.lexed.comments, offset, whole=whole)
+        return self._cursors[key]
 
     def token_at(self, offset: int) -> Token | None:
         """The token that a pointer at `offset` is on; of two that meet there the one that is a word or begins."""
@@ -145,13 +160,13 @@ class Analysis:
             match statement:
                 case tree.Param():
                     value = resolve_param(scope, statement, None)
-                    shown = value.shown if value is not None else ""
+                    shown = _shown(value)
                     note = f"Default: {shown}. `--set {name}=VALUE` gives another." if shown else (
                         f"Without a value; give it one: `--set {name}=VALUE`.")
                     found.setdefault(f"${name}", (shown, f"{written}\n{note}"))
                 case tree.Let():
                     value = constant(scope, statement.value)
-                    shown = value.shown if value is not None else ""
+                    shown = _shown(value)
                     if scope.define("$", name, statement.name.span):
                         scope.variables[name] = value
                     found.setdefault(f"${name}", (shown, f"{written}\n{shown}"))
@@ -159,3 +174,13 @@ class Analysis:
                     layers = statement.layers.span.text
                     found.setdefault(f"@{name}", (" ".join(layers.split()), written))
         return found
+
+
+def _shown(value: Constant | None) -> str:
+    """A value with its unit; nothing for one that is wrong."""
+    if value is None or value.kind != "number":
+        return "" if value is None else value.text or value.shown
+    assert isinstance(value.value, int | float)
+    if value.unit is Unit.RATIO:
+        return f"{100 * value.value:.12g}%"
+    return f"{value.value:.12g}" + ("" if value.unit is Unit.NONE else f" {value.unit.value}")

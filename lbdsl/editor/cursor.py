@@ -15,7 +15,7 @@ from lbdsl.core.span import Source
 from lbdsl.recipe.calls import is_metric
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
-from lbdsl.syntax.layout import CONTINUES_BEFORE, split_statements
+from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
 from lbdsl.syntax.lexer import BAD, Token, tables
 from lbdsl.syntax.names import BLOCK_WORDS
 
@@ -181,8 +181,20 @@ def _is_word(token: Token) -> bool:
 
 def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:
     """The tokens of the statement above, and of the one that goes on at `at`."""
-    chunks, _ = split_statements(source, [*before, Token(BAD, "", at, at)])
+    chunks, _ = split_statements(source, [*before[_safe_start(before) :], Token(BAD, "", at, at)])
     return list(chunks[-2].tokens) if len(chunks) > 1 else [], list(chunks[-1].tokens[:-1])
+
+
+def _safe_start(tokens: Sequence[Token]) -> int:
+    """An index at which a statement begins whatever stands before it, with another such begin after it: what is split
+    from there on is split as in the whole text."""
+    begins = 0
+    for index in range(len(tokens) - 1, 1, -1):
+        first = tokens[index - 1].kind == "NEWLINE" and tokens[index - 2].kind not in ("IN", "NEWLINE")
+        begins += tokens[index].kind in ONLY_BEGINS and first
+        if begins == 3:
+            return index
+    return 0
 
 
 def _expected(statement: Sequence[Token], at: int) -> frozenset[str]:

@@ -7,6 +7,7 @@ each version: a recipe is small. Findings are published a moment after the last 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +33,7 @@ from lbdsl.editor.outline import outline
 from lbdsl.editor.project import configured_model, facts_of
 from lbdsl.version import VERSION
 
-DELAY = 0.03
+DELAY = 0.015
 """Seconds after the last edit until findings are published."""
 
 
@@ -123,8 +124,14 @@ def _client(server: RecipeServer, *path: str) -> Any:
     return value
 
 
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], JsonRpcInvalidParams)
+
+
 def make_server(model: str | None = None) -> RecipeServer:
     """A server with every feature registered; `start_io()` runs it."""
+    # What a user asked for and cannot have is an answer, not a fault to be logged with its traceback.
+    logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_no_refusal)
     server = RecipeServer(model)
     _register_texts(server)
     _register_reading(server)

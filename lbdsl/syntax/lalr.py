@@ -48,6 +48,12 @@ def parse_statement(tokens: Sequence[Token], builder: Builder) -> Any:
                 spans.append((token.start, token.end))
                 break
             origin, name, size, kept, kind = rules[-1 - code]
+            if size == 1 and kind == "single" and kept and type(values[-1]) is not _Splice:
+                # A lone operand passes through the levels of precedence as it is: most reductions are such.
+                stack[-1] = states[stack[-2]][origin]
+                if token.kind == END and stack[-1] == final:
+                    return values[-1]
+                continue
             start, end = (spans[-size][0], spans[-1][1]) if size else (token.start, token.start)
             children = _children(values, size, kept)
             if size:

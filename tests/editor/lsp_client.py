@@ -89,7 +89,7 @@ class Client:
                 if message.get("method") == method and all((message.get("params") or {}).get(key) == value
                                                            for key, value in params.items()):
                     del self.said[: index + 1]
-                    return message["params"]
+                    return message.get("params") or {}
             self.said.append(self._next(timeout))
 
     def open(self, text: str, uri: str = URI, version: int = 1) -> list[dict[str, Any]]:
@@ -104,10 +104,10 @@ class Client:
                   {"textDocument": {"uri": uri, "version": version}, "contentChanges": list(changes)})
         return self.wait("textDocument/publishDiagnostics", uri=uri, version=version)["diagnostics"]
 
-    def at(self, feature: str, line: int, character: int, uri: str = URI, **more: Any) -> Any:
-        """A request about a place."""
-        return self.ask(f"textDocument/{feature}", {"textDocument": {"uri": uri},
-                                                    "position": {"line": line, "character": character}, **more})
+    def at(self, feature: str, line: int, character: int, uri: str = URI, fails: bool = False, **more: Any) -> Any:
+        """A request about a place; see `ask`."""
+        place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+        return self.ask(f"textDocument/{feature}", {**place, **more}, error=fails)
 
     def close(self) -> int:
         """End the server as an editor does; its exit code."""

@@ -1,0 +1,129 @@
+"""What is offered at a cursor, written `|` in the texts below."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lbdsl.actions import actions
+from lbdsl.core.resources import resource_folder
+from lbdsl.editor.analysis import Analysis
+from lbdsl.editor.completion import Item, complete
+from lbdsl.editor.pages import KEYWORDS
+from lbdsl.recipe import recipe_from_text
+from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.names import STATEMENTS
+
+DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
+
+
+def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
+    whole = before + text
+    cursor, items = complete(Analysis(whole.replace("|", "")), whole.index("|"))
+    assert cursor is not None or not items
+    return {item.label: item for item in items}
+
+
+@pytest.mark.parametrize(("text", "wanted", "unwanted"), [
+    ("|", "layers where else heal param assert lowest", "keep sensitivity and because $window"),
+    ("lay|", "layers", "keep"),
+    ("layers 0-3 keep\n|", "layers else", "keep because"),
+    ("layers 0-3 keep\n  |", "layers because", "keep"),
+    ("layers 0-3 keep;|", "layers else", "keep because"),
+    ("layers |", "all first last middle every not lowest @core $window", "keep and by"),
+    ("layers 0-3 |", "keep drop swa except and or where", "sensitivity $n"),
+    ("layers @|", "@core", "keep"),
+    ("layers first |", "$n", "@core keep all"),
+    ("else keep |", "because", "keep and"),
+    ("where |", "sensitivity nll kl influence $window model.layers not", "keep ppl_increase kv"),
+    ("where nll < 0.1 |", "keep drop swa and or", "sensitivity"),
+    ("where nll(|", "drop swa", "keep sensitivity not $n"),
+    ("where kl(swa(|", "window= sinks= $window", "drop nll"),
+    ("where kl(swa(window=4, |", "sinks=", "window= drop"),
+    ("lowest 4 |", "of by", "keep"),
+    ("lowest 4 of rest by |", "sensitivity nll kl influence", "keep kv"),
+    ("lowest of rest by nll until |", "kv flops params", "keep sensitivity influence"),
+    ("lowest of rest by nll until kv(32Ki) <= 50% |", "keep drop swa and", "kv"),
+    ("else drop(|", "attention mlp block target=", "keep not"),
+    ("param $x: |", "tokens int ratio str bool bytes float", "keep $window"),
+    ("param $x: tokens = |", "$window $n", "$x keep"),
+    ("group @x = |", "all first @core", "@x keep"),
+    ("let |", "", "$window $n"),
+    ("assert |", "kv flops params ppl_increase agreement kl nll model.layers", "sensitivity keep"),
+    ("requires model.fam|", "model.family model.layers", "keep"),
+    ('requires model.family in ["|"]', '"llama" "qwen3"', "keep"),
+    ("heal { |", "data tokens method loss lr seq batch", "metric keep $n"),
+    ("heal { tokens = 4; |", "data", "tokens"),
+    ("heal { tok|ens = 4 }", "tokens data", "keep"),
+    ("heal { method = |", "lora full", "kl keep $n not"),
+    ("heal { method = lora(|", "rank= alpha=", "window="),
+    ("heal { loss = kl + 0.1 * |", "hidden kl", "keep $n perplexity"),
+    ("heal { tokens = |", "$window $n", "kl keep"),
+    ('heal { data = "|" }', '"builtin:pydoc"', "keep"),
+    ("measure { metric = |", "nll kl influence", "sensitivity keep"),
+    ("eval { metrics = [|", "perplexity kl agreement", "nll hidden"),
+    ("search { vary |", "$window", "$n"),
+    ("search { |", "vary minimize maximize subject", "keep"),
+    ("# wh|", "", "where layers"),
+    ("where nll <<< |", "", "keep nll"),
+])
+def test_offers(text: str, wanted: str, unwanted: str) -> None:
+    labels = {label.removesuffix(" =") for label in offered(text)}
+    assert set(wanted.split()) <= labels
+    assert not set(unwanted.split()) & labels
+
+
+def test_names_are_offered_below_their_definition_only() -> None:
+    assert "@core" not in offered("layers @|\ngroup @core = all", "")
+    assert "$w" in offered("let $w = \nlayers $|", "")  # also from a statement that does not parse
+
+
+def test_completion_replaces_the_word_at_the_cursor() -> None:
+    text = "layers 0-3 ke"
+    cursor, _ = complete(Analysis(text), len(text))
+    assert cursor is not None
+    assert (cursor.start, cursor.end) == (11, 13)
+    dotted = "assert model.lay > 3"
+    cursor, _ = complete(Analysis(dotted), 16)
+    assert cursor is not None
+    assert dotted[cursor.start : cursor.end] == "model.lay"
+
+
+def test_an_action_brings_what_it_needs_and_its_page() -> None:
+    item = offered("else |")["swa"]
+    assert item.text == "swa(window=${1:512})"
+    assert item.snippet
+    assert "sinks=0" in item.page
+    assert "**Why**" in item.page
+    assert not offered("else |")["drop"].snippet
+    assert offered("else |").keys() >= set(actions())
+
+
+def test_every_keyword_has_a_page_and_can_be_offered() -> None:
+    assert set(KEYWORDS) == set(tables().keywords)
+    assert set(STATEMENTS) <= set(offered("|"))
+
+
+RECIPES = [path.read_text(encoding="utf-8") for path in sorted(resource_folder("recipes").glob("*.lbr"))]
+SPEC = (Path(__file__).parents[1] / "spec" / "valid.md").read_text(encoding="utf-8")
+RECIPES += re.findall(r"^```lbr\n(.*?)^```\n", SPEC, re.M | re.S)
+
+
+def test_what_stands_in_good_recipes_is_offered_there() -> None:
+    """At every keyword, action, metric, variable and group of good recipes, that very word is among the offers."""
+    checked = 0
+    for text in RECIPES:
+        analysis = Analysis(text)
+        if not recipe_from_text(text).ok:
+            continue
+        for token in analysis.tokens:
+            kind = token.kind
+            before = [other for other in analysis.tokens if other.end <= token.start]
+            defines = bool(before) and before[-1].kind in ("PARAM", "LET", "GROUP")
+            if (token.text in tables().keywords and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
+                _, items = complete(analysis, token.start + 1)
+                assert token.text in {item.label for item in items}, (token, text[token.start - 30 : token.end])
+                checked += 1
+    assert checked > 100
