@@ -1,0 +1,58 @@
+"""How fast the language server answers an edit of 200 lines, over a real connection: `python benchmarks/lsp_speed.py [RUNS]`.
+
+The goal is 100 ms from an edit to its findings. `plain` is a recipe of short rules, `dense` one of long conditions. Prints;
+writes nothing and judges nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.editor.lsp_client import URI, Client, where  # noqa: E402
+
+LINES = 200
+
+
+def recipe(dense: bool) -> str:
+    lines = ['recipe "speed"', "param $window: tokens in 64..8Ki = 256"]
+    for number in range(LINES - 3):
+        lines.append(f"layers {number} where nll < 0.{number + 1} and kl(swa(window=$window)) < 0.2 swa(window={64 + number})"
+                     f' because "rule {number}"' if dense else f"layers {number} swa(window={64 + number})")
+    return "\n".join([*lines, "else keep"]) + "\n"
+
+
+def measure(client: Client, text: str, runs: int) -> dict[str, list[float]]:
+    """Milliseconds from the edit to each answer."""
+    client.open(text)
+    times: dict[str, list[float]] = {"completion": [], "hover": [], "findings": []}
+    for version in range(2, runs + 2):
+        start = time.perf_counter()
+        client.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": version}, "contentChanges": [
+            {"range": where(100, 7, 8 if version > 2 else 9), "text": str(version % 10)}]})
+        for feature in ("completion", "hover"):
+            client.at(feature, 150, 9)
+            times[feature].append(1000 * (time.perf_counter() - start))
+        start = time.perf_counter()
+        client.edit(version + 10_000, {"range": where(100, 7, 8), "text": str((version + 1) % 10)})
+        times["findings"].append(1000 * (time.perf_counter() - start))
+    client.tell("textDocument/didClose", {"textDocument": {"uri": URI}})
+    return times
+
+
+def main() -> None:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    client = Client()
+    for name in ("plain", "dense"):
+        for what, times in measure(client, recipe(name == "dense"), runs).items():
+            print(f"{name}, {LINES} lines, {runs} edits, until {what}: median {statistics.median(times):.0f} ms, "
+                  f"fastest {min(times):.0f} ms, slowest {max(times):.0f} ms")
+    client.close()
+
+
+if __name__ == "__main__":
+    main()
