@@ -1,0 +1,100 @@
+"""`lbdsl completions`: scripts of three shells, and bash asking for real."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lbdsl.cli.app import VERBS, cli
+from lbdsl.cli.completing import files, words
+from lbdsl.core.codes import all_codes, code_for
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+eval "$(lbdsl completions bash)"
+complete -p lbdsl
+while read -r line; do
+    COMP_WORDS=($line); [[ "$line" == *. ]] && COMP_WORDS[-1]=""
+    COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )); COMPREPLY=()
+    _lbdsl_completion lbdsl
+    echo "${COMPREPLY[*]}"
+done
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.lbr", "b.lbr", "c.lbplan", "d.txt", "m.gguf", "sub/x.lbr", "sub/y.txt", ".hidden/z.lbr"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("", encoding="utf-8")
+    return tmp_path
+
+
+def ask_bash(folder: Path, *lines: str) -> list[list[str]]:
+    """What bash is offered for each line; its last word is being written, `.` for an empty one."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    script = folder / ".bin" / "lbdsl"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m lbdsl "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    done = subprocess.run([bash, "--norc", "-c", SCRIPT], cwd=folder, input="".join(line + "\n" for line in lines),
+                          text=True, capture_output=True, timeout=120, check=True,
+                          env={"PATH": f"{script.parent}:/usr/bin:/bin", "HOME": str(folder)})
+    assert done.stderr == ""
+    first, *answers = done.stdout.splitlines()
+    assert "_lbdsl_completion" in first
+    return [answer.split() for answer in answers]
+
+
+def test_bash(folder: Path) -> None:
+    assert ask_bash(folder, "lbdsl che", "lbdsl check .", "lbdsl plan a.lbr m", "lbdsl check --form", "lbdsl check --format j",
+                    "lbdsl check sub/", "lbdsl explain LB10", "lbdsl explain sw", "lbdsl nonsense x") == [
+        ["check"], ["a.lbr", "b.lbr", "sub/"], ["m.gguf"], ["--format"], ["json"], ["sub/x.lbr"],
+        [code.id for code in all_codes() if code.id.startswith("LB10")], ["swa"], []]
+
+
+@pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o nosort"), ("zsh", "#compdef lbdsl"),
+                                             ("fish", "complete --no-files --command lbdsl")])
+def test_scripts(shell: str, sign: str) -> None:
+    done = CliRunner().invoke(cli, ["completions", shell])
+    assert done.exit_code == 0
+    assert sign in done.output
+    assert "_LBDSL_COMPLETE" in done.output
+
+
+def test_unknown_shell() -> None:
+    assert CliRunner().invoke(cli, ["completions", "tcsh"]).exit_code == 2
+
+
+def test_files_by_suffix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offered(incomplete: str, *suffixes: str) -> list[str]:
+        return [item.value for item in files(incomplete, suffixes)]
+
+    monkeypatch.chdir(folder)
+    assert offered("", ".lbr", ".lbplan") == ["a.lbr", "b.lbr", "c.lbplan", "sub/"]
+    assert offered("s", ".lbr") == ["sub/", "sub/x.lbr"]  # a lone folder brings what is in it
+    assert offered("") == ["sub/"]
+    assert offered(".h", ".lbr") == [".hidden/", ".hidden/z.lbr"]
+    assert offered("no/such/", ".lbr") == []
+    assert offered(str(folder) + "/a", ".lbr") == [f"{folder}/a.lbr"]
+
+
+def test_words() -> None:
+    assert {"swa", "drop", "keep", "nll", "sensitivity", "LB102"} <= {item.value for item in words("")}
+    assert [item.value for item in words("lb102")] == ["LB102"]
+    assert words("LB102")[0].help == code_for("LB102").title
+
+
+def test_every_verb_completes_its_options() -> None:
+    for verb in VERBS:
+        done = CliRunner().invoke(cli, [], prog_name="lbdsl", env={"_LBDSL_COMPLETE": "bash_complete",
+                                                                   "COMP_WORDS": f"lbdsl {verb} --h", "COMP_CWORD": "2"})
+        assert done.output.strip() == "plain,--help", verb
