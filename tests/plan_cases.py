@@ -14,6 +14,9 @@ from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
+MODULES = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+"""The modules of a layer that hold a weight matrix."""
+
 
 def llama_facts(*, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, positions=512,
                 tied=True, dtype="bfloat16", native_window=None) -> ModelFacts:
@@ -25,7 +28,8 @@ def llama_facts(*, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, interm
         head_dim=head_dim, intermediate=intermediate, vocab=vocab, positions=positions, tied=tied, dtype=dtype,
         attention_params=(attention,) * layers, mlp_params=(mlp,) * layers,
         other_params=vocab * hidden * (1 if tied else 2) + hidden,
-        native_window=(native_window,) * layers, modules=("model.embed_tokens",))
+        native_window=(native_window,) * layers,
+        modules=tuple(f"model.layers.{i}.{part}" for i in range(layers) for part in MODULES))
 
 
 def smollm2_facts() -> ModelFacts:

@@ -61,6 +61,9 @@ class Action(BaseModel):
     examples: ClassVar[tuple[str, ...]] = ()
     """More calls, where the arguments make another kind of change."""
 
+    carried_out: ClassVar[bool] = True
+    """False for an action that is only planned: a plan with it says so with LB215 and cannot be applied."""
+
     runtime: ClassVar[Path | None] = None
     """The flat runtime file of a mixer that the action brings; copied beside saved weights."""
 

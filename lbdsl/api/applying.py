@@ -14,7 +14,7 @@ from lbdsl.api.planning import Planned
 from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.digest import digest_text
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
@@ -101,7 +101,7 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
     progress = progress or Silent()
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
-        raise LbdslError(planned.diagnostics)
+        raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
     output = output_of(plan, bench, chosen)
     if not check_output(planned, chosen):
         progress.say(f"{output} is up to date with this plan: nothing to do")
@@ -162,6 +162,18 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
     planned = Planned(plan, (), found, recipe, bench)
     done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
+
+
+def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
+    """Why a plan cannot be applied, from what it says itself."""
+    found = [Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
+             for item in plan.findings if item.severity == "error"]
+    found += [error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
+              for item in plan.asserts if item.status == "fail" and not any(item.text in d.message for d in found)]
+    if not found:
+        found.append(error("LB323", "the plan is not complete: the loss of the whole changed model is not measured",
+                           help="make it again with `lbdsl plan`"))
+    return tuple(found)
 
 
 def set_values(plan: Plan) -> dict[str, str]:

@@ -179,7 +179,7 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
     from lbdsl.measure.store import open_store
 
     changes = selection.specs(bench.facts)
-    if not changes:
+    if not changes or not all(action.carried_out for actions in selection.actions for action in actions):
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:

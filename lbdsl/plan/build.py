@@ -14,7 +14,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import tokens_text
-from lbdsl.plan.check import facts_only, requirement_problems
+from lbdsl.plan.check import facts_only, no_engine, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.requests import requests_of
@@ -31,7 +31,7 @@ from lbdsl.plan.schema import (
     RuleReport,
     ScoreValue,
 )
-from lbdsl.plan.select import LayerChoice, Selection, spec_of
+from lbdsl.plan.select import Choice, LayerChoice, Selection, spec_of
 from lbdsl.plan.shown import deciding
 from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import Assertion, CostOf, Phase, RankSelector, Recipe
@@ -58,6 +58,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
         if not facts_only(requirement):
             problems += requirement_problems(recipe, facts, requirement, world)
     layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
+    problems += _engine_findings(recipe, layers)
     problems += _context_findings(recipe, facts, contexts) + _bare_findings(recipe, layers) + _search_findings(recipe)
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
@@ -66,7 +67,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
         lbdsl_version=lbdsl_version, recipe=_recipe_ref(recipe), model=model_ref, measured_on=measured_on,
         layers=layers,
         rules=tuple(RuleReport(number=rule.number, text=rule.text, because=rule.because, claims=outcome.claims,
-                               shadowed=outcome.shadowed)
+                               shadowed=outcome.shadowed, modules=_module_count(layers, rule.number))
                     for rule, outcome in zip(recipe.rules, selection.rules, strict=True)),
         before=before.totals(contexts), after=after.totals(contexts), contexts=contexts, loss=loss, asserts=asserts,
         measure=recipe.measure, heal=recipe.heal, eval=recipe.eval, findings=tuple(_finding(recipe, d) for d in kept),
@@ -78,10 +79,11 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
 def _layer(recipe: Recipe, facts: ModelFacts, choice: LayerChoice, measurements: Mapping[Request, Measurement],
            before: ModelCost, after: ModelCost, contexts: tuple[int, ...]) -> LayerPlan:
     index = choice.index
-    actions = tuple(PlannedAction(aspect=_aspect(item.aspect), action=item.action or Keep(), rule=item.rule)
-                    for item in choice.choices)
     removes = tuple(prefix for action in choice.changing for change in action.changes(facts, index)
                     for prefix in change.removes)
+    planned = [_planned(item, removes) for item in choice.choices]
+    # Of weights, only what is left of the layer's modules counts.
+    actions = tuple(item for item in planned if item.aspect != "weights" or item.modules)
     scores = {f"{request.metric}({request.action})" if request.action else request.metric: _score(measurement)
               for request, measurement in measurements.items()
               if request.layer == index and math.isfinite(measurement.value)}
@@ -90,6 +92,11 @@ def _layer(recipe: Recipe, facts: ModelFacts, choice: LayerChoice, measurements:
         params_before=before.layer_params(index), params_after=after.layer_params(index),
         kv_bytes_before={str(ctx): before.layer_kv_bytes(index, ctx) for ctx in contexts},
         kv_bytes_after={str(ctx): after.layer_kv_bytes(index, ctx) for ctx in contexts}, reason=choice.reason)
+
+
+def _planned(choice: Choice, removes: tuple[str, ...]) -> PlannedAction:
+    left = tuple(name for name in choice.modules if not f"{name}.".startswith(removes))
+    return PlannedAction(aspect=_aspect(choice.aspect), action=choice.action or Keep(), rule=choice.rule, modules=left)
 
 
 def _aspect(aspect: Aspect) -> Literal["mixer", "ffn", "weights"]:
@@ -180,6 +187,17 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
     return [warning("LB325", f"this plan changes {plural(changed, 'layer')}, heals nothing and gates nothing",
                     help=("`heal { tokens = 200k }` distils the base model into the changed one",
                           "`assert ppl_increase < 5%` refuses to save a result that is worse"))]
+
+
+def _module_count(layers: tuple[LayerPlan, ...], rule: int) -> int:
+    return sum(len(planned.modules) for layer in layers for planned in layer.actions if planned.rule == rule)
+
+
+def _engine_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagnostic]:
+    """LB215 for every rule that got layers for an action that this version only plans."""
+    chosen = {planned.rule for layer in layers for planned in layer.actions if not planned.action.carried_out}
+    return [no_engine(recipe, rule, f"rule {rule.number} matches {plural(_module_count(layers, rule.number), 'module')}")
+            for rule in recipe.rules if rule.number in chosen]
 
 
 def _search_findings(recipe: Recipe) -> list[Diagnostic]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.facts import ModelFacts
-from lbdsl.plan.claims import action_conflicts
+from lbdsl.plan.claims import action_conflicts, scores_of
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.layersets import layer_problems
+from lbdsl.plan.modules import pattern_problems
 from lbdsl.plan.shown import deciding
-from lbdsl.recipe.schema import Assertion, CostOf, PostScore, RankSelector, Recipe, Score
+from lbdsl.recipe.schema import Assertion, CostOf, PostScore, RankSelector, Recipe, Rule, Score
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
@@ -21,6 +22,9 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
             found += requirement_problems(recipe, facts, requirement, world)
     found += layer_problems(recipe, facts.layers)
     found += action_conflicts(recipe)
+    found += pattern_problems(recipe, facts)
+    found += [no_engine(recipe, score, f"`{score.text}` cannot be measured")
+              for rule in recipe.rules for score in scores_of(rule) if score.action and not score.action.carried_out]
     for rule in recipe.rules:
         if isinstance(rule.selector, RankSelector) and rule.selector.until is not None:
             found += [error("LB315", f"`until` cannot use `{part.name}` of the whole model", recipe.span(part),
@@ -28,6 +32,14 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
                                   f"or gate with `assert {part.name} < ...`"))
                       for part in walk(rule.selector.until) if isinstance(part, Score | PostScore)]
     return tuple(found)
+
+
+def no_engine(recipe: Recipe, node: Rule | Score, said: str) -> Diagnostic:
+    """LB215 at a rule or score whose action this version only plans."""
+    actions = node.actions if isinstance(node, Rule) else (node.action,)
+    names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
+    return error("LB215", f"{said}: nothing in this version carries out {names}", recipe.span(node),
+                 help="remove it to go on; its engine comes in a later version")
 
 
 def facts_only(requirement: Assertion) -> bool:

@@ -38,7 +38,12 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _layer(layer: LayerPlan) -> dict[str, Any]:
-    rules: dict[str, int | None] = {planned.aspect: planned.rule for planned in layer.actions}
+    # Rules may share a layer's weights: `modules` says who has which, `rules` names the first that claims some.
+    weights = [planned for planned in layer.actions if planned.aspect == "weights"]
+    rules: dict[str, int | None] = {}
+    for planned in layer.actions:
+        if rules.get(planned.aspect) is None:
+            rules[planned.aspect] = planned.rule
     return {
         "index": layer.index,
         "attn": layer.spec.get("attn", "full"),
@@ -46,7 +51,10 @@ def _layer(layer: LayerPlan) -> dict[str, Any]:
         "window": layer.spec.get("window"),
         "sinks": layer.spec.get("sinks"),
         "rules": rules,
-        "actions": {planned.aspect: planned.action.text() for planned in layer.actions},
+        "actions": {aspect: " + ".join(dict.fromkeys(p.action.text() for p in layer.actions if p.aspect == aspect))
+                    for aspect in rules},
+        "modules": [{"names": list(planned.modules), "action": planned.action.text(), "rule": planned.rule}
+                    for planned in weights],
         "scores": {name: score.value for name, score in layer.scores.items()},
         "stderr": {name: score.stderr for name, score in layer.scores.items()},
         "params_before": layer.params_before,

@@ -16,6 +16,7 @@ from lbdsl.recipe.schema import (
     Interval,
     LayerSet,
     LayersSelector,
+    ModulesSelector,
     Node,
     RankedSet,
     RankSelector,
@@ -70,7 +71,7 @@ def layer_problems(recipe: Recipe, layers: int) -> tuple[Diagnostic, ...]:
     found: list[Diagnostic] = []
     for rule in recipe.rules:
         match rule.selector:
-            case LayersSelector():
+            case LayersSelector() | ModulesSelector() if rule.selector.layers is not None:
                 for part in parts(rule.selector.layers):
                     found += _problems(recipe, part, layers)
             case RankSelector() if rule.selector.amount is not None:

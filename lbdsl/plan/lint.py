@@ -73,7 +73,7 @@ def _labels(recipe: Recipe, lost: tuple[int, ...], match: Match, table: Table) -
 def _owners(lost: tuple[int, ...], match: Match, table: Table) -> dict[int, list[int]]:
     """The rules that the lost layers went to."""
     owners: dict[int, list[int]] = {}
-    rule_of = {layer: min(claim.rule for item in match.wanted for slot in item.slots
+    rule_of = {layer: min(claim.rule for item in match.wanted for slot in item.of(layer)
                           if (claim := table.claims[slot][layer]) is not None) for layer in lost}
     for layer, owner in rule_of.items():
         owners.setdefault(owner, []).append(layer)

@@ -13,9 +13,11 @@ from lbdsl.plan.evaluate import World, holds, score_of, scores_in
 from lbdsl.plan.layersets import members, ranked_sets
 from lbdsl.plan.words import ordinal, score_text
 from lbdsl.recipe.schema import (
+    AllLayers,
     ElseSelector,
     Expr,
     LayersSelector,
+    ModulesSelector,
     Node,
     RankedSet,
     RankSelector,
@@ -66,16 +68,17 @@ def _match(rule: Rule, known: Known, world: World) -> Diagnosed[Match]:
             return Diagnosed(Match(known.wanted, None))
         case WhereSelector(where=condition):
             return _filtered(known, condition, known.domain, world, _words(world.recipe, condition, "where"))
-        case LayersSelector():
+        case LayersSelector() | ModulesSelector():
             return _layers(rule.selector, known, world)
         case RankSelector():
             return _rank(rule.selector, known, world)
 
 
-def _layers(selector: LayersSelector, known: Known, world: World) -> Diagnosed[Match]:
+def _layers(selector: LayersSelector | ModulesSelector, known: Known, world: World) -> Diagnosed[Match]:
     problems: list[Diagnostic] = []
     chosen: dict[int, frozenset[int]] = {}
-    for ranked in ranked_sets(selector.layers):
+    layer_set = selector.layers if selector.layers is not None else AllLayers()
+    for ranked in ranked_sets(layer_set):
         order, found = _order(ranked.by, ranked.direction, tuple(range(world.facts.layers)), world)
         problems += found
         chosen[id(ranked)] = frozenset((order or ())[: ranked.amount.of(world.facts.layers)])
@@ -85,7 +88,9 @@ def _layers(selector: LayersSelector, known: Known, world: World) -> Diagnosed[M
     def ranking(ranked: RankedSet) -> frozenset[int]:
         return chosen[id(ranked)]
 
-    layers = members(selector.layers, world.facts.layers, ranking)
+    layers = members(layer_set, world.facts.layers, ranking)
+    if isinstance(selector, ModulesSelector):
+        layers &= frozenset(i for i in layers if any(item.of(i) for item in known.wanted))
     said = _words(world.recipe, selector, "named by the rule")
     if selector.where is None:
         return Diagnosed(Match(known.wanted, tuple(sorted(layers)), tuple((i, said) for i in sorted(layers))))

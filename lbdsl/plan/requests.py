@@ -13,7 +13,7 @@ from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import known_before_measuring
 from lbdsl.plan.evaluate import scores_in
 from lbdsl.plan.layersets import ranked_sets
-from lbdsl.recipe.schema import LayersSelector, RankSelector, Recipe, Score, WhereSelector
+from lbdsl.recipe.schema import LayersSelector, ModulesSelector, RankSelector, Recipe, Score, WhereSelector
 
 Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 
@@ -41,8 +41,8 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
         match rule.selector:
             case RankSelector(by=score):
                 ask(score, known.domain)
-            case LayersSelector(layers=layer_set, where=condition):
-                for ranked in ranked_sets(layer_set):
+            case LayersSelector(layers=layer_set, where=condition) | ModulesSelector(layers=layer_set, where=condition):
+                for ranked in () if layer_set is None else ranked_sets(layer_set):
                     ask(ranked.by, everywhere)
                 for score in scores_in(condition) if condition is not None else ():
                     ask(score, known.domain)

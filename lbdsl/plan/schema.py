@@ -30,11 +30,13 @@ class ScoreValue(Value):
 
 
 class PlannedAction(Value):
-    """One action on one layer, and the rule that chose it (None: no rule claimed the layer)."""
+    """One action on one layer, and the rule that chose it (None: no rule claimed the layer). `modules` are the names below
+    the layer whose weights it is about, those that other actions remove left out."""
 
     aspect: Literal["mixer", "ffn", "weights"]
     action: SerializeAsAny[Action]
     rule: int | None
+    modules: tuple[str, ...] = ()
 
     @field_validator("action", mode="before")
     @classmethod
@@ -79,13 +81,15 @@ class LayerPlan(Value):
 
 
 class RuleReport(Value):
-    """A rule with the layers it got, and those that it matched but an earlier rule had claimed."""
+    """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the
+    modules whose weights it got."""
 
     number: int
     text: str
     because: str | None = None
     claims: tuple[int, ...]
     shadowed: tuple[int, ...]
+    modules: int = 0
 
 
 class Totals(Value):

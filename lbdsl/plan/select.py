@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import slots_of
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
+from lbdsl.plan.modules import Part, layer_modules
 from lbdsl.plan.table import Table
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
@@ -26,11 +27,16 @@ from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
 
 @dataclass(frozen=True)
 class Choice:
-    """One aspect of one layer. `rule` is the claiming rule's number; None and `keep` where no rule claims it."""
+    """One aspect of one layer. `rule` is the claiming rule's number; both are None where no rule claims it.
+
+    Of a layer's weights different rules may have different modules: one choice each, with the modules' names below the
+    layer.
+    """
 
     aspect: Aspect
     action: Action | None
     rule: int | None
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,14 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     matched = match_rules(recipe, facts, measurements)
     if matched.value is None:
         return Diagnosed(None, matched.diagnostics)
-    resolved = resolve(recipe, facts, matched.value, Table.empty(slots_of(recipe), facts.layers))
+    resolved = resolve(recipe, facts, matched.value, Table.empty(slots_of(recipe, facts), facts.layers))
     if resolved.value is None:
         return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
     table = resolved.value
     reasons = tuple(_reasons(rule, match, got) for rule, match, got in
                     zip(recipe.rules, matched.value, table.got, strict=True))
-    layers = tuple(_layer(recipe, table, reasons, index) for index in range(facts.layers))
+    modules = {(module.layer, Part(module.part)) for module in layer_modules(facts.modules)}
+    layers = tuple(_layer(recipe, table, reasons, index, modules) for index in range(facts.layers))
     sizes = dict(table.sizes)
     # `else` is about what is left, so nothing of it is ever shadowed.
     lost = tuple(() if isinstance(rule.selector, ElseSelector) else shadowed
@@ -136,14 +143,25 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
     return reasons
 
 
-def _layer(recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
-    choices, owner = [], None
+def _layer(recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int,
+           modules: Container[tuple[int, Part]]) -> LayerChoice:
+    choices: list[Choice] = []
+    weights: dict[tuple[int | None, str], list[str]] = {}
+    acting: dict[tuple[int | None, str], Action | None] = {}
+    owner = None
     for slot, row in table.claims.items():
         claim = row[index]
         number = recipe.rules[claim.rule].number if claim else None
-        choices.append(Choice(slot, claim.action if claim else None, number))
+        if isinstance(slot, Aspect):
+            choices.append(Choice(slot, claim.action if claim else None, number))
+        elif (index, slot) in modules:
+            key = (number, claim.action.text() if claim else "")
+            weights.setdefault(key, []).append(slot.name)
+            acting[key] = claim.action if claim else None
         if claim is not None and (owner is None or (owner.action.keeps and not claim.action.keeps)):
             owner = claim
+    choices += [Choice(Aspect.WEIGHTS, acting[key], key[0], tuple(weights[key]))
+                for key in sorted(weights, key=lambda key: (key[0] is None, key[0] or 0))]
     if owner is None:
         return LayerChoice(index, tuple(choices), "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")

@@ -42,19 +42,19 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         if isinstance(rule.selector, ElseSelector):
             continue
-        slots = [slot for item in known.wanted for slot in item.slots]
         layers = _fixed_layers(rule, facts)
         if layers is not None and not layers:
             found.append(warning("LB310", f"rule {rule.number} matches no layer: its set is empty", recipe.span(rule),
                                  help=f"the model has {facts.layers} layers"))
-        elif not known.domain or (layers is not None and all((i, slot) in taken for i in layers for slot in slots)):
+        elif not known.domain or (layers is not None and all((i, slot) in taken for i in layers for item in known.wanted
+                                                           for slot in item.of(i))):
             claimed = f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules" if layers is not None else (
                 "earlier rules claim all that it could")
             found.append(warning("LB307", f"rule {rule.number} gets no layer: {claimed}", recipe.span(rule),
                                  help="move it up, or remove it"))
         if layers is not None:
             taken |= {(i, slot) for i in layers for item in known.wanted if item.divisible or len(item.slots) == 1
-                      for slot in item.slots}
+                      for slot in item.of(i)}
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbdsl.actions import Action, Aspect
-from lbdsl.plan.claims import Wanted
+from lbdsl.actions import Action
+from lbdsl.plan.claims import Slot, Wanted
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An aspect of a layer, claimed by the rule at `rule` (an index, from 0) with `action`."""
+    """A slot of a layer, claimed by the rule at `rule` (an index, from 0) with `action`."""
 
     rule: int
     action: Action
@@ -18,27 +18,27 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """Claims per aspect and layer, and per rule read so far the layers that it matched, got and lost.
+    """Claims per slot and layer, and per rule read so far the layers that it matched, got and lost.
 
     A layer is got when the rule gets one of its changing actions there, or all that its `keep` wants; else it is lost:
     an earlier rule had claimed it. `sizes` holds the number of layers that each `until` rule took.
     """
 
-    claims: dict[Aspect, tuple[Claim | None, ...]]
+    claims: dict[Slot, tuple[Claim | None, ...]]
     got: tuple[tuple[int, ...], ...] = ()
     lost: tuple[tuple[int, ...], ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def empty(cls, slots: tuple[Aspect, ...], layers: int) -> Table:
+    def empty(cls, slots: tuple[Slot, ...], layers: int) -> Table:
         return cls({slot: (None,) * layers for slot in slots})
 
     def free(self, wanted: tuple[Wanted, ...], layer: int) -> bool:
         """True when nothing that the rule wants of this layer is claimed."""
-        return all(self.claims[slot][layer] is None for item in wanted for slot in item.slots)
+        return all(self.claims[slot][layer] is None for item in wanted for slot in item.of(layer))
 
     def some_free(self, wanted: tuple[Wanted, ...], layer: int) -> bool:
-        return any(self.claims[slot][layer] is None for item in wanted for slot in item.slots)
+        return any(self.claims[slot][layer] is None for item in wanted for slot in item.of(layer))
 
     def take(self, wanted: tuple[Wanted, ...], layers: tuple[int, ...], *, size: int | None = None) -> Table:
         """The table after the next rule matched `layers`."""
@@ -49,13 +49,14 @@ class Table:
         for layer in layers:
             success = False
             for item in wanted:
-                free = [slot for slot in item.slots if claims[slot][layer] is None]
-                whole = len(free) == len(item.slots)
+                slots = item.of(layer)
+                free = [slot for slot in slots if claims[slot][layer] is None]
+                whole = len(free) == len(slots)
                 if whole or item.divisible:
                     claim = Claim(rule, item.action)
                     for slot in free:
                         claims[slot][layer] = claim
-                success = success or whole
+                success = success or whole or (bool(free) and item.divisible and not item.action.keeps)
             (got if success else lost).append(layer)
         sizes = self.sizes if size is None else (*self.sizes, (rule, size))
         return Table({slot: tuple(row) for slot, row in claims.items()}, (*self.got, tuple(got)),

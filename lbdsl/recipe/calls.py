@@ -18,7 +18,7 @@ from lbdsl.recipe.schema import Score
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.syntax import tree
 
-LATER_ACTIONS = frozenset({"linear", "quantize"})
+LATER_ACTIONS = frozenset({"linear"})
 LATER_METRICS = frozenset({"task"})
 POST_NAMES = ("ppl_increase", "agreement", "kl_healed")
 COST_NAMES = ("kv", "flops", "params")
@@ -231,6 +231,9 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         scope.error("LB104", f"`{cls.kind_name()}` needs `{name}`", call.span, help=form)
     elif kind == "literal_error":
         expected = str(context.get("expected", "")).replace("'", "`")
+        if isinstance(item["input"], str) and "`" not in expected:
+            scope.error("LB106", f"`{name}` must be a whole number", span, help=f"it can be {expected}")
+            return
         scope.error(
             "LB105", f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`", span, help=f"it can be {expected}"
         )

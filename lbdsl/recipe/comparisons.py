@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lbdsl.core.units import Unit
 from lbdsl.recipe.bare import Operand, bare_number_fits, is_plain_fact
+from lbdsl.recipe.patterns import bad_regex
 from lbdsl.recipe.schema import Compare, Phase, Text
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.typed import Place, Typed, kind_name, latest
@@ -103,18 +104,8 @@ def _pattern(scope: Scope, node: tree.Expr) -> Typed | None:
     if not isinstance(node, tree.Pattern):
         scope.error("LB122", "`matches` wants a pattern", node.span, help='as in `model.family matches ~"qwen.*"`')
         return None
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        re2.compile(node.value, options)
-    except re2.error as problem:
-        reason = problem.args[0].decode() if isinstance(problem.args[0], bytes) else str(problem.args[0])
-        if "invalid escape sequence: \\" in reason and reason[-1:].isdigit():
-            reason = "back-references are not supported"
-        elif "(?" in reason:
-            reason += "; look-around is not supported"
+    reason = bad_regex(node.value)
+    if reason is not None:
         scope.error(
             "LB122", f"bad pattern: {reason}", node.span, help="patterns are RE2 regular expressions (linear time)"
         )

@@ -18,6 +18,7 @@ from lbdsl.recipe.schema import (
     Assertion,
     ElseSelector,
     LayersSelector,
+    ModulesSelector,
     Phase,
     RankSelector,
     Recipe,
@@ -28,7 +29,7 @@ from lbdsl.recipe.schema import (
 )
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.recipe.search import resolve_search
-from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_set
+from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_pattern, resolve_set
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.syntax import tree
 
@@ -246,12 +247,22 @@ class _Resolver:
                     layers=layers.layers, where=where.expr if where else None, at=at(node)
                 )
             case tree.ModulesSelector():
-                scope.error(
-                    "LB125", "`modules` is not in this version", node.span, help="choose whole layers with `layers`"
-                )
-                return None
+                return self._modules(node)
             case tree.RankSelector():
                 return self._rank(node)
+
+    def _modules(self, node: tree.ModulesSelector) -> ModulesSelector | None:
+        scope = self.scope
+        patterns = [resolve_pattern(scope, pattern) for pattern in node.patterns]
+        good = [pattern for pattern in patterns if pattern is not None]
+        layers = None if node.layers is None else resolve_set(scope, node.layers)
+        where = None if node.where is None else resolve_condition(scope, node.where, "where")
+        if len(good) < len(patterns) or (node.layers is not None and layers is None) or (
+                node.where is not None and where is None):
+            return None
+        return ModulesSelector.model_construct(
+            patterns=tuple(good), layers=layers.layers if layers else None, where=where.expr if where else None,
+            at=at(node))
 
     def _rank(self, node: tree.RankSelector) -> RankSelector | None:
         scope = self.scope
@@ -274,11 +285,24 @@ class _Resolver:
         actions = [action for action in found if action is not None]
         if len(actions) < len(found):
             return None
+        if isinstance(node.selector, tree.ModulesSelector) and not self._on_weights(node, actions):
+            return None
         for index, action in enumerate(actions):
             for earlier in range(index):
                 if not self._compose(actions[earlier], action, node.actions[earlier], node.actions[index], node):
                     return None
         return tuple(actions)
+
+    def _on_weights(self, node: tree.RuleStatement, actions: list[Action]) -> bool:
+        """Whether the actions of a `modules` rule are about weights."""
+        good = True
+        for action, call in zip(actions, node.actions, strict=True):
+            if not action.keeps and action.aspects() != {Aspect.WEIGHTS}:
+                self.scope.error("LB216", f"`{action.kind}` is not about the weights of modules", call.span,
+                                 labels=(Label(node.selector.span, "chooses modules"),),
+                                 help="choose whole layers: `layers SET` or `where CONDITION`")
+                good = False
+        return good
 
     def _compose(
         self, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call, rule: tree.RuleStatement
@@ -294,6 +318,12 @@ class _Resolver:
                 help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
                 fix=None if others else replace(whole, name),
             )
+            return False
+        block = next((action for action in (first, second) if Aspect.BLOCK in action.aspects()), None)
+        if block is not None and not _parts(first) & _parts(second):
+            self.scope.error("LB204", f"`{block.text()}` combines with nothing",
+                             rule.actions[0].span.to(rule.actions[-1].span),
+                             help=f"write `{block.text()}`: the layer is gone")
             return False
         shared = _parts(first) & _parts(second)
         if shared:

@@ -52,6 +52,7 @@ def _after_else(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
 
 def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
     """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
+    weights = any(Aspect.WEIGHTS in action.aspects() for rule in rules for action in rule.actions)
     claimed: dict[Aspect, _Ranges] = {}
     owners: list[tuple[Rule, _Ranges, frozenset[Aspect]]] = []
     for rule in rules:
@@ -62,7 +63,7 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
         ranges = _ranges(rule.selector.layers)
         if ranges is None:
             continue
-        aspects = frozenset().union(*(_aspects(action) for action in rule.actions))
+        aspects = frozenset().union(*(_aspects(action, weights) for action in rule.actions))
         if all(_inside(ranges, claimed.get(aspect, [])) for aspect in aspects):
             by = [owner for owner, theirs, parts in owners if parts & aspects and _overlap(theirs, ranges)]
             total = sum(last - first + 1 for first, last in ranges)
@@ -80,7 +81,10 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
 _ALL = 2**62
 
 
-def _aspects(action: Action) -> frozenset[Aspect]:
+def _aspects(action: Action, weights: bool) -> frozenset[Aspect]:
+    """What an action claims; `weights` says whether the recipe has rules on them, which `keep` claims then too."""
+    if action.keeps:
+        return frozenset({Aspect.MIXER, Aspect.FFN, *((Aspect.WEIGHTS,) if weights else ())})
     aspects = action.aspects()
     return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
 

@@ -249,6 +249,22 @@ class LayersSelector(Node):
     where: Expr | None = None
 
 
+class ModulePattern(Node):
+    """A pattern of full module names: a glob, or a regular expression (RE2)."""
+
+    text: str
+    glob: bool
+
+
+class ModulesSelector(Node):
+    """`modules "*.k_proj", ~".*mlp.*" in layers 4-7 where nll < 0.1`: modules by name, within `layers` (None: all)."""
+
+    node: Literal["modules"] = "modules"
+    patterns: tuple[ModulePattern, ...]
+    layers: LayerSet | None = None
+    where: Expr | None = None
+
+
 class RankSelector(Node):
     """`lowest 8 [of rest] by nll`, or without an amount `lowest of rest by nll until kv(32Ki) <= 50%`."""
 
@@ -260,7 +276,9 @@ class RankSelector(Node):
     until: Expr | None = None
 
 
-Selector = Annotated[ElseSelector | WhereSelector | LayersSelector | RankSelector, Field(discriminator="node")]
+Selector = Annotated[
+    ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector, Field(discriminator="node")
+]
 
 
 class Rule(Node):

@@ -8,6 +8,7 @@ from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
 from lbdsl.recipe.calls import is_metric, resolve_score, unknown_value
 from lbdsl.recipe.constants import variable, whole
+from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
 from lbdsl.recipe.schema import (
     AllLayers,
     Amount,
@@ -17,6 +18,7 @@ from lbdsl.recipe.schema import (
     Every,
     Except,
     Interval,
+    ModulePattern,
     RankedSet,
     Score,
 )
@@ -96,6 +98,18 @@ def resolve_set(scope: Scope, node: tree.LayerSet) -> SizedSet | None:
                     ),
                 )
             )
+
+
+def resolve_pattern(scope: Scope, node: tree.Pattern | tree.String) -> ModulePattern | None:
+    """A pattern of module names; None with LB122."""
+    glob = isinstance(node, tree.String)
+    reason = bad_glob(node.value) if glob else bad_regex(node.value)
+    if reason is None:
+        return ModulePattern.model_construct(text=node.value, glob=glob, at=at(node))
+    help = (f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`' if glob else
+            "patterns are RE2 regular expressions (linear time)")
+    scope.error("LB122", f"bad pattern: {reason}", node.span, help=help)
+    return None
 
 
 def resolve_by(scope: Scope, call: tree.Call) -> Score | None:

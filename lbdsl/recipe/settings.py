@@ -72,7 +72,6 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
 }
 """Every setting of every block."""
 
-_LATER = {("measure", "strategy")}
 _SCHEMAS: Mapping[str, type[Node]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
 
 
@@ -112,9 +111,6 @@ def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting],
 
 def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str, SettingRow]) -> None:
     key = setting.key.name
-    if (kind, key) in _LATER:
-        scope.error("LB125", f"the setting `{key}` is not in this version", setting.key.span)
-        return
     elsewhere = [other for other, rows in SETTINGS.items() if key in rows]
     if elsewhere:
         scope.error(

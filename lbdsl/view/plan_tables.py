@@ -10,8 +10,9 @@ from rich.text import Text
 from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.shown import value_text
-from lbdsl.plan.words import ranges_text
+from lbdsl.plan.words import plural, ranges_text
 from lbdsl.view.console import printable
+from lbdsl.view.recipe_text import highlighted
 
 _STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", "not measured": "yellow"}
 
@@ -35,12 +36,15 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
     column = max(36, *(len(line) for text in texts for line in text))
     yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
     for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
-        line = Text(f" {rule.number:>{digits}} {first:<{column}}  ")
+        line = Text(f" {rule.number:>{digits}} ").append_text(highlighted(first))
+        line.append(" " * (column - len(first) + 2))
         line.append(f"{len(rule.claims):>6}", style="" if rule.claims else "yellow")
         line.append(f"{len(rule.shadowed):>14}", style="yellow" if rule.shadowed else "dim")
         yield line
         for more in rest:
-            yield Text(f" {'':>{digits}} {more}")
+            yield Text(f" {'':>{digits}} ").append_text(highlighted(more))
+        if rule.modules:
+            yield Text(f" {'':>{digits}}   the weights of {plural(rule.modules, 'module')}", style="dim")
 
 
 def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:

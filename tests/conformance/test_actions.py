@@ -12,7 +12,11 @@ import torch
 
 from lbdsl import check_recipe
 from lbdsl.actions import Aspect, actions
+from lbdsl.actions.base import Change
+from lbdsl.api.applying import ApplyOptions, apply_plan
+from lbdsl.api.planning import Planned
 from lbdsl.api.workbench import Workbench
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.execute.changes import apply_changes
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
@@ -37,6 +41,8 @@ with torch.no_grad():
 
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]
+CARRIED_OUT = [(kind, example) for kind, example in EXAMPLES if actions()[kind].carried_out]
+ONLY_PLANNED = [(kind, example) for kind, example in EXAMPLES if not actions()[kind].carried_out]
 
 
 def planned(example: str, bench: Workbench):
@@ -46,7 +52,9 @@ def planned(example: str, bench: Workbench):
     selection = select(recipe, bench.facts, {}).unwrap()
     ref = ModelRef(source="tiny", digest="0" * 64, family=bench.facts.family, layers=bench.facts.layers,
                    dtype=bench.facts.dtype, facts={})
-    return build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").unwrap()
+    plan = build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").value
+    assert plan is not None
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +97,29 @@ def test_planning_is_pure(kind: str, example: str, tiny: str) -> None:
         f"layers 0 {example}").unwrap().rules[0].actions[0].aspects())
 
 
-@pytest.mark.parametrize(("kind", "example"), EXAMPLES)
-def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(kind: str, example: str, tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "example"), ONLY_PLANNED)
+def test_what_has_no_engine_is_planned_and_refused(kind: str, example: str, tiny: str, tmp_path: Path) -> None:
+    bench = Workbench(tiny)
+    recipe = recipe_from_text(f"layers 1, 3 {example}\nelse keep\n").unwrap()
+    plan = planned(example, bench)
+    assert {layer.index for layer in plan.layers if layer.changed} == {1, 3}
+    refusals = [finding for finding in plan.findings if finding.code == "LB215"]
+    assert [(finding.severity, finding.line) for finding in refusals] == [("error", 1)]
+    assert kind in refusals[0].message
+    assert plan.errored
+    assert not plan.applyable
+    ready = Planned(plan, (), (), recipe, bench)
+    with pytest.raises(LbdslError) as raised:
+        apply_plan(ready, chosen=ApplyOptions(output=tmp_path / "out"))
+    assert [d.code for d in raised.value.diagnostics if d.is_error] == ["LB215"]
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(LbdslError):
+        recipe.rules[0].actions[0].apply(None, Change(1, Aspect.WEIGHTS))
+
+
+@pytest.mark.parametrize(("kind", "example"), CARRIED_OUT)
+def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(kind: str, example: str, tiny: str,
+                                                                      tmp_path: Path) -> None:
     from lbdsl.artifact.save import save_model
 
     bench = Workbench(tiny)

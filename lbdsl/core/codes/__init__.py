@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lbdsl.core.codes import lb0_syntax, lb1_includes, lb1_names, lb2_rules, lb3_plan, lb4_safety, lb5_export
+from lbdsl.core.codes import lb0_syntax, lb1_includes, lb1_names, lb2_modules, lb2_rules, lb3_plan, lb4_safety, lb5_export
 from lbdsl.core.codes.code import Code
 
 _TABLE: dict[str, Code] = {}
@@ -31,5 +31,5 @@ def all_codes() -> tuple[Code, ...]:
     return tuple(_TABLE[id] for id in sorted(_TABLE))
 
 
-for _band in (lb0_syntax, lb1_names, lb1_includes, lb2_rules, lb3_plan, lb4_safety, lb5_export):
+for _band in (lb0_syntax, lb1_names, lb1_includes, lb2_rules, lb2_modules, lb3_plan, lb4_safety, lb5_export):
     register(_band.CODES)

@@ -1,0 +1,49 @@
+"""`quantize`: weights in few bits. Part of the language; a later version carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lbdsl.actions.base import Action, Aspect, Change
+from lbdsl.core.costs import SubBlockCost
+from lbdsl.core.diagnostic import Diagnostic, fail, warning
+from lbdsl.core.facts import ModelFacts
+
+
+class Quantize(Action):
+    """Keep weights in `bits` bits, with one scale for each `group` of them in a row. Activations stay as they are.
+
+    What: weight-only quantization of linear maps. This version reads, checks and plans it and shows which modules it
+    matches; what carries it out comes later, so a plan with it cannot be applied.
+    Why: decoding reads every weight once a token; a quarter of the bytes is up to four times the speed.
+    Example: `modules "*.k_proj", "*.v_proj" in layers 4-27 quantize(bits=4, group=128)`
+    Source: GPTQ (arXiv 2210.17323); AWQ (arXiv 2306.00978).
+    """
+
+    kind: Literal["quantize"] = "quantize"
+    bits: Literal[2, 3, 4, 8]
+    group: Annotated[int, Field(ge=8, le=65536)] = 128
+    example: ClassVar[str] = "quantize(bits=4, group=64)"
+    carried_out: ClassVar[bool] = False
+
+    def aspects(self) -> frozenset[Aspect]:
+        return frozenset({Aspect.WEIGHTS})
+
+    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
+        return {}
+
+    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
+        return ()
+
+    def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+        if facts.hidden % self.group == 0:
+            return ()
+        fits = max((size for size in (16, 32, 64, 128, 256) if facts.hidden % size == 0), default=None)
+        return (warning("LB217", f"groups of {self.group} do not divide the model's width of {facts.hidden}",
+                        help=f"write `group={fits}`" if fits else ()),)
+
+    def apply(self, model: Any, change: Change) -> dict[str, Any]:
+        raise fail("LB215", f"`{self.text()}` has no engine in this version")

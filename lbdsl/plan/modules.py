@@ -1,0 +1,71 @@
+"""Modules of a model's layers, and those that the patterns of a `modules` rule match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.registry import nearest
+from lbdsl.recipe.patterns import matcher
+from lbdsl.recipe.schema import ModulePattern, ModulesSelector, Recipe
+
+_IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
+
+
+class Module(NamedTuple):
+    """A module with a weight matrix: `model.layers.3.self_attn.k_proj` is `self_attn.k_proj` of layer 3."""
+
+    name: str
+    layer: int
+    part: str
+
+
+class Part(NamedTuple):
+    """The weights of one module of a layer, as something that a rule claims."""
+
+    name: str
+
+
+@lru_cache(maxsize=8)
+def layer_modules(names: tuple[str, ...]) -> tuple[Module, ...]:
+    """Those of `facts.modules` that belong to a layer."""
+    found = []
+    for name in names:
+        match = _IN_LAYER.fullmatch(name)
+        if match is not None:
+            found.append(Module(name, int(match[1]), match[2]))
+    return tuple(found)
+
+
+def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
+    """The modules whose full name matches one of the rule's patterns, in whatever layer."""
+    tests = [matcher(pattern.text, glob=pattern.glob) for pattern in selector.patterns]
+    return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
+
+
+def pattern_problems(recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB218 for each pattern that no module of this model matches."""
+    modules = layer_modules(facts.modules)
+    for rule in recipe.rules:
+        if not isinstance(rule.selector, ModulesSelector):
+            continue
+        for pattern in rule.selector.patterns:
+            test = matcher(pattern.text, glob=pattern.glob)
+            if not any(test(module.name) for module in modules):
+                yield _unmatched(recipe, pattern, modules)
+
+
+def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ...]) -> Diagnostic:
+    parts = list(dict.fromkeys(module.part for module in modules))
+    known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
+    near = nearest(pattern.text, list(dict.fromkeys(known)) + [module.name for module in modules]) if pattern.glob else None
+    span = recipe.span(pattern)
+    fix = None if near is None or span is None else Fix(f"write `{near}`", (Edit(span, f'"{near}"'),))
+    example = f"a name is like `{modules[0].name}`; " if modules else ""
+    listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
+    return error("LB218", f"`{pattern.text}` matches 0 of {len(modules)} modules", span,
+                 help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)

@@ -1,0 +1,177 @@
+"""Rules on modules and weights: what they match, claim and show, and what a plan with them says."""
+
+from __future__ import annotations
+
+import pytest
+from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for
+
+from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.json import plan_json
+from lbdsl.plan.modules import layer_modules, matched
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.select import Selection, select
+from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
+from lbdsl.recipe.schema import ModulesSelector, Recipe
+
+FACTS = llama_facts(layers=6)
+SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)
+
+
+def selected(text: str, facts: ModelFacts = FACTS) -> Selection:
+    recipe = recipe_of(text)
+    return select(recipe, facts, scores_for(recipe, facts, SCORES)).unwrap()
+
+
+def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
+    """Modules under an action, by their full name, and the rule that has each."""
+    return {f"model.layers.{layer.index}.{name}": choice.rule
+            for layer in selection.layers for choice in layer.choices for name in choice.modules
+            if choice.action is not None and choice.action.kind == action and choice.rule is not None}
+
+
+def codes(text: str, facts: ModelFacts = FACTS) -> list[str]:
+    return [d.code for d in select(recipe_of(text), facts, {}).diagnostics if d.is_error]
+
+
+def rule_matches(text: str, facts: ModelFacts = FACTS) -> list[str]:
+    selector = recipe_of(text).rules[0].selector
+    assert isinstance(selector, ModulesSelector)
+    return [module.name for module in matched(selector, facts)]
+
+
+@pytest.mark.parametrize(("pattern", "glob", "name", "fits"), [
+    ("*.k_proj", True, "model.layers.3.self_attn.k_proj", True), ("*.k_proj", True, "model.layers.3.k_projx", False),
+    ("k_proj", True, "model.layers.3.self_attn.k_proj", False), ("*.layers.?.*", True, "model.layers.3.mlp.up_proj", True),
+    ("*.layers.?.*", True, "model.layers.13.mlp.up_proj", False), ("a.b", True, "axb", False), ("(a)+", True, "(a)+", True),
+    (r".*\.(k|v)_proj", False, "model.layers.3.self_attn.v_proj", True), (r"\.k_proj", False, "a.k_proj", False),
+    (r"(?i).*K_PROJ", False, "a.k_proj", True),
+])
+def test_patterns_match_the_full_name(pattern: str, glob: bool, name: str, fits: bool) -> None:
+    assert (bad_glob(pattern) if glob else bad_regex(pattern)) is None
+    assert matcher(pattern, glob=glob)(name) is fits
+
+
+def test_hostile_patterns_take_no_time() -> None:
+    assert bad_regex("((a{1,1000}){1,1000}){1,1000}") is not None
+    assert not matcher(r"(\w+\.?)+$!", glob=False)("a." * 5000)
+    assert not matcher("*a" * 500, glob=True)("a" * 400)
+
+
+def test_modules_of_layers() -> None:
+    found = layer_modules(("model.embed_tokens", "model.layers.10.self_attn.q_proj", "transformer.h.2.mlp.c_fc", "lm_head"))
+    assert [(module.layer, module.part) for module in found] == [(10, "self_attn.q_proj"), (2, "mlp.c_fc")]
+
+
+def test_what_patterns_of_a_rule_match() -> None:
+    names = rule_matches('modules "*.k_proj", ~".*layers\\.1\\..*v_proj" quantize(bits=4)')
+    assert names == ["model.layers.0.self_attn.k_proj", "model.layers.1.self_attn.k_proj",
+                     "model.layers.1.self_attn.v_proj", *(f"model.layers.{i}.self_attn.k_proj" for i in range(2, 6))]
+
+
+def test_layers_and_conditions_narrow_a_rule() -> None:
+    selection = selected('modules "*.k_proj" in layers 1-4 where nll < 0.1 quantize(bits=4, group=64)\nelse keep')
+    assert owners(selection) == {f"model.layers.{i}.self_attn.k_proj": 1 for i in (1, 3, 4)}
+    assert selection.rules[0].claims == (1, 3, 4)
+    recipe = recipe_of('modules "*.k_proj" in layers 1-4 where nll < 0.1 quantize(bits=4)\nelse keep')
+    requests, _ = requests_of(recipe, FACTS).unwrap()
+    assert {request.layer for request in requests} == {1, 2, 3, 4}
+
+
+def test_the_first_rule_that_matches_a_module_claims_it() -> None:
+    text = ('layers 0 keep\nmodules "*.k_proj" quantize(bits=8, group=64)\nmodules "*.down_proj" keep\n'
+            'layers 1-2 quantize(bits=4, group=64)\nelse drop')
+    selection = selected(text)
+    rules = owners(selection)
+    left = [part for part in MODULES if part not in ("self_attn.k_proj", "mlp.down_proj")]
+    assert rules == {f"model.layers.{i}.self_attn.k_proj": 2 for i in range(1, 6)} | {
+        f"model.layers.{i}.{part}": 4 for i in (1, 2) for part in left}
+    # Weights are an aspect of their own: the attention goes all the same.
+    mixers = [layer.choices[0].action for layer in selection.layers]
+    assert [action.kind for action in mixers if action is not None] == ["keep"] + ["drop"] * 5
+    assert owners(selection, "keep") == {f"model.layers.0.{part}": 1 for part in MODULES} | {
+        f"model.layers.{i}.mlp.down_proj": 3 for i in range(1, 6)}
+    assert [rule.claims for rule in selection.rules] == [(0,), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2), (1, 2, 3, 4, 5)]
+    assert selection.rules[1].shadowed == (0,)
+
+
+def test_claims_partition_the_modules() -> None:
+    selection = selected('modules "*.k_proj" quantize(bits=8)\nlowest 2 of rest by nll quantize(bits=4)\nlayers 5 keep')
+    for layer in selection.layers:
+        names = [name for choice in layer.choices for name in choice.modules]
+        assert sorted(names) == sorted(MODULES)
+
+
+def test_a_ranking_of_the_rest_looks_at_the_weights() -> None:
+    selection = selected('modules "*.k_proj" in layers 3-4 quantize(bits=8)\nlowest 2 of rest by nll quantize(bits=4)')
+    assert selection.rules[1].claims == (1, 2)  # 4 and 3 are lower, and have something claimed
+
+
+def test_layers_need_not_have_the_same_modules() -> None:
+    facts = llama_facts(layers=2)
+    facts = ModelFacts(**{**vars(facts), "modules": (*facts.modules[:7], "model.layers.1.moe.w1", "model.layers.1.moe.w2")})
+    selection = selected('modules "*.w?", "*.q_proj" quantize(bits=4)\nelse keep', facts)
+    assert owners(selection) == {"model.layers.0.self_attn.q_proj": 1, "model.layers.1.moe.w1": 1,
+                                 "model.layers.1.moe.w2": 1}
+    assert {name for choice in selection.layers[1].choices for name in choice.modules} == {"moe.w1", "moe.w2"}
+
+
+@pytest.mark.parametrize(("pattern", "near"), [("*.kproj", "*.k_proj"), ("*.self_atn.q_proj", "*.self_attn.q_proj"),
+                                               ("model.layers.0.mlp.upproj", "model.layers.0.mlp.up_proj")])
+def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
+    recipe = recipe_of(f'modules "*.k_proj", "{pattern}" quantize(bits=4)')
+    problem = select(recipe, FACTS, {}).diagnostics[0]
+    assert problem.code == "LB218"
+    assert problem.message == f"`{pattern}` matches 0 of 42 modules"
+    assert problem.span is not None
+    assert problem.span.text == f'"{pattern}"'
+    assert problem.help[0] == f"nearest `{near}`"
+    assert problem.fix is not None
+    assert problem.fix.edits[0].text == f'"{near}"'
+
+
+def test_layers_that_are_not_there_and_measuring_without_an_engine() -> None:
+    assert codes('modules "*.k_proj" in layers 4-9 quantize(bits=4)') == ["LB300"]
+    assert codes("lowest 2 by nll(quantize(bits=4)) drop") == ["LB215"]
+
+
+def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
+    rule = recipe_of('modules "*.k_proj" quantize(bits=4)').model_dump()
+    for actions, code in (([{"kind": "drop"}], "LB216"), ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
+                          ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316")):
+        rule["rules"][0]["actions"] = actions
+        problems = select(Recipe.model_validate(rule), FACTS, {}).diagnostics
+        assert code in [d.code for d in problems]
+    block = recipe_of("layers 3 drop(block)").model_dump()
+    block["rules"][0]["actions"] = [{"kind": "drop", "target": "block"}, {"kind": "quantize", "bits": 4}]
+    assert [d.code for d in select(Recipe.model_validate(block), FACTS, {}).diagnostics] == ["LB316"]
+
+
+def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
+    text = ('layers 3 drop\nmodules "*.k_proj", "*.up_proj" in layers 2-3 quantize(bits=4, group=64)\nelse keep\n'
+            "heal { tokens = 10k }\nassert kl_healed < 1\n")
+    plan = plan_of(text, FACTS, SCORES)
+    assert (plan.complete, plan.errored, plan.applyable) == (False, True, False)
+    problem = next(finding for finding in plan.findings if finding.code == "LB215")
+    assert (problem.severity, problem.line) == ("error", 2)
+    assert "rule 2 matches 3 modules" in problem.message
+    # The key projection of layer 3 goes with its attention.
+    weights = {layer.index: [(p.modules, p.action.kind) for p in layer.actions if p.aspect == "weights"]
+               for layer in plan.layers if layer.index in (2, 3)}
+    assert weights[2][0] == (("self_attn.k_proj", "mlp.up_proj"), "quantize")
+    assert weights[3][0] == (("mlp.up_proj",), "quantize")
+    assert weights[3][1] == (("mlp.gate_proj", "mlp.down_proj"), "keep")
+    assert plan.rules[1].modules == 3
+    shown = plan_json(plan)["layers"][3]
+    assert shown["rules"] == {"mixer": 1, "ffn": 3, "weights": 2}
+    assert {"names": ["mlp.up_proj"], "action": "quantize(bits=4, group=64)", "rule": 2} in shown["modules"]
+
+
+def test_recipes_without_weights_have_no_such_claims() -> None:
+    for layer in selected("layers 0-3 keep\nelse drop").layers:
+        assert [choice.aspect.value for choice in layer.choices] == ["mixer", "ffn"]
+
+
+def test_groups_that_do_not_divide_the_width() -> None:
+    found = select(recipe_of("else quantize(bits=4, group=48)"), FACTS, {}).diagnostics
+    warned = next(d for d in found if d.code == "LB217")
+    assert warned.help == ("write `group=64`",)
