@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +14,17 @@ from lbdsl.recipe.includes import with_includes
 from lbdsl.recipe.reading import FolderReader, Reader, decode
 from lbdsl.recipe.resolve import resolve
 from lbdsl.recipe.schema import Recipe
-from lbdsl.syntax.names import MAX_BYTES
+from lbdsl.syntax import tree
+from lbdsl.syntax.names import MAX_BYTES, RULE_WORDS
 from lbdsl.syntax.parse import parse
 
-_FOLLOW_ON = ("LB110", "LB111", "LB118", "LB206", "LB207", "LB208", "LB209", "LB210")
+_FOLLOW_ON = ("LB118", "LB206", "LB207", "LB208", "LB209", "LB210")
 """What a recipe may seem to lack because a statement did not parse."""
+
+_UNKNOWN = ("LB110", "LB111")
+"""The same of names, but only of those that such a statement may define."""
+
+_DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 
 
 def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
@@ -49,7 +56,9 @@ def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str,
     resolved = resolve(whole, set_params=set_params, path=name)
     syntax = (*parsed.diagnostics, *whole.diagnostics)
     broken = any(problem.is_error for problem in syntax)
-    kept = [problem for problem in resolved.diagnostics if not (broken and problem.code in _FOLLOW_ON)]
+    lost = _lost_names(text, parsed.value) if broken else frozenset()
+    kept = [problem for problem in resolved.diagnostics
+            if not (broken and (problem.code in _FOLLOW_ON or _is_lost(problem, lost, bool(whole.diagnostics))))]
     return Diagnosed(None if broken else resolved.value, tuple(sorted([*syntax, *kept], key=place_of)))
 
 
@@ -66,6 +75,20 @@ def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | No
         line = data.count(b"\n", 0, problem.start) + 1
         return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8"),))
     return recipe_from_text(text, name, set_params, reader=reader)
+
+
+def _lost_names(text: str, file: tree.File) -> frozenset[str]:
+    """Names that a statement which did not parse may define: they follow its first word."""
+    defined = {("@" if isinstance(node, tree.Group) else "$") + node.name.name for node in file.statements
+               if isinstance(node, tree.Param | tree.Let | tree.Group)}
+    return frozenset(match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULE_WORDS) - defined
+
+
+def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
+    """An unknown name that follows from another mistake. `includes`: a file that may define it was not read."""
+    if problem.code not in _UNKNOWN or problem.span is None:
+        return False
+    return includes or problem.span.text in lost or problem.span.source.base > 0
 
 
 def place_of(problem: Diagnostic) -> int:

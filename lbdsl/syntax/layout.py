@@ -22,6 +22,10 @@ CONTINUES_AFTER = frozenset({"PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "COMMA
 CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE"})
 ONLY_BEGINS = frozenset({"LBR", "RECIPE", "REQUIRES", "PARAM", "LET", "GROUP", "INCLUDE", "MEASURE", "HEAL", "EVAL",
                           "ASSERT", "SEARCH", "ELSE", "LAYERS", "MODULES", "WHERE"})
+_RANKS = frozenset({"LOWEST", "HIGHEST"})
+_BEFORE_A_RANK = frozenset({"LPAR", "COMMA", "AND", "OR", "EXCEPT", "NOT", "EQUAL", "LAYERS"})
+"""`lowest` and `highest` begin a rule, but may stand in a set as well."""
+
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSES = {close: open_ for open_, close in _OPENS.items()}
 _OPERANDS = frozenset({"NAME", "DOTTED", "VAR", "REF", "INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "REGEX",
@@ -90,8 +94,7 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
             _newline(layout, token, previous, following[index])
             continue
         first, line_first = line_first, False
-        if token.kind in ONLY_BEGINS and first and previous is not None and not (
-                previous.kind == "IN" and token.kind == "LAYERS"):
+        if first and previous is not None and _begins(layout, token, previous):
             _begin(layout, token)
         if token.kind == "SEMICOLON":
             _semicolon(layout, token)
@@ -127,6 +130,18 @@ def _newline(layout: _Layout, token: Token, previous: Token | None, following: T
         layout.current.append(token)
     else:
         layout.finish_statement()
+
+
+def _begins(layout: _Layout, token: Token, previous: Token) -> bool:
+    """Whether a token that is first on its line begins a statement, although the one before it has not ended."""
+    if token.kind in ONLY_BEGINS:
+        return not (previous.kind == "IN" and token.kind == "LAYERS")
+    if token.kind in _RANKS:
+        return previous.kind not in _BEFORE_A_RANK
+    # Two words side by side mean nothing inside brackets; without indentation the second begins a statement.
+    column_1 = token.start == 0 or layout.source.text[token.start - 1] == "\n"
+    inline = bool(layout.brackets) and layout.brackets[-1].inline
+    return column_1 and inline and token.kind == "NAME" and previous.kind in _OPERANDS
 
 
 def _begin(layout: _Layout, token: Token) -> None:

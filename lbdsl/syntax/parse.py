@@ -7,6 +7,7 @@ from collections.abc import Collection
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
+from lbdsl.syntax.apart import action_apart
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.explain import explain_failure
 from lbdsl.syntax.lalr import Failure, parse_statement
@@ -31,14 +32,20 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
     chunks, found = split_statements(source, lexed.tokens)
     builder = Builder(source)
     statements: list[tree.Statement] = []
-    for chunk in chunks:
-        if chunk.broken:
+    joined = -1
+    for index, chunk in enumerate(chunks):
+        if chunk.broken or index == joined:
             continue
         node = parse_statement(chunk.tokens, builder)
-        if isinstance(node, Failure):
-            found.append(explain_failure(source, chunk.tokens, node, actions))
-        else:
+        if not isinstance(node, Failure):
             statements.append(node)
+            continue
+        problem = explain_failure(source, chunk.tokens, node, actions)
+        if problem.code == "LB016" and index + 1 < len(chunks):
+            apart = action_apart(source, chunk.tokens, chunks[index + 1].tokens, actions)
+            if apart is not None:
+                problem, joined = apart, index + 1
+        found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
     if len(rules) > MAX_RULES:
         return Diagnosed(
