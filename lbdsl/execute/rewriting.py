@@ -33,6 +33,14 @@ class Rewriting:
         self._weights = weights
         self._facts = facts
 
+    def bytes_to_write(self, folder: Path) -> int:
+        """Room that the result takes below `folder`, or below the first of its parents that exists: files that stay as
+        they are take none on the file system of the base."""
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        files = {shard.source for shard in self._weights.shards}
+        same = all((self._weights.source / file).stat().st_dev == existing.stat().st_dev for file in files)
+        return (self._weights.bytes_to_write if same else self._weights.total_size) + 2**20
+
     def save(self, tokenizer: Any, folder: Path, progress: Report | None = None) -> Mapping[str, str]:
         """Write the changed model into the existing `folder`; returns the sha256 of each file, as `save_model` does.
 

@@ -68,19 +68,25 @@ class RunResult:
 
 def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str, no_heal: bool, resume: bool,
              force: bool, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> RunResult:
-    """Carry out `plan` and leave the artifact at `output`, or at `output`.rejected when a gate failed.
+    """Carry out `plan`, on disk where it can be (see `rewriting_of`), else with the model loaded, and leave the artifact
+    at `output`, or at `output`.rejected when a gate failed.
 
     Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
     """
     work = WorkFolder(output)
     identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version,
                 "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None}
+    rewriting = None
     if work.saved() is None:
-        check_room(output, _room_needed(plan, inputs.facts))
+        if inputs.heal_blocks is None:
+            with progress.stage("reading the checkpoint"):
+                rewriting = rewriting_of(plan, inputs.facts, inputs.weights())
+        check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else _room_needed(plan, inputs.facts))
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
         if saved is None:
-            saved = _make(plan, inputs, work, resume, progress, should_stop)
+            saved = (_rewrite(rewriting, inputs, work, progress) if rewriting
+                     else _make(plan, inputs, work, resume, progress, should_stop))
         else:
             progress.say("weights were saved before; going on from there")
         _stop_if(should_stop)
@@ -98,13 +104,7 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
 
 def _make(plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress,
           should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Change, heal and save; the model is let go when this returns. Where there is nothing to heal, the checkpoint is
-    rewritten without loading the model, if the plan allows it."""
-    if inputs.heal_blocks is None:
-        with progress.stage("reading the checkpoint"):
-            rewriting = rewriting_of(plan, inputs.facts, inputs.weights())
-        if rewriting is not None:
-            return _rewrite(rewriting, inputs, work, progress)
+    """Change, heal and save; the model is let go when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
         records = apply_changes(model, plan, inputs.facts)
@@ -146,6 +146,7 @@ def _save(model: Any, inputs: RunInputs, work: WorkFolder, records: tuple[dict[s
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
+    """Save without loading the model: there is nothing to heal, and the plan only leaves weights out."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None}
     with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
         notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))

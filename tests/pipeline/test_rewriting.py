@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.model.checkpoint import read_tensors
+from tests.family_cases import FAMILY_NAMES, family_base
 from tests.tiny_model import byte_tokenizer
 
 DROPS = """recipe "drops"
@@ -196,3 +197,88 @@ def test_what_only_a_loaded_model_can_do(workplace, lbdsl, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Drop, "apply", lambda self, model, change: {})
         assert rewriting.rewriting_of(plan, facts, base) is None
+
+
+def test_room_is_needed_only_for_what_is_written(workplace, lbdsl, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    base = save_base(workplace / "base", shards=True)
+    for name, recipe in (("drops", DROPS), ("windows", WINDOWS)):
+        (workplace / f"{name}.lbr").write_text(recipe)
+        assert lbdsl("plan", f"{name}.lbr", base, "-o", f"{name}.lbplan").code == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, 2**20 + 1000))
+    done = lbdsl("apply", "drops.lbplan", "-o", "out")
+    assert (done.code, "LB463" in done.err) == (1, True)
+    assert not (workplace / "out.lbdsl-work").exists()
+    assert lbdsl("apply", "windows.lbplan", "-o", "out").code == 0
+
+
+def test_interrupted_and_resumed(workplace, lbdsl, monkeypatch):
+    base = save_base(workplace / "base", shards=True)
+    (workplace / "x.lbr").write_text(DROPS)
+    assert lbdsl("plan", "x.lbr", base, "-o", "x.lbplan").code == 0
+    assert lbdsl("apply", "x.lbplan", "-o", "unbroken").code == 0
+    from lbdsl.rewrite import shards
+
+    copy, calls = shards.copy_range, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        copy(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "copy_range", stop)
+        done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 130
+    assert "--resume" in done.err
+    assert not (workplace / "out").exists()
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--resume")
+    assert done.code == 0, done.err
+    assert read_record(workplace / "out").unwrap().files == read_record(workplace / "unbroken").unwrap().files
+    assert not (workplace / "out.lbdsl-work").exists()
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_every_family(tmp_path, name):
+    """Drops of attention, MLP and both, and a window: the files that loading, changing and saving gives."""
+    from dataclasses import asdict
+
+    from lbdsl.artifact.save import save_model
+    from lbdsl.execute.changes import apply_changes
+    from lbdsl.execute.rewriting import rewriting_of
+    from lbdsl.model.inspect import inspect_model
+    from lbdsl.model.load import load_base
+    from lbdsl.model.source import resolve_source
+    from lbdsl.model.surgery import to_hybrid
+    from lbdsl.plan.build import build
+    from lbdsl.plan.schema import ModelRef
+    from lbdsl.plan.select import select
+    from lbdsl.recipe import recipe_from_text
+
+    base, out, loaded = (tmp_path / part for part in ("base", "out", "loaded"))
+    family_base(name).save_pretrained(base, max_shard_size="30KB")
+    source = resolve_source(str(base))
+    facts = inspect_model(source, "bfloat16").unwrap()
+    recipe = recipe_from_text("layers 0 swa(window=5, sinks=2)\nlayers 1 drop\nlayers 2 drop(mlp)\nlayers 3 drop(block)\n",
+                              "x.lbr", {}).unwrap()
+    ref = ModelRef(source=str(base), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype,
+                   facts=asdict(facts))
+    plan = build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap()
+    rewriting = rewriting_of(plan, facts, base)
+    assert rewriting is not None
+    out.mkdir()
+    rewriting.save(byte_tokenizer(), out)
+    model = to_hybrid(load_base(source, dtype="bfloat16", device="cpu"))
+    assert apply_changes(model, plan, facts) == rewriting.records
+    save_model(model, byte_tokenizer(), loaded)
+    first, second = weights(out), weights(loaded)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype for key in first)
+    names = [{path.name for path in folder.iterdir() if "safetensors" not in path.name} for folder in (out, loaded)]
+    assert names[0] == names[1]
+    for file in names[0]:
+        assert (out / file).read_bytes() == (loaded / file).read_bytes(), file
