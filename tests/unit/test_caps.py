@@ -1,0 +1,84 @@
+"""Hostile recipes, each in a process of its own: a coded answer, soon, and in little memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MEASURE = """
+import json, resource, sys, time
+from lbdsl.recipe import recipe_from_text
+recipe_from_text("layers 0-3 keep; else swa(window=64)")
+text = sys.stdin.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+found = recipe_from_text(text, "hostile.lbr").diagnostics
+spent = time.process_time() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"codes": sorted({d.code for d in found if d.is_error}), "count": len(found), "seconds": spent,
+                  "peak": peak * 1024, "grown": (peak - before) * 1024}))
+"""
+
+HOSTILE = {
+    "1000 parentheses": ("layers " + "(" * 1000 + "0" + ")" * 1000 + " keep", ["LB005"]),
+    "1000 open parentheses": ("layers " + "(" * 1000, ["LB005"]),
+    "1000 brackets in an expression": ("let $a = " + "[" * 1000 + "]" * 1000, ["LB005"]),
+    "nested calls": ("else " + "f(" * 1000 + ")" * 1000, ["LB005"]),
+    "500 not": ("where " + "not " * 500 + "nll < 1 drop", ["LB005"]),
+    "500 minus": ("let $a = " + "-" * 500 + "1\nlayers $a keep", ["LB005"]),
+    "not in parentheses": ("where " + "not (" * 500 + "nll < 1" + ")" * 500 + " drop", ["LB005"]),
+    "10000 digits": ("layers " + "9" * 10_000 + " keep", ["LB006"]),
+    "10000 decimal digits": ("let $a = 0." + "9" * 10_000, ["LB006"]),
+    "10000 digits in a range": ("layers 0-" + "9" * 10_000 + " keep", ["LB006"]),
+    "huge exponent": ("let $a = 1e999999999", ["LB121"]),
+    "a large range": ("layers 0-999999999 keep\nelse keep", []),
+    "many large ranges": ("layers " + ", ".join(f"{i}-99999999{i % 10}" for i in range(1000)) + " keep\nelse keep", []),
+    "catastrophic pattern": ('requires model.family matches ~"(\\w+\\.?)+$!"\nelse keep', []),
+    "large repetition": ('requires model.family matches ~"((a{1000}){1000}){1000}"\nelse keep', ["LB122"]),
+    "long pattern": ('requires model.family matches ~"' + "(a|b)*" * 20_000 + '"\nelse keep', []),
+    "glob of stars": ('modules "' + "*" * 5000 + '" in layers 0 quantize(bits=4)', None),
+    "a long name": ("x" * 100_000 + " 3 keep", ["LB001"]),
+    "a long unknown action": ("else " + "x" * 100_000, ["LB101"]),
+    "a long unknown key": ("heal { " + "x" * 100_000 + " = 3 }", ["LB114"]),
+    "a long string": ('recipe "' + "x" * 1_000_000 + '"\nelse keep', []),
+    "a string never closed": ('recipe "' + "x" * 1_000_000, ["LB004"]),
+    "comparison chain": ("assert " + " < ".join(["1"] * 10_000), None),
+    "long sum": ("let $a = " + " + ".join(["1"] * 2_000) + "\nlayers $a keep\nelse keep", []),
+    "group bomb": ("group @g0 = 0, 2\n" + "".join(f"group @g{i + 1} = @g{i}, @g{i}\n" for i in range(60))
+                   + "layers @g60 keep", ["LB212"]),
+    "growing constants": ("let $a0 = 99999999999\n" + "".join(f"let $a{i + 1} = $a{i} * $a{i}\n" for i in range(60)),
+                          ["LB121"]),
+    "an include out of the folder": ('include "../../etc/passwd"', ["LB126"]),
+    "an absolute include": ('include "/etc/passwd"', ["LB126"]),
+    "NUL bytes": ("\0" * 1000, ["LB008"]),
+    "bad signs": ("?!" * 2000, None),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_coded_answer_soon_and_in_little_memory(name: str) -> None:
+    """The bounds are 200 ms and 100 MB; a busy machine gets five times the time, and the interpreter's own 60 MB."""
+    text, wanted = HOSTILE[name]
+    done = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT,
+                          timeout=60, check=True)
+    got = json.loads(done.stdout)
+    if wanted is not None:
+        assert got["codes"] == wanted
+    assert got["seconds"] < 1.0
+    assert got["peak"] < 160e6
+    assert got["grown"] < 100e6
+
+
+def test_a_misspelt_word_on_every_line_takes_linear_time() -> None:
+    text = "layers 0-3 exept 2 keep\nwhere sensitvity < 0.1 drop\nlayres 3 drop\n" * 300
+    done = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT,
+                          timeout=120, check=True)
+    got = json.loads(done.stdout)
+    assert got["count"] >= 900
+    assert got["seconds"] < 15
