@@ -75,11 +75,12 @@ def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor,
             "kl": (base.exp() * (base - changed)).sum(-1)}
 
 
-def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, layer: int) -> Tensor:
-    """1 - cosine of the stream before and after the attention sub-block of a layer; [S, N]."""
+def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, layer: int, whole: bool = False) -> Tensor:
+    """1 - cosine of the stream before and after the attention sub-block of a layer, or the whole of it; [S, N]."""
     seen = {}
     block = model.model.layers[layer]
     hooks = [block.register_forward_pre_hook(lambda _m, args: seen.setdefault("before", args[0])),
+             block.register_forward_hook(lambda _m, _args, out: seen.update(after=out)) if whole else
              block.post_attention_layernorm.register_forward_pre_hook(
                  lambda _m, args: seen.setdefault("after", args[0]))]
     # A pre-hook that returns a value replaces the input: by itself here.

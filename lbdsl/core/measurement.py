@@ -12,7 +12,8 @@ class Request:
     """One number the recipe needs for one layer.
 
     `metric` is a metric's name, with `sensitivity` already replaced by the metric it stands for. `action` is the canonical
-    text of the action under which it is measured (`drop`, `swa(window=256, sinks=4)`), or "" for metrics that take none.
+    text of the action under which it is measured (`drop`, `swa(window=256, sinks=4)`). For metrics that take none it is the
+    part of the layer that they look at, `block`, and "" for the attention.
     """
 
     metric: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.meter import Meter
-from lbdsl.measure.predictions import Predictions, sums_of
+from lbdsl.measure.predictions import Predictions
+from lbdsl.measure.residual import residual_sums
 from lbdsl.measure.store import Store, Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming_scores import measure_from_disk
@@ -98,21 +99,26 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: MicroBatch) -> tuple[Any
         asked.setdefault(request.layer, []).append(request)
     kept: dict[int, Tensor] = {}
     found: Found = []
+    before: dict[int, Tensor] = {}
     embedded_BND = layers.embed_tokens(ids_BN)
     inputs = layers.prepare(embedded_BND)
 
     def observe(layer: int, hidden_BND: Tensor) -> None:
         if layer in starts:
             kept[layer] = hidden_BND
+        if layer - 1 in before:
+            leave(layer - 1, hidden_BND)
         if layer in asked:
-            after_BND = layers.layers[layer].attention_residual(hidden_BND, inputs)
-            for request in asked[layer]:
-                metric = cast(type[ResidualMetric], metrics()[request.metric])
-                values_M = metric.per_token(hidden_BND.flatten(0, 1).float(), after_BND.flatten(0, 1).float())
-                sums = sums_of(values_M.view(ids_BN.shape))
-                found.extend((key_of(request), row, value) for row, value in zip(micro_batch.rows, sums, strict=True))
+            before[layer] = hidden_BND
+
+    def leave(layer: int, hidden_BND: Tensor) -> None:
+        """Compare the stream before a layer with that after its parts; `hidden_BND` is what the layer gave."""
+        found.extend(residual_sums(asked[layer], layers.layers[layer], before.pop(layer), hidden_BND, inputs,
+                                   micro_batch.rows))
 
     last_BND = layers.run_layers(embedded_BND, inputs, observe=observe)
+    for layer in tuple(before):
+        leave(layer, last_BND)
     return inputs, last_BND, kept, found
 
 

@@ -15,8 +15,8 @@ from lbdsl.measure.variant import variant_of
 Changes = Mapping[int, Mapping[str, Any]]
 """Specification entries by layer: what makes a changed model out of the base."""
 
-Observer = Callable[[Any, Tensor, Any], None]
-"""Sees a layer with its weights, the stream before it and the layers' inputs."""
+Observer = Callable[[Any, Tensor, Tensor, Any], None]
+"""Sees a layer with its weights, the stream before it and after it, and the layers' inputs."""
 
 
 @dataclass
@@ -66,8 +66,6 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
 def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dict[str, Any]) -> None:
     """One flow through one layer; `made` keeps the layer's variants for the flows after it."""
     body = model.hybrid.model
-    if index in flow.observers:
-        flow.observers[index](layer, flow.last_BND, flow.inputs)
     for number, changes in enumerate(flow.changes):
         state_BND = flow.changed[number]
         if state_BND is None and index in changes:
@@ -81,4 +79,7 @@ def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dic
                 made[key] = variant_of(model.hybrid, index, changes[index])
             used = made[key]
         flow.changed[number] = body.run_layer(used, index, state_BND, flow.inputs)
-    flow.last_BND = body.run_layer(layer, index, flow.last_BND, flow.inputs)
+    before_BND = flow.last_BND
+    flow.last_BND = body.run_layer(layer, index, before_BND, flow.inputs)
+    if index in flow.observers:
+        flow.observers[index](layer, before_BND, flow.last_BND, flow.inputs)

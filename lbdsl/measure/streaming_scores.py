@@ -13,12 +13,13 @@ from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.memory import free_bytes
 from lbdsl.measure.meter import Meter
-from lbdsl.measure.predictions import Predictions, sums_of
+from lbdsl.measure.predictions import Predictions
+from lbdsl.measure.residual import residual_sums
 from lbdsl.measure.store import Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming import Flow, push
 from lbdsl.measure.work import BASE_NLL, Found, MicroBatch, key_of
-from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
+from lbdsl.metrics import LogitsMetric
 
 SHARE = 0.3
 """Of free memory that streams of hidden states may take."""
@@ -95,13 +96,8 @@ def _observers(part: MicroBatch, found: Found) -> dict[int, Any]:
     """By layer, what takes the residual metrics of one micro-batch."""
 
     def observer(requests: list) -> Any:
-        def observe(layer: Any, before_BND: Tensor, inputs: Any) -> None:
-            after_BND = layer.attention_residual(before_BND, inputs)
-            for request in requests:
-                metric = cast(type[ResidualMetric], metrics()[request.metric])
-                values_M = metric.per_token(before_BND.flatten(0, 1).float(), after_BND.flatten(0, 1).float())
-                sums = sums_of(values_M.view(before_BND.shape[:2]))
-                found.extend((key_of(request), row, value) for row, value in zip(part.rows, sums, strict=True))
+        def observe(layer: Any, before_BND: Tensor, after_BND: Tensor, inputs: Any) -> None:
+            found.extend(residual_sums(requests, layer, before_BND, after_BND, inputs, part.rows))
 
         return observe
 

@@ -42,10 +42,14 @@ class LogitsMetric(Metric):
 
 
 class ResidualMetric(Metric):
-    """Compares the residual stream before and after the attention sub-block; one pass over the base serves all layers."""
+    """Compares the residual stream before and after a part of a layer; one pass over the base serves all layers.
+
+    `influence` alone is of the first of `parts`, the attention sub-block; `influence(block)` is of the whole layer.
+    """
 
     takes_action = False
     joint = False
+    parts: ClassVar[tuple[str, ...]] = ("attention", "block")
 
     @staticmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""`influence`: how much the attention sub-block turns the residual stream."""
+"""`influence`: how much the attention sub-block, or a whole layer, turns the residual stream."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 class Influence(ResidualMetric):
-    """1 - cosine(x, x + Attn(norm(x))) at the attention sub-block, without unit.
+    """1 - cosine of the residual stream before and after the attention sub-block, or with `influence(block)` the whole
+    layer; without unit.
 
-    What: near 0 where attention hardly changes the stream. One pass over the text serves all layers.
+    What: 1 - cosine(x, x + Attn(norm(x))), or 1 - cosine(x, Layer(x)); near 0 where that part hardly changes the stream.
+    One pass over the text serves all layers.
     Why: the cheapest score; `nll` and `kl` need a pass per layer.
-    Example: `lowest 8 by influence drop`
-    Source: LLM-Drop (arXiv 2406.15786).
+    Example: `lowest 8 by influence drop`, `lowest 2 by influence(block) drop(block)`
+    Source: LLM-Drop (arXiv 2406.15786) for the attention; ShortGPT's block influence (arXiv 2403.03853).
     """
 
     kind = "influence"

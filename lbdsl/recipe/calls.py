@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Metric, metrics
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Score
 from lbdsl.recipe.scope import Scope, at, replace
@@ -69,21 +69,12 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
                 help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`",
             )
             return None
-        cls = metrics()[scope.metric]
-        action = _bare("drop") if cls.takes_action else None
-        return Score.model_construct(name=name, metric=scope.metric, action=action, at=at(call))
+        metric, part = split_metric(scope.metric)
+        action = _bare("drop") if metrics()[metric].takes_action else None
+        return Score.model_construct(name=name, metric=metric, action=action, part=part, at=at(call))
     cls = metrics()[name]
     if not cls.takes_action:
-        if name == "influence" and _bare_names(call) == ["block"]:
-            scope.error("LB125", "`influence(block)` is not in this version", call.span,
-                        help="`influence` is that of the attention")
-            return None
-        if call.args:
-            scope.error(
-                "LB104", f"`{name}` takes no action", call.span, help=f"write `{name}`", fix=replace(call.span, name)
-            )
-            return None
-        return Score.model_construct(name=name, metric=name, action=None, at=at(call))
+        return _score_of_part(scope, call, cls)
     if not call.args:
         return Score.model_construct(name=name, metric=name, action=_bare(cls.default_action), at=at(call))
     inner = call.args[0].value
@@ -102,10 +93,31 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score | None:
     return None if action is None else Score.model_construct(name=name, metric=name, action=action, at=at(call))
 
 
-def _bare_names(call: tree.Call) -> list[str]:
-    """The arguments that are bare names."""
-    values = [arg.value for arg in call.args or ()]
-    return [value.name.name for value in values if isinstance(value, tree.Call) and value.args is None]
+def _score_of_part(scope: Scope, call: tree.Call, cls: type[Metric]) -> Score | None:
+    """`influence`, `influence(attention)` or `influence(block)`."""
+    name = call.name.name
+    parts: tuple[str, ...] = getattr(cls, "parts", ())
+    if not call.args:
+        return Score.model_construct(name=name, metric=name, action=None, at=at(call))
+    inner = call.args[0].value
+    if len(call.args) == 1 and call.args[0].key is None and isinstance(inner, tree.Call) and inner.args is None:
+        word = inner.name.name
+        if word in parts:
+            part = None if word == parts[0] else word
+            return Score.model_construct(name=name, metric=name, action=None, part=part, at=at(call))
+        if parts and word not in actions():
+            scope.unknown("LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer")
+            return None
+    forms = " or ".join(f"`{name}({part})`" for part in parts)
+    scope.error("LB104", f"`{name}` takes no action", call.span, fix=replace(call.span, name),
+                help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else ""))
+    return None
+
+
+def split_metric(text: str) -> tuple[str, Any]:
+    """The metric and the part of `measure { metric = influence(block) }`: `influence` and `block`, else None."""
+    name, _, rest = text.partition("(")
+    return name, rest.removesuffix(")") or None
 
 
 def _bare(kind: str) -> Action:

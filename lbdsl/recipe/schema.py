@@ -69,7 +69,7 @@ class Score(Node):
     """A measured metric: of one layer in `where` and `by`, of the whole changed model where `joint`.
 
     `name` is what the recipe says (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
-    score and for a metric that takes none.
+    score and for a metric that takes none; such a one may look at a `part` of the layer, `block` (None: the attention).
     """
 
     node: Literal["score"] = "score"
@@ -77,6 +77,7 @@ class Score(Node):
     metric: str
     action: SerializeAsAny[Action] | None = None
     joint: bool = False
+    part: Literal["block"] | None = None
 
     @field_validator("action", mode="before")
     @classmethod
@@ -85,12 +86,13 @@ class Score(Node):
 
     @property
     def action_text(self) -> str:
-        return self.action.text() if self.action is not None else ""
+        """What it is measured under: the action's text, or the part of the layer."""
+        return self.action.text() if self.action is not None else self.part or ""
 
     @property
     def text(self) -> str:
         """What it is called in plans: `nll`, `kl(swa(window=256))`."""
-        return f"{self.metric}({self.action_text})" if self.action is not None else self.metric
+        return f"{self.metric}({self.action_text})" if self.action_text else self.metric
 
 
 class PostScore(Node):

@@ -30,7 +30,8 @@ from lbdsl.model.surgery import to_hybrid
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), SlidingWindow(window=9), Keep())}
 REQUESTS = tuple(Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS
-                 for layer in range(LAYERS)) + tuple(Request("influence", "", layer) for layer in range(LAYERS))
+                 for layer in range(LAYERS)) + tuple(
+                     Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,9 @@ def test_influence_and_base_loss(stock, measured):
         assert found.value == pytest.approx(naive_influence(stock, ids, layer).mean().item(), abs=1e-5)
         assert found.value > 1e-3
         assert found.tokens == 5 * 37
+        block = measured[Request("influence", "block", layer)]
+        assert block.value == pytest.approx(naive_influence(stock, ids, layer, whole=True).mean().item(), abs=1e-5)
+        assert abs(block.value - found.value) > 1e-4
     expected = naive_scores(stock, ids, {})["base_nll"].mean().item()
     assert measured[BASE_NLL].value == pytest.approx(expected, abs=1e-5)
 

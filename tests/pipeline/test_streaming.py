@@ -28,7 +28,8 @@ from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), Drop(target="mlp"), Keep())}
 REQUESTS = tuple(Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS
-                 for layer in range(LAYERS)) + tuple(Request("influence", "", layer) for layer in range(LAYERS))
+                 for layer in range(LAYERS)) + tuple(
+                     Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
 CHANGES = {0: {"attn": "swa", "window": 6, "sinks": 1}, 2: {"attn": "none"}, 3: {"mlp": "none"}}
 
 
