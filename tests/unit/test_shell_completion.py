@@ -55,8 +55,10 @@ def ask_bash(folder: Path, *lines: str) -> list[list[str]]:
 
 
 def test_bash(folder: Path) -> None:
-    assert ask_bash(folder, "lbdsl che", "lbdsl check .", "lbdsl plan a.lbr m", "lbdsl check --form", "lbdsl check --format j",
-                    "lbdsl check sub/", "lbdsl explain LB10", "lbdsl explain sw", "lbdsl nonsense x") == [
+    answers = ask_bash(folder, "lbdsl che", "lbdsl check .", "lbdsl plan a.lbr m", "lbdsl check --form",
+                       "lbdsl check --format j", "lbdsl check sub/", "lbdsl explain LB10", "lbdsl explain sw",
+                       "lbdsl nonsense x")
+    assert answers == [
         ["check"], ["a.lbr", "b.lbr", "sub/"], ["m.gguf"], ["--format"], ["json"], ["sub/x.lbr"],
         [code.id for code in all_codes() if code.id.startswith("LB10")], ["swa"], []]
 

@@ -1,0 +1,55 @@
+"""The recipes of examples/tutorial: each good, canonical and in the page, and the last ones without a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plan_cases import smollm2_facts
+
+from lbdsl.api.checking import check_file
+from lbdsl.recipe import load_recipe
+from lbdsl.syntax.format import format_text
+
+FOLDER = Path(__file__).parents[2] / "examples" / "tutorial"
+STEPS = sorted(FOLDER.glob("[1-9]-*.lbr"))
+
+
+def codes(path: Path) -> list[str]:
+    return [d.code for d in load_recipe(path).diagnostics]
+
+
+def test_there_are_seven_steps_and_the_page_shows_each() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [path.name[0] for path in STEPS] == list("1234567")
+    for path in FOLDER.glob("*.lbr"):
+        assert f"examples/tutorial/{path.name} -->" in page, path.name
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
+def test_each_step_is_good_also_for_the_model_of_the_page(path: Path) -> None:
+    found = check_file(path, facts=smollm2_facts())
+    assert found.ok
+    wanted = {"1": ["LB207", "LB208"], "5": ["LB207"], "6": [], "7": []}
+    assert codes(path) == wanted.get(path.name[0], ["LB207", "LB208"])
+
+
+@pytest.mark.parametrize("path", [*STEPS[1:], FOLDER / "common.lbr"], ids=lambda path: path.stem)
+def test_each_is_canonical(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert format_text(text).unwrap() == text
+
+
+def test_the_last_two_steps_are_one_recipe() -> None:
+    six, seven = (load_recipe(path).unwrap() for path in STEPS[-2:])
+    assert [rule.text for rule in six.rules] == [rule.text for rule in seven.rules]
+    assert six.params == seven.params
+    for block in ("measure", "heal", "eval"):
+        one, other = (getattr(recipe, block).model_dump(exclude={"at"}) for recipe in (six, seven))
+        one.get("method", {}).pop("at", None)
+        other.get("method", {}).pop("at", None)
+        assert one == other
+
+
+def test_four_mistakes_are_four_errors() -> None:
+    assert codes(FOLDER / "mistakes.lbr") == ["LB010", "LB013", "LB103", "LB011"]
