@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
 from lbdsl.core.digest import digest_of
+from lbdsl.core.paths import did_you_mean
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
 
@@ -54,6 +55,8 @@ def write_record(record: Record, folder: Path) -> None:
 def read_record(folder: Path) -> Diagnosed[Record]:
     """The record of an artifact; LB466 when there is none, LB465 when it was damaged, edited or is of another format."""
     path = folder / RECORD_FILE
+    if not folder.exists():
+        return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
     if not path.is_file():
         return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
     try:

@@ -44,4 +44,7 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
 
         render_plan(plan, (), stdout_console(), all_layers=all_layers)
     else:
-        raise fail("LB466", f"there is no {what}", help="give a .lbplan file or the folder of an artifact")
+        from lbdsl.core.paths import did_you_mean
+
+        raise fail("LB466", f"there is no {what}",
+                   help=(*did_you_mean(what), "give a .lbplan file or the folder of an artifact"))

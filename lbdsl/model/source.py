@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.paths import did_you_mean
 
 ARTIFACT_FILE = "lbdsl.json"
 
@@ -61,7 +62,7 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
     match = _HUB_ID.fullmatch(text)
     if match is None or text.startswith((".", "/", "~")) or match["repo"].endswith((".gguf", ".safetensors")):
         raise fail("LB400", f"there is no {text}",
-                   help="give an existing folder or .gguf file, or a hub id like organisation/name")
+                   help=(*did_you_mean(path), "give an existing folder or .gguf file, or a hub id like organisation/name"))
     from lbdsl.model.hub import download_snapshot
 
     folder = download_snapshot(match["repo"], match["revision"], offline=offline)

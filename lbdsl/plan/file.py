@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lbdsl.core.diagnostic import Diagnosed, error, fail
 from lbdsl.core.digest import canonical_json, digest_of
+from lbdsl.core.paths import did_you_mean
 from lbdsl.plan.schema import FORMAT_VERSION, Plan
 
 DIGEST_KEY = "sha256"
@@ -48,6 +49,8 @@ def load_plan(path: str | Path) -> Diagnosed[Plan]:
     try:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        return Diagnosed(None, (error("LB330", f"cannot read {path}: no such file", help=did_you_mean(path)),))
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         return Diagnosed(None, (error("LB330", f"cannot read {path}: {reason}"),))

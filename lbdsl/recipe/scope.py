@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, warning
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
@@ -90,6 +90,9 @@ class Scope:
     def warning(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
                 fix: Fix | None = None) -> None:
         self.diagnostics.append(warning(code, message, span, help=help, fix=fix))
+
+    def note(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = ()) -> None:
+        self.diagnostics.append(note(code, message, span, help=help))
 
     def unknown(self, code: str, message: str, name: str, span: Span, choices: Iterable[str],
                 what: str, sigil: str = "") -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
+from lbdsl.core.units import tokens_text
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Node
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.setting_values import (
@@ -79,7 +80,32 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`; None with errors."""
     kind = block.kind.name
     read = read_settings(scope, kind, block.settings)
-    return None if read is None else checked(scope, _SCHEMAS[kind], read[0] | {"at": at(block)}, read[1], block.span)
+    if read is None:
+        return None
+    found = checked(scope, _SCHEMAS[kind], read[0] | {"at": at(block)}, read[1], block.span)
+    if found is not None:
+        _say_rounding(scope, found, read[1])
+    return found
+
+
+ROUNDED = 0.05
+"""Tokens are taken in whole sequences, when healing in whole steps. It is said when a larger part than this gets lost."""
+
+
+def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
+    """LB145 where the tokens of a block are not a multiple of its sequences."""
+    span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
+    batch = getattr(block, "batch", 1)
+    steps = max(1, block.tokens // (batch * block.seq))
+    seq = block.seq if isinstance(block, Heal) else min(block.seq, block.tokens)
+    used = steps * batch * seq
+    if span is None or abs(used - block.tokens) <= ROUNDED * block.tokens:
+        return
+    pieces = f"{steps * batch} sequences" if steps * batch > 1 else "one sequence"
+    pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
+    near = max(1, round(block.tokens / (batch * seq))) * batch * seq
+    scope.note("LB145", f"{used} tokens are taken, not {block.tokens}: {pieces}", span,
+               help=f"`tokens = {tokens_text(near)}` is a multiple")
 
 
 def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting],

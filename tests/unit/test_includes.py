@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.core.paths import nearest_path
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
@@ -232,3 +233,14 @@ def test_a_recipe_that_is_not_there_and_one_that_may_be_meant(tmp_path: Path) ->
     found = load_recipe(tmp_path / "halv.lbr")
     assert errors(found) == ["LB020"]
     assert found.diagnostics[0].help == (f"did you mean {tmp_path / 'half.lbr'}?",)
+
+
+@pytest.mark.parametrize(("path", "near"), [
+    ("recipes/halv.lbr", "recipes/half.lbr"), ("recipse/half.lbr", "recipes/half.lbr"), ("recipes/xyz", None),
+    ("recipse/none.lbr", None),
+])
+def test_the_nearest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, near: str | None) -> None:
+    write(tmp_path / "recipes", {"half.lbr": "", "quarter.lbr": ""})
+    monkeypatch.chdir(tmp_path)
+    assert nearest_path(path) == near
+    assert nearest_path(tmp_path / path) == (None if near is None else str(tmp_path / near))

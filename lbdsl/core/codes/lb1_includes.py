@@ -1,4 +1,4 @@
-"""LB13x, included files; LB14x, the search."""
+"""LB13x, included files; LB14x, the search and budgets."""
 
 from __future__ import annotations
 
@@ -51,4 +51,7 @@ CODES = (
     Code("LB144", "search not run", "A plan takes the parameters as they are; trying others is what `tune` will do.",
          example="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize kl }",
          fixed="lbdsl plan recipe.lbr MODEL --set w=128"),
+    Code("LB145", "tokens rounded to whole sequences", "Text is read in whole sequences, and healing takes whole steps; a "
+         "budget between two of them is not met exactly.",
+         example="measure { tokens = 1500; seq = 1Ki }\nelse keep", fixed="measure { tokens = 2Ki; seq = 1Ki }\nelse keep"),
 )
