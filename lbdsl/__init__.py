@@ -3,6 +3,9 @@
 Everything that the command line does is a function here:
 
     check_recipe(text)           diagnostics of a recipe
+    format_text(text)            its canonical text
+    convert_recipe(text, source, to) a recipe between its language, JSON and YAML
+    starting_recipe(model)       a first recipe for a model
     inspect_model(model)         shapes and sizes, from headers
     measure_model(recipe, model) the scores a recipe needs
     plan_recipe(recipe, model)   what would be done, its cost and its damage
@@ -26,8 +29,11 @@ _EXPORTS = {
     "LbdslError": "lbdsl.core.diagnostic",
     "RunOptions": "lbdsl.api.options",
     "check_recipe": "lbdsl.api.checking",
+    "convert_recipe": "lbdsl.api.converting",
+    "format_text": "lbdsl.syntax.format",
     "inspect_model": "lbdsl.api.inspecting",
     "measure_model": "lbdsl.api.planning",
+    "starting_recipe": "lbdsl.api.starting",
     "plan_recipe": "lbdsl.api.planning",
     "apply_plan": "lbdsl.api.applying",
     "apply_saved_plan": "lbdsl.api.applying",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 FORMAT_VERSION = 1
 """Of the JSON form; it rises when a program that reads it would have to change."""
@@ -34,6 +34,19 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*$"
 Variable = Annotated[str, Field(pattern=r"^\$?" + _NAME)]
 GroupName = Annotated[str, Field(pattern="^@?" + _NAME)]
 Word = Annotated[str, Field(pattern="^" + _NAME)]
+
+
+def _boolean(value: Any) -> Any:
+    """To Python, 1 is the literal True."""
+    if not isinstance(value, bool):
+        raise ValueError("must be `true`")
+    return value
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
 
 
 class Form(BaseModel):
@@ -127,7 +140,7 @@ class RuleForm(Form):
 class ElseForm(RuleForm):
     """`else keep`."""
 
-    otherwise: Literal[True] = Field(alias="else")
+    otherwise: Annotated[Literal[True], BeforeValidator(_boolean)] = Field(alias="else")
 
 
 class WhereForm(RuleForm):
@@ -206,5 +219,5 @@ def statement_forms() -> Mapping[str, type[Form]]:
 class Document(Form):
     """A recipe: its statements in order."""
 
-    format_version: Literal[1]
+    format_version: Annotated[Literal[1], BeforeValidator(_no_boolean)]
     statements: list[Statement]

@@ -51,8 +51,14 @@ class _Reader:
         try:
             form.model_validate(data)
         except ValidationError as problem:
-            for item in problem.errors(include_url=False):
-                self._explain(form, path, item)
+            found = problem.errors(include_url=False)
+            unknown = [item for item in found if item["type"] == "extra_forbidden"]
+            # A key that is misspelt is not missing, too.
+            meant = {(*item["loc"][:-1], nearest(str(item["loc"][-1]), _keys(form, list(item["loc"][:-1]))))
+                     for item in unknown}
+            for item in [*unknown, *(item for item in found if item not in unknown)]:
+                if item["type"] != "missing" or item["loc"] not in meant:
+                    self._explain(form, path, item)
             return False
         return True
 
@@ -201,6 +207,8 @@ _KINDS = {"string_type": "must be text", "bool_type": "must be true or false", "
 
 
 def _said(item: Any) -> str:
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
     if item["type"] == "literal_error":
         return f"must be {item['ctx']['expected'].replace(chr(39), '`').replace('True', '`true`')}"
     return _KINDS.get(item["type"], str(item["msg"]).lower())

@@ -20,6 +20,7 @@ DEPTH = 2 * MAX_DEPTH + 16
 _JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
+_ODD_LINE_END = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
 
 
@@ -28,9 +29,11 @@ def json_data(text: str, name: str) -> Diagnosed[Any]:
     try:
         _check_size(text, name)
         _check_depth(text, name)
-        return Diagnosed(json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, name), parse_float=_decimal,
-                                    parse_int=lambda digits: _integer(digits, name),
-                                    parse_constant=lambda word: _no_constant(word, name)))
+        data = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, name), parse_float=_decimal,
+                          parse_int=lambda digits: _integer(digits, name),
+                          parse_constant=lambda word: _no_constant(word, name))
+        _check_characters(data, name)
+        return Diagnosed(data)
     except json.JSONDecodeError as problem:
         reason = f"{name}:{problem.lineno}:{problem.colno}: {problem.msg[:1].lower()}{problem.msg[1:]}"
         return Diagnosed(None, fail("LB041", reason).diagnostics)
@@ -46,7 +49,9 @@ def yaml_data(text: str, name: str) -> Diagnosed[Any]:
         _check_size(text, name)
         # libyaml, where PyYAML has it, is ten times as fast.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return Diagnosed(_Events(yaml.parse(text, Loader=loader), name).document())
+        data = _Events(yaml.parse(text, Loader=loader), name).document()
+        _check_characters(data, name)
+        return Diagnosed(data)
     except yaml.MarkedYAMLError as problem:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
         hints = ("a text that begins with `@` stands in quotes",) if "'@'" in str(problem.problem) or (
@@ -73,6 +78,12 @@ def yaml_text(data: Any) -> str:
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
             super().increase_indent(flow, False)
 
+    def text(dumper: yaml.SafeDumper, value: str) -> Any:
+        # Line ends that are not `\\n` would be folded away in any other style.
+        style = '"' if _ODD_LINE_END.search(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))
     return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False))
 
@@ -83,6 +94,15 @@ def yaml_text(data: Any) -> str:
 def _check_size(text: str, name: str) -> None:
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
+    _check_characters(text, name)
+
+
+def _check_characters(data: Any, name: str) -> None:
+    """Half characters, from a text or from `"\\ud800"` in it, are in no file that could be written."""
+    try:
+        (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        raise fail("LB041", f"{name} holds half a character") from None
 
 
 def _check_depth(text: str, name: str) -> None:
@@ -161,7 +181,7 @@ class _Events:
             raise fail("LB041", f"{self.name} is empty")
         return found[0]
 
-    def _refuse(self, event: Any, what: str, help: str = "") -> LbdslError:
+    def _refuse(self, event: Any, what: str, help: str | tuple[str, ...] = ()) -> LbdslError:
         mark = event.start_mark
         return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
 

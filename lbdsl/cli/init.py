@@ -1,0 +1,43 @@
+"""`lbdsl init MODEL`: a starter recipe. Never loads torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from lbdsl.api.starting import Template
+
+
+@click.command()
+@click.argument("model")
+@click.option("--template", type=click.Choice(["balanced", "cache", "speed"]), default="balanced", show_default=True,
+              help="balanced: some attentions dropped, about half windowed. cache: windows until the cache is small. "
+                   "speed: layers and attentions dropped.")
+@click.option("-o", "--output", "out", metavar="FILE",
+              help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option("--offline", is_flag=True, help="Never ask a hub.")
+def init(model: str, template: Template, out: str | None, force: bool, offline: bool) -> None:
+    """Write a starter recipe that fits MODEL, with a comment on every part of it.
+
+    Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
+    bounds are a start and no result. MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
+    """
+    from lbdsl.api.starting import starting_recipe
+    from lbdsl.api.writing import write_beside
+    from lbdsl.cli.output import show_diagnostics
+
+    start = starting_recipe(model, template, offline=offline)
+    show_diagnostics(start.diagnostics)
+    if out == "-":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(start.text.encode())
+        sys.stdout.buffer.flush()
+        return
+    path = Path(out) if out is not None else Path(f"{start.model_name}-{template}.lbr")
+    write_beside(path, start.text, replace=force)
+    click.echo(f"Wrote {path}\nSee what it would do:  lbdsl plan {path} {model}", err=True)
