@@ -74,7 +74,7 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
                           labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]))
         elif rule.selector.where is None:
             for aspect in aspects:
-                claimed[aspect] = _merged([*claimed.get(aspect, []), *ranges])
+                _add(claimed.setdefault(aspect, []), ranges)
             owners.append((rule, ranges, aspects))
 
 
@@ -114,19 +114,31 @@ def _merged(ranges: _Ranges) -> _Ranges:
     return out
 
 
+def _add(ranges: _Ranges, more: _Ranges) -> None:
+    """Add ranges to sorted, disjoint ones, in place: a recipe of thousands of rules takes no quadratic time."""
+    for first, last in more:
+        start = bisect_left(ranges, first, key=lambda known: known[1] + 1)
+        end = bisect_right(ranges, last + 1, key=_first)
+        if start < end:
+            first, last = min(first, ranges[start][0]), max(last, ranges[end - 1][1])
+        ranges[start:end] = [(first, last)]
+
+
+def _first(known: tuple[int, int]) -> int:
+    return known[0]
+
+
 def _inside(inner: _Ranges, outer: _Ranges) -> bool:
-    starts = [first for first, _ in outer]
     for first, last in inner:
-        index = bisect_right(starts, first) - 1
+        index = bisect_right(outer, first, key=_first) - 1
         if index < 0 or outer[index][1] < last:
             return False
     return True
 
 
 def _overlap(one: _Ranges, other: _Ranges) -> bool:
-    starts = [first for first, _ in other]
     for first, last in one:
-        index = bisect_left(starts, last + 1) - 1
+        index = bisect_left(other, last + 1, key=_first) - 1
         if index >= 0 and other[index][1] >= first:
             return True
     return False

@@ -56,7 +56,7 @@ CODES = (
          "The formatter compares trees and comments before it gives a text away; a difference is a bug of lbdsl.",
          exit_code=7),
     Code("LB041", "not JSON or YAML that a recipe can be in",
-         "A recipe in JSON or YAML is plain data: no key twice, no anchors, tags or second document, and within the limits.",
+         "A recipe in JSON or YAML is plain data: no key twice, no anchors, tags or second document, within limits.",
          "lbdsl convert cut-off.json", fixed='{"format_version": 1, "statements": [{"else": true, "do": "keep"}]}'),
     Code("LB042", "unknown key",
          "A misspelt key that is passed over in silence would change what the recipe does.",
