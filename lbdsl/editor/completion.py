@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from lbdsl.actions import actions
+from lbdsl.actions import Aspect, actions
+from lbdsl.core.span import Source
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Cursor, Role
 from lbdsl.editor.pages import (
@@ -20,11 +23,15 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.metrics import metrics
+from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.expressions import FACTS
 from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.settings import BUILTIN_TEXTS, EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.names import STATEMENTS
+from lbdsl.syntax.parse import parse
 
 _LORA = ("rank", "alpha")
 
@@ -52,7 +59,7 @@ def complete(analysis: Analysis, offset: int) -> tuple[Cursor | None, tuple[Item
     if cursor is None:
         return None, ()
     if cursor.in_string:
-        return cursor, tuple(_texts(cursor))
+        return cursor, tuple(_texts(analysis, cursor))
     found = [*_names(analysis, cursor), *_keywords(cursor)]
     return cursor, tuple({item.label: item for item in reversed(found)}.values())[::-1]
 
@@ -78,7 +85,7 @@ def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
         for fact, (kind, unit) in FACTS.items():
             yield Item(f"model.{fact}", "fact", unit.value if kind == "number" else kind)
     if "STRING" in expected:
-        yield from _texts(cursor)
+        yield from _texts(analysis, cursor)
 
 
 def _keys(cursor: Cursor) -> Iterator[Item]:
@@ -106,7 +113,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
         case "action":
             for name in actions():
                 # A metric asks what an action that changes the layer does to it.
-                if not role.owner or _changes(name):
+                if (not role.owner or _changes(name)) and (role.key != "modules" or _is_for_modules(name)):
                     yield _action(name)
         case "metric" | "layer":
             for name in ("sensitivity", *metrics()):
@@ -121,6 +128,8 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
         case "constant":
             yield from _words(("true", "false"))
         case "argument":
+            if role.owner in metrics():
+                yield from _words(getattr(metrics()[role.owner], "parts", ()))
             cls = actions().get(role.owner)
             names = cls.parameters() if cls is not None else ()
             key = role.key or (names[role.position] if role.position < len(names) else "")
@@ -137,6 +146,15 @@ def _changes(name: str) -> bool:
     """Whether an action changes its layer; one that needs arguments does."""
     cls = actions()[name]
     return any(cls.model_fields[key].is_required() for key in cls.parameters()) or not cls.model_validate({}).keeps
+
+
+@cache
+def _is_for_modules(name: str) -> bool:
+    """Whether an action acts on the weights of modules, by its own example; `keep` may stand everywhere."""
+    example = parse(Source("", f"else {actions()[name].example}")).unwrap().statements[0]
+    assert isinstance(example, tree.RuleStatement), "an action's example is an action"
+    action = resolve_action(Scope(), example.actions[0])
+    return action is not None and (action.keeps or Aspect.WEIGHTS in action.aspects())
 
 
 def _action(name: str) -> Item:
@@ -159,12 +177,15 @@ def _words(names: Sequence[str]) -> Iterator[Item]:
             name, ("", ""))[1]))
 
 
-def _texts(cursor: Cursor) -> Iterator[Item]:
+def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     """Strings that are known beforehand."""
     role = cursor.role()
     if role.kind == "setting" and role.key == "data":
         for name in BUILTIN_TEXTS:
             yield Item(f'"{name}"', "text", "text that is always there")
+    elif cursor.first == "MODULES" and analysis.facts is not None:
+        for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
+            yield Item(f'"*.{name}"', "text", f"{count} modules of this model")
     elif any(token.text == "model.family" for token in cursor.before):
         from lbdsl.model.families import FAMILIES
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lbdsl.actions import actions
 from lbdsl.core.span import Source
-from lbdsl.recipe.calls import is_metric
+from lbdsl.metrics import metrics
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
@@ -27,7 +26,7 @@ _STRINGS = frozenset({"STRING", "REGEX"})
 class Role(NamedTuple):
     """What a name would be. `kind` is one of
 
-    action      what a rule does
+    action      what a rule does; its `key` is `modules` where it acts on modules, its `owner` a metric that asks for one
     metric      what a ranking is by
     layer       a value of a layer, in `where`
     model       a value of the whole model, in `assert`, `requires`, `until` and `search`
@@ -114,7 +113,9 @@ class Cursor:
             return Role("constant")
         if self.first in ("ASSERT", "REQUIRES", "SEARCH") or any(token.kind == "UNTIL" for token in self.before):
             return Role("action" if self._is_action() else "model")
-        return Role("action" if self._is_action() else "layer")
+        if not self._is_action():
+            return Role("layer")
+        return Role("action", key="modules" if self.first == "MODULES" else "")
 
     def _argument(self, name: str, bracket: int) -> Role:
         depth, position, key = 0, 0, ""
@@ -124,7 +125,7 @@ class Cursor:
                 position, key = position + 1, ""
             elif depth == 0 and token.kind == "KEY":
                 key = token.text
-        if is_metric(name) and name not in actions() and not self.block:
+        if name in metrics() and metrics()[name].takes_action and not self.block:
             return Role("action", name)
         return Role("argument", name, key, position)
 

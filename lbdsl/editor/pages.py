@@ -146,7 +146,7 @@ def parameter_page(action: str, name: str) -> str | None:
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:
-    """The words that a parameter may be, where its type lists them."""
+    """The values that a parameter may be, where its type lists them."""
     annotation: Any = cls.model_fields[name].annotation
     values = getattr(annotation, "__args__", ())
-    return tuple(value for value in values if isinstance(value, str))
+    return tuple(str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))

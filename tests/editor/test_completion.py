@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from plan_cases import smollm2_facts
 
 from lbdsl.actions import actions
 from lbdsl.core.resources import resource_folder
@@ -47,6 +48,11 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
     ("lowest of rest by nll until |", "kv flops params", "keep sensitivity influence"),
     ("lowest of rest by nll until kv(32Ki) <= 50% |", "keep drop swa and", "kv"),
     ("else drop(|", "attention mlp block target=", "keep not"),
+    ("where influence(|", "attention block", "drop keep"),
+    ("measure { metric = influence(|", "attention block", "drop"),
+    ('modules "*.q_proj" |', "quantize keep in where", "drop swa"),
+    ('modules "*.q_proj" quantize(bits=|', "2 3 4 8", "drop"),
+    ("search { trials = 2; |", "vary minimize seed", "trials"),
     ("param $x: |", "tokens int ratio str bool bytes float", "keep $window"),
     ("param $x: tokens = |", "$window $n", "$x keep"),
     ("group @x = |", "all first @core", "@x keep"),
@@ -73,6 +79,14 @@ def test_offers(text: str, wanted: str, unwanted: str) -> None:
     labels = {label.removesuffix(" =") for label in offered(text)}
     assert set(wanted.split()) <= labels
     assert not set(unwanted.split()) & labels
+
+
+def test_modules_of_the_model_are_offered() -> None:
+    text = 'modules "'
+    _, items = complete(Analysis(text, facts=smollm2_facts()), len(text))
+    found = {item.label: item.detail for item in items}
+    assert found['"*.q_proj"'] == "30 modules of this model"
+    assert complete(Analysis(text), len(text))[1] == ()
 
 
 def test_names_are_offered_below_their_definition_only() -> None:

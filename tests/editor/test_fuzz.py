@@ -63,7 +63,8 @@ def test_mangled_recipes(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 3))):
         start = data.draw(st.integers(0, len(text)))
         end = min(len(text), start + data.draw(st.integers(0, 6)))
-        text = text[:start] + data.draw(st.sampled_from([*WORDS, "", " ", "\n", "\r\n", "\0", "é", "😀", "\u2028"])) + text[end:]
+        new = data.draw(st.sampled_from([*WORDS, "", " ", "\n", "\r\n", "\0", "é", "😀", "\u2028"]))
+        text = text[:start] + new + text[end:]
     use(text, data.draw(st.integers(0, len(text))))
 
 

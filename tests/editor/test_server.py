@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 
 from tests.editor.lsp_client import URI, Client, where
 
-pytest.importorskip("pygls", reason='the language server is an extra: pip install "lbdsl[editor]"')
+WITHOUT = importlib.util.find_spec("pygls") is None
+pytestmark = pytest.mark.skipif(WITHOUT, reason='the language server is an extra: pip install "lbdsl[editor]"')
 
 DOCUMENT = {"textDocument": {"uri": URI}}
 
