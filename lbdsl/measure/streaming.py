@@ -58,6 +58,8 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
             made: dict[str, Any] = {}
             for flow in flows:
                 _through(model, flow, layer, index, made)
+            # Variants share the layer's weights, which must go before the next layer's come.
+            del made, layer
         done(index)
     for flow in flows:
         flow.changed = [flow.last_BND if state is None else state for state in flow.changed]
