@@ -93,3 +93,9 @@ def test_codes_are_tested() -> None:
     elsewhere |= {"LB051", "LB052"}  # test_check_fix.py, test_explain_command.py
     for code in FRONT_END:
         assert code.id in specified or code.id in elsewhere, code.id
+
+
+def test_there_are_enough_of_both() -> None:
+    expected = [case.values[1]["expected"] for case in _cases()]
+    assert sum("error: LB" not in text for text in expected) >= 60
+    assert sum("error: LB" in text for text in expected) >= 120
