@@ -5,30 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*")
-_CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+from lbdsl.model.gguf_splitting import SPLITTERS
 
-THREE_DIGITS = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"
-ONE_DIGIT = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_REST}"
-TEKKEN = f"{_CASED[0]}|{_CASED[1]}|\\p{{N}}|{_CASED_REST}"
-GPT_4O = f"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\\p{{N}}{{1,3}}|{_CASED_REST}"
-"""Published patterns of well-known tokenizers, as they stand in their tokenizer.json."""
-
-_BY_STEPS: Mapping[tuple[str, ...], Mapping[bool, str]] = {
-    ("bytes+regex",): {False: "gpt-2"},
-    ("digits", "bytes+regex"): {False: "smollm"},
-    (THREE_DIGITS, "bytes"): {True: "llama-bpe", False: "dbrx"},
-    (ONE_DIGIT, "bytes"): {False: "qwen2"},
-    (TEKKEN, "bytes"): {True: "tekken"},
-    (GPT_4O, "bytes"): {False: "gpt-4o"},
-}
-"""llama.cpp's name by the steps and by `ignore_merges` (a word that is a token stays whole)."""
-
-KNOWN = tuple(sorted({name for names in _BY_STEPS.values() for name in names.values()}))
+KNOWN = tuple(sorted(SPLITTERS))
 
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
@@ -39,8 +18,8 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
     normalizer = tokenizer.get("normalizer")
     if normalizer is not None and normalizer.get("type") != "NFC":
         return None
-    names = _BY_STEPS.get(_steps(tokenizer.get("pre_tokenizer")))
-    return names.get(bool(tokenizer["model"].get("ignore_merges"))) if names is not None else None
+    found = _steps(tokenizer.get("pre_tokenizer")), bool(tokenizer["model"].get("ignore_merges"))
+    return next((name for name, splitter in SPLITTERS.items() if splitter == found), None)
 
 
 def described(tokenizer: Mapping[str, Any]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
+from lbdsl.model.gguf_header import read_gguf_header
+from lbdsl.model.gguf_splitting import restore_splitting
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
 from lbdsl.model.quiet import quiet_transformers
@@ -32,7 +34,7 @@ def gguf_model_folder(source: ModelSource, facts: ModelFacts, cache_dir: Path | 
 
 def gguf_tokenizer_folder(source: ModelSource, cache_dir: Path | None = None) -> Path:
     """A folder with the tokenizer of a GGUF file. Raises LB418, LB419."""
-    folder = _place(source, cache_dir, "tokenizer")
+    folder = _place(source, cache_dir, "splitting-tokenizer")
     return folder if folder.is_dir() else _make(folder, lambda place: _convert_tokenizer(source, place))
 
 
@@ -94,6 +96,8 @@ def _convert_tokenizer(source: ModelSource, place: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file, local_files_only=True)
     except LOAD_ERRORS as problem:
         raise fail("LB418", f"the tokenizer in {source.text} cannot be read: {first_line(problem)}") from problem
+    assert source.gguf_path is not None, "this is for GGUF files"
+    restore_splitting(tokenizer, read_gguf_header(source.gguf_path).metadata.get("tokenizer.ggml.pre"))
     _save(tokenizer, place)
 
 

@@ -27,9 +27,9 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
     named = header.metadata.get("general.architecture")
     family = next((row for row in FAMILIES.values() if row.gguf_architecture == named), None)
     if family is None:
+        read = ", ".join(row.gguf_architecture for row in FAMILIES.values() if row.gguf_architecture)
         raise fail("LB403", f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
-                   help=f"supported: {', '.join(row.gguf_architecture for row in FAMILIES.values() if row.gguf_architecture)}; "
-                   "of others, give the safetensors folder")
+                   help=f"supported: {read}; of others, give the safetensors folder")
     _refuse_lost(path, family, header)
     layers = header.metadata.get(f"{named}.{family.gguf_sizes['layers']}")
     if type(layers) is not int or not 0 < layers <= 10_000:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lbdsl.export.gguf_pretokenizer import GPT_4O, ONE_DIGIT, TEKKEN, THREE_DIGITS
 from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
+from lbdsl.model.gguf_splitting import GPT_4O, ONE_DIGIT, TEKKEN, THREE_DIGITS
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 
 pytestmark = pytest.mark.engine
