@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from lbdsl.export import exporters
 from lbdsl.model.families import FAMILIES, Family
 from lbdsl.model.families.base import no_windows
+from tests.docs.language_tables import LANGUAGE_TABLES
 
 
 def families() -> str:
@@ -47,4 +48,4 @@ def exports() -> str:
     return re.sub(r"^(What|Engine|Limits|Source): ", r"- **\1**: ", text, flags=re.MULTILINE)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"families": families, "exports": exports}
+TABLES: Mapping[str, Callable[[], str]] = {"families": families, "exports": exports, **LANGUAGE_TABLES}
