@@ -16,7 +16,7 @@ from lbdsl.recipe.exchange_read import statements_from
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from lbdsl.recipe.exchange_write import recipe_data
 from lbdsl.syntax import tree
-from lbdsl.syntax.format import format_text
+from lbdsl.syntax.format import format_parsed
 from lbdsl.syntax.format_tree import tree_text
 from lbdsl.syntax.parse import parse
 
@@ -54,7 +54,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     if parsed.value is None or parsed.value.statements != read.value:
         return Diagnosed(None, (error("LB045", f"{name}: a statement cannot be written as a recipe", help=(
             "look for a pattern with an odd backslash, or a name that is a word of the language"),),))
-    return format_text(written, name)
+    return format_parsed(parsed.value)
 
 
 _GROUPS = {tree.Version: 0, tree.RecipeName: 0, tree.Requires: 0, tree.Include: 1, tree.Param: 1, tree.Let: 1,

@@ -26,9 +26,15 @@ def format_text(text: str, name: str = "<string>") -> Diagnosed[str]:
     parsed = parse(source)
     if parsed.value is None or any(found.is_error for found in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
-    new = _text_of(source, parsed.value)
-    problem = _difference(parsed.value, new, name)
-    return Diagnosed(None, (problem,)) if problem else Diagnosed(new, parsed.diagnostics)
+    new = format_parsed(parsed.value)
+    return Diagnosed(new.value, (*parsed.diagnostics, *new.diagnostics))
+
+
+def format_parsed(file: tree.File) -> Diagnosed[str]:
+    """The canonical text of a file that was parsed without errors."""
+    new = _text_of(file.source, file)
+    problem = _difference(file, new)
+    return Diagnosed(None, (problem,)) if problem else Diagnosed(new)
 
 
 def _text_of(source: Source, file: tree.File) -> str:
@@ -67,9 +73,9 @@ def _without_last_commas(pieces: list[Piece]) -> list[Piece]:
     return kept
 
 
-def _difference(old: tree.File, new: str, name: str) -> Diagnostic | None:
+def _difference(old: tree.File, new: str) -> Diagnostic | None:
     """LB040 when the new text says something else than the old tree."""
-    again = parse(Source(name, new))
+    again = parse(Source(old.source.name, new))
     what, span = "", None
     if again.value is None or any(found.is_error for found in again.diagnostics):
         what = "no longer parses"

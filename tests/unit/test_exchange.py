@@ -238,6 +238,17 @@ def test_broken_yaml(text: str, message: str) -> None:
     assert message in found.diagnostics[0].message
 
 
+def test_yaml_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML may be installed without it; what is read and refused is the same."""
+    import yaml
+
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    assert from_exchange(to_exchange(FULL, "t", "yaml").unwrap(), "t", "yaml").unwrap() == format_text(FULL).unwrap()
+    for text in ("a: [1", "a: 1\na: 2", "a: &x 1\nb: *x", "[" * 5000, "- " * 5000 + "1", "a: \x01", "a: @b", '"\\ud800"'):
+        found = from_exchange(text, "t.yaml", "yaml")
+        assert [problem.code for problem in found.diagnostics] == ["LB041"], text
+
+
 def test_yaml_is_read_by_the_rules_of_its_core_schema() -> None:
     text = ("format_version: 1\nstatements:\n- recipe: on\n- recipe: 2024-01-01\n"
             "- let: x\n  value: [yes, 1_0, 0.5, 1e-3, 012, true]\n")
