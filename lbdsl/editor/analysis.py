@@ -56,6 +56,7 @@ class Analysis:
     def __init__(self, text: str, name: str = "<recipe>", path: Path | None = None, facts: ModelFacts | None = None):
         self.text = text
         self.name = name
+        self.path = path
         self.facts = facts
         self.source = Source(name, text)
         self._cursors: dict[tuple[int, bool], Cursor | None] = {}

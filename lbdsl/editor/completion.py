@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from lbdsl.actions import Aspect, actions
 from lbdsl.core.span import Source
@@ -183,6 +185,9 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     if role.kind == "setting" and role.key == "data":
         for name in BUILTIN_TEXTS:
             yield Item(f'"{name}"', "text", "text that is always there")
+    elif cursor.before and cursor.before[-1].kind == "INCLUDE":
+        for name in _recipes_beside(analysis.path):
+            yield Item(f'"{name}"', "text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
         for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
             yield Item(f'"*.{name}"', "text", f"{count} modules of this model")
@@ -198,6 +203,18 @@ def _takes_words(cursor: Cursor) -> bool:
     role = cursor.role()
     return (role.kind == "setting" and role.key in ("metric", "metrics", "method", "loss")) or (
         role.kind == "action" and bool(role.owner))
+
+
+def _recipes_beside(path: Path | None) -> list[str]:
+    """The other recipes in a recipe's folder, at most a hundred."""
+    if path is None:
+        return []
+    try:
+        with os.scandir(path.parent) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".lbr") and entry.name != path.name)
+    except (OSError, ValueError):
+        return []
+    return names[:100]
 
 
 def _keywords(cursor: Cursor) -> Iterator[Item]:

@@ -89,6 +89,16 @@ def test_modules_of_the_model_are_offered() -> None:
     assert complete(Analysis(text), len(text))[1] == ()
 
 
+def test_recipes_beside_are_offered_to_include(tmp_path: Path) -> None:
+    for name in ("common.lbr", "mine.lbr", "notes.txt"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    text = 'include "'
+    _, items = complete(Analysis(text, path=tmp_path / "mine.lbr"), len(text))
+    assert [item.label for item in items] == ['"common.lbr"']
+    assert complete(Analysis(text, path=tmp_path / "no" / "mine.lbr"), len(text))[1] == ()
+    assert complete(Analysis(text), len(text))[1] == ()
+
+
 def test_names_are_offered_below_their_definition_only() -> None:
     assert "@core" not in offered("layers @|\ngroup @core = all", "")
     assert "$w" in offered("let $w = \nlayers $|", "")  # also from a statement that does not parse
