@@ -7,7 +7,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Source, Span
@@ -195,20 +196,52 @@ def _line(source: Source, number: int, marks: Sequence[tuple[Span, str, str]], g
     painted = style.paint("gutter", f"{number:>{gutter}} {bar}")
     out = [f"{painted} {_cells(shown)}".rstrip()]
     empty = " " * gutter + " " + style.paint("gutter", bar)
-    for span, label, kind in sorted(marks, key=lambda mark: mark[2] == "gutter"):
-        begin = span.start_line_column[1] - 1 - start
-        end_line, end_column = span.end_line_column
-        end = end_column - 1 - start if end_line == number else len(shown)
-        begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
-        lead, width = _width(shown[:begin]), max(1, _width(shown[begin:end]))
-        sign = "^" if kind != "gutter" else "-"
-        note = _safe(label)
-        if note and lead + width + 1 + len(note) > room:
-            out.append(f"{empty} {' ' * lead}{style.paint(kind, sign * width)}")
-            indent = " " * min(lead, max(0, room - len(note)))
-            out += [f"{empty} {indent}{line}" for line in textwrap.wrap(note, max(20, room - len(indent)))]
-        else:
-            out.append(f"{empty} {' ' * lead}{style.paint(kind, sign * width)}{' ' + note if note else ''}")
+    drawn = [_mark(mark, number, start, shown) for mark in sorted(marks, key=lambda mark: mark[2] == "gutter")]
+    for row in _rows(drawn):
+        out += [f"{empty} {line}".rstrip() for line in _underlined(row, room, style)]
+    return out
+
+
+class _Drawn(NamedTuple):
+    """A mark below a source line: where it begins and how wide it is, in columns."""
+
+    lead: int
+    width: int
+    kind: str
+    note: str
+
+
+def _mark(mark: tuple[Span, str, str], number: int, start: int, shown: str) -> _Drawn:
+    span, label, kind = mark
+    begin = span.start_line_column[1] - 1 - start
+    end_line, end_column = span.end_line_column
+    end = end_column - 1 - start if end_line == number else len(shown)
+    begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
+    return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), kind, _safe(label))
+
+
+def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
+    """All marks in one row when none touches another, else each in its own."""
+    ordered = sorted(marks, key=lambda mark: mark.lead)
+    if all(one.lead + one.width < other.lead for one, other in pairwise(ordered)):
+        return [ordered]
+    return [[mark] for mark in marks]
+
+
+def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
+    """The signs of a row; the last note stands beside them where there is room, the others below, each at its mark."""
+    line, column = "", 0
+    for mark in row:
+        line += " " * (mark.lead - column) + style.paint(mark.kind, ("^" if mark.kind != "gutter" else "-") * mark.width)
+        column = mark.lead + mark.width
+    below = [mark for mark in row if mark.note]
+    if below and below[-1] is row[-1] and column + 1 + len(row[-1].note) <= room:
+        line += f" {row[-1].note}"
+        below.pop()
+    out = [line]
+    for mark in reversed(below):
+        indent = " " * min(mark.lead, max(0, room - len(mark.note)))
+        out += [indent + text for text in textwrap.wrap(mark.note, max(20, room - len(indent)))]
     return out
 
 

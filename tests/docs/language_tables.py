@@ -81,7 +81,8 @@ def facts() -> str:
 
 
 def types() -> str:
-    return table(("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in pages_by_kind("type")))
+    return table(("type", "values"),
+                 ((f"`{name}`", page("type", name).title.rstrip(".")) for name in pages_by_kind("type")))
 
 
 def settings() -> str:

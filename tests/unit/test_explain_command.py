@@ -39,8 +39,8 @@ This fails:
      ──▶ recipe.lbr:1:17
       │
     1 │ layers 3 drop + swa(window=64)
-      │                 ^^^^^^^^^^^^^^
-      │          ---- changes it first
+      │          ----   ^^^^^^^^^^^^^^
+      │          changes it first
       │
       = help: use one of them
 
