@@ -97,7 +97,7 @@ def page_of_class(cls: type[Action] | type[Metric]) -> str:
     text = "\n\n".join(paragraphs)
     for head in ("What", "Why", "Example", "Source"):
         text = text.replace(f"\n{head}: ", f"\n\n**{head}**: ")
-    return text
+    return text.replace("\n\n\n", "\n\n")
 
 
 def action_page(name: str) -> str:

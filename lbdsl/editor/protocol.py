@@ -53,10 +53,10 @@ def range_of(text: Text, start: int, end: int) -> lsp.Range:
 
 
 def docs_page(given: object) -> str | None:
-    """The address of the language reference: what the editor was given, or the file of a source tree."""
+    """The address of the page of all codes: what the editor was given, or the file of a source tree."""
     if isinstance(given, str) and given.startswith(("http://", "https://", "file://")):
         return given
-    page = resource_folder("grammars").parent / "docs" / "language.md"
+    page = resource_folder("grammars").parent / "docs" / "errors.md"
     return page.as_uri() if page.is_file() else None
 
 

@@ -169,3 +169,14 @@ def test_formatting_touches_only_the_lines_that_change() -> None:
     assert same.start == same.end
     assert same.text == ""
     assert formatting("layers", "a.lbr").value is None
+
+
+def test_codes_link_to_the_page_of_a_source_tree_or_to_a_given_one() -> None:
+    pytest.importorskip("lsprotocol")
+    from lbdsl.editor.protocol import docs_page
+
+    page = docs_page(None)
+    assert page is not None
+    assert "### LB102\n" in Path(page.removeprefix("file://")).read_text(encoding="utf-8")
+    assert docs_page("https://example.org/errors") == "https://example.org/errors"
+    assert docs_page("javascript:alert(1)") == page
