@@ -54,7 +54,8 @@ def chunked_kl(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_
     """Mean over N tokens of KL(softmax(teacher @ teacher_head') || softmax(student @ head')), in nats; a scalar.
 
     At most `chunk` x V logits of each model (by default what suits the device) exist at a time, in fp32; gradients flow
-    to `student_ND` alone (the head is not trained). `cap` bounds the logits as Gemma 2 does. Hinton et al. 2015 (arXiv 1503.02531), temperature 1.
+    to `student_ND` alone (the head is not trained). `cap` bounds the logits as Gemma 2 does. Hinton et al. 2015 (arXiv
+    1503.02531), temperature 1.
     """
     if head_VD.requires_grad:
         raise ValueError("the head is not trained in healing: freeze it, or its gradient would be lost")

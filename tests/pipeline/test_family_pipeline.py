@@ -1,4 +1,4 @@
-"""Every family through the pipeline: planned, changed and saved; what was planned is what is there, and it loads anywhere."""
+"""Every family through the pipeline: what was planned is what is there, and what is saved loads anywhere."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path) -> None:
             assert not any(key.startswith(layer.removes) for key in kept)
         ids = torch.randint(1, VOCAB, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            assert cache_storage_bytes(cache_of(model(input_ids=ids, use_cache=True))) == plan.after.kv_bytes[str(CONTEXT)]
+            cache = cache_of(model(input_ids=ids, use_cache=True))
+            assert cache_storage_bytes(cache) == plan.after.kv_bytes[str(CONTEXT)]
             logits = model(input_ids=ids, use_cache=False).logits
         tokens = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
         save_model(model, bench.tokenizer, tmp_path / name)
@@ -108,7 +109,8 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "r.lbr").write_text(RECIPE)
-    planned_ = lbdsl.plan_recipe(tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache"))
+    planned_ = lbdsl.plan_recipe(tmp_path / "r.lbr", str(tmp_path / "base"),
+                                 options=RunOptions(cache_dir=tmp_path / "cache"))
     assert planned_.plan.applyable, planned_.diagnostics
     specs = planned_.plan.specs
     assert [sum(spec["attn"] == "none" for spec in specs), sum(spec.get("mlp") == "none" for spec in specs)] == [1, 1]
