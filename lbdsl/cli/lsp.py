@@ -9,9 +9,11 @@ import click
 
 
 @click.command()
-@click.option("--model", metavar="MODEL", help="The model that hints are about. Default: the editor's setting.")
+@click.option("--model", metavar="MODEL",
+              help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.")
 @click.option("--stdio", is_flag=True, hidden=True, help="What editors add; there is no other way.")
-def lsp(model: str | None, stdio: bool) -> None:
+@click.pass_context
+def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     """Serve an editor over standard input and output.
 
     docs/editors.md shows how to set up VS Code, Neovim and Helix. It needs pygls: pip install "lbdsl[editor]".
@@ -28,4 +30,5 @@ def lsp(model: str | None, stdio: bool) -> None:
     # The protocol has standard output for itself; whatever else is printed goes where messages go.
     protocol = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    make_server(model).start_io(stdout=protocol)
+    asked = ctx.get_parameter_source("model") is click.core.ParameterSource.COMMANDLINE
+    make_server(model if asked else None, None if asked else model).start_io(stdout=protocol)

@@ -10,10 +10,11 @@ from lbdsl.core.facts import ModelFacts
 PROJECT_FILE = "lbdsl.toml"
 
 
-def configured_model(asked: object, flag: str | None, root: Path | None) -> str | None:
-    """The model by the first that names one: the editor (`initializationOptions.model`), the command line, `[lsp] model`
-    in the workspace's `lbdsl.toml`. A relative path starts at the workspace."""
-    named = asked if isinstance(asked, str) and asked.strip() else flag
+def configured_model(flag: str | None, asked: object, default: str | None, root: Path | None) -> str | None:
+    """The model by the first that names one: the command line, the editor (`initializationOptions.model`), the command's
+    default (environment, `lbdsl.toml` where it was started), `[lsp] model` in the workspace's `lbdsl.toml`. A relative path
+    starts at the workspace."""
+    named = flag or (asked if isinstance(asked, str) and asked.strip() else None) or default
     if named is None and root is not None:
         named = _from_file(root / PROJECT_FILE)
     if named is None:

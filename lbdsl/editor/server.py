@@ -55,6 +55,7 @@ class State:
     """What the server knows besides its texts."""
 
     model: str | None = None
+    default_model: str | None = None
     facts: ModelFacts | None = None
     docs: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -66,11 +67,11 @@ class State:
 
 
 class RecipeServer(LanguageServer):
-    """The server; `model` is the one named on the command line."""
+    """The server; `model` is the one named on the command line, `default_model` what stands in for it elsewhere."""
 
-    def __init__(self, model: str | None = None):
+    def __init__(self, model: str | None = None, default_model: str | None = None):
         super().__init__("lbdsl", VERSION, text_document_sync_kind=lsp.TextDocumentSyncKind.Incremental)
-        self.state = State(model=model)
+        self.state = State(model=model, default_model=default_model)
 
     def set_text(self, uri: str, text: Text, version: int) -> None:
         self.state.documents[uri] = Document(uri, text, version, self.state.facts)
@@ -120,7 +121,7 @@ class RecipeServer(LanguageServer):
 
     async def load_model(self, asked: object, root: Path | None) -> None:
         """Read the facts of the configured model, and say everything again that depends on them."""
-        model = configured_model(asked, self.state.model, root)
+        model = configured_model(self.state.model, asked, self.state.default_model, root)
         if model is None:
             return
         try:
@@ -140,11 +141,11 @@ def _is_no_refusal(record: logging.LogRecord) -> bool:
     return record.exc_info is None or not isinstance(record.exc_info[1], JsonRpcInvalidParams)
 
 
-def make_server(model: str | None = None) -> RecipeServer:
+def make_server(model: str | None = None, default_model: str | None = None) -> RecipeServer:
     """A server with every feature registered; `start_io()` runs it."""
     # What a user asked for and cannot have is an answer, not a fault to be logged with its traceback.
     logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_no_refusal)
-    server = RecipeServer(model)
+    server = RecipeServer(model, default_model)
     _register_texts(server)
     register_reading(server)
     register_editing(server)
