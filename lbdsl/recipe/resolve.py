@@ -68,6 +68,7 @@ class _Resolver:
         self.rules: list[Rule] = []
         self.rule_count = 0
         self.rule_spans: dict[int, Span] = {}
+        self.first_else: tuple[int, Span] | None = None
         for statement in whole.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group):
                 sigil = "@" if isinstance(statement, tree.Group) else "$"
@@ -169,6 +170,7 @@ class _Resolver:
             self._rule_span,
             healed="heal" in self.once,
             gated=any(isinstance(s, tree.Assertion) for s in self.whole.statements),
+            first_else=self.first_else,
         )
         order = sorted(scope.diagnostics, key=lambda d: d.span.source.base + d.span.start if d.span else -1)
         if any(problem.is_error for problem in order):
@@ -214,6 +216,8 @@ class _Resolver:
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1
+        if self.first_else is None and isinstance(node.selector, tree.ElseSelector):
+            self.first_else = (self.rule_count, node.span)
         selector = self._selector(node.selector)
         actions = self._actions(node)
         if selector is not None and actions is not None:

@@ -17,12 +17,16 @@ SpanOf = Callable[[Rule], Span]
 """Where a rule stands."""
 
 
-def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool) -> list[Diagnostic]:
-    """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate."""
+def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool,
+               first_else: tuple[int, Span] | None) -> list[Diagnostic]:
+    """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
+
+    `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
+    """
     if not rules:
-        return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
-    found = [*_after_else(rules, span), *_shadowed(rules, span)]
-    if not any(isinstance(rule.selector, ElseSelector) for rule in rules):
+        return [] if first_else else [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
+    found = [*_after_else(rules, span, first_else), *_shadowed(rules, span)]
+    if first_else is None:
         found.append(note("LB206", "no `else`: layers that no rule claims are kept", span(rules[-1]),
                           help="say `else keep` to mean it"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
@@ -35,16 +39,17 @@ def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool
     return found
 
 
-def _after_else(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
-    first = next((index for index, rule in enumerate(rules) if isinstance(rule.selector, ElseSelector)), None)
-    if first is None:
+def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, Span] | None) -> Iterator[Diagnostic]:
+    if first_else is None:
         return
-    whole = span_of(rules[first])
-    for rule in rules[first + 1 :]:
+    first, whole = first_else
+    after = [rule for rule in rules if rule.number > first]
+    for rule in after:
         span = span_of(rule)
         twice = isinstance(rule.selector, ElseSelector)
         apart = span.source is not whole.source
-        swap = None if twice or apart else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
+        # With the last of them, `else` comes behind all.
+        swap = None if twice or apart or rule is not after[-1] else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
         yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
                     labels=(Label(whole, "`else` stands here"),), fix=swap,
                     help="remove one of the two" if twice else "move it above `else`")

@@ -42,7 +42,8 @@ class Constant:
         """How to speak of it: `512 tokens`, `the text "512"`."""
         if self.kind == "number":
             plain = self.unit is Unit.NONE or self.unit.value in self.text or self.text.endswith("%")
-            return f"{self.text or self.value}" + ("" if plain else f" {self.unit.value}")
+            said = f"{self.text} ({self.value:.12g})" if self.text.startswith("$") else f"{self.text or self.value}"
+            return said + ("" if plain else f" {self.unit.value}")
         return {"text": f'the text "{self.value}"', "boolean": str(self.value).lower()}.get(self.kind, "a list")
 
 
