@@ -14,8 +14,8 @@ from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
-from lbdsl.recipe.expressions import FACTS
 from lbdsl.recipe.settings import SETTINGS
+from lbdsl.recipe.values import FACTS
 from lbdsl.syntax.place import FORMS
 from lbdsl.view.explain_words import KEYWORD_EXAMPLES
 
@@ -68,7 +68,6 @@ def pages_of(topic: str) -> tuple[Page, ...]:
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Every topic under a heading."""
     groups = {
-        "codes": [code.id for code in all_codes()],
         "actions": list(actions()),
         "metrics": ["sensitivity", *metrics()],
         "values of the model": list(FUNCTIONS),
@@ -77,6 +76,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
         "types": list(TYPE_MEANINGS),
         "other words": list(WORDS),
+        "codes": [code.id for code in all_codes()],
     }
     return tuple((kind, tuple(names)) for kind, names in groups.items())
 
@@ -119,7 +119,7 @@ _EXIT_CODES = {2: "wrong usage", 3: "a stale plan", 4: "a quality gate failed", 
 
 
 def _is_command(text: str) -> bool:
-    return text.startswith(("lbdsl ", "LBDSL_", "pip "))
+    return text.startswith(("lbdsl ", "lbdsl.", "LBDSL_", "pip "))
 
 
 def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:

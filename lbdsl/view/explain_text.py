@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from lbdsl.core.codes import code_for
 from lbdsl.view.diagnostics import Style, diagnostics_text
 from lbdsl.view.explain import Page, topics_by_kind
 
@@ -47,6 +48,9 @@ def topics_text(style: Style) -> str:
     lines: list[str] = []
     for kind, names in topics_by_kind():
         lines.append(style.paint("bold", kind))
+        if kind == "codes":
+            lines += [f"  {code}  {code_for(code).title}" for code in names]
+            continue
         lines += textwrap.wrap(", ".join(names), style.width, initial_indent="  ", subsequent_indent="  ",
                                break_on_hyphens=False, break_long_words=False)
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from lbdsl.api.fixing import MAX_ROUNDS, fix_text
 from lbdsl.cli.check import check
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, LbdslError, error
 from lbdsl.core.span import Source, Span
 from lbdsl.recipe import recipe_from_text
 
@@ -164,3 +164,32 @@ def test_no_recipe_gets_a_new_error(number: int) -> None:
     for problem in [(d.code, d.message) for d in found(fixed.text) if d.is_error]:
         assert problem in before
     assert fix_text(fixed.text, found).text == fixed.text
+
+
+def test_a_file_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LB051, the old file as it was, and nothing beside it."""
+    file = tmp_path / "a.lbr"
+    file.write_text(BAD, encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    done = run("--fix", file)
+    assert isinstance(done.exception, LbdslError)
+    assert [d.code for d in done.exception.diagnostics] == ["LB051"]
+    assert "No space left on device" in done.exception.diagnostics[0].message
+    assert file.read_text(encoding="utf-8") == BAD
+    assert os.listdir(tmp_path) == ["a.lbr"]
+
+
+def test_included_files_are_not_touched(tmp_path: Path) -> None:
+    """A fix belongs to the file that is checked; the included one keeps its mistake, and it is reported."""
+    (tmp_path / "core.lbr").write_text("group @core = 0:4\n", encoding="utf-8")
+    file = tmp_path / "a.lbr"
+    file.write_text('include "core.lbr"\nlayers @core kep\nelse keep\n', encoding="utf-8")
+    done = run("--fix", "--format", "concise", file)
+    assert (tmp_path / "core.lbr").read_text(encoding="utf-8") == "group @core = 0:4\n"
+    assert file.read_text(encoding="utf-8") == 'include "core.lbr"\nlayers @core keep\nelse keep\n'
+    assert "core.lbr:1:15: error[LB010]" in done.stdout
+    assert done.exit_code == 1

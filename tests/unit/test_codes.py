@@ -24,7 +24,7 @@ PLANNED = [code for code in CODES if code.id < "LB330" and not code.is_command a
 
 
 def is_recipe(text: str) -> bool:
-    return bool(text) and not text.startswith(("lbdsl ", "LBDSL_", "pip ", "{"))
+    return bool(text) and not text.startswith(("lbdsl ", "lbdsl.", "LBDSL_", "pip ", "{"))
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.id)

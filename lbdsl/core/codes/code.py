@@ -23,5 +23,5 @@ class Code:
 
     @property
     def is_command(self) -> bool:
-        """Whether the example is a command line; the others are recipes."""
-        return self.example.startswith("lbdsl ")
+        """Whether the example is a command line or a call; the others are recipes."""
+        return self.example.startswith(("lbdsl ", "lbdsl."))

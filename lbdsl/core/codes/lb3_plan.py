@@ -124,8 +124,8 @@ _ACTIONS = (
 )
 _FILES = (
     Code("LB330", "a plan cannot be read", "The file is missing, or the system refuses it.",
-         "lbdsl show missing.lbplan",
-         fixed="lbdsl show half.lbplan"),
+         "lbdsl apply missing.lbplan",
+         fixed="lbdsl apply half.lbplan"),
     Code("LB331", "not a plan", "A saved plan is one JSON object written by `lbdsl plan -o`.",
          "lbdsl show README.md", exit_code=6,
          fixed="lbdsl show half.lbplan"),
