@@ -9,16 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from lbdsl.core.diagnostic import Label
-from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
-from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score, unknown_value
 from lbdsl.recipe.comparisons import compare
-from lbdsl.recipe.constants import combined, constant, finite, join_units, warn_decimal, whole
+from lbdsl.recipe.constants import combined, constant, finite, join_units
 from lbdsl.recipe.schema import (
     Arithmetic,
     Boolean,
-    CostOf,
     Fact,
     Items,
     Logic,
@@ -26,31 +22,12 @@ from lbdsl.recipe.schema import (
     Not,
     Number,
     Phase,
-    PostScore,
-    Score,
     Text,
 )
-from lbdsl.recipe.scope import Constant, Scope, at, replace
+from lbdsl.recipe.scope import Constant, Scope, at
 from lbdsl.recipe.typed import Place, Typed, kind_name, latest
+from lbdsl.recipe.values import resolve_fact, resolve_value
 from lbdsl.syntax import tree
-
-_UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
-FACTS: dict[str, tuple[str, Unit]] = {
-    "family": ("text", Unit.NONE),
-    "architecture": ("text", Unit.NONE),
-    "dtype": ("text", Unit.NONE),
-    "tied": ("boolean", Unit.NONE),
-    "layers": ("number", Unit.NONE),
-    "hidden": ("number", Unit.NONE),
-    "heads": ("number", Unit.NONE),
-    "kv_heads": ("number", Unit.NONE),
-    "head_dim": ("number", Unit.NONE),
-    "intermediate": ("number", Unit.NONE),
-    "vocab": ("number", Unit.NONE),
-    "positions": ("number", Unit.TOKENS),
-    "params": ("number", Unit.PARAMS),
-    "kv_bytes_per_token": ("number", Unit.BYTES),
-}
 
 
 def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
@@ -77,9 +54,9 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
             scope.error("LB122", "a pattern stands only after `matches`", node.span)
             return None
         case tree.Dotted():
-            return _fact(scope, node)
+            return resolve_fact(scope, node)
         case tree.Call():
-            return _call(scope, node, place)
+            return resolve_value(scope, node, place)
         case tree.Items():
             items = [resolve_expr(scope, item, place) for item in node.items]
             good = [item for item in items if item is not None]
@@ -130,28 +107,6 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
             return _arithmetic(scope, node, place)
 
 
-def report_model_value(scope: Scope, call: tree.Call) -> bool:
-    """Report a value of the model where a layer's is wanted; False when the name is none."""
-    name = call.name.name
-    if name in POST_NAMES:
-        scope.error(
-            "LB108",
-            f"`{name}` is known only after healing",
-            call.span,
-            help="a rule decides before healing; move it to `assert`",
-        )
-    elif name in COST_NAMES:
-        scope.error(
-            "LB109",
-            f"`{name}` is a value of the whole model, and a layer's is wanted",
-            call.span,
-            help=f"use `{name}` in `until`, `requires` or `assert`",
-        )
-    else:
-        return False
-    return True
-
-
 def _constant(value: Constant, node: tree.Node) -> Typed:
     if isinstance(value.value, tuple):
         items = tuple(_constant(item, node) for item in value.value)
@@ -163,135 +118,6 @@ def _constant(value: Constant, node: tree.Node) -> Typed:
         return Typed(Text.model_construct(value=value.value, at=at(node)), "text")
     number = Number.model_construct(value=value.value, unit=value.unit, at=at(node))
     return Typed(number, "number", value.unit, value=value.value)
-
-
-def _fact(scope: Scope, node: tree.Dotted) -> Typed | None:
-    head, _, name = node.name.partition(".")
-    if head != "model" or name not in FACTS:
-        near = nearest(name, FACTS)
-        listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
-        scope.error(
-            "LB113",
-            f"no fact `{node.name}`",
-            node.span,
-            help=(f"did you mean `model.{near}`?", listed) if near else listed,
-            fix=replace(node.span, f"model.{near}") if near else None,
-        )
-        return None
-    kind, unit = FACTS[name]
-    return Typed(Fact.model_construct(name=name, at=at(node)), kind, unit)
-
-
-def _call(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
-    name = node.name.name
-    if node.args is None and name in ("true", "false"):
-        return Typed(Boolean.model_construct(value=name == "true", at=at(node)), "boolean")
-    if place == "where":
-        if is_metric(name):
-            score = resolve_score(scope, node)
-            return (
-                None
-                if score is None
-                else Typed(score, "number", _UNITS.get(metrics()[score.metric].unit, Unit.NONE), Phase.MEASURED)
-            )
-        if not report_model_value(scope, node):
-            unknown_value(scope, node, rule=True)
-        return None
-    if name in POST_NAMES:
-        return _post(scope, node, place)
-    if name in COST_NAMES:
-        return _cost(scope, node, place)
-    if is_metric(name):
-        return _joint(scope, node, place)
-    unknown_value(scope, node, rule=False)
-    return None
-
-
-def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
-    name = node.name.name
-    if place not in ("assert", "minimize", "maximize", "subject to"):
-        scope.error(
-            "LB108",
-            f"`{name}` is known only after healing",
-            node.span,
-            help=f"`{place}` decides before healing; move it to `assert`",
-        )
-        return None
-    if node.args is not None:
-        scope.error(
-            "LB104", f"`{name}` takes no arguments", node.span, help=f"write `{name}`", fix=replace(node.span, name)
-        )
-        return None
-    unit = Unit.NATS if name == "kl_healed" else Unit.RATIO
-    return Typed(PostScore.model_construct(name=name, at=at(node)), "number", unit, Phase.POST)
-
-
-def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
-    name = node.name.name
-    if name == "params":
-        if node.args is not None:
-            scope.error(
-                "LB104",
-                "`params` takes no arguments",
-                node.span,
-                help="write `params`",
-                fix=replace(node.span, "params"),
-            )
-            return None
-        return Typed(CostOf.model_construct(name="params", at=at(node)), "number", Unit.PARAMS, cost=True)
-    if node.args is None or len(node.args) != 1 or node.args[0].key is not None:
-        scope.error("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
-        return None
-    argument = node.args[0].value
-    value = constant(scope, argument)
-    context = None if value is None else whole(scope, value, (Unit.TOKENS,), "a context")
-    if value is None or context is None:
-        return None
-    if context < 1:
-        scope.error("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
-        return None
-    warn_decimal(scope, value)
-    unit = Unit.BYTES if name == "kv" else Unit.FLOPS
-    return Typed(CostOf.model_construct(name=name, ctx=context, at=at(node)), "number", unit, cost=True)
-
-
-def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
-    name = node.name.name
-    cls = metrics().get(name)
-    joint = sorted(kind for kind, known in metrics().items() if known.joint)
-    if cls is None or not cls.joint:
-        instead = scope.metric if scope.metric in joint else joint[0] if joint else ""
-        scope.error(
-            "LB109",
-            f"`{name}` is a layer's value, and the model's is wanted",
-            node.span,
-            help=f"the whole changed model has `{instead}`",
-            fix=replace(node.span, instead) if instead else None,
-        )
-        return None
-    if node.args is not None:
-        scope.error(
-            "LB109",
-            f"`{name}` of the whole model takes no action",
-            node.span,
-            help=f"`{name}` is measured with all changes of the plan at once",
-            fix=replace(node.span, name),
-        )
-        return None
-    if place == "until":
-        scope.error(
-            "LB315",
-            f"`until` cannot use `{name}` of the whole model",
-            node.span,
-            help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`"),
-        )
-        return None
-    return Typed(
-        Score.model_construct(name=name, metric=name, action=None, joint=True, at=at(node)),
-        "number",
-        _UNITS.get(cls.unit, Unit.NONE),
-        Phase.MEASURED,
-    )
 
 
 def _number(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:

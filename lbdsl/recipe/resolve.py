@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lbdsl.actions import Action, Aspect
 from lbdsl.core.diagnostic import Diagnosed, Label
 from lbdsl.core.span import Span
-from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.constants import constant
 from lbdsl.recipe.expressions import Place, resolve_condition
 from lbdsl.recipe.includes import Whole
@@ -16,20 +14,15 @@ from lbdsl.recipe.params import outside_values, resolve_param
 from lbdsl.recipe.rules import lint_rules
 from lbdsl.recipe.schema import (
     Assertion,
-    ElseSelector,
-    LayersSelector,
-    ModulesSelector,
     Phase,
-    RankSelector,
     Recipe,
     Rule,
-    Selector,
-    WhereSelector,
     recipe_digest,
 )
-from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.search import resolve_search
-from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_pattern, resolve_set
+from lbdsl.recipe.selectors import resolve_actions, resolve_selector
+from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.syntax import tree
 
@@ -218,8 +211,8 @@ class _Resolver:
         self.rule_count += 1
         if self.first_else is None and isinstance(node.selector, tree.ElseSelector):
             self.first_else = (self.rule_count, node.span)
-        selector = self._selector(node.selector)
-        actions = self._actions(node)
+        selector = resolve_selector(self.scope, node.selector)
+        actions = resolve_actions(self.scope, node)
         if selector is not None and actions is not None:
             span = node.selector.span.to(node.actions[-1].span)
             self.rule_spans[self.rule_count] = node.span
@@ -234,114 +227,6 @@ class _Resolver:
                 )
             )
 
-    def _selector(self, node: tree.Selector) -> Selector | None:
-        scope = self.scope
-        match node:
-            case tree.ElseSelector():
-                return ElseSelector.model_construct(at=at(node))
-            case tree.WhereSelector():
-                where = resolve_condition(scope, node.where, "where")
-                return None if where is None else WhereSelector.model_construct(where=where.expr, at=at(node))
-            case tree.LayersSelector():
-                layers = resolve_set(scope, node.layers)
-                where = None if node.where is None else resolve_condition(scope, node.where, "where")
-                if layers is None or (node.where is not None and where is None):
-                    return None
-                return LayersSelector.model_construct(
-                    layers=layers.layers, where=where.expr if where else None, at=at(node)
-                )
-            case tree.ModulesSelector():
-                return self._modules(node)
-            case tree.RankSelector():
-                return self._rank(node)
-
-    def _modules(self, node: tree.ModulesSelector) -> ModulesSelector | None:
-        scope = self.scope
-        patterns = [resolve_pattern(scope, pattern) for pattern in node.patterns]
-        good = [pattern for pattern in patterns if pattern is not None]
-        layers = None if node.layers is None else resolve_set(scope, node.layers)
-        where = None if node.where is None else resolve_condition(scope, node.where, "where")
-        if len(good) < len(patterns) or (node.layers is not None and layers is None) or (
-                node.where is not None and where is None):
-            return None
-        return ModulesSelector.model_construct(
-            patterns=tuple(good), layers=layers.layers if layers else None, where=where.expr if where else None,
-            at=at(node))
-
-    def _rank(self, node: tree.RankSelector) -> RankSelector | None:
-        scope = self.scope
-        amount = None if node.amount is None else resolve_amount(scope, node.amount)
-        by = resolve_by(scope, node.by)
-        until = None if node.until is None else resolve_condition(scope, node.until, "until")
-        if by is None or (node.amount is not None and amount is None) or (node.until is not None and until is None):
-            return None
-        return RankSelector.model_construct(
-            direction=node.direction,
-            amount=amount,
-            of_rest=node.of_rest,
-            by=by,
-            until=until.expr if until else None,
-            at=at(node),
-        )
-
-    def _actions(self, node: tree.RuleStatement) -> tuple[Action, ...] | None:
-        found = [resolve_action(self.scope, call) for call in node.actions]
-        actions = [action for action in found if action is not None]
-        if len(actions) < len(found):
-            return None
-        if isinstance(node.selector, tree.ModulesSelector) and not self._on_weights(node, actions):
-            return None
-        for index, action in enumerate(actions):
-            for earlier in range(index):
-                if not self._compose(actions[earlier], action, node.actions[earlier], node.actions[index], node):
-                    return None
-        return tuple(actions)
-
-    def _on_weights(self, node: tree.RuleStatement, actions: list[Action]) -> bool:
-        """Whether the actions of a `modules` rule are about weights."""
-        good = True
-        for action, call in zip(actions, node.actions, strict=True):
-            if not action.keeps and action.aspects() != {Aspect.WEIGHTS}:
-                self.scope.error("LB216", f"`{action.kind}` is not about the weights of modules", call.span,
-                                 labels=(Label(node.selector.span, "chooses modules"),),
-                                 help="choose whole layers: `layers SET` or `where CONDITION`")
-                good = False
-        return good
-
-    def _compose(
-        self, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call, rule: tree.RuleStatement
-    ) -> bool:
-        if first.keeps or second.keeps:
-            name = (first if first.keeps else second).kind
-            whole = rule.actions[0].span.to(rule.actions[-1].span)
-            others = [call.span.text for call in rule.actions if call.name.name != name]
-            self.scope.error(
-                "LB204",
-                f"`{name}` combines with nothing",
-                whole,
-                help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
-                fix=None if others else replace(whole, name),
-            )
-            return False
-        block = next((action for action in (first, second) if Aspect.BLOCK in action.aspects()), None)
-        if block is not None and not _parts(first) & _parts(second):
-            self.scope.error("LB204", f"`{block.text()}` combines with nothing",
-                             rule.actions[0].span.to(rule.actions[-1].span),
-                             help=f"write `{block.text()}`: the layer is gone")
-            return False
-        shared = _parts(first) & _parts(second)
-        if shared:
-            names = " and ".join(sorted(aspect.value for aspect in shared))
-            self.scope.error(
-                "LB203",
-                f"`{first.kind}` and `{second.kind}` both change the {names} of a layer",
-                second_node.span,
-                labels=(Label(first_node.span, "changes it first"),),
-                help="use one of them",
-            )
-            return False
-        return True
-
     def _text(self, span: Span) -> str:
         """The text of a span on one line, without comments."""
         parts, position = [], span.start
@@ -351,8 +236,3 @@ class _Resolver:
                 position = comment.end
         parts.append(span.source.text[position : span.end])
         return " ".join("".join(parts).split())
-
-
-def _parts(action: Action) -> frozenset[Aspect]:
-    aspects = action.aspects()
-    return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects

@@ -24,7 +24,8 @@ def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool
     `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
     """
     if not rules:
-        return [] if first_else else [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
+        return [] if first_else else [
+            warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
     found = [*_after_else(rules, span, first_else), *_shadowed(rules, span)]
     if first_else is None:
         found.append(note("LB206", "no `else`: layers that no rule claims are kept", span(rules[-1]),
@@ -49,7 +50,8 @@ def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, S
         twice = isinstance(rule.selector, ElseSelector)
         apart = span.source is not whole.source
         # With the last of them, `else` comes behind all.
-        swap = None if twice or apart or rule is not after[-1] else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
+        fixed = not (twice or apart) and rule is after[-1]
+        swap = None if not fixed else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
         yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
                     labels=(Label(whole, "`else` stands here"),), fix=swap,
                     help="remove one of the two" if twice else "move it above `else`")

@@ -116,7 +116,7 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score | None:
     """The metric after `by`."""
     if is_metric(call.name.name):
         return resolve_score(scope, call)
-    from lbdsl.recipe.expressions import report_model_value
+    from lbdsl.recipe.values import report_model_value
 
     if not report_model_value(scope, call):
         unknown_value(scope, call, rule=True)

@@ -1,0 +1,182 @@
+"""Names in expressions: facts of the model, scores, costs, and values of the healed model."""
+
+from __future__ import annotations
+
+from lbdsl.core.registry import nearest
+from lbdsl.core.units import Unit
+from lbdsl.metrics import metrics
+from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score, unknown_value
+from lbdsl.recipe.constants import constant, warn_decimal, whole
+from lbdsl.recipe.schema import Boolean, CostOf, Fact, Phase, PostScore, Score
+from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.typed import Place, Typed
+from lbdsl.syntax import tree
+
+_UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
+FACTS: dict[str, tuple[str, Unit]] = {
+    "family": ("text", Unit.NONE),
+    "architecture": ("text", Unit.NONE),
+    "dtype": ("text", Unit.NONE),
+    "tied": ("boolean", Unit.NONE),
+    "layers": ("number", Unit.NONE),
+    "hidden": ("number", Unit.NONE),
+    "heads": ("number", Unit.NONE),
+    "kv_heads": ("number", Unit.NONE),
+    "head_dim": ("number", Unit.NONE),
+    "intermediate": ("number", Unit.NONE),
+    "vocab": ("number", Unit.NONE),
+    "positions": ("number", Unit.TOKENS),
+    "params": ("number", Unit.PARAMS),
+    "kv_bytes_per_token": ("number", Unit.BYTES),
+}
+
+
+def report_model_value(scope: Scope, call: tree.Call) -> bool:
+    """Report a value of the model where a layer's is wanted; False when the name is none."""
+    name = call.name.name
+    if name in POST_NAMES:
+        scope.error(
+            "LB108",
+            f"`{name}` is known only after healing",
+            call.span,
+            help="a rule decides before healing; move it to `assert`",
+        )
+    elif name in COST_NAMES:
+        scope.error(
+            "LB109",
+            f"`{name}` is a value of the whole model, and a layer's is wanted",
+            call.span,
+            help=f"use `{name}` in `until`, `requires` or `assert`",
+        )
+    else:
+        return False
+    return True
+
+
+def resolve_fact(scope: Scope, node: tree.Dotted) -> Typed | None:
+    head, _, name = node.name.partition(".")
+    if head != "model" or name not in FACTS:
+        near = nearest(name, FACTS)
+        listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
+        scope.error(
+            "LB113",
+            f"no fact `{node.name}`",
+            node.span,
+            help=(f"did you mean `model.{near}`?", listed) if near else listed,
+            fix=replace(node.span, f"model.{near}") if near else None,
+        )
+        return None
+    kind, unit = FACTS[name]
+    return Typed(Fact.model_construct(name=name, at=at(node)), kind, unit)
+
+
+def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
+    name = node.name.name
+    if node.args is None and name in ("true", "false"):
+        return Typed(Boolean.model_construct(value=name == "true", at=at(node)), "boolean")
+    if place == "where":
+        if is_metric(name):
+            score = resolve_score(scope, node)
+            return (
+                None
+                if score is None
+                else Typed(score, "number", _UNITS.get(metrics()[score.metric].unit, Unit.NONE), Phase.MEASURED)
+            )
+        if not report_model_value(scope, node):
+            unknown_value(scope, node, rule=True)
+        return None
+    if name in POST_NAMES:
+        return _post(scope, node, place)
+    if name in COST_NAMES:
+        return _cost(scope, node, place)
+    if is_metric(name):
+        return _joint(scope, node, place)
+    unknown_value(scope, node, rule=False)
+    return None
+
+
+def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
+    name = node.name.name
+    if place not in ("assert", "minimize", "maximize", "subject to"):
+        scope.error(
+            "LB108",
+            f"`{name}` is known only after healing",
+            node.span,
+            help=f"`{place}` decides before healing; move it to `assert`",
+        )
+        return None
+    if node.args is not None:
+        scope.error(
+            "LB104", f"`{name}` takes no arguments", node.span, help=f"write `{name}`", fix=replace(node.span, name)
+        )
+        return None
+    unit = Unit.NATS if name == "kl_healed" else Unit.RATIO
+    return Typed(PostScore.model_construct(name=name, at=at(node)), "number", unit, Phase.POST)
+
+
+def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
+    name = node.name.name
+    if name == "params":
+        if node.args is not None:
+            scope.error(
+                "LB104",
+                "`params` takes no arguments",
+                node.span,
+                help="write `params`",
+                fix=replace(node.span, "params"),
+            )
+            return None
+        return Typed(CostOf.model_construct(name="params", at=at(node)), "number", Unit.PARAMS, cost=True)
+    if node.args is None or len(node.args) != 1 or node.args[0].key is not None:
+        scope.error("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
+        return None
+    argument = node.args[0].value
+    value = constant(scope, argument)
+    context = None if value is None else whole(scope, value, (Unit.TOKENS,), "a context")
+    if value is None or context is None:
+        return None
+    if context < 1:
+        scope.error("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
+        return None
+    warn_decimal(scope, value)
+    unit = Unit.BYTES if name == "kv" else Unit.FLOPS
+    return Typed(CostOf.model_construct(name=name, ctx=context, at=at(node)), "number", unit, cost=True)
+
+
+def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
+    name = node.name.name
+    cls = metrics().get(name)
+    joint = sorted(kind for kind, known in metrics().items() if known.joint)
+    if cls is None or not cls.joint:
+        instead = scope.metric if scope.metric in joint else joint[0] if joint else ""
+        scope.error(
+            "LB109",
+            f"`{name}` is a layer's value, and the model's is wanted",
+            node.span,
+            help=f"the whole changed model has `{instead}`",
+            fix=replace(node.span, instead) if instead else None,
+        )
+        return None
+    if node.args is not None:
+        scope.error(
+            "LB109",
+            f"`{name}` of the whole model takes no action",
+            node.span,
+            help=f"`{name}` is measured with all changes of the plan at once",
+            fix=replace(node.span, name),
+        )
+        return None
+    if place == "until":
+        scope.error(
+            "LB315",
+            f"`until` cannot use `{name}` of the whole model",
+            node.span,
+            help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`"),
+        )
+        return None
+    return Typed(
+        Score.model_construct(name=name, metric=name, action=None, joint=True, at=at(node)),
+        "number",
+        _UNITS.get(cls.unit, Unit.NONE),
+        Phase.MEASURED,
+    )
