@@ -149,7 +149,10 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
         text = view.diagnostics_text(problems, output_style(apart))
     click.echo(writable(text), nl=False, err=apart, color=True if form == "rich" else None)
     if form == "rich":
-        click.echo(view.summary(problems) or f"{files} recipe{'' if files == 1 else 's'} checked, nothing found", err=True)
+        first = next((problem.code for problem in problems if problem.is_error), None)
+        more = f"; `lbdsl explain {first}` says more" if first else ""
+        nothing = f"{files} recipe{'' if files == 1 else 's'} checked, nothing found"
+        click.echo(view.summary(problems) + more or nothing, err=True)
 
 
 def output_style(apart: bool = False) -> Style:
