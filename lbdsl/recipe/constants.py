@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.recipe.scope import Constant, Scope, replace
 from lbdsl.syntax import tree
@@ -53,6 +54,11 @@ def variable(scope: Scope, node: tree.Variable) -> Constant | None:
     if node.name not in scope.variables:
         scope.unknown("LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables,
                       "variables defined above", "$")
+        return None
+    if node.name in scope.expressions:
+        scope.error("LB120", f"`${node.name}` is not a constant, it depends on the model", node.span,
+                    labels=(Label(scope.expressions[node.name].node.span, "stands for this"),),
+                    help=f"here stands {_WHAT}")
         return None
     value = scope.variables[node.name]
     return None if value is None else Constant(value.value, value.unit, node.span, f"${node.name}", value.numbers)

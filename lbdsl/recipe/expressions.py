@@ -12,6 +12,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.recipe.comparisons import compare
 from lbdsl.recipe.constants import combined, constant, finite, join_units
+from lbdsl.recipe.lets import use_expression
 from lbdsl.recipe.schema import (
     Arithmetic,
     Boolean,
@@ -47,6 +48,8 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Typed | No
 def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
     """Any expression; None with errors."""
     match node:
+        case tree.Variable() if node.name in scope.expressions:
+            return use_expression(scope, node, place)
         case tree.Number() | tree.String() | tree.Variable():
             value = constant(scope, node)
             return None if value is None else _constant(value, node)

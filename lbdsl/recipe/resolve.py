@@ -7,9 +7,9 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Label
 from lbdsl.core.span import Span
-from lbdsl.recipe.constants import constant
 from lbdsl.recipe.expressions import Place, resolve_condition
 from lbdsl.recipe.includes import Whole
+from lbdsl.recipe.lets import resolve_let
 from lbdsl.recipe.params import outside_values, resolve_param
 from lbdsl.recipe.rules import lint_rules
 from lbdsl.recipe.schema import (
@@ -113,9 +113,7 @@ class _Resolver:
                 if value is not None and not isinstance(value.value, tuple):
                     self.params[statement.name.name] = value.value
             case tree.Let():
-                value = constant(scope, statement.value)
-                if scope.define("$", statement.name.name, statement.name.span):
-                    scope.variables[statement.name.name] = value
+                resolve_let(scope, statement)
             case tree.Group():
                 layers = resolve_set(scope, statement.layers)
                 if scope.define("@", statement.name.name, statement.name.span):
@@ -203,9 +201,15 @@ class _Resolver:
         if typed is not None:
             into.append(
                 Assertion.model_construct(
-                    expr=typed.expr, phase=Phase(typed.phase), text=self._text(node.span), at=at(node)
+                    expr=typed.expr, phase=Phase(typed.phase), text=self._text(self._meant(node).span), at=at(node)
                 )
             )
+
+    def _meant(self, node: tree.Expr) -> tree.Expr:
+        """A condition, or the one that a lone name stands for: reports say what is asked, not what it is called."""
+        while isinstance(node, tree.Variable) and node.name in self.scope.expressions:
+            node = self.scope.expressions[node.name].node
+        return node
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1

@@ -14,6 +14,7 @@ from lbdsl.recipe.schema import LayerSet
 from lbdsl.syntax import tree
 
 if TYPE_CHECKING:
+    from lbdsl.recipe.lets import Expression
     from lbdsl.recipe.params import Declared
 
 
@@ -73,6 +74,9 @@ class Scope:
 
     variables: dict[str, Constant | None] = field(default_factory=dict)
     """None: defined, but its value is wrong and has been reported."""
+
+    expressions: dict[str, Expression] = field(default_factory=dict)
+    """Those of the variables that stand for an expression over a model."""
 
     groups: dict[str, SizedSet | None] = field(default_factory=dict)
     params: dict[str, Declared] = field(default_factory=dict)
