@@ -163,8 +163,14 @@ def output_style(apart: bool = False) -> Style:
     dumb = os.environ.get("TERM") == "dumb"
     terminal = stream.isatty()
     colour = terminal and not dumb and not os.environ.get("NO_COLOR")
-    width = min(100, max(40, os.get_terminal_size(stream.fileno()).columns)) if terminal else 80
+    width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
     return Style(width, colour, is_unicode(stream.encoding) and not dumb)
+
+
+def _columns(terminal: int) -> int:
+    """The width of a terminal: `COLUMNS` where it is set, 80 where the terminal does not know its own."""
+    named = os.environ.get("COLUMNS", "")
+    return int(named) if named.isdecimal() and int(named) else os.get_terminal_size(terminal).columns or 80
 
 
 def writable(text: str) -> str:

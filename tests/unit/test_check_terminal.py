@@ -1,0 +1,61 @@
+"""`check` and `explain` on a terminal: colours and line drawing, in its width; none of it where they are not wanted."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What a process writes to a pseudo terminal."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "LANG": "C.UTF-8", "PYTHONIOENCODING": "utf-8", **environment}
+    env.pop("NO_COLOR", None) if "NO_COLOR" not in environment else None
+    process = subprocess.Popen([sys.executable, "-m", "lbdsl", *arguments], cwd=ROOT, env=env, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    data = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        data += part
+    process.wait(timeout=60)
+    os.close(ours)
+    return data.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_width_and_colours(columns: int) -> None:
+    for arguments in (("check", "tests/recipes/typo.lbr"), ("explain", "LB102"), ("explain", "swa")):
+        text = on_a_terminal(*arguments, COLUMNS=str(columns))
+        assert "\x1b[" in text
+        plain = ANSI.sub("", text)
+        assert "\x1b" not in plain
+        # Code is never wrapped, and the last line is short anyway.
+        drawn = [line for line in plain.splitlines() if not {"│", "says"} & set(line.split())]
+        assert max(map(len, drawn)) <= columns
+
+
+def test_no_colours_where_they_are_not_wanted() -> None:
+    assert "\x1b" not in on_a_terminal("check", "tests/recipes/typo.lbr", NO_COLOR="1")
+    dumb = on_a_terminal("check", "tests/recipes/typo.lbr", TERM="dumb")
+    assert "\x1b" not in dumb
+    assert "│" not in dumb
+    assert " | " in dumb
+
+
+def test_a_terminal_that_does_not_know_its_width() -> None:
+    assert "help: metrics: `influence`, `kl`, `nll`, `sensitivity`" in ANSI.sub(
+        "", on_a_terminal("check", "tests/recipes/typo.lbr", COLUMNS=""))
