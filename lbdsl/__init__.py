@@ -3,6 +3,8 @@
 Everything that the command line does is a function here:
 
     check_recipe(text)           diagnostics of a recipe
+    check_file(path)             the same of a file, with what it includes
+    fix_recipe(text)             the text with its fixes applied
     format_text(text)            its canonical text
     convert_recipe(text, source, to) a recipe between its language, JSON and YAML
     starting_recipe(model)       a first recipe for a model
@@ -28,7 +30,9 @@ _EXPORTS = {
     "Diagnostic": "lbdsl.core.diagnostic",
     "LbdslError": "lbdsl.core.diagnostic",
     "RunOptions": "lbdsl.api.options",
+    "check_file": "lbdsl.api.checking",
     "check_recipe": "lbdsl.api.checking",
+    "fix_recipe": "lbdsl.api.fix_files",
     "convert_recipe": "lbdsl.api.converting",
     "format_text": "lbdsl.syntax.format",
     "inspect_model": "lbdsl.api.inspecting",

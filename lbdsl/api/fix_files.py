@@ -1,4 +1,4 @@
-"""Fixing recipes in files: what is written back keeps its encoding, its line ends and its permissions."""
+"""Fixing recipes, in a text or in a file: what is written back keeps its encoding, its line ends and its permissions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from lbdsl.api.checking import on_model
+from lbdsl.api.checking import check_recipe, on_model
 from lbdsl.api.fixing import Fixed, fix_text
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.facts import ModelFacts
@@ -19,6 +19,13 @@ _MARK = b"\xef\xbb\xbf"
 
 Result = tuple[tuple[Diagnostic, ...], Fixed | None]
 """What is left to say, and what was done; None when the text could not be read."""
+
+
+def fix_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *,
+               facts: ModelFacts | None = None) -> Fixed:
+    """The text with every fix applied that brings no new error, and what is left to say of it; with `facts` also the
+    fixes that a model asks for."""
+    return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
 
 
 def fix_file(path: str | Path, set_params: Mapping[str, str], facts: ModelFacts | None, *, write: bool) -> Result:

@@ -193,3 +193,12 @@ def test_included_files_are_not_touched(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == 'include "core.lbr"\nlayers @core keep\nelse keep\n'
     assert "core.lbr:1:15: error[LB010]" in done.stdout
     assert done.exit_code == 1
+
+
+def test_by_the_api() -> None:
+    import lbdsl
+    from lbdsl.api.explaining import EXAMPLE_MODEL
+
+    assert lbdsl.fix_recipe(BAD).text == GOOD
+    assert lbdsl.fix_recipe("layers 20-40 keep\nelse keep", facts=EXAMPLE_MODEL).text == "layers 20-29 keep\nelse keep"
+    assert lbdsl.check_file(Path(__file__).parents[1] / "recipes" / "typo.lbr").diagnostics[0].code == "LB102"
