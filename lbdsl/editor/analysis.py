@@ -15,8 +15,8 @@ from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.metrics import metrics
-from lbdsl.recipe.constants import constant
 from lbdsl.recipe.includes import with_includes
+from lbdsl.recipe.lets import resolve_let
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.params import resolve_param
 from lbdsl.recipe.reading import FolderReader
@@ -166,11 +166,11 @@ class Analysis:
                         f"Without a value; give it one: `--set {name}=VALUE`.")
                     found.setdefault(f"${name}", (shown, f"{written}\n{note}"))
                 case tree.Let():
-                    value = constant(scope, statement.value)
-                    shown = _shown(value)
-                    if scope.define("$", name, statement.name.span):
-                        scope.variables[name] = value
-                    found.setdefault(f"${name}", (shown, f"{written}\n{shown}"))
+                    resolve_let(scope, statement)
+                    value = scope.variables.get(name)
+                    # What a model decides has no value here; its text says what it is.
+                    shown = _shown(value) if value is not None else " ".join(statement.value.span.text.split())
+                    found.setdefault(f"${name}", (shown, f"{written}\n{shown if value is not None else ''}".rstrip()))
                 case tree.Group():
                     layers = statement.layers.span.text
                     found.setdefault(f"@{name}", (" ".join(layers.split()), written))

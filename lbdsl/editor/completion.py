@@ -83,7 +83,7 @@ def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
         yield from _keys(cursor)
     if "NAME" in expected:
         yield from _by_role(analysis, cursor.role())
-    if "DOTTED" in expected and cursor.role().kind in ("model", "layer"):
+    if "DOTTED" in expected and cursor.role().kind in ("model", "layer", "any"):
         for fact, (kind, unit) in FACTS.items():
             yield Item(f"model.{fact}", "fact", unit.value if kind == "number" else kind)
     if "STRING" in expected:
@@ -129,6 +129,9 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                     yield Item(name, "metric", "of the whole changed model", metric_page(name, analysis.metric))
         case "constant":
             yield from _words(("true", "false"))
+        case "any":
+            for kind in ("layer", "model", "constant"):
+                yield from _by_role(analysis, Role(kind))
         case "argument":
             if role.owner in metrics():
                 yield from _words(getattr(metrics()[role.owner], "parts", ()))
@@ -218,7 +221,7 @@ def _recipes_beside(path: Path | None) -> list[str]:
 
 
 def _keywords(cursor: Cursor) -> Iterator[Item]:
-    truth = cursor.role().kind in ("layer", "model", "action") and not _takes_words(cursor)
+    truth = cursor.role().kind in ("layer", "model", "action", "any") and not _takes_words(cursor)
     for word, terminal in tables().keywords.items():
         if terminal in cursor.expected and (truth or terminal != "NOT"):
             beginning = not cursor.before and word in STATEMENTS

@@ -31,6 +31,7 @@ class Role(NamedTuple):
     layer       a value of a layer, in `where`
     model       a value of the whole model, in `assert`, `requires`, `until` and `search`
     constant    a value known from the text
+    any         a value of any of these kinds, in `let`
     type        a parameter's type
     argument    an argument of the call `owner`, for its parameter `key` (empty: the `position`-th)
     setting     the value of the setting `key` of the block `owner`
@@ -109,8 +110,10 @@ class Cursor:
                 return setting
         if previous == "BY":
             return Role("metric")
-        if self.first in ("PARAM", "LET"):
+        if self.first == "PARAM":
             return Role("constant")
+        if self.first == "LET":
+            return Role("any")
         if self.first in ("ASSERT", "REQUIRES", "SEARCH") or any(token.kind == "UNTIL" for token in self.before):
             return Role("action" if self._is_action() else "model")
         if not self._is_action():

@@ -57,6 +57,7 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
     ("param $x: tokens = |", "$window $n", "$x keep"),
     ("group @x = |", "all first @core", "@x keep"),
     ("let |", "", "$window $n"),
+    ("let $x = |", "$window sensitivity kv ppl_increase model.layers true not", "$x keep @core"),
     ("assert |", "kv flops params ppl_increase agreement kl nll model.layers", "sensitivity keep"),
     ("requires model.fam|", "model.family model.layers", "keep"),
     ('requires model.family in ["|"]', '"llama" "qwen3"', "keep"),

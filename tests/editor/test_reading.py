@@ -78,6 +78,10 @@ def test_hover_gives_the_reason_of_a_finding() -> None:
     assert "lbdsl explain LB102" in said
 
 
+def test_hover_shows_a_let_that_a_model_decides_as_it_is_written() -> None:
+    assert "model.layers / 2" in page("$half", "let $half = model.layers / 2\nrequires $half > 4\nelse keep")
+
+
 def test_hover_knows_the_model() -> None:
     facts = smollm2_facts()
     assert "3 layers of this model: 0-1, 29." in page("@core", facts=facts)
