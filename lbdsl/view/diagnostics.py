@@ -236,12 +236,12 @@ def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
         column = mark.lead + mark.width
     below = [mark for mark in row if mark.note]
     if below and below[-1] is row[-1] and column + 1 + len(row[-1].note) <= room:
-        line += f" {row[-1].note}"
+        line += f" {style.paint(row[-1].kind, row[-1].note)}"
         below.pop()
     out = [line]
     for mark in reversed(below):
         indent = " " * min(mark.lead, max(0, room - len(mark.note)))
-        out += [indent + text for text in textwrap.wrap(mark.note, max(20, room - len(indent)))]
+        out += [indent + style.paint(mark.kind, text) for text in textwrap.wrap(mark.note, max(20, room - len(indent)))]
     return out
 
 
