@@ -62,7 +62,8 @@ def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[
                 progress.say(f"{name} = {ctx.params[name]} (from {origin})")
         if output is not None:
             progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})")
-            progress.say(f"Apply exactly this:  lbdsl apply {output}")
+            if planned.plan.applyable:
+                progress.say(f"Apply exactly this:  lbdsl apply {output}")
     if not planned.plan.applyable:
         ctx.exit(planned.exit_code)
     if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):
