@@ -213,8 +213,13 @@ def test_limits_hold_over_all_files(tmp_path: Path) -> None:
     many = {f"f{i}": "" for i in range(65)}
     found = loaded(tmp_path, r="".join(f'include "{name}.lbr"\n' for name in many) + "else keep\n", **many)
     assert errors(found) == ["LB135"]
+    assert found.diagnostics[0].message.endswith("more than 64 files")
+    del many["f64"]
+    assert loaded(tmp_path, r="".join(f'include "{name}.lbr"\n' for name in many) + "else keep\n", **many).ok
     half = "#" * 2**20 + "\n"
-    assert errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\nelse keep\n', a=half, b=half)) == ["LB135"]
+    found = loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\nelse keep\n', a=half, b=half)
+    assert errors(found) == ["LB135"]
+    assert found.diagnostics[0].message.endswith("more than 2 MiB")
     rules = "layers 0 keep;" * 10_001 + "\n"
     assert "LB135" in errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\n', a=rules, b=rules))
     deep = {f"d{i}": f'include "d{i + 1}.lbr"\n' for i in range(70)}

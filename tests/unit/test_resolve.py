@@ -200,3 +200,29 @@ def test_built_in_texts_are_those_of_the_reader() -> None:
     from lbdsl.recipe.settings import BUILTIN_TEXTS
 
     assert BUILTIN_TEXTS == BUILTINS
+
+
+def test_named_expressions_have_limits() -> None:
+    def chain(length: int) -> str:
+        names = "".join(f"let $a{i} = not $a{i - 1}\n" for i in range(1, length))
+        return f"let $a0 = nll < 1\n{names}where $a{length - 1} drop\nelse keep"
+
+    assert recipe_from_text(chain(32)).ok
+    deep = [d for d in recipe_from_text(chain(33)).diagnostics if d.is_error]
+    assert [d.code for d in deep] == ["LB212"]
+    assert "deeper than 32" in deep[0].message
+    wide = "let $a = nll < 1\nlet $b = " + " and ".join(["$a"] * 400) + "\nwhere $b drop\nelse keep"
+    assert [d.code for d in recipe_from_text(wide).diagnostics if d.is_error] == ["LB212"]
+    assert recipe_from_text(wide.replace("$a and " * 100, "", 1)).ok
+
+
+def test_a_named_expression_is_read_where_its_name_stands() -> None:
+    recipe = resolved("let $half = kv(32Ki) <= 50%\nlowest of rest by nll until $half drop\nelse keep\nassert $half")
+    written = resolved("lowest of rest by nll until kv(32Ki) <= 50% drop\nelse keep\nassert kv(32Ki) <= 50%")
+    selector = recipe.rules[0].selector
+    assert isinstance(selector, RankSelector)
+    assert selector.until.model_dump() == written.rules[0].selector.until.model_dump()  # type: ignore[union-attr]
+    assert [item.model_dump() for item in recipe.asserts] == [item.model_dump() for item in written.asserts]
+    span = recipe.span(selector.until)  # type: ignore[arg-type]
+    assert span is not None
+    assert span.start_line_column == (1, 13)
