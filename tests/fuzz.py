@@ -25,12 +25,14 @@ ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
 
-WORDS = (
-    "lbr recipe requires param let group include measure heal eval assert search vary minimize maximize subject to layers "
-    "where else modules lowest highest of rest by until because except and or not in all first last middle every from "
-    "sha256 keep drop swa quantize nll kl influence sensitivity kv flops params ppl_increase agreement kl_healed model.layers "
-    "model.family attention mlp block window sinks bits group tokens data seq lr metric method lora rank alpha loss hidden "
-    "seed batch true false int float ratio bytes str bool").split()
+WORDS = ["lbr", "recipe", "requires", "param", "let", "group", "include", "measure", "heal", "eval", "assert",
+         "search", "vary", "minimize", "maximize", "subject", "to", "layers", "where", "else", "modules", "lowest",
+         "highest", "of", "rest", "by", "until", "because", "except", "and", "or", "not", "in", "all", "first", "last",
+         "middle", "every", "from", "sha256", "keep", "drop", "swa", "quantize", "nll", "kl", "influence",
+         "sensitivity", "kv", "flops", "params", "ppl_increase", "agreement", "kl_healed", "model.layers",
+         "model.family", "attention", "mlp", "block", "window", "sinks", "bits", "group", "tokens", "data", "seq",
+         "lr", "metric", "method", "lora", "rank", "alpha", "loss", "hidden", "seed", "batch", "true", "false", "int",
+         "float", "ratio", "bytes", "str", "bool"]
 SIGNS = ["(", ")", "{", "}", "[", "]", ",", ";", "\n", "=", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "..", ":",
          "$x", "@g", "~\"*.q_proj\"", "~", "%", "#", "\"text\"", "\"", "'", "\\", "?", "0", "1", "8", "0-3", "30%", "4Ki",
          "10M", "2GiB", "1e-3", "0.1", "-1", "9" * 19, "\t", "  ", "\r\n", "é", "\u2028", "😀", "\x00"]

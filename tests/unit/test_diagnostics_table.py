@@ -67,7 +67,7 @@ def test_carets_of_the_rows_that_name_them() -> None:
     swapped = next(d for d in check_recipe("else keep\nlayers 3 drop").diagnostics if d.code == "LB201")
     assert [label.span.text for label in swapped.labels] == ["else keep"]
     right = check_recipe("where sensitivity < drop").diagnostics[0]
-    assert ["`drop` is an action, not a value"] == [label.text for label in right.labels]
+    assert [label.text for label in right.labels] == ["`drop` is an action, not a value"]
 
 
 def test_until_that_cannot_be_met_names_best_value_and_rule() -> None:
