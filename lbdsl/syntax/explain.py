@@ -65,6 +65,13 @@ def _no_statement(p: Place) -> Diagnostic | None:
             help="a rule about layers begins with `layers`",
             fix=Fix("write `layers` before it", (Edit(Span(p.source, token.start, token.start), "layers "),)),
         )
+    if token.kind == "LBRACE":
+        return error(
+            "LB001",
+            "a statement cannot begin with `{`",
+            p.span(),
+            help="a recipe in JSON becomes text with `lbdsl convert`; a saved plan is shown with `lbdsl show`",
+        )
     return None
 
 
