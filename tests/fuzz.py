@@ -2,8 +2,8 @@
 
     python -m tests.fuzz 1000000 --processes 2      prints one line of JSON, and exits with 1 when something was found
 
-Each input goes through `check`, every tenth through the formatter too. What raises, or takes a second of the processor,
-is written to `fuzz-found/` with its seed. Everything follows from the seed.
+Each input goes through `check` on a model of 12 layers, every tenth through the formatter and `--fix` too. What raises, or
+takes a second of the processor, is written to `fuzz-found/` with its seed. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import time
 import traceback
 from pathlib import Path
 
+from lbdsl.api.checking import check_recipe, on_model
+from lbdsl.api.fixing import fix_text
 from lbdsl.recipe.load import recipe_from_bytes
 from lbdsl.syntax.format import format_text
+from tests.plan_cases import llama_facts
 
+FACTS = llama_facts(layers=12)
 ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
@@ -91,9 +95,11 @@ def tried(number: int, data: bytes) -> tuple[float, str | None]:
     """Seconds of processor time, and the traceback if one came."""
     started = time.process_time()
     try:
-        recipe_from_bytes(data, "fuzz.lbr", {})
+        on_model(recipe_from_bytes(data, "fuzz.lbr", {}), FACTS)
         if number % 10 == 0:
-            format_text(data.decode("utf-8", "replace"), "fuzz.lbr")
+            text = data.decode("utf-8", "replace")
+            format_text(text, "fuzz.lbr")
+            fix_text(text, lambda changed: check_recipe(changed).diagnostics)
     except Exception:
         return time.process_time() - started, traceback.format_exc()
     return time.process_time() - started, None
