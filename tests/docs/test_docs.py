@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
             elif "lbdsl" in words:
                 rest = words[words.index("lbdsl") + 1 :]
                 assert rest[0] in VERBS, line
-                written |= {word for option, word in zip(rest, rest[1:], strict=False) if option == "-o"}
+                written |= {word for option, word in pairwise(rest) if option == "-o"}
                 for word in rest[1:]:
                     if word.endswith(".lbr"):
                         assert word in written or (ROOT / word).is_file(), line
