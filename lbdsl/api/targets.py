@@ -140,7 +140,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     """LB509: the groups, and what the log will say, against the base."""
     facts = subject.facts
     serving = Serving(max_model_len=facts.positions)
-    base, changed = _base_layout(facts), cache_layout(windows_of(subject.specs), facts.kv_bytes_per_token)
+    base, changed = _base_layout(facts), cache_layout(windows_of(subject.specs), facts.layer_kv_bytes_per_token)
     before, after = base.capacity(serving), changed.capacity(serving)
     gain = f" (x{after / before:.2f})" if before else ""
     held = [bytes_text(layout.held_bytes(serving.max_model_len, serving)) for layout in (base, changed)]
@@ -164,7 +164,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
 
 def _base_layout(facts: ModelFacts) -> CacheLayout:
     return cache_layout({layer: window or None for layer, window in enumerate(facts.native_window)
-                         if window != 0}, facts.kv_bytes_per_token)
+                         if window != 0}, facts.layer_kv_bytes_per_token)
 
 
 def _groups_text(layout: CacheLayout) -> str:

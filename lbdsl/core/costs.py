@@ -57,7 +57,7 @@ def attention_cost(facts: ModelFacts, layer: int, window: int | None = None) -> 
     return SubBlockCost(
         params=facts.attention_params[layer],
         matmul_params=facts.hidden * facts.head_dim * (2 * facts.heads + 2 * facts.kv_heads),
-        kv_bytes=lambda ctx: facts.kv_bytes_per_token * visible(ctx),
+        kv_bytes=lambda ctx: facts.layer_kv_bytes_per_token * visible(ctx),
         decode_flops=lambda ctx: per_pair * visible(ctx),
         prefill_flops=prefill,
     )

@@ -60,9 +60,15 @@ class ModelFacts:
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of keys and values that one sequence of `ctx` tokens holds, with the layers' own windows."""
-        return self.kv_bytes_per_token * sum(ctx if window is None else min(ctx, window) for window in self.native_window)
+        seen = sum(ctx if window is None else min(ctx, window) for window in self.native_window)
+        return self.layer_kv_bytes_per_token * seen
 
     @property
     def kv_bytes_per_token(self) -> int:
+        """Bytes that the first token adds to the keys and values of all layers; `inspect` and recipes call it so."""
+        return self.kv_bytes(1)
+
+    @property
+    def layer_kv_bytes_per_token(self) -> int:
         """Bytes that one token adds to one layer's keys and values."""
         return 2 * self.kv_heads * self.head_dim * self.dtype_bytes

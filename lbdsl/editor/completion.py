@@ -27,9 +27,9 @@ from lbdsl.editor.pages import (
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.settings import BUILTIN_TEXTS, EVAL_METRICS, LOSSES, METHODS, SETTINGS
-from lbdsl.recipe.values import FACTS
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.names import STATEMENTS

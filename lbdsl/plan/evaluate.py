@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
@@ -33,6 +34,7 @@ from lbdsl.recipe.schema import (
     Score,
     Text,
 )
+from lbdsl.recipe.schema_expr import FACTS
 
 COST_UNITS = {"kv": Unit.BYTES, "flops": Unit.FLOPS, "params": Unit.PARAMS}
 _SHARED_UNITS = frozenset(COST_UNITS.values())
@@ -187,11 +189,11 @@ class _Evaluator:
         return Quantity(value, COST_UNITS[node.name])
 
     def _fact(self, node: Fact) -> Value | None:
-        value = getattr(self.world.facts, node.name.removeprefix("model."), None)
+        value = getattr(self.world.facts, node.name, None)
         if isinstance(value, str | bool):
             return value
-        if isinstance(value, int):
-            return Quantity(value)
+        if isinstance(value, int) and node.name in FACTS:
+            return Quantity(value, FACTS[node.name][1])
         return self._wrong(node, f"`{node.name}` is not a number, a text or a truth value of the model")
 
     def _arithmetic(self, expr: Arithmetic) -> Quantity | None:
@@ -202,9 +204,11 @@ class _Evaluator:
         for op, value, node in zip(expr.ops, values[1:], expr.operands[1:], strict=True):
             assert total is not None
             assert value is not None
-            if op == "/" and value.value == 0:
-                return self._wrong(node, "division by zero")
-            total = _combine(op, total, value)
+            result = combined(op, total.value, value.value)
+            if result is None:
+                return self._wrong(node, "division by zero" if op == "/" and value.value == 0 else "result is too large")
+            # That the units go together was seen when the recipe was resolved.
+            total = Quantity(result, join_units(op, total.unit, value.unit) or total.unit)
         return total
 
     def _compare(self, expr: Compare) -> bool | None:
@@ -275,16 +279,6 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Quantity) and isinstance(b, Quantity):
         return a.value == b.value
     return type(a) is type(b) and a == b
-
-
-def _combine(op: str, a: Quantity, b: Quantity) -> Quantity:
-    if op in ("+", "-"):
-        value = a.value + b.value if op == "+" else a.value - b.value
-        return Quantity(value, a.unit if a.unit is not Unit.NONE else b.unit)
-    if op == "*":
-        plain = (Unit.NONE, Unit.RATIO)
-        return Quantity(a.value * b.value, b.unit if a.unit in plain and b.unit is not Unit.NONE else a.unit)
-    return Quantity(a.value / b.value, Unit.NONE if a.unit is b.unit else a.unit)
 
 
 def _text(problem: Exception) -> str:

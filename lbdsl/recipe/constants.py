@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.recipe.scope import Constant, Scope, replace
@@ -13,7 +13,6 @@ from lbdsl.syntax import tree
 SET = "--set"
 """What the source of a value from outside is called."""
 
-_LIMIT = 10**18
 _WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
 
 
@@ -91,40 +90,6 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
             return None
         total = value
     return Constant(total, unit, node.span, node.span.text)
-
-
-def combined(op: str, left: Any, right: Any) -> Any:
-    """`left op right`; None for a division by zero."""
-    match op:
-        case "+":
-            return left + right
-        case "-":
-            return left - right
-        case "*":
-            return left * right
-        case _:
-            if right == 0:
-                return None
-            exact = isinstance(left, int) and isinstance(right, int) and left % right == 0
-            return left // right if exact else left / right
-
-
-def finite(value: float) -> bool:
-    """Whether a number is within what the language computes with."""
-    return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31
-
-
-def join_units(op: str, left: Unit, right: Unit) -> Unit | None:
-    """The unit of `left op right`; None when they do not go together."""
-    if op in "+-":
-        return left if right in (left, Unit.NONE) else right if left is Unit.NONE else None
-    if op == "/" and left is right:
-        return Unit.NONE
-    if right in (Unit.NONE, Unit.RATIO):
-        return left
-    if op == "*" and left in (Unit.NONE, Unit.RATIO):
-        return right
-    return None
 
 
 def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> int | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.recipe.comparisons import compare
-from lbdsl.recipe.constants import combined, constant, finite, join_units
+from lbdsl.recipe.constants import constant
 from lbdsl.recipe.lets import use_expression
 from lbdsl.recipe.schema import (
     Arithmetic,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,25 @@ class Fact(Node):
 
     node: Literal["fact"] = "fact"
     name: str
+
+
+FACTS: Mapping[str, tuple[str, Unit]] = {
+    "family": ("text", Unit.NONE),
+    "architecture": ("text", Unit.NONE),
+    "dtype": ("text", Unit.NONE),
+    "tied": ("boolean", Unit.NONE),
+    "layers": ("number", Unit.NONE),
+    "hidden": ("number", Unit.NONE),
+    "heads": ("number", Unit.NONE),
+    "kv_heads": ("number", Unit.NONE),
+    "head_dim": ("number", Unit.NONE),
+    "intermediate": ("number", Unit.NONE),
+    "vocab": ("number", Unit.NONE),
+    "positions": ("number", Unit.TOKENS),
+    "params": ("number", Unit.PARAMS),
+    "kv_bytes_per_token": ("number", Unit.BYTES),
+}
+"""The facts that a recipe may ask for: the kind of each one's value, and the unit of a number."""
 
 
 class Compare(Node):

@@ -8,27 +8,12 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score, unknown_value
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, Phase, PostScore, Score
+from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.recipe.typed import Place, Typed
 from lbdsl.syntax import tree
 
 _UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
-FACTS: dict[str, tuple[str, Unit]] = {
-    "family": ("text", Unit.NONE),
-    "architecture": ("text", Unit.NONE),
-    "dtype": ("text", Unit.NONE),
-    "tied": ("boolean", Unit.NONE),
-    "layers": ("number", Unit.NONE),
-    "hidden": ("number", Unit.NONE),
-    "heads": ("number", Unit.NONE),
-    "kv_heads": ("number", Unit.NONE),
-    "head_dim": ("number", Unit.NONE),
-    "intermediate": ("number", Unit.NONE),
-    "vocab": ("number", Unit.NONE),
-    "positions": ("number", Unit.TOKENS),
-    "params": ("number", Unit.PARAMS),
-    "kv_bytes_per_token": ("number", Unit.BYTES),
-}
 
 
 def report_model_value(scope: Scope, call: tree.Call) -> bool:

@@ -14,8 +14,8 @@ from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
+from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.recipe.values import FACTS
 from lbdsl.syntax.place import FORMS
 from lbdsl.view.explain_words import KEYWORD_EXAMPLES
 

@@ -94,7 +94,7 @@ def run(*words: str) -> None:
 
 def layout_of(folder: Path) -> CacheLayout:
     subject = artifact_subject(folder, read_record(folder).unwrap())
-    return cache_layout(windows_of(subject.specs), subject.facts.kv_bytes_per_token)
+    return cache_layout(windows_of(subject.specs), subject.facts.layer_kv_bytes_per_token)
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
@@ -169,7 +169,7 @@ def check_that_windows_count(model, prompts: list[list[int]], served: Served) ->
 
 def test_capacity_of_the_base(base: Path, smollm2: str, tmp_path: Path) -> None:
     facts = Workbench(smollm2).facts
-    layout = cache_layout(dict.fromkeys(range(facts.layers)), facts.kv_bytes_per_token)
+    layout = cache_layout(dict.fromkeys(range(facts.layers)), facts.layer_kv_bytes_per_token)
     served = serve(base, [[1, 2, 3]], tmp_path, max_tokens=1)
     check_capacity("base", served, layout, on_cpu(2048))
 
@@ -278,8 +278,8 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     facts = changed.subject.facts
-    check_capacity(f"plug-in, {family}", served, cache_layout(windows_of(changed.subject.specs), facts.kv_bytes_per_token),
-                   on_cpu(512))
+    layout = cache_layout(windows_of(changed.subject.specs), facts.layer_kv_bytes_per_token)
+    check_capacity(f"plug-in, {family}", served, layout, on_cpu(512))
     assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
     check_that_windows_count(changed.model, prompts, served)
 

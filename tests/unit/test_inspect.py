@@ -126,7 +126,7 @@ def test_an_artifact_is_counted_as_it_is(tmp_path):
     assert not any(name.startswith(("model.layers.1.self_attn", "model.layers.2.mlp")) for name in facts.modules)
     summary = facts_summary(facts, source)
     assert summary["artifact"] is True
-    assert summary["kv_bytes_per_token"] == 2 * facts.kv_bytes_per_token
+    assert summary["kv_bytes_per_token"] == 2 * facts.layer_kv_bytes_per_token
 
     edit_json(tmp_path / "config.json", lbdsl={"layers": specs[:2]})
     assert [d.code for d in inspect_model(source).diagnostics] == ["LB402"]

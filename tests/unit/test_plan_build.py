@@ -142,7 +142,7 @@ def test_json_has_the_promised_fields():
 def test_a_native_window_is_counted_before_and_after():
     facts = llama_facts(layers=4, native_window=64)
     plan = plan_of("layers 0 swa(window=128)\nlayers 1 swa(window=16)\nelse keep", facts, joint=JOINT, contexts=(512,))
-    assert [layer.kv_bytes_after["512"] // facts.kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
+    assert [layer.kv_bytes_after["512"] // facts.layer_kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
 
 
 @pytest.mark.parametrize(("condition", "said"), [

@@ -88,7 +88,7 @@ def test_flops_by_hand():
 
 def test_native_window_bounds_a_kept_layer():
     facts = llama_facts(native_window=128)
-    assert base_cost(facts).kv_bytes(1000) == 4 * 128 * facts.kv_bytes_per_token
+    assert base_cost(facts).kv_bytes(1000) == 4 * 128 * facts.layer_kv_bytes_per_token
     wider = changed_cost(base_cost(facts), [[SlidingWindow(window=256)]] * 4)
     assert wider.kv_bytes(1000) == base_cost(facts).kv_bytes(1000)
 

@@ -29,9 +29,21 @@ def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
     ("flops(1Ki) < 82%", True), ("kv(1Ki) + kv(8Ki) <= 50%", True), ("kv(8Ki) / kv(1Ki) == 8", True),
     ("kv(8Ki) - kv(1Ki) < 80MiB", True), ("2 * kv(8Ki) <= 180MiB", True), ("not kv(8Ki) > 50%", True),
     ("kv(8Ki) > 60% or params < 95%", True), ("kv(8Ki) > 60% and params < 95%", False), ("-params < 0", True),
+    ("params <= model.params * 50%", False), ("params <= 91% * model.params", True),
+    ("kv(1Ki) <= 1Ki * model.kv_bytes_per_token * 25%", False), ("kv(1Ki) <= model.kv_bytes_per_token * 50% * 1Ki", True),
+    ("kv(8Ki) == 4Ki * model.kv_bytes_per_token", True),
+    ("kv(8Ki) <= 2 * 25%", True), ("kv(8Ki) < 25% * 2", False), ("kv(8Ki) <= model.layers * 1%", False),
 ])
 def test_costs(condition, truth):
     assert of_model(condition).unwrap() is truth
+
+
+def test_results_that_are_no_number():
+    """250 factors of 30 make an integer that no float holds."""
+    for condition in (f"{' * '.join(['model.layers'] * 250)} * 0.5 > 1", f"{' * '.join(['model.layers'] * 250)} / 7 > 1"):
+        found = of_model(condition)
+        assert found.value is None
+        assert [(d.code, d.message) for d in found.diagnostics] == [("LB317", "result is too large")]
 
 
 def test_joint_losses():

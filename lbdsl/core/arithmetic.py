@@ -1,0 +1,49 @@
+"""Arithmetic of the language: the same for constants, for expressions, and for their values on a model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lbdsl.core.units import Unit
+
+_LIMIT = 10**18
+
+
+def combined(op: str, left: Any, right: Any) -> Any:
+    """`left op right`; None for a division by zero, and for a result that is no finite number."""
+    try:
+        value = _combined(op, left, right)
+    except (OverflowError, ZeroDivisionError):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _combined(op: str, left: Any, right: Any) -> Any:
+    match op:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case _:
+            exact = isinstance(left, int) and isinstance(right, int) and left % right == 0
+            return left // right if exact else left / right
+
+
+def finite(value: float) -> bool:
+    """Whether a number is within what the language computes with."""
+    return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31
+
+
+def join_units(op: str, left: Unit, right: Unit) -> Unit | None:
+    """The unit of `left op right`; None when they do not go together."""
+    plain = (Unit.NONE, Unit.RATIO)
+    if op in "+-":
+        return left if right in (left, Unit.NONE) else right if left is Unit.NONE else None
+    if op == "/" and left is right:
+        return Unit.NONE
+    if op == "*" and left in plain and right is not Unit.NONE:
+        return right
+    return left if right in plain else None
