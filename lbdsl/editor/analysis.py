@@ -26,7 +26,7 @@ from lbdsl.syntax import tree
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import split_statements
-from lbdsl.syntax.lexer import Lexed, Token, lex
+from lbdsl.syntax.lexer import Lexed, Token, lex, one_line
 from lbdsl.syntax.names import MAX_TOKENS
 from lbdsl.syntax.parse import parse
 
@@ -169,11 +169,11 @@ class Analysis:
                     resolve_let(scope, statement)
                     value = scope.variables.get(name)
                     # What a model decides has no value here; its text says what it is.
-                    shown = _shown(value) if value is not None else " ".join(statement.value.span.text.split())
+                    shown = _shown(value) if value is not None else one_line(statement.value.span.text)
                     found.setdefault(f"${name}", (shown, f"{written}\n{shown if value is not None else ''}".rstrip()))
                 case tree.Group():
-                    layers = statement.layers.span.text
-                    found.setdefault(f"@{name}", (" ".join(layers.split()), written))
+                    layers = one_line(statement.layers.span.text)
+                    found.setdefault(f"@{name}", (layers, written))
         return found
 
 

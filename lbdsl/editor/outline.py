@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 
 @dataclass(frozen=True)
@@ -62,5 +63,5 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
 
 def _line(span: Span) -> str:
     """The text of a span on one line, of at most 60 characters."""
-    text = " ".join(span.text.split())
+    text = one_line(span.text)
     return text if len(text) <= 60 else text[:59] + "…"

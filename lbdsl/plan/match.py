@@ -26,6 +26,7 @@ from lbdsl.recipe.schema import (
     Score,
     WhereSelector,
 )
+from lbdsl.syntax.lexer import one_line
 
 
 @dataclass(frozen=True)
@@ -152,4 +153,4 @@ def _order(score: Score, direction: str, layers: tuple[int, ...], world: World) 
 def _words(recipe: Recipe, node: Node, otherwise: str) -> str:
     """The node's own text, on one line."""
     span = recipe.span(node)
-    return " ".join(span.text.split()) if span is not None else otherwise
+    return one_line(span.text) if span is not None else otherwise

@@ -10,6 +10,7 @@ from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, wa
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import amount_text
 from lbdsl.recipe.schema import Compare, CostOf, Expr, Fact, Logic, Not, PostScore, Recipe, Score
+from lbdsl.syntax.lexer import one_line
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _share(expr: Expr, bound: Expr, value: Quantity, world: World) -> float | No
 def _name(expr: Expr, recipe: Recipe) -> str:
     """The expression's own text on one line."""
     span = recipe.span(expr)
-    return " ".join(span.text.split()) if span is not None else getattr(expr, "name", "it")
+    return one_line(span.text) if span is not None else getattr(expr, "name", "it")
 
 
 def value_text(item: AssertResult) -> str:

@@ -14,6 +14,7 @@ from lbdsl.plan.match import Match, ranks_rest
 from lbdsl.plan.table import Table
 from lbdsl.plan.words import amount_text, plural
 from lbdsl.recipe.schema import Compare, CostOf, ElseSelector, Expr, RankSelector, Recipe, Rule
+from lbdsl.syntax.lexer import one_line
 
 MOST_PLANS = 100_000
 """How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""
@@ -109,7 +110,7 @@ class _Reader:
     def _unmet(self, index: int, until: Expr, most: int, tries: list[_Try], capped: bool) -> Diagnostic:
         rule, side = self.recipe.rules[index], _compared_cost(until)
         span = self.recipe.span(until) or self.recipe.span(rule)
-        text = span.text if span is not None else rule.text
+        text = one_line(span.text) if span is not None else rule.text
         message = f"`{text}` cannot be met: every count from 0 to {most} was tried"
         if not tries or side is None:
             return error("LB312", message, span)

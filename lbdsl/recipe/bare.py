@@ -10,6 +10,7 @@ from lbdsl.recipe.schema import Arithmetic, CostOf, Expr, Fact, Negate, PostScor
 from lbdsl.recipe.scope import Scope, replace
 from lbdsl.recipe.typed import Typed
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 SMALLEST_BYTES = 1024
 """Fewer bytes than this are not a model's cache: a unit or a percent sign is missing."""
@@ -32,7 +33,7 @@ def bare_number_fits(scope: Scope, number: Operand, other: Operand) -> bool:
     if number.typed.unit is not Unit.NONE or value is None or quantity.value is not None:
         return True
     if quantity.unit is Unit.RATIO and isinstance(_inner(quantity.expr), PostScore) and abs(value) > 1:
-        name = other.node.span.text
+        name = one_line(other.node.span.text)
         said = f"`{name}` is a share, and {_said(number)} without `%` is {100 * value:g} %"
         _refuse(scope, number, said, value / 100, "write")
         return False
@@ -66,8 +67,8 @@ def _example(quantity: Typed) -> str:
 
 def _said(number: Operand) -> str:
     """`5`, or `$most`, which is 5."""
-    text, value = number.node.span.text, f"{number.typed.value:.12g}"
-    return f"`{text}`" if isinstance(number.node, tree.Number) else f"`{' '.join(text.split())}` ({value})"
+    text, value = one_line(number.node.span.text), f"{number.typed.value:.12g}"
+    return f"`{text}`" if isinstance(number.node, tree.Number) else f"`{text}` ({value})"
 
 
 def _inner(expr: Expr) -> Expr:

@@ -11,6 +11,7 @@ from lbdsl.recipe.schema import Compare, Phase, Text
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.typed import Place, Typed, kind_name, latest
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 Resolve = Callable[[Scope, tree.Expr, Place], Typed | None]
 
@@ -92,7 +93,7 @@ def _units(scope: Scope, op: str, left: Operand, right: Operand) -> bool:
 
 
 def _text(operand: Operand) -> str:
-    return " ".join(operand.node.span.text.split())
+    return one_line(operand.node.span.text)
 
 
 def _item_nodes(node: tree.Expr) -> tuple[tree.Expr, ...]:

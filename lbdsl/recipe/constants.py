@@ -9,6 +9,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.recipe.scope import Constant, Scope, replace
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 SET = "--set"
 """What the source of a value from outside is called."""
@@ -25,7 +26,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant | N
                 return None
             return Constant(node.value, node.unit, node.span, node.text, (node,))
         case tree.String():
-            return Constant(node.value, Unit.NONE, node.span, node.span.text)
+            return Constant(node.value, Unit.NONE, node.span, one_line(node.span.text))
         case tree.Variable():
             return variable(scope, node)
         case tree.Call(name=name, args=None) if name.name in ("true", "false"):
@@ -36,10 +37,11 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant | N
             items = [constant(scope, item, words) for item in node.items]
             if any(item is None for item in items):
                 return None
-            return Constant(tuple(item for item in items if item is not None), Unit.NONE, node.span, node.span.text)
+            good = tuple(item for item in items if item is not None)
+            return Constant(good, Unit.NONE, node.span, one_line(node.span.text))
         case tree.Minus():
             inner = _number(scope, node.operand)
-            return None if inner is None else Constant(-inner.value, inner.unit, node.span, node.span.text)
+            return None if inner is None else Constant(-inner.value, inner.unit, node.span, one_line(node.span.text))
         case tree.Arithmetic():
             return _arithmetic(scope, node)
         case _:
@@ -89,7 +91,7 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
                         node.span, help="a constant is a finite number of at most 18 digits")
             return None
         total = value
-    return Constant(total, unit, node.span, node.span.text)
+    return Constant(total, unit, node.span, one_line(node.span.text))
 
 
 def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> int | None:

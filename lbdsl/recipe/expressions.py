@@ -6,8 +6,6 @@ whole model.
 
 from __future__ import annotations
 
-from typing import Any
-
 from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
@@ -30,6 +28,7 @@ from lbdsl.recipe.scope import Constant, Scope, at
 from lbdsl.recipe.typed import Place, Typed, kind_name, latest
 from lbdsl.recipe.values import resolve_fact, resolve_value
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 
 def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Typed | None:
@@ -40,7 +39,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Typed | No
             "LB123",
             f"`{place}` wants a condition, not {kind_name(typed.kind)}",
             node.span,
-            help=_compare_it(typed, _one_line(node.span.text)),
+            help=_compare_it(typed, _short(node.span.text)),
         )
         return None
     return typed
@@ -198,6 +197,6 @@ def _compare_it(typed: Typed, text: str) -> str | tuple[str, ...]:
     return f"compare it, as in `{text} {bound}`"
 
 
-def _one_line(text: str) -> str:
-    flat: Any = " ".join(text.split())
+def _short(text: str) -> str:
+    flat = one_line(text)
     return flat if len(flat) <= 40 else "VALUE"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,7 +30,6 @@ class Whole:
 
     source: Source
     statements: tuple[tree.Statement, ...]
-    comments: Mapping[Source, tuple[Span, ...]]
     included: tuple[IncludedText, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
     unread: bool = False
@@ -43,8 +42,7 @@ def with_includes(file: tree.File, reader: Reader | None, actions: Collection[st
     """
     expander = _Expander(file, reader, actions)
     statements = tuple(expander.expand(file, ""))
-    return Whole(file.source, statements, expander.comments, tuple(expander.included), tuple(expander.diagnostics),
-                 expander.unread)
+    return Whole(file.source, statements, tuple(expander.included), tuple(expander.diagnostics), expander.unread)
 
 
 class _Open(NamedTuple):
@@ -60,7 +58,6 @@ class _Expander:
     file: tree.File
     reader: Reader | None
     actions: Collection[str]
-    comments: dict[Source, tuple[Span, ...]] = field(default_factory=dict)
     included: list[IncludedText] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     unread: bool = False
@@ -74,7 +71,6 @@ class _Expander:
 
     def expand(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
         """The statements of one file, those of its includes among them."""
-        self.comments[file.source] = file.comments
         self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
         self.tokens += file.tokens
         for statement in file.statements:

@@ -25,6 +25,7 @@ from lbdsl.recipe.selectors import resolve_actions, resolve_selector
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 VERSION = 1
 
@@ -201,7 +202,7 @@ class _Resolver:
         if typed is not None:
             into.append(
                 Assertion.model_construct(
-                    expr=typed.expr, phase=Phase(typed.phase), text=self._text(self._meant(node).span), at=at(node)
+                    expr=typed.expr, phase=Phase(typed.phase), text=one_line(self._meant(node).span.text), at=at(node)
                 )
             )
 
@@ -226,17 +227,7 @@ class _Resolver:
                     selector=selector,
                     actions=actions,
                     because=node.because.value if node.because else None,
-                    text=self._text(span),
+                    text=one_line(span.text),
                     at=at(node),
                 )
             )
-
-    def _text(self, span: Span) -> str:
-        """The text of a span on one line, without comments."""
-        parts, position = [], span.start
-        for comment in self.whole.comments[span.source] if "#" in span.text else ():
-            if span.start <= comment.start < span.end:
-                parts.append(span.source.text[position : comment.start])
-                position = comment.end
-        parts.append(span.source.text[position : span.end])
-        return " ".join("".join(parts).split())

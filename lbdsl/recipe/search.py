@@ -14,6 +14,7 @@ from lbdsl.recipe.setting_values import checked
 from lbdsl.recipe.settings import read_settings
 from lbdsl.recipe.typed import kind_name
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 _FORM = "as in `search { vary $window in 64..1Ki; minimize ppl_increase; subject to kv(32Ki) <= 25%; trials = 20 }`"
 
@@ -110,17 +111,12 @@ def _objective(scope: Scope, node: tree.Objective) -> Objective | None:
         scope.error("LB142", "this is the same for all values of the parameters", node.expr.span,
                     help="give a cost such as `kv(32Ki)`, a loss such as `nll`, or `ppl_increase`")
         return None
-    return Objective.model_construct(direction=direction, expr=typed.expr, phase=typed.phase, text=_text(node.expr),
-                                     at=at(node))
+    return Objective.model_construct(direction=direction, expr=typed.expr, phase=typed.phase,
+                                     text=one_line(node.expr.span.text), at=at(node))
 
 
 def _condition(scope: Scope, node: tree.Subject) -> Assertion | None:
     typed = resolve_condition(scope, node.expr, "subject to")
-    return None if typed is None else Assertion.model_construct(expr=typed.expr, phase=typed.phase, text=_text(node.expr),
-                                                                at=at(node))
-
-
-def _text(node: tree.Node) -> str:
-    """A node's text without comments, on one line."""
-    lines = (line.partition("#")[0] for line in node.span.text.split("\n"))
-    return " ".join(" ".join(lines).split())
+    if typed is None:
+        return None
+    return Assertion.model_construct(expr=typed.expr, phase=typed.phase, text=one_line(node.expr.span.text), at=at(node))

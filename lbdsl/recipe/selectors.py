@@ -17,6 +17,7 @@ from lbdsl.recipe.schema import (
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.recipe.sets import resolve_amount, resolve_by, resolve_pattern, resolve_set
 from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 
 def resolve_selector(scope: Scope, node: tree.Selector) -> Selector | None:
@@ -101,7 +102,7 @@ def _compose(
     if first.keeps or second.keeps:
         name = (first if first.keeps else second).kind
         whole = rule.actions[0].span.to(rule.actions[-1].span)
-        others = [call.span.text for call in rule.actions if call.name.name != name]
+        others = [one_line(call.span.text) for call in rule.actions if call.name.name != name]
         scope.error(
             "LB204",
             f"`{name}` combines with nothing",

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lbdsl.core.resources import resource_folder
-from lbdsl.syntax.names import TABLES
+from lbdsl.syntax.names import MAX_TOKENS, TABLES
 
 BAD = "BAD"
 END = "$END"
@@ -83,3 +83,14 @@ def lex(text: str, limit: int) -> Lexed:
             return Lexed(tokens, comments, False)
         tokens.append(Token(kind, word, match.start(), match.end()))
     return Lexed(tokens, comments, True)
+
+
+def one_line(text: str) -> str:
+    """A part of a recipe's text on one line, without its comments: for messages, plans and reports."""
+    if "#" in text:
+        kept, position = [], 0
+        for comment in lex(text, MAX_TOKENS).comments:
+            kept.append(text[position : comment.start])
+            position = comment.end
+        text = "".join([*kept, text[position:]])
+    return " ".join(text.split())

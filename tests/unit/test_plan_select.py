@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from plan_cases import SMOLLM2_NLL, llama_facts, recipe_of, scores_for, smollm2_facts
+from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
@@ -81,6 +81,16 @@ def test_reasons_name_score_place_and_because():
     assert selection.layers[7].reason == "nll(drop) +0.022: 2nd lowest of 30"
     assert selection.layers[9].reason == "kl(drop) +0.0175: kl < 0.02"
     assert selection.layers[1].reason == "no rule claims it"
+
+
+def test_comments_stay_out_of_reasons_and_messages():
+    selection = chosen("where kl < 0.02 and # why\n  nll < 1 drop\nelse keep").unwrap()
+    assert selection.layers[9].reason == "kl(drop) +0.0175, nll(drop) +0.035: kl < 0.02 and nll < 1"
+    found = chosen("lowest of rest by nll until kv(1Ki) # cache\n  + kv(2Ki) <= 1% swa(window=512)\nelse keep")
+    assert found.diagnostics[0].message.startswith("`kv(1Ki) + kv(2Ki) <= 1%` cannot be met")
+    plan = plan_of("assert kv(1Ki) + # hm\n kv(2Ki) <= 10%\nelse keep", SMOL)
+    assert plan.findings[0].message == (
+        "`assert kv(1Ki) + kv(2Ki) <= 10%` fails: `kv(1Ki) + kv(2Ki)` is 100.0 % of the base's")
 
 
 # Only what can matter is asked for -----------------------------------------------------------------------------------
