@@ -80,6 +80,10 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
                           span_of(rule), help="move it up, or remove it",
                           labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]))
         elif rule.selector.where is None:
+            if Aspect.BLOCK in aspects:
+                # A whole layer is taken or left: of one whose parts are claimed in part, it gets nothing.
+                for part in (Aspect.MIXER, Aspect.FFN):
+                    ranges = _without(ranges, claimed.get(part, []))
             for aspect in aspects:
                 _add(claimed.setdefault(aspect, []), ranges)
             owners.append((rule, ranges, aspects))
@@ -129,6 +133,21 @@ def _add(ranges: _Ranges, more: _Ranges) -> None:
         if start < end:
             first, last = min(first, ranges[start][0]), max(last, ranges[end - 1][1])
         ranges[start:end] = [(first, last)]
+
+
+def _without(ranges: _Ranges, taken: _Ranges) -> _Ranges:
+    """What is left of some ranges; both are sorted and disjoint."""
+    out: _Ranges = []
+    for first, last in ranges:
+        index = bisect_left(taken, first, key=lambda known: known[1])
+        while index < len(taken) and taken[index][0] <= last:
+            if first < taken[index][0]:
+                out.append((first, taken[index][0] - 1))
+            first = taken[index][1] + 1
+            index += 1
+        if first <= last:
+            out.append((first, last))
+    return out
 
 
 def _first(known: tuple[int, int]) -> int:

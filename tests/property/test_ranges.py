@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbdsl.recipe.rules import _add, _inside, _merged, _overlap
+from lbdsl.recipe.rules import _add, _inside, _merged, _overlap, _without
 
 RANGE = st.tuples(st.integers(0, 40), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 RANGES = st.lists(RANGE, max_size=8)
@@ -29,3 +29,4 @@ def test_ranges_are_sets(parts: list[list[tuple[int, int]]], probe: list[tuple[i
     asked = _merged(probe)
     assert _inside(asked, known) == (numbers(asked) <= numbers(known))
     assert _overlap(asked, known) == bool(numbers(asked) & numbers(known))
+    assert numbers(_without(asked, known)) == numbers(asked) - numbers(known)
