@@ -25,6 +25,7 @@ from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode
 from lbdsl.recipe.schema import Evaluate, Recipe
+from lbdsl.syntax.format_tree import string_text
 from lbdsl.version import VERSION
 
 
@@ -179,7 +180,7 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
 def set_values(plan: Plan) -> dict[str, str]:
     """What `--set` gave when the plan was made, as text of the language."""
     values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
 
 
 def planned_recipe(plan: Plan, set_params: Mapping[str, str] | None = None) -> Recipe:

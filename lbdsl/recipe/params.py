@@ -16,7 +16,7 @@ from lbdsl.syntax.parse import parse
 
 TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool]] = {
     "int": ("number", (Unit.NONE,), True),
-    "float": ("number", (Unit.NONE, Unit.RATIO), False),
+    "float": ("number", (Unit.NONE,), False),
     "ratio": ("number", (Unit.RATIO, Unit.NONE), False),
     "tokens": ("number", (Unit.TOKENS, Unit.NONE), True),
     "bytes": ("number", (Unit.BYTES, Unit.NONE), True),
@@ -112,11 +112,13 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
                         help=f"write `{value.value:.12g}%`")
             return None
         if not whole:
-            return replace(value, unit=units[0] if node.type.name == "ratio" else value.unit)
+            return replace(value, unit=units[0])
         assert isinstance(value.value, int | float)
         if value.value == int(value.value):
             return replace(value, value=int(value.value), unit=units[0])
+    share = kind == value.kind == "number" and value.unit is Unit.RATIO
     scope.error(code, f"`${node.name.name}` is of type {node.type.name}, and {value.shown} is not", value.span,
+                help="the type of a share is `ratio`" if share else (),
                 labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),))
     return None
 

@@ -53,7 +53,6 @@ class _Resolver:
     def __init__(self, whole: Whole, set_params: Mapping[str, str]):
         self.whole = whole
         self.scope = Scope()
-        self.set_params = set_params
         self.parts: dict[str, Any] = {}
         self.once: dict[str, Span] = {}
         self.params: dict[str, int | float | str | bool] = {}

@@ -98,8 +98,13 @@ def _chain(operands: Iterable[tree.Expr], ops: Iterable[str], least: int) -> str
     return first + "".join(f" {op} {operand}" for op, operand in zip(ops, rest, strict=True))
 
 
+def string_text(value: str) -> str:
+    """A text in quotes, as a recipe holds it."""
+    return f'"{value.translate(_ESCAPES)}"'
+
+
 def _string(node: tree.String) -> str:
-    return f'"{node.value.translate(_ESCAPES)}"'
+    return string_text(node.value)
 
 
 def _pattern(node: tree.Pattern) -> str:

@@ -6,8 +6,9 @@ import json
 import os
 
 import pytest
-from plan_cases import plan_of, smollm2_facts
+from plan_cases import plan_of, recipe_of, smollm2_facts
 
+from lbdsl.api.applying import planned_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.plan.file import load_plan, save_plan
@@ -31,6 +32,19 @@ def test_round_trip(plan, tmp_path):
     assert text.rstrip("\n") == canonical_json(json.loads(text))
     assert json.loads(text)["sha256"] == plan.digest
     assert os.listdir(tmp_path) == ["x.lbplan"]
+
+
+@pytest.mark.parametrize(("declared", "given"), [
+    ("str", '"\\"quoted\\""'), ("str", '"'), ("str", "true"), ("str", '"a\\nb"'), ("str", ""), ("float", "0.00001"),
+    ("float", "-1/3"), ("ratio", "33%"), ("ratio", "1/3"), ("bytes", "2GiB"), ("bool", "false"), ("tokens", "4k"),
+])
+def test_a_set_value_comes_back(plan, declared, given):
+    text = f"param $x: {declared}\nwhere $x == $x keep\nelse keep"
+    recipe = recipe_of(text, x=given)
+    ref = plan.recipe.model_copy(update={"text": text, "params": dict(recipe.params), "set_params": recipe.set_params})
+    again = planned_recipe(plan.model_copy(update={"recipe": ref}))
+    assert again.params == recipe.params
+    assert again.rules[0].model_dump() == recipe.rules[0].model_dump()
 
 
 def test_saving_twice_gives_the_same_bytes(plan, tmp_path):
