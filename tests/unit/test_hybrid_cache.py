@@ -124,6 +124,24 @@ def test_steps_over_any_cache_give_the_logits_of_one_forward(name: str, static: 
 
 
 @pytest.mark.parametrize("name", plans())
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("mask", ["none", "so far", "of all to come"])
+def test_single_tokens_over_a_fresh_static_cache(name: str, implementation: str, mask: str) -> None:
+    """The first token comes alone; the mask may already speak of columns that are only reserved."""
+    model = hybrid_of(tiny_base(), plans(W, N)[name])
+    model.set_attn_implementation(implementation)
+    ids = torch.randint(1, 101, (2, 16), generator=torch.Generator().manual_seed(5))
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    with torch.no_grad():
+        whole = model(input_ids=ids, use_cache=False).logits
+        for at in range(ids.shape[1]):
+            columns = {"none": 0, "so far": at + 1, "of all to come": 20}[mask]
+            given = {"attention_mask": torch.ones(2, columns, dtype=torch.long)} if columns else {}
+            part = model(input_ids=ids[:, at : at + 1], use_cache=True, **given, **{CACHE_NAME: cache}).logits
+            assert (part - whole[:, at : at + 1]).abs().max() < 1e-4, at
+
+
+@pytest.mark.parametrize("name", plans())
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_static_cache_gives_the_same(name: str, beams: int) -> None:
     specs = plans(W, N)[name]

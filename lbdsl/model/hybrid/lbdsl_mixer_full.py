@@ -24,14 +24,24 @@ class FullMixer:
         return DynamicLayer()
 
     def make_mask(self, context, spec):
-        attention_mask = context.attention_mask
-        if attention_mask is None and isinstance(context.cache, HybridStaticCache):
-            # Without it, transformers lets a single query see all that is reserved, for such a cache is not compiled.
-            rows, seen = context.inputs_embeds.shape[0], context.seen + context.queries
-            attention_mask = torch.ones((rows, seen), dtype=torch.long, device=context.device)
+        given = context.attention_mask
+        if context.queries == 1 and isinstance(context.cache, HybridStaticCache) and (given is None or given.dim() == 2):
+            return self._single_over_reserved(context)
         return create_causal_mask(
-            config=context.config, inputs_embeds=context.inputs_embeds, attention_mask=attention_mask,
+            config=context.config, inputs_embeds=context.inputs_embeds, attention_mask=given,
             position_ids=context.position_ids, layer_idx=context.layer_idx, **{CACHE_NAME: context.cache})
+
+    def _single_over_reserved(self, context):
+        """For one query a row over a static layer. transformers leaves the mask out in some cases, for such a cache is not
+        compiled, and the query would see all that is only reserved."""
+        reserved, _ = context.cache.get_mask_sizes(1, context.layer_idx)
+        allowed_B1K = (torch.arange(reserved, device=context.device) <= context.seen).view(1, 1, -1)
+        if context.real_BK is not None:
+            real_BK = torch.nn.functional.pad(context.real_BK, (0, reserved - context.real_BK.shape[1]))
+            # A query always sees itself, so that padding does not give a row without any key.
+            real_BK[:, context.seen] = True
+            allowed_B1K = allowed_B1K & real_BK.unsqueeze(1)
+        return context.as_attention_mask(allowed_B1K)
 
 
 MIXER = FullMixer()
