@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from lbdsl.api.reading import read_bytes, text_from
 from lbdsl.api.writing import write_beside
-from lbdsl.core.diagnostic import Diagnosed, LbdslError
+from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.recipe.reading import read_bytes, text_of
 from lbdsl.syntax.format import format_text
 
 
@@ -27,19 +27,16 @@ class Formatted(NamedTuple):
 
 def format_file(path: str | Path) -> Diagnosed[Formatted]:
     """The canonical text of a file; nothing is written. None, with the errors, when it cannot be read or does not parse."""
-    try:
-        return format_bytes(read_bytes(str(path)), str(path))
-    except LbdslError as problem:
-        return Diagnosed(None, problem.diagnostics)
+    read = read_bytes(path)
+    return Diagnosed(None, read.diagnostics) if read.value is None else format_bytes(read.value, str(path))
 
 
 def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
     """The same of bytes that were read somewhere."""
-    try:
-        text = text_from(data, name)
-    except LbdslError as problem:
-        return Diagnosed(None, problem.diagnostics)
-    found = format_text(text, name)
+    text = text_of(data, name)
+    if text.value is None:
+        return Diagnosed(None, text.diagnostics)
+    found = format_text(text.value, name)
     if found.value is None:
         return Diagnosed(None, found.diagnostics)
     return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")),

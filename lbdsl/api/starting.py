@@ -14,6 +14,7 @@ from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import bytes_text, count_text
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.cost import ModelCost, base_cost
+from lbdsl.plan.words import ranges_text
 from lbdsl.syntax.format import format_text
 
 Template = Literal["balanced", "cache", "speed"]
@@ -149,7 +150,7 @@ def _kept(shape: _Shape) -> list[str]:
         lines.append(f'layers first {first}, last {last} keep because "the ends carry the model"')
     own = [i for i in shape.own if first <= i < shape.facts.layers - last]
     if own:
-        lines.append(f'layers {_ranges(own)} keep because "the model gives these a window of its own"')
+        lines.append(f'layers {ranges_text(own)} keep because "the model gives these a window of its own"')
     return lines
 
 
@@ -217,17 +218,6 @@ def _power_of_two(n: int) -> int:
 def _tokens(n: int) -> str:
     """8192 as `8Ki`, 4000 as `4000`: decimal prefixes are not used for lengths."""
     return f"{n // 1024}Ki" if n >= 1024 and n % 1024 == 0 else str(n)
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """0, 1, 2, 5 as `0-2, 5`."""
-    parts: list[list[int]] = []
-    for layer in layers:
-        if parts and layer == parts[-1][1] + 1:
-            parts[-1][1] = layer
-        else:
-            parts.append([layer, layer])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
 
 
 def _plain(name: str) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from lbdsl.cli.options import set_option
+
 if TYPE_CHECKING:
     from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
@@ -17,21 +19,6 @@ if TYPE_CHECKING:
     from lbdsl.view.diagnostics import Style
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
-
-
-class _Assignment(click.ParamType):
-    """`NAME=VALUE`; the value is read by the type that the recipe declares."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: str | tuple[str, str], param: click.Parameter | None,
-                ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, setting = value.partition("=")
-        if not equals or not name.strip():
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        return name.strip().lstrip("$"), setting.strip()
 
 
 class _How(NamedTuple):
@@ -52,8 +39,7 @@ class _How(NamedTuple):
               "a hub id.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
-@click.option("--set", "assignments", type=_Assignment(), multiple=True,
-              help="Give a `param` of the recipe another value; may be repeated.")
+@set_option
 @click.option("--offline", is_flag=True, help="Never ask a hub for MODEL.")
 @click.pass_context
 def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, model: str | None, fix: bool, diff: bool,

@@ -59,9 +59,10 @@ def convert(ctx: click.Context, file: str | None, to: Form | None, source: Form 
 
 
 def _read(file: str, name: str) -> str:
-    from lbdsl.api.reading import read_text, text_from
+    from lbdsl.recipe.reading import read_bytes, text_of
 
-    return text_from(sys.stdin.buffer.read(), name) if file == "-" else read_text(file)
+    data = sys.stdin.buffer.read() if file == "-" else read_bytes(file).unwrap()
+    return text_of(data, name).unwrap()
 
 
 def _give(text: str, out: Path | None, force: bool) -> None:

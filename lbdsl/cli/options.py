@@ -47,6 +47,8 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Assignment(click.ParamType):
+    """`NAME=VALUE`; the value is read by the type that the recipe declares."""
+
     name = "NAME=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:

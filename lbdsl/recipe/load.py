@@ -8,10 +8,9 @@ from pathlib import Path
 
 from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
-from lbdsl.core.paths import did_you_mean
 from lbdsl.core.span import Source
 from lbdsl.recipe.includes import with_includes
-from lbdsl.recipe.reading import FolderReader, Reader, decode
+from lbdsl.recipe.reading import FolderReader, Reader, read_bytes, text_of
 from lbdsl.recipe.resolve import resolve
 from lbdsl.recipe.schema import Recipe
 from lbdsl.syntax import tree
@@ -30,7 +29,7 @@ _DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
     """The recipe in a file, with what it includes. A file that is missing, unreadable, not UTF-8, larger than 2 MiB or
     a saved plan is a diagnostic."""
-    read = _read(path)
+    read = read_bytes(path)
     if read.value is None:
         return Diagnosed(None, read.diagnostics)
     return recipe_from_bytes(read.value, str(path), set_params, reader=FolderReader(Path(path)))
@@ -65,16 +64,12 @@ def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str,
 def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | None = None, *,
                       reader: Reader | None = None) -> Diagnosed[Recipe]:
     """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
-    if len(data) > MAX_BYTES:
-        plan = name.endswith(".lbplan")
-        return Diagnosed(None, (_is_a_plan(name) if plan else
-                                error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
-    try:
-        text = decode(data)
-    except UnicodeDecodeError as problem:
-        line = data.count(b"\n", 0, problem.start) + 1
-        return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8"),))
-    return recipe_from_text(text, name, set_params, reader=reader)
+    if len(data) > MAX_BYTES and name.endswith(".lbplan"):
+        return Diagnosed(None, (_is_a_plan(name),))
+    text = text_of(data, name)
+    if text.value is None:
+        return Diagnosed(None, text.diagnostics)
+    return recipe_from_text(text.value, name, set_params, reader=reader)
 
 
 def _lost_names(text: str, file: tree.File) -> frozenset[str]:
@@ -94,17 +89,6 @@ def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
 def place_of(problem: Diagnostic) -> int:
     """Where a finding stands in the texts of a recipe laid end to end; those without a place come first."""
     return problem.span.source.base + problem.span.start if problem.span else -1
-
-
-def _read(path: str | Path) -> Diagnosed[bytes]:
-    try:
-        with open(path, "rb") as file:
-            return Diagnosed(file.read(MAX_BYTES + 1))
-    except FileNotFoundError:
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: no such file", help=did_you_mean(path)),))
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}"),))
 
 
 def _is_a_plan(name: str) -> Diagnostic:

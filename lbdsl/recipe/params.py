@@ -84,6 +84,9 @@ def _read(scope: Scope, name: str, text: str, param: tree.Param) -> Constant | N
     """`--set` text as a constant. Text for a `str` needs no quotes."""
     source = Source(f"{SET} {name}", text)
     span = Span(source, 0, len(text))
+    if not _is_text(text):
+        scope.error("LB118", f"the value for `${name}` is not UTF-8 text", span)
+        return None
     if param.type.name == "str" and not (len(text) >= 2 and text[0] == text[-1] == '"'):
         return Constant(text, Unit.NONE, span, text)
     parsed = parse(Source(source.name, f"let $it = {text}"))
@@ -100,6 +103,15 @@ def _read(scope: Scope, name: str, text: str, param: tree.Param) -> Constant | N
     if isinstance(literal, tree.Number):
         return replace(value, span=span, text=text, numbers=(tree.Number(span, literal.value, literal.unit, text),))
     return Constant(value.value, value.unit, span, text)
+
+
+def _is_text(text: str) -> bool:
+    """False for the bytes of a shell's argument that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Constant | None:

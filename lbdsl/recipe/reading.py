@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lbdsl.core.paths import nearest_path
+from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.paths import did_you_mean, nearest_path
 from lbdsl.syntax.names import MAX_BYTES
 
 
@@ -88,6 +89,29 @@ class TextsReader:
 def decode(data: bytes) -> str:
     """UTF-8 text, a byte-order mark left out and line ends made `\\n`. Raises UnicodeDecodeError."""
     return data.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def read_bytes(path: str | Path) -> Diagnosed[bytes]:
+    """The bytes of a user's file, at most one more than the limit; LB020 when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return Diagnosed(file.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        return Diagnosed(None, (error("LB020", f"cannot read {path}: no such file", help=did_you_mean(path)),))
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}"),))
+
+
+def text_of(data: bytes, name: str) -> Diagnosed[str]:
+    """The text in bytes; LB019 or LB020 when they are too many, or no text."""
+    if len(data) > MAX_BYTES:
+        return Diagnosed(None, (error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
+    try:
+        return Diagnosed(decode(data))
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8"),))
 
 
 def joined(including: str, path: str) -> str | None:

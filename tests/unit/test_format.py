@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lbdsl.api.formatting import format_file
 from lbdsl.cli.fmt import fmt
 from lbdsl.core.span import Source
+from lbdsl.recipe import load_recipe
 from lbdsl.syntax import format as formatter
 from lbdsl.syntax.format import format_text
 from lbdsl.syntax.parse import parse
@@ -170,3 +172,10 @@ def test_an_editor_formats_200_lines_at_once() -> None:
         format_text(text).unwrap()
         times.append(time.process_time() - started)
     assert min(times) < 0.3, times
+
+
+def test_a_file_that_is_not_there_is_said_as_check_says_it(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.lbr").write_text("else keep\n")
+    missing = tmp_path / "quikstart.lbr"
+    assert format_file(missing).diagnostics == load_recipe(missing).diagnostics
+    assert "quickstart.lbr" in format_file(missing).diagnostics[0].help[0]

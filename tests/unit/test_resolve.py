@@ -149,7 +149,7 @@ def test_set_values_are_read_by_the_declared_type(declared: str, given: str, val
 @pytest.mark.parametrize(("declared", "given"), [
     ("tokens", "0.5"), ("tokens", "1GiB"), ("int", "5%"), ("int", "true"), ("bool", "1"), ("int", ""),
     ("int", "1\nelse drop"), ("int", "$y"), ("float", "1e999"), ("int", "("), ("int", '"1"'),
-    ("ratio", "2MB"), ("float", "5%"),
+    ("ratio", "2MB"), ("float", "5%"), ("str", "\udcff"), ("int", "\udcff"),
 ])
 def test_set_values_of_another_type_are_refused(declared: str, given: str) -> None:
     found = recipe_from_text(f"param $x: {declared} = 1\nelse keep".replace(" = 1", ""), "t", {"x": given})
