@@ -10,7 +10,7 @@ from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.inspect import inspect_model
-from lbdsl.model.load_check import LOAD_ERRORS, first_line
+from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource
 from lbdsl.plan.schema import Plan
@@ -33,12 +33,10 @@ def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype:
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True,
-                                                         local_files_only=True)
-    except LOAD_ERRORS as problem:
-        raise fail("LB465", f"{folder} does not load: {first_line(problem)}") from problem
+    with loading("LB465", f"{folder} does not load"), quiet_transformers():
+        # Said, not left out: where nothing is said, transformers asks at the terminal whether to run a folder's code.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+                                                     trust_remote_code=False)
     if plan is not None and tuple(getattr(model.config, "lbdsl", {}).get("layers", ())) != plan.specs:
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model.to(device).eval()

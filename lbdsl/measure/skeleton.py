@@ -10,12 +10,11 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.families import ARTIFACT_PREFIX
 from lbdsl.model.load import attention_of
-from lbdsl.model.load_check import LOAD_ERRORS, first_line
+from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.runtime import hybrid_classes
 from lbdsl.model.surgery import to_hybrid
@@ -28,13 +27,10 @@ def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
     model's or an artifact's, and was inspected: `facts` are its facts. Raises LB417 when transformers cannot make it.
     """
     dtype = getattr(torch, facts.dtype)
-    try:
-        with quiet_transformers():
-            model = _without_weights(folder, dtype)
-            if (folder / "generation_config.json").is_file():
-                model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except LOAD_ERRORS as problem:
-        raise fail("LB417", f"{folder} cannot be loaded: {first_line(problem)}") from problem
+    with loading("LB417", f"{folder} cannot be loaded"), quiet_transformers():
+        model = _without_weights(folder, dtype)
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     made: dict[Tensor, nn.Parameter] = {}
     for module in model.modules():
         for leaf, parameter in module._parameters.items():

@@ -15,7 +15,7 @@ from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
 from lbdsl.model.gguf_splitting import restore_splitting
 from lbdsl.model.inspect import inspect_model
-from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
+from lbdsl.model.load_check import check_loaded, loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource
 
@@ -70,14 +70,11 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with quiet_transformers(bars=True):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source.path, gguf_file=source.gguf_file, dtype=getattr(torch, facts.dtype), local_files_only=True,
-                output_loading_info=True, **_dense())
-            model, report = loaded
-    except LOAD_ERRORS as problem:
-        raise fail("LB417", f"{source.text} cannot be dequantized: {first_line(problem)}") from problem
+    with loading("LB417", f"{source.text} cannot be dequantized"), quiet_transformers(bars=True):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, gguf_file=source.gguf_file, dtype=getattr(torch, facts.dtype), local_files_only=True,
+            output_loading_info=True, **_dense())
+        model, report = loaded
     check_loaded(model, report, facts, source)
     # transformers refuses to save a model that still says it is quantized; these weights are not any more.
     model.hf_quantizer = None
@@ -91,11 +88,8 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
 def _convert_tokenizer(source: ModelSource, place: Path) -> None:
     from transformers import AutoTokenizer
 
-    try:
-        with quiet_transformers(bars=True):
-            tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file, local_files_only=True)
-    except LOAD_ERRORS as problem:
-        raise fail("LB418", f"the tokenizer in {source.text} cannot be read: {first_line(problem)}") from problem
+    with loading("LB418", f"the tokenizer in {source.text} cannot be read"), quiet_transformers(bars=True):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file, local_files_only=True)
     assert source.gguf_path is not None, "this is for GGUF files"
     restore_splitting(tokenizer, read_gguf_header(source.gguf_path).metadata.get("tokenizer.ggml.pre"))
     _save(tokenizer, place)

@@ -13,6 +13,11 @@ from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
 from lbdsl.model.families.missing import missing
 
 LAYER_CAP = 10_000
+LABEL_CAP = 10_000
+"""Classes that a configuration may promise: transformers makes a name for each of them, whatever the model is."""
+
+_ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
+_IMPLEMENTATIONS = (None, "sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                          *(() if reason or base_type is None else ("a family of pre- or post-norm layers with softmax "
                            "attention and a gated MLP is two files: docs/families.md",))))
     sizes = _sizes(family, config)
+    _check_obeyed(config)
     if not artifact:
         _check_limits(family, config)
     specs = _specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
@@ -171,6 +177,18 @@ def _check_limits(family: Family, config: dict[str, Any]) -> None:
             raise fail("LB404", f"{limit.field} is set in this {family.model_type} model: {limit.reason}",
                        help=f"remove {limit.field} from config.json if the model was trained without it"
                        if limit.field != "quantization_config" else "give the model's folder before quantization")
+
+
+def _check_obeyed(config: dict[str, Any]) -> None:
+    """Fields that say nothing about the model, and that transformers obeys while it loads one."""
+    for name in _ATTENTION_FIELDS:
+        if config.get(name) not in _IMPLEMENTATIONS:
+            # It would win over what lbdsl asks for, and may name code to be fetched from a hub.
+            raise fail("LB404", f"{name} in the configuration is {str(config[name])[:40]!r}; sdpa and eager are understood",
+                       help=f"remove {name} from config.json")
+    labels = config.get("num_labels")
+    if labels is not None and (type(labels) is not int or not 0 <= labels <= LABEL_CAP):
+        raise fail("LB402", f"num_labels in the configuration is {str(labels)[:40]}, not a whole number up to {LABEL_CAP}")
 
 
 def _check_rope(family: Family, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.layout import layout_of
-from lbdsl.model.load_check import LOAD_ERRORS, check_loaded, first_line
+from lbdsl.model.load_check import check_loaded, loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
 
@@ -55,15 +55,12 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
                    help="give the model that it was made from; its name is in lbdsl.json")
     where = pick_device(str(device) if device is not None else None)
     folder = source.path if source.gguf_file is None else gguf_model_folder(source, facts, cache_dir)
-    try:
-        with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, facts.dtype), attn_implementation=attention_of(folder), use_safetensors=True,
-                local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
-            model, report = loaded
-            model = model.to(where).eval()
-    except LOAD_ERRORS as problem:
-        raise fail("LB417", f"{source.text} cannot be loaded: {first_line(problem)}") from problem
+    with loading("LB417", f"{source.text} cannot be loaded"), quiet_transformers():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, facts.dtype), attn_implementation=attention_of(folder), use_safetensors=True,
+            local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
+        model, report = loaded
+        model = model.to(where).eval()
     check_loaded(model, report, facts, source)
     return model
 
@@ -77,9 +74,8 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
                    cache_dir: Path | None = None) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, chat template included. Raises LbdslError with LB418."""
     folder = source.path if source.gguf_file is None else gguf_tokenizer_folder(source, cache_dir)
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except LOAD_ERRORS as problem:
-        raise fail("LB418", f"the tokenizer of {source.text} cannot be loaded: {first_line(problem)}",
-                   help="the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json") from problem
+    with loading("LB418", f"the tokenizer of {source.text} cannot be loaded",
+                 help="the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json"), quiet_transformers():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    return tokenizer

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
-"""What transformers raises for checkpoints it cannot load: there is no common base class."""
+
+@contextmanager
+def loading(code: str, what: str, help: str | tuple[str, ...] = ()) -> Iterator[None]:
+    """What transformers raises within, for files it cannot load, becomes an error with `code`: `what`, and its first line.
+
+    There is no common base class: configurations raise those of dataclasses, IndexError or ZeroDivisionError, and
+    tokenizers a bare Exception.
+    """
+    try:
+        yield
+    except LbdslError:
+        raise
+    except Exception as problem:
+        raise fail(code, f"{what}: {first_line(problem)}", help=help) from problem
 
 
 def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFacts, source: ModelSource) -> None:
@@ -31,6 +43,7 @@ def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFac
 
 
 def first_line(problem: BaseException) -> str:
-    """A stranger's message, cut to what fits in one line."""
-    lines = str(problem).strip().splitlines()
-    return (lines[0] if lines else type(problem).__name__)[:200]
+    """A stranger's message, cut to what fits in one line; a heading is followed by what it is about."""
+    lines = [line.strip() for line in str(problem).strip().splitlines()]
+    text = lines[0] if lines else type(problem).__name__
+    return (f"{text} {lines[1]}" if text.endswith(":") and len(lines) > 1 else text)[:200]

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from lbdsl.api.applying import ApplyOptions, apply_plan
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import plan_recipe
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import INDEX, SINGLE
 from tests.tiny_model import byte_tokenizer
 
@@ -315,3 +317,16 @@ class TestArtifacts:
 
 def _weights(folder: Path) -> Path:
     return sorted(folder.glob("*.safetensors"))[0]
+
+
+def test_nobody_is_asked_whether_to_run_an_artifacts_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal transformers would ask; a hasty `y` must not run what an artifact brings."""
+    (tmp_path / "evil.py").write_text(EVIL.format(marker=str(tmp_path / "marker")))
+    names = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": names}))
+    asked: list[tuple] = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    with pytest.raises(LbdslError, match="does not load"):
+        load_artifact(tmp_path, device="cpu")
+    assert not asked
+    assert not (tmp_path / "marker").exists()

@@ -12,11 +12,13 @@ import torch
 from model_cases import SMOLLM2_VARIABLE, edit_json, save_gguf, save_llama, tiny_llama
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.model import gguf_copy
 from lbdsl.model.digest import model_digest
 from lbdsl.model.inspect import facts_summary, inspect_model
 from lbdsl.model.load import load_base, load_tokenizer, pick_device
 from lbdsl.model.source import resolve_source
+from tests.family_cases import family_base
 
 IDS = torch.arange(40).remainder(96)[None]
 
@@ -86,10 +88,40 @@ def test_weights_are_never_random(tmp_path):
     assert code_of(lambda: load_base(resolve_source(str(tmp_path)))) == "LB409"
 
 
-def test_what_transformers_refuses_is_coded(tmp_path):
+@pytest.mark.parametrize("changes", [
+    {"hidden_act": "no-such-activation"}, {"hidden_act": 5}, {"rms_norm_eps": "x"}, {"use_cache": "x"},
+    {"pad_token_id": 10**6}, {"rope_parameters": {"rope_type": "default", "rope_theta": "x"}},
+], ids=str)
+def test_what_transformers_refuses_is_coded(tmp_path, changes):
+    """With and without weights, whatever kind of error it raises."""
     save_llama(tmp_path)
-    edit_json(tmp_path / "config.json", hidden_act="no-such-activation")
+    edit_json(tmp_path / "config.json", **changes)
+    source = resolve_source(str(tmp_path))
+    assert code_of(lambda: load_base(source)) == "LB417"
+    assert code_of(lambda: skeleton_of(source.path, inspect_model(source).unwrap())) == "LB417"
+
+
+@pytest.mark.parametrize("changes", [{"no_rope_layers": [1]}, {"no_rope_layers": None, "no_rope_layer_interval": 0}], ids=str)
+def test_lists_by_layer_that_are_too_short_are_coded(tmp_path, changes):
+    family_base("smollm3").save_pretrained(tmp_path)
+    edit_json(tmp_path / "config.json", **changes)
     assert code_of(lambda: load_base(resolve_source(str(tmp_path)))) == "LB417"
+
+
+def test_a_message_in_two_lines_is_told_whole(tmp_path):
+    save_llama(tmp_path)
+    edit_json(tmp_path / "config.json", hidden_act=5)
+    with pytest.raises(LbdslError) as caught:
+        load_base(resolve_source(str(tmp_path)))
+    assert "'hidden_act': TypeError" in caught.value.diagnostics[0].message
+
+
+def test_a_tokenizer_that_the_library_refuses_is_coded(tmp_path):
+    """Its error has no type of its own."""
+    save_tokenizer(tmp_path)
+    save_llama(tmp_path)
+    edit_json(tmp_path / "tokenizer.json", model={"type": "Unheard-of"})
+    assert code_of(lambda: load_tokenizer(resolve_source(str(tmp_path)))) == "LB418"
 
 
 def test_a_report_of_missing_keys_is_an_error(tmp_path):
