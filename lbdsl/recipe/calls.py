@@ -47,14 +47,15 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
                 good = False
             else:
                 values[name] = value
-    if not good:
-        return None
     try:
-        return cls(**values)
+        action = cls(**values)
     except ValidationError as problem:
         for item in problem.errors():
-            _explain(scope, cls, call, spans, item)
+            # What an argument with an error would have given is not missing.
+            if good or item["type"] != "missing":
+                _explain(scope, cls, call, spans, item)
         return None
+    return action if good else None
 
 
 def resolve_score(scope: Scope, call: tree.Call) -> Score | None:

@@ -26,14 +26,13 @@ def resolve_search(scope: Scope, node: tree.Search) -> Search | None:
     objectives = [_objective(scope, item) for item in written]
     conditions = [_condition(scope, item) for item in node.items if isinstance(item, tree.Subject)]
     read = read_settings(scope, "search", [item for item in node.items if isinstance(item, tree.Setting)])
-    if not _complete(scope, node, bool(written)) or read is None or vary is None:
+    if not _complete(scope, node, bool(written)) or not read.good or vary is None:
         return None
-    values, spans = read
     good, held = [item for item in objectives if item is not None], [item for item in conditions if item is not None]
     if len(good) < len(objectives) or len(held) < len(conditions):
         return None
     fields = {"vary": vary, "objectives": tuple(good), "subject_to": tuple(held), "at": at(node)}
-    found: Search | None = checked(scope, Search, values | fields, spans, node.span)
+    found: Search | None = checked(scope, Search, read.values | fields, read.spans, node.span)
     return found
 
 

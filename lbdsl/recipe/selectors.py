@@ -120,9 +120,10 @@ def _compose(
     shared = _parts(first) & _parts(second)
     if shared:
         names = " and ".join(sorted(aspect.value for aspect in shared))
+        one, other = (first.text(), second.text()) if first.kind == second.kind else (first.kind, second.kind)
         scope.error(
             "LB203",
-            f"`{first.kind}` and `{second.kind}` both change the {names} of a layer",
+            f"`{one}` and `{other}` both change the {names} of a layer",
             second_node.span,
             labels=(Label(first_node.span, "changes it first"),),
             help="use one of them",

@@ -80,11 +80,11 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`; None with errors."""
     kind = block.kind.name
     read = read_settings(scope, kind, block.settings)
-    if read is None:
+    # Also with errors: the bounds of the other settings are looked at.
+    found = checked(scope, _SCHEMAS[kind], read.values | {"at": at(block)}, read.spans, block.span)
+    if found is None or not read.good:
         return None
-    found = checked(scope, _SCHEMAS[kind], read[0] | {"at": at(block)}, read[1], block.span)
-    if found is not None:
-        _say_rounding(scope, found, read[1])
+    _say_rounding(scope, found, read.spans)
     return found
 
 
@@ -108,9 +108,16 @@ def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
                help=f"`tokens = {tokens_text(near)}` is a multiple")
 
 
-def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting],
-                  ) -> tuple[dict[str, Any], dict[str, Span]] | None:
-    """The fields that the settings of a block give, and where each value stands; None with errors."""
+class Settings(NamedTuple):
+    """The fields that the settings of a block give, and where each value stands. Not `good`: some had errors."""
+
+    values: dict[str, Any]
+    spans: dict[str, Span]
+    good: bool
+
+
+def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting]) -> Settings:
+    """What the settings of a block say; errors are reported."""
     table = SETTINGS[kind]
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
@@ -132,7 +139,7 @@ def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting],
             good = good and fields is not None
             for field, value in (fields or {}).items():
                 values[field], spans[field] = value, setting.value.span
-    return (values, spans) if good else None
+    return Settings(values, spans, good)
 
 
 def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str, SettingRow]) -> None:
