@@ -36,13 +36,15 @@ class _ChunkedKL(torch.autograd.Function):
                     diff_CV.mul_(1 - (student_CV / cap).square_())
                 grad_ND[part] = diff_CV.to(head_cast_VD.dtype) @ head_cast_VD
         if grad_ND is not None:
-            ctx.save_for_backward(grad_ND.div_(tokens))
+            ctx.save_for_backward(grad_ND)
+            ctx.tokens = tokens
         return (total / tokens).to(torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad_ND,) = ctx.saved_tensors
-        return (grad_ND * grad_outputs[0]).to(grad_ND.dtype), None, None, None, None, None
+        # Only now, when the scale of mixed precision is known: a gradient already divided by the tokens is 0 in float16.
+        return (grad_ND * (grad_outputs[0] / ctx.tokens)).to(grad_ND.dtype), None, None, None, None, None
 
 
 def _capped(logits_CV: Tensor, cap: float | None) -> Tensor:

@@ -74,8 +74,8 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
                    cache_dir: Path | None = None) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, chat template included. Raises LbdslError with LB418."""
     folder = source.path if source.gguf_file is None else gguf_tokenizer_folder(source, cache_dir)
-    with loading("LB418", f"the tokenizer of {source.text} cannot be loaded",
-                 help="the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json"), quiet_transformers():
+    needs = "the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json"
+    with loading("LB418", f"the tokenizer of {source.text} cannot be loaded", help=needs), quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code)
     return tokenizer

@@ -71,6 +71,22 @@ def test_chunked_kl_is_the_naive_one(tokens: int, chunk: int, cap: float | None)
     assert torch.allclose(student.grad.double(), precise.grad, atol=1e-5)
 
 
+def test_chunked_kl_keeps_small_gradients_in_float16() -> None:
+    """Scaled as mixed precision scales a loss, over a batch of thousands of tokens."""
+    torch.manual_seed(0)
+    head, teacher = torch.randn(101, 16) * 0.05, torch.randn(4096, 16)
+    student, scale = teacher + 0.02 * torch.randn(4096, 16), 65536.0
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        hidden = student.to(dtype).clone().requires_grad_()
+        (scale * chunked_kl(hidden, head.to(dtype), teacher.to(dtype), head.to(dtype))).backward()
+        assert hidden.grad is not None
+        return hidden.grad.float() / scale
+
+    wanted = gradient(torch.float32)
+    assert (gradient(torch.float16) - wanted).norm() < 0.1 * wanted.norm()
+
+
 def test_chunked_kl_refuses_a_trained_head() -> None:
     with pytest.raises(ValueError, match="head"):
         chunked_kl(torch.randn(2, 4), torch.randn(5, 4, requires_grad=True), torch.randn(2, 4), torch.randn(5, 4))

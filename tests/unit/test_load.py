@@ -101,7 +101,8 @@ def test_what_transformers_refuses_is_coded(tmp_path, changes):
     assert code_of(lambda: skeleton_of(source.path, inspect_model(source).unwrap())) == "LB417"
 
 
-@pytest.mark.parametrize("changes", [{"no_rope_layers": [1]}, {"no_rope_layers": None, "no_rope_layer_interval": 0}], ids=str)
+@pytest.mark.parametrize("changes", [{"no_rope_layers": [1]}, {"no_rope_layers": None, "no_rope_layer_interval": 0}],
+                         ids=str)
 def test_lists_by_layer_that_are_too_short_are_coded(tmp_path, changes):
     family_base("smollm3").save_pretrained(tmp_path)
     edit_json(tmp_path / "config.json", **changes)
