@@ -3,6 +3,7 @@ Format, errata 01)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,4 +89,4 @@ def uri_of(name: str) -> str:
     if name.startswith("<") and name.endswith(">"):
         return quote(name[1:-1])
     path = Path(name)
-    return path.as_uri() if path.is_absolute() else quote(path.as_posix())
+    return path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))

@@ -7,9 +7,11 @@ from collections import Counter
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.view.console import printable
 
 
 def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
@@ -34,7 +36,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
                                              for window, count in sorted(windows.items()))))
     for row in rows:
         table.add_row(*row)
-    console.print(f"[bold]{name}[/bold]", highlight=False)
+    console.print(Text(printable(name), style="bold"))
     console.print(table, highlight=False)
     shares = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shares.add_column("part")

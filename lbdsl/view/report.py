@@ -9,10 +9,12 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
 from lbdsl.plan.schema import AssertResult
+from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_tables import result_lines
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -25,7 +27,7 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     """What became of the model: size, healing with its curve, quality and gates, and the folder."""
     plan = record.plan
     console.print()
-    console.print(f"[bold]{folder}[/bold]", highlight=False)
+    console.print(Text(printable(str(folder)), style="bold"))
     saved = 1 - plan.after.params / plan.before.params
     console.print(f"  parameters  {count_text(plan.before.params)} -> {count_text(plan.after.params)}"
                   f" (-{100 * saved:.1f} %)", highlight=False)
@@ -45,15 +47,15 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         console.print(f"Load it:  AutoModelForCausalLM.from_pretrained(\"{folder}\", trust_remote_code=True)",
                       highlight=False, markup=False)
     else:
-        console.print(f"[bold red]Rejected[/bold red]: a quality gate failed. The result is kept in {folder}, not under "
-                      "the name you asked for.", highlight=False)
+        rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."
+        console.print(Text.assemble(("Rejected", "bold red"), rest))
 
 
 def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
     """Perplexity of both models, KL and agreement, each with its standard error."""
     errors = quality["stderr"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"on {quality['data']}, {quality['tokens']} tokens")
+    table.add_column(Text(printable(f"on {quality['data']}, {quality['tokens']} tokens")))
     table.add_column("base", justify="right")
     table.add_column("artifact", justify="right")
     table.add_row("perplexity", _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
@@ -69,8 +71,6 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
-    from lbdsl.view.console import ascii_only
-
     for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
         console.print(line, highlight=False)
 
@@ -85,8 +85,6 @@ def _sparkline(losses: Sequence[float], console: Console) -> str:
     """`1.93 ▇▅▃▂▁ 0.31`: the curve between its first and last value."""
     if not losses:
         return "not logged"
-    from lbdsl.view.console import ascii_only
-
     marks = ASCII_BARS if ascii_only(console) else BARS
     top = max(losses) or 1.0
     shown = [losses[place * len(losses) // SPARKLINE] for place in range(SPARKLINE)] if len(losses) > SPARKLINE else losses

@@ -91,6 +91,7 @@ def test_sarif_says_what_was_found(tmp_path: Path) -> None:
 def test_uris() -> None:
     assert uri_of("a b/é.lbr") == "a%20b/%C3%A9.lbr"
     assert uri_of("<stdin>") == "stdin"
+    assert uri_of("\udcff.lbr") == "%FF.lbr"
     assert uri_of("/a b.lbr") == "file:///a%20b.lbr"
 
 

@@ -8,9 +8,12 @@ import pytest
 from plan_cases import llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
+from lbdsl.artifact.record import Record
 from lbdsl.plan.schema import Loss, Speed
 from lbdsl.view.console import ascii_only, make_console, printable, stderr_console, stdout_console
+from lbdsl.view.facts import render_facts
 from lbdsl.view.plan import render_plan, score_labels
+from lbdsl.view.report import render_report
 from lbdsl.view.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
 
 JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
@@ -133,6 +136,17 @@ def test_control_characters_of_a_recipe_do_not_reach_the_terminal():
 def test_markup_of_a_recipe_is_text():
     plan = plan_of('layers 3 drop because "[bold]x[/bold] [/nonsense]"\nelse keep', smollm2_facts(), joint=JOINT)
     assert "[bold]x[/bold] [/nonsense]" in drawn(plan)
+
+
+def test_markup_in_names_is_text(plan, tmp_path):
+    name = "m[bold]x[/red]"
+    record = Record(lbdsl_version="0", status="rejected", plan_digest="0", plan=plan, layer_map=(), changes=(),
+                    no_heal=False, heal=None, evaluation=None, asserts=(), files={})
+    for render in (lambda console: render_facts(smollm2_facts(), name, console),
+                   lambda console: render_report(record, tmp_path / name, console)):
+        console = Console(file=io.StringIO(), width=300)
+        render(console)
+        assert name in console.file.getvalue()
 
 
 def test_a_window_of_the_models_own_is_said():
