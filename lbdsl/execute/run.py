@@ -77,7 +77,7 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
     identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version,
                 "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None}
     rewriting = None
-    if work.saved() is None:
+    if not (resume and work.has_saved(identity)):
         if inputs.heal_blocks is None:
             with progress.stage("reading the checkpoint"):
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights())

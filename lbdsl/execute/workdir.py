@@ -69,6 +69,11 @@ class WorkFolder:
             self._saved.unlink(missing_ok=True)
             write_json(self._run, identity)
 
+    def has_saved(self, identity: dict[str, Any]) -> bool:
+        """Whether a run of this `identity` was cut off after its weights were saved."""
+        return (self.artifact.is_dir() and self._saved.is_file() and self._run.is_file()
+                and _read_json(self._run) == identity)
+
     def saved(self) -> dict[str, Any] | None:
         """What was noted when the weights were saved, or None when that has not happened yet."""
         return _read_json(self._saved) if self.artifact.is_dir() and self._saved.is_file() else None

@@ -242,6 +242,28 @@ def test_interrupted_and_resumed(workplace, lbdsl, monkeypatch):
     assert not (workplace / "out.lbdsl-work").exists()
 
 
+@pytest.mark.parametrize("notes", ["{}", "{ cut"])
+def test_force_throws_away_a_run_that_had_saved(workplace, lbdsl, monkeypatch, notes):
+    """Whatever is left of it: the new run looks for room, and does not load the model."""
+    from lbdsl.execute import run
+
+    base = save_base(workplace / "base", shards=True)
+    (workplace / "x.lbr").write_text(DROPS)
+    assert lbdsl("plan", "x.lbr", base, "-o", "x.lbplan").code == 0
+    (workplace / "out.lbdsl-work" / "artifact").mkdir(parents=True)
+    for name in ("run.json", "saved.json"):
+        (workplace / "out.lbdsl-work" / name).write_text(notes)
+    assert "LB462" in lbdsl("apply", "x.lbplan", "-o", "out").err
+    looked = []
+    real = run.check_room
+    monkeypatch.setattr(run, "check_room", lambda *words: looked.append(words) or real(*words))
+    monkeypatch.setattr(run, "_make", None)
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--force")
+    assert done.code == 0, done.err
+    assert looked
+    assert not (workplace / "out.lbdsl-work").exists()
+
+
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_every_family(tmp_path, name):
     """Drops of attention, MLP and both, and a window: the files that loading, changing and saving gives."""
