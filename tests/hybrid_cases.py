@@ -84,3 +84,13 @@ def stock_logits(base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor 
 
 def cache_of(outputs):
     return getattr(outputs, CACHE_NAME)
+
+
+def assert_same_greedy(tokens: torch.Tensor, wanted: torch.Tensor, logits: torch.Tensor, tie: float = 1e-4) -> None:
+    """Generated tokens (one row) equal others up to a place where the two best of `logits`, (steps, vocabulary) of the
+    others, lie within `tie`: sums in another order round differently, and what follows a tie is another text."""
+    for place, (one, other) in enumerate(zip(tokens.tolist(), wanted.tolist(), strict=True)):
+        if one != other:
+            best = logits[place].max()
+            assert best - logits[place, one] < tie, (place, one, other)
+            return

@@ -22,6 +22,7 @@ _DEPTHS = (2, 10)
 
 _COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+_GEMM_SMALL = 256
 
 
 @torch.inference_mode()
@@ -59,9 +60,15 @@ def _bandwidth(device: torch.device, memory: int) -> float:
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    n = _GEMM_SIZE.get(device.type, 2048)
-    left, right = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / min(_times(lambda: left @ right, device))
+    """Of the largest product that the budget allows: a dtype that the device lacks (float16 on many CPUs) can be a
+    thousand times slower than its own."""
+    n = _GEMM_SMALL
+    while True:
+        left, right = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+        best = min(_times(lambda a=left, b=right: a @ b, device, least=1, budget=0.0))
+        if n >= _GEMM_SIZE.get(device.type, 2048) or 8 * best > _BUDGET:
+            return 2 * n**3 / min(best, *_times(lambda: left @ right, device))
+        n *= 2
 
 
 def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -99,7 +106,7 @@ def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return statistics.median(_times(ten, device)) / 10
 
 
-def _times(work: Callable[[], object], device: torch.device, least: int = 3) -> list[float]:
+def _times(work: Callable[[], object], device: torch.device, least: int = 3, budget: float = _BUDGET) -> list[float]:
     """Seconds of repeated runs after two that warm up; at least `least`, more while the budget lasts."""
     def once() -> float:
         if device.type == "cuda":
@@ -112,7 +119,7 @@ def _times(work: Callable[[], object], device: torch.device, least: int = 3) -> 
 
     once()
     once()
-    end = time.perf_counter() + _BUDGET
+    end = time.perf_counter() + budget
     times: list[float] = []
     while len(times) < least or time.perf_counter() < end:
         times.append(once())

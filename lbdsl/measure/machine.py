@@ -14,7 +14,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.facts import ModelFacts
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 """Raise it when the way of calibrating changes."""
 
 

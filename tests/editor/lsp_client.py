@@ -83,12 +83,16 @@ class Client:
             self.said.append(message)
 
     def wait(self, method: str, timeout: float = 30, **params: Any) -> dict[str, Any]:
-        """The parameters of the next message of that method (one already heard counts) that agrees with `params`."""
+        """The parameters of the next message of that method (one already heard counts) that agrees with `params`.
+
+        Earlier messages of that method are forgotten, those of others are kept: their order is the server's.
+        """
         while True:
             for index, message in enumerate(self.said):
                 if message.get("method") == method and all((message.get("params") or {}).get(key) == value
                                                            for key, value in params.items()):
-                    del self.said[: index + 1]
+                    self.said = [kept for place, kept in enumerate(self.said)
+                                 if place > index or kept.get("method") != method]
                     return message.get("params") or {}
             self.said.append(self._next(timeout))
 
