@@ -62,13 +62,15 @@ def _bandwidth(device: torch.device, memory: int) -> float:
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
     """Of the largest product that the budget allows: a dtype that the device lacks (float16 on many CPUs) can be a
     thousand times slower than its own."""
-    n = _GEMM_SMALL
-    while True:
-        left, right = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
-        best = min(_times(lambda a=left, b=right: a @ b, device, least=1, budget=0.0))
-        if n >= _GEMM_SIZE.get(device.type, 2048) or 8 * best > _BUDGET:
-            return 2 * n**3 / min(best, *_times(lambda: left @ right, device))
+    n, largest = _GEMM_SMALL, _GEMM_SIZE.get(device.type, 2048)
+    while n < largest and 8 * min(_times(_product(n, device, dtype), device, least=1, budget=0.0)) <= _BUDGET:
         n *= 2
+    return 2 * n**3 / min(_times(_product(n, device, dtype), device))
+
+
+def _product(n: int, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    left, right = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+    return lambda: left @ right
 
 
 def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> float:
