@@ -51,8 +51,7 @@ def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, m
     # A tenth of the run would go to collecting the objects that imports make, none of which is garbage.
     gc.disable()
     try:
-        how = _How(dict(assignments), _facts(model, offline), fix, diff)
-        found = [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]
+        found = _found(files, model, offline, _How(dict(assignments), None, fix, diff))
         # With the fixed text or a difference on standard output, findings go beside it.
         apart = diff or (fix and "-" in files)
         _write(found, form, len(files), apart)
@@ -66,12 +65,17 @@ def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, m
         ctx.exit(1)
 
 
-def _facts(model: str | None, offline: bool) -> ModelFacts | None:
-    if model is None:
-        return None
-    from lbdsl.api.inspecting import inspect_model
+def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) -> list[tuple[str, Diagnostic]]:
+    """Findings, each with what was checked. A model that cannot be read is the only finding."""
+    if model is not None:
+        from lbdsl.api.inspecting import inspect_model
+        from lbdsl.core.diagnostic import LbdslError
 
-    return inspect_model(model, offline=offline).facts
+        try:
+            how = how._replace(facts=inspect_model(model, offline=offline).facts)
+        except LbdslError as problem:
+            return [(model, found) for found in problem.diagnostics]
+    return [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]
 
 
 def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:

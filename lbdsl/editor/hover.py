@@ -21,6 +21,7 @@ from lbdsl.editor.pages import (
 from lbdsl.metrics import metrics
 from lbdsl.plan.layersets import members, ranked_sets
 from lbdsl.plan.words import plural, ranges_text
+from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.syntax import tree
@@ -99,10 +100,12 @@ def _name(analysis: Analysis, name: str, role: Role) -> str | None:
     return action_page(name) if name in actions() else WORDS.get(name)
 
 
-def _fact(analysis: Analysis, name: str) -> str:
+def _fact(analysis: Analysis, name: str) -> str | None:
     """`model.layers`, with its value where a model is known."""
-    value = getattr(analysis.facts, name.removeprefix("model."), None) if analysis.facts is not None else None
-    said = "" if value is None or isinstance(value, tuple) or callable(value) else f": {value} in this model"
+    bare = name.removeprefix("model.")
+    if bare not in FACTS or bare == name:
+        return None
+    said = f": {getattr(analysis.facts, bare)} in this model" if analysis.facts is not None else ""
     return f"`{name}`, a fact of the model{said}."
 
 

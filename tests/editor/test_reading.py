@@ -86,6 +86,9 @@ def test_hover_knows_the_model() -> None:
     facts = smollm2_facts()
     assert "3 layers of this model: 0-1, 29." in page("@core", facts=facts)
     assert "30 in this model" in page("model.layers", facts=facts)
+    assert "23040 in this model" in page("model.kv_bytes_per_token", "requires model.kv_bytes_per_token < 1MiB",
+                                         facts=facts)
+    assert "in this model" not in page("model.dtype_bytes", "requires model.dtype_bytes < 4", facts=facts)
 
 
 def test_definition_and_uses_also_in_a_broken_recipe() -> None:

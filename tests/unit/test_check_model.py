@@ -81,7 +81,12 @@ def test_a_model_that_cannot_be_read_is_reported_as_by_inspect(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--model", str(tmp_path), str(tmp_path / "a.lbr")],
                           cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "LB401" in done.stderr
+    assert "error[LB401]" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--model", "nowhere", "--format", "json", "x.lbr"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert [(item["code"], item["file"], item["line"]) for item in json.loads(done.stdout)["diagnostics"]] == [
+        ("LB400", "nowhere", None)]
 
 
 def test_torch_is_never_imported(model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import recipe_of, smollm2_facts
+from plan_cases import llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.plan.cost import base_cost, changed_cost
 from lbdsl.plan.evaluate import World, holds
@@ -36,6 +36,16 @@ def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
 ])
 def test_costs(condition, truth):
     assert of_model(condition).unwrap() is truth
+
+
+@pytest.mark.parametrize(("layers", "drops", "share"), [
+    (40, 17, "57.5%"), (50, 21, "58%"), (100, 71, "29%"), (30, 20, "100% / 3")])
+def test_a_share_of_so_many_layers_is_exact(layers, drops, share):
+    facts = llama_facts(layers=layers)
+    recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert kv(512) <= {share} and kv(512) >= {share}")
+    base = base_cost(facts)
+    after = changed_cost(base, [recipe.rules[0].actions if i < drops else () for i in range(layers)])
+    assert holds(recipe.asserts[0].expr, World(recipe, facts, cost=after, base=base)).unwrap() is True
 
 
 def test_results_that_are_no_number():
