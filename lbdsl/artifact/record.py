@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
 from lbdsl.core.digest import digest_of
@@ -16,6 +17,36 @@ from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Pair:
+    base: float | None
+    artifact: float | None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is read of `evaluation`; null stands for what is no number."""
+
+    data: str
+    tokens: int
+    perplexity: _Pair
+    kl: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class _Healed:
+    """What is read of `heal`; a point of the curve is (tokens seen, loss)."""
+
+    data: str
+    steps: int
+    tokens: int
+    passes: float
+    trained_params: int
+    curve: list[tuple[float, float]]
+    seconds: float
 
 
 class Record(BaseModel):
@@ -41,6 +72,14 @@ class Record(BaseModel):
     heal: dict[str, Any] | None
     evaluation: dict[str, Any] | None
     asserts: tuple[AssertResult, ...]
+
+    @field_validator("evaluation", "heal", mode="after")
+    @classmethod
+    def _complete(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        """It has what cards and reports read of it; whatever else it has stays as it is."""
+        if value is not None:
+            TypeAdapter(_Judged if info.field_name == "evaluation" else _Healed).validate_python(value)
+        return value
 
 
 def write_record(record: Record, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Report
+from lbdsl.model.layout import checked_specs
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Subject:
 
 
 def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Mapping[str, Any]]) -> Subject:
-    """A Subject in which every window is said: a kept layer sees its native window, where it has one."""
+    """A Subject in which every window is said: a kept layer sees its native window, where it has one. LB402 for
+    specifications that are none, or of another number of layers."""
     said = []
-    for spec, native in zip(specs, facts.native_window, strict=True):
+    for spec, native in zip(checked_specs(specs, len(facts.native_window)), facts.native_window, strict=True):
         full = {"attn": "full", **spec}
         if full["attn"] == "full" and native:
             full = {**full, "attn": "swa", "window": native, "sinks": 0}

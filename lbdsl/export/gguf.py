@@ -14,6 +14,7 @@ from lbdsl.export.gguf_tensors import out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.load_check import loading
 
 FILE = "model.gguf"
 
@@ -57,6 +58,6 @@ def write_model(artifact: Path, target: Target, path: Path, *, numbers: str | No
     odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)
     if odd is not None:
         raise fail("LB465", f"{odd.name} is {odd.dtype}; weights of an artifact are floating point")
-    fields = {**model_fields(target),
-              **tokenizer_fields(artifact, target.layout.sizes.vocab, target.config, artifact.name)}
-    write_gguf(path, fields, out_tensors(target, tensors), artifact, numbers, progress)
+    with loading("LB522", f"the tokenizer of {artifact} cannot be read"):
+        tokenizer = tokenizer_fields(artifact, target.layout.sizes.vocab, target.config, artifact.name)
+    write_gguf(path, {**model_fields(target), **tokenizer}, out_tensors(target, tensors), artifact, numbers, progress)

@@ -43,7 +43,9 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
-        names = sorted(str(path.relative_to(artifact)) for path in artifact.rglob("*") if path.is_file())
+        paths = [path.relative_to(artifact) for path in artifact.rglob("*") if path.is_file()]
+        # Whoever fetched the artifact keeps notes in hidden folders: git, and the hub's client.
+        names = sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
         link_files(artifact, output, names, progress)
 
     @classmethod

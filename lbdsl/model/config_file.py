@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,10 @@ def positive_int(config: dict[str, Any], field: str, *, default: int | None = No
         shown = "missing" if value is None else f"{str(value)[:40]}, not a whole number between 1 and {cap}"
         raise fail("LB402", f"{field} in the configuration is {shown}")
     return value
+
+
+def check_positive(config: Mapping[str, Any], field: str) -> None:
+    """Raise LbdslError with LB402 when the field is there and neither null nor a positive finite number."""
+    value = config.get(field)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf):
+        raise fail("LB402", f"{field} in the configuration is {str(value)[:40]}, not a positive number")

@@ -8,13 +8,21 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.model.config_file import positive_int
+from lbdsl.model.config_file import check_positive, positive_int
 from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
 from lbdsl.model.families.missing import missing
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000
 """Classes that a configuration may promise: transformers makes a name for each of them, whatever the model is."""
+
+_NUMBERS = ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "partial_rotary_factor", "query_pre_attn_scalar",
+            "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings")
+_ROPE_NUMBERS = ("rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor", "beta_fast",
+                 "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings")
+_ROPE_NEEDS = MappingProxyType({"linear": ("factor",), "yarn": ("factor",),
+                                "llama3": ("factor", "low_freq_factor", "high_freq_factor")})
+"""What a kind of scaling cannot be computed without."""
 
 _ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
 _IMPLEMENTATIONS = (None, "sdpa", "eager")
@@ -118,9 +126,10 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                            "attention and a gated MLP is two files: docs/families.md",))))
     sizes = _sizes(family, config)
     _check_obeyed(config)
+    _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = _specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
+    specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
     _check_rope(family, config)
     return Layout(family, _architecture(family, config, artifact), sizes,
                   tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
@@ -191,6 +200,16 @@ def _check_obeyed(config: dict[str, Any]) -> None:
         raise fail("LB402", f"num_labels in the configuration is {str(labels)[:40]}, not a whole number up to {LABEL_CAP}")
 
 
+def _check_numbers(config: dict[str, Any], layers: int) -> None:
+    for name in _NUMBERS:
+        check_positive(config, name)
+    listed = config.get("no_rope_layers")
+    if isinstance(listed, list) and len(listed) < layers:
+        raise fail("LB402", f"no_rope_layers in the configuration is not a list of {layers} layers")
+    if config.get("no_rope_layer_interval") is not None:
+        positive_int(config, "no_rope_layer_interval")
+
+
 def _check_rope(family: Family, config: dict[str, Any]) -> None:
     # transformers 5 writes rope_parameters, earlier ones rope_scaling, whose key was `type` still earlier.
     for name in ("rope_parameters", "rope_scaling"):
@@ -210,6 +229,13 @@ def _check_rope_type(family: Family, value: dict[str, Any]) -> None:
     if kind not in family.rope_types:
         raise fail("LB404", f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
                    help=f"supported: {', '.join(family.rope_types)}")
+    for name in _ROPE_NUMBERS:
+        check_positive(value, name)
+    lacking = [name for name in _ROPE_NEEDS.get(kind, ()) if value.get(name) is None]
+    if lacking:
+        raise fail("LB402", f"rotary embeddings of type {kind} have no {lacking[0]} in the configuration")
+    if kind == "llama3" and value["high_freq_factor"] <= value["low_freq_factor"]:
+        raise fail("LB402", "high_freq_factor in the configuration is not above low_freq_factor")
 
 
 def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
@@ -221,10 +247,14 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
     return value
 
 
-def _specs(config: dict[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
+def _artifact_specs(config: dict[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
     stub = config.get("lbdsl")
-    specs = stub.get("layers") if isinstance(stub, dict) else None
-    if not isinstance(specs, list) or len(specs) != layers:
+    return checked_specs(stub.get("layers") if isinstance(stub, dict) else None, layers)
+
+
+def checked_specs(specs: Any, layers: int) -> tuple[Mapping[str, Any], ...]:
+    """The specifications of so many layers, as `lbdsl.layers` of an artifact's config.json has them. Raises LB402."""
+    if not isinstance(specs, list | tuple) or len(specs) != layers:
         raise fail("LB402", f"lbdsl.layers in the configuration is not a list of {layers} layers")
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
@@ -233,7 +263,7 @@ def _spec(spec: Any, layer: int) -> Mapping[str, Any]:
     def bad(what: str) -> LbdslError:
         return fail("LB402", f"lbdsl.layers[{layer}] in the configuration {what}")
 
-    if not isinstance(spec, dict) or not isinstance(spec.get("attn", "full"), str):
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("attn", "full"), str):
         raise bad("is not an object with a text `attn`")
     if spec.get("mlp", "full") not in ("full", "none"):
         raise bad("has an `mlp` that is neither full nor none")

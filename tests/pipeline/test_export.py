@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from lbdsl.artifact.save import file_hashes
+from lbdsl.core.digest import digest_of
 
 RECIPE = """lbr 1
 recipe "small"
@@ -142,3 +146,62 @@ def test_an_unknown_engine_is_named_before_anything_is_measured(workplace: Path,
     assert done.code == 2
     assert "did you mean `vllm`?" in done.err
     assert "measuring" not in done.err
+
+
+def test_what_a_hub_client_left_in_the_artifact_is_not_exported(artifact: Path, lbdsl) -> None:
+    for name in (".cache/huggingface/download/config.json.metadata", ".git/objects/ab/cd", "additional/one/two.txt"):
+        (artifact / name).parent.mkdir(parents=True)
+        (artifact / name).write_text("x")
+    done = lbdsl("export", "out", "--to", "vllm")
+    assert done.code == 0, done.err
+    output = artifact.with_name("out-vllm")
+    assert not (output / ".cache").exists()
+    assert not (output / ".git").exists()
+    assert (output / "additional" / "one" / "two.txt").read_text() == "x"
+    assert os.path.samefile(output / "model.safetensors", artifact / "model.safetensors")
+
+
+def sealed(folder: Path, **changes: Any) -> None:
+    """The record again as if it had been written so, with the hashes of the files that are there."""
+    content = json.loads((folder / "lbdsl.json").read_text())
+    del content["digest"]
+    content |= {"files": file_hashes(folder), **changes}
+    (folder / "lbdsl.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+
+
+@pytest.mark.parametrize("changes", [
+    {"evaluation": {}}, {"heal": {}}, {"evaluation": {"data": "x", "tokens": 1, "perplexity": {"base": "x"}}},
+], ids=str)
+def test_a_record_with_half_of_its_results_is_refused(artifact: Path, lbdsl, changes: dict[str, Any]) -> None:
+    sealed(artifact, **changes)
+    for words in (("show", "out"), ("export", "out", "--to", "decilm")):
+        done = lbdsl(*words)
+        assert done.code == 6
+        assert "LB465" in done.err
+
+
+@pytest.mark.parametrize("layers", [[], [5] * 6, [{"attn": "swa"}] * 6, [{"attn": "full"}] * 7], ids=str)
+@pytest.mark.parametrize("kind", ["decilm", "gguf", "native", "vllm"])
+def test_layers_that_are_none_are_refused(artifact: Path, lbdsl, kind: str, layers: list[Any]) -> None:
+    config = json.loads((artifact / "config.json").read_text())
+    config["lbdsl"]["layers"] = layers
+    (artifact / "config.json").write_text(json.dumps(config))
+    sealed(artifact)
+    done = lbdsl("export", "out", "--to", kind)
+    assert (done.code, "LB402" in done.err) == (6, True)
+    assert not artifact.with_name(f"out-{kind}").exists()
+
+
+@pytest.mark.parametrize("part", ["model", "added_tokens", "pre_tokenizer", "normalizer", "post_processor"])
+def test_a_tokenizer_of_another_form_is_a_coded_error(artifact: Path, lbdsl, part: str) -> None:
+    tokenizer = json.loads((artifact / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = [["a", "b"]]
+    tokenizer["model"]["vocab"]["ab"] = 257
+    tokenizer[part] = [5]
+    (artifact / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (artifact / "config.json").write_text((artifact / "config.json").read_text().replace('"window": 16', '"window": 512'))
+    sealed(artifact)
+    done = lbdsl("export", "out", "--to", "gguf")
+    assert done.code != 0
+    assert "LB522" in done.err
+    assert not artifact.with_name("out-gguf").exists()
