@@ -42,6 +42,15 @@ def _no_statement(p: Place) -> Diagnostic | None:
                 p.span(),
                 help="say which layers first: `layers SET ACTION`, or `else ACTION` for all the others",
             )
+        after = p.after()
+        if token.text in STATEMENTS and after is not None:
+            return error(
+                "LB011",
+                f"`{token.text}` takes no `=` here",
+                p.span(after),
+                help=form_of(p),
+                fix=replacement("remove `=`", p.span(after), "") if token.text in BLOCK_WORDS else None,
+            )
         near = nearest(token.text.lower(), STATEMENTS)
         if near:
             return error(
@@ -141,6 +150,8 @@ def _missing_comma(p: Place) -> Diagnostic | None:
     """`layers 0 1 2 drop`."""
     before = p.before()
     if p.kind not in ("INT", "REF") or before is None or not p.expects("COMMA") or p.first not in ("layers", "group"):
+        return None
+    if before.kind not in ("INT", "REF"):
         return None
     index = p.failure.index
     last = index

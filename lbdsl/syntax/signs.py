@@ -5,9 +5,10 @@ from __future__ import annotations
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.span import Span
 from lbdsl.syntax.lexer import BAD
-from lbdsl.syntax.names import BLOCK_WORDS
+from lbdsl.syntax.names import BLOCK_WORDS, RULE_WORDS
 from lbdsl.syntax.place import Place, form_of, replacement
 
+_VALUES = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "VAR"})
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
 
@@ -20,12 +21,15 @@ def bad_character(p: Place) -> Diagnostic | None:
             return error("LB004", "strings stand in double quotes", p.span(), help='write `"text"`')
         return error("LB004", "string never closed", p.span(), help='a string ends with `"` on the same line')
     if sign in _OTHER_SIGNS:
+        # Behind a rule's action it joins another one.
+        joins = sign[0] == "&" and p.first in RULE_WORDS and p.failure.complete
+        meant = "+" if joins else _OTHER_SIGNS[sign]
         return error(
             "LB008",
             f"unexpected `{sign}`",
             p.span(),
-            help=f"write `{_OTHER_SIGNS[sign].strip()}`",
-            fix=replacement(f"write `{_OTHER_SIGNS[sign].strip()}`", p.span(), _OTHER_SIGNS[sign]),
+            help=f"write `{meant.strip()}`",
+            fix=replacement(f"write `{meant.strip()}`", p.span(), meant),
         )
     if sign == "%" and (before := p.before()) is not None and before.kind in ("INT", "DECIMAL"):
         return error(
@@ -60,6 +64,8 @@ def slice_range(p: Place) -> Diagnostic | None:
     if p.kind not in ("COLON", "_DOTS") or start is None or end is None or start.kind != "INT" or end.kind != "INT":
         return None
     sign, low, high = p.token.text if p.token else "", int(start.text), int(end.text)
+    if p.first not in (*RULE_WORDS, "group"):
+        return _domain_sign(p, sign)
     last = high - 1 if sign == ":" else high
     if last < low:
         return error(
@@ -75,6 +81,19 @@ def slice_range(p: Place) -> Diagnostic | None:
         p.span(start, end),
         help=f"`{p.span(start, end).text}` is `{right}` here: both ends belong to it",
         fix=replacement(f"write `{right}`", p.span(start, end), right),
+    )
+
+
+def _domain_sign(p: Place, sign: str) -> Diagnostic | None:
+    """`param $w: tokens in 64:256`; a second `..` is no sign in place of another."""
+    if sign != ":" or p.first not in ("param", "search"):
+        return None
+    return error(
+        "LB011",
+        "a range of values is written with `..`, not `:`",
+        p.span(),
+        help=form_of(p),
+        fix=replacement("write `..`", p.span(), ".."),
     )
 
 
@@ -113,6 +132,14 @@ def equals(p: Place) -> Diagnostic | None:
             help=f"write `{before.text}=VALUE`",
             fix=replacement("write `=`", p.span(), "="),
         )
+    if p.kind in _VALUES and before.kind == "NAME" and before.text not in p.actions and p.expects("COMMA", "RPAR"):
+        return error(
+            "LB011",
+            "arguments use `=`",
+            p.span(before, p.token),
+            help=f"write `{before.text}={p.token.text}`",
+            fix=replacement("write `=`", Span(p.source, before.end, p.token.start), "="),
+        )
     if p.token.text in ("==", ":") and p.expects("EQUAL"):
         return error(
             "LB011", f"`{p.first}` uses `=`", p.span(), help=form_of(p), fix=replacement("write `=`", p.span(), "=")
@@ -120,7 +147,8 @@ def equals(p: Place) -> Diagnostic | None:
     sign, follows = (after, p.after(2)) if p.kind == "KEY" else (p.token, after)
     if sign is None or sign.kind != "EQUAL" or p.first in BLOCK_WORDS:
         return None
-    if (p.kind == "KEY" and p.expects("NAME")) or (p.kind == "EQUAL" and p.expects("COMPARE")):
+    compared = p.expects("COMPARE") or (p.failure.complete and p.first in ("requires", "assert"))
+    if (p.kind == "KEY" and p.expects("NAME")) or (p.kind == "EQUAL" and compared):
         if follows is not None and follows.kind == "COMPARE" and follows.start == sign.end:
             right = f"{follows.text}="
             return error(
