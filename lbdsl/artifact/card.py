@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.model.source import hub_repository
+from lbdsl.plan.schema import ModelRef
 from lbdsl.plan.shown import value_text
 
 
@@ -20,14 +22,13 @@ def write_card(record: Record, folder: Path) -> None:
 def card_text(record: Record) -> str:
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    # A folder of this machine means nothing to others.
-    base = plan.model.name if plan.model.revision is None and plan.model.name else plan.model.source
+    base = base_name(plan.model)
     lines = ["---", f"base_model: {base}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
              "", f"# {plan.model.name or plan.model.source}, compressed by `{name}`", ""]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
     lines += [f"Made by lbdsl {record.lbdsl_version} from `{base}` "
-              f"(sha256 `{plan.model.digest[:16]}`). Load it with", "",
+              f"({_version_of(plan.model)}sha256 `{plan.model.digest[:16]}`). Load it with", "",
               "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "",
               "or without remote code after `import lbdsl.hf`.", ""]
     lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)
@@ -38,6 +39,17 @@ def card_text(record: Record) -> str:
         values = ", ".join(f"${k} = {v}" for k, v in sorted(plan.recipe.params.items()))
         lines += [f"Parameters: {values}.", ""]
     return "\n".join(lines)
+
+
+def base_name(model: ModelRef) -> str:
+    """What others know the base by: the repository on the hub alone, which is all that a hub takes as `base_model`, or a
+    name. A folder of this machine means nothing to them."""
+    repository = hub_repository(model.source) if model.revision is not None else None
+    return repository or model.name or model.source
+
+
+def _version_of(model: ModelRef) -> str:
+    return "" if model.revision is None else f"revision `{model.revision}`, "
 
 
 def _plan_lines(record: Record) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lbdsl.artifact.card import base_name
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
 
@@ -12,8 +13,7 @@ def export_card(record: Record, kind: str, how_to_load: str) -> str:
     """README.md of an export, from the artifact's record."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    base = plan.model.name if plan.model.revision is None and plan.model.name else plan.model.source
-    lines = ["---", f"base_model: {base}", "tags: [lbdsl, compressed]", "---", "",
+    lines = ["---", f"base_model: {base_name(plan.model)}", "tags: [lbdsl, compressed]", "---", "",
              f"# {plan.model.name or plan.model.source}, compressed by `{name}`, as {kind}", ""]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed.", ""]

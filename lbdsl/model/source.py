@@ -39,6 +39,12 @@ class ModelSource:
         return None if self.gguf_file is None else self.path / self.gguf_file
 
 
+def hub_repository(text: str) -> str | None:
+    """`organisation/name` of a hub id, with or without a revision behind an @; None for anything else."""
+    match = _HUB_ID.fullmatch(text)
+    return match["repo"] if match is not None else None
+
+
 def is_artifact(source: ModelSource) -> bool:
     """True when the folder is an artifact that lbdsl saved."""
     return (source.path / ARTIFACT_FILE).is_file()
@@ -82,7 +88,8 @@ def _local(text: str, path: Path) -> ModelSource:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as problem:
         raise fail("LB400", f"cannot list {text}: {problem.strerror}") from problem
-    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    # A pipe of that name would be waited for.
+    ggufs = [name for name in names if name.lower().endswith(".gguf") and (path / name).is_file()]
     if ggufs and not any(name.endswith(".safetensors") for name in names):
         if len(ggufs) > 1:
             raise fail("LB401", f"{text} holds {len(ggufs)} GGUF files: {', '.join(ggufs)}",

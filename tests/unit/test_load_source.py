@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 
 import huggingface_hub
 import pytest
@@ -42,6 +43,13 @@ def test_folders_and_files_that_are_no_model(tmp_path):
     both = refused(str(tmp_path))
     assert both.code == "LB401"
     assert "a.gguf, b.gguf" in both.message
+
+
+def test_a_pipe_is_no_gguf_file(tmp_path):
+    """Nobody writes to it: opening it would never end."""
+    os.mkfifo(tmp_path / "x.gguf")
+    assert refused(str(tmp_path)).code == "LB401"
+    assert refused(str(tmp_path / "x.gguf")).code == "LB400"
 
 
 def test_local_folder_and_gguf(tmp_path, monkeypatch):
