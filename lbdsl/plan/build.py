@@ -13,10 +13,9 @@ from lbdsl.actions.keep import Keep
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import tokens_text
-from lbdsl.plan.check import facts_only, no_engine, requirement_problems
+from lbdsl.plan.check import beyond_positions, context_findings, facts_only, no_engine, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
-from lbdsl.plan.evaluate import World, holds, walk
+from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import (
     AssertResult,
@@ -34,7 +33,7 @@ from lbdsl.plan.schema import (
 from lbdsl.plan.select import Choice, LayerChoice, Selection, spec_of
 from lbdsl.plan.shown import deciding
 from lbdsl.plan.words import plural
-from lbdsl.recipe.schema import Assertion, CostOf, Phase, RankSelector, Recipe
+from lbdsl.recipe.schema import Assertion, Phase, Recipe
 
 CONTEXTS = (1024, 8192, 32768)
 """Where costs are counted, in tokens, when no one asks for others."""
@@ -59,7 +58,8 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
             problems += requirement_problems(recipe, facts, requirement, world)
     layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
     problems += _engine_findings(recipe, layers)
-    problems += _context_findings(recipe, facts, contexts) + _bare_findings(recipe, layers) + _search_findings(recipe)
+    problems += context_findings(recipe, facts) + beyond_positions(recipe, facts, contexts)
+    problems += _bare_findings(recipe, layers) + _search_findings(recipe)
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
     complete = loss.joint is not None or not selection.changed
@@ -159,25 +159,6 @@ def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertR
     help = "change more layers, or loosen the assert" if static else (
         "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`",)
     return result, (error(code, f"`assert {text}` fails{said}", recipe.span(assertion), help=help),)
-
-
-def _context_findings(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:
-    """Contexts that the model was not made for: a warning at the recipe's own, a note for the plan's columns."""
-    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [rule.selector.until for rule in recipe.rules
-              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
-    limit = f"this model has {tokens_text(facts.positions)} positions"
-    found: list[Diagnostic] = []
-    named: set[int] = set()
-    for node in (part for root in roots for part in walk(root) if isinstance(part, CostOf)):
-        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in named:
-            named.add(node.ctx)
-            found.append(warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but {limit}",
-                                 recipe.span(node)))
-    beyond = [ctx for ctx in contexts if ctx > facts.positions and ctx not in named]
-    if beyond:
-        found.append(note("LB324", f"costs at {', '.join(map(tokens_text, beyond))} are computed, but {limit}"))
-    return found
 
 
 def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagnostic]:

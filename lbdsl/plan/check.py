@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from lbdsl.core.diagnostic import Diagnostic, error
+from collections.abc import Iterator
+
+from lbdsl.core.diagnostic import Diagnostic, error, note, warning
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.units import tokens_text
 from lbdsl.plan.claims import action_conflicts, scores_of
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.layersets import layer_problems
@@ -57,3 +60,29 @@ def requirement_problems(recipe: Recipe, facts: ModelFacts, requirement: Asserti
     said = f", and `{shown.name}` is {shown.text}" if shown is not None else ""
     return (error("LB320", f"the recipe requires `{requirement.text}`{said}", recipe.span(requirement),
                   help=f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"),)
+
+
+def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+    """LB324 for each context of the recipe that the model was not made for."""
+    found: dict[int, Diagnostic] = {}
+    for node in _costs(recipe):
+        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
+            found[node.ctx] = warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
+                                      f"{tokens_text(facts.positions)} positions", recipe.span(node))
+    return list(found.values())
+
+
+def beyond_positions(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:
+    """LB324 as a note for those of a plan's own contexts of which the recipe says nothing."""
+    named = {node.ctx for node in _costs(recipe)}
+    beyond = [tokens_text(ctx) for ctx in contexts if ctx > facts.positions and ctx not in named]
+    limit = f"this model has {tokens_text(facts.positions)} positions"
+    return [note("LB324", f"costs at {', '.join(beyond)} are computed, but {limit}")] if beyond else []
+
+
+def _costs(recipe: Recipe) -> Iterator[CostOf]:
+    """The costs that a recipe's conditions ask for."""
+    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
+    roots += [rule.selector.until for rule in recipe.rules
+              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))

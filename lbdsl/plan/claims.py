@@ -9,13 +9,12 @@ from lbdsl.actions import Action, Aspect
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.evaluate import scores_in
-from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.plan.layersets import fixed_members, ranked_sets
 from lbdsl.plan.modules import Module, Part, layer_modules, matched
 from lbdsl.recipe.schema import (
     ElseSelector,
     LayersSelector,
     ModulesSelector,
-    RankedSet,
     RankSelector,
     Recipe,
     Rule,
@@ -189,8 +188,4 @@ def _static_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
     if not isinstance(rule.selector, LayersSelector | ModulesSelector) or rule.selector.layers is None or (
             ranked_sets(rule.selector.layers)):
         return None
-    return members(rule.selector.layers, facts.layers, _no_ranking)
-
-
-def _no_ranking(ranked: RankedSet) -> frozenset[int]:
-    raise AssertionError("a set without ranked parts asks for no ranking")
+    return fixed_members(rule.selector.layers, facts.layers)

@@ -16,6 +16,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
 from lbdsl.plan.cost import ModelCost
 from lbdsl.plan.schema import Loss
+from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import (
     Arithmetic,
     Boolean,
@@ -250,14 +251,10 @@ class _Evaluator:
     def _matches(self, left: Expr, a: Any, right: Expr, b: Any) -> bool | None:
         if not isinstance(a, str) or not isinstance(b, str):
             return self._wrong(left, "`matches` compares a text with a pattern")
-        import re2  # linear time whatever the pattern; imported here because few recipes need it
-
-        options = re2.Options()
-        options.log_errors = False
         try:
-            return re2.fullmatch(b, a, options) is not None
-        except re2.error as problem:
-            return self._fail("LB318", f"the pattern is not understood: {_text(problem)}", right)
+            return matcher(b, glob=False)(a)
+        except ValueError as problem:
+            return self._fail("LB318", f"the pattern is not understood: {problem}", right)
 
     def _truth(self, expr: Expr) -> bool | None:
         value = self.of(expr)
@@ -284,8 +281,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Quantity) and isinstance(b, Quantity):
         return a.value == b.value
     return type(a) is type(b) and a == b
-
-
-def _text(problem: Exception) -> str:
-    reason = problem.args[0] if problem.args else problem
-    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)

@@ -50,6 +50,15 @@ def members(layer_set: LayerSet, layers: int, ranking: Ranking) -> frozenset[int
             return members(layer_set.base, layers, ranking) - members(layer_set.removed, layers, ranking)
 
 
+def fixed_members(layer_set: LayerSet, layers: int) -> frozenset[int]:
+    """The layers of a set without ranked parts: the same whatever the scores are."""
+    return members(layer_set, layers, _no_ranking)
+
+
+def _no_ranking(ranked: RankedSet) -> frozenset[int]:
+    raise AssertionError("a set without ranked parts asks for no ranking")
+
+
 def parts(layer_set: LayerSet) -> Iterator[LayerSet]:
     """The set and every set in it."""
     yield layer_set

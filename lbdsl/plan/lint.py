@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.claims import scores_of
-from lbdsl.plan.layersets import members
+from lbdsl.plan.layersets import fixed_members
 from lbdsl.plan.match import Match, ranks_rest
 from lbdsl.plan.table import Table
 from lbdsl.plan.words import plural, ranges_text
-from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankedSet, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankSelector, Recipe, Rule
 
 
 def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table,
@@ -89,13 +89,9 @@ def _empty_help(rule: Rule, facts: ModelFacts) -> tuple[str, ...]:
         return ("earlier rules claim every layer",)
     if scores_of(rule):
         return ("look at the scores: `lbdsl plan` prints them",)
-    if isinstance(selector, LayersSelector) and not members(selector.layers, facts.layers, _no_ranking):
+    if isinstance(selector, LayersSelector) and not fixed_members(selector.layers, facts.layers):
         return ("the set is empty",)
     return ("its condition asks for no score: it is the same for every layer",)
-
-
-def _no_ranking(ranked: RankedSet) -> frozenset[int]:
-    raise AssertionError("a rule without scores ranks nothing")
 
 
 def _of_rest(recipe: Recipe, selector: RankSelector) -> Fix | None:

@@ -75,10 +75,6 @@ class LayerPlan(Value):
             return "drop"
         return "change" if self.changed else "keep"
 
-    @property
-    def drops_attention(self) -> bool:
-        return self.spec.get("attn") == "none"
-
 
 class RuleReport(Value):
     """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.facts import ModelFacts
-from lbdsl.core.units import tokens_text
-from lbdsl.plan.check import check_recipe, facts_only
+from lbdsl.plan.check import check_recipe, context_findings, facts_only
 from lbdsl.plan.claims import Known, known_before_measuring, scores_of
 from lbdsl.plan.cost import base_cost, changed_cost
-from lbdsl.plan.evaluate import World, holds, walk
-from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.plan.evaluate import World, holds
+from lbdsl.plan.layersets import fixed_members, ranked_sets
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
 from lbdsl.plan.words import plural
-from lbdsl.recipe.schema import CostOf, ElseSelector, LayersSelector, Phase, RankedSet, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import ElseSelector, LayersSelector, Phase, Recipe, Rule
 
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
@@ -64,11 +63,7 @@ def _fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
     if (not isinstance(selector, LayersSelector) or selector.where is not None or scores_of(rule)
             or ranked_sets(selector.layers)):
         return None
-    return members(selector.layers, facts.layers, _no_ranking)
-
-
-def _no_ranking(ranked: RankedSet) -> frozenset[int]:
-    raise AssertionError("a set without scores ranks nothing")
+    return fixed_members(selector.layers, facts.layers)
 
 
 def _actions(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
@@ -108,16 +103,3 @@ def _asserts(recipe: Recipe, world: World, *, costs: bool) -> list[Diagnostic]:
             found.append(error("LB321", f"`assert {assertion.text}` fails{said}", recipe.span(assertion),
                                help="change more layers, or loosen the assert"))
     return found
-
-
-def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
-    """Contexts of the recipe that the model was not made for."""
-    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [rule.selector.until for rule in recipe.rules
-              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
-    found: dict[int, Diagnostic] = {}
-    for node in (part for root in roots for part in walk(root) if isinstance(part, CostOf)):
-        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
-            found[node.ctx] = warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
-                                      f"{tokens_text(facts.positions)} positions", recipe.span(node))
-    return list(found.values())

@@ -22,16 +22,15 @@ from lbdsl.view.strip import ASCII_LEVELS, LEVELS, MARKS, STYLES, Row, Scale, st
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_layers: bool = False,
-                findings: bool = True) -> None:
+def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_layers: bool = False) -> None:
     """Draw a plan on `console`. `speeds` are predictions for one machine, which are no part of the plan. `all_layers`
-    lists every changed layer, not only some of each kind; `findings` False leaves the warnings to someone else."""
+    lists every changed layer, not only some of each kind."""
     ascii_ = ascii_only(console)
     width = console.width
     sections = [_header(plan, width, ascii_), _strip(plan, width, ascii_), rule_lines(plan, width),
                 change_lines(plan, width, ascii_, all_layers), cost_lines(plan, ascii_),
                 [*_speed_lines(speeds, width), *_loss_lines(plan, width, ascii_), *_heal_lines(plan, width)],
-                assert_lines(plan, width, ascii_), _finding_lines(plan, width) if findings else []]
+                assert_lines(plan, width, ascii_), _finding_lines(plan, width)]
     for section in sections:
         lines = list(section)
         for line in lines:
@@ -155,7 +154,7 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
     for finding in plan.findings:
-        if finding.code == "LB325":  # the closing line says it, whoever shows the warnings
+        if finding.code == "LB325":  # the closing line says it
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""
