@@ -9,6 +9,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.model.families import ARTIFACT_PREFIX
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
@@ -37,7 +38,8 @@ def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype:
         # Said, not left out: where nothing is said, transformers asks at the terminal whether to run a folder's code.
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
                                                      trust_remote_code=False)
-    if plan is not None and tuple(getattr(model.config, "lbdsl", {}).get("layers", ())) != plan.specs:
+    hybrid = model.config.model_type.startswith(ARTIFACT_PREFIX)
+    if not hybrid or (plan is not None and tuple(model.config.lbdsl["layers"]) != plan.specs):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model.to(device).eval()
 

@@ -43,7 +43,7 @@ def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
             if buffer is not None:
                 module._buffers[leaf] = buffer.to(device)
     model.eval()
-    return model if hasattr(model.config, "lbdsl") else to_hybrid(model)
+    return model if model.config.model_type.startswith(ARTIFACT_PREFIX) else to_hybrid(model)
 
 
 def stand_in(shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: Any = "cpu") -> nn.Parameter:

@@ -15,7 +15,8 @@ from lbdsl.model.runtime import hybrid_classes
 def to_hybrid(model: Any) -> Any:
     """`model` in the hybrid class of its family, every layer as it is: the same outputs, bit for bit.
 
-    Parameters and buffers are shared, not copied. LB420 for a family without a hybrid runtime.
+    Parameters and buffers are shared, not copied. An `lbdsl` entry in a stock configuration means
+    nothing. LB420 for a family without a hybrid runtime.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None or type(model).__name__ != family.architecture:
@@ -24,7 +25,7 @@ def to_hybrid(model: Any) -> Any:
     classes = hybrid_classes(family.model_type)
     config_class, model_class = classes.config, classes.causal_lm
     values = {key: value for key, value in model.config.to_dict().items()
-              if key not in ("model_type", "architectures", "auto_map", "transformers_version")}
+              if key not in ("model_type", "architectures", "auto_map", "transformers_version", "lbdsl")}
     config = config_class(**values)
     # Where the base came from is in lbdsl.json; libraries that find a name here look for its files, even on a hub.
     config._name_or_path = ""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from model_cases import SMOLLM2_VARIABLE, edit_json, save_gguf, save_llama, tiny_llama
 
+from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.model import gguf_copy
@@ -18,6 +19,7 @@ from lbdsl.model.digest import model_digest
 from lbdsl.model.inspect import facts_summary, inspect_model
 from lbdsl.model.load import load_base, load_tokenizer, pick_device
 from lbdsl.model.source import resolve_source
+from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import family_base
 
 IDS = torch.arange(40).remainder(96)[None]
@@ -121,6 +123,27 @@ def test_a_tokenizer_that_the_library_refuses_is_coded(tmp_path):
     save_llama(tmp_path)
     edit_json(tmp_path / "tokenizer.json", model={"type": "Unheard-of"})
     assert code_of(lambda: load_tokenizer(resolve_source(str(tmp_path)))) == "LB418"
+
+
+@pytest.mark.parametrize("entry", [
+    {}, [1], {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}] * 3},
+    {"version": 1, "base_model_type": "llama", "layers": [{"attn": "swa", "window": 1}] * 3},
+], ids=str)
+def test_an_entry_of_ours_in_a_stock_model_means_nothing(tmp_path, entry):
+    """Only the name of the family makes a model an artifact's, for headers and for weights alike."""
+    saved = save_llama(tmp_path)
+    edit_json(tmp_path / "config.json", lbdsl=entry)
+    source = resolve_source(str(tmp_path))
+    hybrid = to_hybrid(load_base(source, device="cpu"))
+    assert torch.equal(logits(hybrid), logits(saved))
+    skeleton = skeleton_of(source.path, inspect_model(source).unwrap())
+    assert skeleton.config.lbdsl == hybrid.config.lbdsl
+    assert hybrid.config.lbdsl["layers"] == [{"attn": "full"}] * 3
+
+
+def test_a_stock_model_is_not_loaded_as_an_artifact(tmp_path):
+    save_llama(tmp_path)
+    assert code_of(lambda: load_artifact(tmp_path, device="cpu")) == "LB465"
 
 
 def test_a_report_of_missing_keys_is_an_error(tmp_path):
