@@ -16,6 +16,7 @@ from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.digest import digest_text
+from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of, judges
@@ -56,7 +57,8 @@ class Applied:
 
 def output_of(plan: Plan, bench: Workbench, chosen: ApplyOptions) -> Path:
     """Where the artifact goes."""
-    name = plan.recipe.name or Path(plan.recipe.path).stem
+    # A recipe does not choose where its result goes: of its name only what can be part of a folder's name is taken.
+    name = plain_name(plan.recipe.name or Path(plan.recipe.path).stem, "recipe")
     return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
 
 

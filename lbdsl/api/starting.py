@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +10,7 @@ from lbdsl.actions import Action, Aspect, actions
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.cost import ModelCost, base_cost
@@ -41,12 +41,12 @@ def starting_recipe(model: str, template: Template = "balanced", *, offline: boo
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
         raise fail("LB467", f"{model} was made by lbdsl already", help="give its base model")
-    return Start(recipe_for(found, template), _plain(found.source.short_name), found.diagnostics)
+    return Start(recipe_for(found, template), plain_name(found.source.short_name, "model"), found.diagnostics)
 
 
 def recipe_for(found: Inspected, template: Template) -> str:
     """The canonical text for a model that was inspected."""
-    shape = _Shape.of(found.facts, _plain(found.source.short_name))
+    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
     text = "\n".join([*_head(shape, template), *_TEMPLATES[template](shape), *_tail(shape, template)])
     return format_text(text).unwrap()
 
@@ -218,8 +218,3 @@ def _power_of_two(n: int) -> int:
 def _tokens(n: int) -> str:
     """8192 as `8Ki`, 4000 as `4000`: decimal prefixes are not used for lengths."""
     return f"{n // 1024}Ki" if n >= 1024 and n % 1024 == 0 else str(n)
-
-
-def _plain(name: str) -> str:
-    """A model's name as a recipe and a file can carry it."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"

@@ -1,8 +1,9 @@
-"""The path that was meant, for "did you mean"."""
+"""Names of files: the one that was meant, for "did you mean", and those made of other names."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from lbdsl.core.registry import nearest
@@ -34,3 +35,8 @@ def did_you_mean(path: str | Path) -> tuple[str, ...]:
     """A help line with the nearest path, where there is one."""
     near = nearest_path(path)
     return (f"did you mean {near}?",) if near else ()
+
+
+def plain_name(name: str, otherwise: str) -> str:
+    """A name as one file or folder can carry it, wherever it comes from: letters, digits, `.`, `_` and `-`, no path."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or otherwise
