@@ -31,9 +31,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
         tokenizer.save_pretrained(folder)
     mask = os.umask(0)
     os.umask(mask)
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         # safetensors writes files that only their owner may read; a server often runs as somebody else.
-        path.chmod(0o666 & ~mask)
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
     return file_hashes(folder)
 
 

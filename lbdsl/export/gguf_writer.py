@@ -35,7 +35,7 @@ def write_gguf(path: Path, fields: Mapping[str, Any], tensors: Sequence[OutTenso
     kinds = [numbers if numbers is not None and len(t.shape) > 1 else number_type(folder, t) for t in tensors]
     writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
     matrices = [kind for kind, tensor in zip(kinds, tensors, strict=True) if len(tensor.shape) > 1]
-    common = max(set(matrices), key=matrices.count)
+    common = max(sorted(set(matrices)), key=matrices.count)
     for key, value in {**fields, "general.file_type": _FILE_TYPES[common]}.items():
         if key != "general.architecture":
             _add_field(writer, key, value)
@@ -89,8 +89,12 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
     rows = tensor.shape[0]
     columns = math.prod(tensor.shape[1:])
     if tensor.source is None:
-        values = np.array(tensor.values, dtype=np.float32)
-        yield np.resize(values, (rows, columns)) if values.size > 1 else np.full((rows, columns), values[0])
+        if len(tensor.values) > 1:
+            yield np.array(tensor.values, dtype=np.float32).reshape(rows, columns)
+            return
+        step = max(1, _CHUNK // columns)
+        for start in range(0, rows, step):
+            yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
     data = _mapped(folder, tensor.source).reshape(-1, columns)[tensor.start : tensor.start + rows]
     unit = tensor.pair_dim or 1

@@ -11,12 +11,11 @@ from lbdsl.model.families import FAMILIES
 
 @dataclass(frozen=True)
 class HybridClasses:
-    """Configuration, body and causal language model of one family's hybrid runtime, and the stock model's class name."""
+    """Configuration, body and causal language model of one family's hybrid runtime."""
 
     config: Any
     body: Any
     causal_lm: Any
-    stock: str
 
 
 def hybrid_classes(model_type: str) -> HybridClasses:
@@ -26,4 +25,4 @@ def hybrid_classes(model_type: str) -> HybridClasses:
     modeling = importlib.import_module(f"lbdsl.model.hybrid.modeling_lbdsl_{model_type}")
     configuration = importlib.import_module(f"lbdsl.model.hybrid.configuration_lbdsl_{model_type}")
     return HybridClasses(getattr(configuration, f"{stem}Config"), getattr(modeling, f"{stem}Model"),
-                         getattr(modeling, f"{stem}ForCausalLM"), family.architecture)
+                         getattr(modeling, f"{stem}ForCausalLM"))

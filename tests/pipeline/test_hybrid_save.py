@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.artifact.save import file_hashes
+from lbdsl.artifact.save import file_hashes, save_model
 from tests.hybrid_cases import hybrid_of, plans, tiny_base
+from tests.tiny_model import byte_tokenizer
 
 WITHOUT_LBDSL = """
 import sys
@@ -73,6 +74,22 @@ def test_saved_models_load_anywhere(tmp_path: Path, name: str) -> None:
     # What that user saved again loads again.
     again = run(WITHOUT_LBDSL, tmp_path / "saved-again", tmp_path / "ids.pt", tmp_path / "out.pt", tmp_path / "modules")
     assert torch.equal(again[0], logits)
+
+
+def test_others_may_read_all_that_was_saved_and_enter_its_folders(tmp_path: Path) -> None:
+    """safetensors makes files for their owner alone; several chat templates lie in a folder of their own."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    before = os.umask(0o022)
+    try:
+        save_model(hybrid_of(tiny_base(), plans()["drop 0"]), tokenizer, tmp_path / "saved")
+    finally:
+        os.umask(before)
+    inner = tmp_path / "saved" / "additional_chat_templates"
+    assert inner.stat().st_mode & 0o777 == 0o755
+    files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
+    assert inner / "tools.jinja" in files
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
 
 
 def test_only_what_the_plan_needs_is_copied(tmp_path: Path) -> None:
