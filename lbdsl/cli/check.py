@@ -54,7 +54,7 @@ def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, m
         found = _found(files, model, offline, _How(dict(assignments), None, fix, diff))
         # With the fixed text or a difference on standard output, findings go beside it.
         apart = diff or (fix and "-" in files)
-        _write(found, form, len(files), apart)
+        _write(found, form, len(set(files)), apart)
     finally:
         gc.enable()
     errors = [problem for _, problem in found if problem.is_error]

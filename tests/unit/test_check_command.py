@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
 from lbdsl.cli.check import check
+from lbdsl.cli.options import Tokens
 from lbdsl.recipe import recipe_from_text
 from lbdsl.view.diagnostics import Style, concise_text, diagnostics_text, render_diagnostics
 
@@ -41,6 +43,17 @@ def test_exit_codes(folder: Path) -> None:
     assert run().exit_code == 2
     assert run(folder / "good.lbr", "--format", "xml").exit_code == 2
     assert run(folder / "good.lbr", "--set", "w").exit_code == 2
+    assert "1 recipe checked" in run(folder / "good.lbr", folder / "good.lbr").stderr
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("512", 512), ("8Ki", 8192), ("10k", 10_000), ("0", None), ("4.5Ki", None),
+                                             ("9" * 5000, None), ("9" * 19 + "Gi", None), ("-1", None), ("", None)])
+def test_tokens_on_the_command_line(text: str, tokens: int | None) -> None:
+    if tokens is not None:
+        assert Tokens().convert(text, None, None) == tokens
+    else:
+        with pytest.raises(BadParameter):
+            Tokens().convert(text, None, None)
 
 
 def test_whole_process_exit_codes_and_torch(folder: Path) -> None:
