@@ -42,7 +42,7 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
         yield warning("LB308", f"{_claimed(recipe, rule, lost, len(got) + len(lost), match, table)}; "
                       f"rule {rule.number} gets {len(got)}", span, labels=_labels(recipe, lost, match, table),
                       help="write `of rest` to rank only the layers that are left", fix=_of_rest(recipe, selector))
-    elif not got:
+    elif not got and not _holds(table, index):
         yield warning("LB307", f"rule {rule.number} gets no layer: "
                       f"{_claimed(recipe, rule, lost, len(lost), match, table)}", span,
                       labels=_labels(recipe, lost, match, table), help="move it up, or remove it")
@@ -52,6 +52,11 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
         if got and len(got) < asked:
             yield warning("LB309", f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
                           f"{'is' if len(got) == 1 else 'are'} left", span)
+
+
+def _holds(table: Table, index: int) -> bool:
+    """Whether a rule has a part of some layer: a `keep` that gets no whole layer still keeps what is left of it."""
+    return any(claim is not None and claim.rule == index for row in table.claims.values() for claim in row)
 
 
 def _claimed(recipe: Recipe, rule: Rule, lost: tuple[int, ...], matched: int, match: Match, table: Table) -> str:

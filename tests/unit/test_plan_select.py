@@ -75,6 +75,14 @@ def test_ranking_claimed_layers_warns_and_of_rest_does_not():
     assert found.unwrap().rules[1].claims == (7, 8)
 
 
+def test_a_keep_of_what_is_left_of_a_layer_is_not_called_useless():
+    """Without it the attentions of these layers would go, so nothing may say that it gets nothing."""
+    selection = chosen("layers 0-3 drop(mlp)\nlayers 0-3 keep\nelse drop")
+    assert codes(selection) == []
+    assert [action.text() for action in selection.unwrap().layers[0].changing] == ["drop(mlp)"]
+    assert codes(chosen("layers 0-3 keep\nlayers 0-3 drop + drop(mlp)\nlayers 0-3 keep\nelse drop")) == ["LB307", "LB307"]
+
+
 def test_reasons_name_score_place_and_because():
     selection = chosen('layers 0 keep because "sinks form here"\nlowest 2 by nll drop\nwhere kl < 0.02 drop').unwrap()
     assert selection.layers[0].reason == "layers 0; sinks form here"
