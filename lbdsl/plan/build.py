@@ -50,6 +50,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
     # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
     asked, _ = requests_of(recipe, facts).unwrap()
     measurements = {request: measurements[request] for request in asked if request in measurements}
+    joint, broken = _finite(joint)
     loss = _loss(selection, measurements, joint)
     world = World(recipe, facts, measurements=measurements, cost=after, base=before, joint=loss)
     asserts, problems = _asserts(recipe, world)
@@ -60,6 +61,7 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
     problems += _engine_findings(recipe, layers)
     problems += context_findings(recipe, facts) + beyond_positions(recipe, facts, contexts)
     problems += _bare_findings(recipe, layers) + _search_findings(recipe)
+    problems = [*broken, *problems]
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
     complete = loss.joint is not None or not selection.changed
@@ -114,6 +116,16 @@ def _aspect(aspect: Aspect) -> Literal["mixer", "ffn", "weights"]:
 def _score(measurement: Measurement) -> ScoreValue:
     stderr = measurement.stderr if math.isfinite(measurement.stderr) else None
     return ScoreValue(value=measurement.value, stderr=stderr, unit=measurement.unit)
+
+
+def _finite(joint: Loss | None) -> tuple[Loss | None, list[Diagnostic]]:
+    """The joint loss; none, with LB306, when it is no number."""
+    values = () if joint is None else (joint.joint, joint.joint_kl, joint.base_nll)
+    wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
+    if wrong is None:
+        return joint, []
+    return None, [error("LB306", f"the loss of the whole changed model is {wrong}",
+                        help=("the plan breaks the model: change fewer layers", "or try `--dtype float32`"))]
 
 
 def _loss(selection: Selection, measurements: Mapping[Request, Measurement], joint: Loss | None) -> Loss:

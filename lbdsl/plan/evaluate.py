@@ -141,10 +141,8 @@ class _Evaluator:
                 return None if any(value is None for value in values) else tuple(values)
             case Score():
                 return self._score(expr)
-            case PostScore() if expr.name in self.world.post:
-                return Quantity(self.world.post[expr.name], Unit.NATS if expr.name == "kl_healed" else Unit.RATIO)
             case PostScore():
-                return self._wrong(expr, f"`{expr.name}` is known only after healing")
+                return self._post(expr)
             case CostOf():
                 return self._cost(expr, self.world.cost)
             case Fact():
@@ -171,6 +169,8 @@ class _Evaluator:
             value = None if joint is None else {"nll": joint.joint, "kl": joint.joint_kl}.get(score.metric)
             if value is None:
                 return self._fail("LB323", f"`{score.metric}` of the whole changed model is not measured", score)
+            if not math.isfinite(value):
+                return self._fail("LB306", f"`{score.metric}` of the whole changed model is {value}", score)
         else:
             assert self.world.layer is not None, "a layer's score is asked for outside a layer"
             value, found = score_of(score, self.world.layer, self.world)
@@ -178,6 +178,14 @@ class _Evaluator:
             if value is None:
                 return None
         return Quantity(value)
+
+    def _post(self, score: PostScore) -> Quantity | None:
+        value = self.world.post.get(score.name)
+        if value is None:
+            return self._wrong(score, f"`{score.name}` is known only after healing")
+        if not math.isfinite(value):
+            return self._fail("LB306", f"`{score.name}` of the finished model is {value}", score)
+        return Quantity(value, Unit.NATS if score.name == "kl_healed" else Unit.RATIO)
 
     def _cost(self, node: CostOf, cost: ModelCost | None) -> Quantity | None:
         if cost is None:

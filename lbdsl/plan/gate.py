@@ -21,7 +21,8 @@ def judges(recipe: Recipe) -> bool:
 def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Mapping[str, float]], tuple[AssertResult, ...]]:
     """From the finished model's scores, by name, to the results of all asserts, in the recipe's order.
 
-    Asserts of earlier phases keep the plan's results. Raises LbdslError when an assert has no truth value.
+    Asserts of earlier phases keep the plan's results. One without a truth value fails: a score that is no number makes no
+    condition hold, not even `not ppl_increase > 5%`.
     """
 
     def gate(post: Mapping[str, float]) -> tuple[AssertResult, ...]:
@@ -37,5 +38,5 @@ def _result(assertion: Assertion, known: AssertResult, world: World) -> AssertRe
         return known
     shown = deciding(assertion.expr, world)
     value = float(shown.value.value) if shown is not None else None
-    status: Literal["pass", "fail"] = "pass" if holds(assertion.expr, world).unwrap() else "fail"
+    status: Literal["pass", "fail"] = "pass" if holds(assertion.expr, world).value else "fail"
     return AssertResult(text=assertion.text, phase="post", status=status, value=value)

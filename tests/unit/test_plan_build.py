@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
 
@@ -170,6 +172,24 @@ def test_the_gate_gives_the_value_that_decides():
     recipe = recipe_of(text)
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"ppl_increase": 0.02, "agreement": 0.8})
     assert [(item.status, item.value) for item in results] == [("fail", 0.8), ("pass", 0.8)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("condition", ["ppl_increase < 5%", "not ppl_increase >= 5%", "ppl_increase != 5%",
+                                       "agreement > 90% or ppl_increase < 5%", "kl_healed / kl_healed < 1"])
+def test_a_score_that_is_no_number_passes_no_gate(condition, value):
+    text = f"{RULES}assert {condition}\n"
+    results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
+        {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0})
+    assert [(item.status, item.value) for item in results] == [("fail", None)]
+
+
+@pytest.mark.parametrize("broken", [{"joint": math.nan}, {"joint_kl": math.inf}, {"base_nll": math.nan}])
+def test_a_joint_loss_that_is_no_number_is_an_error(broken):
+    plan = built(f"{RULES}assert not nll > 1\n", joint=JOINT.model_copy(update=broken)).value
+    assert [finding.code for finding in plan.findings if finding.severity == "error"] == ["LB306", "LB323"]
+    assert (plan.loss.joint, plan.applyable, plan.complete) == (None, False, False)
+    assert len(plan.digest) == 64
 
 
 def test_a_search_is_not_run_and_that_is_said():
