@@ -39,8 +39,9 @@ class Measured:
     diagnostics: tuple[Diagnostic, ...]
 
     def to_json(self) -> dict[str, Any]:
-        rows = [{"metric": request.metric, "action": request.action, "layer": request.layer, "value": found.value,
-                 "stderr": None if math.isnan(found.stderr) else found.stderr, "unit": found.unit,
+        """The JSON of `measure --json`; a score or an error that is no number is null."""
+        rows = [{"metric": request.metric, "action": request.action, "layer": request.layer,
+                 "value": _number(found.value), "stderr": _number(found.stderr), "unit": found.unit,
                  "tokens": found.tokens} for request, found in self.scores.items()]
         return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
 
@@ -185,8 +186,13 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         found = measure_joint(lambda: bench.measured_base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
                               selection.digest, progress=report, batch=bench.options.batch)
-    return Loss(joint=found.nll.value, joint_stderr=None if math.isnan(found.nll.stderr) else found.nll.stderr,
+    return Loss(joint=found.nll.value, joint_stderr=_number(found.nll.stderr),
                 joint_kl=found.kl.value, base_nll=found.base_nll.value, tokens=found.nll.tokens), blocks.digest
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for: infinity, and the error of a single sequence."""
+    return value if math.isfinite(value) else None
 
 
 def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
