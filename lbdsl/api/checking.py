@@ -37,9 +37,8 @@ def on_model(found: Diagnosed[Recipe], facts: ModelFacts) -> Diagnosed[Recipe]:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
     of_model = static_findings(found.value, facts)
     # What is said of a rule without a model is left out where the model's facts say the same more exactly.
-    shadowed = {d.span.start for d in found.diagnostics if d.code == "LB202" and d.span is not None}
-    of_model = tuple(d for d in of_model
-                     if not (d.code == "LB307" and d.span is not None and d.span.start in shadowed))
+    shadowed = {_place(d) for d in found.diagnostics if d.code == "LB202"}
+    of_model = tuple(d for d in of_model if not (d.code == "LB307" and _place(d) in shadowed))
     codes = {d.code for d in of_model}
     kept = tuple(d for d in found.diagnostics if not (d.code == "LB206" and "LB311" in codes))
     order = sorted([*kept, *of_model], key=_place)

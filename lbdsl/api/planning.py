@@ -127,7 +127,10 @@ def _lasting(bench: Workbench) -> str:
 
 
 def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnosed[Recipe]:
-    loaded = load_recipe(os.path.abspath(recipe), set_params or {})
+    path = os.path.abspath(recipe)
+    if not path.isascii() and path != path.encode(errors="replace").decode():
+        raise fail("LB020", "the recipe's path is not UTF-8, and a plan holds it", help="rename the file or its folder")
+    loaded = load_recipe(path, set_params or {})
     _raise_errors(loaded.diagnostics)
     return loaded
 

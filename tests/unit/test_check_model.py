@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from plan_cases import llama_facts, smollm2_facts
 
-from lbdsl.api.checking import check_recipe
+from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,15 @@ def test_a_static_assert_ends_with_its_own_code(model: Path) -> None:
     assert done.exit_code == 5
     assert "error[LB321] `assert kv(1Ki) <= 50%` fails: `kv(1Ki)` is " in done.stdout
     assert run(model, "layers 0-3 drop\nelse keep\nheal {}\nassert kv(1Ki) <= 90%").exit_code == 0
+
+
+def test_a_rule_is_not_silenced_by_one_of_an_included_file(tmp_path: Path) -> None:
+    (tmp_path / "a.lbr").write_text("layers 0-9 keep\nlayers 2-4 drop\n", encoding="utf-8")
+    (tmp_path / "r.lbr").write_text('include "a.lbr"\nlayers first 3 drop\nelse keep\n', encoding="utf-8")
+    found = check_file(tmp_path / "r.lbr", facts=smollm2_facts()).diagnostics
+    places = [(d.code, Path(d.span.source.name).name, d.span.start)
+              for d in found if d.code in ("LB202", "LB307") and d.span]
+    assert places == [("LB307", "r.lbr", 16), ("LB202", "a.lbr", 16)]
 
 
 def test_requires(model: Path) -> None:

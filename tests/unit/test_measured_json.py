@@ -1,13 +1,16 @@
-"""`measure --json` holds JSON whatever was measured."""
+"""What `measure` and `plan` write is JSON and UTF-8, whatever was measured and however a file is called."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
+import pytest
 from plan_cases import recipe_of
 
-from lbdsl.api.planning import Measured
+from lbdsl.api.planning import Measured, plan_recipe
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Measurement, Request
 
 
@@ -18,3 +21,14 @@ def test_scores_that_are_no_numbers_are_null() -> None:
     measured = Measured(recipe_of("lowest 1 by nll drop\nelse keep"), None, scores, None, ())  # type: ignore[arg-type]
     rows = json.loads(json.dumps(measured.to_json(), allow_nan=False))["scores"]
     assert [(row["value"], row["stderr"]) for row in rows] == [(None, None), (None, None), (0.5, 0.1)]
+
+
+def test_a_recipe_whose_name_no_plan_can_hold(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.lbr"
+    path.write_text("else keep\n", encoding="utf-8")
+    with pytest.raises(LbdslError, match="LB020"):
+        plan_recipe(path, "nowhere")
+    path = tmp_path / "größe.lbr"
+    path.write_text("else keep\n", encoding="utf-8")
+    with pytest.raises(LbdslError, match="LB400"):
+        plan_recipe(path, "nowhere")
