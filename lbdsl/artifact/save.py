@@ -10,6 +10,7 @@ from typing import Any
 
 from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.model.quiet import quiet_transformers
+from lbdsl.model.source import TEMPLATE_FOLDER
 
 MAX_SHARD = "4GB"
 SUFFIXES = (".safetensors", ".json", ".py", ".jinja", ".model", ".txt",
@@ -53,12 +54,13 @@ def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -
 def file_hashes(folder: Path) -> dict[str, str]:
     """sha256 of everything in `folder` that a loaded model depends on, by name: not the record, card or pictures."""
     hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in SUFFIXES and path.name != "lbdsl.json":
+    for path in sorted([*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")]):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in SUFFIXES and name != "lbdsl.json":
             if not path.is_file():
                 # A folder, or a pipe that would be waited for: no record has such a hash.
-                hashes[path.name] = "not a regular file"
+                hashes[name] = "not a regular file"
                 continue
             with path.open("rb") as stream:
-                hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

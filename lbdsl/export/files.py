@@ -10,6 +10,7 @@ from typing import Any
 
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
+from lbdsl.model.source import TEMPLATE_FOLDER
 from lbdsl.rewrite.copying import link_or_copy
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -28,7 +29,7 @@ def weight_names(artifact: Path) -> tuple[str, ...]:
 def companions(artifact: Path) -> tuple[str, ...]:
     """Tokenizer, chat template and generation settings that the artifact has."""
     names = [name for name in (*TOKENIZER_FILES, GENERATION_FILE) if (artifact / name).is_file()]
-    names += sorted(f"{folder.name}/{path.name}" for folder in [artifact / "additional_chat_templates"]
+    names += sorted(f"{folder.name}/{path.name}" for folder in [artifact / TEMPLATE_FOLDER]
                     if folder.is_dir() for path in folder.iterdir() if path.is_file())
     return tuple(names)
 

@@ -10,6 +10,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.paths import did_you_mean
 
 ARTIFACT_FILE = "lbdsl.json"
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Where a tokenizer saves chat templates beside its first."""
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")

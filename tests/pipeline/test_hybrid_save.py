@@ -90,6 +90,7 @@ def test_others_may_read_all_that_was_saved_and_enter_its_folders(tmp_path: Path
     files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
     assert inner / "tools.jinja" in files
     assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+    assert {"chat_template.jinja", "additional_chat_templates/tools.jinja"} <= set(file_hashes(tmp_path / "saved"))
 
 
 def test_only_what_the_plan_needs_is_copied(tmp_path: Path) -> None:
