@@ -136,9 +136,13 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
         kl = f", KL {loss.joint_kl:.3g} nats/token" if loss.joint_kl is not None else ""
-        yield from _wrapped(f"       perplexity {math.exp(loss.base_nll):.2f} {arrow} "
-                            f"{math.exp(loss.base_nll + loss.joint):.2f} on {tokens_text(loss.tokens)} tokens{kl}",
-                            width, 7, "")
+        was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.joint))
+        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}", width, 7, "")
+
+
+def _perplexity(nll: float) -> str:
+    """exp of a loss in nats a token, which a broken model may have beyond what a float holds."""
+    return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}"
 
 
 def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:

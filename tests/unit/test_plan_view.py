@@ -138,6 +138,11 @@ def test_markup_of_a_recipe_is_text():
     assert "[bold]x[/bold] [/nonsense]" in drawn(plan)
 
 
+def test_the_perplexity_of_a_broken_model_is_drawn():
+    broken = JOINT.model_copy(update={"joint": 1000.0, "base_nll": 2.0})
+    assert "perplexity 7.39 → e^1002" in drawn(plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=broken))
+
+
 def test_markup_in_names_is_text(plan, tmp_path):
     name = "m[bold]x[/red]"
     record = Record(lbdsl_version="0", status="rejected", plan_digest="0", plan=plan, layer_map=(), changes=(),
