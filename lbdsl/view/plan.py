@@ -137,7 +137,8 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         arrow = "->" if ascii_ else "→"
         kl = f", KL {loss.joint_kl:.3g} nats/token" if loss.joint_kl is not None else ""
         was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.joint))
-        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}", width, 7, "")
+        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}",
+                            width, 7, "")
 
 
 def _perplexity(nll: float) -> str:
