@@ -114,12 +114,13 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     """An artifact as exporters see it: the base's configuration and facts, and what became of each layer."""
     config = read_json_object(folder / "config.json", code="LB465")
     stub = config.pop("lbdsl", None)
-    if not isinstance(stub, dict) or stub.get("base_model_type") not in FAMILIES:
+    base_type = stub.get("base_model_type") if isinstance(stub, dict) else None
+    if not isinstance(base_type, str) or base_type not in FAMILIES:
         raise fail("LB465", f"{folder / 'config.json'} does not say which family the model is of")
     config.pop("auto_map", None)
-    config["model_type"] = stub["base_model_type"]
-    config["architectures"] = [FAMILIES[stub["base_model_type"]].architecture]
-    return subject_of(config, facts_of(record), stub["layers"])
+    config["model_type"] = base_type
+    config["architectures"] = [FAMILIES[base_type].architecture]
+    return subject_of(config, facts_of(record), stub.get("layers"))
 
 
 def facts_of(record: Record) -> ModelFacts:

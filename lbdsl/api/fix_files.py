@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from lbdsl.api.checking import check_recipe, on_model
 from lbdsl.api.fixing import Fixed, fix_text
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.files import replace_file
 from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FolderReader, Reader
 
@@ -66,16 +65,8 @@ def _encoded(text: str, *, like: bytes) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file and rename: no reader ever sees half of it."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(data)
-        try:
-            shutil.copymode(path, file.name)
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
+        replace_file(path, data)
     except OSError as problem:
         raise fail("LB051", f"cannot write {path}: {problem.strerror or problem}",
                    help="`--diff` shows the fixes without writing them") from None

@@ -122,8 +122,8 @@ def _nothing_measured(recipe: Recipe) -> MeasuredOn:
 
 def _lasting(bench: Workbench) -> str:
     """What the user wrote, made absolute for a local model: a plan may be applied from another folder."""
-    local = bench.source.revision is None and Path(bench.source.text).expanduser().exists()
-    return os.path.abspath(Path(bench.source.text).expanduser()) if local else bench.source.text
+    local = Path(bench.source.text).expanduser()
+    return os.path.abspath(local) if local.exists() else bench.source.text
 
 
 def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnosed[Recipe]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.runtime_files import write_runtime
+from lbdsl.core.files import umask
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import TEMPLATE_FOLDER
 
@@ -30,8 +30,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size=MAX_SHARD)
         tokenizer.save_pretrained(folder)
-    mask = os.umask(0)
-    os.umask(mask)
+    mask = umask()
     for path in folder.rglob("*"):
         # safetensors writes files that only their owner may read; a server often runs as somebody else.
         if path.is_file():

@@ -29,20 +29,37 @@ def default_map() -> dict[str, dict[str, Any]]:
     A file holds common options at its top level, for every verb that has them, and others in a table named after their
     verb: `device = "cpu"`, `[plan]` `ctx = [4096]`. LB480 for a name that means nothing.
     """
+    return _merged()[0]
+
+
+def file_of(verb: str, option: str) -> str:
+    """The file that gives an option of a verb its default; the option as it is written, without the dashes."""
+    return _merged()[1][verb][option.replace("-", "_")]
+
+
+def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
+    """The map above, and the file that each of its values is from."""
     from lbdsl.cli.app import VERBS
 
     merged: dict[str, dict[str, Any]] = {verb: {} for verb in VERBS}
+    files: dict[str, dict[str, str]] = {verb: {} for verb in VERBS}
     for path in (user_file(), Path(PROJECT_FILE)):
         if path.is_file():
             for name, value in _read(path).items():
                 if isinstance(value, dict):
                     _known(name, VERBS, f"{path} has a table for a verb", "verb")
-                    merged[name].update({key.replace("-", "_"): setting for key, setting in value.items()})
+                    for key, setting in value.items():
+                        merged[name][key.replace("-", "_")] = setting
+                        files[name][key.replace("-", "_")] = str(path)
                 else:
+                    word = name.replace("-", "_")
                     _known(name.replace("_", "-"), COMMON, f"{path} sets an option", "common option")
-                    for values in merged.values():
-                        values.setdefault(COMMON_KEY, {})[name.replace("-", "_")] = value
-    return merged
+                    for verb, values in merged.items():
+                        # TOML has a file's tables after its top level: what stands there is from the file before.
+                        values.pop(word, None)
+                        values.setdefault(COMMON_KEY, {})[word] = value
+                        files[verb][word] = str(path)
+    return merged, files
 
 
 def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from lbdsl.api.options import RunOptions
+from lbdsl.cli.config import file_of
 
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
@@ -87,10 +88,14 @@ class Tokens(click.ParamType):
 
 def origins(ctx: click.Context) -> dict[str, str]:
     """Where each option's value came from, for those that are not defaults of ours: flag, environment or file."""
-    names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment", "DEFAULT_MAP": "lbdsl.toml"}
+    names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment"}
     found = {}
-    for name in ctx.params:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name in names:
-            found[name] = names[source.name]
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if param.name is None or source is None:
+            continue
+        if source.name in names:
+            found[param.name] = names[source.name]
+        elif source.name == "DEFAULT_MAP":
+            found[param.name] = file_of(ctx.info_name or "", next(opt for opt in param.opts if opt.startswith("--"))[2:])
     return found

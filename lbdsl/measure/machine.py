@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.facts import ModelFacts
+from lbdsl.core.files import replace_entry
 
 CALIBRATION_VERSION = 2
 """Raise it when the way of calibrating changes."""
@@ -73,10 +73,7 @@ def _read(path: Path) -> Machine | None:
 def _write(path: Path, machine: Machine, identity: dict[str, Any]) -> None:
     """Written beside and renamed, so that another process never reads half a file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-            json.dump({"identity": identity, "machine": asdict(machine)}, file, indent=1)
-        os.replace(file.name, path)
+        replace_entry(path, json.dumps({"identity": identity, "machine": asdict(machine)}, indent=1).encode())
     except OSError as problem:
         raise fail("LB448", f"{path} cannot be written: {problem.strerror}",
                    help="choose another folder with --cache-dir") from None

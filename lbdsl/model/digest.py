@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
 from lbdsl.model.source import ModelSource
@@ -101,22 +101,8 @@ def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda
     if time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > _FRESH_NS:
         # Without room or permission for the cache, the next run hashes again; that is slower and as right.
         with suppress(OSError):
-            write_atomically(entry, json.dumps({"file": before, "sha256": sha.hexdigest()}).encode())
+            replace_entry(entry, json.dumps({"file": before, "sha256": sha.hexdigest()}).encode())
     return sha.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it: readers and writers at the same time see a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from pydantic import ValidationError
 
 from lbdsl.core.diagnostic import Diagnosed, error, fail
 from lbdsl.core.digest import canonical_json, digest_of
+from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
 from lbdsl.plan.schema import FORMAT_VERSION, Plan
 
@@ -23,21 +22,9 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     """Write a plan beside `path`, then rename, so that a reader never sees half of it. Raises LbdslError LB335."""
     path = Path(path)
     text = canonical_json({**plan.model_dump(mode="json"), DIGEST_KEY: plan.digest})
-    temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; a plan is as readable as any other file its user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        replace_file(path, f"{text}\n".encode())
     except OSError as problem:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise fail("LB335", f"cannot write {path}: {problem.strerror or problem}") from problem
     return path
 

@@ -24,7 +24,8 @@ class TerminalProgress:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            # The terminal breaks long lines: a command or a path of two lines could not be copied.
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Report]:

@@ -120,6 +120,18 @@ def test_a_configuration_file_gives_defaults_and_a_flag_wins(workplace: Path, lb
     assert flagged["before"]["kv_bytes"]["1024"] == 2 * half
 
 
+def test_a_plan_says_which_file_a_value_is_from(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(workplace / "home"))
+    users = workplace / "home" / "lbdsl" / "lbdsl.toml"
+    users.parent.mkdir(parents=True)
+    users.write_text('batch = 2\n[plan]\ndtype = "float32"\nctx = [77]\n')
+    Path("lbdsl.toml").write_text('dtype = "bfloat16"\n')
+    said = lbdsl("plan", "tiny.lbr", "model", "--batch", "1").err
+    assert "dtype = bfloat16 (from lbdsl.toml)" in said
+    assert f"(from {users})" in said
+    assert "batch" not in said
+
+
 @pytest.mark.parametrize("text", ['devise = "cpu"\n', "[plan]\nctxx = [3]\n", "[plane]\n"])
 def test_unknown_names_in_the_configuration_file_are_refused(workplace: Path, lbdsl, text: str) -> None:
     Path("lbdsl.toml").write_text(text)

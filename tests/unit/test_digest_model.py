@@ -12,8 +12,9 @@ import pytest
 from model_cases import save_gguf, save_llama, tiny_llama
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.files import replace_entry
 from lbdsl.model import digest as digest_module
-from lbdsl.model.digest import default_cache_dir, file_digest, identity_files, model_digest, write_atomically
+from lbdsl.model.digest import default_cache_dir, file_digest, identity_files, model_digest
 from lbdsl.model.source import resolve_source
 
 
@@ -153,18 +154,18 @@ def test_several_processes_at_once(source, cache):
     results = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], results
     assert {out.strip() for out, _ in results} == {model_digest(source, cache)}
-    assert not list((cache / "hashes").glob("*.part"))
+    assert not list((cache / "hashes").glob(".*.tmp"))
 
 
 def test_writing_is_atomic(tmp_path):
     path = tmp_path / "deep" / "file.json"
-    write_atomically(path, b"one")
-    write_atomically(path, b"two")
+    replace_entry(path, b"one")
+    replace_entry(path, b"two")
     assert path.read_bytes() == b"two"
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
-        write_atomically(tmp_path / "taken", b"x")
-    assert not list(tmp_path.glob("*.part"))
+        replace_entry(tmp_path / "taken", b"x")
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_default_cache_dir(monkeypatch, tmp_path):
