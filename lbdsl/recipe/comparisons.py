@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
 from lbdsl.recipe.bare import Operand, bare_number_fits, is_plain_fact
 from lbdsl.recipe.patterns import bad_regex
@@ -20,8 +21,11 @@ def compare(scope: Scope, node: tree.Compare, place: Place, operand_of: Resolve)
     """A chain of comparisons, each of them checked; `operand_of` resolves an operand."""
     found: list[Typed | None] = []
     for index, operand in enumerate(node.operands):
+        first = found[0] if found else None
         if index and node.ops[index - 1].text == "matches":
             found.append(_pattern(scope, operand))
+        elif first is not None and first.kind == "text" and _unquoted(scope, operand):
+            found.append(None)
         else:
             found.append(operand_of(scope, operand, place))
     parts = [part for part in found if part is not None]
@@ -34,6 +38,17 @@ def compare(scope: Scope, node: tree.Compare, place: Place, operand_of: Resolve)
         operands=tuple(part.expr for part in parts), ops=tuple(op.text for op in node.ops), at=at(node)
     )
     return Typed(expr, "boolean", phase=latest(parts))
+
+
+def _unquoted(scope: Scope, node: tree.Expr) -> bool:
+    """Bare words where a text is compared: an error for each."""
+    words = [item for item in (node.items if isinstance(node, tree.Items) else (node,))
+             if isinstance(item, tree.Call) and item.args is None and item.name.name not in ("true", "false")]
+    for word in words:
+        quoted = f'"{word.name.name}"'
+        scope.error("LB106", f"`{word.name.name}` is a name, and a text is wanted", word.span,
+                    help="texts stand in double quotes", fix=Fix(f"write `{quoted}`", (Edit(word.span, quoted),)))
+    return bool(words)
 
 
 def _comparable(scope: Scope, node: tree.Compare, index: int, parts: list[Typed]) -> bool:
