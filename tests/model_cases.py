@@ -7,8 +7,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-SMOLLM2_VARIABLE = "LBDSL_SMOLLM2"
-
 
 def llama_config(**changes: Any):
     """Three layers, 4 query and 2 KV heads of 8."""

@@ -19,6 +19,7 @@ import pytest
 
 from lbdsl.cli.app import VERBS
 from tests.docs.tables import TABLES
+from tests.real_model import model_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -64,10 +65,9 @@ def test_shown_files_and_outputs_are_the_real_ones(page: Path) -> None:
 
 def measured(command: str) -> str:
     """What a command writes to standard output on the real model."""
-    model = os.environ.get("LBDSL_SMOLLM2")
-    if not model:
-        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-slow`")
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    model = model_folder()
+    everything = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {**everything, "COLUMNS": "100", "NO_COLOR": "1"}
     words = [model if word == MODEL else word for word in shlex.split(command)]
     done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, encoding="utf-8",
                           stdout=subprocess.PIPE, check=True)

@@ -8,7 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import check_files
+from lbdsl.core.diagnostic import LbdslError
+from tests.real_model import run_lbdsl
 
 
 def engines_folder() -> Path:
@@ -31,6 +37,19 @@ def engine_python(package: str, version: str, *beside: str, without: tuple[str, 
             subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", *without], check=True)
         stamp.write_text(wanted)
     return python
+
+
+def kept_artifact(recipe: Path, model: str, *words: str) -> Path:
+    """The artifact that a recipe makes of a model, by `apply` with these options; made once (minutes) and kept."""
+    folder = engines_folder() / "artifacts" / recipe.stem
+    record = read_record(folder).value
+    if record is not None and record.plan.recipe.text == recipe.read_text(encoding="utf-8"):
+        with suppress(LbdslError):
+            check_files(folder, record)
+            return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run_lbdsl("apply", str(recipe), model, "-o", str(folder), "--yes", "--force", *words)
+    return folder
 
 
 def clean_environment(**values: str) -> dict[str, str]:

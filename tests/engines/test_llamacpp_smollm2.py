@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +11,16 @@ import torch
 from lbdsl.api.exporting import artifact_subject, export_artifact
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files, load_artifact
-from lbdsl.core.diagnostic import LbdslError
+from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.export.gguf import write_model
 from lbdsl.export.gguf_target import target_of
-from tests.engines.environments import engines_folder
+from tests.engines.environments import engines_folder, kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.test_llamacpp_tokens import TEXTS
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800), pytest.mark.usefixtures("all_cores")]
 
 RECIPES = {
     "drop8": """lbr 1
@@ -50,41 +46,13 @@ NEAR = {"F32": 0.02, "F16": 0.1}
 """Gaps of the two best logits below which rounding may choose either."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> str:
-    folder = os.environ.get("LBDSL_SMOLLM2")
-    if not folder:
-        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-engines`")
-    return str(Path(folder).resolve())
-
-
 def artifact_of(name: str, smollm2: str) -> Path:
     """The artifact of one recipe in float32, without healing; made once and kept."""
     home = engines_folder() / "artifacts"
     home.mkdir(parents=True, exist_ok=True)
-    recipe, folder = home / f"llamacpp-{name}.lbr", home / f"llamacpp-{name}"
+    recipe = home / f"llamacpp-{name}.lbr"
     recipe.write_text(RECIPES[name])
-    record = read_record(folder).value
-    if record is not None and record.plan.recipe.text == RECIPES[name]:
-        try:
-            check_files(folder, record)
-            return folder
-        except LbdslError:
-            pass
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-m", "lbdsl", "apply", str(recipe), smollm2, "-o", str(folder), "--yes",
-                           "--force", "--no-heal", "--dtype", "float32"], env=environment, capture_output=True, text=True,
-                          check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    return kept_artifact(recipe, smollm2, "--no-heal", "--dtype", "float32")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,53 +10,28 @@ import torch
 from lbdsl.api.exporting import artifact_subject, export_artifact
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files, load_artifact
-from lbdsl.core.diagnostic import LbdslError
+from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
-from tests.engines.environments import engines_folder
+from tests.engines.environments import engines_folder, kept_artifact
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import changed_model
+from tests.real_model import run_lbdsl
 from tests.tiny_model import byte_tokenizer
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
 RECIPE = resource_folder("recipes") / "drop8-window16-nosinks.lbr"
 LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 530, 600, 640, 768, 1000)
 """Tokens of the 20 prompts; six are longer than twice the window."""
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> str:
-    folder = os.environ.get("LBDSL_SMOLLM2")
-    if not folder:
-        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-engines`")
-    return str(Path(folder).resolve())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
 def artifact(smollm2: str) -> Path:
     """SmolLM2 with 8 attentions dropped and 16 windowed, healed; made once (minutes) and kept."""
-    folder = engines_folder() / "artifacts" / RECIPE.stem
-    record = read_record(folder).value
-    if record is not None and record.plan.recipe.text == RECIPE.read_text(encoding="utf-8"):
-        try:
-            check_files(folder, record)
-            return folder
-        except LbdslError:
-            pass
-    run("apply", str(RECIPE), smollm2, "-o", str(folder), "--yes", "--force")
-    return folder
+    return kept_artifact(RECIPE, smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +56,6 @@ def prompts(smollm2: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def decilm(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_artifact(artifact, "decilm", output=tmp_path_factory.mktemp("decilm") / "model").folder
-
-
-def run(*words: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-m", "lbdsl", *words], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def layout_of(folder: Path) -> CacheLayout:
@@ -219,7 +185,7 @@ def tiny_artifact(model, recipe: str, folder: Path) -> Path:
     model.save_pretrained(folder / "model")
     byte_tokenizer().save_pretrained(folder / "model")
     (folder / "plan.lbr").write_text(recipe)
-    run("apply", str(folder / "plan.lbr"), str(folder / "model"), "-o", str(folder / "out"), "--yes",
+    run_lbdsl("apply", str(folder / "plan.lbr"), str(folder / "model"), "-o", str(folder / "out"), "--yes",
         "--cache-dir", str(folder / "cache"))
     return folder / "out"
 

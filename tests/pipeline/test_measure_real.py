@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -19,6 +18,7 @@ from lbdsl.measure.store import open_store
 from lbdsl.model.load import load_base, load_tokenizer
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
+from tests.real_model import model_folder
 
 LAYERS = 30
 DROP = {"attn": "none"}
@@ -26,10 +26,7 @@ DROP = {"attn": "none"}
 
 @pytest.mark.slow
 def test_smollm2(tmp_path):
-    folder = os.environ.get("LBDSL_SMOLLM2")
-    if not folder:
-        pytest.fail("LBDSL_SMOLLM2 names no folder with SmolLM2-135M")
-    source = resolve_source(folder)
+    source = resolve_source(model_folder())
     stock = load_base(source, dtype="float32", device="cpu", cache_dir=tmp_path)
     blocks = token_blocks("builtin:pydoc", Part.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)
     target = blocks.ids[:, 1:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,27 +14,20 @@ from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from tests.hybrid_cases import cache_of
+from tests.real_model import GEMMA3, model_folder, run_lbdsl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The recipe of tests/recipes/gemma3.lbr applied; the folder and what the commands wrote."""
-    model = os.environ.get("LBDSL_GEMMA3")
-    if not model:
-        pytest.fail("LBDSL_GEMMA3 names no folder; run `make test-slow`")
     folder = tmp_path_factory.mktemp("gemma3")
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    commands = [["plan", "tests/recipes/gemma3.lbr", model, "-o", str(folder / "x.lbplan"), "--ctx", "4096"],
-                ["apply", str(folder / "x.lbplan"), "-o", str(folder / "out")]]
-    said = ""
-    for words in commands:
-        done = subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=ROOT, env=environment, capture_output=True,
-                              text=True, timeout=3600)
-        assert done.returncode == 0, done.stderr[-3000:]
-        said += done.stdout
+    planned = run_lbdsl("plan", "tests/recipes/gemma3.lbr", model_folder(GEMMA3), "-o", str(folder / "x.lbplan"),
+                        "--ctx", "4096", cwd=ROOT)
+    applied = run_lbdsl("apply", str(folder / "x.lbplan"), "-o", str(folder / "out"), cwd=ROOT)
+    said = planned.stdout + applied.stdout
     return folder / "out", said
 
 

@@ -21,8 +21,9 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from tests.hybrid_cases import FULL, NONE, cache_of, swa
+from tests.real_model import run_lbdsl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 ROOT = Path(__file__).parents[2]
 
 DROP_8_WINDOW_16 = """
@@ -34,38 +35,13 @@ else keep
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> str:
-    folder = os.environ.get("LBDSL_SMOLLM2")
-    if not folder:
-        pytest.fail("LBDSL_SMOLLM2 names no folder; run `make test-slow`")
-    return str(Path(folder).resolve())
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _threads():
-    """Unlike tiny models, this one wants all cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(*words: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=cwd, env=environment, capture_output=True,
-                          text=True)
-    assert done.returncode == expect, done.stderr[-3000:]
-    return done
-
-
-@pytest.fixture(scope="session")
 def unhealed(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the plan `drop 8, window 16` and its unhealed artifact `out`."""
     folder = tmp_path_factory.mktemp("drop8")
     (folder / "r.lbr").write_text(DROP_8_WINDOW_16)
-    planned = run("plan", "r.lbr", smollm2, "-o", "x.lbplan", "--ctx", "4396", "--json", cwd=folder)
+    planned = run_lbdsl("plan", "r.lbr", smollm2, "-o", "x.lbplan", "--ctx", "4396", "--json", cwd=folder)
     (folder / "plan.json").write_text(planned.stdout)
-    run("apply", "x.lbplan", "-o", "out", "--no-heal", cwd=folder)
+    run_lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal", cwd=folder)
     return folder
 
 
@@ -161,7 +137,7 @@ def test_all_kept_is_the_base_bit_for_bit(smollm2: str) -> None:
 def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path) -> None:
     recipe = ROOT / "tests" / "recipes" / "smoke.lbr"
     started = time.monotonic()
-    run("apply", str(recipe), smollm2, "-o", "whole", "--yes", cwd=tmp_path)
+    run_lbdsl("apply", str(recipe), smollm2, "-o", "whole", "--yes", cwd=tmp_path)
     seconds = time.monotonic() - started
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     words = [sys.executable, "-m", "lbdsl", "apply", str(recipe), smollm2, "-o", "cut", "--yes"]
@@ -172,7 +148,7 @@ def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "cut").exists()
-    run("apply", str(recipe), smollm2, "-o", "cut", "--yes", "--resume", cwd=tmp_path)
+    run_lbdsl("apply", str(recipe), smollm2, "-o", "cut", "--yes", "--resume", cwd=tmp_path)
     weights = [read_record(tmp_path / name).unwrap().files for name in ("whole", "cut")]
     print(f"unbroken run {seconds:.0f} s, weights {weights[0]}")
     assert weights[0] == weights[1]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from model_cases import SMOLLM2_VARIABLE, edit_json, save_gguf, save_llama, tiny_llama
+from model_cases import edit_json, save_gguf, save_llama, tiny_llama
 
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
@@ -21,6 +20,7 @@ from lbdsl.model.load import load_base, load_tokenizer, pick_device
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import family_base
+from tests.real_model import model_folder
 
 IDS = torch.arange(40).remainder(96)[None]
 
@@ -255,10 +255,7 @@ class TestGguf:
 
 @pytest.mark.slow
 def test_smollm2(tmp_path):
-    folder = os.environ.get(SMOLLM2_VARIABLE)
-    if not folder:
-        pytest.fail(f"{SMOLLM2_VARIABLE} names no folder with SmolLM2's GGUF file")
-    source = resolve_source(folder)
+    source = resolve_source(model_folder())
     facts = inspect_model(source).unwrap()
     assert (facts.params, facts.layers, facts.dtype) == (134_515_008, 30, "bfloat16")
     assert facts_summary(facts)["kv_bytes_per_token"] == 23_040
