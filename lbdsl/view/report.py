@@ -28,9 +28,9 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     plan = record.plan
     console.print()
     console.print(Text(printable(str(folder)), style="bold"))
-    saved = 1 - plan.after.params / plan.before.params
-    console.print(f"  parameters  {count_text(plan.before.params)} -> {count_text(plan.after.params)}"
-                  f" (-{100 * saved:.1f} %)", highlight=False)
+    change = plan.after.params / plan.before.params - 1
+    became = f"-> {count_text(plan.after.params)} ({100 * change:+.1f} %)" if change else "as before"
+    console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
     if record.heal is not None:
         heal = record.heal
         console.print(f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
@@ -45,7 +45,7 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         _render_asserts(record.asserts, console)
     if record.status == "accepted":
         console.print(f"Load it:  AutoModelForCausalLM.from_pretrained(\"{folder}\", trust_remote_code=True)",
-                      highlight=False, markup=False)
+                      highlight=False, markup=False, soft_wrap=True)
     else:
         rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."
         console.print(Text.assemble(("Rejected", "bold red"), rest))
