@@ -148,7 +148,7 @@ def test_decilm_in_bf16(artifact: Path, decilm: Path, prompts: list[list[int]], 
     model = load_artifact(artifact, device="cpu", dtype=torch.bfloat16)
     # Logits around 20 come in steps of an eighth in bf16: two tokens within two steps are a tie, and how many prompts
     # come upon one in 64 tokens is chance (7 to 11 of 20 seen). In float32, below, nearly none does.
-    equal = compare("decilm, bf16", model, prompts, served, tie=0.25)
+    equal = compare("decilm, bf16", model, prompts, served, tie=0.251)
     assert equal >= len(prompts) // 4
 
 
