@@ -66,9 +66,9 @@ def _plan_lines(record: Record) -> list[str]:
 def _cost_lines(record: Record) -> list[str]:
     plan = record.plan
     rows = [("parameters", count_text(plan.before.params), count_text(plan.after.params))]
-    for ctx, before in plan.before.kv_bytes.items():
-        rows.append((f"cache of one sequence of {tokens_text(int(ctx))} tokens", bytes_text(before),
-                     bytes_text(plan.after.kv_bytes[ctx])))
+    for ctx in plan.contexts:
+        rows.append((f"cache of one sequence of {tokens_text(ctx)} tokens", bytes_text(plan.before.kv_bytes[str(ctx)]),
+                     bytes_text(plan.after.kv_bytes[str(ctx)])))
     return ["## Cost", "", "| | base | this model |", "|---|---|---|",
             *[f"| {name} | {before} | {after} |" for name, before, after in rows], ""]
 

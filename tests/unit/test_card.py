@@ -7,6 +7,7 @@ from plan_cases import plan_of, smollm2_facts
 
 from lbdsl.artifact.card import card_text
 from lbdsl.artifact.record import Record
+from lbdsl.core.digest import canonical_json
 from lbdsl.export.card import export_card
 from lbdsl.plan.schema import Plan
 
@@ -36,3 +37,9 @@ def test_the_base_is_a_repository_or_a_name(plan: Plan, source: str, revision: s
         assert text.startswith(f"---\nbase_model: {said}\n")
         assert "/home/me" not in text
     assert (COMMIT in card_text(record)) == (revision is not None)
+
+
+def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan) -> None:
+    saved = Plan.model_validate_json(canonical_json(plan.model_dump(mode="json")))
+    rows = [line for line in card_text(record_of(saved)).splitlines() if line.startswith("| cache of one")]
+    assert [row.split()[6] for row in rows] == ["1Ki", "8Ki", "32Ki"]
