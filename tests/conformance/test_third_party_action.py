@@ -45,7 +45,7 @@ with torch.no_grad():
         parts.append(out.logits)
         seen = min(start + 3, 40)
         expected = sum(action.cost(facts, i)[Aspect.MIXER].kv_bytes(seen) if i in (0, 2)
-                       else facts.kv_bytes_per_token * seen for i in range(4))
+                       else facts.layer_kv_bytes_per_token * seen for i in range(4))
         assert cache_storage_bytes(cache_of(out)) == expected, (seen, expected)
 assert (torch.cat(parts, 1) - whole).abs().max() < 1e-4
 # A row of a left-padded batch equals the row alone.
