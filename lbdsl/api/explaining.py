@@ -75,7 +75,12 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
     checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside())
     if checked.value is None:
         return checked.diagnostics
-    return (*checked.diagnostics, *_planned(checked.value, EXAMPLE_MODEL, _scores(checked.value, EXAMPLE_MODEL)))
+    return (*checked.diagnostics, *planned_findings(checked.value))
+
+
+def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
+    """What the planner finds in a good recipe, for the example model."""
+    return _planned(recipe, EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL))
 
 
 def _tries(text: str) -> Iterator[tuple[Diagnostic, ...]]:

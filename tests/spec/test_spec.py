@@ -1,7 +1,8 @@
 """Runs the literate tests beside it: each `lbr` block is checked, and the `text` block after it says what is found.
 
 `LBDSL_UPDATE_SPEC=1 pytest tests/spec` writes what is found into the files, to be read before it is committed. An
-info string `lbr w=512` sets a parameter.
+info string `lbr w=512` sets a parameter, `lbr on=example` goes on to the planner's findings for the model of the
+documented examples, and a block `lbr file=a.lbr` after the first is a file beside the recipe.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import re
 from pathlib import Path
 
 import pytest
+from found_text import found_text
 
+from lbdsl.api.explaining import planned_findings
 from lbdsl.core.codes import all_codes
 from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.core.digest import digest_text
 from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.reading import Found, NotFound
 from lbdsl.recipe.schema import Recipe
 
 HERE = Path(__file__).parent
-BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>.*?)^```\n\n"
-                   r"```text\n(?P<expected>.*?)^```\n", re.M | re.S)
+NAME = "recipe.lbr"
+BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>(?:(?!```).*\n)*)```\n\n"
+                   r"(?P<beside>(?:```lbr file=[^\n]*\n(?:(?!```).*\n)*```\n\n)*)"
+                   r"```text\n(?P<expected>(?:(?!```).*\n)*)```\n", re.M)
+FILE = re.compile(r"```lbr file=(?P<name>[^\n]*)\n(?P<text>(?:(?!```).*\n)*)```\n", re.M)
 
 
 def _cases() -> list[pytest.ParameterSet]:
@@ -27,28 +35,39 @@ def _cases() -> list[pytest.ParameterSet]:
             for path in sorted(HERE.glob("*.md")) for match in BLOCK.finditer(path.read_text(encoding="utf-8"))]
 
 
-def _check(match: re.Match[str]) -> Diagnosed[Recipe]:
+def _check(match: re.Match[str], text: str | None = None) -> Diagnosed[Recipe]:
     settings = dict(item.split("=", 1) for item in match["info"].split())
-    return recipe_from_text(match["text"], "recipe.lbr", settings)
+    on = settings.pop("on", None)
+    files = {file["name"]: file["text"] for file in FILE.finditer(match["beside"])}
+    checked = recipe_from_text(match["text"] if text is None else text, NAME, settings,
+                               reader=Beside(files) if files else None)
+    if on is None or checked.value is None:
+        return checked
+    return Diagnosed(checked.value, (*checked.diagnostics, *planned_findings(checked.value)))
+
+
+class Beside:
+    """Reads the other files of a case."""
+
+    root = NAME
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def read(self, path: str) -> Found | NotFound:
+        if path not in self._files:
+            return NotFound("LB130", f"there is no `{path}`")
+        return Found(self._files[path], path, digest_text(self._files[path]))
 
 
 def _found(result: Diagnosed[Recipe]) -> str:
     """What the `text` block holds."""
     lines = []
-    for d in result.diagnostics:
-        line, column = d.span.start_line_column if d.span else (0, 0)
-        end_line, end_column = d.span.end_line_column if d.span else (0, 0)
-        lines.append(f"{d.severity.value}: {d.code} at {line}:{column}-{end_line}:{end_column}")
-        lines.append(f"  {d.message}")
-        lines += [f"  help: {text}" for text in d.help]
-        lines += ["  label at {}:{}: {}".format(*label.span.start_line_column, label.text) for label in d.labels]
-        if d.fix:
-            lines.append(f"  fix: {d.fix.title}")
     if result.value is not None:
         lines.append("ok")
         lines += [f"  {rule.number} {type(rule.selector).__name__.removesuffix('Selector').lower()}"
                   f" -> {' + '.join(action.text() for action in rule.actions)}" for rule in result.value.rules]
-    return "".join(line + "\n" for line in lines)
+    return found_text(result.diagnostics, NAME) + "".join(line + "\n" for line in lines)
 
 
 @pytest.mark.parametrize(("path", "match"), _cases())
@@ -70,10 +89,12 @@ def test_fixes_remove_their_problem(path: Path, match: re.Match[str]) -> None:
     for d in before.diagnostics:
         if d.fix is None:
             continue
+        if any(edit.span.source.name != NAME for edit in d.fix.edits):
+            continue
         text = match["text"]
         for edit in sorted(d.fix.edits, key=lambda edit: edit.span.start, reverse=True):
             text = text[: edit.span.start] + edit.text + text[edit.span.end :]
-        after = recipe_from_text(text, "recipe.lbr").diagnostics
+        after = _check(match, text).diagnostics
         assert (d.code, d.message) not in {(other.code, other.message) for other in after}
         if d.code.startswith("LB0") and d.message != "comments begin with `#`":
             others = sum(other.code.startswith("LB0") for other in before.diagnostics)
