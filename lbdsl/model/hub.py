@@ -43,8 +43,9 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
                    help="give a branch, a tag or a full commit hash after the @") from problem
     except errors.LocalEntryNotFoundError as problem:
         why = "--offline was given" if offline else "the hub cannot be reached"
+        again = "run once with a connection" + (", without --offline" if offline else "")
         raise fail("LB413", f"{name} is not complete in the local cache, and {why}",
-                   help=("run once with a connection, without --offline", "or give a local folder")) from problem
+                   help=(again, "or give a local folder")) from problem
     except errors.OfflineModeIsEnabled as problem:
         raise fail("LB413", f"{name} is not in the local cache, and HF_HUB_OFFLINE is set",
                    help="unset HF_HUB_OFFLINE to download it") from problem

@@ -20,6 +20,7 @@ from lbdsl.syntax import tree
 
 LATER_ACTIONS = frozenset({"linear"})
 LATER_METRICS = frozenset({"task"})
+_LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 POST_NAMES = ("ppl_increase", "agreement", "kl_healed")
 COST_NAMES = ("kv", "flops", "params")
 
@@ -145,6 +146,10 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
         scope.error("LB125", f"the metric `{name}` is not in this version", span)
     else:
         known = ["sensitivity", *metrics()]
+        if rule and name in _LAYER_NUMBERS:
+            scope.error("LB102", f"no metric `{name}`", span,
+                        help="layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`")
+            return
         if not rule:
             known = [kind for kind, cls in metrics().items() if cls.joint] + [*COST_NAMES, *POST_NAMES]
         scope.unknown("LB102", f"no metric `{name}`", name, span, known, "metrics" if rule else "values of the model")

@@ -66,6 +66,9 @@ def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | No
     """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
         return Diagnosed(None, (_is_a_plan(name),))
+    if name.endswith((".yaml", ".yml")):
+        return Diagnosed(None, (error("LB138", f"{name} is a recipe in YAML, not in lbdsl's language",
+                                      help=f"`lbdsl convert {name}` turns it into one"),))
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)

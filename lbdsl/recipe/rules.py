@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,6 +12,10 @@ from lbdsl.core.span import Span
 from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
 
 _Ranges = list[tuple[int, int]]
+
+_SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
+_WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
+_LINE_END = re.compile(r"[ \t]*(#[^\n]*)?(?=\n|$)")
 
 
 SpanOf = Callable[[Rule], Span]
@@ -45,16 +50,27 @@ def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, S
         return
     first, whole = first_else
     after = [rule for rule in rules if rule.number > first]
-    for rule in after:
-        span = span_of(rule)
+    spans = [span_of(rule) for rule in after]
+    movable = not any(isinstance(rule.selector, ElseSelector) for rule in after) and all(
+        span.source is whole.source for span in spans)
+    fix = _else_last(whole, spans) if movable and spans else None
+    for rule, span in zip(after, spans, strict=True):
         twice = isinstance(rule.selector, ElseSelector)
-        apart = span.source is not whole.source
-        # With the last of them, `else` comes behind all.
-        fixed = not (twice or apart) and rule is after[-1]
-        swap = None if not fixed else Fix("swap the two", (Edit(whole, span.text), Edit(span, whole.text)))
         yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
-                    labels=(Label(whole, "`else` stands here"),), fix=swap,
+                    labels=(Label(whole, "`else` stands here"),), fix=fix,
                     help="remove one of the two" if twice else "move it above `else`")
+
+
+def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
+    """`else` behind the rules after it; their order stays, and comments stay with their rules."""
+    source, last = whole.source, after[-1].end
+    title = "swap the two" if len(after) == 1 else "move `else` behind them"
+    line = _LINE_END.match(source.text, last)
+    own = (_WITH_COMMENT if line else _SEPARATOR).match(source.text, whole.end)
+    comment, gone = ("", whole.end) if own is None else (own["comment"] or "", own.end())
+    at, between = (line.end(), "\n") if line else (last, "; ")
+    return Fix(title, (Edit(source.span(whole.start, gone), ""),
+                       Edit(source.span(at, at), f"{between}{whole.text}{comment}")))
 
 
 def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
@@ -75,11 +91,14 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
             by = [owner for owner, theirs, parts in owners if parts & aspects and _overlap(theirs, ranges)]
             total = sum(last - first + 1 for first, last in ranges)
             count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
-            names = ", ".join(str(owner.number) for owner in by[:5]) + (", ..." if len(by) > 5 else "")
-            yield warning("LB202", f"shadowed: {count} by rule{'' if len(by) == 1 else 's'} {names}",
+            yield warning("LB202", f"shadowed: {count} by {_named(by)}",
                           span_of(rule), help="move it up, or remove it",
                           labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]))
-        elif rule.selector.where is None:
+            continue
+        if any(action.keeps for action in rule.actions) and _inside(ranges, claimed.get(Aspect.MIXER, [])):
+            by = [owner for owner, theirs, parts in owners if Aspect.MIXER in parts and _overlap(theirs, ranges)]
+            yield _kept_late(rule, by, span_of)
+        if rule.selector.where is None:
             if Aspect.BLOCK in aspects:
                 # A whole layer is taken or left: of one whose parts are claimed in part, it gets nothing.
                 for part in (Aspect.MIXER, Aspect.FFN):
@@ -87,6 +106,19 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
             for aspect in aspects:
                 _add(claimed.setdefault(aspect, []), ranges)
             owners.append((rule, ranges, aspects))
+
+
+def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:
+    """A `keep` of layers whose attention is gone to earlier rules: it keeps only the rest of them."""
+    return warning("LB202", f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept",
+                   span_of(rule), help="move it up to keep them whole",
+                   labels=tuple(Label(span_of(owner), "claims it first") for owner in by[:5]))
+
+
+def _named(rules: Sequence[Rule]) -> str:
+    """`rules 1, 2`."""
+    numbers = ", ".join(str(rule.number) for rule in rules[:5]) + (", ..." if len(rules) > 5 else "")
+    return f"rule{'' if len(rules) == 1 else 's'} {numbers}"
 
 
 _ALL = 2**62

@@ -8,6 +8,8 @@ Lines end with `\\n` alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
@@ -16,14 +18,14 @@ from lbdsl.syntax.format_pieces import Comment, Piece, pieces_of
 from lbdsl.syntax.parse import parse
 
 
-def format_text(text: str, name: str = "<string>") -> Diagnosed[str]:
-    """The canonical text. None, with the errors, when the text does not parse.
+def format_text(text: str, name: str = "<string>", *, actions: Collection[str] = ()) -> Diagnosed[str]:
+    """The canonical text. None, with the errors, when the text does not parse; `actions` are as for `parse`.
 
     What is returned parses to the same tree and holds the same comments in the same order: LB040, a bug of lbdsl, if
     ever it would not. `format_text(format_text(x)) == format_text(x)`.
     """
     source = Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n"))
-    parsed = parse(source)
+    parsed = parse(source, actions=actions)
     if parsed.value is None or any(found.is_error for found in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
     new = format_parsed(parsed.value)

@@ -9,6 +9,7 @@ from lbdsl.syntax.names import BLOCK_WORDS, RULE_WORDS
 from lbdsl.syntax.place import Place, form_of, replacement
 
 _VALUES = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "VAR"})
+_CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
 
@@ -20,6 +21,8 @@ def bad_character(p: Place) -> Diagnostic | None:
         if sign[0] == "'":
             return error("LB004", "strings stand in double quotes", p.span(), help='write `"text"`')
         return error("LB004", "string never closed", p.span(), help='a string ends with `"` on the same line')
+    if sign[0] in _CURLY:
+        return error("LB008", f"unexpected `{sign[0]}`", p.span(), help='strings stand in straight quotes: write `"text"`')
     if sign in _OTHER_SIGNS:
         # Behind a rule's action it joins another one.
         joins = sign[0] == "&" and p.first in RULE_WORDS and p.failure.complete

@@ -188,7 +188,10 @@ def _metric(name: str) -> Page | None:
 def _keyword(word: str) -> Page | None:
     if word not in KEYWORDS:
         return None
-    return Page("keyword", word, KEYWORDS[word], (("Example", f"`{KEYWORD_EXAMPLES[word]}`"),), form=FORMS.get(word, ""))
+    facts = [("Example", f"`{KEYWORD_EXAMPLES[word]}`")]
+    if word in SETTINGS:
+        facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
+    return Page("keyword", word, KEYWORDS[word], tuple(facts), form=FORMS.get(word, ""))
 
 
 def _function(name: str) -> Page | None:

@@ -33,7 +33,7 @@ CODES = (
     Code("LB137", "bad sha256", "A hash that cannot be one would never be met.",
          example='include "core.lbr" sha256 "beef"',
          fixed='include "core.lbr"\nlayers @core keep'),
-    Code("LB138", "a plan instead of a recipe", "A saved plan is applied or shown; it is no recipe.",
+    Code("LB138", "another file instead of a recipe", "A saved plan is applied or shown, and YAML is converted first.",
          example="lbdsl check half.lbplan",
          fixed="lbdsl show half.lbplan"),
     Code("LB140", "not a parameter", "`vary` changes the values of parameters; what `let` defines is fixed.",
