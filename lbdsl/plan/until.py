@@ -82,7 +82,7 @@ class _Reader:
             taken = table.take(match.wanted, tuple(sorted(free[:size])), size=size)
             complete, problems = self.read(index + 1, taken)
             if complete is None:
-                later = problems
+                later = later or problems
                 continue
             world = World(self.recipe, self.facts, cost=self._cost(complete), base=self.base)
             truth, problems = holds(until, world)
