@@ -43,7 +43,7 @@ def outside_values(scope: Scope, statements: Sequence[tree.Statement], set_param
         param = declared.get(name)
         if param is None:
             place = Span(Source(SET, f"{given}={text}"), 0, len(given))
-            scope.unknown("LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters", "$")
+            scope.unknown("LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters")
         else:
             found[name] = Outside(_read(scope, name, text, param), text)
     return found
