@@ -17,6 +17,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Progress
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.cost import base_cost, decode_bounds, plan_cost
+from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
 from lbdsl.plan.select import Selection, select
@@ -87,7 +88,7 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     """
     loaded = _recipe(recipe, set_params)
     _check_files(loaded.unwrap())
-    measured = _measured(loaded, Workbench(model, options, progress), again=again)
+    measured = _measured(loaded, Workbench(model, options, progress), again=again, planned=True)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
@@ -135,7 +136,8 @@ def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnos
     return loaded
 
 
-def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool) -> Measured:
+def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
+    """`planned`: nothing is measured for a plan that cannot be."""
     from lbdsl.model.source import is_artifact
 
     recipe = loaded.unwrap()
@@ -147,6 +149,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool) -> Me
     assert needed.value is not None
     requests, actions = needed.value
     diagnostics = (*loaded.diagnostics, *needed.diagnostics)
+    if planned:
+        _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
     if not requests:
         return Measured(recipe, bench, {}, None, diagnostics)
     scores, on = _scores(recipe, bench, requests, actions)

@@ -189,3 +189,12 @@ def _static_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
             ranked_sets(rule.selector.layers)):
         return None
     return fixed_members(rule.selector.layers, facts.layers)
+
+
+def fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
+    """The layers that a rule matches for certain; None where scores or a condition decide."""
+    selector = rule.selector
+    if (not isinstance(selector, LayersSelector) or selector.where is not None or scores_of(rule)
+            or ranked_sets(selector.layers)):
+        return None
+    return fixed_members(selector.layers, facts.layers)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.facts import ModelFacts
-from lbdsl.plan.check import check_recipe, context_findings, facts_only
-from lbdsl.plan.claims import Known, known_before_measuring, scores_of
+from lbdsl.plan.check import context_findings, facts_only
+from lbdsl.plan.claims import Known, fixed_layers, known_before_measuring
 from lbdsl.plan.cost import base_cost, changed_cost
 from lbdsl.plan.evaluate import World, holds
-from lbdsl.plan.layersets import fixed_members, ranked_sets
+from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
 from lbdsl.plan.words import plural
-from lbdsl.recipe.schema import ElseSelector, LayersSelector, Phase, Recipe, Rule
+from lbdsl.recipe.schema import ElseSelector, Phase, Recipe
 
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
-    """Layers and patterns that the model does not have, `requires` and static asserts that fail, rules that no score can
-    give a layer, windows and contexts beyond the model's positions. A recipe that needs no score is selected in full."""
-    problems = check_recipe(recipe, facts)
-    if problems:
-        return problems
-    requests, _ = requests_of(recipe, facts).unwrap()
+    """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
+    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. A recipe
+    that needs no score is selected in full."""
+    needed = requests_of(recipe, facts)
+    if needed.value is None:
+        return needed.diagnostics
+    requests, _ = needed.value
     if requests:
+        hopeless = hopeless_untils(recipe, facts, requests)
+        if hopeless:
+            return hopeless
         found = (*_unreachable(recipe, facts), *_actions(recipe, facts))
         return (*found, *_asserts(recipe, World(recipe, facts), costs=False), *context_findings(recipe, facts))
     selection, chosen = select(recipe, facts, {})
@@ -41,7 +45,7 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         if isinstance(rule.selector, ElseSelector):
             continue
-        layers = _fixed_layers(rule, facts)
+        layers = fixed_layers(rule, facts)
         if layers is not None and not layers:
             found.append(warning("LB310", f"rule {rule.number} matches no layer: its set is empty", recipe.span(rule),
                                  help=f"the model has {facts.layers} layers"))
@@ -55,15 +59,6 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
             taken |= {(i, slot) for i in layers for item in known.wanted if item.divisible or len(item.slots) == 1
                       for slot in item.of(i)}
     return found
-
-
-def _fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
-    """The layers that a rule matches for certain; None where scores or a condition decide."""
-    selector = rule.selector
-    if (not isinstance(selector, LayersSelector) or selector.where is not None or scores_of(rule)
-            or ranked_sets(selector.layers)):
-        return None
-    return fixed_members(selector.layers, facts.layers)
 
 
 def _actions(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ from plan_cases import llama_facts, smollm2_facts
 
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
+from lbdsl.core.measurement import Measurement
+from lbdsl.plan.hopeless import hopeless_untils
+from lbdsl.plan.requests import requests_of
+from lbdsl.plan.select import select
+from lbdsl.recipe import recipe_from_text
 
 ROOT = Path(__file__).parents[2]
 GATED = "\nheal {}\nassert ppl_increase < 5%\n"
@@ -156,3 +163,35 @@ def test_windows_of_the_layers_themselves() -> None:
     assert [d.code for d in found] == ["LB327"]
     assert found[0].span is not None
     assert found[0].span.text.startswith("where nll")
+
+
+HOPELESS = [
+    "lowest of rest by nll until kv(8Ki) <= {} drop\nelse keep",
+    "layers 0-3, 20-29 keep\nlowest of rest by nll until kv(8Ki) <= {} swa(window=512)\nelse keep",
+    "layers 0-3 keep\nlowest 8 of rest by kl drop\nlowest of rest by nll until flops(8Ki) <= {} drop\nelse keep",
+    "layers 0-3 keep\nlowest 4 by nll until params <= {} drop\nelse swa(window=64)",
+]
+
+
+@pytest.mark.parametrize("form", HOPELESS)
+@pytest.mark.parametrize("share", ["0%", "13%", "50%", "90%"])
+def test_an_until_is_called_hopeless_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
+    facts, recipe = smollm2_facts(), recipe_from_text(form.format(share)).unwrap()
+    requests, _ = requests_of(recipe, facts).unwrap()
+    found = hopeless_untils(recipe, facts, requests)
+    scores = random.Random(0)
+    for _ in range(5):
+        made = {request: Measurement(scores.random(), 0.01, "nats/token", 1024, 8) for request in requests}
+        measured = select(recipe, facts, made)
+        assert [d for d in measured.diagnostics if d.is_error] == list(found)
+    assert ("LB312" in codes(form.format(share))) == bool(found)
+
+
+def test_an_until_whose_end_depends_on_scores_is_left_to_them() -> None:
+    text = "where nll < 0.1 drop\nlowest of rest by nll until kv(8Ki) <= 0% drop\nelse keep" + GATED
+    assert "LB312" not in codes(text)
+    mixed = replace(smollm2_facts(), native_window=(512, *(None,) * 29))
+    recipe = recipe_from_text("lowest of rest by nll until kv(8Ki) <= 0% swa(window=8)\nelse keep").unwrap()
+    for facts, errors in ((mixed, []), (smollm2_facts(), ["LB312"])):
+        requests, _ = requests_of(recipe, facts).unwrap()
+        assert [d.code for d in hopeless_untils(recipe, facts, requests)] == errors

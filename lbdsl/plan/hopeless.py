@@ -1,0 +1,46 @@
+"""`until` conditions that no scores can meet: found before anything is measured."""
+
+from __future__ import annotations
+
+from lbdsl.actions import Aspect
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.claims import fixed_layers
+from lbdsl.plan.match import ranks_rest
+from lbdsl.plan.select import select
+from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankSelector, Recipe
+
+
+def hopeless_untils(recipe: Recipe, facts: ModelFacts, requests: tuple[Request, ...]) -> tuple[Diagnostic, ...]:
+    """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
+    alike, rules change nothing but mixers, and rankings are of what fixed sets before them leave."""
+    if not (_alike(facts) and _counts_decide(recipe, facts)):
+        return ()
+    # Any scores give the costs that the real ones will.
+    scores = dict.fromkeys(requests, Measurement(0.0, 0.0, "nats/token", 1, 1))
+    return tuple(d for d in select(recipe, facts, scores).diagnostics if d.code == "LB312")
+
+
+def _alike(facts: ModelFacts) -> bool:
+    layers = zip(facts.attention_params, facts.mlp_params, facts.native_window, strict=True)
+    return len(set(layers)) == 1 and len(set(facts.layer_specs)) <= 1
+
+
+def _counts_decide(recipe: Recipe, facts: ModelFacts) -> bool:
+    untils = ranked = 0
+    for rule in recipe.rules:
+        if any(not action.keeps and action.aspects() != {Aspect.MIXER} for action in rule.actions):
+            return False
+        match rule.selector:
+            case RankSelector(until=until) as selector if ranks_rest(selector):
+                ranked += 1
+                untils += until is not None
+            case LayersSelector() if ranked == 0 and fixed_layers(rule, facts) is not None:
+                pass
+            case ElseSelector():
+                pass
+            case _:
+                return False
+    # Several would be tried in every combination, which takes seconds on a deep model.
+    return untils == 1
