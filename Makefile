@@ -57,6 +57,7 @@ smoke: install model
 	$(BIN)/python examples/generate.py $(MODEL) $(OUT_SMOKE) "The capital of France is"
 
 lint: install
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -1,7 +1,7 @@
 """The version matrix: the runtime's, saving's and exports' tests under each transformers that is supported.
 
-    nox                    every version
-    nox -s "transformers(5.16)"
+nox                    every version
+nox -s "transformers(5.16)"
 """
 
 import nox
@@ -11,11 +11,20 @@ nox.options.reuse_existing_virtualenvs = True
 
 VERSIONS = ("5.16", "5.19", "5.20", "5.22", "5.23", "newest")
 TESTS = (
-    "tests/unit/test_hybrid_masks.py", "tests/unit/test_hybrid_cache.py", "tests/unit/test_hybrid_robust.py",
-    "tests/unit/test_families.py", "tests/unit/test_load.py", "tests/unit/test_heal.py",
-    "tests/unit/test_export_native.py", "tests/pipeline/test_export_native.py", "tests/unit/test_rewrite.py",
-    "tests/pipeline/test_rewriting.py", "tests/pipeline/test_streaming.py",
-    "tests/pipeline/test_family_pipeline.py", "tests/pipeline/test_hybrid_save.py", "tests/conformance",
+    "tests/unit/test_hybrid_masks.py",
+    "tests/unit/test_hybrid_cache.py",
+    "tests/unit/test_hybrid_robust.py",
+    "tests/unit/test_families.py",
+    "tests/unit/test_load.py",
+    "tests/unit/test_heal.py",
+    "tests/unit/test_export_native.py",
+    "tests/pipeline/test_export_native.py",
+    "tests/unit/test_rewrite.py",
+    "tests/pipeline/test_rewriting.py",
+    "tests/pipeline/test_streaming.py",
+    "tests/pipeline/test_family_pipeline.py",
+    "tests/pipeline/test_hybrid_save.py",
+    "tests/conformance",
 )
 
 

@@ -19,11 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def recipe(lines: int = 100) -> str:
     """A recipe of so many lines that uses most of the language."""
-    text = ['recipe "speed"', "param $window: tokens in 64..8Ki = 256", "group @core = first 2, last 1",
-            "layers @core keep", "heal { tokens = 200k; loss = kl + 0.1 * hidden }", "assert kv(32Ki) <= 50%"]
+    text = [
+        'recipe "speed"',
+        "param $window: tokens in 64..8Ki = 256",
+        "group @core = first 2, last 1",
+        "layers @core keep",
+        "heal { tokens = 200k; loss = kl + 0.1 * hidden }",
+        "assert kv(32Ki) <= 50%",
+    ]
     for number in range(lines - len(text) - 1):
-        rule = (f"layers {3 * number}-{3 * number + 2} where nll < 0.{number % 97 + 1} and kl(swa(window=$window)) < 0.2 "
-                f'swa(window={64 + number % 900}, sinks=4) because "rule {number}"')
+        rule = (
+            f"layers {3 * number}-{3 * number + 2} where nll < 0.{number % 97 + 1} and kl(swa(window=$window)) < 0.2 "
+            f'swa(window={64 + number % 900}, sinks=4) because "rule {number}"'
+        )
         text.append(rule if number % 4 else f"layers {4 * number + 3} keep")
     return "\n".join([*text, "else keep"]) + "\n"
 
@@ -36,15 +44,19 @@ def measured(arguments: list[str], runs: int, bytecode: str) -> str:
     walls, processors = [], []
     for run in range(runs + 2):
         before, start = os.times(), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "lbdsl", *arguments], cwd=ROOT, check=True, capture_output=True,
-                       env=environment)
+        subprocess.run(
+            [sys.executable, "-m", "lbdsl", *arguments], cwd=ROOT, check=True, capture_output=True, env=environment
+        )
         wall, after = time.perf_counter() - start, os.times()
         if run >= 2:
             walls.append(1000 * wall)
-            processors.append(1000 * (after.children_user + after.children_system - before.children_user
-                                      - before.children_system))
-    return (f"median {statistics.median(walls):.0f} ms, fastest {min(walls):.0f} ms, slowest {max(walls):.0f} ms; "
-            f"processor {statistics.median(processors):.0f} ms")
+            processors.append(
+                1000 * (after.children_user + after.children_system - before.children_user - before.children_system)
+            )
+    return (
+        f"median {statistics.median(walls):.0f} ms, fastest {min(walls):.0f} ms, slowest {max(walls):.0f} ms; "
+        f"processor {statistics.median(processors):.0f} ms"
+    )
 
 
 def main() -> None:

@@ -33,8 +33,13 @@ def measure(client: Client, text: str, runs: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"completion": [], "hover": [], "findings": []}
     for version in range(2, runs + 2):
         start = time.perf_counter()
-        client.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": version}, "contentChanges": [
-            {"range": where(100, 7, 8 if version > 2 else 9), "text": str(version % 10)}]})
+        client.tell(
+            "textDocument/didChange",
+            {
+                "textDocument": {"uri": URI, "version": version},
+                "contentChanges": [{"range": where(100, 7, 8 if version > 2 else 9), "text": str(version % 10)}],
+            },
+        )
         for feature in ("completion", "hover"):
             client.at(feature, 150, 9)
             times[feature].append(1000 * (time.perf_counter() - start))
@@ -50,8 +55,10 @@ def main() -> None:
     client = Client()
     for name in ("plain", "dense"):
         for what, times in measure(client, recipe(name == "dense"), runs).items():
-            print(f"{name}, {LINES} lines, {runs} edits, until {what}: median {statistics.median(times):.0f} ms, "
-                  f"fastest {min(times):.0f} ms, slowest {max(times):.0f} ms")
+            print(
+                f"{name}, {LINES} lines, {runs} edits, until {what}: median {statistics.median(times):.0f} ms, "
+                f"fastest {min(times):.0f} ms, slowest {max(times):.0f} ms"
+            )
     client.close()
 
 

@@ -1,6 +1,6 @@
 """Print what a base model and a compressed one say after the same prompt.
 
-    python examples/generate.py MODEL ARTIFACT "a prompt" [tokens]
+python examples/generate.py MODEL ARTIFACT "a prompt" [tokens]
 """
 
 from __future__ import annotations

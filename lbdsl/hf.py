@@ -1,7 +1,7 @@
 """Importing this module lets transformers load lbdsl's artifacts without remote code:
 
-    import lbdsl.hf
-    model = AutoModelForCausalLM.from_pretrained("artifact")
+import lbdsl.hf
+model = AutoModelForCausalLM.from_pretrained("artifact")
 """
 
 from __future__ import annotations

@@ -11,9 +11,19 @@ VOCAB = 101
 NATIVE = 9
 """Tokens of the native windows."""
 
-COMMON = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.3,
-          "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 
 # Field by field: biases, QK norms, head sizes that are not hidden / heads, native windows on some layers, layers without
 # rotary embeddings, rotary embeddings by type of layer, soft caps, tied and untied heads.
@@ -21,23 +31,57 @@ OPTIONS = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"sliding_window": NATIVE, "head_dim": 12},
     "qwen2": {"use_sliding_window": True, "sliding_window": NATIVE, "max_window_layers": 2, "tie_word_embeddings": True},
-    "qwen3": {"head_dim": 16, "attention_bias": True, "use_sliding_window": True, "sliding_window": NATIVE,
-              "max_window_layers": 3},
+    "qwen3": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": NATIVE,
+        "max_window_layers": 3,
+    },
     "smollm3": {"use_sliding_window": True, "sliding_window": NATIVE, "no_rope_layer_interval": 2},
-    "gemma2": {"head_dim": 16, "sliding_window": NATIVE, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0,
-               "final_logit_softcapping": 3.0},
-    "gemma3_text": {"head_dim": 16, "sliding_window": NATIVE, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2,
-                    "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-                                        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}},
+    "gemma2": {
+        "head_dim": 16,
+        "sliding_window": NATIVE,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        "head_dim": 16,
+        "sliding_window": NATIVE,
+        "query_pre_attn_scalar": 16,
+        "sliding_window_pattern": 2,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
+        },
+    },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
-    "olmo3": {"sliding_window": NATIVE,
-              "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 70.0},
-                                  "full_attention": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 5e5,
-                                                     "original_max_position_embeddings": 1024,
-                                                     "attention_factor": 1.2}}},
+    "olmo3": {
+        "sliding_window": NATIVE,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 70.0},
+            "full_attention": {
+                "rope_type": "yarn",
+                "factor": 2.0,
+                "rope_theta": 5e5,
+                "original_max_position_embeddings": 1024,
+                "attention_factor": 1.2,
+            },
+        },
+    },
 }
-NATIVE_LAYERS = {"llama": (), "mistral": (0, 1, 2, 3), "qwen2": (2, 3), "qwen3": (3,), "smollm3": (1, 3),
-                 "gemma2": (0, 2), "gemma3_text": (0, 2), "phi3": (0, 1, 2, 3), "olmo3": (0, 1, 2)}
+NATIVE_LAYERS = {
+    "llama": (),
+    "mistral": (0, 1, 2, 3),
+    "qwen2": (2, 3),
+    "qwen3": (3,),
+    "smollm3": (1, 3),
+    "gemma2": (0, 2),
+    "gemma3_text": (0, 2),
+    "phi3": (0, 1, 2, 3),
+    "olmo3": (0, 1, 2),
+}
 FAMILY_NAMES = tuple(FAMILIES)
 MLP_GONE, BLOCK_GONE = {"mlp": "none"}, {"attn": "none", "mlp": "none"}
 
@@ -76,8 +120,10 @@ def family_plans(name: str, w: int = 5, n: int = 3) -> dict[str, list[dict]]:
         "drop mlp + swa": [{**swa(w, n), **MLP_GONE}, keep, {**NONE, **MLP_GONE}, swa(w, 0)],
     }
     native = native_specs(name)
-    return {title: [change if "attn" in change else {**own, **change} for own, change in zip(native, plan, strict=True)]
-            for title, plan in changes.items()}
+    return {
+        title: [change if "attn" in change else {**own, **change} for own, change in zip(native, plan, strict=True)]
+        for title, plan in changes.items()
+    }
 
 
 PLAN_NAMES = tuple(family_plans("llama"))

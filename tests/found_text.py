@@ -19,8 +19,11 @@ def found_text(found: Iterable[Diagnostic], recipe: str = "recipe.lbr") -> str:
         lines += [f"  label at {_place(label.span, recipe)}: {label.text}" for label in d.labels]
         if d.fix:
             lines.append(f"  fix: {d.fix.title}")
-            lines += [f"    {_place(edit.span, recipe)}-{edit.span.end_line_column[0]}:{edit.span.end_line_column[1]}"
-                      f" {edit.text!r}" for edit in d.fix.edits]
+            lines += [
+                f"    {_place(edit.span, recipe)}-{edit.span.end_line_column[0]}:{edit.span.end_line_column[1]}"
+                f" {edit.text!r}"
+                for edit in d.fix.edits
+            ]
     return "".join(line + "\n" for line in lines)
 
 

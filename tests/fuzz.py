@@ -29,17 +29,146 @@ ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
 
-WORDS = ["lbr", "recipe", "requires", "param", "let", "group", "include", "measure", "heal", "eval", "assert",
-         "search", "vary", "minimize", "maximize", "subject", "to", "layers", "where", "else", "modules", "lowest",
-         "highest", "of", "rest", "by", "until", "because", "except", "and", "or", "not", "in", "all", "first", "last",
-         "middle", "every", "from", "sha256", "keep", "drop", "swa", "quantize", "nll", "kl", "influence",
-         "sensitivity", "kv", "flops", "params", "ppl_increase", "agreement", "kl_healed", "model.layers",
-         "model.family", "attention", "mlp", "block", "window", "sinks", "bits", "group", "tokens", "data", "seq",
-         "lr", "metric", "method", "lora", "rank", "alpha", "loss", "hidden", "seed", "batch", "true", "false", "int",
-         "float", "ratio", "bytes", "str", "bool"]
-SIGNS = ["(", ")", "{", "}", "[", "]", ",", ";", "\n", "=", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "..", ":",
-         "$x", "@g", "~\"*.q_proj\"", "~", "%", "#", "\"text\"", "\"", "'", "\\", "?", "0", "1", "8", "0-3", "30%", "4Ki",
-         "10M", "2GiB", "1e-3", "0.1", "-1", "9" * 19, "\t", "  ", "\r\n", "é", "\u2028", "😀", "\x00"]
+WORDS = [
+    "lbr",
+    "recipe",
+    "requires",
+    "param",
+    "let",
+    "group",
+    "include",
+    "measure",
+    "heal",
+    "eval",
+    "assert",
+    "search",
+    "vary",
+    "minimize",
+    "maximize",
+    "subject",
+    "to",
+    "layers",
+    "where",
+    "else",
+    "modules",
+    "lowest",
+    "highest",
+    "of",
+    "rest",
+    "by",
+    "until",
+    "because",
+    "except",
+    "and",
+    "or",
+    "not",
+    "in",
+    "all",
+    "first",
+    "last",
+    "middle",
+    "every",
+    "from",
+    "sha256",
+    "keep",
+    "drop",
+    "swa",
+    "quantize",
+    "nll",
+    "kl",
+    "influence",
+    "sensitivity",
+    "kv",
+    "flops",
+    "params",
+    "ppl_increase",
+    "agreement",
+    "kl_healed",
+    "model.layers",
+    "model.family",
+    "attention",
+    "mlp",
+    "block",
+    "window",
+    "sinks",
+    "bits",
+    "group",
+    "tokens",
+    "data",
+    "seq",
+    "lr",
+    "metric",
+    "method",
+    "lora",
+    "rank",
+    "alpha",
+    "loss",
+    "hidden",
+    "seed",
+    "batch",
+    "true",
+    "false",
+    "int",
+    "float",
+    "ratio",
+    "bytes",
+    "str",
+    "bool",
+]
+SIGNS = [
+    "(",
+    ")",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ";",
+    "\n",
+    "=",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "+",
+    "-",
+    "*",
+    "/",
+    "..",
+    ":",
+    "$x",
+    "@g",
+    '~"*.q_proj"',
+    "~",
+    "%",
+    "#",
+    '"text"',
+    '"',
+    "'",
+    "\\",
+    "?",
+    "0",
+    "1",
+    "8",
+    "0-3",
+    "30%",
+    "4Ki",
+    "10M",
+    "2GiB",
+    "1e-3",
+    "0.1",
+    "-1",
+    "9" * 19,
+    "\t",
+    "  ",
+    "\r\n",
+    "é",
+    "\u2028",
+    "😀",
+    "\x00",
+]
 
 
 def seeds_of_text() -> list[bytes]:
@@ -131,8 +260,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     portion = 10_000
-    jobs = [(chosen.seed + number, min(portion, chosen.count - number * portion))
-            for number in range(-(-chosen.count // portion))]
+    jobs = [
+        (chosen.seed + number, min(portion, chosen.count - number * portion))
+        for number in range(-(-chosen.count // portion))
+    ]
     started = time.monotonic()
     total = {"inputs": 0.0, "raised": 0.0, "slow": 0.0, "worst_seconds": 0.0}
     with multiprocessing.Pool(chosen.processes, maxtasksperchild=4) as pool:
@@ -142,8 +273,15 @@ def main() -> int:
             total["worst_seconds"] = max(total["worst_seconds"], found["worst_seconds"])
             if sys.stderr.isatty() or total["inputs"] % 100_000 == 0:
                 print(f"{total['inputs']:.0f} of {chosen.count}, {time.monotonic() - started:.0f} s", file=sys.stderr)
-    print(json.dumps({**{key: round(value, 3) for key, value in total.items()},
-                      "seconds": round(time.monotonic() - started, 1), "seed": chosen.seed}))
+    print(
+        json.dumps(
+            {
+                **{key: round(value, 3) for key, value in total.items()},
+                "seconds": round(time.monotonic() - started, 1),
+                "seed": chosen.seed,
+            }
+        )
+    )
     return 1 if total["raised"] or total["slow"] else 0
 
 

@@ -30,9 +30,19 @@ def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
 def tiny_base(seed: int = 0, positions: int = 2048) -> LlamaForCausalLM:
     """Four layers, GQA, weights scaled so that attention decides the logits."""
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=4,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=positions,
-                         initializer_range=0.3, tie_word_embeddings=True, eos_token_id=None, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=101,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -61,8 +71,9 @@ def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def stock_logits(base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None,
-                 position_ids: torch.Tensor | None = None) -> torch.Tensor:
+def stock_logits(
+    base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None, position_ids: torch.Tensor | None = None
+) -> torch.Tensor:
     """Logits of the stock model with explicit masks and hooks that take dropped attentions out; nothing of ours."""
     real = torch.ones_like(ids, dtype=torch.bool) if real is None else real.bool()
     handles = []
@@ -73,8 +84,11 @@ def stock_logits(base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor 
             handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
         else:
             mask = explicit_mask(real, spec)
-            handles.append(layer.self_attn.register_forward_pre_hook(
-                lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True))
+            handles.append(
+                layer.self_attn.register_forward_pre_hook(
+                    lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
+                )
+            )
     try:
         return base(input_ids=ids, position_ids=position_ids, use_cache=False).logits
     finally:

@@ -8,8 +8,22 @@ from typing import Any
 
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
 _SAID = {"$schema", "id", "title", "description", "default", "definitions", "format"}
-_KNOWN = _SAID | {"$ref", "type", "enum", "properties", "required", "additionalProperties", "items", "minItems",
-                  "uniqueItems", "minimum", "maximum", "pattern", "anyOf", "oneOf"}
+_KNOWN = _SAID | {
+    "$ref",
+    "type",
+    "enum",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "minItems",
+    "uniqueItems",
+    "minimum",
+    "maximum",
+    "pattern",
+    "anyOf",
+    "oneOf",
+}
 
 
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str = "$") -> Iterator[str]:
@@ -25,8 +39,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str
     kinds = schema.get("type")
     if kinds is not None:
         allowed = [kinds] if isinstance(kinds, str) else kinds
-        if not any(isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
-                   for kind in allowed):
+        if not any(
+            isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool)) for kind in allowed
+        ):
             yield f"{path}: {value!r} is no {kinds}"
             return
     if "enum" in schema and value not in schema["enum"]:
@@ -48,8 +63,11 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str
     elif isinstance(value, str):
         if "pattern" in schema and not re.search(schema["pattern"], value):
             yield f"{path}: {value!r} does not match {schema['pattern']}"
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not (
-            schema.get("minimum", value) <= value <= schema.get("maximum", value)):
+    elif (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not (schema.get("minimum", value) <= value <= schema.get("maximum", value))
+    ):
         yield f"{path}: {value} is out of range"
 
 

@@ -18,18 +18,39 @@ LAYERS, VOCAB = 4, 97
 
 def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=LAYERS,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         initializer_range=0.15, attn_implementation="sdpa")
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.15,
+        attn_implementation="sdpa",
+    )
     return LlamaForCausalLM(config).to(dtype).eval()
 
 
 def facts_of(model: LlamaForCausalLM) -> ModelFacts:
     config = model.config
     return ModelFacts(
-        family="llama", architecture="LlamaForCausalLM", layers=LAYERS, hidden=config.hidden_size, heads=4, kv_heads=2,
-        head_dim=12, intermediate=80, vocab=VOCAB, positions=256, tied=False, dtype="float32",
-        attention_params=(0,) * LAYERS, mlp_params=(0,) * LAYERS, other_params=0, native_window=(None,) * LAYERS,
+        family="llama",
+        architecture="LlamaForCausalLM",
+        layers=LAYERS,
+        hidden=config.hidden_size,
+        heads=4,
+        kv_heads=2,
+        head_dim=12,
+        intermediate=80,
+        vocab=VOCAB,
+        positions=256,
+        tied=False,
+        dtype="float32",
+        attention_params=(0,) * LAYERS,
+        mlp_params=(0,) * LAYERS,
+        other_params=0,
+        native_window=(None,) * LAYERS,
         modules=(),
     )
 
@@ -40,8 +61,9 @@ def text(sequences: int = 5, seq: int = 37, part: Part = Part.SCORE) -> TokenBlo
     return TokenBlocks(ids, f"digest-{sequences}-{seq}-{part}", "test", part, 0, 1, None)
 
 
-def naive_logp(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]],
-               dtype: torch.dtype = torch.float64) -> Tensor:
+def naive_logp(
+    model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]], dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Log-probabilities [S, N, V] of the stock model, layers changed from outside by hooks."""
     with ExitStack() as stack, torch.no_grad():
         for layer, spec in changes.items():
@@ -65,24 +87,28 @@ def window_mask(n: int, window: int, sinks: int) -> Tensor:
     return ((key <= query) & ((key > query - window) | (key < sinks)))[None, None]
 
 
-def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor,
-                 changes: Mapping[int, Mapping[str, object]]) -> dict[str, Tensor]:
+def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]]) -> dict[str, Tensor]:
     """Per-token `nll` and `kl` of the changed model, and `base_nll`; each [S, N - 1]."""
     base, changed = (naive_logp(model, ids_SN, c)[:, :-1] for c in ({}, changes))
     target = ids_SN[:, 1:, None]
     base_nll = -base.gather(-1, target).squeeze(-1)
-    return {"base_nll": base_nll, "nll": -changed.gather(-1, target).squeeze(-1) - base_nll,
-            "kl": (base.exp() * (base - changed)).sum(-1)}
+    return {
+        "base_nll": base_nll,
+        "nll": -changed.gather(-1, target).squeeze(-1) - base_nll,
+        "kl": (base.exp() * (base - changed)).sum(-1),
+    }
 
 
 def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, layer: int, whole: bool = False) -> Tensor:
     """1 - cosine of the stream before and after the attention sub-block of a layer, or the whole of it; [S, N]."""
     seen = {}
     block = model.model.layers[layer]
-    hooks = [block.register_forward_pre_hook(lambda _m, args: seen.setdefault("before", args[0])),
-             block.register_forward_hook(lambda _m, _args, out: seen.update(after=out)) if whole else
-             block.post_attention_layernorm.register_forward_pre_hook(
-                 lambda _m, args: seen.setdefault("after", args[0]))]
+    hooks = [
+        block.register_forward_pre_hook(lambda _m, args: seen.setdefault("before", args[0])),
+        block.register_forward_hook(lambda _m, _args, out: seen.update(after=out))
+        if whole
+        else block.post_attention_layernorm.register_forward_pre_hook(lambda _m, args: seen.setdefault("after", args[0])),
+    ]
     # A pre-hook that returns a value replaces the input: by itself here.
     with torch.no_grad():
         model(ids_SN)

@@ -18,27 +18,82 @@ MODULES = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name
 """The modules of a layer that hold a weight matrix."""
 
 
-def llama_facts(*, layers=4, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocab=256, positions=512,
-                tied=True, dtype="bfloat16", native_window=None) -> ModelFacts:
+def llama_facts(
+    *,
+    layers=4,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate=128,
+    vocab=256,
+    positions=512,
+    tied=True,
+    dtype="bfloat16",
+    native_window=None,
+) -> ModelFacts:
     """Facts of a Llama of these shapes: two norms a layer and a final one, no biases."""
     attention = hidden * head_dim * (2 * heads + 2 * kv_heads) + hidden
     mlp = 3 * hidden * intermediate + hidden
     return ModelFacts(
-        family="llama", architecture="LlamaForCausalLM", layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads,
-        head_dim=head_dim, intermediate=intermediate, vocab=vocab, positions=positions, tied=tied, dtype=dtype,
-        attention_params=(attention,) * layers, mlp_params=(mlp,) * layers,
+        family="llama",
+        architecture="LlamaForCausalLM",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate=intermediate,
+        vocab=vocab,
+        positions=positions,
+        tied=tied,
+        dtype=dtype,
+        attention_params=(attention,) * layers,
+        mlp_params=(mlp,) * layers,
         other_params=vocab * hidden * (1 if tied else 2) + hidden,
         native_window=(native_window,) * layers,
-        modules=tuple(f"model.layers.{i}.{part}" for i in range(layers) for part in MODULES))
+        modules=tuple(f"model.layers.{i}.{part}" for i in range(layers) for part in MODULES),
+    )
 
 
 def smollm2_facts() -> ModelFacts:
-    return llama_facts(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49152,
-                       positions=8192)
+    return llama_facts(
+        layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49152, positions=8192
+    )
 
 
-SMOLLM2_NLL = (2.355, 3.110, .136, .049, .063, .016, .027, .022, .024, .035, .058, .086, .037, .117, .053,
-               .087, .234, .055, .070, .092, .092, .080, .046, .141, .322, .032, .030, .078, .181, .040)
+SMOLLM2_NLL = (
+    2.355,
+    3.110,
+    0.136,
+    0.049,
+    0.063,
+    0.016,
+    0.027,
+    0.022,
+    0.024,
+    0.035,
+    0.058,
+    0.086,
+    0.037,
+    0.117,
+    0.053,
+    0.087,
+    0.234,
+    0.055,
+    0.070,
+    0.092,
+    0.092,
+    0.080,
+    0.046,
+    0.141,
+    0.322,
+    0.032,
+    0.030,
+    0.078,
+    0.181,
+    0.040,
+)
 """Rise of the loss when one layer's attention is removed from SmolLM2-135M, in nats/token."""
 
 
@@ -59,15 +114,26 @@ def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2
     return scores
 
 
-def plan_of(text: str, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL, joint: Loss | None = None,
-            contexts: tuple[int, ...] = (1024, 8192, 32768)) -> Plan:
+def plan_of(
+    text: str,
+    facts: ModelFacts,
+    nll: Sequence[float] = SMOLLM2_NLL,
+    joint: Loss | None = None,
+    contexts: tuple[int, ...] = (1024, 8192, 32768),
+) -> Plan:
     """The plan of a recipe with the scores of `scores_for`, also when an assert fails."""
     recipe = recipe_of(text)
     scores = scores_for(recipe, facts, nll)
     selection, found = select(recipe, facts, scores)
     assert selection is not None, found
-    ref = ModelRef(source="HuggingFaceTB/SmolLM2-135M", digest="b968" * 16, family=facts.family, layers=facts.layers,
-                   dtype=facts.dtype, facts=asdict(facts))
+    ref = ModelRef(
+        source="HuggingFaceTB/SmolLM2-135M",
+        digest="b968" * 16,
+        family=facts.family,
+        layers=facts.layers,
+        dtype=facts.dtype,
+        facts=asdict(facts),
+    )
     on = MeasuredOn(data="builtin:pydoc", digest="41af" * 16, tokens=8192, seq=1024, fingerprint="7c" * 32)
     plan = build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value
     assert plan is not None

@@ -22,9 +22,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def save_tiny_model(folder: Path, *, layers: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """Six layers, GQA, tied head; weights scaled so that attention matters."""
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=260, hidden_size=32, intermediate_size=64, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-                         initializer_range=0.15, tie_word_embeddings=True, eos_token_id=256, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        tie_word_embeddings=True,
+        eos_token_id=256,
+        bos_token_id=None,
+    )
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder

@@ -87,8 +87,8 @@ class MeanPoolMixer:
             count = torch.arange(context.seen + 1, total + 1, device=context.device).view(1, -1, 1)
             return torch.ones_like(count), count
         real = context.real_BK.long()
-        count = real.cumsum(dim=1)[:, context.seen:].clamp_min(1).unsqueeze(-1)
-        return real[:, context.seen:].unsqueeze(-1), count
+        count = real.cumsum(dim=1)[:, context.seen :].clamp_min(1).unsqueeze(-1)
+        return real[:, context.seen :].unsqueeze(-1), count
 
 
 MIXER = MeanPoolMixer()

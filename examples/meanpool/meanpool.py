@@ -32,12 +32,15 @@ class MeanPool(Action):
         value = facts.hidden * facts.kv_heads * facts.head_dim
         output = facts.hidden * facts.heads * facts.head_dim
         state = 4 * facts.kv_heads * facts.head_dim  # the running sum, in fp32
-        return {Aspect.MIXER: SubBlockCost(
-            params=value + output + facts.hidden,  # and the norm
-            matmul_params=value + output,
-            kv_bytes=lambda ctx: state if ctx else 0,
-            decode_flops=lambda ctx: facts.kv_heads * facts.head_dim,
-            prefill_flops=lambda n: n * facts.kv_heads * facts.head_dim)}
+        return {
+            Aspect.MIXER: SubBlockCost(
+                params=value + output + facts.hidden,  # and the norm
+                matmul_params=value + output,
+                kv_bytes=lambda ctx: state if ctx else 0,
+                decode_flops=lambda ctx: facts.kv_heads * facts.head_dim,
+                prefill_flops=lambda n: n * facts.kv_heads * facts.head_dim,
+            )
+        }
 
     def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
         spec = MappingProxyType({"attn": "meanpool"})

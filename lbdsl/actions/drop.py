@@ -43,5 +43,7 @@ class Drop(Action):
 
     def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
         parts = {Aspect.MIXER: facts.attention_parts, Aspect.FFN: facts.mlp_parts}
-        return tuple(Change(layer, aspect, MappingProxyType({_SPEC_KEY[aspect]: "none"}), removes=parts[aspect])
-                     for aspect in _SUB_BLOCKS[self.target])
+        return tuple(
+            Change(layer, aspect, MappingProxyType({_SPEC_KEY[aspect]: "none"}), removes=parts[aspect])
+            for aspect in _SUB_BLOCKS[self.target]
+        )

@@ -42,8 +42,13 @@ class Quantize(Action):
         if facts.hidden % self.group == 0:
             return ()
         fits = max((size for size in (16, 32, 64, 128, 256) if facts.hidden % size == 0), default=None)
-        return (warning("LB217", f"groups of {self.group} do not divide the model's width of {facts.hidden}",
-                        help=f"write `group={fits}`" if fits else ()),)
+        return (
+            warning(
+                "LB217",
+                f"groups of {self.group} do not divide the model's width of {facts.hidden}",
+                help=f"write `group={fits}`" if fits else (),
+            ),
+        )
 
     def apply(self, model: Any, change: Change) -> dict[str, Any]:
         raise fail("LB215", f"`{self.text()}` has no engine in this version")

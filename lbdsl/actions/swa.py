@@ -49,11 +49,21 @@ class SlidingWindow(Action):
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         if self.window >= facts.positions:
-            return (warning("LB326", f"`{self.text()}` changes nothing within the model's "
-                            f"{tokens_text(facts.positions)} positions", help="give a smaller window"),)
+            return (
+                warning(
+                    "LB326",
+                    f"`{self.text()}` changes nothing within the model's {tokens_text(facts.positions)} positions",
+                    help="give a smaller window",
+                ),
+            )
         own = facts.spec(layer).get("window")
         if own is not None and self.window >= own:
             rest = " but its sinks" if self.sinks else ""
-            return (warning("LB327", f"`{self.text()}` changes nothing{rest} where layers have a window of "
-                            f"{tokens_text(own)} by themselves", help="give a smaller window"),)
+            return (
+                warning(
+                    "LB327",
+                    f"`{self.text()}` changes nothing{rest} where layers have a window of {tokens_text(own)} by themselves",
+                    help="give a smaller window",
+                ),
+            )
         return ()

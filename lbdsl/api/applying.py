@@ -90,8 +90,13 @@ def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
     return True
 
 
-def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress: Progress | None = None,
-               should_stop: Callable[[], bool] = lambda: False) -> Applied:
+def apply_plan(
+    planned: Planned,
+    *,
+    chosen: ApplyOptions | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Applied:
     """Change, heal, judge and save as `planned` says.
 
     `should_stop` is asked after each healing step; when it turns true a checkpoint is left and KeyboardInterrupt
@@ -114,32 +119,67 @@ def apply_plan(planned: Planned, *, chosen: ApplyOptions | None = None, progress
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
-    judging = (eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe)
-               else None)
-    inputs = RunInputs(facts=bench.facts, tokenizer=bench.tokenizer, device=bench.device, base=lambda: bench.base,
-                       judged_base=lambda: bench.judged_base, changed=bench.fresh_copy,
-                       weights=lambda: bench.weights_folder, heal_blocks=healing, eval_blocks=judging,
-                       gate=gate_of(plan, recipe, bench.facts), batch=bench.options.batch)
+    judging = eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe) else None
+    inputs = RunInputs(
+        facts=bench.facts,
+        tokenizer=bench.tokenizer,
+        device=bench.device,
+        base=lambda: bench.base,
+        judged_base=lambda: bench.judged_base,
+        changed=bench.fresh_copy,
+        weights=lambda: bench.weights_folder,
+        heal_blocks=healing,
+        eval_blocks=judging,
+        gate=gate_of(plan, recipe, bench.facts),
+        batch=bench.options.batch,
+    )
     try:
-        result = run_plan(plan, inputs, output, lbdsl_version=VERSION, no_heal=chosen.no_heal, resume=chosen.resume,
-                          force=chosen.force, progress=progress, should_stop=should_stop)
+        result = run_plan(
+            plan,
+            inputs,
+            output,
+            lbdsl_version=VERSION,
+            no_heal=chosen.no_heal,
+            resume=chosen.resume,
+            force=chosen.force,
+            progress=progress,
+            should_stop=should_stop,
+        )
     except HealInterrupted:
         raise KeyboardInterrupt from None
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"what was there before is now {result.moved_aside}"))
     if result.record.evaluation is None:
-        found.append(warning("LB470", "the finished model was not judged",
-                             help="add an `eval` block or an assert such as `assert ppl_increase < 5%`"))
-    found += [error("LB468", f"the quality gate failed: assert {item.text}{_got(item)}",
-                    help=f"the result was set aside in {result.folder}; heal longer, or change less")
-              for item in result.record.asserts if item.status == "fail"]
+        found.append(
+            warning(
+                "LB470",
+                "the finished model was not judged",
+                help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
+            )
+        )
+    found += [
+        error(
+            "LB468",
+            f"the quality gate failed: assert {item.text}{_got(item)}",
+            help=f"the result was set aside in {result.folder}; heal longer, or change less",
+        )
+        for item in result.record.asserts
+        if item.status == "fail"
+    ]
     return Applied(result.record, result.folder, tuple(found))
 
 
-def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None = None, model: str | None = None,
-                     chosen: ApplyOptions | None = None, options: RunOptions | None = None,
-                     progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Applied:
+def apply_saved_plan(
+    path: str | Path,
+    *,
+    set_params: Mapping[str, str] | None = None,
+    model: str | None = None,
+    chosen: ApplyOptions | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Applied:
     """Do exactly the plan saved at `path`, without selecting again.
 
     Raises LbdslError with exit code 3 that names everything that changed since: recipe, parameters, model, calibration
@@ -149,17 +189,23 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
     # The plan's device is not part of it, but its type of number is: it runs in the dtype it was made for.
     options = options or RunOptions()
     if options.dtype is not None and options.dtype != plan.model.dtype:
-        raise fail("LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}",
-                   help="make a new plan with --dtype")
+        raise fail(
+            "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
+        )
     options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
     bench = Workbench(model or plan.model.source, options, progress)
     recipe = planned_recipe(plan, set_params)
     files, found = _files_of(plan)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(
-        plan, files=files, params=recipe.params, model_digest=bench.digest, lbdsl_version=VERSION,
+        plan,
+        files=files,
+        params=recipe.params,
+        model_digest=bench.digest,
+        lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
-        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None)
+        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None,
+    )
     if stale:
         raise LbdslError(stale)
     planned = Planned(plan, (), found, recipe, bench)
@@ -169,13 +215,24 @@ def apply_saved_plan(path: str | Path, *, set_params: Mapping[str, str] | None =
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
     """Why a plan cannot be applied, from what it says itself."""
-    found = [Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
-             for item in plan.findings if item.severity == "error"]
-    found += [error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
-              for item in plan.asserts if item.status == "fail" and not any(item.text in d.message for d in found)]
+    found = [
+        Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
+        for item in plan.findings
+        if item.severity == "error"
+    ]
+    found += [
+        error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
+        for item in plan.asserts
+        if item.status == "fail" and not any(item.text in d.message for d in found)
+    ]
     if not found:
-        found.append(error("LB323", "the plan is not complete: the loss of the whole changed model is not measured",
-                           help="make it again with `lbdsl plan`"))
+        found.append(
+            error(
+                "LB323",
+                "the plan is not complete: the loss of the whole changed model is not measured",
+                help="make it again with `lbdsl plan`",
+            )
+        )
     return tuple(found)
 
 
@@ -188,8 +245,9 @@ def set_values(plan: Plan) -> dict[str, str]:
 def planned_recipe(plan: Plan, set_params: Mapping[str, str] | None = None) -> Recipe:
     """The recipe that a plan was made of, from the texts in it. `set_params` are values besides those of the plan."""
     texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
-    return recipe_from_text(plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})},
-                            reader=TextsReader(texts)).unwrap()
+    return recipe_from_text(
+        plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
+    ).unwrap()
 
 
 def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
@@ -209,8 +267,11 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     if not gone:
         return now, ()
     verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
-    return now, (note("LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan "
-                      f"{'is' if len(gone) == 1 else 'are'} used"),)
+    return now, (
+        note(
+            "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
+        ),
+    )
 
 
 def _got(item: AssertResult) -> str:

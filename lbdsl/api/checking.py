@@ -12,8 +12,9 @@ from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
 
-def check_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *,
-                 facts: ModelFacts | None = None) -> Diagnosed[Recipe]:
+def check_recipe(
+    text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+) -> Diagnosed[Recipe]:
     """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text.
 
     With `facts` also what is wrong with it for that model, as far as that is known before measuring.
@@ -22,8 +23,9 @@ def check_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str
     return found if facts is None else on_model(found, facts)
 
 
-def check_file(path: str | Path, set_params: Mapping[str, str] | None = None, *,
-               facts: ModelFacts | None = None) -> Diagnosed[Recipe]:
+def check_file(
+    path: str | Path, set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+) -> Diagnosed[Recipe]:
     """As `check_recipe`, of a file; one that cannot be read is a diagnostic too."""
     found = load_recipe(path, set_params or {})
     return found if facts is None else on_model(found, facts)

@@ -36,9 +36,16 @@ class Judged:
         return {"format_version": 1, **self.quality, "asserts": [item.model_dump() for item in self.asserts]}
 
 
-def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data: str | None = None,
-                      tokens: int | None = None, seq: int | None = None, options: RunOptions | None = None,
-                      progress: Progress | None = None) -> Judged:
+def evaluate_artifact(
+    artifact: str | Path,
+    *,
+    against: str | None = None,
+    data: str | None = None,
+    tokens: int | None = None,
+    seq: int | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+) -> Judged:
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the text of its `eval` block.
 
     `against` is the base model, where it is not where the record says; `data`, `tokens` (in tokens) and `seq` replace
@@ -55,8 +62,9 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
     check_files(folder, record)
     plan = record.plan
     options = options or RunOptions()
-    bench = Workbench(against or plan.model.source,
-                      RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress)
+    bench = Workbench(
+        against or plan.model.source, RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress
+    )
     found: list[Diagnostic] = []
     if bench.digest != plan.model.digest:
         message = f"{bench.source.text} is not the model that the artifact was made from"
@@ -65,8 +73,9 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
     block = plan.eval or Evaluate()
     # Text named on the command line is looked for here, not beside the recipe.
-    wanted = block.model_copy(update={"data": _here(data) if data else block.data, "tokens": tokens or block.tokens,
-                                      "seq": seq or block.seq})
+    wanted = block.model_copy(
+        update={"data": _here(data) if data else block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
+    )
     blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     base = bench.judged_base
     if isinstance(base, StreamedModel):
@@ -76,12 +85,12 @@ def evaluate_artifact(artifact: str | Path, *, against: str | None = None, data:
 
         changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
     with bench.progress.stage("judging") as report:
-        quality = judge(base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report,
-                        batch=options.batch)
+        quality = judge(
+            base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report, batch=options.batch
+        )
     recipe = planned_recipe(plan)
     asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
-    found += [error("LB468", f"assert {item.text} fails on this text")
-              for item in asserts if item.status == "fail"]
+    found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
     return Judged(record, quality.to_json(), asserts, tuple(found))
 
 

@@ -32,13 +32,36 @@ _ATTENTION = _HIDDEN * _HEAD * (2 * _HEADS + 2 * _KV_HEADS) + _HIDDEN
 _MLP = 3 * _HIDDEN * _INNER + _HIDDEN
 
 EXAMPLE_MODEL = ModelFacts(
-    family="llama", architecture="LlamaForCausalLM", layers=EXAMPLE_LAYERS, hidden=_HIDDEN, heads=_HEADS,
-    kv_heads=_KV_HEADS, head_dim=_HEAD, intermediate=_INNER, vocab=_VOCAB, positions=8192, tied=True, dtype="bfloat16",
-    attention_params=(_ATTENTION,) * EXAMPLE_LAYERS, mlp_params=(_MLP,) * EXAMPLE_LAYERS,
-    other_params=_VOCAB * _HIDDEN + _HIDDEN, native_window=(None,) * EXAMPLE_LAYERS,
-    modules=tuple(f"model.layers.{layer}.{name}" for layer in range(EXAMPLE_LAYERS) for name in (
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")))
+    family="llama",
+    architecture="LlamaForCausalLM",
+    layers=EXAMPLE_LAYERS,
+    hidden=_HIDDEN,
+    heads=_HEADS,
+    kv_heads=_KV_HEADS,
+    head_dim=_HEAD,
+    intermediate=_INNER,
+    vocab=_VOCAB,
+    positions=8192,
+    tied=True,
+    dtype="bfloat16",
+    attention_params=(_ATTENTION,) * EXAMPLE_LAYERS,
+    mlp_params=(_MLP,) * EXAMPLE_LAYERS,
+    other_params=_VOCAB * _HIDDEN + _HIDDEN,
+    native_window=(None,) * EXAMPLE_LAYERS,
+    modules=tuple(
+        f"model.layers.{layer}.{name}"
+        for layer in range(EXAMPLE_LAYERS)
+        for name in (
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+        )
+    ),
+)
 """The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
 
 _CONTEXTS = (1024, 8192)
@@ -114,8 +137,13 @@ def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     return scores
 
 
-def _planned(recipe: Recipe, facts: ModelFacts, scores: Mapping[Request, Measurement], *, joint: bool = True,
-             ) -> tuple[Diagnostic, ...]:
+def _planned(
+    recipe: Recipe,
+    facts: ModelFacts,
+    scores: Mapping[Request, Measurement],
+    *,
+    joint: bool = True,
+) -> tuple[Diagnostic, ...]:
     """The planner's findings."""
     from lbdsl.plan.build import build
     from lbdsl.plan.schema import Loss, ModelRef

@@ -57,15 +57,29 @@ class Exported:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `export --json`."""
-        return {"format_version": FORMAT_VERSION, "kind": self.kind, "engine": self.engine, "output": str(self.folder),
-                "bytes": self.bytes, "how_to_load": self.how_to_load,
-                "files": [{"name": f.name, "bytes": f.bytes, "linked": f.linked} for f in self.files],
-                "notes": [{"code": d.code, "severity": d.severity.value, "message": d.message, "help": list(d.help)}
-                          for d in self.diagnostics]}
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "engine": self.engine,
+            "output": str(self.folder),
+            "bytes": self.bytes,
+            "how_to_load": self.how_to_load,
+            "files": [{"name": f.name, "bytes": f.bytes, "linked": f.linked} for f in self.files],
+            "notes": [
+                {"code": d.code, "severity": d.severity.value, "message": d.message, "help": list(d.help)}
+                for d in self.diagnostics
+            ],
+        }
 
 
-def export_artifact(artifact: str | Path, kind: str, *, output: str | Path | None = None, force: bool = False,
-                    progress: Progress | None = None) -> Exported:
+def export_artifact(
+    artifact: str | Path,
+    kind: str,
+    *,
+    output: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
     """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
 
     `output` is the folder to make, by default `<artifact>-<kind>`; one that exists is refused, or moved aside with
@@ -106,8 +120,14 @@ def exporter_of(kind: str) -> type[Exporter]:
     if kind in exporters():
         return exporters()[kind]
     close = nearest(kind, exporters())
-    raise fail("LB501", f"no export format `{kind}`", help=(
-        *([f"did you mean `{close}`?"] if close else []), f"formats: {', '.join(f'`{name}`' for name in exporters())}"))
+    raise fail(
+        "LB501",
+        f"no export format `{kind}`",
+        help=(
+            *([f"did you mean `{close}`?"] if close else []),
+            f"formats: {', '.join(f'`{name}`' for name in exporters())}",
+        ),
+    )
 
 
 def artifact_subject(folder: Path, record: Record) -> Subject:
@@ -128,8 +148,11 @@ def facts_of(record: Record) -> ModelFacts:
     try:
         return TypeAdapter(ModelFacts).validate_python(record.plan.model.facts)
     except ValidationError as problem:
-        raise fail("LB465", f"the facts in lbdsl.json are not those of this version: {str(problem).splitlines()[0]}",
-                   help="apply the plan's recipe again with this version") from None
+        raise fail(
+            "LB465",
+            f"the facts in lbdsl.json are not those of this version: {str(problem).splitlines()[0]}",
+            help="apply the plan's recipe again with this version",
+        ) from None
 
 
 def _check_target(folder: Path, target: Path) -> None:
@@ -148,10 +171,17 @@ def _beside(target: Path) -> Iterator[Path]:
         place.mkdir()
         yield place
     except OSError as problem:
-        what = {errno.ENOSPC: "the disk is full", errno.EACCES: "no permission", errno.EPERM: "no permission",
-                errno.EROFS: "the file system is read-only"}.get(problem.errno or 0, str(problem))
-        raise fail("LB463", f"{target} could not be written: {what}", help=(
-            "free space" if problem.errno == errno.ENOSPC else "choose another folder with -o")) from problem
+        what = {
+            errno.ENOSPC: "the disk is full",
+            errno.EACCES: "no permission",
+            errno.EPERM: "no permission",
+            errno.EROFS: "the file system is read-only",
+        }.get(problem.errno or 0, str(problem))
+        raise fail(
+            "LB463",
+            f"{target} could not be written: {what}",
+            help=("free space" if problem.errno == errno.ENOSPC else "choose another folder with -o"),
+        ) from problem
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -20,8 +20,9 @@ Result = tuple[tuple[Diagnostic, ...], Fixed | None]
 """What is left to say, and what was done; None when the text could not be read."""
 
 
-def fix_recipe(text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *,
-               facts: ModelFacts | None = None) -> Fixed:
+def fix_recipe(
+    text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+) -> Fixed:
     """The text with every fix applied that brings no new error, and what is left to say of it; with `facts` also the
     fixes that a model asks for."""
     return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
@@ -42,8 +43,9 @@ def fix_file(path: str | Path, set_params: Mapping[str, str], facts: ModelFacts 
     return found, fixed
 
 
-def fix_bytes(data: bytes, name: str, set_params: Mapping[str, str], facts: ModelFacts | None, *,
-              reader: Reader | None = None) -> Result:
+def fix_bytes(
+    data: bytes, name: str, set_params: Mapping[str, str], facts: ModelFacts | None, *, reader: Reader | None = None
+) -> Result:
     """Fix the recipe in bytes that were read somewhere."""
 
     def check(text: str) -> tuple[Diagnostic, ...]:
@@ -68,5 +70,8 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         replace_file(path, data)
     except OSError as problem:
-        raise fail("LB051", f"cannot write {path}: {problem.strerror or problem}",
-                   help="`--diff` shows the fixes without writing them") from None
+        raise fail(
+            "LB051",
+            f"cannot write {path}: {problem.strerror or problem}",
+            help="`--diff` shows the fixes without writing them",
+        ) from None

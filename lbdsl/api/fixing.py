@@ -58,8 +58,12 @@ def fix_text(text: str, check: Check) -> Fixed:
     return Fixed(text, good.text, good.applied, good.diagnostics, tuple(left_out))
 
 
-def _rounds(text: str, check: Check, before: Counter[tuple[str, str]], refused: set[tuple[str, str]],
-            ) -> tuple[Fixed, Fixed]:
+def _rounds(
+    text: str,
+    check: Check,
+    before: Counter[tuple[str, str]],
+    refused: set[tuple[str, str]],
+) -> tuple[Fixed, Fixed]:
     """The last result without a new error, and the last one."""
     found = check(text)
     good = last = Fixed(text, text, (), found)
@@ -78,9 +82,14 @@ def _rounds(text: str, check: Check, before: Counter[tuple[str, str]], refused: 
 
 def _chosen(text: str, found: Sequence[Diagnostic], refused: set[tuple[str, str]]) -> list[Diagnostic]:
     """Findings with a fix of this very text, none of which overlap; the first in the text goes first."""
-    fixable = [d for d in found if d.fix is not None and d.fix.edits
-               and all(edit.span.source.text == text and edit.span.source.base == 0 for edit in d.fix.edits)
-               and (d.code, d.fix.title) not in refused]
+    fixable = [
+        d
+        for d in found
+        if d.fix is not None
+        and d.fix.edits
+        and all(edit.span.source.text == text and edit.span.source.base == 0 for edit in d.fix.edits)
+        and (d.code, d.fix.title) not in refused
+    ]
     chosen: list[Diagnostic] = []
     taken: list[tuple[int, int]] = []
     for d in sorted(fixable, key=lambda d: min(edit.span.start for edit in d.fix.edits)):  # type: ignore[union-attr]

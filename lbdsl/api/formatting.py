@@ -40,8 +40,7 @@ def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
     found = format_text(text.value, name, actions=actions())
     if found.value is None:
         return Diagnosed(None, found.diagnostics)
-    return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")),
-                     found.diagnostics)
+    return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")), found.diagnostics)
 
 
 def write_formatted(path: str | Path, formatted: Formatted) -> None:

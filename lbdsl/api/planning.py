@@ -41,9 +41,18 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `measure --json`; a score or an error that is no number is null."""
-        rows = [{"metric": request.metric, "action": request.action, "layer": request.layer,
-                 "value": _number(found.value), "stderr": _number(found.stderr), "unit": found.unit,
-                 "tokens": found.tokens} for request, found in self.scores.items()]
+        rows = [
+            {
+                "metric": request.metric,
+                "action": request.action,
+                "layer": request.layer,
+                "value": _number(found.value),
+                "stderr": _number(found.stderr),
+                "unit": found.unit,
+                "tokens": found.tokens,
+            }
+            for request, found in self.scores.items()
+        ]
         return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
 
 
@@ -68,8 +77,14 @@ class Planned:
         return max((d.exit_code for d in self.diagnostics), default=0)
 
 
-def measure_model(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
-                  options: RunOptions | None = None, progress: Progress | None = None) -> Measured:
+def measure_model(
+    recipe: str | Path,
+    model: str,
+    *,
+    set_params: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+) -> Measured:
     """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
 
     Raises LbdslError for what the user can mend.
@@ -77,9 +92,16 @@ def measure_model(recipe: str | Path, model: str, *, set_params: Mapping[str, st
     return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
 
 
-def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str] | None = None,
-                options: RunOptions | None = None, progress: Progress | None = None, contexts: tuple[int, ...] = (),
-                again: bool = False) -> Planned:
+def plan_recipe(
+    recipe: str | Path,
+    model: str,
+    *,
+    set_params: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
+    progress: Progress | None = None,
+    contexts: tuple[int, ...] = (),
+    again: bool = False,
+) -> Planned:
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
     `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on
@@ -96,11 +118,29 @@ def plan_recipe(recipe: str | Path, model: str, *, set_params: Mapping[str, str]
     joint, joint_digest = _joint(resolved, bench, chosen.value)
     on = measured.on or _nothing_measured(resolved)
     on = on.model_copy(update={"joint_digest": joint_digest})
-    ref = ModelRef(source=_lasting(bench), name=bench.source.short_name, revision=bench.source.revision,
-                   digest=bench.digest, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts))
+    ref = ModelRef(
+        source=_lasting(bench),
+        name=bench.source.short_name,
+        revision=bench.source.revision,
+        digest=bench.digest,
+        family=facts.family,
+        layers=facts.layers,
+        dtype=facts.dtype,
+        facts=asdict(facts),
+    )
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
-    built = build(resolved, facts, chosen.value, measured.scores, joint, ref, on,
-                  tuple(sorted({*CONTEXTS, *contexts})), VERSION, found=found)
+    built = build(
+        resolved,
+        facts,
+        chosen.value,
+        measured.scores,
+        joint,
+        ref,
+        on,
+        tuple(sorted({*CONTEXTS, *contexts})),
+        VERSION,
+        found=found,
+    )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
     return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
@@ -142,8 +182,11 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
 
     recipe = loaded.unwrap()
     if is_artifact(bench.source) and not again:
-        raise fail("LB467", f"{bench.source.text} was made by lbdsl already",
-                   help="give its base model, or add --again to change it once more")
+        raise fail(
+            "LB467",
+            f"{bench.source.text} was made by lbdsl already",
+            help="give its base model, or add --again to change it once more",
+        )
     needed = requests_of(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
@@ -157,8 +200,9 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     return Measured(recipe, bench, scores, on, diagnostics)
 
 
-def _scores(recipe: Recipe, bench: Workbench, requests: tuple[Request, ...],
-            actions: Mapping[str, Action]) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
+def _scores(
+    recipe: Recipe, bench: Workbench, requests: tuple[Request, ...], actions: Mapping[str, Action]
+) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
     from lbdsl.api.texts import data_folder, score_blocks
     from lbdsl.measure.engine import measure_requests
     from lbdsl.measure.store import open_store
@@ -167,10 +211,20 @@ def _scores(recipe: Recipe, bench: Workbench, requests: tuple[Request, ...],
     blocks = score_blocks(wanted, bench, data_folder(recipe.path))
     fingerprint = fingerprint_of(bench, blocks.digest)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
-        scores = measure_requests(lambda: bench.measured_base, bench.facts, requests, actions, blocks, store, fingerprint,
-                                  progress=report, batch=bench.options.batch)
-    return scores, MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq,
-                              fingerprint=fingerprint)
+        scores = measure_requests(
+            lambda: bench.measured_base,
+            bench.facts,
+            requests,
+            actions,
+            blocks,
+            store,
+            fingerprint,
+            progress=report,
+            batch=bench.options.batch,
+        )
+    return scores, MeasuredOn(
+        data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint
+    )
 
 
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
@@ -191,10 +245,23 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
-        found = measure_joint(lambda: bench.measured_base, changes, blocks, store, fingerprint_of(bench, blocks.digest),
-                              selection.digest, progress=report, batch=bench.options.batch)
-    return Loss(joint=found.nll.value, joint_stderr=_number(found.nll.stderr),
-                joint_kl=found.kl.value, base_nll=found.base_nll.value, tokens=found.nll.tokens), blocks.digest
+        found = measure_joint(
+            lambda: bench.measured_base,
+            changes,
+            blocks,
+            store,
+            fingerprint_of(bench, blocks.digest),
+            selection.digest,
+            progress=report,
+            batch=bench.options.batch,
+        )
+    return Loss(
+        joint=found.nll.value,
+        joint_stderr=_number(found.nll.stderr),
+        joint_kl=found.kl.value,
+        base_nll=found.base_nll.value,
+        tokens=found.nll.tokens,
+    ), blocks.digest
 
 
 def _number(value: float) -> float | None:
@@ -207,8 +274,9 @@ def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
 
     with bench.progress.stage("calibrating the machine"):
         machine = machine_for(bench.device, bench.facts, bench.cache_dir)
-    return decode_bounds(base_cost(bench.facts), plan_cost(bench.facts, plan), machine,
-                         [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES])
+    return decode_bounds(
+        base_cost(bench.facts), plan_cost(bench.facts, plan), machine, [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
+    )
 
 
 def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:

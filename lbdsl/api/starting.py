@@ -77,9 +77,15 @@ class _Shape:
         chosen = full or windowed
         seen = min([facts.positions, *(facts.native_window[i] or facts.positions for i in chosen)])
         if not chosen or seen < 8:
-            raise fail("LB048", f"{name} has no attention that a start could change", help=(
-                f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens" if chosen
-                else f"none of its {facts.layers} layers has attention"))
+            raise fail(
+                "LB048",
+                f"{name} has no attention that a start could change",
+                help=(
+                    f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens"
+                    if chosen
+                    else f"none of its {facts.layers} layers has attention"
+                ),
+            )
         own = [i for i in range(facts.layers) if i not in chosen]
         first, last = (2, 1) if facts.layers >= 12 else (1, 1) if facts.layers >= 4 else (0, 0)
         ends = {*range(first), *range(facts.layers - last, facts.layers)}
@@ -87,10 +93,18 @@ class _Shape:
             first, last, ends = 0, 0, set()
         widest = _power_of_two(seen // 2)
         window = min(widest, 1024, max(64, _power_of_two(max(1, facts.positions // 16))))
-        return cls(facts=facts, name=name, ends=(first, last), own=tuple(own),
-                   free=tuple(i for i in chosen if i not in ends), window=window,
-                   windows=(max(1, window // 8), widest), sinks=4 if window >= 16 else 0,
-                   ctx=min(facts.positions, MAX_CONTEXT), base=base_cost(facts))
+        return cls(
+            facts=facts,
+            name=name,
+            ends=(first, last),
+            own=tuple(own),
+            free=tuple(i for i in chosen if i not in ends),
+            window=window,
+            windows=(max(1, window // 8), widest),
+            sinks=4 if window >= 16 else 0,
+            ctx=min(facts.positions, MAX_CONTEXT),
+            base=base_cost(facts),
+        )
 
     @property
     def swa(self) -> str:
@@ -129,18 +143,30 @@ def _head(shape: _Shape, template: Template) -> list[str]:
         f"# A start for {shape.name}: {facts.family}, {facts.layers} layers, {count_text(facts.params)} parameters,",
         f"# {_tokens(facts.positions)} positions, {bytes_text(facts.kv_bytes(shape.ctx))} of cache at "
         f"{_tokens(shape.ctx)} tokens. Made by `lbdsl init`; every number is yours to change.",
-        "lbr 1", f'recipe "{shape.name}-{template}"', "",
+        "lbr 1",
+        f'recipe "{shape.name}-{template}"',
+        "",
         "# Another model is refused, since the counts below are for this one.",
-        f'requires model.family == "{facts.family}" and model.layers == {facts.layers}', ""]
+        f'requires model.family == "{facts.family}" and model.layers == {facts.layers}',
+        "",
+    ]
     if template != "speed":
         low, high = shape.windows
         other = _tokens(max(low, shape.window // 2))
-        lines += [f"# Tokens that a windowed layer sees. Try others with `--set window={other}`.",
-                  f"param $window: tokens in {_tokens(low)}..{_tokens(high)} = {_tokens(shape.window)}", ""]
+        lines += [
+            f"# Tokens that a windowed layer sees. Try others with `--set window={other}`.",
+            f"param $window: tokens in {_tokens(low)}..{_tokens(high)} = {_tokens(shape.window)}",
+            "",
+        ]
     seq, tokens = min(1024, facts.positions), 4096 if facts.params >= 3e9 else 8192
-    return [*lines, "# Text for measuring. More tokens rank the layers better and take longer; your own file is best.",
-            f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(max(tokens, 2 * seq))}; seq = {_tokens(seq)} }}', "",
-            "# Rules from top to bottom: the first that matches a layer claims it.", *_kept(shape)]
+    return [
+        *lines,
+        "# Text for measuring. More tokens rank the layers better and take longer; your own file is best.",
+        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(max(tokens, 2 * seq))}; seq = {_tokens(seq)} }}',
+        "",
+        "# Rules from top to bottom: the first that matches a layer claims it.",
+        *_kept(shape),
+    ]
 
 
 def _kept(shape: _Shape) -> list[str]:
@@ -165,8 +191,13 @@ def _cache(shape: _Shape) -> list[str]:
     least = shape.cache_share([(shape.window_action, len(shape.free))])
     bound = _bound(max(least, 0.3))
     goal = f"kv({_tokens(shape.ctx)}) <= {bound}%"
-    return ["# As few windows as reach the goal, where they hurt least; no attention goes.",
-            f"lowest of rest by kl({shape.swa}) until {goal} {shape.swa}", "else keep", "", *_cache_gate(shape, bound)]
+    return [
+        "# As few windows as reach the goal, where they hurt least; no attention goes.",
+        f"lowest of rest by kl({shape.swa}) until {goal} {shape.swa}",
+        "else keep",
+        "",
+        *_cache_gate(shape, bound),
+    ]
 
 
 def _speed(shape: _Shape) -> list[str]:
@@ -175,14 +206,21 @@ def _speed(shape: _Shape) -> list[str]:
     lines = ["# Whole layers cost the most and help every engine."] if blocks else []
     lines += [f"lowest {blocks} of rest by nll(drop(block)) drop(block)"] if blocks else []
     share = shape.after(choices).flops(shape.ctx) / shape.base.flops(shape.ctx)
-    return [*lines, f"lowest {drops} of rest by sensitivity drop", "else keep", "",
-            "# FLOPs of a decoded token, as a share of the base model's; known before anything is changed.",
-            f"assert flops({_tokens(shape.ctx)}) <= {_bound(share)}%"]
+    return [
+        *lines,
+        f"lowest {drops} of rest by sensitivity drop",
+        "else keep",
+        "",
+        "# FLOPs of a decoded token, as a share of the base model's; known before anything is changed.",
+        f"assert flops({_tokens(shape.ctx)}) <= {_bound(share)}%",
+    ]
 
 
 def _cache_gate(shape: _Shape, bound: int) -> list[str]:
-    return ["# Bytes of cache, as a share of the base model's; known before anything is changed.",
-            f"assert kv({_tokens(shape.ctx)}) <= {bound}%"]
+    return [
+        "# Bytes of cache, as a share of the base model's; known before anything is changed.",
+        f"assert kv({_tokens(shape.ctx)}) <= {bound}%",
+    ]
 
 
 def _tail(shape: _Shape, template: Template) -> list[str]:
@@ -190,12 +228,16 @@ def _tail(shape: _Shape, template: Template) -> list[str]:
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
     seq, long = min(1024, facts.positions), min(2048, facts.positions)
     gate = {"balanced": 20, "cache": 10, "speed": 25}[template]
-    return ["", "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
-            "# uses 10M.",
-            f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}', "",
-            "# The result is judged on text apart from that above, and saved only if the gate holds.",
-            f'eval {{ data = "builtin:pydoc"; tokens = {_tokens(max(16384, 2 * long))}; seq = {_tokens(long)} }}',
-            f"assert ppl_increase < {gate}%"]
+    return [
+        "",
+        "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
+        "# uses 10M.",
+        f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
+        "",
+        "# The result is judged on text apart from that above, and saved only if the gate holds.",
+        f'eval {{ data = "builtin:pydoc"; tokens = {_tokens(max(16384, 2 * long))}; seq = {_tokens(long)} }}',
+        f"assert ppl_increase < {gate}%",
+    ]
 
 
 _TEMPLATES: Mapping[Template, Callable[[_Shape], list[str]]] = {"balanced": _balanced, "cache": _cache, "speed": _speed}

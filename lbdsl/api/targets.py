@@ -53,10 +53,16 @@ class Target:
 
     def to_json(self) -> dict[str, Any]:
         """One entry of `targets` in `plan --json`."""
-        return {"engine": self.engine, "can": self.can,
-                "exports": [{"kind": answer.kind, "can": answer.can, "findings": [_json(d) for d in answer.findings]}
-                            for answer in self.answers],
-                "findings": [_json(finding) for finding in self.findings], "cache": self.cache}
+        return {
+            "engine": self.engine,
+            "can": self.can,
+            "exports": [
+                {"kind": answer.kind, "can": answer.can, "findings": [_json(d) for d in answer.findings]}
+                for answer in self.answers
+            ],
+            "findings": [_json(finding) for finding in self.findings],
+            "cache": self.cache,
+        }
 
 
 def engines() -> tuple[str, ...]:
@@ -69,8 +75,14 @@ def check_engines(names: Iterable[str]) -> None:
     for name in names:
         if name not in engines():
             close = nearest(name, engines())
-            raise fail("LB501", f"no engine `{name}`", help=(
-                *([f"did you mean `{close}`?"] if close else []), f"engines: {', '.join(f'`{n}`' for n in engines())}"))
+            raise fail(
+                "LB501",
+                f"no engine `{name}`",
+                help=(
+                    *([f"did you mean `{close}`?"] if close else []),
+                    f"engines: {', '.join(f'`{n}`' for n in engines())}",
+                ),
+            )
 
 
 def check_targets(planned: Planned, names: Iterable[str]) -> tuple[Target, ...]:
@@ -101,8 +113,11 @@ def check_target(subject: Subject, engine: str) -> Target:
 def base_config(bench: Workbench) -> dict[str, Any]:
     """The base model's configuration as exporters see it, from headers."""
     source = bench.source
-    config = dict(gguf_checkpoint(source.gguf_path).config if source.gguf_path is not None
-                  else read_json_object(source.path / "config.json"))
+    config = dict(
+        gguf_checkpoint(source.gguf_path).config
+        if source.gguf_path is not None
+        else read_json_object(source.path / "config.json")
+    )
     for name in ("lbdsl", "auto_map"):
         config.pop(name, None)
     config["model_type"] = str(config.get("model_type", bench.facts.family)).removeprefix(ARTIFACT_PREFIX)
@@ -114,11 +129,15 @@ def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Ex
     name = ENGINE_NAMES.get(engine, engine)
     can = [answer for answer in answers if answer.can]
     if engine == TRANSFORMERS:
-        yield note("LB508", "transformers: the artifact itself loads there, with trust_remote_code=True or after "
-                   "`import lbdsl.hf`")
+        yield note(
+            "LB508", "transformers: the artifact itself loads there, with trust_remote_code=True or after `import lbdsl.hf`"
+        )
         if can:
-            yield note("LB508", f"transformers: exported to `{can[0].kind}` it needs no code of lbdsl's",
-                       help=f"lbdsl export ARTIFACT --to {can[0].kind}")
+            yield note(
+                "LB508",
+                f"transformers: exported to `{can[0].kind}` it needs no code of lbdsl's",
+                help=f"lbdsl export ARTIFACT --to {can[0].kind}",
+            )
     elif can:
         others = f"; also `{'`, `'.join(answer.kind for answer in can[1:])}`" if can[1:] else ""
         yield note("LB508", f"{name}: export to `{can[0].kind}`{others}", help=f"lbdsl export ARTIFACT --to {can[0].kind}")
@@ -145,34 +164,58 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     gain = f" (x{after / before:.2f})" if before else ""
     held = [bytes_text(layout.held_bytes(serving.max_model_len, serving)) for layout in (base, changed)]
     length = tokens_text(serving.max_model_len)
-    said = [note("LB509", f"vLLM's cache: {_groups_text(changed)}; its log will say {after:,} tokens a GiB, "
-                 f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
-                 help=(f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
-                       f"computed for block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens} and "
-                       "asynchronous scheduling; smaller batches reserve less for windows"))]
+    said = [
+        note(
+            "LB509",
+            f"vLLM's cache: {_groups_text(changed)}; its log will say {after:,} tokens a GiB, "
+            f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
+            help=(
+                f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
+                f"computed for block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens} and "
+                "asynchronous scheduling; smaller batches reserve less for windows",
+            ),
+        )
+    ]
     if changed.padding * 4 > changed.places:
-        said.append(warning("LB509", f"vLLM's cache: {changed.padding} of {changed.places} places are padding and hold "
-                            "nothing", help="make the counts of full and windowed layers multiples of each other"))
+        said.append(
+            warning(
+                "LB509",
+                f"vLLM's cache: {changed.padding} of {changed.places} places are padding and hold nothing",
+                help="make the counts of full and windowed layers multiples of each other",
+            )
+        )
     if after <= before:
-        said.append(warning("LB509", "vLLM's cache gains nothing here: padding and what windows reserve outweigh what was "
-                            "taken away", help=("window or drop more layers, or serve with a smaller "
-                                                "max_num_batched_tokens",)))
-    settings = {"memory_bytes": serving.memory, "max_model_len": serving.max_model_len, "block_size": serving.block_size,
-                "max_num_batched_tokens": serving.batched_tokens, "concurrent_batches": serving.batches}
+        said.append(
+            warning(
+                "LB509",
+                "vLLM's cache gains nothing here: padding and what windows reserve outweigh what was taken away",
+                help=("window or drop more layers, or serve with a smaller max_num_batched_tokens",),
+            )
+        )
+    settings = {
+        "memory_bytes": serving.memory,
+        "max_model_len": serving.max_model_len,
+        "block_size": serving.block_size,
+        "max_num_batched_tokens": serving.batched_tokens,
+        "concurrent_batches": serving.batches,
+    }
     return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}
 
 
 def _base_layout(facts: ModelFacts) -> CacheLayout:
-    return cache_layout({layer: window or None for layer, window in enumerate(facts.native_window)
-                         if window != 0}, facts.layer_kv_bytes_per_token)
+    return cache_layout(
+        {layer: window or None for layer, window in enumerate(facts.native_window) if window != 0},
+        facts.layer_kv_bytes_per_token,
+    )
 
 
 def _groups_text(layout: CacheLayout) -> str:
     counts: dict[int | None, int] = {}
     for group in layout.groups:
         counts[group.window] = counts.get(group.window, 0) + 1
-    kinds = ", ".join(f"{count} full" if window is None else f"{count} windowed at {window}"
-                      for window, count in counts.items())
+    kinds = ", ".join(
+        f"{count} full" if window is None else f"{count} windowed at {window}" for window, count in counts.items()
+    )
     many = len(layout.groups)
     places = f"{layout.size} layer{'' if layout.size == 1 else 's'}"
     padding = f", {layout.padding} of {layout.places} places padding" if layout.padding else ""
@@ -180,5 +223,9 @@ def _groups_text(layout: CacheLayout) -> str:
 
 
 def _json(finding: Diagnostic) -> dict[str, Any]:
-    return {"code": finding.code, "severity": finding.severity.value, "message": finding.message,
-            "help": list(finding.help)}
+    return {
+        "code": finding.code,
+        "severity": finding.severity.value,
+        "message": finding.message,
+        "help": list(finding.help),
+    }

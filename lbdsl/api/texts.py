@@ -17,22 +17,46 @@ def data_folder(recipe_path: str) -> Path:
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the layers' scores."""
-    return token_blocks(measure.data, Part.SCORE, bench.tokenizer, measure.tokens, measure.seq, measure.seed,
-                        base_dir=folder, offline=bench.options.offline)
+    return token_blocks(
+        measure.data,
+        Part.SCORE,
+        bench.tokenizer,
+        measure.tokens,
+        measure.seq,
+        measure.seed,
+        base_dir=folder,
+        offline=bench.options.offline,
+    )
 
 
 def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the joint loss: half as much, and none that a score was taken on."""
-    return token_blocks(measure.data, Part.JOINT, bench.tokenizer, max(measure.tokens // 2, 2), measure.seq,
-                        measure.seed, base_dir=folder, offline=bench.options.offline)
+    return token_blocks(
+        measure.data,
+        Part.JOINT,
+        bench.tokenizer,
+        max(measure.tokens // 2, 2),
+        measure.seq,
+        measure.seed,
+        base_dir=folder,
+        offline=bench.options.offline,
+    )
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
     """The healing text in training order, repeated where there is too little of it."""
     from lbdsl.heal.heal import steps_of
 
-    return token_blocks(heal.data, Part.HEAL, bench.tokenizer, steps_of(heal) * heal.batch * heal.seq, heal.seq, heal.seed,
-                        base_dir=folder, offline=bench.options.offline)
+    return token_blocks(
+        heal.data,
+        Part.HEAL,
+        bench.tokenizer,
+        steps_of(heal) * heal.batch * heal.seq,
+        heal.seq,
+        heal.seed,
+        base_dir=folder,
+        offline=bench.options.offline,
+    )
 
 
 def eval_blocks(wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path) -> TokenBlocks:
@@ -43,5 +67,6 @@ def eval_blocks(wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Wo
         used |= documents_of(measure.data, (Part.SCORE, Part.JOINT), base_dir=folder, offline=offline)
     if heal is not None and heal.data != wanted.data:
         used |= documents_of(heal.data, (Part.HEAL,), base_dir=folder, offline=offline)
-    return token_blocks(wanted.data, Part.EVAL, bench.tokenizer, wanted.tokens, wanted.seq, base_dir=folder,
-                        offline=offline, exclude=used)
+    return token_blocks(
+        wanted.data, Part.EVAL, bench.tokenizer, wanted.tokens, wanted.seq, base_dir=folder, offline=offline, exclude=used
+    )

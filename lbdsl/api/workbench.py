@@ -63,8 +63,15 @@ class Workbench:
                 from lbdsl.artifact.restore import load_artifact
 
                 return load_artifact(self.source.path, device=self.device, dtype=getattr(torch, self.facts.dtype))
-            return to_hybrid(load_base(self.source, dtype=self.facts.dtype, device=self.device,
-                                       trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir))
+            return to_hybrid(
+                load_base(
+                    self.source,
+                    dtype=self.facts.dtype,
+                    device=self.device,
+                    trust_remote_code=self.options.trust_remote_code,
+                    cache_dir=self.cache_dir,
+                )
+            )
 
     @cached_property
     def _checked(self) -> bool:
@@ -112,8 +119,9 @@ class Workbench:
             return True
         if fits(self.facts, self.device, models - ("base" in self.__dict__)):
             return False
-        self.progress.say("the model is too large for the memory that is free: its weights stay on disk, one layer at a "
-                          "time is loaded")
+        self.progress.say(
+            "the model is too large for the memory that is free: its weights stay on disk, one layer at a time is loaded"
+        )
         return True
 
     def check_room_to_heal(self) -> None:
@@ -123,9 +131,14 @@ class Workbench:
         needed = self.facts.params * self.facts.dtype_bytes * (2 - ("base" in self.__dict__))
         free = free_bytes(self.device)
         if needed > free:
-            raise fail("LB482", f"healing loads the model and a copy of it, {bytes_text(needed)}, and {bytes_text(free)} "
-                       "are free", help=("apply the plan with --no-heal: that needs no memory for the model",
-                                         "or heal on a machine with more memory"))
+            raise fail(
+                "LB482",
+                f"healing loads the model and a copy of it, {bytes_text(needed)}, and {bytes_text(free)} are free",
+                help=(
+                    "apply the plan with --no-heal: that needs no memory for the model",
+                    "or heal on a machine with more memory",
+                ),
+            )
 
     def fresh_copy(self) -> Any:
         """Another model with the base's weights that may be changed; the base stays as it is."""

@@ -23,14 +23,27 @@ def card_text(record: Record) -> str:
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     base = base_name(plan.model)
-    lines = ["---", f"base_model: {base}", "library_name: transformers", "tags: [lbdsl, compressed]", "---",
-             "", f"# {plan.model.name or plan.model.source}, compressed by `{name}`", ""]
+    lines = [
+        "---",
+        f"base_model: {base}",
+        "library_name: transformers",
+        "tags: [lbdsl, compressed]",
+        "---",
+        "",
+        f"# {plan.model.name or plan.model.source}, compressed by `{name}`",
+        "",
+    ]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
-    lines += [f"Made by lbdsl {record.lbdsl_version} from `{base}` "
-              f"({_version_of(plan.model)}sha256 `{plan.model.digest[:16]}`). Load it with", "",
-              "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)", "",
-              "or without remote code after `import lbdsl.hf`.", ""]
+    lines += [
+        f"Made by lbdsl {record.lbdsl_version} from `{base}` "
+        f"({_version_of(plan.model)}sha256 `{plan.model.digest[:16]}`). Load it with",
+        "",
+        "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+        "",
+        "or without remote code after `import lbdsl.hf`.",
+        "",
+    ]
     lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
     for item in plan.recipe.included:
@@ -67,10 +80,21 @@ def _cost_lines(record: Record) -> list[str]:
     plan = record.plan
     rows = [("parameters", count_text(plan.before.params), count_text(plan.after.params))]
     for ctx in plan.contexts:
-        rows.append((f"cache of one sequence of {tokens_text(ctx)} tokens", bytes_text(plan.before.kv_bytes[str(ctx)]),
-                     bytes_text(plan.after.kv_bytes[str(ctx)])))
-    return ["## Cost", "", "| | base | this model |", "|---|---|---|",
-            *[f"| {name} | {before} | {after} |" for name, before, after in rows], ""]
+        rows.append(
+            (
+                f"cache of one sequence of {tokens_text(ctx)} tokens",
+                bytes_text(plan.before.kv_bytes[str(ctx)]),
+                bytes_text(plan.after.kv_bytes[str(ctx)]),
+            )
+        )
+    return [
+        "## Cost",
+        "",
+        "| | base | this model |",
+        "|---|---|---|",
+        *[f"| {name} | {before} | {after} |" for name, before, after in rows],
+        "",
+    ]
 
 
 def _heal_lines(record: Record) -> list[str]:
@@ -78,8 +102,13 @@ def _heal_lines(record: Record) -> list[str]:
         why = " (`--no-heal`)" if record.no_heal else ""
         return ["## Healing", "", f"None{why}.", ""]
     heal = record.heal
-    lines = ["## Healing", "", f"{heal['steps']} steps, {heal['tokens']} tokens seen of `{heal['data']}` "
-             f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained.", ""]
+    lines = [
+        "## Healing",
+        "",
+        f"{heal['steps']} steps, {heal['tokens']} tokens seen of `{heal['data']}` "
+        f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained.",
+        "",
+    ]
     return [*lines, "![training loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
 
 
@@ -88,18 +117,25 @@ def _quality_lines(record: Record) -> list[str]:
     loss = record.plan.loss
     if loss.joint is not None:
         error = f" ± {loss.joint_stderr:.3f}" if loss.joint_stderr is not None else ""
-        lines += [f"Before healing the loss rose by {loss.joint:.3f}{error} nats a token "
-                  f"(measured on calibration text, {loss.tokens} tokens).", ""]
+        lines += [
+            f"Before healing the loss rose by {loss.joint:.3f}{error} nats a token "
+            f"(measured on calibration text, {loss.tokens} tokens).",
+            "",
+        ]
     if record.evaluation is None:
         lines += ["The finished model was not judged: the recipe has no `eval` block and no assert on it.", ""]
     else:
         result = record.evaluation
-        lines += [f"On `{result['data']}`, {result['tokens']} tokens apart from calibration and healing:", "",
-                  "| | base | this model |", "|---|---|---|",
-                  f"| perplexity | {_number(result['perplexity']['base'], 2)} | "
-                  f"{_number(result['perplexity']['artifact'], 2)} |",
-                  f"| KL to the base, nats/token | 0 | {_number(result['kl'], 4)} |",
-                  f"| top-1 agreement | 1 | {_number(result['agreement'], 4)} |", ""]
+        lines += [
+            f"On `{result['data']}`, {result['tokens']} tokens apart from calibration and healing:",
+            "",
+            "| | base | this model |",
+            "|---|---|---|",
+            f"| perplexity | {_number(result['perplexity']['base'], 2)} | {_number(result['perplexity']['artifact'], 2)} |",
+            f"| KL to the base, nats/token | 0 | {_number(result['kl'], 4)} |",
+            f"| top-1 agreement | 1 | {_number(result['agreement'], 4)} |",
+            "",
+        ]
     for item in record.asserts:
         value = f" ({value_text(item)})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")

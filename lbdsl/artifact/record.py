@@ -102,13 +102,27 @@ def read_record(folder: Path) -> Diagnosed[Record]:
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         if content.get("format_version") != FORMAT_VERSION:
-            return Diagnosed(None, (error(
-                "LB465", f"{path} has format version {content.get('format_version')}; "
-                f"this lbdsl reads version {FORMAT_VERSION}"),))
+            return Diagnosed(
+                None,
+                (
+                    error(
+                        "LB465",
+                        f"{path} has format version {content.get('format_version')}; "
+                        f"this lbdsl reads version {FORMAT_VERSION}",
+                    ),
+                ),
+            )
         if claimed != digest_of(content):
-            return Diagnosed(None, (error(
-                "LB465", f"{path} was edited after it was written: its digest does not match",
-                help="apply the recipe again, or restore the file"),))
+            return Diagnosed(
+                None,
+                (
+                    error(
+                        "LB465",
+                        f"{path} was edited after it was written: its digest does not match",
+                        help="apply the recipe again, or restore the file",
+                    ),
+                ),
+            )
         return Diagnosed(Record.model_validate(content))
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)

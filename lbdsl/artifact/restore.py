@@ -22,8 +22,13 @@ def check_files(folder: Path, record: Record) -> None:
     found = file_hashes(folder)
     for name in sorted({*found, *record.files}):
         if found.get(name) != record.files.get(name):
-            what = ("is missing" if name not in found else "is not in the record" if name not in record.files
-                    else "changed after it was saved")
+            what = (
+                "is missing"
+                if name not in found
+                else "is not in the record"
+                if name not in record.files
+                else "changed after it was saved"
+            )
             raise fail("LB465", f"{folder / name} {what}")
 
 
@@ -36,8 +41,9 @@ def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype:
 
     with loading("LB465", f"{folder} does not load"), quiet_transformers():
         # Said, not left out: where nothing is said, transformers asks at the terminal whether to run a folder's code.
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True,
-                                                     trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
     hybrid = model.config.model_type.startswith(ARTIFACT_PREFIX)
     if not hybrid or (plan is not None and tuple(model.config.lbdsl["layers"]) != plan.specs):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")

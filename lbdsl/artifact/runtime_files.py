@@ -46,12 +46,21 @@ def write_runtime(folder: Path | str, config: Any) -> None:
 
 def _mixers_text(stems: dict[str, str]) -> str:
     """The artifact's `lbdsl_mixers.py`: static imports, because transformers finds files to load by reading them."""
-    lines = ['"""The mixers of this model, by the name that a layer\'s specification gives as `attn`."""', "",
-             "from .lbdsl_mixer_full import MIXER as FULL"]
+    lines = [
+        '"""The mixers of this model, by the name that a layer\'s specification gives as `attn`."""',
+        "",
+        "from .lbdsl_mixer_full import MIXER as FULL",
+    ]
     lines += [f"from .{stem} import MIXER as MIXER_{number}" for number, stem in enumerate(stems.values())]
     lines += ["", 'MIXERS = {"full": FULL']
     lines[-1] += "".join(f', "{name}": MIXER_{number}' for number, name in enumerate(stems)) + "}"
-    lines += ["", "", "def mixer(name):", "    if name not in MIXERS:",
-              '        raise ValueError(f"this model has no mixer called {name!r}; it has: {sorted(MIXERS)}")',
-              "    return MIXERS[name]", ""]
+    lines += [
+        "",
+        "",
+        "def mixer(name):",
+        "    if name not in MIXERS:",
+        '        raise ValueError(f"this model has no mixer called {name!r}; it has: {sorted(MIXERS)}")',
+        "    return MIXERS[name]",
+        "",
+    ]
     return "\n".join(lines)

@@ -13,8 +13,22 @@ from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import TEMPLATE_FOLDER
 
 MAX_SHARD = "4GB"
-SUFFIXES = (".safetensors", ".json", ".py", ".jinja", ".model", ".txt",
-            ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".so")
+SUFFIXES = (
+    ".safetensors",
+    ".json",
+    ".py",
+    ".jinja",
+    ".model",
+    ".txt",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".h5",
+    ".msgpack",
+    ".so",
+)
 """Kinds of files that some program loads with a model; those of the second line are never saved, and so never expected."""
 
 

@@ -60,8 +60,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"],
-                                              "max_content_width": 100})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="lbdsl", message="lbdsl %(version)s")
 def cli() -> None:
     """Compress language models by a recipe: measure, plan, change, heal, judge and save."""
@@ -87,8 +86,10 @@ def main(argv: list[str] | None = None) -> None:
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort):
         measuring = sys.argv[1:2] in (["measure"], ["plan"])
-        click.echo("interrupted" + ("; what was measured is kept, and the same command goes on from there"
-                                    if measuring else ""), err=True)
+        click.echo(
+            "interrupted" + ("; what was measured is kept, and the same command goes on from there" if measuring else ""),
+            err=True,
+        )
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`; that is no error of ours.
@@ -99,8 +100,15 @@ def main(argv: list[str] | None = None) -> None:
             from lbdsl.cli.output import show_diagnostics
             from lbdsl.core.diagnostic import error
 
-            show_diagnostics([error("LB481", "the device has too little memory", help=(
-                "lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu"))])
+            show_diagnostics(
+                [
+                    error(
+                        "LB481",
+                        "the device has too little memory",
+                        help=("lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu"),
+                    )
+                ]
+            )
             sys.exit(1)
         if os.environ.get("LBDSL_TRACEBACK"):
             raise
@@ -116,6 +124,9 @@ def _internal_bug() -> int:
     kind, problem, _ = sys.exc_info()
     with tempfile.NamedTemporaryFile("w", prefix="lbdsl-", suffix=".log", delete=False) as log:
         log.write(traceback.format_exc())
-    click.echo(f"internal error: {kind.__name__ if kind else ''}: {problem}\n"
-               f"  this is a bug of lbdsl; the traceback is in {log.name}", err=True)
+    click.echo(
+        f"internal error: {kind.__name__ if kind else ''}: {problem}\n"
+        f"  this is a bug of lbdsl; the traceback is in {log.name}",
+        err=True,
+    )
     return 7

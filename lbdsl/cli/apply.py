@@ -15,8 +15,12 @@ from lbdsl.cli.options import run_options, set_option
 @click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("model", required=False)
 @set_option
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder of the result. Default: ./<model>-<recipe>")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the result. Default: ./<model>-<recipe>",
+)
 @click.option("--model", "relocated", metavar="MODEL", help="With a saved plan: where the model is now.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
@@ -25,9 +29,21 @@ from lbdsl.cli.options import run_options, set_option
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 @run_options
 @click.pass_context
-def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated: str | None,
-          assignments: tuple[tuple[str, str], ...], output: Path | None, yes: bool, no_heal: bool, resume: bool,
-          force: bool, again: bool, options: Any, progress: Any) -> None:
+def apply(
+    ctx: click.Context,
+    recipe_or_plan: Path,
+    model: str | None,
+    relocated: str | None,
+    assignments: tuple[tuple[str, str], ...],
+    output: Path | None,
+    yes: bool,
+    no_heal: bool,
+    resume: bool,
+    force: bool,
+    again: bool,
+    options: Any,
+    progress: Any,
+) -> None:
     """Change a model as RECIPE says, heal it, judge it and save it; or do exactly a saved PLAN.
 
     With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
@@ -47,8 +63,15 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
         raise click.UsageError("a recipe wants a MODEL: lbdsl apply RECIPE MODEL")
     if model is None:
         with stop_on_ctrl_c(resume_command) as should_stop:
-            done = apply_saved_plan(recipe_or_plan, set_params=dict(assignments), model=relocated, chosen=chosen,
-                                    options=options, progress=progress, should_stop=should_stop)
+            done = apply_saved_plan(
+                recipe_or_plan,
+                set_params=dict(assignments),
+                model=relocated,
+                chosen=chosen,
+                options=options,
+                progress=progress,
+                should_stop=should_stop,
+            )
     else:
         from lbdsl.api.planning import plan_recipe
         from lbdsl.view.plan import render_plan
@@ -58,8 +81,9 @@ def apply(ctx: click.Context, recipe_or_plan: Path, model: str | None, relocated
         if not yes and not sys.stdin.isatty():
             raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
         with stop_on_ctrl_c(resume_command) as should_stop:
-            planned = plan_recipe(recipe_or_plan, model, set_params=dict(assignments), options=options,
-                                progress=progress, again=again)
+            planned = plan_recipe(
+                recipe_or_plan, model, set_params=dict(assignments), options=options, progress=progress, again=again
+            )
             render_plan(planned.plan, planned.speeds, console)
             show_diagnostics(planned.errors)
             if not planned.plan.applyable:

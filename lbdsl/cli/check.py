@@ -32,18 +32,29 @@ class _How(NamedTuple):
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True,
-              help="How findings are written.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."
+)
 @click.option("--strict", is_flag=True, help="End with 1 for warnings and notes too.")
-@click.option("--model", metavar="MODEL", help="Check against this model too, from its headers: a folder, a GGUF file or "
-              "a hub id.")
+@click.option(
+    "--model", metavar="MODEL", help="Check against this model too, from its headers: a folder, a GGUF file or a hub id."
+)
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @set_option
 @click.option("--offline", is_flag=True, help="Never ask a hub for MODEL.")
 @click.pass_context
-def check(ctx: click.Context, files: tuple[str, ...], form: str, strict: bool, model: str | None, fix: bool, diff: bool,
-          assignments: tuple[tuple[str, str], ...], offline: bool) -> None:
+def check(
+    ctx: click.Context,
+    files: tuple[str, ...],
+    form: str,
+    strict: bool,
+    model: str | None,
+    fix: bool,
+    diff: bool,
+    assignments: tuple[tuple[str, str], ...],
+    offline: bool,
+) -> None:
     """Parse, type-check and lint recipes; `-` reads standard input.
 
     Ends with 0 when every recipe is good, with 1 when one has errors.
@@ -112,9 +123,18 @@ def _tell(file: str, fixed: Fixed, diff: bool) -> None:
 
     if diff and fixed.applied:
         click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
-    click.echo(writable(fixes_text(file, [(item.line, item.code, item.title) for item in fixed.applied],
-                                    [(item.line, item.code, item.title) for item in fixed.left_out], written=not diff)),
-               nl=False, err=True)
+    click.echo(
+        writable(
+            fixes_text(
+                file,
+                [(item.line, item.code, item.title) for item in fixed.applied],
+                [(item.line, item.code, item.title) for item in fixed.left_out],
+                written=not diff,
+            )
+        ),
+        nl=False,
+        err=True,
+    )
 
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:

@@ -62,9 +62,13 @@ def _entries(folder: str, start: str, suffixes: tuple[str, ...]) -> list[str]:
             names = sorted((entry.name, entry.is_dir()) for entry in scanned)
     except OSError:
         return []
-    return [os.path.join(folder, name) + ("/" if is_folder else "") for name, is_folder in names
-            if name.startswith(start) and (start.startswith(".") or not name.startswith("."))
-            and (is_folder or name.lower().endswith(suffixes or ("\0",)))]
+    return [
+        os.path.join(folder, name) + ("/" if is_folder else "")
+        for name, is_folder in names
+        if name.startswith(start)
+        and (start.startswith(".") or not name.startswith("."))
+        and (is_folder or name.lower().endswith(suffixes or ("\0",)))
+    ]
 
 
 def words(incomplete: str) -> list[CompletionItem[str]]:
@@ -73,7 +77,10 @@ def words(incomplete: str) -> list[CompletionItem[str]]:
     from lbdsl.core.codes import all_codes
     from lbdsl.metrics import metrics
 
-    known = {**{name: "action" for name in actions()}, "sensitivity": "metric", **{name: "metric" for name in metrics()},
-             **{code.id: code.title for code in all_codes()}}
-    return [CompletionItem(word, help=said) for word, said in known.items()
-            if word.lower().startswith(incomplete.lower())]
+    known = {
+        **{name: "action" for name in actions()},
+        "sensitivity": "metric",
+        **{name: "metric" for name in metrics()},
+        **{code.id: code.title for code in all_codes()},
+    }
+    return [CompletionItem(word, help=said) for word, said in known.items() if word.lower().startswith(incomplete.lower())]

@@ -90,8 +90,11 @@ def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:
     if name not in choices:
         near = nearest(name, choices)
         known = f"there are: {', '.join(sorted(choices))}"
-        raise fail("LB480", f"{where} that does not exist: `{name}` is no {what}",
-                   help=(f"did you mean `{near}`?", known) if near else known)
+        raise fail(
+            "LB480",
+            f"{where} that does not exist: `{name}` is no {what}",
+            help=(f"did you mean `{near}`?", known) if near else known,
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

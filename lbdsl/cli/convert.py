@@ -16,16 +16,24 @@ _FORMS = ["lbr", "json", "yaml"]
 
 @click.command()
 @click.argument("file", required=False, metavar="FILE")
-@click.option("--to", type=click.Choice(_FORMS),
-              help="Default: by the name of OUT; else json for a recipe, and lbr for the others.")
+@click.option(
+    "--to", type=click.Choice(_FORMS), help="Default: by the name of OUT; else json for a recipe, and lbr for the others."
+)
 @click.option("--from", "source", type=click.Choice(_FORMS), help="Default: by the name of FILE, lbr for standard input.")
-@click.option("-o", "--output", "out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT",
-              help="Write there instead of to standard output.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT",
+    help="Write there instead of to standard output.",
+)
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes as JSON, and nothing else.")
 @click.pass_context
-def convert(ctx: click.Context, file: str | None, to: Form | None, source: Form | None, out: Path | None, force: bool,
-            schema: bool) -> None:
+def convert(
+    ctx: click.Context, file: str | None, to: Form | None, source: Form | None, out: Path | None, force: bool, schema: bool
+) -> None:
     """Convert a recipe between .lbr, JSON and YAML; `-` reads standard input.
 
     The recipe stays the same, its parameters and includes too. Comments and spacing are lost: JSON has none, and YAML's are

@@ -19,14 +19,24 @@ from lbdsl.cli.options import Tokens, json_option, run_options
 @json_option
 @run_options
 @click.pass_context
-def command(ctx: click.Context, artifact: Path, against: str | None, data: str | None, tokens: int | None,
-            seq: int | None, as_json: bool, options: Any, progress: Any) -> None:
+def command(
+    ctx: click.Context,
+    artifact: Path,
+    against: str | None,
+    data: str | None,
+    tokens: int | None,
+    seq: int | None,
+    as_json: bool,
+    options: Any,
+    progress: Any,
+) -> None:
     """Perplexity, KL to the base and top-1 agreement of ARTIFACT, with standard errors, and its asserts."""
     from lbdsl.api.evaluating import evaluate_artifact
     from lbdsl.cli.output import print_json, show_diagnostics
 
-    judged = evaluate_artifact(artifact, against=against, data=data, tokens=tokens, seq=seq, options=options,
-                      progress=progress)
+    judged = evaluate_artifact(
+        artifact, against=against, data=data, tokens=tokens, seq=seq, options=options, progress=progress
+    )
     show_diagnostics(judged.diagnostics)
     if as_json:
         print_json(judged.to_json())

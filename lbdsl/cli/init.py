@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--template", type=click.Choice(["balanced", "cache", "speed"]), default="balanced", show_default=True,
-              help="balanced: some attentions dropped, about half windowed. cache: windows until the cache is small. "
-                   "speed: layers and attentions dropped.")
-@click.option("-o", "--output", "out", metavar="FILE",
-              help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr")
+@click.option(
+    "--template",
+    type=click.Choice(["balanced", "cache", "speed"]),
+    default="balanced",
+    show_default=True,
+    help="balanced: some attentions dropped, about half windowed. cache: windows until the cache is small. "
+    "speed: layers and attentions dropped.",
+)
+@click.option(
+    "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr"
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--offline", is_flag=True, help="Never ask a hub.")
 def init(model: str, template: Template, out: str | None, force: bool, offline: bool) -> None:

@@ -29,5 +29,3 @@ def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None
         from lbdsl.view.facts import render_facts
 
         render_facts(found.facts, found.source.short_name, stdout_console())
-
-

@@ -9,8 +9,11 @@ import click
 
 
 @click.command()
-@click.option("--model", metavar="MODEL",
-              help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
+)
 @click.option("--stdio", is_flag=True, hidden=True, help="What editors add; there is no other way.")
 @click.pass_context
 def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
@@ -23,8 +26,11 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     try:
         import pygls  # noqa: F401
     except ImportError:
-        raise fail("LB062", "the language server needs pygls, which is not installed",
-                   help='install it: pip install "lbdsl[editor]"') from None
+        raise fail(
+            "LB062",
+            "the language server needs pygls, which is not installed",
+            help='install it: pip install "lbdsl[editor]"',
+        ) from None
     from lbdsl.editor.server import make_server
 
     # The protocol has standard output for itself; whatever else is printed goes where messages go.

@@ -17,8 +17,15 @@ from lbdsl.cli.options import json_option, run_options, set_option
 @click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")
 @json_option
 @run_options
-def measure(recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], resume: bool, as_json: bool,
-            options: Any, progress: Any) -> None:
+def measure(
+    recipe: Path,
+    model: str,
+    assignments: tuple[tuple[str, str], ...],
+    resume: bool,
+    as_json: bool,
+    options: Any,
+    progress: Any,
+) -> None:
     """Measure on MODEL every score that RECIPE needs, and keep it for `plan` and `apply`.
 
     A run that was cut off goes on where it stopped; a second run only reads.

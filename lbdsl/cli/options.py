@@ -14,15 +14,29 @@ from lbdsl.cli.config import file_of
 
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
-    click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]),
-                 help="Default: the checkpoint's; bfloat16 for GGUF."),
-    click.option("--batch", type=click.IntRange(1), default=1, show_default=True,
-                 help="Sequences at a time while measuring and evaluating."),
-    click.option("--cache-dir", type=click.Path(file_okay=False, path_type=Path),
-                 help="Where measurements are kept. Default: the user's cache folder."),
-    click.option("--low-memory", is_flag=True,
-                 help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
-                      "Default: only when the model does not fit."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        help="Default: the checkpoint's; bfloat16 for GGUF.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Sequences at a time while measuring and evaluating.",
+    ),
+    click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where measurements are kept. Default: the user's cache folder.",
+    ),
+    click.option(
+        "--low-memory",
+        is_flag=True,
+        help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
+        "Default: only when the model does not fit.",
+    ),
     click.option("--offline", is_flag=True, help="Never ask a hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
@@ -33,13 +47,29 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the common flags; the verb gets `options: RunOptions` and `progress` instead of them."""
 
     @wraps(verb)
-    def wrapper(device: str | None, dtype: str | None, batch: int, cache_dir: Path | None, low_memory: bool,
-                offline: bool, trust_remote_code: bool, quiet: bool, **rest: Any) -> Any:
+    def wrapper(
+        device: str | None,
+        dtype: str | None,
+        batch: int,
+        cache_dir: Path | None,
+        low_memory: bool,
+        offline: bool,
+        trust_remote_code: bool,
+        quiet: bool,
+        **rest: Any,
+    ) -> Any:
         from lbdsl.view.console import stderr_console
         from lbdsl.view.progress import TerminalProgress
 
-        options = RunOptions(device=device, dtype=dtype, batch=batch, cache_dir=cache_dir, offline=offline,
-                             trust_remote_code=trust_remote_code, low_memory=low_memory)
+        options = RunOptions(
+            device=device,
+            dtype=dtype,
+            batch=batch,
+            cache_dir=cache_dir,
+            offline=offline,
+            trust_remote_code=trust_remote_code,
+            low_memory=low_memory,
+        )
         return verb(options=options, progress=TerminalProgress(stderr_console(), quiet), **rest)
 
     for option in reversed(_RUN):
@@ -61,8 +91,13 @@ class _Assignment(click.ParamType):
         return name.strip().lstrip("$"), setting.strip()
 
 
-set_option = click.option("--set", "assignments", type=_Assignment(), multiple=True,
-                          help="Give a `param` of the recipe another value; may be repeated.")
+set_option = click.option(
+    "--set",
+    "assignments",
+    type=_Assignment(),
+    multiple=True,
+    help="Give a `param` of the recipe another value; may be repeated.",
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 

@@ -17,18 +17,39 @@ CHANGES_PRESENT = 10
 @click.argument("model")
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
-@click.option("--ctx", "contexts", type=Tokens(), multiple=True,
-              help="Contexts to count cache bytes and FLOPs at; default 1Ki, 8Ki and 32Ki.")
-@click.option("--target", "targets", multiple=True, metavar="ENGINE",
-              help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.")
+@click.option(
+    "--ctx",
+    "contexts",
+    type=Tokens(),
+    multiple=True,
+    help="Contexts to count cache bytes and FLOPs at; default 1Ki, 8Ki and 32Ki.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="ENGINE",
+    help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.",
+)
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @json_option
 @run_options
 @click.pass_context
-def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], output: Path | None,
-         contexts: tuple[int, ...], targets: tuple[str, ...], all_layers: bool, detailed_exitcode: bool, as_json: bool,
-         options: Any, progress: Any) -> None:
+def plan(
+    ctx: click.Context,
+    recipe: Path,
+    model: str,
+    assignments: tuple[tuple[str, str], ...],
+    output: Path | None,
+    contexts: tuple[int, ...],
+    targets: tuple[str, ...],
+    all_layers: bool,
+    detailed_exitcode: bool,
+    as_json: bool,
+    options: Any,
+    progress: Any,
+) -> None:
     """Show what RECIPE would do to MODEL: every layer, why, what it costs and gains. Changes nothing.
 
     What is missing is measured first and kept.
@@ -39,8 +60,9 @@ def plan(ctx: click.Context, recipe: Path, model: str, assignments: tuple[tuple[
     from lbdsl.plan.json import plan_json
 
     check_engines(targets)
-    planned = plan_recipe(recipe, model, set_params=dict(assignments), options=options, progress=progress,
-                        contexts=contexts)
+    planned = plan_recipe(
+        recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts
+    )
     served = check_targets(planned, targets)
     if output is not None:
         from lbdsl.plan.file import save_plan

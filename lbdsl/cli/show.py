@@ -46,5 +46,6 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
     else:
         from lbdsl.core.paths import did_you_mean
 
-        raise fail("LB466", f"there is no {what}",
-                   help=(*did_you_mean(what), "give a .lbplan file or the folder of an artifact"))
+        raise fail(
+            "LB466", f"there is no {what}", help=(*did_you_mean(what), "give a .lbplan file or the folder of an artifact")
+        )

@@ -99,19 +99,40 @@ class LbdslError(Exception):
         return max((d.exit_code for d in self.diagnostics), default=1) or 1
 
 
-def error(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
-          labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+def error(
+    code: str,
+    message: str,
+    span: Span | None = None,
+    *,
+    help: str | tuple[str, ...] = (),
+    labels: tuple[Label, ...] = (),
+    fix: Fix | None = None,
+) -> Diagnostic:
     """An error diagnostic; its code must stand in the table."""
     return _make(code, Severity.ERROR, message, span, help, labels, fix)
 
 
-def warning(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
-            labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+def warning(
+    code: str,
+    message: str,
+    span: Span | None = None,
+    *,
+    help: str | tuple[str, ...] = (),
+    labels: tuple[Label, ...] = (),
+    fix: Fix | None = None,
+) -> Diagnostic:
     return _make(code, Severity.WARNING, message, span, help, labels, fix)
 
 
-def note(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = (),
-         labels: tuple[Label, ...] = (), fix: Fix | None = None) -> Diagnostic:
+def note(
+    code: str,
+    message: str,
+    span: Span | None = None,
+    *,
+    help: str | tuple[str, ...] = (),
+    labels: tuple[Label, ...] = (),
+    fix: Fix | None = None,
+) -> Diagnostic:
     return _make(code, Severity.NOTE, message, span, help, labels, fix)
 
 

@@ -32,8 +32,11 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def close_words(name: str, choices: Iterable[str]) -> list[str]:
     """The choices that slips of the keyboard may have turned into `name`, the likest first."""
     allowed = _allowed(len(name))
-    found = [(distance(name, choice), place, choice) for place, choice in enumerate(choices)
-             if abs(len(choice) - len(name)) <= allowed + 1]
+    found = [
+        (distance(name, choice), place, choice)
+        for place, choice in enumerate(choices)
+        if abs(len(choice) - len(name)) <= allowed + 1
+    ]
     return [choice for far, _, choice in sorted(found) if far <= allowed]
 
 
@@ -55,8 +58,11 @@ def distance(typed: str, meant: str) -> float:
     for row, char in enumerate(typed, start=1):
         line = [last[0] + _gap(typed, row - 1)]
         for column, wanted in enumerate(meant, start=1):
-            cost = min(last[column] + _gap(typed, row - 1), line[column - 1] + _gap(meant, column - 1),
-                       last[column - 1] + _replace(char, wanted))
+            cost = min(
+                last[column] + _gap(typed, row - 1),
+                line[column - 1] + _gap(meant, column - 1),
+                last[column - 1] + _replace(char, wanted),
+            )
             if row > 1 and column > 1 and char == meant[column - 2] and typed[row - 2] == wanted and char != wanted:
                 cost = min(cost, before_last[column - 2] + _SWAP)
             line.append(cost)

@@ -29,19 +29,28 @@ PLUGINS_VARIABLE = "LBDSL_PLUGINS"
 
 def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, type[T]]:
     """Every concrete subclass of `base` found, by its `kind`; two with one kind raise ValueError."""
-    modules = [importlib.import_module(f"{package.__name__}.{info.name}")
-               for info in pkgutil.iter_modules(package.__path__) if info.name != "base"]
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(package.__path__)
+        if info.name != "base"
+    ]
     modules += [importlib.import_module(point.module) for point in entry_points(group=group)]
     modules += [_plugin(name) for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
     found: dict[str, type[T]] = {}
     for module in modules:
         for value in vars(module).values():
-            if (isinstance(value, type) and issubclass(value, base) and value is not base
-                    and value.__module__ == module.__name__ and not value.__name__.startswith("_")):
+            if (
+                isinstance(value, type)
+                and issubclass(value, base)
+                and value is not base
+                and value.__module__ == module.__name__
+                and not value.__name__.startswith("_")
+            ):
                 kind = value.kind_name()  # type: ignore[attr-defined]
                 if found.setdefault(kind, value) is not value:
-                    raise ValueError(f"two {base.__name__.lower()}s are called {kind!r}: "
-                                     f"{found[kind].__module__} and {value.__module__}")
+                    raise ValueError(
+                        f"two {base.__name__.lower()}s are called {kind!r}: {found[kind].__module__} and {value.__module__}"
+                    )
     return MappingProxyType(dict(sorted(found.items())))
 
 

@@ -45,16 +45,26 @@ class TokenBlocks:
         return self.ids.numel()
 
 
-def documents_of(data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None,
-                 offline: bool = False) -> frozenset[str]:
+def documents_of(
+    data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None, offline: bool = False
+) -> frozenset[str]:
     """Hashes of the documents that a source has in these parts; see `document_hash`."""
     split = split_documents(read_documents(data, base_dir=base_dir, offline=offline))
     return frozenset(document_hash(text) for part in parts for text in split.parts[part])
 
 
-def token_blocks(data: str, part: Part, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *,
-                 base_dir: Path | str | None = None, offline: bool = False,
-                 exclude: frozenset[str] = frozenset()) -> TokenBlocks:
+def token_blocks(
+    data: str,
+    part: Part,
+    tokenizer: Any,
+    tokens: int,
+    seq: int,
+    seed: int = 0,
+    *,
+    base_dir: Path | str | None = None,
+    offline: bool = False,
+    exclude: frozenset[str] = frozenset(),
+) -> TokenBlocks:
     """Read, split, tokenize and pack the text of one part; see `read_documents` and `pack`.
 
     `exclude` are hashes of documents that another source uses for something else: parts are disjoint within a source,
@@ -66,8 +76,9 @@ def token_blocks(data: str, part: Part, tokenizer: Any, tokens: int, seq: int, s
     return pack(documents, part, tokenizer, tokens, seq, seed, data=data)
 
 
-def pack(documents: Sequence[str], part: Part, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *,
-         data: str = "") -> TokenBlocks:
+def pack(
+    documents: Sequence[str], part: Part, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *, data: str = ""
+) -> TokenBlocks:
     """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one of `tokens` if that is shorter.
 
     Documents come in an order that depends on the seed and their content alone, end with the tokenizer's

@@ -29,8 +29,7 @@ def read_jsonl(path: Path) -> Iterator[str]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as problem:
-            raise fail("LB443", f"{where}: not JSON ({problem})",
-                       help="a .jsonl file has one JSON object a line") from None
+            raise fail("LB443", f"{where}: not JSON ({problem})", help="a .jsonl file has one JSON object a line") from None
         yield text_of_record(record, where)
 
 
@@ -44,8 +43,11 @@ def read_parquet(path: Path) -> Iterator[str]:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in ("text", "messages") if name in file.schema_arrow.names][:1]
             if not columns:
-                raise fail("LB443", f"{path} has no column `text` or `messages`, only "
-                                    f"{', '.join(file.schema_arrow.names[:8]) or 'none'}", help=_FIELDS)
+                raise fail(
+                    "LB443",
+                    f"{path} has no column `text` or `messages`, only {', '.join(file.schema_arrow.names[:8]) or 'none'}",
+                    help=_FIELDS,
+                )
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for record in batch.to_pylist():
@@ -54,8 +56,11 @@ def read_parquet(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as problem:
         raise fail("LB442", f"{path} holds text that is not UTF-8 ({problem.reason})", help=_REENCODE) from None
     except (arrow.ArrowException, OSError) as problem:
-        raise fail("LB441", f"{path} cannot be read as parquet: {_first_line(problem)}",
-                   help="the file may be cut short; copy or download it again") from None
+        raise fail(
+            "LB441",
+            f"{path} cannot be read as parquet: {_first_line(problem)}",
+            help="the file may be cut short; copy or download it again",
+        ) from None
 
 
 READERS: Mapping[str, Callable[[Path], Iterable[str]]] = MappingProxyType(
@@ -88,8 +93,11 @@ def text_of_record(record: Any, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise fail("LB443", f"{where}: half of a surrogate pair, which is no character",
-                   help="write the character itself, or both \\u escapes of the pair") from None
+        raise fail(
+            "LB443",
+            f"{where}: half of a surrogate pair, which is no character",
+            help="write the character itself, or both \\u escapes of the pair",
+        ) from None
     return normal_newlines(text)
 
 
@@ -97,8 +105,11 @@ def _message(message: Any, where: str) -> str:
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         content = message.get("content")
         if isinstance(content, list):  # the multi-part form; only its text is text
-            parts = [part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text"
-                     and isinstance(part.get("text"), str)]
+            parts = [
+                part["text"]
+                for part in content
+                if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+            ]
             content = "".join(parts) if len(parts) == len(content) else None
         if isinstance(content, str):
             return f"{message['role']}: {content}"
@@ -120,21 +131,28 @@ def _text_of(path: Path) -> str:
         return normal_newlines(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as problem:
         line = raw.count(b"\n", 0, problem.start) + 1
-        raise fail("LB442", f"{path} is not UTF-8: byte 0x{raw[problem.start]:02x} in line {line}",
-                   help=_REENCODE) from None
+        raise fail(
+            "LB442", f"{path} is not UTF-8: byte 0x{raw[problem.start]:02x} in line {line}", help=_REENCODE
+        ) from None
 
 
 def _must_be_file(path: Path) -> None:
     if not path.exists():
-        raise fail("LB441", f"there is no file {path}",
-                   help="a relative path starts at the folder of the recipe")
+        raise fail("LB441", f"there is no file {path}", help="a relative path starts at the folder of the recipe")
     if not path.is_file():
         raise fail("LB441", f"{path} is not a regular file", help="name one file")
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number",
-             float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)
 
 

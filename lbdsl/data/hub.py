@@ -31,8 +31,11 @@ def read(data: str, *, offline: bool) -> Iterator[str]:
     rows = _load(data, match["repo"], match["config"], match["split"] or "train", offline)
     column = next((name for name in ("text", "messages") if name in rows.column_names), None)
     if column is None:
-        raise fail("LB443", f"{data} has no column `text` or `messages`, only {', '.join(rows.column_names[:8])}",
-                   help="choose a data set, or a configuration of it, with a column `text` or `messages`")
+        raise fail(
+            "LB443",
+            f"{data} has no column `text` or `messages`, only {', '.join(rows.column_names[:8])}",
+            help="choose a data set, or a configuration of it, with a column `text` or `messages`",
+        )
     for number, record in enumerate(rows.select_columns([column]), 1):
         yield text_of_record(record, f"{data}, row {number}")
 
@@ -48,8 +51,9 @@ def _load(data: str, repo: str, config: str | None, split: str, offline: bool) -
     settings.HF_HUB_OFFLINE = bool(before or offline)
     disable_progress_bar()
     try:
-        rows = datasets.load_dataset(repo, config, split=split,
-                                     download_config=datasets.DownloadConfig(local_files_only=offline))
+        rows = datasets.load_dataset(
+            repo, config, split=split, download_config=datasets.DownloadConfig(local_files_only=offline)
+        )
         if not isinstance(rows, datasets.Dataset):
             raise fail("LB445", f"{data} does not name one split", help='name it: "org/name@train"')
         return rows

@@ -14,8 +14,7 @@ MAX_CHARACTERS = 512 * 2**20
 
 BUILTINS = ("builtin:pydoc",)
 
-_FORMS = ('a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, '
-          'or a hub data set "org/name[:config][@split]"')
+_FORMS = 'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or a hub data set "org/name[:config][@split]"'
 
 
 def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
@@ -62,9 +61,13 @@ def _capped(documents: Iterable[str], data: str) -> Iterable[str]:
     for text in documents:
         characters += len(text)
         if characters > MAX_CHARACTERS:
-            raise fail("LB447", f"{data} holds more than {MAX_CHARACTERS // 2**20} Mi characters",
-                       help=('take a slice of a hub data set: "org/name@train[:1%]"' if hub.is_hub_name(data)
-                             else "give a smaller file"))
+            raise fail(
+                "LB447",
+                f"{data} holds more than {MAX_CHARACTERS // 2**20} Mi characters",
+                help=(
+                    'take a slice of a hub data set: "org/name@train[:1%]"'
+                    if hub.is_hub_name(data)
+                    else "give a smaller file"
+                ),
+            )
         yield text
-
-

@@ -50,10 +50,16 @@ def split_documents(documents: Iterable[str]) -> Split:
     ordered = [unique[key] for key in sorted(unique)]
     uses = _allot(ordered, _USES)
     calibration = _allot(uses[_CALIBRATION], _CALIBRATION_USES)
-    return Split(MappingProxyType({
-        Part.SCORE: calibration[Part.SCORE], Part.JOINT: calibration[Part.JOINT],
-        Part.HEAL: uses[Part.HEAL], Part.EVAL: uses[Part.EVAL],
-    }))
+    return Split(
+        MappingProxyType(
+            {
+                Part.SCORE: calibration[Part.SCORE],
+                Part.JOINT: calibration[Part.JOINT],
+                Part.HEAL: uses[Part.HEAL],
+                Part.EVAL: uses[Part.EVAL],
+            }
+        )
+    )
 
 
 def document_hash(text: str) -> str:

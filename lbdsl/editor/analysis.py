@@ -81,8 +81,11 @@ class Analysis:
         are left out: a completion must not wait for them."""
         builder = Builder(self.source)
         chunks, _ = split_statements(self.source, self.tokens)
-        nodes = [parse_statement(chunk.tokens, builder) for chunk in chunks
-                 if not chunk.broken and chunk.tokens[0].kind in _NAMING]
+        nodes = [
+            parse_statement(chunk.tokens, builder)
+            for chunk in chunks
+            if not chunk.broken and chunk.tokens[0].kind in _NAMING
+        ]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
         return with_includes(file, self._reader, actions()).statements
 
@@ -131,8 +134,9 @@ class Analysis:
             sigil = _DEFINING.get(before.kind)
             if sigil is not None and token.kind == ("REF" if sigil == "@" else "VAR") and token.text not in found:
                 detail, page = self._values.get(token.text, ("", ""))
-                found[token.text] = Definition(Span(self.source, token.start, token.end), detail, page,
-                                               before.kind == "PARAM")
+                found[token.text] = Definition(
+                    Span(self.source, token.start, token.end), detail, page, before.kind == "PARAM"
+                )
         for statement in self.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group) and statement.span.source.base > 0:
                 name = statement.name.span.text
@@ -145,8 +149,11 @@ class Analysis:
         cursor = self.cursor(offset)
         start = cursor.before[0].start if cursor is not None and cursor.before else offset
         includes = any(token.kind == "INCLUDE" and token.start < start for token in self.tokens)
-        return {name: definition for name, definition in self.definitions.items() if name[0] == sigil
-                and (includes if definition.is_included else definition.span.end <= start)}
+        return {
+            name: definition
+            for name, definition in self.definitions.items()
+            if name[0] == sigil and (includes if definition.is_included else definition.span.end <= start)
+        }
 
     @cached_property
     def _values(self) -> dict[str, tuple[str, str]]:
@@ -162,8 +169,11 @@ class Analysis:
                 case tree.Param():
                     value = resolve_param(scope, statement, None)
                     shown = _shown(value)
-                    note = f"Default: {shown}. `--set {name}=VALUE` gives another." if shown else (
-                        f"Without a value; give it one: `--set {name}=VALUE`.")
+                    note = (
+                        f"Default: {shown}. `--set {name}=VALUE` gives another."
+                        if shown
+                        else (f"Without a value; give it one: `--set {name}=VALUE`.")
+                    )
                     found.setdefault(f"${name}", (shown, f"{written}\n{note}"))
                 case tree.Let():
                     resolve_let(scope, statement)

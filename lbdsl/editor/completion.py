@@ -178,8 +178,9 @@ def _sample(key: str) -> str:
 def _words(names: Sequence[str]) -> Iterator[Item]:
     for name in names:
         known = metrics().get(name)
-        yield Item(name, "word", "", metric_page(name) if known is not None else WORDS.get(name, FUNCTIONS.get(
-            name, ("", ""))[1]))
+        yield Item(
+            name, "word", "", metric_page(name) if known is not None else WORDS.get(name, FUNCTIONS.get(name, ("", ""))[1])
+        )
 
 
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
@@ -205,7 +206,8 @@ def _takes_words(cursor: Cursor) -> bool:
     """Whether only a word out of a few makes sense, though the parser would take any expression."""
     role = cursor.role()
     return (role.kind == "setting" and role.key in ("metric", "metrics", "method", "loss")) or (
-        role.kind == "action" and bool(role.owner))
+        role.kind == "action" and bool(role.owner)
+    )
 
 
 def _recipes_beside(path: Path | None) -> list[str]:
@@ -226,8 +228,7 @@ def _keywords(cursor: Cursor) -> Iterator[Item]:
         if terminal in cursor.expected and (truth or terminal != "NOT"):
             beginning = not cursor.before and word in STATEMENTS
             insert = _START.get(word, f"{word} ") if beginning else word
-            yield Item(word, "keyword", "statement" if beginning else "keyword", keyword_page(word), insert,
-                       "${" in insert)
+            yield Item(word, "keyword", "statement" if beginning else "keyword", keyword_page(word), insert, "${" in insert)
 
 
 _START = {

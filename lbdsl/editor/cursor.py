@@ -145,16 +145,28 @@ class Cursor:
         return "BECAUSE" in _expected([*self.before, Token("NAME", "it", self.start, self.start)], self.start)
 
 
-def cursor_at(source: Source, tokens: Sequence[Token], comments: Sequence[Token], offset: int, *, whole: bool = False,
-              ) -> Cursor | None:
+def cursor_at(
+    source: Source,
+    tokens: Sequence[Token],
+    comments: Sequence[Token],
+    offset: int,
+    *,
+    whole: bool = False,
+) -> Cursor | None:
     """The cursor at an offset of a lexed text; None inside a comment.
 
     A word that ends at the offset is at the cursor. With `whole`, one that begins there is too, as a pointer means it.
     """
     if any(comment.start < offset <= comment.end for comment in comments):
         return None
-    index = next((i for i, token in enumerate(tokens) if token.start < offset <= token.end
-                  or (whole and token.start == offset and token.kind != "NEWLINE")), None)
+    index = next(
+        (
+            i
+            for i, token in enumerate(tokens)
+            if token.start < offset <= token.end or (whole and token.start == offset and token.kind != "NEWLINE")
+        ),
+        None,
+    )
     if index is not None and whole and tokens[index].end == offset and index + 1 < len(tokens):
         following = tokens[index + 1]
         index += following.start == offset and _is_word(following)

@@ -37,8 +37,9 @@ def register_reading(server: RecipeServer) -> None:
         found = hover(document.analysis, offset) if document is not None else None
         if document is None or found is None:
             return None
-        return lsp.Hover(lsp.MarkupContent(lsp.MarkupKind.Markdown, found.page),
-                         protocol.range_of(document.text, found.start, found.end))
+        return lsp.Hover(
+            lsp.MarkupContent(lsp.MarkupKind.Markdown, found.page), protocol.range_of(document.text, found.start, found.end)
+        )
 
     @server.feature(lsp.TEXT_DOCUMENT_DOCUMENT_SYMBOL)
     def symbols(ls: RecipeServer, params: lsp.DocumentSymbolParams) -> list[lsp.DocumentSymbol]:
@@ -57,9 +58,11 @@ def register_reading(server: RecipeServer) -> None:
         if document is None:
             return []
         defined = definition_of(document.analysis, offset)
-        return [lsp.Location(document.uri, protocol.range_of(document.text, token.start, token.end))
-                for token in uses_of(document.analysis, offset)
-                if params.context.include_declaration or defined is None or defined.start != token.start]
+        return [
+            lsp.Location(document.uri, protocol.range_of(document.text, token.start, token.end))
+            for token in uses_of(document.analysis, offset)
+            if params.context.include_declaration or defined is None or defined.start != token.start
+        ]
 
     @server.feature(lsp.TEXT_DOCUMENT_INLAY_HINT)
     def inlay_hints(ls: RecipeServer, params: lsp.InlayHintParams) -> list[lsp.InlayHint]:
@@ -68,8 +71,11 @@ def register_reading(server: RecipeServer) -> None:
         if document is None or recipe is None or document.facts is None:
             return []
         first, last = params.range.start.line, params.range.end.line
-        hints = [protocol.inlay_hint(hint, document.text) for hint in claim_hints(recipe, document.facts)
-                 if document.analysis.is_own(hint.span)]
+        hints = [
+            protocol.inlay_hint(hint, document.text)
+            for hint in claim_hints(recipe, document.facts)
+            if document.analysis.is_own(hint.span)
+        ]
         return [hint for hint in hints if first <= hint.position.line <= last]
 
     @server.feature(lsp.TEXT_DOCUMENT_SEMANTIC_TOKENS_FULL, protocol.LEGEND)
@@ -81,8 +87,10 @@ def register_reading(server: RecipeServer) -> None:
 def register_editing(server: RecipeServer) -> None:
     """Features that give edits."""
 
-    @server.feature(lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(
-        code_action_kinds=[lsp.CodeActionKind.QuickFix, lsp.CodeActionKind.SourceFixAll]))
+    @server.feature(
+        lsp.TEXT_DOCUMENT_CODE_ACTION,
+        lsp.CodeActionOptions(code_action_kinds=[lsp.CodeActionKind.QuickFix, lsp.CodeActionKind.SourceFixAll]),
+    )
     def code_actions(ls: RecipeServer, params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
         document = ls.state.documents.get(params.text_document.uri)
         if document is None:
@@ -98,12 +106,24 @@ def register_editing(server: RecipeServer) -> None:
             fixes.append(fix)
             near = found.span is not None and found.span.start <= end and start <= found.span.end
             if near and _asked(lsp.CodeActionKind.QuickFix, wanted):
-                actions.append(lsp.CodeAction(fix.title, kind=lsp.CodeActionKind.QuickFix, diagnostics=[said],
-                                              is_preferred=True, edit=protocol.fix_edit(fix, document.text, document.uri)))
+                actions.append(
+                    lsp.CodeAction(
+                        fix.title,
+                        kind=lsp.CodeActionKind.QuickFix,
+                        diagnostics=[said],
+                        is_preferred=True,
+                        edit=protocol.fix_edit(fix, document.text, document.uri),
+                    )
+                )
         whole = together(fixes)
         if whole is not None and _asked(lsp.CodeActionKind.SourceFixAll, wanted):
-            actions.append(lsp.CodeAction(whole.title, kind=lsp.CodeActionKind.SourceFixAll,
-                                          edit=protocol.fix_edit(whole, document.text, document.uri)))
+            actions.append(
+                lsp.CodeAction(
+                    whole.title,
+                    kind=lsp.CodeActionKind.SourceFixAll,
+                    edit=protocol.fix_edit(whole, document.text, document.uri),
+                )
+            )
         return actions
 
     @server.feature(lsp.TEXT_DOCUMENT_FORMATTING)
@@ -139,8 +159,10 @@ def register_editing(server: RecipeServer) -> None:
 
 def _asked(kind: lsp.CodeActionKind, wanted: Any) -> bool:
     """Whether a kind, or one that it belongs to, is among those that the client asks for."""
-    return wanted is None or any(kind.value == str(getattr(one, "value", one)) or kind.value.startswith(
-        str(getattr(one, "value", one)) + ".") for one in wanted)
+    return wanted is None or any(
+        kind.value == str(getattr(one, "value", one)) or kind.value.startswith(str(getattr(one, "value", one)) + ".")
+        for one in wanted
+    )
 
 
 def _at(ls: RecipeServer, params: Any) -> tuple[Document | None, int]:

@@ -131,7 +131,8 @@ def _members(analysis: Analysis, name: str) -> str:
             if f"@{statement.name.name}" == name:
                 if found is None or ranked_sets(found.layers):
                     return "\n\nWhich layers, measurements or values decide."
-                layers = sorted(i for i in fixed_members(found.layers, analysis.facts.layers)
-                                if 0 <= i < analysis.facts.layers)
+                layers = sorted(
+                    i for i in fixed_members(found.layers, analysis.facts.layers) if 0 <= i < analysis.facts.layers
+                )
                 return f"\n\n{plural(len(layers), 'layer')} of this model: {ranges_text(layers) or 'none'}."
     return ""

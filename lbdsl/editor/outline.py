@@ -45,8 +45,9 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
         case tree.Group():
             return Entry(f"@{node.name.name}", "group", span, node.name.span, _line(node.layers.span))
         case tree.Block():
-            settings = tuple(Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span))
-                             for item in node.settings)
+            settings = tuple(
+                Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span)) for item in node.settings
+            )
             return Entry(node.kind.name, "block", span, node.kind.span, children=settings)
         case tree.Search():
             return Entry("search", "block", span, Span(span.source, span.start, span.start + len("search")))

@@ -60,8 +60,10 @@ KEYWORDS: Mapping[str, str] = {
 """Every keyword of the grammar; a test holds the two in step."""
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
-    "kv": ("kv(CTX)", "Bytes of keys and values that one sequence of CTX tokens holds. A percentage is a share of the "
-                      "base model's."),
+    "kv": (
+        "kv(CTX)",
+        "Bytes of keys and values that one sequence of CTX tokens holds. A percentage is a share of the base model's.",
+    ),
     "flops": ("flops(CTX)", "FLOPs of decoding one token after CTX tokens. A percentage is a share of the base model's."),
     "params": ("params", "Parameters of the changed model. A percentage is a share of the base model's."),
     "ppl_increase": ("ppl_increase", "Rise of perplexity of the finished model over its base, on held-out text."),
@@ -109,8 +111,10 @@ def metric_page(name: str, stands_for: str | None = None) -> str:
     if name == "sensitivity":
         meant = metrics()[stands_for or "nll"]
         under = f"{meant.kind}({meant.default_action})" if meant.takes_action else meant.kind
-        return (f"```lbr\nsensitivity\n```\nDamage when this layer's attention alone is removed: here `{under}`, by "
-                "`measure { metric = ... }`.")
+        return (
+            f"```lbr\nsensitivity\n```\nDamage when this layer's attention alone is removed: here `{under}`, by "
+            "`measure { metric = ... }`."
+        )
     cls = metrics()[name]
     form = f"{name}(ACTION)" if cls.takes_action else name
     bare = f"\n\nBare `{name}` is `{name}({cls.default_action})`." if cls.takes_action else ""
@@ -136,9 +140,11 @@ def parameter_page(action: str, name: str) -> str | None:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     said = [f"in {extra['unit']}"] if "unit" in extra else []
     for bound in info.metadata:
-        said += [f"{words} {getattr(bound, sign)}" for sign, words in
-                 (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
-                 if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1]  # a machine's limit says nothing
+        said += [
+            f"{words} {getattr(bound, sign)}"
+            for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+            if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1
+        ]  # a machine's limit says nothing
     said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{default}` unless given")

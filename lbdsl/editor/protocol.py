@@ -18,26 +18,73 @@ from lbdsl.editor.documents import Place, Text
 from lbdsl.editor.outline import Entry
 from lbdsl.syntax.highlight import Role, pieces
 
-_SEVERITIES = {Severity.ERROR: lsp.DiagnosticSeverity.Error, Severity.WARNING: lsp.DiagnosticSeverity.Warning,
-               Severity.NOTE: lsp.DiagnosticSeverity.Information}
+_SEVERITIES = {
+    Severity.ERROR: lsp.DiagnosticSeverity.Error,
+    Severity.WARNING: lsp.DiagnosticSeverity.Warning,
+    Severity.NOTE: lsp.DiagnosticSeverity.Information,
+}
 _UNUSED = frozenset({"LB201", "LB202", "LB210"})
 """Findings about text that does nothing; editors fade it."""
 
-_ITEMS = {"keyword": lsp.CompletionItemKind.Keyword, "action": lsp.CompletionItemKind.Function,
-          "metric": lsp.CompletionItemKind.Value, "function": lsp.CompletionItemKind.Function,
-          "setting": lsp.CompletionItemKind.Property, "parameter": lsp.CompletionItemKind.Property,
-          "variable": lsp.CompletionItemKind.Variable, "group": lsp.CompletionItemKind.Struct,
-          "fact": lsp.CompletionItemKind.Constant, "type": lsp.CompletionItemKind.TypeParameter,
-          "word": lsp.CompletionItemKind.EnumMember, "text": lsp.CompletionItemKind.Text}
-_ENTRIES = {"variable": lsp.SymbolKind.Variable, "constant": lsp.SymbolKind.Constant, "group": lsp.SymbolKind.Array,
-            "rule": lsp.SymbolKind.Function, "block": lsp.SymbolKind.Object, "setting": lsp.SymbolKind.Property,
-            "gate": lsp.SymbolKind.Boolean, "file": lsp.SymbolKind.File}
-_SEMANTIC = {Role.STATEMENT: 0, Role.KEYWORD: 0, Role.ACTION: 1, Role.METRIC: 2, Role.FACT: 3, Role.KEY: 4,
-             Role.VARIABLE: 5, Role.GROUP: 6, Role.NUMBER: 7, Role.STRING: 8, Role.REGEX: 9, Role.COMMENT: 10,
-             Role.OPERATOR: 11, Role.WORD_OPERATOR: 0, Role.TYPE: 12}
+_ITEMS = {
+    "keyword": lsp.CompletionItemKind.Keyword,
+    "action": lsp.CompletionItemKind.Function,
+    "metric": lsp.CompletionItemKind.Value,
+    "function": lsp.CompletionItemKind.Function,
+    "setting": lsp.CompletionItemKind.Property,
+    "parameter": lsp.CompletionItemKind.Property,
+    "variable": lsp.CompletionItemKind.Variable,
+    "group": lsp.CompletionItemKind.Struct,
+    "fact": lsp.CompletionItemKind.Constant,
+    "type": lsp.CompletionItemKind.TypeParameter,
+    "word": lsp.CompletionItemKind.EnumMember,
+    "text": lsp.CompletionItemKind.Text,
+}
+_ENTRIES = {
+    "variable": lsp.SymbolKind.Variable,
+    "constant": lsp.SymbolKind.Constant,
+    "group": lsp.SymbolKind.Array,
+    "rule": lsp.SymbolKind.Function,
+    "block": lsp.SymbolKind.Object,
+    "setting": lsp.SymbolKind.Property,
+    "gate": lsp.SymbolKind.Boolean,
+    "file": lsp.SymbolKind.File,
+}
+_SEMANTIC = {
+    Role.STATEMENT: 0,
+    Role.KEYWORD: 0,
+    Role.ACTION: 1,
+    Role.METRIC: 2,
+    Role.FACT: 3,
+    Role.KEY: 4,
+    Role.VARIABLE: 5,
+    Role.GROUP: 6,
+    Role.NUMBER: 7,
+    Role.STRING: 8,
+    Role.REGEX: 9,
+    Role.COMMENT: 10,
+    Role.OPERATOR: 11,
+    Role.WORD_OPERATOR: 0,
+    Role.TYPE: 12,
+}
 LEGEND = lsp.SemanticTokensLegend(
-    token_types=["keyword", "function", "macro", "property", "parameter", "variable", "class", "number", "string",
-                 "regexp", "comment", "operator", "type"], token_modifiers=[])
+    token_types=[
+        "keyword",
+        "function",
+        "macro",
+        "property",
+        "parameter",
+        "variable",
+        "class",
+        "number",
+        "string",
+        "regexp",
+        "comment",
+        "operator",
+        "type",
+    ],
+    token_modifiers=[],
+)
 
 
 def position(place: Place) -> lsp.Position:
@@ -65,8 +112,9 @@ def diagnostics(analysis: Analysis, text: Text, uri: str, docs: str | None, rela
     return [_diagnostic(found, analysis, text, uri, docs, related) for found in analysis.findings]
 
 
-def _diagnostic(found: Diagnostic, analysis: Analysis, text: Text, uri: str, docs: str | None,
-                related: bool) -> lsp.Diagnostic:
+def _diagnostic(
+    found: Diagnostic, analysis: Analysis, text: Text, uri: str, docs: str | None, related: bool
+) -> lsp.Diagnostic:
     span = found.span
     if span is None:
         where = lsp.Range(lsp.Position(0, 0), lsp.Position(0, 0))
@@ -80,11 +128,15 @@ def _diagnostic(found: Diagnostic, analysis: Analysis, text: Text, uri: str, doc
     if span is not None and not analysis.is_own(span):
         others.insert(0, _related(span, found.message, text, uri))
     return lsp.Diagnostic(
-        range=where, severity=_SEVERITIES[found.severity], code=found.code, source="lbdsl",
+        range=where,
+        severity=_SEVERITIES[found.severity],
+        code=found.code,
+        source="lbdsl",
         code_description=None if docs is None else lsp.CodeDescription(href=f"{docs}#{found.code.lower()}"),
         message="\n".join([found.message, *(f"help: {line}" for line in found.help)]),
         related_information=[other for other in others if other is not None] if related and others else None,
-        tags=[lsp.DiagnosticTag.Unnecessary] if found.code in _UNUSED else None)
+        tags=[lsp.DiagnosticTag.Unnecessary] if found.code in _UNUSED else None,
+    )
 
 
 def _include_range(analysis: Analysis, text: Text) -> lsp.Range:
@@ -108,8 +160,9 @@ def location(span: Span, text: Text, uri: str) -> lsp.Location | None:
 
 
 def fix_edit(fix: Fix, text: Text, uri: str) -> lsp.WorkspaceEdit:
-    return lsp.WorkspaceEdit(changes={uri: [lsp.TextEdit(range_of(text, edit.span.start, edit.span.end), edit.text)
-                                            for edit in fix.edits]})
+    return lsp.WorkspaceEdit(
+        changes={uri: [lsp.TextEdit(range_of(text, edit.span.start, edit.span.end), edit.text) for edit in fix.edits]}
+    )
 
 
 def own_fix(found: Diagnostic, analysis: Analysis) -> Fix | None:
@@ -125,25 +178,36 @@ def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool
     for number, item in enumerate(items):
         snippet = item.snippet and snippets
         new = item.text if snippet or not item.snippet else item.label
-        out.append(lsp.CompletionItem(
-            label=item.label, kind=_ITEMS[item.kind], detail=item.detail or None, sort_text=f"{number:04}",
-            filter_text=item.label, text_edit=lsp.TextEdit(where, new),
-            insert_text_format=lsp.InsertTextFormat.Snippet if snippet else lsp.InsertTextFormat.PlainText,
-            documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, item.page) if item.page else None))
+        out.append(
+            lsp.CompletionItem(
+                label=item.label,
+                kind=_ITEMS[item.kind],
+                detail=item.detail or None,
+                sort_text=f"{number:04}",
+                filter_text=item.label,
+                text_edit=lsp.TextEdit(where, new),
+                insert_text_format=lsp.InsertTextFormat.Snippet if snippet else lsp.InsertTextFormat.PlainText,
+                documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, item.page) if item.page else None,
+            )
+        )
     return lsp.CompletionList(is_incomplete=False, items=out)
 
 
 def inlay_hint(hint: Hint, text: Text) -> lsp.InlayHint:
-    return lsp.InlayHint(position=position(text.place(hint.span.end)), label=hint.text, tooltip=hint.more,
-                         padding_left=True)
+    return lsp.InlayHint(
+        position=position(text.place(hint.span.end)), label=hint.text, tooltip=hint.more, padding_left=True
+    )
 
 
 def symbol(entry: Entry, text: Text) -> lsp.DocumentSymbol:
     return lsp.DocumentSymbol(
-        name=entry.name, kind=_ENTRIES[entry.kind], detail=entry.detail or None,
+        name=entry.name,
+        kind=_ENTRIES[entry.kind],
+        detail=entry.detail or None,
         range=range_of(text, entry.span.start, entry.span.end),
         selection_range=range_of(text, entry.name_span.start, entry.name_span.end),
-        children=[symbol(child, text) for child in entry.children] or None)
+        children=[symbol(child, text) for child in entry.children] or None,
+    )
 
 
 def semantic_tokens(text: Text) -> list[int]:

@@ -127,8 +127,9 @@ class RecipeServer(LanguageServer):
         try:
             self.state.facts = await asyncio.get_running_loop().run_in_executor(None, facts_of, model)
         except LbdslError as problem:
-            self.window_show_message(lsp.ShowMessageParams(
-                lsp.MessageType.Warning, f"lbdsl: no hints from the model {model}: {problem}"))
+            self.window_show_message(
+                lsp.ShowMessageParams(lsp.MessageType.Warning, f"lbdsl: no hints from the model {model}: {problem}")
+            )
             return
         for document in list(self.state.documents.values()):
             self.set_text(document.uri, document.text, document.version)

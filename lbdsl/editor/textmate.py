@@ -30,19 +30,33 @@ def textmate_grammar() -> dict[str, Any]:
         "fileTypes": ["lbr"],
         "patterns": [
             {"name": "comment.line.number-sign.lbr", "match": "#.*$"},
-            {"name": "string.regexp.lbr", "begin": '~"', "end": '"|$',
-             "patterns": [{"name": "constant.character.escape.lbr", "match": r"\\."}]},
-            {"name": "string.quoted.double.lbr", "begin": '"', "end": '"|$',
-             "patterns": [{"name": "constant.character.escape.lbr", "match": r'\\[\\"nt]'},
-                          {"name": "invalid.illegal.escape.lbr", "match": r"\\."}]},
-            {"match": rf"(:)\s*({'|'.join(sorted(TYPES))})\b",
-             "captures": {"1": {"name": "punctuation.separator.lbr"}, "2": {"name": "storage.type.lbr"}}},
+            {
+                "name": "string.regexp.lbr",
+                "begin": '~"',
+                "end": '"|$',
+                "patterns": [{"name": "constant.character.escape.lbr", "match": r"\\."}],
+            },
+            {
+                "name": "string.quoted.double.lbr",
+                "begin": '"',
+                "end": '"|$',
+                "patterns": [
+                    {"name": "constant.character.escape.lbr", "match": r'\\[\\"nt]'},
+                    {"name": "invalid.illegal.escape.lbr", "match": r"\\."},
+                ],
+            },
+            {
+                "match": rf"(:)\s*({'|'.join(sorted(TYPES))})\b",
+                "captures": {"1": {"name": "punctuation.separator.lbr"}, "2": {"name": "storage.type.lbr"}},
+            },
             {"name": "variable.other.lbr", "match": rf"\${_NAME}"},
             {"name": "entity.name.tag.group.lbr", "match": rf"@{_NAME}"},
             {"name": "support.variable.fact.lbr", "match": rf"{_NAME}(?:\.{_NAME})+"},
             {"name": "variable.parameter.lbr", "match": rf"{_NAME}(?=\s*=(?!=))"},
-            *({"name": "constant.numeric.lbr", "match": numbers[kind]} for kind in
-              ("PERCENT", "QUANTITY", "DECIMAL", "INT")),
+            *(
+                {"name": "constant.numeric.lbr", "match": numbers[kind]}
+                for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")
+            ),
             {"name": "keyword.control.lbr", "match": _any_of(STATEMENTS)},
             {"name": "keyword.operator.word.lbr", "match": _any_of(WORD_OPERATORS)},
             {"name": "keyword.other.lbr", "match": _any_of(words)},

@@ -55,17 +55,28 @@ class Quality:
     def to_json(self) -> dict[str, Any]:
         """The fields of `eval --json` that come from measuring."""
         base, artifact = _exp(self.base_nll.value), _exp(self.nll.value)
-        return _finite({
-            "data": self.data, "data_digest": self.digest, "tokens": self.nll.tokens, "sequences": self.nll.sequences,
-            "perplexity": {"base": base, "artifact": artifact},
-            "nll": {"base": self.base_nll.value, "artifact": self.nll.value},
-            "loss_rise": self.rise.value, "ppl_increase": self.ppl_increase,
-            "kl": self.kl.value, "agreement": self.agreement.value,
-            "stderr": {
-                "perplexity_base": base * self.base_nll.stderr, "perplexity_artifact": artifact * self.nll.stderr,
-                "loss_rise": self.rise.stderr, "ppl_increase": self.ppl_increase_stderr,
-                "kl": self.kl.stderr, "agreement": self.agreement.stderr},
-        })
+        return _finite(
+            {
+                "data": self.data,
+                "data_digest": self.digest,
+                "tokens": self.nll.tokens,
+                "sequences": self.nll.sequences,
+                "perplexity": {"base": base, "artifact": artifact},
+                "nll": {"base": self.base_nll.value, "artifact": self.nll.value},
+                "loss_rise": self.rise.value,
+                "ppl_increase": self.ppl_increase,
+                "kl": self.kl.value,
+                "agreement": self.agreement.value,
+                "stderr": {
+                    "perplexity_base": base * self.base_nll.stderr,
+                    "perplexity_artifact": artifact * self.nll.stderr,
+                    "loss_rise": self.rise.stderr,
+                    "ppl_increase": self.ppl_increase_stderr,
+                    "kl": self.kl.stderr,
+                    "agreement": self.agreement.stderr,
+                },
+            }
+        )
 
 
 def _finite(value: Any) -> Any:
@@ -92,8 +103,7 @@ class _Agreement(LogitsMetric):
 
 
 @torch.inference_mode()
-def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, progress: Report,
-          batch: int = 1) -> Quality:
+def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, progress: Report, batch: int = 1) -> Quality:
     """Compare two hybrid causal language models, or two StreamedModels, on S sequences of N tokens; every token but the
     first of each is predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
     """
@@ -112,9 +122,15 @@ def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, p
             done += len(ids_BN)
             progress(done, ids_SN.shape[0])
     nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, found["nll"], strict=True)]
-    return Quality(data=data, digest=digest, base_nll=_mean(base_nll, "nats/token"), nll=_mean(nll, "nats/token"),
-                   rise=_mean(found["nll"], "nats/token"), kl=_mean(found["kl"], "nats/token"),
-                   agreement=_mean(found["agreement"], "1"))
+    return Quality(
+        data=data,
+        digest=digest,
+        base_nll=_mean(base_nll, "nats/token"),
+        nll=_mean(nll, "nats/token"),
+        rise=_mean(found["nll"], "nats/token"),
+        kl=_mean(found["kl"], "nats/token"),
+        agreement=_mean(found["agreement"], "1"),
+    )
 
 
 _COMPARED: tuple[type[LogitsMetric], ...] = (NextTokenLoss, KullbackLeibler, _Agreement)

@@ -66,16 +66,30 @@ class RunResult:
     moved_aside: Path | None
 
 
-def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str, no_heal: bool, resume: bool,
-             force: bool, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> RunResult:
+def run_plan(
+    plan: Plan,
+    inputs: RunInputs,
+    output: Path,
+    *,
+    lbdsl_version: str,
+    no_heal: bool,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
     """Carry out `plan`, on disk where it can be (see `rewriting_of`), else with the model loaded, and leave the artifact
     at `output`, or at `output`.rejected when a gate failed.
 
     Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
     """
     work = WorkFolder(output)
-    identity = {"plan": plan.digest, "no_heal": no_heal, "lbdsl": lbdsl_version,
-                "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None}
+    identity = {
+        "plan": plan.digest,
+        "no_heal": no_heal,
+        "lbdsl": lbdsl_version,
+        "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None,
+    }
     rewriting = None
     if not (resume and work.has_saved(identity)):
         if inputs.heal_blocks is None:
@@ -85,8 +99,11 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
         if saved is None:
-            saved = (_rewrite(rewriting, inputs, work, progress) if rewriting
-                     else _make(plan, inputs, work, resume, progress, should_stop))
+            saved = (
+                _rewrite(rewriting, inputs, work, progress)
+                if rewriting
+                else _make(plan, inputs, work, resume, progress, should_stop)
+            )
         else:
             progress.say("weights were saved before; going on from there")
         _stop_if(should_stop)
@@ -102,8 +119,9 @@ def run_plan(plan: Plan, inputs: RunInputs, output: Path, *, lbdsl_version: str,
     return RunResult(record, target, aside)
 
 
-def _make(plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress,
-          should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _make(
+    plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
     """Change, heal and save; the model is let go when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
@@ -123,21 +141,44 @@ def _stop_if(should_stop: Callable[[], bool]) -> None:
         raise HealInterrupted
 
 
-def _heal(plan: Plan, inputs: RunInputs, blocks: TokenBlocks, model: Any, work: WorkFolder, resume: bool,
-          progress: Progress, should_stop: Callable[[], bool]) -> tuple[Any, dict[str, Any]]:
+def _heal(
+    plan: Plan,
+    inputs: RunInputs,
+    blocks: TokenBlocks,
+    model: Any,
+    work: WorkFolder,
+    resume: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> tuple[Any, dict[str, Any]]:
     from lbdsl.heal.heal import heal_model
 
     assert plan.heal is not None
     if blocks.passes > 1:
         progress.say(f"healing goes {blocks.passes:.1f} times over {plan.heal.data}")
     with progress.stage("healing") as report, writing(work.heal):
-        healed, summary = heal_model(model, inputs.base(), plan.heal, blocks.ids, passes=blocks.passes,
-                                     folder=work.heal, progress=report, should_stop=should_stop, resume=resume)
+        healed, summary = heal_model(
+            model,
+            inputs.base(),
+            plan.heal,
+            blocks.ids,
+            passes=blocks.passes,
+            folder=work.heal,
+            progress=report,
+            should_stop=should_stop,
+            resume=resume,
+        )
     return healed, {**summary.to_json(), "data": plan.heal.data, "data_digest": blocks.digest}
 
 
-def _save(model: Any, inputs: RunInputs, work: WorkFolder, records: tuple[dict[str, Any], ...],
-          healed: dict[str, Any] | None, progress: Progress) -> dict[str, Any]:
+def _save(
+    model: Any,
+    inputs: RunInputs,
+    work: WorkFolder,
+    records: tuple[dict[str, Any], ...],
+    healed: dict[str, Any] | None,
+    progress: Progress,
+) -> dict[str, Any]:
     notes: dict[str, Any] = {"changes": list(records), "heal": healed}
     with progress.stage("saving"), work.saving(notes) as folder:
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder))
@@ -161,21 +202,34 @@ def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) 
     load = stream_artifact if isinstance(base, StreamedModel) else load_artifact
     artifact = load(work.artifact, plan, device=inputs.device)
     with progress.stage("judging the saved model") as report:
-        return judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report,
-                     batch=inputs.batch)
+        return judge(
+            base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report, batch=inputs.batch
+        )
 
 
-def _record(plan: Plan, saved: dict[str, Any], quality: Quality | None, gate: Gate, lbdsl_version: str,
-            no_heal: bool) -> Record:
+def _record(
+    plan: Plan, saved: dict[str, Any], quality: Quality | None, gate: Gate, lbdsl_version: str, no_heal: bool
+) -> Record:
     judged = gate(quality.post_scores() if quality is not None else {})
     # A broken model's scores may be no numbers, which JSON does not have.
-    asserts = tuple(item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value)
-                    else item for item in judged)
+    asserts = tuple(
+        item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
+        for item in judged
+    )
     failed = any(result.status == "fail" for result in asserts)
-    return Record(lbdsl_version=lbdsl_version, status="rejected" if failed else "accepted", plan_digest=plan.digest,
-                  plan=plan, files=saved["files"], layer_map=tuple(layer.index for layer in plan.layers),
-                  changes=tuple(saved["changes"]), no_heal=no_heal, heal=saved["heal"],
-                  evaluation=quality.to_json() if quality is not None else None, asserts=asserts)
+    return Record(
+        lbdsl_version=lbdsl_version,
+        status="rejected" if failed else "accepted",
+        plan_digest=plan.digest,
+        plan=plan,
+        files=saved["files"],
+        layer_map=tuple(layer.index for layer in plan.layers),
+        changes=tuple(saved["changes"]),
+        no_heal=no_heal,
+        heal=saved["heal"],
+        evaluation=quality.to_json() if quality is not None else None,
+        asserts=asserts,
+    )
 
 
 def _room_needed(plan: Plan, facts: ModelFacts) -> int:
@@ -194,5 +248,6 @@ def _room_needed(plan: Plan, facts: ModelFacts) -> int:
 def check_free(output: Path, force: bool) -> None:
     """LB460 when something is already under the output's name and `force` does not move it aside."""
     if output.exists() and not force:
-        raise fail("LB460", f"{output} exists",
-                   help=("choose another folder with -o", "add --force to move it aside first"))
+        raise fail(
+            "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
+        )

@@ -43,8 +43,11 @@ class WorkFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise fail("LB461", f"another lbdsl is at work on {self.output}",
-                           help="wait for it, or choose another folder with -o") from None
+                raise fail(
+                    "LB461",
+                    f"another lbdsl is at work on {self.output}",
+                    help="wait for it, or choose another folder with -o",
+                ) from None
             self._begin(identity, resume, force)
             yield
         finally:
@@ -53,16 +56,22 @@ class WorkFolder:
     def _begin(self, identity: dict[str, Any], resume: bool, force: bool) -> None:
         if self._run.is_file():
             if not resume and not force:
-                raise fail("LB462", f"{self.path} holds a run that was cut off",
-                           help=("add --resume to go on with it", "add --force to throw it away"))
+                raise fail(
+                    "LB462",
+                    f"{self.path} holds a run that was cut off",
+                    help=("add --resume to go on with it", "add --force to throw it away"),
+                )
             # With --force alone nothing of it is looked at: it may be what is broken.
             before = _read_json(self._run) if resume else {}
             if before == identity:
                 return
             if resume and not force:
                 names = ", ".join(sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k)))
-                raise fail("LB462", f"{self.path} holds another run: it differs in {names}",
-                           help="repeat the command that was cut off, or add --force to throw that run away")
+                raise fail(
+                    "LB462",
+                    f"{self.path} holds another run: it differs in {names}",
+                    help="repeat the command that was cut off, or add --force to throw that run away",
+                )
         with writing(self.path):
             for leftover in (self.heal, self.artifact, self.artifact.with_suffix(".tmp")):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -71,8 +80,9 @@ class WorkFolder:
 
     def has_saved(self, identity: dict[str, Any]) -> bool:
         """Whether a run of this `identity` was cut off after its weights were saved."""
-        return (self.artifact.is_dir() and self._saved.is_file() and self._run.is_file()
-                and _read_json(self._run) == identity)
+        return (
+            self.artifact.is_dir() and self._saved.is_file() and self._run.is_file() and _read_json(self._run) == identity
+        )
 
     def saved(self) -> dict[str, Any] | None:
         """What was noted when the weights were saved, or None when that has not happened yet."""
@@ -95,8 +105,11 @@ class WorkFolder:
             aside = None
             if target.exists():
                 if not replace:
-                    raise fail("LB460", f"{target} appeared while this run was at work",
-                               help="move it away and run again with --resume")
+                    raise fail(
+                        "LB460",
+                        f"{target} appeared while this run was at work",
+                        help="move it away and run again with --resume",
+                    )
                 aside = free_name(target, "old")
                 target.rename(aside)
             self.artifact.rename(target)
@@ -143,8 +156,11 @@ def check_room(output: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         from lbdsl.core.units import bytes_text
 
-        raise fail("LB463", f"{existing} has {bytes_text(free)} free, and this run may need {bytes_text(needed_bytes)}",
-                   help="free space, or choose another folder with -o")
+        raise fail(
+            "LB463",
+            f"{existing} has {bytes_text(free)} free, and this run may need {bytes_text(needed_bytes)}",
+            help="free space, or choose another folder with -o",
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,5 +174,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as problem:
-        raise fail("LB462", f"{path} cannot be read: {problem}",
-                   help="add --force to throw the unfinished run away") from None
+        raise fail(
+            "LB462", f"{path} cannot be read: {problem}", help="add --force to throw the unfinished run away"
+        ) from None

@@ -13,13 +13,27 @@ def export_card(record: Record, kind: str, how_to_load: str) -> str:
     """README.md of an export, from the artifact's record."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
-    lines = ["---", f"base_model: {base_name(plan.model)}", "tags: [lbdsl, compressed]", "---", "",
-             f"# {plan.model.name or plan.model.source}, compressed by `{name}`, as {kind}", ""]
+    lines = [
+        "---",
+        f"base_model: {base_name(plan.model)}",
+        "tags: [lbdsl, compressed]",
+        "---",
+        "",
+        f"# {plan.model.name or plan.model.source}, compressed by `{name}`, as {kind}",
+        "",
+    ]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed.", ""]
-    lines += [f"Exported by lbdsl {record.lbdsl_version} from an artifact of the plan `{plan.digest[:16]}`. "
-              "Load it with", "", f"    {how_to_load}", "",
-              "## Layers", "", "| layers | what became of them |", "|---|---|"]
+    lines += [
+        f"Exported by lbdsl {record.lbdsl_version} from an artifact of the plan `{plan.digest[:16]}`. Load it with",
+        "",
+        f"    {how_to_load}",
+        "",
+        "## Layers",
+        "",
+        "| layers | what became of them |",
+        "|---|---|",
+    ]
     done: dict[str, list[str]] = {}
     for layer in plan.layers:
         actions = " + ".join(planned.action.text() for planned in layer.actions if not planned.action.keeps)
@@ -28,10 +42,20 @@ def export_card(record: Record, kind: str, how_to_load: str) -> str:
     lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]
     if record.evaluation is not None:
         perplexity = record.evaluation["perplexity"]
-        shown = [f"{value:.2f}" if value is not None else "not a number"
-                 for value in (perplexity["base"], perplexity["artifact"])]
+        shown = [
+            f"{value:.2f}" if value is not None else "not a number"
+            for value in (perplexity["base"], perplexity["artifact"])
+        ]
         lines += [f"Perplexity on `{record.evaluation['data']}`: base {shown[0]}, this model {shown[1]}.", ""]
     healed = record.heal
-    lines += [f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.", "",
-              "## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
+    lines += [
+        f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.",
+        "",
+        "## Recipe",
+        "",
+        "```lbr",
+        plan.recipe.text.rstrip("\n"),
+        "```",
+        "",
+    ]
     return "\n".join(lines)

@@ -16,26 +16,38 @@ from lbdsl.export.reasons import first_attention, layers_text, one_window, own_m
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
 
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "llama": {}, "mistral": {},
-    # Qwen2 has biases at queries, keys and values, none at the output; its config.json does not say so.
-    "qwen2": {"qkv_bias": True, "attention_bias": False},
-})
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "llama": {},
+        "mistral": {},
+        # Qwen2 has biases at queries, keys and values, none at the output; its config.json does not say so.
+        "qwen2": {"qkv_bias": True, "attention_bias": False},
+    }
+)
 """Families whose layers are DeciLM's, by `model_type`, with what their configuration takes for granted."""
 
-LACKS: Mapping[str, str] = MappingProxyType({
-    "qwen3": "the norms of queries and keys",
-    "smollm3": "layers without rotary embeddings",
-    "phi3": "fused projections and their scaled rotary embeddings",
-    "gemma2": "norms after each sub-block and capped logits",
-    "gemma3_text": "norms after each sub-block and of queries and keys",
-    "olmo3": "norms after each sub-block instead of before",
-})
+LACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "qwen3": "the norms of queries and keys",
+        "smollm3": "layers without rotary embeddings",
+        "phi3": "fused projections and their scaled rotary embeddings",
+        "gemma2": "norms after each sub-block and capped logits",
+        "gemma3_text": "norms after each sub-block and of queries and keys",
+        "olmo3": "norms after each sub-block instead of before",
+    }
+)
 """What DeciLM has no place for, by family."""
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-_DROPPED_FIELDS = ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "per_layer_config",
-                   "transformers_version", "lbdsl")
+_DROPPED_FIELDS = (
+    "layer_types",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "per_layer_config",
+    "transformers_version",
+    "lbdsl",
+)
 
 
 class DeciLM(Exporter):
@@ -56,8 +68,14 @@ class DeciLM(Exporter):
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         where = "DeciLM"
-        return (*_family(subject), *own_mixers(subject, where), *first_attention(subject, where),
-                *sink_tokens(subject, where), *one_window(subject, where), *_sglang(subject))
+        return (
+            *_family(subject),
+            *own_mixers(subject, where),
+            *first_attention(subject, where),
+            *sink_tokens(subject, where),
+            *one_window(subject, where),
+            *_sglang(subject),
+        )
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -110,8 +128,13 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
     family = subject.facts.family
     if family not in FAMILIES:
         lacks = LACKS.get(family, "this family's layers")
-        return (error("LB506", f"DeciLM has no place for {lacks}, which {family} models have",
-                      help=f"DeciLM can say: {', '.join(FAMILIES)}; see `plan --target vllm` for lbdsl's plug-in"),)
+        return (
+            error(
+                "LB506",
+                f"DeciLM has no place for {lacks}, which {family} models have",
+                help=f"DeciLM can say: {', '.join(FAMILIES)}; see `plan --target vllm` for lbdsl's plug-in",
+            ),
+        )
     found = []
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
@@ -127,8 +150,13 @@ def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
     """LB510: what SGLang makes of the same files."""
     windowed = [i for i in range(len(subject.specs)) if subject.attention(i) == "swa"]
     if windowed:
-        return (note("LB510", f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
-                        help="serve this export with vLLM only"),)
+        return (
+            note(
+                "LB510",
+                f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
+                help="serve this export with vLLM only",
+            ),
+        )
     if ffn_mult(subject.facts.hidden, subject.facts.intermediate) is None:
         return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {subject.facts.intermediate}"),)
     if subject.config.get("mlp_bias"):

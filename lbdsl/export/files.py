@@ -13,8 +13,17 @@ from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
 from lbdsl.model.source import TEMPLATE_FOLDER
 from lbdsl.rewrite.copying import link_or_copy
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-                   "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 """Files of transformers' tokenizers and their chat templates, where there are any."""
 
 GENERATION_FILE = "generation_config.json"
@@ -29,8 +38,13 @@ def weight_names(artifact: Path) -> tuple[str, ...]:
 def companions(artifact: Path) -> tuple[str, ...]:
     """Tokenizer, chat template and generation settings that the artifact has."""
     names = [name for name in (*TOKENIZER_FILES, GENERATION_FILE) if (artifact / name).is_file()]
-    names += sorted(f"{folder.name}/{path.name}" for folder in [artifact / TEMPLATE_FOLDER]
-                    if folder.is_dir() for path in folder.iterdir() if path.is_file())
+    names += sorted(
+        f"{folder.name}/{path.name}"
+        for folder in [artifact / TEMPLATE_FOLDER]
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.is_file()
+    )
     return tuple(names)
 
 
@@ -40,6 +54,7 @@ def link_files(source: Path, output: Path, names: Iterable[str], progress: Repor
     total = max(sum((source / name).stat().st_size for name in names), 1)
     done = 0
     for name in names:
+
         def tell(count: int, name: str = name) -> None:
             nonlocal done
             done += count

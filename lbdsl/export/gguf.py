@@ -51,8 +51,9 @@ class Gguf(Exporter):
         return f"llama-cli -fa on -m {output / FILE}"
 
 
-def write_model(artifact: Path, target: Target, path: Path, *, numbers: str | None = None,
-                progress: Report | None = None) -> None:
+def write_model(
+    artifact: Path, target: Target, path: Path, *, numbers: str | None = None, progress: Report | None = None
+) -> None:
     """Write the artifact as `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
     tensors = read_tensors(artifact)
     odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)

@@ -8,8 +8,17 @@ from lbdsl.export.gguf_architectures import GRANITE_SWA
 from lbdsl.export.gguf_rope import scaling_fields
 from lbdsl.export.gguf_target import ZERO_WIDTH, Target
 
-_EPSILON = {"mistral": 1e-6, "qwen2": 1e-6, "qwen3": 1e-6, "gemma2": 1e-6, "gemma3_text": 1e-6, "llama": 1e-6,
-            "smollm3": 1e-6, "phi3": 1e-5, "olmo3": 1e-5}
+_EPSILON = {
+    "mistral": 1e-6,
+    "qwen2": 1e-6,
+    "qwen3": 1e-6,
+    "gemma2": 1e-6,
+    "gemma3_text": 1e-6,
+    "llama": 1e-6,
+    "smollm3": 1e-6,
+    "phi3": 1e-5,
+    "olmo3": 1e-5,
+}
 """transformers' rms_norm_eps where a configuration names none."""
 
 
@@ -18,13 +27,20 @@ def model_fields(target: Target) -> dict[str, Any]:
     sizes, config, architecture = target.layout.sizes, target.config, target.architecture
     heads = [sizes.heads if attends or first else 0 for first, attends in _first(target)]
     fields: dict[str, Any] = {
-        "block_count": len(target.layers), "context_length": sizes.positions, "embedding_length": sizes.hidden,
-        "vocab_size": sizes.vocab, "attention.head_count": sizes.heads, "attention.head_count_kv": sizes.kv_heads,
-        "attention.key_length": sizes.head_dim, "attention.value_length": sizes.head_dim,
-        "rope.dimension_count": sizes.head_dim, "rope.freq_base": target.rope.theta,
+        "block_count": len(target.layers),
+        "context_length": sizes.positions,
+        "embedding_length": sizes.hidden,
+        "vocab_size": sizes.vocab,
+        "attention.head_count": sizes.heads,
+        "attention.head_count_kv": sizes.kv_heads,
+        "attention.key_length": sizes.head_dim,
+        "attention.value_length": sizes.head_dim,
+        "rope.dimension_count": sizes.head_dim,
+        "rope.freq_base": target.rope.theta,
         "feed_forward_length": sizes.intermediate,
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", _EPSILON[target.layout.family.model_type])),
-        **scaling_fields(target.rope)}
+        **scaling_fields(target.rope),
+    }
     if architecture.drops:
         fields["attention.head_count"] = heads
         fields["attention.head_count_kv"] = [sizes.kv_heads if attends else 0 for attends in target.attends]
@@ -44,8 +60,10 @@ def model_fields(target: Target) -> dict[str, Any]:
         usual = 30.0 if target.layout.family.model_type == "gemma2" else None
         cap = config.get("final_logit_softcapping", usual)
         fields["final_logit_softcapping"] = float(cap) if cap else 0.0
-    return {"general.architecture": architecture.name,
-            **{f"{architecture.name}.{key}": value for key, value in fields.items()}}
+    return {
+        "general.architecture": architecture.name,
+        **{f"{architecture.name}.{key}": value for key, value in fields.items()},
+    }
 
 
 def _first(target: Target) -> list[tuple[bool, bool]]:

@@ -47,11 +47,16 @@ def rope_of(config: Mapping[str, Any], layer_type: str | None = None) -> Rope:
         given = given[layer_type]
     kind = given.get("rope_type", given.get("type", "default"))
     partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    rest = {key: value for key, value in given.items() if value is not None
-            and key not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")}
+    rest = {
+        key: value
+        for key, value in given.items()
+        if value is not None and key not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+    }
     if kind in ("llama3", "yarn"):
-        rest.setdefault("original_max_position_embeddings",
-                        config.get("original_max_position_embeddings", config.get("max_position_embeddings")))
+        rest.setdefault(
+            "original_max_position_embeddings",
+            config.get("original_max_position_embeddings", config.get("max_position_embeddings")),
+        )
     return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
 
 
@@ -79,8 +84,11 @@ def scaling_fields(rope: Rope) -> dict[str, Any]:
     if rope.kind == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
     if rope.kind == "yarn":
-        return {"rope.scaling.type": "yarn", "rope.scaling.factor": rope.factor,
-                "rope.scaling.original_context_length": int(rope.rest["original_max_position_embeddings"])}
+        return {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": rope.factor,
+            "rope.scaling.original_context_length": int(rope.rest["original_max_position_embeddings"]),
+        }
     return {"rope.scaling.type": "none"}
 
 

@@ -47,16 +47,24 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     family, sizes = layout.family.model_type, layout.sizes
     left = tuple(i for i in range(len(subject.specs)) if subject.attention(i) != "none" or subject.has_mlp(i))
     # A window beyond all positions is none, except where it decides the rotary embeddings.
-    windows = {i: subject.specs[i]["window"] for i in left if subject.attention(i) == "swa"
-               and (subject.specs[i]["window"] < sizes.positions or family in TWO_KINDS)}
+    windows = {
+        i: subject.specs[i]["window"]
+        for i in left
+        if subject.attention(i) == "swa" and (subject.specs[i]["window"] < sizes.positions or family in TWO_KINDS)
+    }
     dropped = tuple(i for i in left if subject.attention(i) == "none")
     alone = tuple(i for i in left if not subject.has_mlp(i))
     found = list(_refusals(subject, left, windows, dropped, alone))
     turns = _turns(config, family, left)
     architecture, why = _choose(family, bool(windows), bool(dropped or alone), all(turns) or _every_fourth(turns))
     if family not in NATIVE:
-        found.append(error("LB520", f"llama.cpp export is not written for the {family} family",
-                           help=f"written for: {', '.join(sorted(NATIVE))}"))
+        found.append(
+            error(
+                "LB520",
+                f"llama.cpp export is not written for the {family} family",
+                help=f"written for: {', '.join(sorted(NATIVE))}",
+            )
+        )
     elif architecture is None:
         found.append(error("LB520", why, help="keep those layers, or export to another engine"))
     found += _rope_refusals(subject, family, config, architecture, left, windows)
@@ -66,27 +74,49 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     if architecture is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
     two = family in TWO_KINDS
-    return Diagnosed(Target(
-        architecture, layout, config, left, tuple(i not in dropped for i in left), tuple(i not in alone for i in left),
-        tuple(i in windows for i in left), turns, next(iter(windows.values()), None),
-        rope_of(config, "full_attention" if two else None), rope_of(config, "sliding_attention") if two else None),
-        tuple(found))
+    return Diagnosed(
+        Target(
+            architecture,
+            layout,
+            config,
+            left,
+            tuple(i not in dropped for i in left),
+            tuple(i not in alone for i in left),
+            tuple(i in windows for i in left),
+            turns,
+            next(iter(windows.values()), None),
+            rope_of(config, "full_attention" if two else None),
+            rope_of(config, "sliding_attention") if two else None,
+        ),
+        tuple(found),
+    )
 
 
-def _refusals(subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...],
-              alone: tuple[int, ...]) -> list[Diagnostic]:
+def _refusals(
+    subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...], alone: tuple[int, ...]
+) -> list[Diagnostic]:
     found = [*own_mixers(subject, "llama.cpp"), *sink_tokens(subject, "llama.cpp")]
     if not left:
         found.append(error("LB524", "no layer is left", help="keep at least one"))
     sizes = sorted(set(windows.values()))
     if len(sizes) > 1:
-        found.append(error("LB504", f"llama.cpp has one window size a model; this plan has {', '.join(map(str, sizes))}",
-                           help="give every windowed layer the same window"))
+        found.append(
+            error(
+                "LB504",
+                f"llama.cpp has one window size a model; this plan has {', '.join(map(str, sizes))}",
+                help="give every windowed layer the same window",
+            )
+        )
     changed = sorted({*dropped, *alone})
     if windows and changed:
-        found.append(error("LB521", f"no architecture of llama.cpp has both windows ({layers_text(windows)}) and layers "
-                           f"without attention or MLP ({layers_text(changed)})",
-                           help="choose one of the two, or drop whole layers: those simply go"))
+        found.append(
+            error(
+                "LB521",
+                f"no architecture of llama.cpp has both windows ({layers_text(windows)}) and layers "
+                f"without attention or MLP ({layers_text(changed)})",
+                help="choose one of the two, or drop whole layers: those simply go",
+            )
+        )
     return found
 
 
@@ -98,13 +128,16 @@ def _choose(family: str, windows: bool, incomplete: bool, usual_rope: bool) -> t
     if incomplete:
         if family in LLAMA_LIKE:
             return DECI, ""
-        return None, (f"llama.cpp's only architecture with layers that lack attention or MLP, deci, does not have "
-                      f"{family}'s particulars: {NOT_LLAMA_LIKE[family]}")
+        return None, (
+            f"llama.cpp's only architecture with layers that lack attention or MLP, deci, does not have "
+            f"{family}'s particulars: {NOT_LLAMA_LIKE[family]}"
+        )
     if (windows and not native.windows) or not usual_rope:
         if family in LLAMA_LIKE or family == "smollm3":
             return GRANITE_SWA, ""
-        return None, (f"no architecture of llama.cpp has windows together with {family}'s particulars: "
-                      f"{NOT_LLAMA_LIKE[family]}")
+        return None, (
+            f"no architecture of llama.cpp has windows together with {family}'s particulars: {NOT_LLAMA_LIKE[family]}"
+        )
     return native, ""
 
 
@@ -121,8 +154,14 @@ def _every_fourth(turns: tuple[bool, ...]) -> bool:
     return all(turn == ((i + 1) % 4 != 0) for i, turn in enumerate(turns))
 
 
-def _rope_refusals(subject: Subject, family: str, config: Mapping[str, Any], architecture: Architecture | None,
-                   left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
+def _rope_refusals(
+    subject: Subject,
+    family: str,
+    config: Mapping[str, Any],
+    architecture: Architecture | None,
+    left: tuple[int, ...],
+    windows: Mapping[int, int],
+) -> list[Diagnostic]:
     kinds = ("full_attention", "sliding_attention") if family in TWO_KINDS else (None,)
     ropes = [rope_of(config, kind) for kind in kinds]
     found = []
@@ -134,29 +173,38 @@ def _rope_refusals(subject: Subject, family: str, config: Mapping[str, Any], arc
         if problem is None and kind == "full_attention" and rope.kind == "yarn" and family == "gemma3_text":
             problem = "YaRN in one kind of layers"
         if problem is not None and architecture is not None:
-            found.append(error("LB523", f"llama.cpp's {architecture.name} cannot compute {problem}",
-                               help="the model needs another engine"))
+            found.append(
+                error(
+                    "LB523",
+                    f"llama.cpp's {architecture.name} cannot compute {problem}",
+                    help="the model needs another engine",
+                )
+            )
     if len(ropes) > 1 and (ropes[0] != ropes[1]):
         retyped = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
         if retyped:
-            found.append(error("LB523", f"in {family} a layer's window decides its rotary embeddings, and llama.cpp has it "
-                               f"the same way: {layers_text(retyped)} would get the wrong ones",
-                               help="window only layers that have a window in the base model, all of them alike"))
+            found.append(
+                error(
+                    "LB523",
+                    f"in {family} a layer's window decides its rotary embeddings, and llama.cpp has it "
+                    f"the same way: {layers_text(retyped)} would get the wrong ones",
+                    help="window only layers that have a window in the base model, all of them alike",
+                )
+            )
     return found
 
 
-def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Architecture,
-                    layers: int) -> list[Diagnostic]:
+def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Architecture, layers: int) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     sizes, family = layout.sizes, layout.family.model_type
 
     def refuse(what: str) -> None:
-        found.append(error("LB524", f"llama.cpp's {architecture.name} cannot compute {what}",
-                           help="the model needs another engine"))
+        found.append(
+            error("LB524", f"llama.cpp's {architecture.name} cannot compute {what}", help="the model needs another engine")
+        )
 
     activation = config.get("hidden_activation") or config.get("hidden_act") or architecture.activation
-    if activation != architecture.activation and not (
-            architecture.activation == "silu" and activation == "swish"):
+    if activation != architecture.activation and not (architecture.activation == "silu" and activation == "swish"):
         refuse(f"the activation {activation!r}; it has {architecture.activation}")
     if architecture.square and sizes.query != sizes.hidden:
         refuse(f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: it wants them equal")
@@ -171,8 +219,9 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Arc
         wanted = sizes.hidden / sizes.heads if layers == _BIGGEST[family] else sizes.head_dim
         if float(scale) != float(wanted):
             refuse(f"query_pre_attn_scalar {scale} in {layers} layers; it takes {wanted:g}")
-    if family == "gemma2" and not (config.get("attn_logit_softcapping", 50.0) and
-                                   config.get("final_logit_softcapping", 30.0)):
+    if family == "gemma2" and not (
+        config.get("attn_logit_softcapping", 50.0) and config.get("final_logit_softcapping", 30.0)
+    ):
         refuse("Gemma 2 without caps on scores and logits")
     if family == "gemma3_text" and config.get("attn_logit_softcapping"):
         refuse("a cap on scores")
@@ -184,9 +233,19 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Arc
 def _notes(dropped: tuple[int, ...], alone: tuple[int, ...], left: tuple[int, ...]) -> list[Diagnostic]:
     found = []
     if left and left[0] in dropped:
-        found.append(note("LB525", f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention "
-                          "is written with a matrix of zeros: the same results and no cache, for hidden x hidden weights"))
+        found.append(
+            note(
+                "LB525",
+                f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention "
+                "is written with a matrix of zeros: the same results and no cache, for hidden x hidden weights",
+            )
+        )
     if alone:
-        found.append(note("LB525", f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: "
-                          "llama.cpp would lose their attention"))
+        found.append(
+            note(
+                "LB525",
+                f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: "
+                "llama.cpp would lose their attention",
+            )
+        )
     return found

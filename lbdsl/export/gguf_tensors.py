@@ -48,8 +48,10 @@ def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutT
     if tied and embedding not in tensors:
         # Either name of a tied pair may be the one that is there.
         embedding = family.head.name
-    found = [whole("token_embd.weight", embedding),
-             whole("output_norm.weight", family.other[0].name, target.architecture.norm_offset)]
+    found = [
+        whole("token_embd.weight", embedding),
+        whole("output_norm.weight", family.other[0].name, target.architecture.norm_offset),
+    ]
     if not tied or target.architecture.head_always:
         found.append(whole("output.weight", embedding if tied else family.head.name))
     divisors = frequency_divisors(target.rope, sizes.head_dim)
@@ -95,13 +97,17 @@ def _constants(target: Target, place: int, sizes: Sizes) -> list[OutTensor]:
     block, hidden = f"blk.{place}.", sizes.hidden
     found = []
     if not target.attends[place] and place == 0:
-        found += [OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
-                  OutTensor(f"{block}attn_output.weight", (hidden, hidden))]
+        found += [
+            OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
+            OutTensor(f"{block}attn_output.weight", (hidden, hidden)),
+        ]
     if not target.feeds[place]:
-        found += [OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
-                  OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),
-                  OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
-                  OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH))]
+        found += [
+            OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
+            OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),
+            OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
+            OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH)),
+        ]
     if target.architecture is GRANITE_SWA:
         found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
     return found

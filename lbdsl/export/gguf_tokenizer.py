@@ -25,16 +25,27 @@ def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any], name: 
     Raises LbdslError with LB522 for what llama.cpp would tokenize otherwise: it is never a guess.
     """
     if not (folder / "tokenizer.json").is_file():
-        raise fail("LB522", f"{folder} has no tokenizer.json",
-                   help="load the tokenizer with transformers and save it as a fast one")
+        raise fail(
+            "LB522",
+            f"{folder} has no tokenizer.json",
+            help="load the tokenizer with transformers and save it as a fast one",
+        )
     tokenizer = read_json_object(folder / "tokenizer.json", "LB522")
-    settings = (read_json_object(folder / "tokenizer_config.json", "LB522")
-                if (folder / "tokenizer_config.json").is_file() else {})
+    settings = (
+        read_json_object(folder / "tokenizer_config.json", "LB522") if (folder / "tokenizer_config.json").is_file() else {}
+    )
     model = tokenizer.get("model") or {}
-    if model.get("type") != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix") or model.get(
-            "end_of_word_suffix"):
-        raise fail("LB522", f"the tokenizer is a {model.get('type', 'model without type')} with settings that the export "
-                   "does not write", help="byte-pair tokenizers are written: byte-level ones and SentencePiece's")
+    if (
+        model.get("type") != "BPE"
+        or model.get("dropout")
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
+        raise fail(
+            "LB522",
+            f"the tokenizer is a {model.get('type', 'model without type')} with settings that the export does not write",
+            help="byte-pair tokenizers are written: byte-level ones and SentencePiece's",
+        )
     if not model.get("merges"):
         raise fail("LB522", "the tokenizer has no merges; llama.cpp does not load one without")
     tokens, types = _tokens(tokenizer, vocab)
@@ -68,21 +79,28 @@ def _engine_name(name: str, tokenizer: Mapping[str, Any]) -> str:
     stripping = {token["content"] for token in added if token.get("rstrip")}
     if any(token.get("lstrip") for token in added):
         raise fail("LB522", "an added token of the tokenizer takes spaces before it away; llama.cpp cannot")
-    plain = re.sub("(phi)-?(3)|(modern)-(bert)", lambda found: "_".join(filter(None, found.groups())), name,
-                   flags=re.IGNORECASE)
+    plain = re.sub(
+        "(phi)-?(3)|(modern)-(bert)", lambda found: "_".join(filter(None, found.groups())), name, flags=re.IGNORECASE
+    )
     if not stripping:
         return plain
     if stripping != {token["content"] for token in added} - {"<s>", "<unk>", "<|endoftext|>"} or "</s>" not in stripping:
-        raise fail("LB522", f"{len(stripping)} added tokens of the tokenizer take spaces behind them away, others do not; "
-                   "llama.cpp does so only for Phi-3's")
+        raise fail(
+            "LB522",
+            f"{len(stripping)} added tokens of the tokenizer take spaces behind them away, others do not; "
+            "llama.cpp does so only for Phi-3's",
+        )
     return name if re.search("phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"
 
 
 def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     name = pre_tokenizer_name(tokenizer)
     if name is None:
-        raise fail("LB522", f"llama.cpp's way of splitting text like this tokenizer is not known: {described(tokenizer)}",
-                   help=f"known: {', '.join(KNOWN)}")
+        raise fail(
+            "LB522",
+            f"llama.cpp's way of splitting text like this tokenizer is not known: {described(tokenizer)}",
+            help=f"known: {', '.join(KNOWN)}",
+        )
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": _merges(tokenizer)}
 
 
@@ -114,8 +132,12 @@ def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -
     unknown = tokenizer["model"].get("unk_token")
     if unknown in tokens:
         types[tokens.index(unknown)] = UNKNOWN
-    return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
-            "tokenizer.ggml.add_space_prefix": _space_first(tokenizer)}
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.add_space_prefix": _space_first(tokenizer),
+    }
 
 
 def _space_first(tokenizer: Mapping[str, Any]) -> bool:
@@ -143,8 +165,11 @@ def _space_first(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _odd_pieces(tokenizer: Mapping[str, Any]) -> LbdslError:
-    return fail("LB522", f"llama.cpp does not prepare text as this SentencePiece tokenizer does: {described(tokenizer)}",
-                help="known: spaces replaced by U+2581, with or without one before the text")
+    return fail(
+        "LB522",
+        f"llama.cpp does not prepare text as this SentencePiece tokenizer does: {described(tokenizer)}",
+        help="known: spaces replaced by U+2581, with or without one before the text",
+    )
 
 
 def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
@@ -175,8 +200,11 @@ def _added_around(tokenizer: Mapping[str, Any], special: Mapping[str, Any], ids:
                     continue
                 token = item["SpecialToken"]["id"]
                 if around[where] or ids.get(token) != special.get(f"tokenizer.ggml.{where}_token_id"):
-                    raise fail("LB522", f"the tokenizer puts {token[:40]!a} around a text; llama.cpp puts one "
-                               "begin-of-text token before it and one end-of-text token behind")
+                    raise fail(
+                        "LB522",
+                        f"the tokenizer puts {token[:40]!a} around a text; llama.cpp puts one "
+                        "begin-of-text token before it and one end-of-text token behind",
+                    )
                 around[where] = True
         elif step.get("type") != "ByteLevel":
             raise fail("LB522", f"the tokenizer's post-processor {step.get('type')} is not known")

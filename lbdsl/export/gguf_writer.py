@@ -22,8 +22,14 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _SOURCE_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
 
 
-def write_gguf(path: Path, fields: Mapping[str, Any], tensors: Sequence[OutTensor], folder: Path,
-               numbers: str | None = None, report: Report | None = None) -> None:
+def write_gguf(
+    path: Path,
+    fields: Mapping[str, Any],
+    tensors: Sequence[OutTensor],
+    folder: Path,
+    numbers: str | None = None,
+    report: Report | None = None,
+) -> None:
     """Write `fields` and `tensors`, whose sources lie in `folder`, to `path`.
 
     Vectors are written as float32, as llama.cpp wants them. Matrices become `numbers` ("F32", "F16" or "BF16"), or without
@@ -65,8 +71,9 @@ def number_type(folder: Path, tensor: OutTensor) -> str:
     return "F16"
 
 
-def _write_data(path: Path, kinds: Sequence[str], tensors: Sequence[OutTensor], folder: Path,
-                report: Report | None) -> None:
+def _write_data(
+    path: Path, kinds: Sequence[str], tensors: Sequence[OutTensor], folder: Path, report: Report | None
+) -> None:
     """The data of the tensors in order, each padded to GGUF's alignment of 32 bytes."""
     total = max(sum(math.prod(t.shape) for t in tensors), 1)
     done = 0
@@ -113,8 +120,9 @@ def _mapped(folder: Path, info: TensorInfo) -> Any:
     import numpy as np
 
     dtype = np.dtype(_SOURCE_TYPES[info.dtype])
-    return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start,
-                     shape=(info.stop - info.start,)).view(dtype)
+    return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start, shape=(info.stop - info.start,)).view(
+        dtype
+    )
 
 
 def _widened(part: Any) -> Any:

@@ -33,8 +33,18 @@ SWITCHED = frozenset({"qwen2", "qwen3", "smollm3"})
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
-_OURS = ("lbdsl", "auto_map", "per_layer_config", "is_hybrid_swa", "hybrid_layer_pattern", "_name_or_path",
-         "_model_name_or_path", "sliding_window_pattern", "_sliding_window_pattern", "max_window_layers")
+_OURS = (
+    "lbdsl",
+    "auto_map",
+    "per_layer_config",
+    "is_hybrid_swa",
+    "hybrid_layer_pattern",
+    "_name_or_path",
+    "_model_name_or_path",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+    "max_window_layers",
+)
 """Fields that are ours, or from which a class would derive layers that are given by name here."""
 
 
@@ -92,8 +102,13 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     everything = range(len(subject.specs))
     left = tuple(i for i in everything if subject.attention(i) != "none" or subject.has_mlp(i))
     windows = {i: subject.specs[i]["window"] for i in left if subject.attention(i) == "swa"}
-    found = [*own_mixers(subject, WHERE), *sink_tokens(subject, WHERE), *one_window(subject, WHERE),
-             *_half_layers(subject, left), *_retyped(subject, family, left, windows)]
+    found = [
+        *own_mixers(subject, WHERE),
+        *sink_tokens(subject, WHERE),
+        *one_window(subject, WHERE),
+        *_half_layers(subject, left),
+        *_retyped(subject, family, left, windows),
+    ]
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
     if stock is None:
         found.append(_no_class(family, windows))
@@ -109,12 +124,18 @@ def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
     found = []
     if not left:
         found.append(error("LB530", "no layer is left", help="keep at least one"))
-    for part, layers in (("attention", [i for i in left if subject.attention(i) == "none"]),
-                         ("MLP", [i for i in left if not subject.has_mlp(i)])):
+    for part, layers in (
+        ("attention", [i for i in left if subject.attention(i) == "none"]),
+        ("MLP", [i for i in left if not subject.has_mlp(i)]),
+    ):
         if layers:
-            found.append(error("LB530", f"{WHERE} has attention and MLP in every layer, and there is no {part} in "
-                               f"{layers_text(layers)}",
-                               help="drop whole layers, or load the artifact itself with trust_remote_code=True"))
+            found.append(
+                error(
+                    "LB530",
+                    f"{WHERE} has attention and MLP in every layer, and there is no {part} in {layers_text(layers)}",
+                    help="drop whole layers, or load the artifact itself with trust_remote_code=True",
+                )
+            )
     return found
 
 
@@ -125,9 +146,14 @@ def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapp
     wrong = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
     if not wrong:
         return []
-    return [error("LB523", f"in {family} a layer's type decides its window and its rotary embeddings: "
-                  f"{layers_text(wrong)} would get the wrong ones",
-                  help="window only layers that have a window in the base model")]
+    return [
+        error(
+            "LB523",
+            f"in {family} a layer's type decides its window and its rotary embeddings: "
+            f"{layers_text(wrong)} would get the wrong ones",
+            help="window only layers that have a window in the base model",
+        )
+    ]
 
 
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None:
@@ -142,19 +168,27 @@ def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None
 
 def _no_class(family: str, windows: Mapping[int, int]) -> Diagnostic:
     why = "because of its biases" if family in AS_MINISTRAL else "which has one mask for all layers"
-    return error("LB530", f"no stock class of transformers computes windows in {layers_text(windows)} of this {family} "
-                 f"model, {why}", help="load the artifact itself with trust_remote_code=True")
+    return error(
+        "LB530",
+        f"no stock class of transformers computes windows in {layers_text(windows)} of this {family} model, {why}",
+        help="load the artifact itself with trust_remote_code=True",
+    )
 
 
-def _stock_config(config: Mapping[str, Any], layout: Layout, stock: str, left: tuple[int, ...],
-                  windows: Mapping[int, int]) -> dict[str, Any]:
+def _stock_config(
+    config: Mapping[str, Any], layout: Layout, stock: str, left: tuple[int, ...], windows: Mapping[int, int]
+) -> dict[str, Any]:
     """The base's configuration with the layers that are left, everything about them said and nothing derived."""
     new = {key: value for key, value in config.items() if key not in _OURS}
     sizes, names = layout.sizes, layout.family.sizes
     # Defaults differ between families, so what one class left out is said to the other.
     new |= {names[size]: getattr(sizes, size) for size in names}
-    new |= {"model_type": stock, "architectures": [_ARCHITECTURES.get(stock, layout.family.architecture)],
-            "num_hidden_layers": len(left), "tie_word_embeddings": layout.tied}
+    new |= {
+        "model_type": stock,
+        "architectures": [_ARCHITECTURES.get(stock, layout.family.architecture)],
+        "num_hidden_layers": len(left),
+        "tie_word_embeddings": layout.tied,
+    }
     if isinstance(config.get("no_rope_layers"), list):
         new["no_rope_layers"] = [config["no_rope_layers"][i] for i in left]
     elif stock == "smollm3":
@@ -184,5 +218,9 @@ _ARCHITECTURES = {"ministral": "MinistralForCausalLM"}
 def _renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:
     """Old to new names of the tensors of layers that move."""
     old_to_new = {prefix.format(old): prefix.format(new) for new, old in enumerate(layers) if new != old}
-    return {name: new + name.removeprefix(old) for name in read_tensors(artifact)
-            for old, new in old_to_new.items() if name.startswith(old)}
+    return {
+        name: new + name.removeprefix(old)
+        for name in read_tensors(artifact)
+        for old, new in old_to_new.items()
+        if name.startswith(old)
+    }

@@ -17,9 +17,14 @@ def own_mixers(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
     for layer in range(len(subject.specs)):
         if subject.attention(layer) not in BUILT_IN:
             found.setdefault(subject.attention(layer), []).append(layer)
-    return tuple(error("LB505", f"{where} has no mixer called `{name}` ({layers_text(layers)})",
-                       help="serve the artifact with transformers, or use another action on these layers")
-                 for name, layers in found.items())
+    return tuple(
+        error(
+            "LB505",
+            f"{where} has no mixer called `{name}` ({layers_text(layers)})",
+            help="serve the artifact with transformers, or use another action on these layers",
+        )
+        for name, layers in found.items()
+    )
 
 
 def sink_tokens(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
@@ -27,8 +32,13 @@ def sink_tokens(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
     layers = [i for i, spec in enumerate(subject.specs) if subject.attention(i) == "swa" and spec.get("sinks", 0)]
     if not layers:
         return ()
-    return (error("LB503", f"{where} cannot keep sink tokens ({layers_text(layers)})",
-                  help="write `sinks=0` in the recipe and heal for it; serve this one with transformers"),)
+    return (
+        error(
+            "LB503",
+            f"{where} cannot keep sink tokens ({layers_text(layers)})",
+            help="write `sinks=0` in the recipe and heal for it; serve this one with transformers",
+        ),
+    )
 
 
 def one_window(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
@@ -40,8 +50,13 @@ def one_window(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
     if len(windows) < 2:
         return ()
     named = "; ".join(f"{window} in {layers_text(layers)}" for window, layers in sorted(windows.items()))
-    return (error("LB504", f"{where} has one window for all layers, this model has {len(windows)}: {named}",
-                  help="give all windowed layers, those with a native window too, the same window"),)
+    return (
+        error(
+            "LB504",
+            f"{where} has one window for all layers, this model has {len(windows)}: {named}",
+            help="give all windowed layers, those with a native window too, the same window",
+        ),
+    )
 
 
 def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
@@ -51,8 +66,13 @@ def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
         if subject.attention(layer) != "none":
             return ()
         if subject.has_mlp(layer):
-            return (error("LB502", f"{where} needs attention in the first layer that has anything, and layer {layer} has "
-                          "only its MLP", help=f"keep or window layer {layer}: `layers {layer} keep`"),)
+            return (
+                error(
+                    "LB502",
+                    f"{where} needs attention in the first layer that has anything, and layer {layer} has only its MLP",
+                    help=f"keep or window layer {layer}: `layers {layer} keep`",
+                ),
+            )
     return (error("LB502", f"{where} needs at least one layer with attention"),)
 
 

@@ -13,11 +13,13 @@ from lbdsl.export.files import link_files
 from lbdsl.export.reasons import own_mixers, sink_tokens
 from lbdsl.vllm import FAMILIES
 
-LACKS: Mapping[str, str] = MappingProxyType({
-    "gemma2": "its norms after each sub-block and its capped logits",
-    "gemma3_text": "its norms after each sub-block and its two kinds of rotary embeddings",
-    "olmo3": "its norms after each sub-block and over all heads at once",
-})
+LACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "gemma2": "its norms after each sub-block and its capped logits",
+        "gemma3_text": "its norms after each sub-block and its two kinds of rotary embeddings",
+        "olmo3": "its norms after each sub-block and over all heads at once",
+    }
+)
 """What the plug-in's layers have no place for, by family."""
 
 
@@ -50,16 +52,20 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return (f'vllm.LLM("{output}")   # vllm serve {output}\n'
-                "  in vLLM's environment, once: pip install --no-deps lbdsl")
+        return f'vllm.LLM("{output}")   # vllm serve {output}\n  in vLLM\'s environment, once: pip install --no-deps lbdsl'
 
 
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:
     family = subject.facts.family
     if family not in FAMILIES:
         lacks = LACKS.get(family, "what its layers have of their own")
-        return (error("LB506", f"the plug-in's layers have no place for {family}: {lacks}",
-                      help=f"the plug-in serves {', '.join(FAMILIES)}; serve this one with transformers"),)
+        return (
+            error(
+                "LB506",
+                f"the plug-in's layers have no place for {family}: {lacks}",
+                help=f"the plug-in serves {', '.join(FAMILIES)}; serve this one with transformers",
+            ),
+        )
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
         return (error("LB506", f"vLLM's {family} layers have no {activation} activation, only silu"),)
@@ -69,5 +75,10 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
 def _something(subject: Subject) -> tuple[Diagnostic, ...]:
     if any(subject.attention(i) != "none" for i in range(len(subject.specs))):
         return ()
-    return (error("LB502", "vLLM serves no model in which every attention is gone",
-                  help="keep or window at least one layer's attention"),)
+    return (
+        error(
+            "LB502",
+            "vLLM serves no model in which every attention is gone",
+            help="keep or window at least one layer's attention",
+        ),
+    )

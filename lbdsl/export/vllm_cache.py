@@ -81,10 +81,14 @@ class CacheLayout:
         return sum(_worst_blocks(group, alone) for group in self.groups) * self.block_bytes(serving)
 
     def to_json(self, serving: Serving) -> dict[str, Any]:
-        return {"groups": [{"window": group.window, "layers": list(group.layers)} for group in self.groups],
-                "group_size": self.size, "padding": self.padding, "layer_bytes": self.layer_bytes,
-                "capacity_tokens": self.capacity(serving),
-                "held_bytes": self.held_bytes(serving.max_model_len, serving)}
+        return {
+            "groups": [{"window": group.window, "layers": list(group.layers)} for group in self.groups],
+            "group_size": self.size,
+            "padding": self.padding,
+            "layer_bytes": self.layer_bytes,
+            "capacity_tokens": self.capacity(serving),
+            "held_bytes": self.held_bytes(serving.max_model_len, serving),
+        }
 
 
 def cache_layout(windows: Mapping[int, int | None], layer_bytes: int) -> CacheLayout:
@@ -106,8 +110,11 @@ def cache_layout(windows: Mapping[int, int | None], layer_bytes: int) -> CacheLa
 
 def windows_of(specs: Iterable[Mapping[str, Any]]) -> dict[int, int | None]:
     """The `windows` of `cache_layout`, from the specifications of all layers."""
-    return {layer: spec["window"] if spec.get("attn") == "swa" else None
-            for layer, spec in enumerate(specs) if spec.get("attn", "full") != "none"}
+    return {
+        layer: spec["window"] if spec.get("attn") == "swa" else None
+        for layer, spec in enumerate(specs)
+        if spec.get("attn", "full") != "none"
+    }
 
 
 def _worst_blocks(group: Group, serving: Serving) -> int:

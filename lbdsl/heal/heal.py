@@ -49,9 +49,19 @@ def steps_of(heal: Heal) -> int:
     return max(1, heal.tokens // (heal.batch * heal.seq))
 
 
-def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tensor, *, passes: float, folder: Path,
-               progress: Callable[[int, int, str], None], should_stop: Callable[[], bool] = lambda: False,
-               resume: bool = False, save_seconds: float = 60.0) -> tuple[nn.Module, HealReport]:
+def heal_model(
+    student: nn.Module,
+    teacher: nn.Module,
+    heal: Heal,
+    ids_SN: Tensor,
+    *,
+    passes: float,
+    folder: Path,
+    progress: Callable[[int, int, str], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+    save_seconds: float = 60.0,
+) -> tuple[nn.Module, HealReport]:
     """Distil `teacher` into `student` and return the healed model, adapters merged, in the student's dtype.
 
     `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints lie in `folder`; with `resume`
@@ -87,16 +97,22 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
         if not math.isfinite(point.loss):
             raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
         curve.add(point.step, point.tokens, point.loss)
-        progress(point.tokens, last * tokens_per_step,
-                 f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
+        progress(point.tokens, last * tokens_per_step, f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
 
-    callback = HealCallback(tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop,
-                            save_seconds=save_seconds)
+    callback = HealCallback(
+        tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop, save_seconds=save_seconds
+    )
     started = time.monotonic()
     with quiet_transformers():
-        trainer = HealTrainer(teacher=teacher, kl_weight=heal.kl_weight, hidden_weight=heal.hidden_weight,
-                              model=trained, args=_arguments(heal, folder, dtype, device),
-                              train_dataset=BlockDataset(ids_SN), callbacks=[callback])
+        trainer = HealTrainer(
+            teacher=teacher,
+            kl_weight=heal.kl_weight,
+            hidden_weight=heal.hidden_weight,
+            model=trained,
+            args=_arguments(heal, folder, dtype, device),
+            train_dataset=BlockDataset(ids_SN),
+            callbacks=[callback],
+        )
         # The Trainer prints its logs when its bar is off; lbdsl's view is the only thing that writes.
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -104,9 +120,14 @@ def heal_model(student: nn.Module, teacher: nn.Module, heal: Heal, ids_SN: Tenso
         raise HealInterrupted
     if not all(bool(p.isfinite().all()) for p in trained.parameters() if p.requires_grad):
         raise _diverged("healing ended with weights that are no numbers")
-    report = HealReport(steps=steps, tokens=steps * tokens_per_step, passes=passes,
-                        trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
-                        curve=curve.points, seconds=round(time.monotonic() - started, 1))
+    report = HealReport(
+        steps=steps,
+        tokens=steps * tokens_per_step,
+        passes=passes,
+        trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        curve=curve.points,
+        seconds=round(time.monotonic() - started, 1),
+    )
     return _merged(trained, dtype), report
 
 
@@ -124,14 +145,32 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
         # The Trainer takes the current device, whatever the model is on.
         torch.cuda.set_device(device)
     args = TrainingArguments(
-        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=heal.batch, learning_rate=heal.lr,
-        lr_scheduler_type="cosine", warmup_steps=math.ceil(steps * 0.05), weight_decay=0.0, max_grad_norm=1.0,
-        optim="adamw_torch", seed=heal.seed, data_seed=heal.seed, use_cpu=device.type == "cpu",
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=heal.batch,
+        learning_rate=heal.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(steps * 0.05),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        seed=heal.seed,
+        data_seed=heal.seed,
+        use_cpu=device.type == "cpu",
         bf16=dtype == torch.bfloat16 and not (on_gpu and not torch.cuda.is_bf16_supported()),
         fp16=dtype == torch.float16 and on_gpu,
-        logging_strategy="steps", logging_steps=max(1, steps // POINTS), logging_nan_inf_filter=False,
-        save_strategy="no", save_total_limit=2, disable_tqdm=True, report_to=[], remove_unused_columns=False,
-        dataloader_num_workers=0, dataloader_pin_memory=on_gpu, eval_strategy="no")
+        logging_strategy="steps",
+        logging_steps=max(1, steps // POINTS),
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        disable_tqdm=True,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="no",
+    )
     # One process heals on one device: with several in sight the Trainer would split each batch over all of them.
     args._n_gpu = min(args.n_gpu, 1)
     return args
@@ -144,11 +183,16 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
     if isinstance(heal.method, Lora):
         from peft import LoraConfig, get_peft_model
 
-        targets = [name for name, module in student.named_modules()
-                   if isinstance(module, nn.Linear) and ".layers." in f".{name}"]
-        config = LoraConfig(r=heal.method.rank, lora_alpha=heal.method.alpha,  # type: ignore[arg-type]
-                            lora_dropout=0.0,
-                            target_modules=targets, task_type="CAUSAL_LM")
+        targets = [
+            name for name, module in student.named_modules() if isinstance(module, nn.Linear) and ".layers." in f".{name}"
+        ]
+        config = LoraConfig(
+            r=heal.method.rank,
+            lora_alpha=heal.method.alpha,  # type: ignore[arg-type]
+            lora_dropout=0.0,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
         return get_peft_model(student, config)
     # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
     _cast(student, torch.float32)

@@ -15,8 +15,15 @@ class _ChunkedKL(torch.autograd.Function):
     """Mean KL(teacher || student) over N tokens; the gradient to the student's hidden states is made in the forward."""
 
     @staticmethod
-    def forward(ctx: Any, student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor,
-                chunk: int, cap: float | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        student_ND: Tensor,
+        head_VD: Tensor,
+        teacher_ND: Tensor,
+        teacher_head_VD: Tensor,
+        chunk: int,
+        cap: float | None,
+    ) -> Tensor:
         tokens = student_ND.shape[0]
         total = torch.zeros((), dtype=torch.float64, device=student_ND.device)
         grad_ND = torch.empty_like(student_ND) if ctx.needs_input_grad[0] else None
@@ -51,8 +58,15 @@ def _capped(logits_CV: Tensor, cap: float | None) -> Tensor:
     return logits_CV if cap is None else cap * torch.tanh(logits_CV / cap)
 
 
-def chunked_kl(student_ND: Tensor, head_VD: Tensor, teacher_ND: Tensor, teacher_head_VD: Tensor, *,
-               chunk: int | None = None, cap: float | None = None) -> Tensor:
+def chunked_kl(
+    student_ND: Tensor,
+    head_VD: Tensor,
+    teacher_ND: Tensor,
+    teacher_head_VD: Tensor,
+    *,
+    chunk: int | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """Mean over N tokens of KL(softmax(teacher @ teacher_head') || softmax(student @ head')), in nats; a scalar.
 
     At most `chunk` x V logits of each model (by default what suits the device) exist at a time, in fp32; gradients flow

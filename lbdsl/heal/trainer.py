@@ -57,8 +57,9 @@ class HealTrainer(Trainer):
         assert isinstance(self.train_dataset, BlockDataset)
         return SequentialSampler(self.train_dataset)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         ids_BN = inputs["input_ids"]
         teacher = self._teacher[0]
         with torch.no_grad(), _captured(teacher, self._hidden_weight > 0) as taught:
@@ -68,9 +69,12 @@ class HealTrainer(Trainer):
             outputs = model(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
         width = learned.final_BND.shape[-1]
         loss = self._kl_weight * chunked_kl(
-            learned.final_BND.reshape(-1, width), student.lm_head.weight,
-            taught.final_BND.reshape(-1, width), teacher.lm_head.weight,
-            cap=getattr(student.config, "final_logit_softcapping", None))
+            learned.final_BND.reshape(-1, width),
+            student.lm_head.weight,
+            taught.final_BND.reshape(-1, width),
+            teacher.lm_head.weight,
+            cap=getattr(student.config, "final_logit_softcapping", None),
+        )
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
         return (loss, outputs) if return_outputs else loss
@@ -90,8 +94,11 @@ def _captured(causal_lm: Any, with_layers: bool):
     hooks = [causal_lm.model.norm.register_forward_hook(lambda _m, _i, out: setattr(seen, "final_BND", out))]
     if with_layers:
         for layer in causal_lm.model.layers:
-            hooks.append(layer.register_forward_hook(
-                lambda _m, _i, out: seen.layers.append(out[0] if isinstance(out, tuple) else out)))
+            hooks.append(
+                layer.register_forward_hook(
+                    lambda _m, _i, out: seen.layers.append(out[0] if isinstance(out, tuple) else out)
+                )
+            )
     try:
         yield seen
     finally:
@@ -107,8 +114,14 @@ def _causal_lm(model: Any) -> Any:
 class HealCallback(TrainerCallback):
     """Logs points, asks for a checkpoint every `save_seconds`, marks a checkpoint whole, and stops on request."""
 
-    def __init__(self, *, tokens_per_step: int, on_point: Callable[[HealPoint, int], None],
-                 should_stop: Callable[[], bool], save_seconds: float):
+    def __init__(
+        self,
+        *,
+        tokens_per_step: int,
+        on_point: Callable[[HealPoint, int], None],
+        should_stop: Callable[[], bool],
+        save_seconds: float,
+    ):
         self._tokens_per_step = tokens_per_step
         self._on_point = on_point
         self._should_stop = should_stop
@@ -124,8 +137,7 @@ class HealCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._should_stop():
             self.stopped = control.should_training_stop = True
-        if (self.stopped or state.global_step >= state.max_steps
-                or time.monotonic() - self._saved >= self._save_seconds):
+        if self.stopped or state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._save_seconds:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -133,13 +145,18 @@ class HealCallback(TrainerCallback):
         assert args.output_dir is not None
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None,
-               **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
         if logs and "loss" in logs:
             seconds = max(time.monotonic() - self._started, 1e-9)
             done = state.global_step - self._first_step
-            point = HealPoint(state.global_step, state.global_step * self._tokens_per_step, float(logs["loss"]),
-                              done * self._tokens_per_step / seconds)
+            point = HealPoint(
+                state.global_step,
+                state.global_step * self._tokens_per_step,
+                float(logs["loss"]),
+                done * self._tokens_per_step / seconds,
+            )
             self._on_point(point, state.max_steps)
 
 

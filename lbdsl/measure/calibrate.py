@@ -37,8 +37,12 @@ def calibrate(device: Any, dtype: str) -> Machine:
         layer = max(deep - shallow, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
         t_mlp = min(_mlp_seconds(device, kind), layer)
         return Machine(
-            bandwidth=_bandwidth(device, memory), flops=_flops(device, kind), mem_bytes=float(memory),
-            t_attn=layer - t_mlp, t_mlp=t_mlp, t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
+            bandwidth=_bandwidth(device, memory),
+            flops=_flops(device, kind),
+            mem_bytes=float(memory),
+            t_attn=layer - t_mlp,
+            t_mlp=t_mlp,
+            t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
         )
 
 
@@ -77,8 +81,15 @@ def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> fl
     """One decode step with a cache, of a model so small that its arithmetic is nothing."""
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+    )
     model: Any = LlamaForCausalLM(config)
     model = model.to(device=device, dtype=dtype).eval()
     # The keyword that takes the cache is `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.
@@ -110,6 +121,7 @@ def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 def _times(work: Callable[[], object], device: torch.device, least: int = 3, budget: float = _BUDGET) -> list[float]:
     """Seconds of repeated runs after two that warm up; at least `least`, more while the budget lasts."""
+
     def once() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -26,9 +26,18 @@ from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 __all__ = ["BASE_NLL", "measure_requests"]
 
 
-def measure_requests(model: Callable[[], Any], facts: ModelFacts, requests: Iterable[Request],
-                     actions: Mapping[str, Action], blocks: TokenBlocks, store: Store, fingerprint: str, *,
-                     progress: Report | None = None, batch: int = 1) -> dict[Request, Measurement]:
+def measure_requests(
+    model: Callable[[], Any],
+    facts: ModelFacts,
+    requests: Iterable[Request],
+    actions: Mapping[str, Action],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    *,
+    progress: Report | None = None,
+    batch: int = 1,
+) -> dict[Request, Measurement]:
     """Measure what is not in the store yet, and return every request's mean over the tokens of `blocks`.
 
     For each micro-batch of `batch` sequences the base runs once and the stream before each layer that matters is kept;
@@ -54,11 +63,14 @@ def measure_requests(model: Callable[[], Any], facts: ModelFacts, requests: Iter
         rows = range(start, min(start + batch, blocks.sequences))
         missing = {key for key in keys if not all(row in known[key] for row in rows)}
         if missing:
-            work.append(MicroBatch(
-                rows, base_nll=key_of(BASE_NLL) in missing,
-                suffixes=tuple(left for run in runs if (left := run.only(missing)).metrics),
-                residuals=tuple(r for r in residuals if key_of(r) in missing),
-            ))
+            work.append(
+                MicroBatch(
+                    rows,
+                    base_nll=key_of(BASE_NLL) in missing,
+                    suffixes=tuple(left for run in runs if (left := run.only(missing)).metrics),
+                    residuals=tuple(r for r in residuals if key_of(r) in missing),
+                )
+            )
     if work:
         base = model()
         measured = measure_from_disk if isinstance(base, StreamedModel) else _measured
@@ -76,8 +88,10 @@ def _suffixes(wanted: Sequence[Request], facts: ModelFacts, actions: Mapping[str
         metric = metrics()[request.metric]
         if issubclass(metric, LogitsMetric):
             grouped.setdefault((request.layer, request.action), []).append(metric)
-    return [Suffix(layer, action, entries_of(actions[action], facts, layer), tuple(kinds))
-            for (layer, action), kinds in grouped.items()]
+    return [
+        Suffix(layer, action, entries_of(actions[action], facts, layer), tuple(kinds))
+        for (layer, action), kinds in grouped.items()
+    ]
 
 
 def _measured(model: Any, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None) -> Iterator[Found]:
@@ -113,8 +127,9 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: MicroBatch) -> tuple[Any
 
     def leave(layer: int, hidden_BND: Tensor) -> None:
         """Compare the stream before a layer with that after its parts; `hidden_BND` is what the layer gave."""
-        found.extend(residual_sums(asked[layer], layers.layers[layer], before.pop(layer), hidden_BND, inputs,
-                                   micro_batch.rows))
+        found.extend(
+            residual_sums(asked[layer], layers.layers[layer], before.pop(layer), hidden_BND, inputs, micro_batch.rows)
+        )
 
     last_BND = layers.run_layers(embedded_BND, inputs, observe=observe)
     for layer in tuple(before):

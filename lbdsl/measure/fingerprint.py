@@ -15,5 +15,6 @@ def fingerprint(*, model: str, blocks: str, dtype: str, device: Any) -> str:
 
     `model` and `blocks` are digests, `dtype` is as in ModelFacts; of `device` only its kind matters (`cuda:1` -> cuda).
     """
-    return digest_of({"model": model, "blocks": blocks, "dtype": dtype, "device": str(device).split(":")[0],
-                      "engine": ENGINE_VERSION})
+    return digest_of(
+        {"model": model, "blocks": blocks, "dtype": dtype, "device": str(device).split(":")[0], "engine": ENGINE_VERSION}
+    )

@@ -37,9 +37,17 @@ class JointLoss:
     scores: Mapping[str, Measurement] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, Any]], blocks: TokenBlocks,
-                  store: Store, fingerprint: str, selection_digest: str, *, progress: Report | None = None,
-                  batch: int = 1) -> JointLoss:
+def measure_joint(
+    model: Callable[[], Any],
+    changes: Mapping[int, Mapping[str, Any]],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    selection_digest: str,
+    *,
+    progress: Report | None = None,
+    batch: int = 1,
+) -> JointLoss:
     """Measure the model with the layers of `changes` under their specifications, on JOINT text.
 
     model: gives the hybrid base model, which is not changed, or a StreamedModel, which is measured from disk; called
@@ -56,8 +64,11 @@ def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, A
         base = model()
         measured = joint_from_disk if isinstance(base, StreamedModel) else _measured
         for rows, sums in measured(base, changes, blocks, work, joint, progress):
-            found = [(_BASE if kind == _BASE.metric else keys[kind], row, value)
-                     for kind, values in sums.items() for row, value in zip(rows, values, strict=True)]
+            found = [
+                (_BASE if kind == _BASE.metric else keys[kind], row, value)
+                for kind, values in sums.items()
+                for row, value in zip(rows, values, strict=True)
+            ]
             store.put(fingerprint, found)
             for key, row, value in found:
                 known[key][row] = value
@@ -67,9 +78,14 @@ def measure_joint(model: Callable[[], Any], changes: Mapping[int, Mapping[str, A
     return JointLoss(means["nll"], means["kl"], base_nll, MappingProxyType(means))
 
 
-def _measured(model: Any, changes: Mapping[int, Mapping[str, Any]], blocks: TokenBlocks, work: Sequence[range],
-              joint: Sequence[type[LogitsMetric]], progress: Report | None,
-              ) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
+def _measured(
+    model: Any,
+    changes: Mapping[int, Mapping[str, Any]],
+    blocks: TokenBlocks,
+    work: Sequence[range],
+    joint: Sequence[type[LogitsMetric]],
+    progress: Report | None,
+) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
     """Sums a sequence by metric, the base's loss among them, of one micro-batch after the other."""
     first = min(changes, default=len(model.model.layers))
     meter = Meter(progress, model)
@@ -84,8 +100,9 @@ def _measured(model: Any, changes: Mapping[int, Mapping[str, Any]], blocks: Toke
 
 
 @torch.inference_mode()
-def _compare(model: Any, ids_BN: Tensor, first: int, variants: Mapping[int, torch.nn.Module],
-             joint: Sequence[type[LogitsMetric]]) -> dict[str, list[Sum]]:
+def _compare(
+    model: Any, ids_BN: Tensor, first: int, variants: Mapping[int, torch.nn.Module], joint: Sequence[type[LogitsMetric]]
+) -> dict[str, list[Sum]]:
     layers = model.model
     embedded_BND = layers.embed_tokens(ids_BN)
     inputs = layers.prepare(embedded_BND)

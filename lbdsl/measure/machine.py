@@ -58,8 +58,16 @@ def _identity(device: Any, dtype: str) -> dict[str, Any]:
 
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"version": CALIBRATION_VERSION, "host": platform.node(), "device": device.type, "name": name,
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "dtype": dtype, "torch": torch.__version__}
+    return {
+        "version": CALIBRATION_VERSION,
+        "host": platform.node(),
+        "device": device.type,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "torch": torch.__version__,
+    }
 
 
 def _read(path: Path) -> Machine | None:
@@ -75,5 +83,6 @@ def _write(path: Path, machine: Machine, identity: dict[str, Any]) -> None:
     try:
         replace_entry(path, json.dumps({"identity": identity, "machine": asdict(machine)}, indent=1).encode())
     except OSError as problem:
-        raise fail("LB448", f"{path} cannot be written: {problem.strerror}",
-                   help="choose another folder with --cache-dir") from None
+        raise fail(
+            "LB448", f"{path} cannot be written: {problem.strerror}", help="choose another folder with --cache-dir"
+        ) from None

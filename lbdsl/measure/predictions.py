@@ -47,8 +47,9 @@ class Predictions:
             values[span] = -logp_CV.gather(-1, self._targets[span].unsqueeze(-1)).squeeze(-1)
         return self._sums(values)
 
-    def compare(self, changed_BND: Tensor, metrics: Sequence[type[LogitsMetric]],
-                model: Any = None) -> dict[str, list[Sum]]:
+    def compare(
+        self, changed_BND: Tensor, metrics: Sequence[type[LogitsMetric]], model: Any = None
+    ) -> dict[str, list[Sum]]:
         """Sums a sequence of every metric between the base and a changed model's last hidden state, before the final
         norm. `model` is the changed one where its norm and head are not the base's."""
         values = {metric.kind: self._empty() for metric in metrics}

@@ -16,8 +16,9 @@ from lbdsl.metrics import ResidualMetric, metrics
 BLOCK = "block"
 
 
-def residual_sums(requests: Sequence[Request], layer: Any, before_BND: Tensor, after_BND: Tensor, inputs: Any,
-                  rows: range) -> Iterator[tuple[Key, int, Sum]]:
+def residual_sums(
+    requests: Sequence[Request], layer: Any, before_BND: Tensor, after_BND: Tensor, inputs: Any, rows: range
+) -> Iterator[tuple[Key, int, Sum]]:
     """Sums of (key, sequence) of the residual metrics of one layer, for B sequences of N tokens.
 
     `before_BND` and `after_BND` are the stream before and after the whole layer; what its attention alone gives is computed

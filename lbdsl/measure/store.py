@@ -69,8 +69,9 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise fail("LB448", f"{path.parent} cannot be made: {problem.strerror}",
-                       help="choose another folder with --cache-dir") from None
+            raise fail(
+                "LB448", f"{path.parent} cannot be made: {problem.strerror}", help="choose another folder with --cache-dir"
+            ) from None
         self._connection = self._guarded(lambda: sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
         try:
             self._guarded(self._prepare)
@@ -80,9 +81,13 @@ class Store:
 
     def get(self, fingerprint: str, key: Key) -> Mapping[int, Sum]:
         """Sums by sequence number; empty when nothing is known."""
-        rows = self._guarded(lambda: self._connection.execute(
-            "SELECT sequence, total, tokens FROM sums "
-            "WHERE fingerprint = ? AND metric = ? AND action = ? AND layer = ?", (fingerprint, *key)).fetchall())
+        rows = self._guarded(
+            lambda: self._connection.execute(
+                "SELECT sequence, total, tokens FROM sums "
+                "WHERE fingerprint = ? AND metric = ? AND action = ? AND layer = ?",
+                (fingerprint, *key),
+            ).fetchall()
+        )
         # SQLite has no NaN and keeps it as NULL.
         return {sequence: Sum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
 
@@ -107,15 +112,19 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _prepare(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, FORMAT_VERSION):
-            raise fail("LB448", f"{self.path} was written by another version of lbdsl (format {version})",
-                       help=(f"delete it, then measure again: rm {self.path}", "or choose another --cache-dir"))
+            raise fail(
+                "LB448",
+                f"{self.path} was written by another version of lbdsl (format {version})",
+                help=(f"delete it, then measure again: rm {self.path}", "or choose another --cache-dir"),
+            )
         self._use_wal()
         self._connection.execute("PRAGMA synchronous = NORMAL")
         if version == 0:
@@ -152,5 +161,6 @@ class Store:
                 advice = "check permissions and free space, or choose another folder with --cache-dir"
             raise fail("LB448", f"{self.path} cannot be used: {problem}", help=advice) from None
         except sqlite3.DatabaseError as problem:
-            raise fail("LB448", f"{self.path} is damaged: {problem}",
-                       help=f"delete it, then measure again: rm {self.path}*") from None
+            raise fail(
+                "LB448", f"{self.path} is damaged: {problem}", help=f"delete it, then measure again: rm {self.path}*"
+            ) from None

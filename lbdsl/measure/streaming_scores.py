@@ -25,8 +25,13 @@ SHARE = 0.3
 """Of free memory that streams of hidden states may take."""
 
 
-def measure_from_disk(model: StreamedModel, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None,
-                      budget: int | None = None) -> Iterator[Found]:
+def measure_from_disk(
+    model: StreamedModel,
+    blocks: TokenBlocks,
+    work: Sequence[MicroBatch],
+    progress: Report | None,
+    budget: int | None = None,
+) -> Iterator[Found]:
     """Everything that is missing, in portions as they are finished.
 
     Work is done in passes over the weights: as much at once as its hidden states, one stream for each change, fit into
@@ -41,9 +46,14 @@ def measure_from_disk(model: StreamedModel, blocks: TokenBlocks, work: Sequence[
         yield from _pass(model, blocks, todo, meter, where)
 
 
-def joint_from_disk(model: StreamedModel, changes: Mapping[int, Mapping[str, Any]], blocks: TokenBlocks,
-                    work: Sequence[range], joint: Sequence[type[LogitsMetric]], progress: Report | None,
-                    ) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
+def joint_from_disk(
+    model: StreamedModel,
+    changes: Mapping[int, Mapping[str, Any]],
+    blocks: TokenBlocks,
+    work: Sequence[range],
+    joint: Sequence[type[LogitsMetric]],
+    progress: Report | None,
+) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
     """Sums a sequence by metric, the base's loss among them, of one micro-batch after the other; two streams each."""
     meter = Meter(progress, model.hybrid)
     first = min(changes, default=model.layers)
@@ -63,21 +73,28 @@ def joint_from_disk(model: StreamedModel, changes: Mapping[int, Mapping[str, Any
                 meter.add(2 * meter.run(len(rows), model.layers), f"sequence {rows.stop} of {blocks.sequences}")
 
 
-def _pass(model: StreamedModel, blocks: TokenBlocks, todo: Sequence[MicroBatch], meter: Meter,
-          where: str) -> Iterator[Found]:
+def _pass(
+    model: StreamedModel, blocks: TokenBlocks, todo: Sequence[MicroBatch], meter: Meter, where: str
+) -> Iterator[Found]:
     seen: list[Found] = [[] for _ in todo]
-    flows = [Flow(_ids(model, blocks, part.rows), tuple({run.layer: run.entries} for run in part.suffixes),
-                  _observers(part, found)) for part, found in zip(todo, seen, strict=True)]
+    flows = [
+        Flow(
+            _ids(model, blocks, part.rows),
+            tuple({run.layer: run.entries} for run in part.suffixes),
+            _observers(part, found),
+        )
+        for part, found in zip(todo, seen, strict=True)
+    ]
     _push(model, flows, meter, where)
     with model.head() as predictor:
         for part, flow, found in zip(todo, flows, seen, strict=True):
             with torch.inference_mode():
                 base = Predictions(predictor, flow.last_BND, flow.ids_BN, keep_bytes=0)
                 if part.base_nll:
-                    found += [(key_of(BASE_NLL), row, value)
-                              for row, value in zip(part.rows, base.losses(), strict=True)]
-                changed = [(cast(Tensor, state), run.metrics)
-                           for state, run in zip(flow.changed, part.suffixes, strict=True)]
+                    found += [(key_of(BASE_NLL), row, value) for row, value in zip(part.rows, base.losses(), strict=True)]
+                changed = [
+                    (cast(Tensor, state), run.metrics) for state, run in zip(flow.changed, part.suffixes, strict=True)
+                ]
                 for run, sums in zip(part.suffixes, base.compare_each(changed), strict=True):
                     found += run.found(part.rows, sums)
             yield found

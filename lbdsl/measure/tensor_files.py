@@ -51,8 +51,9 @@ class TensorFiles:
         parts, first = [], 0
         for place in range(1, len(rows) + 1):
             if place == len(rows) or rows[place] != rows[place - 1] + 1:
-                parts.append(self._read(info, info.start + rows[first] * self._row_bytes(info),
-                                        (place - first, *info.shape[1:])))
+                parts.append(
+                    self._read(info, info.start + rows[first] * self._row_bytes(info), (place - first, *info.shape[1:]))
+                )
                 first = place
         return torch.cat(parts)
 
@@ -68,7 +69,10 @@ class TensorFiles:
             while done < len(bytes_of):
                 count = os.preadv(stream.fileno(), [bytes_of[done : done + STEP]], start + done)
                 if count == 0:
-                    raise fail("LB419", f"{info.file} became shorter while it was read",
-                               help="wait until it is written, then run again")
+                    raise fail(
+                        "LB419",
+                        f"{info.file} became shorter while it was read",
+                        help="wait until it is written, then run again",
+                    )
                 done += count
         return tensor.to(device=self._device, dtype=self._dtype)

@@ -18,8 +18,11 @@ def entries_of(action: Action, facts: ModelFacts, layer: int) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for change in action.changes(facts, layer):
         if not change.spec:
-            raise fail("LB449", f"the effect of `{action.text()}` on one layer cannot be measured",
-                       help="its change is not part of a layer's specification; rank by another action, such as drop")
+            raise fail(
+                "LB449",
+                f"the effect of `{action.text()}` on one layer cannot be measured",
+                help="its change is not part of a layer's specification; rank by another action, such as drop",
+            )
         entries |= change.spec
     return entries
 
@@ -41,5 +44,8 @@ def variant_of(model: Any, layer: int, entries: Mapping[str, Any]) -> torch.nn.M
         try:
             return model.model.layer_variant(layer, spec)
         except ValueError as problem:
-            raise fail("LB449", f"layer {layer} cannot become {dict(entries)}: {problem}",
-                       help="start from the base model instead of an artifact") from None
+            raise fail(
+                "LB449",
+                f"layer {layer} cannot become {dict(entries)}: {problem}",
+                help="start from the base model instead of an artifact",
+            ) from None

@@ -33,8 +33,11 @@ class Suffix:
 
     def found(self, rows: range, sums: Mapping[str, list[Sum]]) -> Found:
         """The sums of its metrics by name, one a sequence of `rows`, as the store takes them."""
-        return [(Key(kind, self.action, self.layer), row, value)
-                for kind, values in sums.items() for row, value in zip(rows, values, strict=True)]
+        return [
+            (Key(kind, self.action, self.layer), row, value)
+            for kind, values in sums.items()
+            for row, value in zip(rows, values, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

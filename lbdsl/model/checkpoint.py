@@ -30,20 +30,32 @@ def weight_files(folder: Path) -> tuple[str, ...]:
         names = tuple(sorted(set(shard_map(folder).values())))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise fail("LB405", f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}",
-                       help="copy or download the model again")
+            raise fail(
+                "LB405",
+                f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}",
+                help="copy or download the model again",
+            )
         return names
     names = tuple(sorted(entry.name for entry in folder.iterdir()))
     pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith("training_args")]
     if pickles:
-        raise fail("LB406", f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
-                   help="load the model where you trust it, and save it with save_pretrained: that writes safetensors")
+        raise fail(
+            "LB406",
+            f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
+            help="load the model where you trust it, and save it with save_pretrained: that writes safetensors",
+        )
     others = [name for name in names if name.endswith(".safetensors")]
     if others:
-        raise fail("LB401", f"there is {others[0]}, but neither {SINGLE} nor {INDEX}",
-                   help=f"one file must be called {SINGLE}; several need {INDEX}")
-    raise fail("LB401", f"{folder} holds a config.json but no weights",
-               help=f"it needs {SINGLE}, or {INDEX} and its shards; pickles are never downloaded")
+        raise fail(
+            "LB401",
+            f"there is {others[0]}, but neither {SINGLE} nor {INDEX}",
+            help=f"one file must be called {SINGLE}; several need {INDEX}",
+        )
+    raise fail(
+        "LB401",
+        f"{folder} holds a config.json but no weights",
+        help=f"it needs {SINGLE}, or {INDEX} and its shards; pickles are never downloaded",
+    )
 
 
 def shard_map(folder: Path) -> dict[str, str]:
@@ -54,8 +66,11 @@ def shard_map(folder: Path) -> dict[str, str]:
         raise fail("LB408", f"{INDEX} has no weight_map")
     for name in shards.values():
         if not _is_plain(name):
-            raise fail("LB408", f"{INDEX} names the file {str(name)[:80]!a}",
-                       help="a shard is a .safetensors file of the same folder, without any path")
+            raise fail(
+                "LB408",
+                f"{INDEX} names the file {str(name)[:80]!a}",
+                help="a shard is a .safetensors file of the same folder, without any path",
+            )
     return dict(shards)
 
 
@@ -91,5 +106,11 @@ def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _is_plain(name: Any) -> bool:
-    return (isinstance(name, str) and name.endswith(".safetensors") and not name.startswith(".")
-            and len(os.fsencode(name)) <= NAME_CAP and not any(c in name for c in "/\\:\0") and name.isprintable())
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and not name.startswith(".")
+        and len(os.fsencode(name)) <= NAME_CAP
+        and not any(c in name for c in "/\\:\0")
+        and name.isprintable()
+    )

@@ -19,9 +19,19 @@ from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
 from lbdsl.model.source import ModelSource
 
 IDENTITY_FILES = (
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "generation_config.json",
-    "merges.txt", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
-    "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 )
 """Beside the weights: what decides how a text becomes tokens and what the model computes with them."""
 
@@ -29,8 +39,6 @@ _CHUNK = 2**24
 _FRESH_NS = 2_000_000_000
 """A file changed within this time may change again without a new time stamp (clocks tick in steps of up to 2 s), so its
 hash is not kept."""
-
-
 
 
 def default_cache_dir() -> Path:
@@ -66,6 +74,7 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
     total = sum(path.stat().st_size for path in paths)
     hashes, done = [], 0
     for name, path in zip(names, paths, strict=True):
+
         def report(read: int, before: int = done, name: str = name) -> None:
             if progress is not None:
                 progress(before + read, total, name)
@@ -107,8 +116,13 @@ def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     status = path.stat()
-    return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns,
-            "inode": status.st_ino}
+    return {
+        "path": str(path),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
+    }
 
 
 def _read_entry(path: Path) -> dict[str, Any] | None:

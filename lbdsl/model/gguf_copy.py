@@ -52,8 +52,11 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     except OSError as problem:
-        raise fail("LB419", f"cannot write to the cache {folder.parent}: {problem.strerror}",
-                   help="choose another place with --cache-dir or LBDSL_CACHE_DIR") from problem
+        raise fail(
+            "LB419",
+            f"cannot write to the cache {folder.parent}: {problem.strerror}",
+            help="choose another place with --cache-dir or LBDSL_CACHE_DIR",
+        ) from problem
     try:
         fill(place)
         try:
@@ -72,8 +75,13 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
 
     with loading("LB417", f"{source.text} cannot be dequantized"), quiet_transformers(bars=True):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, gguf_file=source.gguf_file, dtype=getattr(torch, facts.dtype), local_files_only=True,
-            output_loading_info=True, **_dense())
+            source.path,
+            gguf_file=source.gguf_file,
+            dtype=getattr(torch, facts.dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            **_dense(),
+        )
         model, report = loaded
     check_loaded(model, report, facts, source)
     # transformers refuses to save a model that still says it is quantized; these weights are not any more.
@@ -100,8 +108,11 @@ def _save(value: Any, place: Path) -> None:
         with quiet_transformers(bars=True):
             value.save_pretrained(place)
     except OSError as problem:
-        raise fail("LB419", f"cannot write to the cache {place.parent}: {problem.strerror or problem}",
-                   help="choose another place with --cache-dir or LBDSL_CACHE_DIR") from problem
+        raise fail(
+            "LB419",
+            f"cannot write to the cache {place.parent}: {problem.strerror or problem}",
+            help="choose another place with --cache-dir or LBDSL_CACHE_DIR",
+        ) from problem
 
 
 def _dense() -> dict[str, Any]:

@@ -104,8 +104,11 @@ class _Reader:
         infos.sort(key=lambda t: (t.start, t.stop))
         end = max((t.stop for t in infos), default=base)
         if end > self.size:
-            raise fail("LB405", f"{self.path.name} is cut short: expected {end} bytes, found {self.size}",
-                       help="copy or download it again")
+            raise fail(
+                "LB405",
+                f"{self.path.name} is cut short: expected {end} bytes, found {self.size}",
+                help="copy or download it again",
+            )
         for before, after in pairwise(infos):
             if after.start < before.stop:
                 raise self.bad(f"the data of {after.name[:60]!a} overlaps another tensor's")
@@ -158,9 +161,13 @@ class _Reader:
             raise self.cut(f"{count} more bytes are promised at byte {self.at}")
 
     def cut(self, what: str) -> LbdslError:
-        return fail("LB405", f"{self.path.name} is cut short or damaged: {what}, and it has {self.size} bytes",
-                    help="copy or download it again")
+        return fail(
+            "LB405",
+            f"{self.path.name} is cut short or damaged: {what}, and it has {self.size} bytes",
+            help="copy or download it again",
+        )
 
     def bad(self, what: str) -> LbdslError:
-        return fail("LB410", f"{self.path.name} cannot be used: {what}",
-                    help="do not use this file; get it from its source again")
+        return fail(
+            "LB410", f"{self.path.name} cannot be used: {what}", help="do not use this file; get it from its source again"
+        )

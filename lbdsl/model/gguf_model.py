@@ -28,8 +28,11 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
     family = next((row for row in FAMILIES.values() if row.gguf_architecture == named), None)
     if family is None:
         read = ", ".join(row.gguf_architecture for row in FAMILIES.values() if row.gguf_architecture)
-        raise fail("LB403", f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
-                   help=f"supported: {read}; of others, give the safetensors folder")
+        raise fail(
+            "LB403",
+            f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
+            help=f"supported: {read}; of others, give the safetensors folder",
+        )
     _refuse_lost(path, family, header)
     layers = header.metadata.get(f"{named}.{family.gguf_sizes['layers']}")
     if type(layers) is not int or not 0 < layers <= 10_000:
@@ -47,13 +50,19 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     scaling = header.metadata.get(f"{family.gguf_architecture}.rope.scaling.type", "none")
     scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
     if scaled_table or scaling not in ("none", ""):
-        raise fail("LB410", f"{path.name} scales its rotary embeddings, and that is lost when a GGUF file is read",
-                   help="give the model's safetensors folder instead")
+        raise fail(
+            "LB410",
+            f"{path.name} scales its rotary embeddings, and that is lost when a GGUF file is read",
+            help="give the model's safetensors folder instead",
+        )
     biases = {row.gguf for row in family.attention + family.mlp if row.when is not None}
     lost = [info.name for info in header.tensors if info.name.split(".", 2)[-1] in biases]
     if lost:
-        raise fail("LB410", f"{path.name} has biases ({lost[0]}), and they are lost when a GGUF file is read",
-                   help="give the model's safetensors folder instead")
+        raise fail(
+            "LB410",
+            f"{path.name} has biases ({lost[0]}), and they are lost when a GGUF file is read",
+            help="give the model's safetensors folder instead",
+        )
     experts = header.metadata.get(f"{family.gguf_architecture}.expert_count", 0)
     if experts:
         raise fail("LB403", f"{path.name} holds a mixture of {experts} experts", help="only dense models are supported")

@@ -10,8 +10,10 @@ from lbdsl.core.diagnostic import fail
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*")
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+)
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 THREE_DIGITS = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"
@@ -47,12 +49,17 @@ def restore_splitting(tokenizer: Any, name: Any) -> None:
     if name in (None, "default"):
         return
     if name not in SPLITTERS:
-        raise fail("LB418", f"the tokenizer splits text as llama.cpp's {str(name)[:40]!r}, which lbdsl does not know",
-                   help=(f"known: {', '.join(SPLITTERS)}", "give the model's safetensors folder instead"))
+        raise fail(
+            "LB418",
+            f"the tokenizer splits text as llama.cpp's {str(name)[:40]!r}, which lbdsl does not know",
+            help=(f"known: {', '.join(SPLITTERS)}", "give the model's safetensors folder instead"),
+        )
     steps, ignore_merges = SPLITTERS[name]
-    made = {"digits": lambda: pre_tokenizers.Digits(individual_digits=True),
-            "bytes+regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            "bytes": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)}
+    made = {
+        "digits": lambda: pre_tokenizers.Digits(individual_digits=True),
+        "bytes+regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        "bytes": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    }
     parts = [made[step]() if step in made else pre_tokenizers.Split(Regex(step), "isolated") for step in steps]
     backend.pre_tokenizer = pre_tokenizers.Sequence(parts) if len(parts) > 1 else parts[0]
     backend.model.ignore_merges = ignore_merges

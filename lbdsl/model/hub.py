@@ -27,38 +27,57 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
     name = repo if revision is None else f"{repo}@{revision}"
     try:
         folder = huggingface_hub.snapshot_download(
-            repo, revision=revision, local_files_only=offline,
-            allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+            repo, revision=revision, local_files_only=offline, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+        )
     except errors.HFValidationError as problem:
         raise fail("LB400", f"{name} is neither a path nor a hub id: {problem}") from problem
     except errors.GatedRepoError as problem:
-        raise fail("LB412", f"access to {repo} is restricted by its authors",
-                   help=(f"accept the terms at https://huggingface.co/{repo}", "then log in with `hf auth login`")
-                   ) from problem
+        raise fail(
+            "LB412",
+            f"access to {repo} is restricted by its authors",
+            help=(f"accept the terms at https://huggingface.co/{repo}", "then log in with `hf auth login`"),
+        ) from problem
     except errors.RepositoryNotFoundError as problem:
-        raise fail("LB411", f"there is no local path {name}, and no repository {repo} on the hub that you may see",
-                   help=("check the spelling", "a private repository needs `hf auth login`")) from problem
+        raise fail(
+            "LB411",
+            f"there is no local path {name}, and no repository {repo} on the hub that you may see",
+            help=("check the spelling", "a private repository needs `hf auth login`"),
+        ) from problem
     except errors.RevisionNotFoundError as problem:
-        raise fail("LB411", f"{repo} has no revision {revision}",
-                   help="give a branch, a tag or a full commit hash after the @") from problem
+        raise fail(
+            "LB411", f"{repo} has no revision {revision}", help="give a branch, a tag or a full commit hash after the @"
+        ) from problem
     except errors.LocalEntryNotFoundError as problem:
         why = "--offline was given" if offline else "the hub cannot be reached"
         again = "run once with a connection" + (", without --offline" if offline else "")
-        raise fail("LB413", f"{name} is not complete in the local cache, and {why}",
-                   help=(again, "or give a local folder")) from problem
+        raise fail(
+            "LB413", f"{name} is not complete in the local cache, and {why}", help=(again, "or give a local folder")
+        ) from problem
     except errors.OfflineModeIsEnabled as problem:
-        raise fail("LB413", f"{name} is not in the local cache, and HF_HUB_OFFLINE is set",
-                   help="unset HF_HUB_OFFLINE to download it") from problem
+        raise fail(
+            "LB413",
+            f"{name} is not in the local cache, and HF_HUB_OFFLINE is set",
+            help="unset HF_HUB_OFFLINE to download it",
+        ) from problem
     except errors.HfHubHTTPError as problem:
         status = getattr(problem.response, "status_code", None)
         if status in (401, 403):
-            raise fail("LB412", f"the hub refuses access to {repo} ({status})",
-                       help="log in with `hf auth login`, or check your token") from problem
-        raise fail("LB414", f"the hub answered with an error for {name}: {_line(problem)}",
-                   help="try again; files that are complete are kept") from problem
+            raise fail(
+                "LB412",
+                f"the hub refuses access to {repo} ({status})",
+                help="log in with `hf auth login`, or check your token",
+            ) from problem
+        raise fail(
+            "LB414",
+            f"the hub answered with an error for {name}: {_line(problem)}",
+            help="try again; files that are complete are kept",
+        ) from problem
     except (transport_error, OSError, EOFError) as problem:
-        raise fail("LB414", f"the download of {name} was interrupted: {_line(problem)}",
-                   help="run the same command again; files that are complete are kept") from problem
+        raise fail(
+            "LB414",
+            f"the download of {name} was interrupted: {_line(problem)}",
+            help="run the same command again; files that are complete are kept",
+        ) from problem
     return Path(folder)
 
 

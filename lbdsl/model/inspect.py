@@ -21,8 +21,15 @@ from lbdsl.model.source import ModelSource, is_artifact
 FORMAT_VERSION = 1
 """Of `inspect --json`."""
 
-_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32",
-            "f32": "float32", "float": "float32"}
+_ALIASES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float": "float32",
+}
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 _SHOWN = 3
 """Tensors named in one message; the rest is counted."""
@@ -60,8 +67,11 @@ def normal_dtype(name: str) -> str:
     plain = _ALIASES.get(plain, plain)
     if plain not in DTYPE_BYTES:
         close = nearest(plain, [*DTYPE_BYTES, *_ALIASES])
-        raise fail("LB415", f"{name} is not a number format that models run in",
-                   help=f"did you mean {close}?" if close else f"one of {', '.join(DTYPE_BYTES)}")
+        raise fail(
+            "LB415",
+            f"{name} is not a number format that models run in",
+            help=f"did you mean {close}?" if close else f"one of {', '.join(DTYPE_BYTES)}",
+        )
     return plain
 
 
@@ -114,8 +124,12 @@ def _expected(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 def _mixer_prefixes(layout: Layout) -> tuple[str, ...]:
     """Where the parameters of mixers that actions brought may stand."""
-    return tuple(layout.family.layer_prefix.format(layer) + part for layer in range(layout.sizes.layers)
-                 if layout.own_mixer(layer) for part in _parts(layout.family.attention))
+    return tuple(
+        layout.family.layer_prefix.format(layer) + part
+        for layer in range(layout.sizes.layers)
+        if layout.own_mixer(layer)
+        for part in _parts(layout.family.attention)
+    )
 
 
 def _parts(rows: tuple[TensorRow, ...]) -> tuple[str, ...]:
@@ -138,19 +152,39 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
     odd = [] if quantized else [name for name in expected if name in tensors and tensors[name].dtype not in _FLOATS]
     found = []
     if missing:
-        found.append(error("LB409", f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}",
-                           help="the checkpoint is not complete, or its config.json is another model's"))
+        found.append(
+            error(
+                "LB409",
+                f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}",
+                help="the checkpoint is not complete, or its config.json is another model's",
+            )
+        )
     if extra:
-        found.append(error("LB409", f"{len(extra)} tensors have no place in the model: {_some(extra)}",
-                           help="the checkpoint is quantized, holds an adapter, or its config.json is another model's"))
+        found.append(
+            error(
+                "LB409",
+                f"{len(extra)} tensors have no place in the model: {_some(extra)}",
+                help="the checkpoint is quantized, holds an adapter, or its config.json is another model's",
+            )
+        )
     if wrong:
         name = wrong[0]
-        found.append(error("LB409", f"{len(wrong)} tensors have another shape than the configuration gives: "
-                           f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
-                           help="config.json is another model's"))
+        found.append(
+            error(
+                "LB409",
+                f"{len(wrong)} tensors have another shape than the configuration gives: "
+                f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
+                help="config.json is another model's",
+            )
+        )
     if odd:
-        found.append(error("LB404", f"{len(odd)} tensors are not floating point: {odd[0]} is {tensors[odd[0]].dtype}",
-                           help="the weights are quantized already; start from the unquantized model"))
+        found.append(
+            error(
+                "LB404",
+                f"{len(odd)} tensors are not floating point: {odd[0]} is {tensors[odd[0]].dtype}",
+                help="the weights are quantized already; start from the unquantized model",
+            )
+        )
     return tuple(found)
 
 
@@ -159,8 +193,13 @@ def _untied(layout: Layout, source: ModelSource, tensors: Mapping[str, TensorInf
     head, embedding = tensors.get(layout.family.head.name), tensors.get(layout.family.embedding.name)
     if not layout.tied or head is None or embedding is None or same_bytes(source.path, head, embedding):
         return ()
-    return (error("LB404", "head and embeddings are tied in the configuration, but differ in the checkpoint",
-                  help="set tie_word_embeddings to false in config.json"),)
+    return (
+        error(
+            "LB404",
+            "head and embeddings are tied in the configuration, but differ in the checkpoint",
+            help="set tie_word_embeddings to false in config.json",
+        ),
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -178,8 +217,11 @@ def _checkpoint_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInf
         named = sizes.most_common(1)[0][0] if sizes else "float32"
     plain = str(named).removeprefix("torch.")
     if plain not in DTYPE_BYTES:
-        raise fail("LB404", f"the checkpoint's number format is {plain[:40]}",
-                   help=f"run it in another with --dtype, one of {', '.join(DTYPE_BYTES)}")
+        raise fail(
+            "LB404",
+            f"the checkpoint's number format is {plain[:40]}",
+            help=f"run it in another with --dtype, one of {', '.join(DTYPE_BYTES)}",
+        )
     return plain
 
 
@@ -192,8 +234,9 @@ def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> Mod
         prefix = family.layer_prefix.format(index)
         names = [name for name, _ in layout.layer_rows(index)]
         if layout.own_mixer(index):
-            names += sorted(name for name in tensors
-                            if name.startswith(tuple(prefix + part for part in parts)) and name not in names)
+            names += sorted(
+                name for name in tensors if name.startswith(tuple(prefix + part for part in parts)) and name not in names
+            )
         by_layer[index] = [tensors[name] for name in names]
 
     def is_attention(info: TensorInfo, index: int) -> bool:
@@ -203,12 +246,29 @@ def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> Mod
     mlp = tuple(sum(t.elements for t in by_layer[i] if not is_attention(t, i)) for i in layers)
     outside = [*layout.rows(family.other), family.embedding] + ([] if layout.tied else [family.head])
     return ModelFacts(
-        family=family.model_type, architecture=layout.architecture, layers=sizes.layers, hidden=sizes.hidden,
-        heads=sizes.heads, kv_heads=sizes.kv_heads, head_dim=sizes.head_dim, intermediate=sizes.intermediate,
-        vocab=sizes.vocab, positions=sizes.positions, tied=layout.tied, dtype=dtype,
-        attention_params=attention, mlp_params=mlp, other_params=sum(math.prod(sizes.shape(row)) for row in outside),
+        family=family.model_type,
+        architecture=layout.architecture,
+        layers=sizes.layers,
+        hidden=sizes.hidden,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        intermediate=sizes.intermediate,
+        vocab=sizes.vocab,
+        positions=sizes.positions,
+        tied=layout.tied,
+        dtype=dtype,
+        attention_params=attention,
+        mlp_params=mlp,
+        other_params=sum(math.prod(sizes.shape(row)) for row in outside),
         native_window=tuple(layout.native_window(i) for i in layers),
-        modules=tuple(t.name.rpartition(".")[0] for i in layers for t in by_layer[i]
-                      if t.name.endswith(".weight") and len(t.shape) == 2),
+        modules=tuple(
+            t.name.rpartition(".")[0]
+            for i in layers
+            for t in by_layer[i]
+            if t.name.endswith(".weight") and len(t.shape) == 2
+        ),
         layer_specs=tuple(tuple(sorted(spec.items())) for spec in layout.specs),
-        attention_parts=parts, mlp_parts=_parts(family.mlp))
+        attention_parts=parts,
+        mlp_parts=_parts(family.mlp),
+    )

@@ -16,12 +16,32 @@ LAYER_CAP = 10_000
 LABEL_CAP = 10_000
 """Classes that a configuration may promise: transformers makes a name for each of them, whatever the model is."""
 
-_NUMBERS = ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "partial_rotary_factor", "query_pre_attn_scalar",
-            "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings")
-_ROPE_NUMBERS = ("rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor", "beta_fast",
-                 "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings")
-_ROPE_NEEDS = MappingProxyType({"linear": ("factor",), "yarn": ("factor",),
-                                "llama3": ("factor", "low_freq_factor", "high_freq_factor")})
+_NUMBERS = (
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "original_max_position_embeddings",
+)
+_ROPE_NUMBERS = (
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+)
+_ROPE_NEEDS = MappingProxyType(
+    {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+)
 """What a kind of scaling cannot be computed without."""
 
 _ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
@@ -120,10 +140,21 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     if family is None:
         named = f"model_type {str(model_type)[:40]!r}" if model_type is not None else "a config.json without model_type"
         reason = missing(base_type) if base_type is not None else None
-        raise fail("LB403", f"{named} is not a supported family" + (f": it {reason}" if reason else ""),
-                   help=("supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()),
-                         *(() if reason or base_type is None else ("a family of pre- or post-norm layers with softmax "
-                           "attention and a gated MLP is two files: docs/families.md",))))
+        raise fail(
+            "LB403",
+            f"{named} is not a supported family" + (f": it {reason}" if reason else ""),
+            help=(
+                "supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()),
+                *(
+                    ()
+                    if reason or base_type is None
+                    else (
+                        "a family of pre- or post-norm layers with softmax "
+                        "attention and a gated MLP is two files: docs/families.md",
+                    )
+                ),
+            ),
+        )
     sizes = _sizes(family, config)
     _check_obeyed(config)
     _check_numbers(config, sizes.layers)
@@ -131,17 +162,23 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         _check_limits(family, config)
     specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
     _check_rope(family, config)
-    return Layout(family, _architecture(family, config, artifact), sizes,
-                  tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
-                  flags=MappingProxyType({name: _flag(config, name, usual) for name, usual in family.flags.items()}),
-                  specs=specs,
-                  eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None)
+    return Layout(
+        family,
+        _architecture(family, config, artifact),
+        sizes,
+        tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
+        flags=MappingProxyType({name: _flag(config, name, usual) for name, usual in family.flags.items()}),
+        specs=specs,
+        eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
+    )
 
 
 def native_specs(family: Family, config: Mapping[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
     """What each layer of an unchanged model is. Raises LB402 or LB404."""
-    return tuple(FULL if window is None else MappingProxyType({"attn": "swa", "window": window, "sinks": 0})
-                 for window in family.windows(config, layers))
+    return tuple(
+        FULL if window is None else MappingProxyType({"attn": "swa", "window": window, "sinks": 0})
+        for window in family.windows(config, layers)
+    )
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
@@ -154,11 +191,15 @@ def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
     # A field that is there and null means "as many as query heads"; transformers has other defaults for an absent one.
     kv_heads = usual.get("kv_heads", heads) if names["kv_heads"] not in config else heads
     sizes = Sizes(
-        layers=positive_int(config, names["layers"], cap=LAYER_CAP), hidden=hidden, heads=heads,
+        layers=positive_int(config, names["layers"], cap=LAYER_CAP),
+        hidden=hidden,
+        heads=heads,
         kv_heads=positive_int(config, names["kv_heads"], default=kv_heads),
         head_dim=positive_int(config, names["head_dim"], default=usual.get("head_dim", hidden // heads)),
-        intermediate=positive_int(config, names["intermediate"]), vocab=positive_int(config, names["vocab"]),
-        positions=positive_int(config, names["positions"]))
+        intermediate=positive_int(config, names["intermediate"]),
+        vocab=positive_int(config, names["vocab"]),
+        positions=positive_int(config, names["positions"]),
+    )
     if heads % sizes.kv_heads:
         raise fail("LB402", f"{names['heads']} {heads} is not a multiple of {names['kv_heads']} {sizes.kv_heads}")
     if sizes.head_dim % 2:
@@ -173,8 +214,11 @@ def _architecture(family: Family, config: dict[str, Any], artifact: bool) -> str
     if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
         raise fail("LB402", "architectures in the configuration is not a list of names")
     if not artifact and family.architecture not in given:
-        raise fail("LB404", f"the model is a {given[0][:60]}; only {family.architecture} predicts next tokens",
-                   help="give a causal language model")
+        raise fail(
+            "LB404",
+            f"the model is a {given[0][:60]}; only {family.architecture} predicts next tokens",
+            help="give a causal language model",
+        )
     return family.architecture if not artifact else given[0]
 
 
@@ -183,9 +227,13 @@ def _check_limits(family: Family, config: dict[str, Any]) -> None:
         value = config.get(limit.field)
         values = value if isinstance(value, list) else [value]
         if any(isinstance(v, (dict, list)) or v not in limit.allowed for v in values):
-            raise fail("LB404", f"{limit.field} is set in this {family.model_type} model: {limit.reason}",
-                       help=f"remove {limit.field} from config.json if the model was trained without it"
-                       if limit.field != "quantization_config" else "give the model's folder before quantization")
+            raise fail(
+                "LB404",
+                f"{limit.field} is set in this {family.model_type} model: {limit.reason}",
+                help=f"remove {limit.field} from config.json if the model was trained without it"
+                if limit.field != "quantization_config"
+                else "give the model's folder before quantization",
+            )
 
 
 def _check_obeyed(config: dict[str, Any]) -> None:
@@ -193,8 +241,11 @@ def _check_obeyed(config: dict[str, Any]) -> None:
     for name in _ATTENTION_FIELDS:
         if config.get(name) not in _IMPLEMENTATIONS:
             # It would win over what lbdsl asks for, and may name code to be fetched from a hub.
-            raise fail("LB404", f"{name} in the configuration is {str(config[name])[:40]!r}; sdpa and eager are understood",
-                       help=f"remove {name} from config.json")
+            raise fail(
+                "LB404",
+                f"{name} in the configuration is {str(config[name])[:40]!r}; sdpa and eager are understood",
+                help=f"remove {name} from config.json",
+            )
     labels = config.get("num_labels")
     if labels is not None and (type(labels) is not int or not 0 <= labels <= LABEL_CAP):
         raise fail("LB402", f"num_labels in the configuration is {str(labels)[:40]}, not a whole number up to {LABEL_CAP}")
@@ -227,8 +278,11 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
 def _check_rope_type(family: Family, value: dict[str, Any]) -> None:
     kind = value.get("rope_type", value.get("type", "default"))
     if kind not in family.rope_types:
-        raise fail("LB404", f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
-                   help=f"supported: {', '.join(family.rope_types)}")
+        raise fail(
+            "LB404",
+            f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
+            help=f"supported: {', '.join(family.rope_types)}",
+        )
     for name in _ROPE_NUMBERS:
         check_positive(value, name)
     lacking = [name for name in _ROPE_NEEDS.get(kind, ()) if value.get(name) is None]

@@ -31,8 +31,9 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise fail("LB416", f"there is no {name}: torch sees {count} CUDA devices",
-                       help="--device cpu works everywhere")
+            raise fail(
+                "LB416", f"there is no {name}: torch sees {count} CUDA devices", help="--device cpu works everywhere"
+            )
         return device
     if device.type == "mps":
         if not torch.backends.mps.is_available():
@@ -41,8 +42,14 @@ def pick_device(name: str | None = None) -> torch.device:
     raise fail("LB416", f"{name} is not a device that lbdsl runs on", help="cpu, cuda or mps")
 
 
-def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.device | str | None = None,
-              trust_remote_code: bool = False, cache_dir: Path | None = None) -> PreTrainedModel:
+def load_base(
+    source: ModelSource,
+    *,
+    dtype: str | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: Path | None = None,
+) -> PreTrainedModel:
     """The stock transformers model in eval mode on `device`, with SDPA attention where that computes what it should.
 
     `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is kept
@@ -51,14 +58,23 @@ def load_base(source: ModelSource, *, dtype: str | None = None, device: torch.de
     """
     facts = inspect_model(source, dtype).unwrap()
     if is_artifact(source):
-        raise fail("LB417", f"{source.text} is an artifact of lbdsl, not a base model",
-                   help="give the model that it was made from; its name is in lbdsl.json")
+        raise fail(
+            "LB417",
+            f"{source.text} is an artifact of lbdsl, not a base model",
+            help="give the model that it was made from; its name is in lbdsl.json",
+        )
     where = pick_device(str(device) if device is not None else None)
     folder = source.path if source.gguf_file is None else gguf_model_folder(source, facts, cache_dir)
     with loading("LB417", f"{source.text} cannot be loaded"), quiet_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, facts.dtype), attn_implementation=attention_of(folder), use_safetensors=True,
-            local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True)
+            folder,
+            dtype=getattr(torch, facts.dtype),
+            attn_implementation=attention_of(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
         model, report = loaded
         model = model.to(where).eval()
     check_loaded(model, report, facts, source)
@@ -70,12 +86,14 @@ def attention_of(folder: Path) -> str:
     return "eager" if layout_of(read_json_object(folder / "config.json")).eager else "sdpa"
 
 
-def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False,
-                   cache_dir: Path | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: ModelSource, *, trust_remote_code: bool = False, cache_dir: Path | None = None
+) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, chat template included. Raises LbdslError with LB418."""
     folder = source.path if source.gguf_file is None else gguf_tokenizer_folder(source, cache_dir)
     needs = "the folder needs tokenizer.json or tokenizer.model, and tokenizer_config.json"
     with loading("LB418", f"the tokenizer of {source.text} cannot be loaded", help=needs), quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code)
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     return tokenizer

@@ -34,12 +34,16 @@ def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFac
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         names = [str(name) for name in report.get(key) or () if "rotary_emb.inv_freq" not in str(name)]
         if names:
-            raise fail("LB417", f"{source.text} does not load whole: {len(names)} {key.replace('_', ' ')}, "
-                                f"e.g. {sorted(names)[0]}")
+            raise fail(
+                "LB417", f"{source.text} does not load whole: {len(names)} {key.replace('_', ' ')}, e.g. {sorted(names)[0]}"
+            )
     count = sum(parameter.numel() for parameter in model.parameters())
     if type(model).__name__ != facts.architecture or count != facts.params:
-        raise fail("LB417", f"{source.text} loads as {type(model).__name__} with {count} parameters; its headers "
-                            f"promise {facts.architecture} with {facts.params}")
+        raise fail(
+            "LB417",
+            f"{source.text} loads as {type(model).__name__} with {count} parameters; its headers "
+            f"promise {facts.architecture} with {facts.params}",
+        )
 
 
 def first_line(problem: BaseException) -> str:

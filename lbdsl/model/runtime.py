@@ -24,5 +24,6 @@ def hybrid_classes(model_type: str) -> HybridClasses:
     stem = f"Lbdsl{family.architecture.removesuffix('ForCausalLM')}"
     modeling = importlib.import_module(f"lbdsl.model.hybrid.modeling_lbdsl_{model_type}")
     configuration = importlib.import_module(f"lbdsl.model.hybrid.configuration_lbdsl_{model_type}")
-    return HybridClasses(getattr(configuration, f"{stem}Config"), getattr(modeling, f"{stem}Model"),
-                         getattr(modeling, f"{stem}ForCausalLM"))
+    return HybridClasses(
+        getattr(configuration, f"{stem}Config"), getattr(modeling, f"{stem}Model"), getattr(modeling, f"{stem}ForCausalLM")
+    )

@@ -21,10 +21,22 @@ HEADER_CAP = 100_000_000
 """Bytes of JSON that a header may have; the format's own limit."""
 
 DTYPES: Mapping[str, tuple[str, int]] = {
-    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
-    "F8_E4M3": ("float8_e4m3", 1), "F8_E5M2": ("float8_e5m2", 1), "F8_E8M0": ("float8_e8m0", 1),
-    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1),
-    "U64": ("uint64", 8), "U32": ("uint32", 4), "U16": ("uint16", 2), "U8": ("uint8", 1), "BOOL": ("bool", 1),
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E8M0": ("float8_e8m0", 1),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
 """torch's name and the bytes of an element, by the format's name."""
 
@@ -52,14 +64,20 @@ def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
             size = path.stat().st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
-                raise fail("LB405", f"{path.name} has {size} bytes, too few for a safetensors file",
-                           help="copy or download it again")
+                raise fail(
+                    "LB405",
+                    f"{path.name} has {size} bytes, too few for a safetensors file",
+                    help="copy or download it again",
+                )
             length = int.from_bytes(prefix, "little")
             if length > HEADER_CAP:
                 raise _bad(path, f"its header claims {length} bytes; at most {HEADER_CAP} are allowed")
             if 8 + length > size:
-                raise fail("LB405", f"{path.name} is cut short: expected at least {8 + length} bytes, found {size}",
-                           help="copy or download it again")
+                raise fail(
+                    "LB405",
+                    f"{path.name} is cut short: expected at least {8 + length} bytes, found {size}",
+                    help="copy or download it again",
+                )
             raw = stream.read(length)
     except OSError as problem:
         raise fail("LB405", f"cannot read {path.name}: {problem.strerror}") from problem
@@ -104,8 +122,9 @@ def _tensors(path: Path, header: dict[str, Any], base: int) -> Iterable[TensorIn
             raise _bad(path, f"the data_offsets of {_shown(name)} are not a range")
         needed = math.prod(shape) * dtype[1]
         if offsets[1] - offsets[0] != needed:
-            raise _bad(path, f"{_shown(name)} needs {needed} bytes for {dtype[0]} {shape}, "
-                             f"its range has {offsets[1] - offsets[0]}")
+            raise _bad(
+                path, f"{_shown(name)} needs {needed} bytes for {dtype[0]} {shape}, its range has {offsets[1] - offsets[0]}"
+            )
         yield TensorInfo(name, dtype[0], tuple(shape), path.name, base + offsets[0], base + offsets[1])
 
 
@@ -118,8 +137,9 @@ def _check_layout(path: Path, infos: tuple[TensorInfo, ...], base: int, size: in
             raise _bad(path, f"there is a hole of {info.start - end} bytes before {_shown(info.name)}")
         end = info.stop
     if size < end:
-        raise fail("LB405", f"{path.name} is cut short: expected {end} bytes, found {size}",
-                   help="copy or download it again")
+        raise fail(
+            "LB405", f"{path.name} is cut short: expected {end} bytes, found {size}", help="copy or download it again"
+        )
     if size > end:
         raise _bad(path, f"expected {end} bytes, found {size}: {size - end} bytes belong to no tensor")
 

@@ -69,8 +69,11 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
         return _local(text, path.resolve())
     match = _HUB_ID.fullmatch(text)
     if match is None or text.startswith((".", "/", "~")) or match["repo"].endswith((".gguf", ".safetensors")):
-        raise fail("LB400", f"there is no {text}",
-                   help=(*did_you_mean(path), "give an existing folder or .gguf file, or a hub id like organisation/name"))
+        raise fail(
+            "LB400",
+            f"there is no {text}",
+            help=(*did_you_mean(path), "give an existing folder or .gguf file, or a hub id like organisation/name"),
+        )
     from lbdsl.model.hub import download_snapshot
 
     folder = download_snapshot(match["repo"], match["revision"], offline=offline)
@@ -81,8 +84,11 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
 def _local(text: str, path: Path) -> ModelSource:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise fail("LB400", f"{text} is neither a folder nor a .gguf file",
-                       help="give the folder that holds config.json and the weights")
+            raise fail(
+                "LB400",
+                f"{text} is neither a folder nor a .gguf file",
+                help="give the folder that holds config.json and the weights",
+            )
         return ModelSource(text, path.parent, path.name, None, _gguf_name(path))
     if not path.is_dir():
         raise fail("LB400", f"{text} is neither a folder nor a file")
@@ -94,12 +100,18 @@ def _local(text: str, path: Path) -> ModelSource:
     ggufs = [name for name in names if name.lower().endswith(".gguf") and (path / name).is_file()]
     if ggufs and not any(name.endswith(".safetensors") for name in names):
         if len(ggufs) > 1:
-            raise fail("LB401", f"{text} holds {len(ggufs)} GGUF files: {', '.join(ggufs)}",
-                       help=f"name one of them, e.g. {Path(text) / ggufs[0]}")
+            raise fail(
+                "LB401",
+                f"{text} holds {len(ggufs)} GGUF files: {', '.join(ggufs)}",
+                help=f"name one of them, e.g. {Path(text) / ggufs[0]}",
+            )
         return ModelSource(text, path, ggufs[0], None, _gguf_name(path / ggufs[0]))
     if "config.json" not in names:
-        raise fail("LB401", f"{text} holds no config.json and no .gguf file",
-                   help="give the folder that a model was saved to with save_pretrained, or a .gguf file")
+        raise fail(
+            "LB401",
+            f"{text} holds no config.json and no .gguf file",
+            help="give the folder that a model was saved to with save_pretrained, or a .gguf file",
+        )
     snapshot = _SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
     if snapshot is not None and _COMMIT.fullmatch(path.name):
         return ModelSource(text, path, None, path.name, _clean(snapshot["name"]))

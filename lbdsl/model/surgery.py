@@ -20,12 +20,18 @@ def to_hybrid(model: Any) -> Any:
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None or type(model).__name__ != family.architecture:
-        raise fail("LB420", f"there is no hybrid runtime for {type(model).__name__}",
-                   help=f"supported: {', '.join(sorted(row.architecture for row in FAMILIES.values()))}")
+        raise fail(
+            "LB420",
+            f"there is no hybrid runtime for {type(model).__name__}",
+            help=f"supported: {', '.join(sorted(row.architecture for row in FAMILIES.values()))}",
+        )
     classes = hybrid_classes(family.model_type)
     config_class, model_class = classes.config, classes.causal_lm
-    values = {key: value for key, value in model.config.to_dict().items()
-              if key not in ("model_type", "architectures", "auto_map", "transformers_version", "lbdsl")}
+    values = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in ("model_type", "architectures", "auto_map", "transformers_version", "lbdsl")
+    }
     config = config_class(**values)
     # Where the base came from is in lbdsl.json; libraries that find a name here look for its files, even on a hub.
     config._name_or_path = ""

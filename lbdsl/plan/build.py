@@ -39,10 +39,19 @@ CONTEXTS = (1024, 8192, 32768)
 """Where costs are counted, in tokens, when no one asks for others."""
 
 
-def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements: Mapping[Request, Measurement],
-          joint: Loss | None, model_ref: ModelRef, measured_on: MeasuredOn | None,
-          contexts: tuple[int, ...] = CONTEXTS, lbdsl_version: str = "", *,
-          found: Iterable[Diagnostic] = ()) -> Diagnosed[Plan]:
+def build(
+    recipe: Recipe,
+    facts: ModelFacts,
+    selection: Selection,
+    measurements: Mapping[Request, Measurement],
+    joint: Loss | None,
+    model_ref: ModelRef,
+    measured_on: MeasuredOn | None,
+    contexts: tuple[int, ...] = CONTEXTS,
+    lbdsl_version: str = "",
+    *,
+    found: Iterable[Diagnostic] = (),
+) -> Diagnosed[Plan]:
     """The plan, also when an assert fails: then an error says so (exit code 5; 1 for `requires`) and it is not
     applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned."""
     before = base_cost(facts)
@@ -66,34 +75,72 @@ def build(recipe: Recipe, facts: ModelFacts, selection: Selection, measurements:
     errored = any(d.is_error for d in kept)
     complete = loss.joint is not None or not selection.changed
     plan = Plan(
-        lbdsl_version=lbdsl_version, recipe=_recipe_ref(recipe), model=model_ref, measured_on=measured_on,
+        lbdsl_version=lbdsl_version,
+        recipe=_recipe_ref(recipe),
+        model=model_ref,
+        measured_on=measured_on,
         layers=layers,
-        rules=tuple(RuleReport(number=rule.number, text=rule.text, because=rule.because, claims=outcome.claims,
-                               shadowed=outcome.shadowed, modules=_module_count(layers, rule.number))
-                    for rule, outcome in zip(recipe.rules, selection.rules, strict=True)),
-        before=before.totals(contexts), after=after.totals(contexts), contexts=contexts, loss=loss, asserts=asserts,
-        measure=recipe.measure, heal=recipe.heal, eval=recipe.eval, findings=tuple(_finding(recipe, d) for d in kept),
-        changes=_changes(layers), complete=complete, errored=errored,
-        applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts))
+        rules=tuple(
+            RuleReport(
+                number=rule.number,
+                text=rule.text,
+                because=rule.because,
+                claims=outcome.claims,
+                shadowed=outcome.shadowed,
+                modules=_module_count(layers, rule.number),
+            )
+            for rule, outcome in zip(recipe.rules, selection.rules, strict=True)
+        ),
+        before=before.totals(contexts),
+        after=after.totals(contexts),
+        contexts=contexts,
+        loss=loss,
+        asserts=asserts,
+        measure=recipe.measure,
+        heal=recipe.heal,
+        eval=recipe.eval,
+        findings=tuple(_finding(recipe, d) for d in kept),
+        changes=_changes(layers),
+        complete=complete,
+        errored=errored,
+        applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts),
+    )
     return Diagnosed(plan, tuple(problems))
 
 
-def _layer(recipe: Recipe, facts: ModelFacts, choice: LayerChoice, measurements: Mapping[Request, Measurement],
-           before: ModelCost, after: ModelCost, contexts: tuple[int, ...]) -> LayerPlan:
+def _layer(
+    recipe: Recipe,
+    facts: ModelFacts,
+    choice: LayerChoice,
+    measurements: Mapping[Request, Measurement],
+    before: ModelCost,
+    after: ModelCost,
+    contexts: tuple[int, ...],
+) -> LayerPlan:
     index = choice.index
-    removes = tuple(prefix for action in choice.changing for change in action.changes(facts, index)
-                    for prefix in change.removes)
+    removes = tuple(
+        prefix for action in choice.changing for change in action.changes(facts, index) for prefix in change.removes
+    )
     planned = [_planned(item, removes) for item in choice.choices]
     # Of weights, only what is left of the layer's modules counts.
     actions = tuple(item for item in planned if item.aspect != "weights" or item.modules)
-    scores = {f"{request.metric}({request.action})" if request.action else request.metric: _score(measurement)
-              for request, measurement in measurements.items()
-              if request.layer == index and math.isfinite(measurement.value)}
+    scores = {
+        f"{request.metric}({request.action})" if request.action else request.metric: _score(measurement)
+        for request, measurement in measurements.items()
+        if request.layer == index and math.isfinite(measurement.value)
+    }
     return LayerPlan(
-        index=index, actions=actions, spec=dict(spec_of(choice.changing, facts, index)), removes=removes, scores=scores,
-        params_before=before.layer_params(index), params_after=after.layer_params(index),
+        index=index,
+        actions=actions,
+        spec=dict(spec_of(choice.changing, facts, index)),
+        removes=removes,
+        scores=scores,
+        params_before=before.layer_params(index),
+        params_after=after.layer_params(index),
         kv_bytes_before={str(ctx): before.layer_kv_bytes(index, ctx) for ctx in contexts},
-        kv_bytes_after={str(ctx): after.layer_kv_bytes(index, ctx) for ctx in contexts}, reason=choice.reason)
+        kv_bytes_after={str(ctx): after.layer_kv_bytes(index, ctx) for ctx in contexts},
+        reason=choice.reason,
+    )
 
 
 def _planned(choice: Choice, removes: tuple[str, ...]) -> PlannedAction:
@@ -124,8 +171,13 @@ def _finite(joint: Loss | None) -> tuple[Loss | None, list[Diagnostic]]:
     wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
     if wrong is None:
         return joint, []
-    return None, [error("LB306", f"the loss of the whole changed model is {wrong}",
-                        help=("the plan breaks the model: change fewer layers", "or try `--dtype float32`"))]
+    return None, [
+        error(
+            "LB306",
+            f"the loss of the whole changed model is {wrong}",
+            help=("the plan breaks the model: change fewer layers", "or try `--dtype float32`"),
+        )
+    ]
 
 
 def _loss(selection: Selection, measurements: Mapping[Request, Measurement], joint: Loss | None) -> Loss:
@@ -162,14 +214,21 @@ def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertR
         unmeasured = all(d.code == "LB323" for d in found)
         return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
     shown = deciding(assertion.expr, world)
-    result = AssertResult(text=text, phase=phase, status="pass" if truth else "fail",
-                          value=float(shown.value.value) if shown is not None else None)
+    result = AssertResult(
+        text=text,
+        phase=phase,
+        status="pass" if truth else "fail",
+        value=float(shown.value.value) if shown is not None else None,
+    )
     if truth:
         return result, ()
     code = "LB321" if static else "LB322"
     said = f": `{shown.name}` is {shown.text}" if shown is not None else ""
-    help = "change more layers, or loosen the assert" if static else (
-        "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`",)
+    help = (
+        "change more layers, or loosen the assert"
+        if static
+        else ("change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`",)
+    )
     return result, (error(code, f"`assert {text}` fails{said}", recipe.span(assertion), help=help),)
 
 
@@ -177,9 +236,16 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
     changed = sum(layer.changed for layer in layers)
     if not changed or recipe.heal is not None or recipe.asserts:
         return []
-    return [warning("LB325", f"this plan changes {plural(changed, 'layer')}, heals nothing and gates nothing",
-                    help=("`heal { tokens = 200k }` distils the base model into the changed one",
-                          "`assert ppl_increase < 5%` refuses to save a result that is worse"))]
+    return [
+        warning(
+            "LB325",
+            f"this plan changes {plural(changed, 'layer')}, heals nothing and gates nothing",
+            help=(
+                "`heal { tokens = 200k }` distils the base model into the changed one",
+                "`assert ppl_increase < 5%` refuses to save a result that is worse",
+            ),
+        )
+    ]
 
 
 def _module_count(layers: tuple[LayerPlan, ...], rule: int) -> int:
@@ -189,16 +255,25 @@ def _module_count(layers: tuple[LayerPlan, ...], rule: int) -> int:
 def _engine_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagnostic]:
     """LB215 for every rule that got layers for an action that this version only plans."""
     chosen = {planned.rule for layer in layers for planned in layer.actions if not planned.action.carried_out}
-    return [no_engine(recipe, rule, f"rule {rule.number} matches {plural(_module_count(layers, rule.number), 'module')}")
-            for rule in recipe.rules if rule.number in chosen]
+    return [
+        no_engine(recipe, rule, f"rule {rule.number} matches {plural(_module_count(layers, rule.number), 'module')}")
+        for rule in recipe.rules
+        if rule.number in chosen
+    ]
 
 
 def _search_findings(recipe: Recipe) -> list[Diagnostic]:
     if recipe.search is None:
         return []
     values = ", ".join(f"${item.name} = {recipe.params[item.name]}" for item in recipe.search.vary)
-    return [note("LB144", f"`search` is not run: this is the plan for {values}", recipe.span(recipe.search),
-                 help="a later version runs it with `lbdsl tune`; until then try values with `--set`")]
+    return [
+        note(
+            "LB144",
+            f"`search` is not run: this is the plan for {values}",
+            recipe.span(recipe.search),
+            help="a later version runs it with `lbdsl tune`; until then try values with `--set`",
+        )
+    ]
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
@@ -213,10 +288,23 @@ def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:
     folder = os.path.dirname(recipe.path) or "."
     file = os.path.relpath(span.source.name, folder).replace(os.sep, "/") if span is not None and inside else None
     line = diagnostic.span.start_line_column[0] if diagnostic.span is not None else None
-    return Finding(code=diagnostic.code, severity=diagnostic.severity.value, message=diagnostic.message,
-                   help=diagnostic.help, line=line, file=file)
+    return Finding(
+        code=diagnostic.code,
+        severity=diagnostic.severity.value,
+        message=diagnostic.message,
+        help=diagnostic.help,
+        line=line,
+        file=file,
+    )
 
 
 def _recipe_ref(recipe: Recipe) -> RecipeRef:
-    return RecipeRef(name=recipe.name, path=recipe.path, text=recipe.text, sha256=recipe.sha256,
-                     params=dict(recipe.params), set_params=recipe.set_params, included=recipe.included)
+    return RecipeRef(
+        name=recipe.name,
+        path=recipe.path,
+        text=recipe.text,
+        sha256=recipe.sha256,
+        params=dict(recipe.params),
+        set_params=recipe.set_params,
+        included=recipe.included,
+    )

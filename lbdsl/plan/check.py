@@ -26,14 +26,24 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     found += layer_problems(recipe, facts.layers)
     found += action_conflicts(recipe)
     found += pattern_problems(recipe, facts)
-    found += [no_engine(recipe, score, f"`{score.text}` cannot be measured")
-              for rule in recipe.rules for score in scores_of(rule) if score.action and not score.action.carried_out]
+    found += [
+        no_engine(recipe, score, f"`{score.text}` cannot be measured")
+        for rule in recipe.rules
+        for score in scores_of(rule)
+        if score.action and not score.action.carried_out
+    ]
     for rule in recipe.rules:
         if isinstance(rule.selector, RankSelector) and rule.selector.until is not None:
-            found += [error("LB315", f"`until` cannot use `{part.name}` of the whole model", recipe.span(part),
-                            help=("give a cost, as in `until kv(32Ki) <= 50%`",
-                                  f"or gate with `assert {part.name} < ...`"))
-                      for part in walk(rule.selector.until) if isinstance(part, Score | PostScore)]
+            found += [
+                error(
+                    "LB315",
+                    f"`until` cannot use `{part.name}` of the whole model",
+                    recipe.span(part),
+                    help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`"),
+                )
+                for part in walk(rule.selector.until)
+                if isinstance(part, Score | PostScore)
+            ]
     return tuple(found)
 
 
@@ -41,8 +51,12 @@ def no_engine(recipe: Recipe, node: Rule | Score, said: str) -> Diagnostic:
     """LB215 at a rule or score whose action this version only plans."""
     actions = node.actions if isinstance(node, Rule) else (node.action,)
     names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
-    return error("LB215", f"{said}: nothing in this version carries out {names}", recipe.span(node),
-                 help="remove it to go on; its engine comes in a later version")
+    return error(
+        "LB215",
+        f"{said}: nothing in this version carries out {names}",
+        recipe.span(node),
+        help="remove it to go on; its engine comes in a later version",
+    )
 
 
 def facts_only(requirement: Assertion) -> bool:
@@ -50,16 +64,26 @@ def facts_only(requirement: Assertion) -> bool:
     return not any(isinstance(part, Score | PostScore | CostOf) for part in walk(requirement.expr))
 
 
-def requirement_problems(recipe: Recipe, facts: ModelFacts, requirement: Assertion, world: World,
-                         ) -> tuple[Diagnostic, ...]:
+def requirement_problems(
+    recipe: Recipe,
+    facts: ModelFacts,
+    requirement: Assertion,
+    world: World,
+) -> tuple[Diagnostic, ...]:
     """Why one `requires` does not hold; nothing when it does."""
     truth, found = holds(requirement.expr, world)
     if truth is None or truth:
         return found
     shown = None if facts_only(requirement) else deciding(requirement.expr, world)
     said = f", and `{shown.name}` is {shown.text}" if shown is not None else ""
-    return (error("LB320", f"the recipe requires `{requirement.text}`{said}", recipe.span(requirement),
-                  help=f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"),)
+    return (
+        error(
+            "LB320",
+            f"the recipe requires `{requirement.text}`{said}",
+            recipe.span(requirement),
+            help=f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}",
+        ),
+    )
 
 
 def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
@@ -67,8 +91,12 @@ def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     found: dict[int, Diagnostic] = {}
     for node in _costs(recipe):
         if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
-            found[node.ctx] = warning("LB324", f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
-                                      f"{tokens_text(facts.positions)} positions", recipe.span(node))
+            found[node.ctx] = warning(
+                "LB324",
+                f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
+                f"{tokens_text(facts.positions)} positions",
+                recipe.span(node),
+            )
     return list(found.values())
 
 
@@ -83,6 +111,9 @@ def beyond_positions(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...
 def _costs(recipe: Recipe) -> Iterator[CostOf]:
     """The costs that a recipe's conditions ask for."""
     roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [rule.selector.until for rule in recipe.rules
-              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    roots += [
+        rule.selector.until
+        for rule in recipe.rules
+        if isinstance(rule.selector, RankSelector) and rule.selector.until is not None
+    ]
     yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))

@@ -51,8 +51,11 @@ def slots_of(recipe: Recipe, facts: ModelFacts) -> tuple[Slot, ...]:
 
 
 def acts_on_weights(recipe: Recipe) -> bool:
-    return any(Aspect.WEIGHTS in action.aspects() or isinstance(rule.selector, ModulesSelector)
-               for rule in recipe.rules for action in rule.actions)
+    return any(
+        Aspect.WEIGHTS in action.aspects() or isinstance(rule.selector, ModulesSelector)
+        for rule in recipe.rules
+        for action in rule.actions
+    )
 
 
 def wanted_by(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Wanted, ...], ...]:
@@ -80,8 +83,12 @@ def _wanted(action: Action, slots: tuple[Slot, ...], parts: tuple[tuple[Slot, ..
     if not on_weights or len(slots) == 2:
         return Wanted(action, sub_blocks, divisible=action.keeps)
     everywhere = {slot for row in parts for slot in row}
-    return Wanted(action, (*sub_blocks, *(slot for slot in slots if slot in everywhere)), divisible=True,
-                  at=tuple((*sub_blocks, *row) for row in parts))
+    return Wanted(
+        action,
+        (*sub_blocks, *(slot for slot in slots if slot in everywhere)),
+        divisible=True,
+        at=tuple((*sub_blocks, *row) for row in parts),
+    )
 
 
 def _by_layer(modules: Iterable[Module], facts: ModelFacts) -> tuple[tuple[Slot, ...], ...]:
@@ -100,13 +107,22 @@ def action_conflicts(recipe: Recipe) -> tuple[Diagnostic, ...]:
         for action in rule.actions:
             aspects = _conflicting(action)
             if isinstance(rule.selector, ModulesSelector) and not action.keeps and aspects != {Aspect.WEIGHTS}:
-                found.append(error("LB216", f"`{action.text()}` is not about the weights of modules", recipe.span(rule),
-                                   help="choose whole layers: `layers SET` or `where CONDITION`"))
+                found.append(
+                    error(
+                        "LB216",
+                        f"`{action.text()}` is not about the weights of modules",
+                        recipe.span(rule),
+                        help="choose whole layers: `layers SET` or `where CONDITION`",
+                    )
+                )
             other = next((taken[aspect] for aspect in sorted(aspects) if aspect in taken), None)
             if other is not None:
                 alone = next((a for a in (other, action) if a.keeps or Aspect.BLOCK in a.aspects()), None)
-                message = (f"`{alone.text()}` combines with nothing" if alone is not None else
-                           f"`{other.text()}` and `{action.text()}` act on the same part of a layer")
+                message = (
+                    f"`{alone.text()}` combines with nothing"
+                    if alone is not None
+                    else f"`{other.text()}` and `{action.text()}` act on the same part of a layer"
+                )
                 found.append(error("LB316", message, recipe.span(rule), help="put them into rules of their own"))
             taken |= dict.fromkeys(aspects, action)
     return tuple(found)
@@ -158,16 +174,24 @@ def known_before_measuring(recipe: Recipe, facts: ModelFacts) -> tuple[Known, ..
             case _:
                 among = range(facts.layers) if matched_layers is None else sorted(matched_layers)
                 static = not scores_of(rule)
-                domain = tuple(i for i in among if _has_modules(rule, wanted, i)
-                               and (static or not all(_claimed(wanted, i, sure))))
+                domain = tuple(
+                    i for i in among if _has_modules(rule, wanted, i) and (static or not all(_claimed(wanted, i, sure)))
+                )
         known.append(Known(wanted, domain))
         sure_rule = isinstance(rule.selector, ElseSelector) or (
-            isinstance(rule.selector, LayersSelector | ModulesSelector) and rule.selector.where is None
-            and matched_layers is not None)
+            isinstance(rule.selector, LayersSelector | ModulesSelector)
+            and rule.selector.where is None
+            and matched_layers is not None
+        )
         if sure_rule:
             # An indivisible action on several aspects may lose all of them to an earlier claim on one.
-            sure |= {(i, slot) for i in domain for item in wanted if item.divisible or len(item.slots) == 1
-                     for slot in item.of(i)}
+            sure |= {
+                (i, slot)
+                for i in domain
+                for item in wanted
+                if item.divisible or len(item.slots) == 1
+                for slot in item.of(i)
+            }
     return tuple(known)
 
 
@@ -185,8 +209,11 @@ def _static_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
     """The layers of a rule's set; None where scores decide it, or the rule has no set."""
     if isinstance(rule.selector, ModulesSelector) and rule.selector.layers is None:
         return frozenset(range(facts.layers))
-    if not isinstance(rule.selector, LayersSelector | ModulesSelector) or rule.selector.layers is None or (
-            ranked_sets(rule.selector.layers)):
+    if (
+        not isinstance(rule.selector, LayersSelector | ModulesSelector)
+        or rule.selector.layers is None
+        or (ranked_sets(rule.selector.layers))
+    ):
         return None
     return fixed_members(rule.selector.layers, facts.layers)
 
@@ -194,7 +221,11 @@ def _static_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
 def fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
     """The layers that a rule matches for certain; None where scores or a condition decide."""
     selector = rule.selector
-    if (not isinstance(selector, LayersSelector) or selector.where is not None or scores_of(rule)
-            or ranked_sets(selector.layers)):
+    if (
+        not isinstance(selector, LayersSelector)
+        or selector.where is not None
+        or scores_of(rule)
+        or ranked_sets(selector.layers)
+    ):
         return None
     return fixed_members(selector.layers, facts.layers)

@@ -87,8 +87,11 @@ class ModelCost:
 
     def totals(self, contexts: Iterable[int]) -> Totals:
         contexts = tuple(contexts)
-        return Totals(params=self.params, kv_bytes={str(c): self.kv_bytes(c) for c in contexts},
-                      flops_per_token={str(c): self.flops(c) for c in contexts})
+        return Totals(
+            params=self.params,
+            kv_bytes={str(c): self.kv_bytes(c) for c in contexts},
+            flops_per_token={str(c): self.flops(c) for c in contexts},
+        )
 
     def step_seconds(self, machine: MachineConstants, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
@@ -144,8 +147,12 @@ def plan_cost(facts: ModelFacts, plan: Plan) -> ModelCost:
     return changed_cost(base_cost(facts), [[planned.action for planned in layer.actions] for layer in plan.layers])
 
 
-def decode_bounds(before: ModelCost, after: ModelCost, machine: MachineConstants, cells: Iterable[tuple[int, int]],
-                  ) -> tuple[Speed, ...]:
+def decode_bounds(
+    before: ModelCost,
+    after: ModelCost,
+    machine: MachineConstants,
+    cells: Iterable[tuple[int, int]],
+) -> tuple[Speed, ...]:
     """Upper bounds on the decode gain at each (context, batch); cells in which the base does not fit are left out."""
     speeds = []
     for ctx, batch in cells:

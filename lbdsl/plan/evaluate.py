@@ -108,18 +108,42 @@ def score_of(score: Score, layer: int, world: World) -> Diagnosed[float]:
     measurement = world.measurements.get(request)
     span = world.recipe.span(score)
     if measurement is None:
-        return Diagnosed(None, (error("LB304", f"`{score.text}` of layer {layer} is not measured", span,
-                                      help="run `lbdsl measure` with this recipe and model"),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB304",
+                    f"`{score.text}` of layer {layer} is not measured",
+                    span,
+                    help="run `lbdsl measure` with this recipe and model",
+                ),
+            ),
+        )
     if not math.isfinite(measurement.value):
-        return Diagnosed(None, (error(
-            "LB306", f"`{score.text}` of layer {layer} is {measurement.value}", span,
-            help=("a comparison with it would be meaningless; try `--dtype float32`",
-                  "or claim the layer by an earlier rule")),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB306",
+                    f"`{score.text}` of layer {layer} is {measurement.value}",
+                    span,
+                    help=(
+                        "a comparison with it would be meaningless; try `--dtype float32`",
+                        "or claim the layer by an earlier rule",
+                    ),
+                ),
+            ),
+        )
     return Diagnosed(measurement.value)
 
 
 _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
 }
 
 
@@ -224,8 +248,10 @@ class _Evaluator:
         values = [self.of(part) for part in expr.operands]
         if any(value is None for value in values):
             return None
-        truths = [self._pair(op, expr.operands[i], values[i], expr.operands[i + 1], values[i + 1])
-                  for i, op in enumerate(expr.ops)]
+        truths = [
+            self._pair(op, expr.operands[i], values[i], expr.operands[i + 1], values[i + 1])
+            for i, op in enumerate(expr.ops)
+        ]
         return None if any(truth is None for truth in truths) else all(truths)
 
     def _pair(self, op: str, left: Expr, a: Any, right: Expr, b: Any) -> bool | None:

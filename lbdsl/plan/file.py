@@ -52,30 +52,53 @@ def load_plan(path: str | Path) -> Diagnosed[Plan]:
     version = fields["format_version"]
     if version != FORMAT_VERSION or isinstance(version, bool):
         writer = fields.get("lbdsl_version", "unknown")
-        return Diagnosed(None, (error(
-            "LB333", f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
-            help=(f"it was written by lbdsl {writer}", "make the plan again with this version")),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB333",
+                    f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
+                    help=(f"it was written by lbdsl {writer}", "make the plan again with this version"),
+                ),
+            ),
+        )
     return _checked(path, fields)
 
 
 def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
     said = fields.pop(DIGEST_KEY)
     if digest_of(fields) != said:
-        return Diagnosed(None, (error("LB332", f"{path} is not as lbdsl wrote it: its digest does not match",
-                                      help="change the recipe and run `lbdsl plan` again; a plan is never edited"),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB332",
+                    f"{path} is not as lbdsl wrote it: its digest does not match",
+                    help="change the recipe and run `lbdsl plan` again; a plan is never edited",
+                ),
+            ),
+        )
     try:
         return Diagnosed(Plan.model_validate(fields))
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return Diagnosed(None, (error(
-            "LB334", f"{path} is not valid at {where}: {first['msg']}",
-            help="an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS"),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB334",
+                    f"{path} is not valid at {where}: {first['msg']}",
+                    help="an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS",
+                ),
+            ),
+        )
 
 
 def _not_a_plan(path: Path, why: str) -> Diagnosed[Plan]:
-    return Diagnosed(None, (error("LB331", f"{path} is not a plan: {why}",
-                                  help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`"),))
+    return Diagnosed(
+        None, (error("LB331", f"{path} is not a plan: {why}", help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`"),)
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,8 +27,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Mapping[
 
     def gate(post: Mapping[str, float]) -> tuple[AssertResult, ...]:
         world = World(recipe, facts, cost=plan_cost(facts, plan), base=base_cost(facts), joint=plan.loss, post=post)
-        return tuple(_result(item, known, world)
-                     for item, known in zip(recipe.asserts, plan.asserts, strict=True))
+        return tuple(_result(item, known, world) for item, known in zip(recipe.asserts, plan.asserts, strict=True))
 
     return gate
 

@@ -16,10 +16,21 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "lbdsl_version": plan.lbdsl_version,
         "digest": plan.digest,
-        "recipe": {"name": plan.recipe.name, "path": plan.recipe.path, "sha256": plan.recipe.sha256,
-                   "params": dict(plan.recipe.params), "set_params": list(plan.recipe.set_params)},
-        "model": {"source": plan.model.source, "revision": plan.model.revision, "family": plan.model.family,
-                  "layers": plan.model.layers, "dtype": plan.model.dtype, "digest": plan.model.digest},
+        "recipe": {
+            "name": plan.recipe.name,
+            "path": plan.recipe.path,
+            "sha256": plan.recipe.sha256,
+            "params": dict(plan.recipe.params),
+            "set_params": list(plan.recipe.set_params),
+        },
+        "model": {
+            "source": plan.model.source,
+            "revision": plan.model.revision,
+            "family": plan.model.family,
+            "layers": plan.model.layers,
+            "dtype": plan.model.dtype,
+            "digest": plan.model.digest,
+        },
         "measured_on": plan.measured_on.model_dump(mode="json") if plan.measured_on is not None else None,
         "layers": [_layer(layer) for layer in plan.layers],
         "rules": [rule.model_dump(mode="json") for rule in plan.rules],
@@ -51,10 +62,13 @@ def _layer(layer: LayerPlan) -> dict[str, Any]:
         "window": layer.spec.get("window"),
         "sinks": layer.spec.get("sinks"),
         "rules": rules,
-        "actions": {aspect: " + ".join(dict.fromkeys(p.action.text() for p in layer.actions if p.aspect == aspect))
-                    for aspect in rules},
-        "modules": [{"names": list(planned.modules), "action": planned.action.text(), "rule": planned.rule}
-                    for planned in weights],
+        "actions": {
+            aspect: " + ".join(dict.fromkeys(p.action.text() for p in layer.actions if p.aspect == aspect))
+            for aspect in rules
+        },
+        "modules": [
+            {"names": list(planned.modules), "action": planned.action.text(), "rule": planned.rule} for planned in weights
+        ],
         "scores": {name: score.value for name, score in layer.scores.items()},
         "stderr": {name: score.stderr for name, score in layer.scores.items()},
         "params_before": layer.params_before,

@@ -97,8 +97,14 @@ def _problems(recipe: Recipe, part: LayerSet, layers: int) -> list[Diagnostic]:
         case Edge() | RankedSet():
             return _amount_problems(recipe, part.amount, layers)
         case Every() if part.step < 1 or not 0 <= part.start < layers:
-            return [error("LB303", f"`every {part.step} from {part.start}` selects none of the {layers} layers",
-                          recipe.span(part), help=f"the layers are 0-{layers - 1}, and a step is at least 1")]
+            return [
+                error(
+                    "LB303",
+                    f"`every {part.step} from {part.start}` selects none of the {layers} layers",
+                    recipe.span(part),
+                    help=f"the layers are 0-{layers - 1}, and a step is at least 1",
+                )
+            ]
         case _:
             return []
 
@@ -107,8 +113,15 @@ def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> list[Diag
     first, last = part.first, part.last
     top = layers - 1
     if first > last:
-        return [error("LB301", f"the range {first}-{last} is reversed", recipe.span(part),
-                      help=f"`{last}-{first}`", fix=_rewrite(recipe, part, f"{last}-{first}", "swap the ends"))]
+        return [
+            error(
+                "LB301",
+                f"the range {first}-{last} is reversed",
+                recipe.span(part),
+                help=f"`{last}-{first}`",
+                fix=_rewrite(recipe, part, f"{last}-{first}", "swap the ends"),
+            )
+        ]
     if first >= 0 and last <= top:
         return []
     missing = f"{max(first, layers)}-{last}" if max(first, layers) < last else str(last)
@@ -116,9 +129,15 @@ def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> list[Diag
     message = f"{'layers' if plural else 'layer'} {missing} {'do' if plural else 'does'} not exist"
     if 0 <= first <= top:
         fits = f"{first}-{top}" if first < top else str(top)
-        return [error("LB300", message, recipe.span(part),
-                      help=(f"`{fits}`", f"the model has {layers} layers, 0-{top}"),
-                      fix=_rewrite(recipe, part, fits, f"end at layer {top}"))]
+        return [
+            error(
+                "LB300",
+                message,
+                recipe.span(part),
+                help=(f"`{fits}`", f"the model has {layers} layers, 0-{top}"),
+                fix=_rewrite(recipe, part, fits, f"end at layer {top}"),
+            )
+        ]
     return [error("LB300", message, recipe.span(part), help=f"the model has {layers} layers, 0-{top}")]
 
 
@@ -127,8 +146,14 @@ def _amount_problems(recipe: Recipe, amount: Amount, layers: int) -> list[Diagno
     if 0 <= count <= layers:
         return []
     asked = str(amount.count) if amount.count is not None else f"{100 * (amount.share or 0):g} %"
-    return [error("LB302", f"{asked} of {layers} layers cannot be selected", recipe.span(amount),
-                  help=f"the model has {layers} layers")]
+    return [
+        error(
+            "LB302",
+            f"{asked} of {layers} layers cannot be selected",
+            recipe.span(amount),
+            help=f"the model has {layers} layers",
+        )
+    ]
 
 
 def _rewrite(recipe: Recipe, node: Node, text: str, title: str) -> Fix | None:

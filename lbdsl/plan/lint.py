@@ -14,8 +14,12 @@ from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankSelector, Recipe, Rule
 
 
-def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table,
-                       ) -> tuple[Diagnostic, ...]:
+def selection_findings(
+    recipe: Recipe,
+    facts: ModelFacts,
+    matches: tuple[Match, ...],
+    table: Table,
+) -> tuple[Diagnostic, ...]:
     """Warnings and notes on a resolved table, in the order of the rules."""
     found: list[Diagnostic] = []
     sizes = dict(table.sizes)
@@ -24,13 +28,19 @@ def selection_findings(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, 
     free = [i for i in range(facts.layers) if all(row[i] is None for row in table.claims.values())]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
-        found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {kept}",
-                          help="say `else keep` to mean it"))
+        found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {kept}", help="say `else keep` to mean it"))
     return tuple(found)
 
 
-def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: Match, table: Table, size: int | None,
-             ) -> Iterator[Diagnostic]:
+def _of_rule(
+    recipe: Recipe,
+    facts: ModelFacts,
+    rule: Rule,
+    index: int,
+    match: Match,
+    table: Table,
+    size: int | None,
+) -> Iterator[Diagnostic]:
     got, lost, selector, span = table.got[index], table.lost[index], rule.selector, recipe.span(rule)
     if isinstance(selector, ElseSelector):
         return
@@ -39,19 +49,31 @@ def _of_rule(recipe: Recipe, facts: ModelFacts, rule: Rule, index: int, match: M
     elif not got and not lost:
         yield warning("LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(rule, facts))
     elif isinstance(selector, RankSelector) and not ranks_rest(selector) and lost:
-        yield warning("LB308", f"{_claimed(recipe, rule, lost, len(got) + len(lost), match, table)}; "
-                      f"rule {rule.number} gets {len(got)}", span, labels=_labels(recipe, lost, match, table),
-                      help="write `of rest` to rank only the layers that are left", fix=_of_rest(recipe, selector))
+        yield warning(
+            "LB308",
+            f"{_claimed(recipe, rule, lost, len(got) + len(lost), match, table)}; rule {rule.number} gets {len(got)}",
+            span,
+            labels=_labels(recipe, lost, match, table),
+            help="write `of rest` to rank only the layers that are left",
+            fix=_of_rest(recipe, selector),
+        )
     elif not got and not _holds(table, index):
-        yield warning("LB307", f"rule {rule.number} gets no layer: "
-                      f"{_claimed(recipe, rule, lost, len(lost), match, table)}", span,
-                      labels=_labels(recipe, lost, match, table), help="move it up, or remove it")
-    if (isinstance(selector, RankSelector) and selector.of_rest and selector.until is None
-            and selector.amount is not None):
+        yield warning(
+            "LB307",
+            f"rule {rule.number} gets no layer: {_claimed(recipe, rule, lost, len(lost), match, table)}",
+            span,
+            labels=_labels(recipe, lost, match, table),
+            help="move it up, or remove it",
+        )
+    if isinstance(selector, RankSelector) and selector.of_rest and selector.until is None and selector.amount is not None:
         asked = selector.amount.of(facts.layers)
         if got and len(got) < asked:
-            yield warning("LB309", f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
-                          f"{'is' if len(got) == 1 else 'are'} left", span)
+            yield warning(
+                "LB309",
+                f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
+                f"{'is' if len(got) == 1 else 'are'} left",
+                span,
+            )
 
 
 def _holds(table: Table, index: int) -> bool:
@@ -78,8 +100,15 @@ def _labels(recipe: Recipe, lost: tuple[int, ...], match: Match, table: Table) -
 def _owners(lost: tuple[int, ...], match: Match, table: Table) -> dict[int, list[int]]:
     """The rules that the lost layers went to."""
     owners: dict[int, list[int]] = {}
-    rule_of = {layer: min(claim.rule for item in match.wanted for slot in item.of(layer)
-                          if (claim := table.claims[slot][layer]) is not None) for layer in lost}
+    rule_of = {
+        layer: min(
+            claim.rule
+            for item in match.wanted
+            for slot in item.of(layer)
+            if (claim := table.claims[slot][layer]) is not None
+        )
+        for layer in lost
+    }
     for layer, owner in rule_of.items():
         owners.setdefault(owner, []).append(layer)
     return owners

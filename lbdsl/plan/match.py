@@ -40,8 +40,11 @@ class Match:
     reasons: tuple[tuple[int, str], ...] = ()
 
 
-def match_rules(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement],
-                ) -> Diagnosed[tuple[Match, ...]]:
+def match_rules(
+    recipe: Recipe,
+    facts: ModelFacts,
+    measurements: Mapping[Request, Measurement],
+) -> Diagnosed[tuple[Match, ...]]:
     """A `Match` for every rule; every missing or NaN score of the recipe is an error, each reported once."""
     world = World(recipe, facts, measurements=measurements)
     matches: list[Match | None] = []

@@ -67,5 +67,10 @@ def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ..
     fix = None if near is None or span is None else Fix(f"write `{near}`", (Edit(span, f'"{near}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
     listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
-    return error("LB218", f"`{pattern.text}` matches 0 of {len(modules)} modules", span,
-                 help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
+    return error(
+        "LB218",
+        f"`{pattern.text}` matches 0 of {len(modules)} modules",
+        span,
+        help=(*([f"nearest `{near}`"] if near else []), listed),
+        fix=fix,
+    )

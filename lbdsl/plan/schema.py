@@ -153,8 +153,10 @@ class RecipeRef(Value):
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """(path, sha256) of everything that the recipe's hash covers, the recipe's own text first."""
-        return ((self.path, digest_text(self.text)), *(
-            (os.path.join(os.path.dirname(self.path), item.path), item.sha256) for item in self.included))
+        return (
+            (self.path, digest_text(self.text)),
+            *((os.path.join(os.path.dirname(self.path), item.path), item.sha256) for item in self.included),
+        )
 
 
 class ModelRef(Value):

@@ -119,14 +119,17 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     if resolved.value is None:
         return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
     table = resolved.value
-    reasons = tuple(_reasons(rule, match, got) for rule, match, got in
-                    zip(recipe.rules, matched.value, table.got, strict=True))
+    reasons = tuple(
+        _reasons(rule, match, got) for rule, match, got in zip(recipe.rules, matched.value, table.got, strict=True)
+    )
     modules = {(module.layer, Part(module.part)) for module in layer_modules(facts.modules)}
     layers = tuple(_layer(recipe, table, reasons, index, modules) for index in range(facts.layers))
     sizes = dict(table.sizes)
     # `else` is about what is left, so nothing of it is ever shadowed.
-    lost = tuple(() if isinstance(rule.selector, ElseSelector) else shadowed
-                 for rule, shadowed in zip(recipe.rules, table.lost, strict=True))
+    lost = tuple(
+        () if isinstance(rule.selector, ElseSelector) else shadowed
+        for rule, shadowed in zip(recipe.rules, table.lost, strict=True)
+    )
     rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
     found = selection_findings(recipe, facts, matched.value, table) + tuple(_model_findings(recipe, facts, table))
     selection = Selection(layers, rules)
@@ -138,13 +141,16 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
     reasons = dict(match.reasons)
     if isinstance(rule.selector, RankSelector) and ranks_rest(rule.selector):
         ranked = [layer for layer in match.layers or () if layer in got]
-        return {layer: f"{reasons[layer]}: {ordinal(place)} {rule.selector.direction} of the rest"
-                for place, layer in enumerate(ranked, start=1)}
+        return {
+            layer: f"{reasons[layer]}: {ordinal(place)} {rule.selector.direction} of the rest"
+            for place, layer in enumerate(ranked, start=1)
+        }
     return reasons
 
 
-def _layer(recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int,
-           modules: Container[tuple[int, Part]]) -> LayerChoice:
+def _layer(
+    recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int, modules: Container[tuple[int, Part]]
+) -> LayerChoice:
     choices: list[Choice] = []
     weights: dict[tuple[int | None, str], list[str]] = {}
     acting: dict[tuple[int | None, str], Action | None] = {}
@@ -160,8 +166,10 @@ def _layer(recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], in
             acting[key] = claim.action if claim else None
         if claim is not None and (owner is None or (owner.action.keeps and not claim.action.keeps)):
             owner = claim
-    choices += [Choice(Aspect.WEIGHTS, acting[key], key[0], tuple(weights[key]))
-                for key in sorted(weights, key=lambda key: (key[0] is None, key[0] or 0))]
+    choices += [
+        Choice(Aspect.WEIGHTS, acting[key], key[0], tuple(weights[key]))
+        for key in sorted(weights, key=lambda key: (key[0] is None, key[0] or 0))
+    ]
     if owner is None:
         return LayerChoice(index, tuple(choices), "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")

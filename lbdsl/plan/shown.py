@@ -38,8 +38,7 @@ def deciding(expr: Expr, world: World) -> Shown | None:
     truth = holds(expr, world).value
     if truth is None:
         return None
-    found = [shown for pair in _comparisons(expr, truth, world)
-             for shown in [_of_pair(pair, world)] if shown is not None]
+    found = [shown for pair in _comparisons(expr, truth, world) for shown in [_of_pair(pair, world)] if shown is not None]
     return next((shown for rank, shown in found if rank == 0), found[0][1] if found else None)
 
 
@@ -48,7 +47,7 @@ def _comparisons(expr: Expr, truth: bool, world: World) -> Iterator[Compare]:
     match expr:
         case Compare():
             for index in range(len(expr.ops)):
-                pair = Compare.model_construct(operands=expr.operands[index:index + 2], ops=(expr.ops[index],))
+                pair = Compare.model_construct(operands=expr.operands[index : index + 2], ops=(expr.ops[index],))
                 if holds(pair, world).value is truth:
                     yield pair
         case Logic():

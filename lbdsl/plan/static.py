@@ -47,17 +47,38 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
             continue
         layers = fixed_layers(rule, facts)
         if layers is not None and not layers:
-            found.append(warning("LB310", f"rule {rule.number} matches no layer: its set is empty", recipe.span(rule),
-                                 help=f"the model has {facts.layers} layers"))
-        elif not known.domain or (layers is not None and all((i, slot) in taken for i in layers for item in known.wanted
-                                                           for slot in item.of(i))):
-            claimed = f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules" if layers is not None else (
-                "earlier rules claim all that it could")
-            found.append(warning("LB307", f"rule {rule.number} gets no layer: {claimed}", recipe.span(rule),
-                                 help="move it up, or remove it"))
+            found.append(
+                warning(
+                    "LB310",
+                    f"rule {rule.number} matches no layer: its set is empty",
+                    recipe.span(rule),
+                    help=f"the model has {facts.layers} layers",
+                )
+            )
+        elif not known.domain or (
+            layers is not None and all((i, slot) in taken for i in layers for item in known.wanted for slot in item.of(i))
+        ):
+            claimed = (
+                f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules"
+                if layers is not None
+                else ("earlier rules claim all that it could")
+            )
+            found.append(
+                warning(
+                    "LB307",
+                    f"rule {rule.number} gets no layer: {claimed}",
+                    recipe.span(rule),
+                    help="move it up, or remove it",
+                )
+            )
         if layers is not None:
-            taken |= {(i, slot) for i in layers for item in known.wanted if item.divisible or len(item.slots) == 1
-                      for slot in item.of(i)}
+            taken |= {
+                (i, slot)
+                for i in layers
+                for item in known.wanted
+                if item.divisible or len(item.slots) == 1
+                for slot in item.of(i)
+            }
     return found
 
 
@@ -74,8 +95,9 @@ def _actions(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
         for d, count in said.values():
             where = "" if count == facts.layers else f" ({plural(count, 'layer')})"
             span = d.span or recipe.span(rule)
-            found.append(Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help,
-                                    d.fix))
+            found.append(
+                Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help, d.fix)
+            )
     return found
 
 
@@ -95,6 +117,12 @@ def _asserts(recipe: Recipe, world: World, *, costs: bool) -> list[Diagnostic]:
         elif not truth:
             shown = deciding(assertion.expr, world) if costs else None
             said = f": `{shown.name}` is {shown.text}" if shown is not None else ""
-            found.append(error("LB321", f"`assert {assertion.text}` fails{said}", recipe.span(assertion),
-                               help="change more layers, or loosen the assert"))
+            found.append(
+                error(
+                    "LB321",
+                    f"`assert {assertion.text}` fails{said}",
+                    recipe.span(assertion),
+                    help="change more layers, or loosen the assert",
+                )
+            )
     return found

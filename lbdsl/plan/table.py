@@ -59,8 +59,9 @@ class Table:
                 success = success or whole or (bool(free) and item.divisible and not item.action.keeps)
             (got if success else lost).append(layer)
         sizes = self.sizes if size is None else (*self.sizes, (rule, size))
-        return Table({slot: tuple(row) for slot, row in claims.items()}, (*self.got, tuple(got)),
-                     (*self.lost, tuple(lost)), sizes)
+        return Table(
+            {slot: tuple(row) for slot, row in claims.items()}, (*self.got, tuple(got)), (*self.lost, tuple(lost)), sizes
+        )
 
     def actions(self, layer: int) -> tuple[Action, ...]:
         """The actions that a layer got, each once."""

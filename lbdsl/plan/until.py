@@ -23,13 +23,20 @@ MOST_PLANS = 100_000
 def resolve(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table) -> Diagnosed[Table]:
     """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
     ones can be met, and so on."""
-    untils = [rule for rule in recipe.rules
-              if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
+    untils = [rule for rule in recipe.rules if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
     plans = (facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
-        return Diagnosed(None, (error(
-            "LB314", f"{len(untils)} `until` rules on {facts.layers} layers are up to {plans:,} plans",
-            recipe.span(untils[-1]), help=f"at most {MOST_PLANS:,} are tried; give some of them a count instead"),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB314",
+                    f"{len(untils)} `until` rules on {facts.layers} layers are up to {plans:,} plans",
+                    recipe.span(untils[-1]),
+                    help=f"at most {MOST_PLANS:,} are tried; give some of them a count instead",
+                ),
+            ),
+        )
     return _Reader(recipe, facts, matches, base_cost(facts)).read(0, table)
 
 
@@ -91,8 +98,9 @@ class _Reader:
             if truth:
                 return Diagnosed(complete)
             tries += self._try(until, world, size, complete)
-        return Diagnosed(None, later if later and not tries else (
-            self._unmet(index, until, most, tries, capped=most < len(free)),))
+        return Diagnosed(
+            None, later if later and not tries else (self._unmet(index, until, most, tries, capped=most < len(free)),)
+        )
 
     def _cost(self, table: Table) -> ModelCost:
         return changed_cost(self.base, [table.actions(layer) for layer in range(self.facts.layers)], self.blocks)

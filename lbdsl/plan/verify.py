@@ -12,9 +12,17 @@ from lbdsl.plan.schema import Plan
 _AGAIN = "make a new plan with `lbdsl plan`"
 
 
-def staleness(plan: Plan, *, files: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None,
-              model_digest: str | None = None, lbdsl_version: str | None = None, fingerprint: str | None = None,
-              data_digest: str | None = None, joint_digest: str | None = None) -> tuple[Diagnostic, ...]:
+def staleness(
+    plan: Plan,
+    *,
+    files: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    model_digest: str | None = None,
+    lbdsl_version: str | None = None,
+    fingerprint: str | None = None,
+    data_digest: str | None = None,
+    joint_digest: str | None = None,
+) -> tuple[Diagnostic, ...]:
     """Every difference between what the plan was made of and what is there now, as errors of exit code 3.
 
     Each argument is the present value; None means that it is not compared. `files` gives the sha256 of the recipe's text
@@ -30,12 +38,19 @@ def staleness(plan: Plan, *, files: Mapping[str, str] | None = None, params: Map
     if params is not None:
         found += _param_differences(plan, params)
     if model_digest is not None and model_digest != plan.model.digest:
-        found.append(error("LB342", f"the model {plan.model.source} changed: {short(plan.model.digest)} when planned, "
-                           f"{short(model_digest)} now", help=_AGAIN))
+        found.append(
+            error(
+                "LB342",
+                f"the model {plan.model.source} changed: {short(plan.model.digest)} when planned, "
+                f"{short(model_digest)} now",
+                help=_AGAIN,
+            )
+        )
     found += _measurement_differences(plan, fingerprint, data_digest, joint_digest)
     if lbdsl_version is not None and lbdsl_version != plan.lbdsl_version:
-        found.append(error("LB344", f"the plan was made by lbdsl {plan.lbdsl_version}, and this is {lbdsl_version}",
-                           help=_AGAIN))
+        found.append(
+            error("LB344", f"the plan was made by lbdsl {plan.lbdsl_version}, and this is {lbdsl_version}", help=_AGAIN)
+        )
     return tuple(found)
 
 
@@ -45,20 +60,31 @@ def _param_differences(plan: Plan, params: Mapping[str, Any]) -> list[Diagnostic
     for name in sorted({*planned, *params}):
         was, now = planned.get(name), params.get(name)
         if was != now or type(was) is not type(now):
-            found.append(error("LB341", f"${name.removeprefix('$')} was {_said(was)} when planned and is {_said(now)} "
-                               "now", help=_AGAIN))
+            found.append(
+                error(
+                    "LB341", f"${name.removeprefix('$')} was {_said(was)} when planned and is {_said(now)} now", help=_AGAIN
+                )
+            )
     return found
 
 
-def _measurement_differences(plan: Plan, fingerprint: str | None, data: str | None, joint: str | None,
-                             ) -> list[Diagnostic]:
+def _measurement_differences(
+    plan: Plan,
+    fingerprint: str | None,
+    data: str | None,
+    joint: str | None,
+) -> list[Diagnostic]:
     on = plan.measured_on
-    pairs = (("calibration text", on.digest if on else None, data),
-             ("text of the joint loss", on.joint_digest if on else None, joint),
-             ("fingerprint of the measurements (model, text, precision, device)", on.fingerprint if on else None,
-              fingerprint))
-    return [error("LB343", f"the {name} changed: {short(was) if was else 'none'} when planned, {short(now)} now",
-                  help=_AGAIN) for name, was, now in pairs if now is not None and now != was]
+    pairs = (
+        ("calibration text", on.digest if on else None, data),
+        ("text of the joint loss", on.joint_digest if on else None, joint),
+        ("fingerprint of the measurements (model, text, precision, device)", on.fingerprint if on else None, fingerprint),
+    )
+    return [
+        error("LB343", f"the {name} changed: {short(was) if was else 'none'} when planned, {short(now)} now", help=_AGAIN)
+        for name, was, now in pairs
+        if now is not None and now != was
+    ]
 
 
 def _said(value: Any) -> str:

@@ -41,8 +41,11 @@ def bare_number_fits(scope: Scope, number: Operand, other: Operand) -> bool:
         few = quantity.unit is Unit.BYTES and quantity.cost and 0 < abs(value) < SMALLEST_BYTES
         if few or value != int(value):
             unit = {Unit.BYTES: "bytes", Unit.FLOPS: "FLOPs", Unit.PARAMS: "parameters"}[quantity.unit]
-            what = f"{_said(number)} is that many {unit}, and a unit is missing" if few else (
-                f"{_said(number)} is no number of {unit}")
+            what = (
+                f"{_said(number)} is that many {unit}, and a unit is missing"
+                if few
+                else (f"{_said(number)} is no number of {unit}")
+            )
             _refuse(scope, number, what, value if 0 < value <= 1 and quantity.cost else None, _example(quantity))
             return False
     return True

@@ -111,8 +111,13 @@ def _score_of_part(scope: Scope, call: tree.Call, cls: type[Metric]) -> Score | 
             scope.unknown("LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer")
             return None
     forms = " or ".join(f"`{name}({part})`" for part in parts)
-    scope.error("LB104", f"`{name}` takes no action", call.span, fix=replace(call.span, name),
-                help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else ""))
+    scope.error(
+        "LB104",
+        f"`{name}` takes no action",
+        call.span,
+        fix=replace(call.span, name),
+        help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else ""),
+    )
     return None
 
 
@@ -147,8 +152,12 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
     else:
         known = ["sensitivity", *metrics()]
         if rule and name in _LAYER_NUMBERS:
-            scope.error("LB102", f"no metric `{name}`", span,
-                        help="layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`")
+            scope.error(
+                "LB102",
+                f"no metric `{name}`",
+                span,
+                help="layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`",
+            )
             return
         if not rule:
             known = [kind for kind, cls in metrics().items() if cls.joint] + [*COST_NAMES, *POST_NAMES]

@@ -42,12 +42,20 @@ def compare(scope: Scope, node: tree.Compare, place: Place, operand_of: Resolve)
 
 def _unquoted(scope: Scope, node: tree.Expr) -> bool:
     """Bare words where a text is compared: an error for each."""
-    words = [item for item in (node.items if isinstance(node, tree.Items) else (node,))
-             if isinstance(item, tree.Call) and item.args is None and item.name.name not in ("true", "false")]
+    words = [
+        item
+        for item in (node.items if isinstance(node, tree.Items) else (node,))
+        if isinstance(item, tree.Call) and item.args is None and item.name.name not in ("true", "false")
+    ]
     for word in words:
         quoted = f'"{word.name.name}"'
-        scope.error("LB106", f"`{word.name.name}` is a name, and a text is wanted", word.span,
-                    help="texts stand in double quotes", fix=Fix(f"write `{quoted}`", (Edit(word.span, quoted),)))
+        scope.error(
+            "LB106",
+            f"`{word.name.name}` is a name, and a text is wanted",
+            word.span,
+            help="texts stand in double quotes",
+            fix=Fix(f"write `{quoted}`", (Edit(word.span, quoted),)),
+        )
     return bool(words)
 
 
@@ -67,14 +75,13 @@ def _comparable(scope: Scope, node: tree.Compare, index: int, parts: list[Typed]
             if item.kind != left.kind:
                 scope.error("LB106", f"{kind_name(left.kind)} is never {kind_name(item.kind)}", item_node.span)
                 return False
-            if left.kind == "number" and not _units(scope, op.text, Operand(left, node.operands[index]),
-                                                    Operand(item, item_node)):
+            if left.kind == "number" and not _units(
+                scope, op.text, Operand(left, node.operands[index]), Operand(item, item_node)
+            ):
                 return False
         return True
     if left.kind != right.kind:
-        scope.error(
-            "LB106", f"`{op.text}` compares {kind_name(left.kind)} with {kind_name(right.kind)}", right_node.span
-        )
+        scope.error("LB106", f"`{op.text}` compares {kind_name(left.kind)} with {kind_name(right.kind)}", right_node.span)
         return False
     if left.kind != "number":
         if op.text not in ("==", "!=") or left.kind == "list":
@@ -92,8 +99,12 @@ def _units(scope: Scope, op: str, left: Operand, right: Operand) -> bool:
         if other.typed.cost and share.typed.phase is Phase.STATIC and op not in ("in", "not in"):
             return True
         if other.typed.unit is Unit.NONE and share.typed.value is not None and is_plain_fact(other.typed.expr):
-            scope.error("LB107", f"`{_text(other)}` is a plain number, and `{_text(share)}` is a share",
-                        share.node.span, help="a share compares with `kv(...)`, `flops(...)` and `params`")
+            scope.error(
+                "LB107",
+                f"`{_text(other)}` is a plain number, and `{_text(share)}` is a share",
+                share.node.span,
+                help="a share compares with `kv(...)`, `flops(...)` and `params`",
+            )
             return False
     if units[0] is units[1] or Unit.NONE in units:
         return bare_number_fits(scope, left, right) and bare_number_fits(scope, right, left)
@@ -122,8 +133,6 @@ def _pattern(scope: Scope, node: tree.Expr) -> Typed | None:
         return None
     reason = bad_regex(node.value)
     if reason is not None:
-        scope.error(
-            "LB122", f"bad pattern: {reason}", node.span, help="patterns are RE2 regular expressions (linear time)"
-        )
+        scope.error("LB122", f"bad pattern: {reason}", node.span, help="patterns are RE2 regular expressions (linear time)")
         return None
     return Typed(Text.model_construct(value=node.value, at=at(node)), "pattern")

@@ -53,13 +53,18 @@ def variable(scope: Scope, node: tree.Variable) -> Constant | None:
     """The value of `$name`, standing where it is used."""
     scope.use("$", node.name)
     if node.name not in scope.variables:
-        scope.unknown("LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables,
-                      "variables defined above", "$")
+        scope.unknown(
+            "LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables, "variables defined above", "$"
+        )
         return None
     if node.name in scope.expressions:
-        scope.error("LB120", f"`${node.name}` is not a constant, it depends on the model", node.span,
-                    labels=(Label(scope.expressions[node.name].node.span, "stands for this"),),
-                    help=f"here stands {_WHAT}")
+        scope.error(
+            "LB120",
+            f"`${node.name}` is not a constant, it depends on the model",
+            node.span,
+            labels=(Label(scope.expressions[node.name].node.span, "stands for this"),),
+            help=f"here stands {_WHAT}",
+        )
         return None
     value = scope.variables[node.name]
     return None if value is None else Constant(value.value, value.unit, node.span, f"${node.name}", value.numbers)
@@ -81,14 +86,22 @@ def _arithmetic(scope: Scope, node: tree.Arithmetic) -> Constant | None:
     for op, operand in zip(node.ops, found[1:], strict=True):
         joined = join_units(op, unit, operand.unit)
         if joined is None:
-            scope.error("LB107", f"`{op}` between {unit.value} and {operand.unit.value}", node.span,
-                        help="both sides must be of one unit, or one a plain number")
+            scope.error(
+                "LB107",
+                f"`{op}` between {unit.value} and {operand.unit.value}",
+                node.span,
+                help="both sides must be of one unit, or one a plain number",
+            )
             return None
         unit = joined
         value = combined(op, total, operand.value)
         if value is None or not finite(value):
-            scope.error("LB121", "division by zero" if op == "/" and operand.value == 0 else "result is too large",
-                        node.span, help="a constant is a finite number of at most 18 digits")
+            scope.error(
+                "LB121",
+                "division by zero" if op == "/" and operand.value == 0 else "result is too large",
+                node.span,
+                help="a constant is a finite number of at most 18 digits",
+            )
             return None
         total = value
     return Constant(total, unit, node.span, one_line(node.span.text))
@@ -101,8 +114,13 @@ def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> 
         return None
     if value.unit not in (Unit.NONE, *units):
         wanted = units[0].value if units else "a plain number"
-        scope.error("LB107", f"{what} is counted in {wanted}, not in {value.unit.value}" if units else
-                    f"{what} is a plain number, not {value.shown}", value.span)
+        scope.error(
+            "LB107",
+            f"{what} is counted in {wanted}, not in {value.unit.value}"
+            if units
+            else f"{what} is a plain number, not {value.shown}",
+            value.span,
+        )
         return None
     assert isinstance(value.value, int | float)
     if value.value != int(value.value):
@@ -120,5 +138,10 @@ def warn_decimal(scope: Scope, value: Constant) -> None:
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
         outside = literal.span.source.name.startswith(SET)
-        scope.warning("LB119", f"`{literal.text}` is {literal.value} tokens", literal.span,
-                      help=f"did you mean `{binary}`{meant}?", fix=None if outside else replace(literal.span, binary))
+        scope.warning(
+            "LB119",
+            f"`{literal.text}` is {literal.value} tokens",
+            literal.span,
+            help=f"did you mean `{binary}`{meant}?",
+            fix=None if outside else replace(literal.span, binary),
+        )

@@ -52,13 +52,31 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
         first = next(problem for problem in parsed.diagnostics if problem.is_error)
         return Diagnosed(None, (error("LB045", f"{name}: {first.message}", first.span, help=first.help),))
     if parsed.value is None or parsed.value.statements != read.value:
-        return Diagnosed(None, (error("LB045", f"{name}: a statement cannot be written as a recipe", help=(
-            "look for a pattern with an odd backslash, or a name that is a word of the language"),),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB045",
+                    f"{name}: a statement cannot be written as a recipe",
+                    help=("look for a pattern with an odd backslash, or a name that is a word of the language"),
+                ),
+            ),
+        )
     return format_parsed(parsed.value)
 
 
-_GROUPS = {tree.Version: 0, tree.RecipeName: 0, tree.Requires: 0, tree.Include: 1, tree.Param: 1, tree.Let: 1,
-           tree.Group: 1, tree.RuleStatement: 3, tree.Assertion: 5, tree.Search: 6}
+_GROUPS = {
+    tree.Version: 0,
+    tree.RecipeName: 0,
+    tree.Requires: 0,
+    tree.Include: 1,
+    tree.Param: 1,
+    tree.Let: 1,
+    tree.Group: 1,
+    tree.RuleStatement: 3,
+    tree.Assertion: 5,
+    tree.Search: 6,
+}
 
 
 def _grouped(statements: Iterable[tree.Statement]) -> str:

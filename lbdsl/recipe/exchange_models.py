@@ -181,11 +181,20 @@ class SearchForm(Form):
 
 
 SEARCH_FORMS: Mapping[str, type[Form]] = {
-    "vary": VaryForm, "minimize": MinimizeForm, "maximize": MaximizeForm, "subject_to": SubjectForm}
+    "vary": VaryForm,
+    "minimize": MinimizeForm,
+    "maximize": MaximizeForm,
+    "subject_to": SubjectForm,
+}
 """Items of a search by the key that tells them; any other key is a setting."""
 
 RULE_FORMS: Mapping[str, type[RuleForm]] = {
-    "else": ElseForm, "rank": RankForm, "modules": ModulesForm, "layers": LayersForm, "where": WhereForm}
+    "else": ElseForm,
+    "rank": RankForm,
+    "modules": ModulesForm,
+    "layers": LayersForm,
+    "where": WhereForm,
+}
 
 BLOCKS = ("measure", "heal", "eval")
 
@@ -194,8 +203,9 @@ def _settings_form(block: str) -> type[Form]:
     """The settings of a block, from the table that the language has of them."""
     from lbdsl.recipe.settings import SETTINGS
 
-    fields: dict[str, Any] = {key: (Value, Field(default=None, description=row.meaning))
-                              for key, row in SETTINGS.get(block, {}).items()}
+    fields: dict[str, Any] = {
+        key: (Value, Field(default=None, description=row.meaning)) for key, row in SETTINGS.get(block, {}).items()
+    }
     return create_model(f"{block.title()}Settings", __base__=Form, **fields)
 
 
@@ -212,8 +222,19 @@ def statement_forms() -> Mapping[str, type[Form]]:
     for block in BLOCKS:
         fields: dict[str, Any] = {block: (_settings_form(block), ...)}
         blocks[block] = create_model(f"{block.title()}Form", __base__=Form, **fields)
-    return {"lbr": VersionForm, "recipe": NameForm, "requires": RequiresForm, "param": ParamForm, "let": LetForm,
-            "group": GroupForm, "include": IncludeForm, **blocks, "search": SearchForm, "assert": AssertForm, **RULE_FORMS}
+    return {
+        "lbr": VersionForm,
+        "recipe": NameForm,
+        "requires": RequiresForm,
+        "param": ParamForm,
+        "let": LetForm,
+        "group": GroupForm,
+        "include": IncludeForm,
+        **blocks,
+        "search": SearchForm,
+        "assert": AssertForm,
+        **RULE_FORMS,
+    }
 
 
 class Document(Form):

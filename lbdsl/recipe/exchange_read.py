@@ -54,8 +54,9 @@ class _Reader:
             found = problem.errors(include_url=False)
             unknown = [item for item in found if item["type"] == "extra_forbidden"]
             # A key that is misspelt is not missing, too.
-            meant = {(*item["loc"][:-1], nearest(str(item["loc"][-1]), _keys(form, list(item["loc"][:-1]))))
-                     for item in unknown}
+            meant = {
+                (*item["loc"][:-1], nearest(str(item["loc"][-1]), _keys(form, list(item["loc"][:-1])))) for item in unknown
+            }
             for item in [*unknown, *(item for item in found if item not in unknown)]:
                 if item["type"] != "missing" or item["loc"] not in meant:
                     self._explain(form, path, item)
@@ -161,8 +162,12 @@ class _Reader:
         v = self.values
         assert kind in RULE_FORMS, kind
         because = data.get("because")
-        return tree.RuleStatement(v.nowhere, self._selector(kind, data, path), v.actions(data["do"], f"{path}.do"),
-                                  None if because is None else v.string(because))
+        return tree.RuleStatement(
+            v.nowhere,
+            self._selector(kind, data, path),
+            v.actions(data["do"], f"{path}.do"),
+            None if because is None else v.string(because),
+        )
 
     def _selector(self, kind: str, data: Mapping[str, Any], path: str) -> Any:
         v = self.values
@@ -179,11 +184,18 @@ class _Reader:
                 return tree.LayersSelector(v.nowhere, optional("layers", v.layers), optional("where", v.condition))
             case "modules":
                 patterns: list[Any] = [v.pattern(item, f"{path}.modules[{i}]") for i, item in enumerate(data["modules"])]
-                return tree.ModulesSelector(v.nowhere, tuple(patterns), optional("in_layers", v.layers),
-                                            optional("where", v.condition))
+                return tree.ModulesSelector(
+                    v.nowhere, tuple(patterns), optional("in_layers", v.layers), optional("where", v.condition)
+                )
             case _:
-                return tree.RankSelector(v.nowhere, data["rank"], optional("amount", v.amount), data.get("of_rest", False),
-                                         optional("by", v.score), optional("until", v.condition))
+                return tree.RankSelector(
+                    v.nowhere,
+                    data["rank"],
+                    optional("amount", v.amount),
+                    data.get("of_rest", False),
+                    optional("by", v.score),
+                    optional("until", v.condition),
+                )
 
 
 def _joined(path: str, parts: Iterable[int | str]) -> str:
@@ -201,9 +213,14 @@ def _keys(form: type[Form], outside: list[Any]) -> list[str]:
     return [info.alias or name for name, info in form.model_fields.items()]
 
 
-_KINDS = {"string_type": "must be text", "bool_type": "must be true or false", "list_type": "must be a list",
-          "model_type": "must be an object", "string_pattern_mismatch": "must be a name",
-          "too_short": "must not be empty"}
+_KINDS = {
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "string_pattern_mismatch": "must be a name",
+    "too_short": "must not be empty",
+}
 
 
 def _said(item: Any) -> str:

@@ -71,28 +71,61 @@ def _linked(schema: Any) -> Any:
 
 def _values() -> dict[str, Any]:
     ref = {"$ref": "#/$defs/Value"}
-    call = {**_OBJECT_OF_ONE, "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}, "additionalProperties": {"anyOf": [
-        {"type": "object", "additionalProperties": ref}, {"type": "array", "items": ref}]},
-        "description": 'A call: {"lora": {"rank": 16}} with named arguments, {"kl": ["drop"]} with others.'}
-    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"],
-            "additionalProperties": False, "description": "A text, in contrast to an expression."}
-    condition = {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}],
-                 "description": "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."}
+    call = {
+        **_OBJECT_OF_ONE,
+        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "additionalProperties": {
+            "anyOf": [{"type": "object", "additionalProperties": ref}, {"type": "array", "items": ref}]
+        },
+        "description": 'A call: {"lora": {"rank": 16}} with named arguments, {"kl": ["drop"]} with others.',
+    }
+    text = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}},
+        "required": ["text"],
+        "additionalProperties": False,
+        "description": "A text, in contrast to an expression.",
+    }
+    condition = {
+        "anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}],
+        "description": "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`.",
+    }
     items = {"type": "array", "items": ref}
     return {
         "Value": {"anyOf": [{"type": "number"}, {"type": "boolean"}, _EXPRESSION, text, items, call]},
         "Condition": condition,
-        "Layers": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}],
-                   "description": "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."},
-        "Amount": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}],
-                   "description": "A number of layers, a share such as `10%`, or a variable."},
+        "Layers": {
+            "anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}],
+            "description": "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`.",
+        },
+        "Amount": {
+            "anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}],
+            "description": "A number of layers, a share such as `10%`, or a variable.",
+        },
         "Score": {"anyOf": [{"type": "string"}, call]},
-        "Domain": {"anyOf": [
-            {"type": "object", "properties": {"from": ref, "to": ref}, "required": ["from", "to"],
-             "additionalProperties": False}, {"type": "array", "items": ref, "minItems": 1}, {"type": "string"}]},
-        "ModulePattern": {"anyOf": [{"type": "string"}, {
-            "type": "object", "properties": {"regex": {"type": "string"}}, "required": ["regex"],
-            "additionalProperties": False}]},
+        "Domain": {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"from": ref, "to": ref},
+                    "required": ["from", "to"],
+                    "additionalProperties": False,
+                },
+                {"type": "array", "items": ref, "minItems": 1},
+                {"type": "string"},
+            ]
+        },
+        "ModulePattern": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"regex": {"type": "string"}},
+                    "required": ["regex"],
+                    "additionalProperties": False,
+                },
+            ]
+        },
     }
 
 
@@ -103,16 +136,24 @@ def _actions() -> dict[str, Any]:
     for kind, cls in actions().items():
         schema = cls.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
-        parameters = {name: {"anyOf": [_without_unit(schema["properties"][name]), _EXPRESSION]}
-                      for name in cls.parameters()}
+        parameters = {
+            name: {"anyOf": [_without_unit(schema["properties"][name]), _EXPRESSION]} for name in cls.parameters()
+        }
         required = [name for name in schema.get("required", []) if name in parameters]
         named = {"type": "object", "properties": parameters, "required": required, "additionalProperties": False}
         listed = {"type": "array", "prefixItems": list(parameters.values()), "items": False, "minItems": len(required)}
         if not parameters:
             listed = {"type": "array", "maxItems": 0}
         summary = (cls.__doc__ or "").strip().split("\n\n")[0]
-        calls.append({"type": "object", "description": " ".join(summary.split()), "properties": {kind: {
-            "anyOf": [named, listed]}}, "required": [kind], "additionalProperties": False})
+        calls.append(
+            {
+                "type": "object",
+                "description": " ".join(summary.split()),
+                "properties": {kind: {"anyOf": [named, listed]}},
+                "required": [kind],
+                "additionalProperties": False,
+            }
+        )
     bare = {"type": "string", "description": "An action in the recipe language: " + ", ".join(actions()) + "."}
     definitions["Action"] = {"anyOf": [bare, *calls]}
     one = {"$ref": "#/$defs/Action"}

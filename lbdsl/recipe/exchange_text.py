@@ -29,9 +29,13 @@ def json_data(text: str, name: str) -> Diagnosed[Any]:
     try:
         _check_size(text, name)
         _check_depth(text, name)
-        data = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, name), parse_float=_decimal,
-                          parse_int=lambda digits: _integer(digits, name),
-                          parse_constant=lambda word: _no_constant(word, name))
+        data = json.loads(
+            text,
+            object_pairs_hook=lambda pairs: _object(pairs, name),
+            parse_float=_decimal,
+            parse_int=lambda digits: _integer(digits, name),
+            parse_constant=lambda word: _no_constant(word, name),
+        )
         _check_characters(data, name)
         return Diagnosed(data)
     except json.JSONDecodeError as problem:
@@ -54,8 +58,11 @@ def yaml_data(text: str, name: str) -> Diagnosed[Any]:
         return Diagnosed(data)
     except yaml.MarkedYAMLError as problem:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
-        hints = ("a text that begins with `@` stands in quotes",) if "'@'" in str(problem.problem) or (
-            "cannot start any token" in str(problem.problem)) else ()
+        hints = (
+            ("a text that begins with `@` stands in quotes",)
+            if "'@'" in str(problem.problem) or ("cannot start any token" in str(problem.problem))
+            else ()
+        )
         return Diagnosed(None, fail("LB041", f"{name}{at}: {problem.problem}", help=hints).diagnostics)
     except yaml.YAMLError as problem:
         return Diagnosed(None, fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}").diagnostics)

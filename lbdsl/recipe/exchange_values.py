@@ -84,8 +84,11 @@ class Values:
     def _call(self, data: dict[Any, Any], path: str) -> Any:
         """{"swa": {"window": 512}} or {"swa": [512]}."""
         if len(data) != 1:
-            self.wrong(path, "a call is an object with one key", help=(
-                'as in {"swa": {"window": 512}}', 'a text is {"text": "..."}'))
+            self.wrong(
+                path,
+                "a call is an object with one key",
+                help=('as in {"swa": {"window": 512}}', 'a text is {"text": "..."}'),
+            )
             return None
         name, given = next(iter(data.items()))
         if not _NAME.fullmatch(name) or name in tables().keywords:
@@ -99,8 +102,11 @@ class Values:
                 self._check_parameters(name, given, place)
             args = [self._argument(key, item, place) for key, item in given.items()]
         else:
-            self.wrong(place, "arguments are an object, or a list for arguments without names",
-                       help=f'a text is {{"text": ...}}; `{name}` without arguments is just "{name}"')
+            self.wrong(
+                place,
+                "arguments are an object, or a list for arguments without names",
+                help=f'a text is {{"text": ...}}; `{name}` without arguments is just "{name}"',
+            )
             return None
         return tree.Call(self.nowhere, tree.Ident(self.nowhere, name), tuple(args))
 
@@ -138,9 +144,14 @@ class Values:
             if call is not None and call.name.name not in actions():
                 name = call.name.name
                 near = nearest(name, actions())
-                self.wrong(path, f"no action `{name}`", help=(
-                    *([f"did you mean `{near}`?"] if near else []),
-                    "actions: " + ", ".join(f"`{known}`" for known in actions())))
+                self.wrong(
+                    path,
+                    f"no action `{name}`",
+                    help=(
+                        *([f"did you mean `{near}`?"] if near else []),
+                        "actions: " + ", ".join(f"`{known}`" for known in actions()),
+                    ),
+                )
         return found
 
     def score(self, data: Any, path: str) -> Any:
@@ -212,8 +223,11 @@ class Values:
             self.diagnostics.append(error("LB044", problem.message, span, help=(*hints, *_quote_help(data, path))))
             return None
         if file is None or len(file.statements) != 1 or not isinstance(file.statements[0], kind) or file.comments:
-            self.diagnostics.append(error("LB044", f"{self.name}: `{path}` must hold one expression and nothing else",
-                                          source.span(0, len(data))))
+            self.diagnostics.append(
+                error(
+                    "LB044", f"{self.name}: `{path}` must hold one expression and nothing else", source.span(0, len(data))
+                )
+            )
             return None
         if kind is tree.Param and file.statements[0].default is not None:
             self.wrong(path, "a domain has no `=`; the default is a key of its own")

@@ -17,12 +17,15 @@ _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 
 def recipe_data(statements: Iterable[tree.Statement]) -> Diagnosed[dict[str, Any]]:
     """The data of a recipe. LB045 for what has no form in it: a setting given twice."""
-    found = [problem for statement in statements if isinstance(statement, tree.Block)
-             for problem in _repeated(statement)]
+    found = [problem for statement in statements if isinstance(statement, tree.Block) for problem in _repeated(statement)]
     if found:
         return Diagnosed(None, tuple(found))
-    return Diagnosed({"format_version": FORMAT_VERSION,
-                      "statements": [_STATEMENTS[type(statement)](statement) for statement in statements]})
+    return Diagnosed(
+        {
+            "format_version": FORMAT_VERSION,
+            "statements": [_STATEMENTS[type(statement)](statement) for statement in statements],
+        }
+    )
 
 
 def _repeated(block: tree.Block) -> list[Diagnostic]:
@@ -31,8 +34,15 @@ def _repeated(block: tree.Block) -> list[Diagnostic]:
     for setting in block.settings:
         first = seen.setdefault(setting.key.name, setting)
         if first is not setting:
-            found.append(error("LB045", f"`{setting.key.name}` is set twice, and JSON has no such form", setting.key.span,
-                               labels=(Label(first.key.span, "first set here"),), help="remove one of them"))
+            found.append(
+                error(
+                    "LB045",
+                    f"`{setting.key.name}` is set twice, and JSON has no such form",
+                    setting.key.span,
+                    labels=(Label(first.key.span, "first set here"),),
+                    help="remove one of them",
+                )
+            )
     return found
 
 
@@ -102,8 +112,12 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _param(node: tree.Param) -> dict[str, Any]:
-    return _given(param=f"${node.name.name}", type=node.type.name, in_=node.domain and _domain(node.domain),
-                  default=None if node.default is None else value_data(node.default))
+    return _given(
+        param=f"${node.name.name}",
+        type=node.type.name,
+        in_=node.domain and _domain(node.domain),
+        default=None if node.default is None else value_data(node.default),
+    )
 
 
 def _search_item(node: Any) -> dict[str, Any]:
@@ -120,8 +134,10 @@ def _search_item(node: Any) -> dict[str, Any]:
 
 def _rule(node: tree.RuleStatement) -> dict[str, Any]:
     do = [_action(call) for call in node.actions]
-    return {**_selector(node.selector),
-            **_given(do=do[0] if len(do) == 1 else do, because=node.because.value if node.because else None)}
+    return {
+        **_selector(node.selector),
+        **_given(do=do[0] if len(do) == 1 else do, because=node.because.value if node.because else None),
+    }
 
 
 def _condition(node: tree.Expr | None) -> str | None:
@@ -138,11 +154,19 @@ def _selector(node: tree.Selector) -> dict[str, Any]:
             return _given(layers=_layers(node.layers), where=_condition(node.where))
         case tree.ModulesSelector():
             patterns = [{"regex": p.value} if isinstance(p, tree.Pattern) else p.value for p in node.patterns]
-            return _given(modules=patterns, in_layers=None if node.layers is None else _layers(node.layers),
-                          where=_condition(node.where))
+            return _given(
+                modules=patterns,
+                in_layers=None if node.layers is None else _layers(node.layers),
+                where=_condition(node.where),
+            )
         case tree.RankSelector():
-            return _given(rank=node.direction, amount=None if node.amount is None else _amount(node.amount),
-                          of_rest=node.of_rest or None, by=_action(node.by), until=_condition(node.until))
+            return _given(
+                rank=node.direction,
+                amount=None if node.amount is None else _amount(node.amount),
+                of_rest=node.of_rest or None,
+                by=_action(node.by),
+                until=_condition(node.until),
+            )
 
 
 _STATEMENTS: Mapping[type, Callable[[Any], dict[str, Any]]] = {

@@ -91,8 +91,12 @@ class _Expander:
         if path is None:
             return None
         if self.reader is None:
-            return self._fail("LB136", "a recipe that stands in no folder cannot include files", node.path.span,
-                              help="save it to a file, and give that file")
+            return self._fail(
+                "LB136",
+                "a recipe that stands in no folder cannot include files",
+                node.path.span,
+                help="save it to a file, and give that file",
+            )
         found = self.reader.read(path)
         if isinstance(found, NotFound):
             return self._fail(found.code, found.message, node.path.span, help=found.help)
@@ -109,16 +113,24 @@ class _Expander:
         """The included path from the recipe's folder."""
         written, span = node.path.value, node.path.span
         if written.startswith(("/", "~")) or written[1:2] == ":":
-            return self._fail("LB126", f"`{written}` leaves the recipe's directory", span,
-                              help="a recipe includes only files beside it or below, by a relative path")
+            return self._fail(
+                "LB126",
+                f"`{written}` leaves the recipe's directory",
+                span,
+                help="a recipe includes only files beside it or below, by a relative path",
+            )
         if "\\" in written:
             return self._fail("LB130", "paths are written with `/`", span)
         if not written.strip() or not written.isprintable():
             return self._fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
         path = joined(including, written)
         if path is None:
-            return self._fail("LB126", f"`{written}` leaves the recipe's directory", span,
-                              help="a recipe includes only files beside it or below")
+            return self._fail(
+                "LB126",
+                f"`{written}` leaves the recipe's directory",
+                span,
+                help="a recipe includes only files beside it or below",
+            )
         return path
 
     def _new(self, node: tree.Include, path: str, found: Found) -> bool:
@@ -130,12 +142,22 @@ class _Expander:
             start = identities.index(found.identity)
             chain = " → ".join([*names[start:], path if start else names[0]])
             labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
-            self._fail("LB131", f"included files go in a circle: {chain}", node.span, labels=labels,
-                       help="remove one of these includes")
+            self._fail(
+                "LB131",
+                f"included files go in a circle: {chain}",
+                node.span,
+                labels=labels,
+                help="remove one of these includes",
+            )
             return False
         if found.identity in self.places:
-            self._fail("LB132", f"`{path}` is included twice", node.span,
-                       labels=(Label(self.places[found.identity], "first here"),), help="remove one of them")
+            self._fail(
+                "LB132",
+                f"`{path}` is included twice",
+                node.span,
+                labels=(Label(self.places[found.identity], "first here"),),
+                help="remove one of them",
+            )
             return False
         return True
 
@@ -144,12 +166,17 @@ class _Expander:
             return True
         wanted = node.sha256.value.lower()
         if len(wanted) != 64 or not _HEX.issuperset(wanted):
-            self._fail("LB137", "a sha256 has 64 hexadecimal digits", node.sha256.span,
-                       help=f"`sha256sum {path}` prints it")
+            self._fail(
+                "LB137", "a sha256 has 64 hexadecimal digits", node.sha256.span, help=f"`sha256sum {path}` prints it"
+            )
             return False
         if wanted != found.sha256:
-            self._fail("LB133", f"`{path}` is not the file that was meant: its sha256 differs", node.sha256.span,
-                       help=(f"it is {found.sha256}", "look at what changed before you write that here"))
+            self._fail(
+                "LB133",
+                f"`{path}` is not the file that was meant: its sha256 differs",
+                node.sha256.span,
+                help=(f"it is {found.sha256}", "look at what changed before you write that here"),
+            )
             return False
         return True
 
@@ -157,8 +184,12 @@ class _Expander:
         size = self.next_base + len(found.text)
         if len(self.included) >= MAX_FILES or size > MAX_BYTES:
             limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
-            return self._fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span,
-                              help="a recipe and what it includes have these limits together")
+            return self._fail(
+                "LB135",
+                f"with `{path}` the recipe includes more than {limit}",
+                node.span,
+                help="a recipe and what it includes have these limits together",
+            )
         name = os.path.join(os.path.dirname(self.file.source.name), path)
         source = Source(name, found.text, self.next_base)
         parsed = parse(source, actions=self.actions)
@@ -167,15 +198,22 @@ class _Expander:
         if parsed.value is None:
             return None
         rules = sum(isinstance(statement, tree.RuleStatement) for statement in parsed.value.statements)
-        for count, most, what in ((self.tokens + parsed.value.tokens, MAX_TOKENS, "tokens"),
-                                  (self.rules + rules, MAX_RULES, "rules")):
+        for count, most, what in (
+            (self.tokens + parsed.value.tokens, MAX_TOKENS, "tokens"),
+            (self.rules + rules, MAX_RULES, "rules"),
+        ):
             if count > most:
-                return self._fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span,
-                                  help="a recipe and what it includes have these limits together")
+                return self._fail(
+                    "LB135",
+                    f"with `{path}` the recipe has more than {most} {what}",
+                    node.span,
+                    help="a recipe and what it includes have these limits together",
+                )
         self.included.append(IncludedText.model_construct(path=path, text=found.text, sha256=found.sha256))
         return parsed.value
 
-    def _fail(self, code: str, message: str, span: Span, *, help: str | tuple[str, ...] = (),
-              labels: tuple[Label, ...] = ()) -> Any:
+    def _fail(
+        self, code: str, message: str, span: Span, *, help: str | tuple[str, ...] = (), labels: tuple[Label, ...] = ()
+    ) -> Any:
         """Report; the None it returns stands for the value."""
         self.diagnostics.append(error(code, message, span, help=help, labels=labels))

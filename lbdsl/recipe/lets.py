@@ -66,8 +66,12 @@ def _expression(scope: Scope, node: tree.Let) -> Expression | None:
     size, depth = _measure(scope, node.value)
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
-        scope.error("LB212", f"`${node.name.name}` stands for an expression of {what}", node.value.span,
-                    help="write it out, or name less of it")
+        scope.error(
+            "LB212",
+            f"`${node.name.name}` stands for an expression of {what}",
+            node.value.span,
+            help="write it out, or name less of it",
+        )
         return None
     best: list[Diagnostic] | None = None
     for place in _PLACES:

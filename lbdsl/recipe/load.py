@@ -35,8 +35,9 @@ def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -
     return recipe_from_bytes(read.value, str(path), set_params, reader=FolderReader(Path(path)))
 
 
-def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str, str] | None = None, *,
-                     reader: Reader | None = None) -> Diagnosed[Recipe]:
+def recipe_from_text(
+    text: str, name: str = "<string>", set_params: Mapping[str, str] | None = None, *, reader: Reader | None = None
+) -> Diagnosed[Recipe]:
     """The recipe in a text. Errors of statements that parse are found even when others do not.
 
     `reader` gives the files that it includes: `FolderReader(path)` for a text that stands, or will stand, at `path`;
@@ -56,19 +57,31 @@ def recipe_from_text(text: str, name: str = "<string>", set_params: Mapping[str,
     syntax = (*parsed.diagnostics, *whole.diagnostics)
     broken = any(problem.is_error for problem in syntax)
     lost = _lost_names(text, parsed.value) if broken else frozenset()
-    kept = [problem for problem in resolved.diagnostics
-            if not (broken and (problem.code in _FOLLOW_ON or _is_lost(problem, lost, bool(whole.diagnostics))))]
+    kept = [
+        problem
+        for problem in resolved.diagnostics
+        if not (broken and (problem.code in _FOLLOW_ON or _is_lost(problem, lost, bool(whole.diagnostics))))
+    ]
     return Diagnosed(None if broken else resolved.value, tuple(sorted([*syntax, *kept], key=place_of)))
 
 
-def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | None = None, *,
-                      reader: Reader | None = None) -> Diagnosed[Recipe]:
+def recipe_from_bytes(
+    data: bytes, name: str, set_params: Mapping[str, str] | None = None, *, reader: Reader | None = None
+) -> Diagnosed[Recipe]:
     """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
         return Diagnosed(None, (_is_a_plan(name),))
     if name.endswith((".yaml", ".yml")):
-        return Diagnosed(None, (error("LB138", f"{name} is a recipe in YAML, not in lbdsl's language",
-                                      help=f"`lbdsl convert {name}` turns it into one"),))
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB138",
+                    f"{name} is a recipe in YAML, not in lbdsl's language",
+                    help=f"`lbdsl convert {name}` turns it into one",
+                ),
+            ),
+        )
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)
@@ -77,8 +90,11 @@ def recipe_from_bytes(data: bytes, name: str, set_params: Mapping[str, str] | No
 
 def _lost_names(text: str, file: tree.File) -> frozenset[str]:
     """Names that a statement which did not parse may define: they follow its first word."""
-    defined = {("@" if isinstance(node, tree.Group) else "$") + node.name.name for node in file.statements
-               if isinstance(node, tree.Param | tree.Let | tree.Group)}
+    defined = {
+        ("@" if isinstance(node, tree.Group) else "$") + node.name.name
+        for node in file.statements
+        if isinstance(node, tree.Param | tree.Let | tree.Group)
+    }
     return frozenset(match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULE_WORDS) - defined
 
 
@@ -95,5 +111,8 @@ def place_of(problem: Diagnostic) -> int:
 
 
 def _is_a_plan(name: str) -> Diagnostic:
-    return error("LB138", f"{name} is a saved plan, not a recipe",
-                 help=(f"`lbdsl show {name}` shows it", f"`lbdsl apply {name}` carries it out"))
+    return error(
+        "LB138",
+        f"{name} is a saved plan, not a recipe",
+        help=(f"`lbdsl show {name}` shows it", f"`lbdsl apply {name}` carries it out"),
+    )

@@ -33,8 +33,11 @@ class Outside(NamedTuple):
     text: str
 
 
-def outside_values(scope: Scope, statements: Sequence[tree.Statement], set_params: Mapping[str, str],
-                   ) -> dict[str, Outside]:
+def outside_values(
+    scope: Scope,
+    statements: Sequence[tree.Statement],
+    set_params: Mapping[str, str],
+) -> dict[str, Outside]:
     """The values of `--set`, read by the type that the recipe declares. Names that it does not have are errors."""
     declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
     found: dict[str, Outside] = {}
@@ -96,8 +99,12 @@ def _read(scope: Scope, name: str, text: str, param: tree.Param) -> Constant | N
     else:
         value = constant(Scope(), statements[0].value)
     if value is None:
-        scope.error("LB118", f"`{text}` is no value for `${name}`", span,
-                    labels=(Label(param.span, f"a parameter of type {param.type.name}"),))
+        scope.error(
+            "LB118",
+            f"`{text}` is no value for `${name}`",
+            span,
+            labels=(Label(param.span, f"a parameter of type {param.type.name}"),),
+        )
         return None
     literal = statements[0].value if isinstance(statements[0], tree.Let) else None
     if isinstance(literal, tree.Number):
@@ -120,8 +127,7 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
     if value.kind == kind and value.unit in units:
         if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:  # type: ignore[arg-type]
             said = f"`${node.name.name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
-            scope.error("LB118" if code == "LB118" else "LB107", said, value.span,
-                        help=f"write `{value.value:.12g}%`")
+            scope.error("LB118" if code == "LB118" else "LB107", said, value.span, help=f"write `{value.value:.12g}%`")
             return None
         if not whole:
             return replace(value, unit=units[0])
@@ -129,9 +135,13 @@ def _typed(scope: Scope, node: tree.Param, value: Constant, code: str) -> Consta
         if value.value == int(value.value):
             return replace(value, value=int(value.value), unit=units[0])
     share = kind == value.kind == "number" and value.unit is Unit.RATIO
-    scope.error(code, f"`${node.name.name}` is of type {node.type.name}, and {value.shown} is not", value.span,
-                help="the type of a share is `ratio`" if share else (),
-                labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),))
+    scope.error(
+        code,
+        f"`${node.name.name}` is of type {node.type.name}, and {value.shown} is not",
+        value.span,
+        help="the type of a share is `ratio`" if share else (),
+        labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),),
+    )
     return None
 
 
@@ -179,6 +189,7 @@ class Domain(NamedTuple):
         if good:
             bounds = self.choice or tuple(bound for bound in (self.low, self.high) if bound is not None)
             return replace(value, numbers=value.numbers + tuple(n for bound in bounds for n in bound.numbers))
-        scope.error(code, f"`${node.name.name}` cannot be {value.shown}", value.span,
-                    labels=(Label(self.span, "its domain"),))
+        scope.error(
+            code, f"`${node.name.name}` cannot be {value.shown}", value.span, labels=(Label(self.span, "its domain"),)
+        )
         return None

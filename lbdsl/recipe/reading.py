@@ -53,8 +53,11 @@ class FolderReader:
     def read(self, path: str) -> Found | NotFound:
         real = os.path.realpath(os.path.join(self._folder, path))
         if os.path.commonpath([real, self._folder]) != self._folder:
-            return NotFound("LB126", f"`{path}` is a link that leaves the recipe's directory",
-                            ("a recipe includes only files beside it or below",))
+            return NotFound(
+                "LB126",
+                f"`{path}` is a link that leaves the recipe's directory",
+                ("a recipe includes only files beside it or below",),
+            )
         try:
             if not stat.S_ISREG(os.stat(real).st_mode):
                 return NotFound("LB130", f"`{path}` is not a file")

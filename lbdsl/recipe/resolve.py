@@ -192,8 +192,9 @@ class _Resolver:
         """False, with an error, for a statement that only the recipe itself may hold, in an included file."""
         if node.span.source is self.whole.source:
             return True
-        self.scope.error("LB134", f"`{what}` stands in an included file", node.span,
-                         help="it belongs into the recipe that includes it")
+        self.scope.error(
+            "LB134", f"`{what}` stands in an included file", node.span, help="it belongs into the recipe that includes it"
+        )
         return False
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:

@@ -22,26 +22,48 @@ SpanOf = Callable[[Rule], Span]
 """Where a rule stands."""
 
 
-def lint_rules(rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool,
-               first_else: tuple[int, Span] | None) -> list[Diagnostic]:
+def lint_rules(
+    rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
+) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
 
     `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
     """
     if not rules:
-        return [] if first_else else [
-            warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
+        return (
+            []
+            if first_else
+            else [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
+        )
     found = [*_after_else(rules, span, first_else), *_shadowed(rules, span)]
     if first_else is None:
-        found.append(note("LB206", "no `else`: layers that no rule claims are kept", span(rules[-1]),
-                          help="say `else keep` to mean it"))
+        found.append(
+            note(
+                "LB206",
+                "no `else`: layers that no rule claims are kept",
+                span(rules[-1]),
+                help="say `else keep` to mean it",
+            )
+        )
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
     if changing is not None and not healed:
-        found.append(warning("LB207", "layers are changed and nothing heals them", span(changing),
-                             help="add a `heal` block, as in `heal { tokens = 200k }`"))
+        found.append(
+            warning(
+                "LB207",
+                "layers are changed and nothing heals them",
+                span(changing),
+                help="add a `heal` block, as in `heal { tokens = 200k }`",
+            )
+        )
     if changing is not None and not gated:
-        found.append(warning("LB208", "layers are changed and nothing gates the result", span(changing),
-                             help="add a gate, as in `assert ppl_increase < 5%`"))
+        found.append(
+            warning(
+                "LB208",
+                "layers are changed and nothing gates the result",
+                span(changing),
+                help="add a gate, as in `assert ppl_increase < 5%`",
+            )
+        )
     return found
 
 
@@ -52,13 +74,19 @@ def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, S
     after = [rule for rule in rules if rule.number > first]
     spans = [span_of(rule) for rule in after]
     movable = not any(isinstance(rule.selector, ElseSelector) for rule in after) and all(
-        span.source is whole.source for span in spans)
+        span.source is whole.source for span in spans
+    )
     fix = _else_last(whole, spans) if movable and spans else None
     for rule, span in zip(after, spans, strict=True):
         twice = isinstance(rule.selector, ElseSelector)
-        yield error("LB201", "unreachable rule: `else` claims every layer that is left", span,
-                    labels=(Label(whole, "`else` stands here"),), fix=fix,
-                    help="remove one of the two" if twice else "move it above `else`")
+        yield error(
+            "LB201",
+            "unreachable rule: `else` claims every layer that is left",
+            span,
+            labels=(Label(whole, "`else` stands here"),),
+            fix=fix,
+            help="remove one of the two" if twice else "move it above `else`",
+        )
 
 
 def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
@@ -69,8 +97,9 @@ def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
     own = (_WITH_COMMENT if line else _SEPARATOR).match(source.text, whole.end)
     comment, gone = ("", whole.end) if own is None else (own["comment"] or "", own.end())
     at, between = (line.end(), "\n") if line else (last, "; ")
-    return Fix(title, (Edit(source.span(whole.start, gone), ""),
-                       Edit(source.span(at, at), f"{between}{whole.text}{comment}")))
+    return Fix(
+        title, (Edit(source.span(whole.start, gone), ""), Edit(source.span(at, at), f"{between}{whole.text}{comment}"))
+    )
 
 
 def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
@@ -91,9 +120,13 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
             by = [owner for owner, theirs, parts in owners if parts & aspects and _overlap(theirs, ranges)]
             total = sum(last - first + 1 for first, last in ranges)
             count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
-            yield warning("LB202", f"shadowed: {count} by {_named(by)}",
-                          span_of(rule), help="move it up, or remove it",
-                          labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]))
+            yield warning(
+                "LB202",
+                f"shadowed: {count} by {_named(by)}",
+                span_of(rule),
+                help="move it up, or remove it",
+                labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]),
+            )
             continue
         if any(action.keeps for action in rule.actions) and _inside(ranges, claimed.get(Aspect.MIXER, [])):
             by = [owner for owner, theirs, parts in owners if Aspect.MIXER in parts and _overlap(theirs, ranges)]
@@ -110,9 +143,13 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
 
 def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:
     """A `keep` of layers whose attention is gone to earlier rules: it keeps only the rest of them."""
-    return warning("LB202", f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept",
-                   span_of(rule), help="move it up to keep them whole",
-                   labels=tuple(Label(span_of(owner), "claims it first") for owner in by[:5]))
+    return warning(
+        "LB202",
+        f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept",
+        span_of(rule),
+        help="move it up to keep them whole",
+        labels=tuple(Label(span_of(owner), "claims it first") for owner in by[:5]),
+    )
 
 
 def _named(rules: Sequence[Rule]) -> str:

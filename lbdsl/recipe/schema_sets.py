@@ -78,6 +78,4 @@ class Except(Node):
     removed: LayerSet
 
 
-LayerSet = Annotated[
-    AllLayers | Interval | Edge | Every | RankedSet | AnyOf | BothOf | Except, Field(discriminator="node")
-]
+LayerSet = Annotated[AllLayers | Interval | Edge | Every | RankedSet | AnyOf | BothOf | Except, Field(discriminator="node")]

@@ -88,24 +88,39 @@ class Scope:
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
-    def error(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
-              labels: tuple[Label, ...] = (), fix: Fix | None = None) -> None:
+    def error(
+        self,
+        code: str,
+        message: str,
+        span: Span | None,
+        *,
+        help: str | tuple[str, ...] = (),
+        labels: tuple[Label, ...] = (),
+        fix: Fix | None = None,
+    ) -> None:
         self.diagnostics.append(error(code, message, span, help=help, labels=labels, fix=fix))
 
-    def warning(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (),
-                fix: Fix | None = None) -> None:
+    def warning(
+        self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (), fix: Fix | None = None
+    ) -> None:
         self.diagnostics.append(warning(code, message, span, help=help, fix=fix))
 
     def note(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = ()) -> None:
         self.diagnostics.append(note(code, message, span, help=help))
 
-    def unknown(self, code: str, message: str, name: str, span: Span, choices: Iterable[str],
-                what: str, sigil: str = "") -> None:
+    def unknown(
+        self, code: str, message: str, name: str, span: Span, choices: Iterable[str], what: str, sigil: str = ""
+    ) -> None:
         """An unknown name: the nearest one as a fix, and what there is."""
         later = self.below.get(sigil + name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
-            self.error(code, message, span, labels=(Label(later, "defined here"),),
-                       help=f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up")
+            self.error(
+                code,
+                message,
+                span,
+                labels=(Label(later, "defined here"),),
+                help=f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up",
+            )
             return
         known = sorted(choices)
         near = nearest(name, known)
@@ -113,15 +128,21 @@ class Scope:
         if near is None:
             self.error(code, message, span, help=listed)
         else:
-            self.error(code, message, span, help=(f"did you mean `{sigil}{near}`?", listed),
-                       fix=replace(span, f"{sigil}{near}"))
+            self.error(
+                code, message, span, help=(f"did you mean `{sigil}{near}`?", listed), fix=replace(span, f"{sigil}{near}")
+            )
 
     def define(self, sigil: str, name: str, span: Span) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
         before = self.defined.get(sigil + name)
         if before is not None:
-            self.error("LB112", f"`{sigil}{name}` is defined twice", span,
-                       labels=(Label(before.span, "first defined here"),), help="choose another name")
+            self.error(
+                "LB112",
+                f"`{sigil}{name}` is defined twice",
+                span,
+                labels=(Label(before.span, "first defined here"),),
+                help="choose another name",
+            )
             return False
         self.defined[sigil + name] = Definition(span)
         return True

@@ -39,8 +39,14 @@ def resolve_search(scope: Scope, node: tree.Search) -> Search | None:
 def _complete(scope: Scope, node: tree.Search, aims: bool) -> bool:
     start = node.span.start
     word = Span(node.span.source, start, start + len("search"))
-    missing = [what for what, there in (("`vary`", any(isinstance(item, tree.Vary) for item in node.items)),
-                                        ("`minimize` or `maximize`", aims)) if not there]
+    missing = [
+        what
+        for what, there in (
+            ("`vary`", any(isinstance(item, tree.Vary) for item in node.items)),
+            ("`minimize` or `maximize`", aims),
+        )
+        if not there
+    ]
     if missing:
         scope.error("LB141", f"the search has no {' and no '.join(missing)}", word, help=_FORM)
     return not missing
@@ -52,8 +58,13 @@ def _varied(scope: Scope, nodes: list[tree.Vary]) -> tuple[Vary, ...] | None:
     for node in nodes:
         name = node.name.name
         if name in first:
-            scope.error("LB143", f"`${name}` is varied twice", node.name.span, labels=(Label(first[name], "first here"),),
-                        help="give it one domain")
+            scope.error(
+                "LB143",
+                f"`${name}` is varied twice",
+                node.name.span,
+                labels=(Label(first[name], "first here"),),
+                help="give it one domain",
+            )
             found.append(None)
         else:
             first[name] = node.name.span
@@ -68,12 +79,17 @@ def _vary(scope: Scope, node: tree.Vary) -> Vary | None:
     if declared is None:
         if name in scope.variables:
             if scope.variables[name] is not None:
-                scope.error("LB140", f"`${name}` is not a parameter, its value is fixed", node.name.span,
-                            labels=(Label(scope.defined["$" + name].span, "defined here"),),
-                            help="define it with `param`, and `search` may vary it")
+                scope.error(
+                    "LB140",
+                    f"`${name}` is not a parameter, its value is fixed",
+                    node.name.span,
+                    labels=(Label(scope.defined["$" + name].span, "defined here"),),
+                    help="define it with `param`, and `search` may vary it",
+                )
         else:
-            scope.unknown("LB110", f"no parameter `${name}`", name, node.name.span, scope.params,
-                          "parameters defined above", "$")
+            scope.unknown(
+                "LB110", f"no parameter `${name}`", name, node.name.span, scope.params, "parameters defined above", "$"
+            )
         return None
     param = declared.node
     domain = Domain.of(scope, tree.Param(param.span, param.name, param.type, node.domain, None))
@@ -90,8 +106,13 @@ def _inside(scope: Scope, declared: Declared, domain: Domain) -> bool:
     if own is None:
         return True
     if own.choice and domain.low is not None:
-        scope.error("LB116", f"`${declared.node.name.name}` has no range of values", domain.span,
-                    labels=(Label(own.span, "its domain"),), help="list those to try: `in {a, b}`")
+        scope.error(
+            "LB116",
+            f"`${declared.node.name.name}` has no range of values",
+            domain.span,
+            labels=(Label(own.span, "its domain"),),
+            help="list those to try: `in {a, b}`",
+        )
         return False
     values = domain.choice or tuple(bound for bound in (domain.low, domain.high) if bound is not None)
     return all([own.check(scope, declared.node, value, "LB116") is not None for value in values])
@@ -103,15 +124,24 @@ def _objective(scope: Scope, node: tree.Objective) -> Objective | None:
     if typed is None:
         return None
     if typed.kind != "number":
-        scope.error("LB106", f"`{direction}` wants a number, not {kind_name(typed.kind)}", node.expr.span,
-                    help=("a condition stands after `subject to`",) if typed.kind == "boolean" else ())
+        scope.error(
+            "LB106",
+            f"`{direction}` wants a number, not {kind_name(typed.kind)}",
+            node.expr.span,
+            help=("a condition stands after `subject to`",) if typed.kind == "boolean" else (),
+        )
         return None
     if typed.phase is Phase.STATIC and not typed.cost:
-        scope.error("LB142", "this is the same for all values of the parameters", node.expr.span,
-                    help="give a cost such as `kv(32Ki)`, a loss such as `nll`, or `ppl_increase`")
+        scope.error(
+            "LB142",
+            "this is the same for all values of the parameters",
+            node.expr.span,
+            help="give a cost such as `kv(32Ki)`, a loss such as `nll`, or `ppl_increase`",
+        )
         return None
-    return Objective.model_construct(direction=direction, expr=typed.expr, phase=typed.phase,
-                                     text=one_line(node.expr.span.text), at=at(node))
+    return Objective.model_construct(
+        direction=direction, expr=typed.expr, phase=typed.phase, text=one_line(node.expr.span.text), at=at(node)
+    )
 
 
 def _condition(scope: Scope, node: tree.Subject) -> Assertion | None:

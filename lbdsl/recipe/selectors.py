@@ -32,9 +32,7 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector | None:
             where = None if node.where is None else resolve_condition(scope, node.where, "where")
             if layers is None or (node.where is not None and where is None):
                 return None
-            return LayersSelector.model_construct(
-                layers=layers.layers, where=where.expr if where else None, at=at(node)
-            )
+            return LayersSelector.model_construct(layers=layers.layers, where=where.expr if where else None, at=at(node))
         case tree.ModulesSelector():
             return _modules(scope, node)
         case tree.RankSelector():
@@ -46,12 +44,15 @@ def _modules(scope: Scope, node: tree.ModulesSelector) -> ModulesSelector | None
     good = [pattern for pattern in patterns if pattern is not None]
     layers = None if node.layers is None else resolve_set(scope, node.layers)
     where = None if node.where is None else resolve_condition(scope, node.where, "where")
-    if len(good) < len(patterns) or (node.layers is not None and layers is None) or (
-            node.where is not None and where is None):
+    if (
+        len(good) < len(patterns)
+        or (node.layers is not None and layers is None)
+        or (node.where is not None and where is None)
+    ):
         return None
     return ModulesSelector.model_construct(
-        patterns=tuple(good), layers=layers.layers if layers else None, where=where.expr if where else None,
-        at=at(node))
+        patterns=tuple(good), layers=layers.layers if layers else None, where=where.expr if where else None, at=at(node)
+    )
 
 
 def _rank(scope: Scope, node: tree.RankSelector) -> RankSelector | None:
@@ -89,9 +90,13 @@ def _on_weights(scope: Scope, node: tree.RuleStatement, actions: list[Action]) -
     good = True
     for action, call in zip(actions, node.actions, strict=True):
         if not action.keeps and action.aspects() != {Aspect.WEIGHTS}:
-            scope.error("LB216", f"`{action.kind}` is not about the weights of modules", call.span,
-                             labels=(Label(node.selector.span, "chooses modules"),),
-                             help="choose whole layers: `layers SET` or `where CONDITION`")
+            scope.error(
+                "LB216",
+                f"`{action.kind}` is not about the weights of modules",
+                call.span,
+                labels=(Label(node.selector.span, "chooses modules"),),
+                help="choose whole layers: `layers SET` or `where CONDITION`",
+            )
             good = False
     return good
 
@@ -113,9 +118,12 @@ def _compose(
         return False
     block = next((action for action in (first, second) if Aspect.BLOCK in action.aspects()), None)
     if block is not None and not _parts(first) & _parts(second):
-        scope.error("LB204", f"`{block.text()}` combines with nothing",
-                         rule.actions[0].span.to(rule.actions[-1].span),
-                         help=f"write `{block.text()}`: the layer is gone")
+        scope.error(
+            "LB204",
+            f"`{block.text()}` combines with nothing",
+            rule.actions[0].span.to(rule.actions[-1].span),
+            help=f"write `{block.text()}`: the layer is gone",
+        )
         return False
     shared = _parts(first) & _parts(second)
     if shared:

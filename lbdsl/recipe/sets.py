@@ -36,11 +36,7 @@ def resolve_set(scope: Scope, node: tree.LayerSet) -> SizedSet | None:
             return SizedSet(AllLayers.model_construct(at=at(node)), 1, 1)
         case tree.Point():
             index = _layer(scope, node.value)
-            return (
-                None
-                if index is None
-                else SizedSet(Interval.model_construct(first=index, last=index, at=at(node)), 1, 1)
-            )
+            return None if index is None else SizedSet(Interval.model_construct(first=index, last=index, at=at(node)), 1, 1)
         case tree.Range():
             return _range(scope, node)
         case tree.Edge():
@@ -60,9 +56,7 @@ def resolve_set(scope: Scope, node: tree.LayerSet) -> SizedSet | None:
             amount, by = resolve_amount(scope, node.amount), resolve_by(scope, node.by)
             if amount is None or by is None:
                 return None
-            return SizedSet(
-                RankedSet.model_construct(direction=node.direction, amount=amount, by=by, at=at(node)), 1, 1
-            )
+            return SizedSet(RankedSet.model_construct(direction=node.direction, amount=amount, by=by, at=at(node)), 1, 1)
         case tree.GroupRef():
             return _group(scope, node)
         case tree.UnionSet() | tree.InterSet():
@@ -106,8 +100,11 @@ def resolve_pattern(scope: Scope, node: tree.Pattern | tree.String) -> ModulePat
     reason = bad_glob(node.value) if glob else bad_regex(node.value)
     if reason is None:
         return ModulePattern.model_construct(text=node.value, glob=glob, at=at(node))
-    help = (f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`' if glob else
-            "patterns are RE2 regular expressions (linear time)")
+    help = (
+        f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
+        if glob
+        else "patterns are RE2 regular expressions (linear time)"
+    )
     scope.error("LB122", f"bad pattern: {reason}", node.span, help=help)
     return None
 
@@ -126,9 +123,7 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score | None:
 def resolve_amount(scope: Scope, node: tree.Number | tree.Variable) -> Amount | None:
     """`6`, `30%` or a variable that holds one of them."""
     value = (
-        variable(scope, node)
-        if isinstance(node, tree.Variable)
-        else Constant(node.value, node.unit, node.span, node.text)
+        variable(scope, node) if isinstance(node, tree.Variable) else Constant(node.value, node.unit, node.span, node.text)
     )
     if value is None:
         return None
@@ -150,9 +145,7 @@ def resolve_amount(scope: Scope, node: tree.Number | tree.Variable) -> Amount | 
 
 def _layer(scope: Scope, node: tree.Number | tree.Variable) -> int | None:
     value = (
-        variable(scope, node)
-        if isinstance(node, tree.Variable)
-        else Constant(node.value, node.unit, node.span, node.text)
+        variable(scope, node) if isinstance(node, tree.Variable) else Constant(node.value, node.unit, node.span, node.text)
     )
     index = None if value is None else whole(scope, value, (), "a layer")
     if index is not None and index < 0:
@@ -181,9 +174,7 @@ def _range(scope: Scope, node: tree.Range) -> SizedSet | None:
 def _group(scope: Scope, node: tree.GroupRef) -> SizedSet | None:
     scope.use("@", node.name)
     if node.name not in scope.groups:
-        scope.unknown(
-            "LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@"
-        )
+        scope.unknown("LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@")
         return None
     return scope.groups[node.name]
 

@@ -29,7 +29,6 @@ METHODS = ("lora", "full")
 LOSSES = ("kl", "hidden")
 
 
-
 def tokens(field: str, power_of_two: bool = False) -> Read:
     def read(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
         value = constant(scope, setting.value)
@@ -84,8 +83,13 @@ def data_name(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
         near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
         literal = isinstance(setting.value, tree.String)
-        scope.error("LB115", f"there is no built-in text `{name}`", setting.value.span, help=f"did you mean `{near}`?",
-                    fix=replace(setting.value.span, f'"{near}"') if literal else None)
+        scope.error(
+            "LB115",
+            f"there is no built-in text `{name}`",
+            setting.value.span,
+            help=f"did you mean `{near}`?",
+            fix=replace(setting.value.span, f'"{near}"') if literal else None,
+        )
         return None
     return {"data": name}
 
@@ -213,9 +217,7 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float] | None:
     return (name, factor) if name is not None and _plain(scope, loss, name) else None
 
 
-def checked(
-    scope: Scope, schema: type[Node], values: dict[str, Any], spans: Mapping[str, Span], whole_span: Span
-) -> Any:
+def checked(scope: Scope, schema: type[Node], values: dict[str, Any], spans: Mapping[str, Span], whole_span: Span) -> Any:
     """The schema's value; its bounds become errors at the setting."""
     try:
         return schema(**values)

@@ -104,8 +104,12 @@ def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     pieces = f"{steps * batch} sequences" if steps * batch > 1 else "one sequence"
     pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
     near = max(1, round(block.tokens / (batch * seq))) * batch * seq
-    scope.note("LB145", f"{used} tokens are taken, not {block.tokens}: {pieces}", span,
-               help=f"`tokens = {tokens_text(near)}` is a multiple")
+    scope.note(
+        "LB145",
+        f"{used} tokens are taken, not {block.tokens}: {pieces}",
+        span,
+        help=f"`tokens = {tokens_text(near)}` is a multiple",
+    )
 
 
 class Settings(NamedTuple):
@@ -129,9 +133,7 @@ def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting]) -> 
             _unknown(scope, kind, setting, table)
             good = False
         elif key in seen:
-            scope.error(
-                "LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),)
-            )
+            scope.error("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
             good = False
         else:
             seen[key] = setting.key.span

@@ -15,16 +15,16 @@ STEP = 64 * 2**20
 BUFFER = 2**20
 """Bytes held at once where the kernel cannot copy by itself."""
 
-_CANNOT = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ENOTSOCK,
-                     errno.ETXTBSY})
+_CANNOT = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ENOTSOCK, errno.ETXTBSY}
+)
 """What the kernel answers when it cannot copy between these two files in this way, while another way may do."""
 
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES})
 """What it answers when it will not link: another file system, no links there, too many, or a file of somebody else."""
 
 
-def copy_range(source: int, target: int, start: int, length: int,
-               tell: Callable[[int], None] = lambda count: None) -> None:
+def copy_range(source: int, target: int, start: int, length: int, tell: Callable[[int], None] = lambda count: None) -> None:
     """Append bytes start .. start + length - 1 of the open file `source` to `target`, at its current position.
 
     `tell` gets the bytes of each step. LB419 when the source ends before that; OSError as the system raises it.
@@ -44,8 +44,11 @@ def copy_range(source: int, target: int, start: int, length: int,
                 # Some file systems answer 0 instead of an error; reading says which of the two it is.
                 del ways[0]
                 continue
-            raise fail("LB419", "a weights file became shorter while it was copied",
-                       help="wait until it is written, then run again")
+            raise fail(
+                "LB419",
+                "a weights file became shorter while it was copied",
+                help="wait until it is written, then run again",
+            )
         start, length = start + count, length - count
         tell(count)
 

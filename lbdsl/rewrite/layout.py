@@ -53,8 +53,11 @@ class ShardPlan:
         """Length and JSON of the file's header, padded so that the data begins at a multiple of 8 bytes."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         for piece in self.pieces:
-            entries[piece.name] = {"dtype": FORMAT_NAMES[piece.dtype], "shape": list(piece.source.shape),
-                                   "data_offsets": [piece.start, piece.start + piece.size]}
+            entries[piece.name] = {
+                "dtype": FORMAT_NAMES[piece.dtype],
+                "shape": list(piece.source.shape),
+                "data_offsets": [piece.start, piece.start + piece.size],
+            }
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
@@ -84,12 +87,19 @@ class RewritePlan:
         """The content of the shard index."""
         where = {piece.name: shard.name for shard in self.shards for piece in shard.pieces}
         elements = sum(piece.source.elements for shard in self.shards for piece in shard.pieces)
-        return {"metadata": {"total_parameters": elements, "total_size": self.total_size},
-                "weight_map": dict(sorted(where.items()))}
+        return {
+            "metadata": {"total_parameters": elements, "total_size": self.total_size},
+            "weight_map": dict(sorted(where.items())),
+        }
 
 
-def plan_rewrite(source_folder: Path, *, drop: Callable[[str], bool] | Collection[str] = (),
-                 rename: Mapping[str, str] | None = None, dtype: str | None = None) -> RewritePlan:
+def plan_rewrite(
+    source_folder: Path,
+    *,
+    drop: Callable[[str], bool] | Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+) -> RewritePlan:
     """Plan leaving out tensors, renaming tensors and casting floating-point tensors to `dtype` (torch's name).
 
     `drop` names the tensors to leave out, `rename` maps old names to new ones. Reads headers only, and trusts nothing in
@@ -108,7 +118,8 @@ def plan_rewrite(source_folder: Path, *, drop: Callable[[str], bool] | Collectio
         all_of_file = [info for info in tensors.values() if info.file == file]
         pieces = _pieces([info for info in all_of_file if not dropped(info.name)], names, dtype)
         linked = len(pieces) == len(all_of_file) and all(
-            piece.name == piece.source.name and not piece.is_cast for piece in pieces)
+            piece.name == piece.source.name and not piece.is_cast for piece in pieces
+        )
         if pieces:
             shards.append(ShardPlan(file, file, pieces, linked))
     return RewritePlan(source_folder, _named(shards))
@@ -116,8 +127,10 @@ def plan_rewrite(source_folder: Path, *, drop: Callable[[str], bool] | Collectio
 
 def _pieces(infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None) -> tuple[Piece, ...]:
     """Wide elements first, so that every tensor is aligned to its element; else in the order of the old file."""
-    pieces = [Piece(info, names.get(info.name, info.name), dtype if dtype and info.dtype in _FLOATS else info.dtype, 0)
-              for info in infos]
+    pieces = [
+        Piece(info, names.get(info.name, info.name), dtype if dtype and info.dtype in _FLOATS else info.dtype, 0)
+        for info in infos
+    ]
     placed, end = [], 0
     for piece in sorted(pieces, key=lambda p: (-ELEMENT_BYTES[p.dtype], p.source.start, p.source.stop)):
         placed.append(replace(piece, start=end))
@@ -130,5 +143,7 @@ def _named(shards: list[ShardPlan]) -> tuple[ShardPlan, ...]:
     if len(shards) == 1:
         return (replace(shards[0], name=SINGLE),)
     width = max(5, 1 + int(math.log10(len(shards))))
-    return tuple(replace(shard, name=f"model-{number:0{width}}-of-{len(shards):0{width}}.safetensors")
-                 for number, shard in enumerate(shards, start=1))
+    return tuple(
+        replace(shard, name=f"model-{number:0{width}}-of-{len(shards):0{width}}.safetensors")
+        for number, shard in enumerate(shards, start=1)
+    )

@@ -28,9 +28,16 @@ class Cast(Protocol):
     def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
 
 
-def rewrite_shards(source_folder: Path, output_folder: Path, *, drop: Callable[[str], bool] | Collection[str] = (),
-                   rename: Mapping[str, str] | None = None, dtype: str | None = None, cast: Cast | None = None,
-                   progress: Report | None = None) -> tuple[str, ...]:
+def rewrite_shards(
+    source_folder: Path,
+    output_folder: Path,
+    *,
+    drop: Callable[[str], bool] | Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    cast: Cast | None = None,
+    progress: Report | None = None,
+) -> tuple[str, ...]:
     """Write the checkpoint of `source_folder`, so changed, into the existing `output_folder`; returns the names of the
     files written, the index among them.
 
@@ -41,12 +48,14 @@ def rewrite_shards(source_folder: Path, output_folder: Path, *, drop: Callable[[
     systems). Files appear under their names when they are whole and on disk. Raises LbdslError: LB401, LB405-LB409 for a
     source that is not right, LB419 when it changes meanwhile; OSError for what cannot be written is the caller's.
     """
-    return carry_out(plan_rewrite(source_folder, drop=drop, rename=rename, dtype=dtype), output_folder, cast=cast,
-                     progress=progress)
+    return carry_out(
+        plan_rewrite(source_folder, drop=drop, rename=rename, dtype=dtype), output_folder, cast=cast, progress=progress
+    )
 
 
-def carry_out(plan: RewritePlan, output_folder: Path, *, cast: Cast | None = None,
-              progress: Report | None = None) -> tuple[str, ...]:
+def carry_out(
+    plan: RewritePlan, output_folder: Path, *, cast: Cast | None = None, progress: Report | None = None
+) -> tuple[str, ...]:
     """Write what `plan_rewrite` planned; see `rewrite_shards`."""
     done = 0
 
@@ -109,8 +118,11 @@ def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callab
         wanted = min(CAST_ELEMENTS * ELEMENT_BYTES[old], stop - position)
         data = bytearray(wanted)
         if os.preadv(reader, [data], position) < wanted:
-            raise fail("LB419", f"{piece.source.file} became shorter while it was read",
-                       help="wait until it is written, then run again")
+            raise fail(
+                "LB419",
+                f"{piece.source.file} became shorter while it was read",
+                help="wait until it is written, then run again",
+            )
         changed = cast(data, old, new)
         write_all(writer, changed)
         position += wanted
@@ -120,7 +132,6 @@ def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callab
 def _check(plan: RewritePlan, folder: Path) -> None:
     """The headers on disk say what was planned: also of linked files, whose source may have changed meanwhile."""
     found = {name: (info.dtype, info.shape, info.file) for name, info in read_tensors(folder).items()}
-    planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards
-               for piece in shard.pieces}
+    planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards for piece in shard.pieces}
     if found != planned:
         raise fail("LB419", "the checkpoint changed while it was copied", help="wait until it is written, then run again")

@@ -9,8 +9,12 @@ from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lexer import Token
 
 
-def action_apart(source: Source, rule: Sequence[Token], following: Sequence[Token], actions: Collection[str],
-                 ) -> Diagnostic | None:
+def action_apart(
+    source: Source,
+    rule: Sequence[Token],
+    following: Sequence[Token],
+    actions: Collection[str],
+) -> Diagnostic | None:
     """The diagnostic when `following` begins with an action that `rule`, which has none, was meant to have."""
     first = following[0]
     if first.kind != "NAME" or first.text not in actions:
@@ -20,5 +24,10 @@ def action_apart(source: Source, rule: Sequence[Token], following: Sequence[Toke
         fix = None
     else:
         fix = Fix("join the lines", (Edit(gap, " "),))
-    return error("LB016", "selector has no action on its line", Span(source, rule[0].start, rule[-1].end),
-                 help=(f"a new line ends a statement; write `{first.text}` behind the selector",), fix=fix)
+    return error(
+        "LB016",
+        "selector has no action on its line",
+        Span(source, rule[0].start, rule[-1].end),
+        help=(f"a new line ends a statement; write `{first.text}` behind the selector",),
+        fix=fix,
+    )

@@ -57,9 +57,14 @@ class Builder:
                 index += 1
                 if body[index] not in _ESCAPES:
                     at = token.start + index
-                    self.diagnostics.append(error(
-                        "LB014", f"unknown escape `\\{body[index]}` in a string", Span(self.source, at, at + 2),
-                        help='strings know `\\\\`, `\\"`, `\\n` and `\\t`'))
+                    self.diagnostics.append(
+                        error(
+                            "LB014",
+                            f"unknown escape `\\{body[index]}` in a string",
+                            Span(self.source, at, at + 2),
+                            help='strings know `\\\\`, `\\"`, `\\n` and `\\t`',
+                        )
+                    )
                 char = _ESCAPES.get(body[index], body[index])
             out.append(char)
             index += 1
@@ -117,8 +122,9 @@ def _modules(b: Builder, span: Span, c: list[Any]) -> tree.ModulesSelector:
 
 def _rank(b: Builder, span: Span, c: list[Any]) -> tree.RankSelector:
     until = next((x[1] for x in c if isinstance(x, tuple) and x[0] == "until"), None)
-    return tree.RankSelector(span, c[0].text, _find(c, tree.Number, tree.Variable), "of rest" in c, _find(c, tree.Call),
-                             until)
+    return tree.RankSelector(
+        span, c[0].text, _find(c, tree.Number, tree.Variable), "of rest" in c, _find(c, tree.Call), until
+    )
 
 
 def _arithmetic(b: Builder, span: Span, c: list[Any]) -> tree.Arithmetic:

@@ -18,9 +18,7 @@ _DANGLING = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR",
 _NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
 
 
-def explain_failure(
-    source: Source, tokens: Sequence[Token], failure: Failure, actions: Collection[str] = ()
-) -> Diagnostic:
+def explain_failure(source: Source, tokens: Sequence[Token], failure: Failure, actions: Collection[str] = ()) -> Diagnostic:
     """The diagnostic of a failure; `actions` are known action names, used in messages only."""
     place = Place(source, tokens, failure, actions)
     for recogniser in _RECOGNISERS:

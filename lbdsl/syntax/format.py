@@ -89,8 +89,12 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
         what = "has other comments"
     if not what:
         return None
-    return error("LB040", f"the formatted text {what}; nothing is written", span,
-                 help="this is a bug of lbdsl; please report it with the recipe")
+    return error(
+        "LB040",
+        f"the formatted text {what}; nothing is written",
+        span,
+        help="this is a bug of lbdsl; please report it with the recipe",
+    )
 
 
 def _comment(span: Span) -> str:

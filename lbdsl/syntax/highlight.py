@@ -52,11 +52,26 @@ class Piece(NamedTuple):
 
 WORD_OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 _BY_KIND = {
-    "DOTTED": Role.FACT, "KEY": Role.KEY, "VAR": Role.VARIABLE, "REF": Role.GROUP,
-    "INT": Role.NUMBER, "DECIMAL": Role.NUMBER, "QUANTITY": Role.NUMBER, "PERCENT": Role.NUMBER,
-    "STRING": Role.STRING, "REGEX": Role.REGEX, "NEWLINE": Role.SPACE, "COMMENT": Role.COMMENT, BAD: Role.ERROR,
-    "PLUS": Role.OPERATOR, "MINUS": Role.OPERATOR, "TIMES": Role.OPERATOR, "OVER": Role.OPERATOR,
-    "COMPARE": Role.OPERATOR, "EQUAL": Role.OPERATOR, "_DOTS": Role.OPERATOR,
+    "DOTTED": Role.FACT,
+    "KEY": Role.KEY,
+    "VAR": Role.VARIABLE,
+    "REF": Role.GROUP,
+    "INT": Role.NUMBER,
+    "DECIMAL": Role.NUMBER,
+    "QUANTITY": Role.NUMBER,
+    "PERCENT": Role.NUMBER,
+    "STRING": Role.STRING,
+    "REGEX": Role.REGEX,
+    "NEWLINE": Role.SPACE,
+    "COMMENT": Role.COMMENT,
+    BAD: Role.ERROR,
+    "PLUS": Role.OPERATOR,
+    "MINUS": Role.OPERATOR,
+    "TIMES": Role.OPERATOR,
+    "OVER": Role.OPERATOR,
+    "COMPARE": Role.OPERATOR,
+    "EQUAL": Role.OPERATOR,
+    "_DOTS": Role.OPERATOR,
 }
 
 
@@ -81,8 +96,13 @@ def _role(token: Token, before: str) -> Role:
     if token.kind == "NAME":
         return _named().get(token.text, Role.NAME)
     if token.text in tables().keywords and token.kind == tables().keywords[token.text]:
-        return (Role.WORD_OPERATOR if token.text in WORD_OPERATORS else
-                Role.STATEMENT if token.text in STATEMENTS else Role.KEYWORD)
+        return (
+            Role.WORD_OPERATOR
+            if token.text in WORD_OPERATORS
+            else Role.STATEMENT
+            if token.text in STATEMENTS
+            else Role.KEYWORD
+        )
     return _BY_KIND.get(token.kind, Role.PUNCTUATION)
 
 

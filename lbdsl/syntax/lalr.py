@@ -90,8 +90,9 @@ def _children(values: list[Any], size: int, kept: list[int]) -> list[Any]:
 def _viable(stack: list[int]) -> frozenset[str]:
     """The terminals that could come next: those that lead to a shift (or to the end) after all reductions."""
     states = tables().states
-    return frozenset(symbol for symbol in states[stack[-1]]
-                     if (symbol.isupper() or symbol == END) and _shifts(stack, symbol))
+    return frozenset(
+        symbol for symbol in states[stack[-1]] if (symbol.isupper() or symbol == END) and _shifts(stack, symbol)
+    )
 
 
 def _shifts(stack: list[int], symbol: str) -> bool:

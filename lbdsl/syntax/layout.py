@@ -17,19 +17,58 @@ from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.names import MAX_DEPTH, MAX_DIGITS
 
-CONTINUES_AFTER = frozenset({"PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "COMMA", "EQUAL", "AND", "OR", "EXCEPT",
-                             "MATCHES", "BY", "UNTIL", "WHERE", "IN", "NOT", "BECAUSE", "_DOTS"})
+CONTINUES_AFTER = frozenset(
+    {
+        "PLUS",
+        "MINUS",
+        "TIMES",
+        "OVER",
+        "COMPARE",
+        "COMMA",
+        "EQUAL",
+        "AND",
+        "OR",
+        "EXCEPT",
+        "MATCHES",
+        "BY",
+        "UNTIL",
+        "WHERE",
+        "IN",
+        "NOT",
+        "BECAUSE",
+        "_DOTS",
+    }
+)
 CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE"})
-ONLY_BEGINS = frozenset({"LBR", "RECIPE", "REQUIRES", "PARAM", "LET", "GROUP", "INCLUDE", "MEASURE", "HEAL", "EVAL",
-                          "ASSERT", "SEARCH", "ELSE", "LAYERS", "MODULES", "WHERE"})
+ONLY_BEGINS = frozenset(
+    {
+        "LBR",
+        "RECIPE",
+        "REQUIRES",
+        "PARAM",
+        "LET",
+        "GROUP",
+        "INCLUDE",
+        "MEASURE",
+        "HEAL",
+        "EVAL",
+        "ASSERT",
+        "SEARCH",
+        "ELSE",
+        "LAYERS",
+        "MODULES",
+        "WHERE",
+    }
+)
 _RANKS = frozenset({"LOWEST", "HIGHEST"})
 _BEFORE_A_RANK = frozenset({"LPAR", "COMMA", "AND", "OR", "EXCEPT", "NOT", "EQUAL", "LAYERS"})
 """`lowest` and `highest` begin a rule, but may stand in a set as well."""
 
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSES = {close: open_ for open_, close in _OPENS.items()}
-_OPERANDS = frozenset({"NAME", "DOTTED", "VAR", "REF", "INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "REGEX",
-                       "RPAR", "RSQB", "RBRACE"})
+_OPERANDS = frozenset(
+    {"NAME", "DOTTED", "VAR", "REF", "INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "REGEX", "RPAR", "RSQB", "RBRACE"}
+)
 _NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
 _WORDS = frozenset({"NAME", "DOTTED", "KEY"})
 
@@ -78,8 +117,15 @@ class _Layout:
     def unclosed(self, bracket: Token, noticed: Token | None) -> None:
         close = {"(": ")", "[": "]", "{": "}"}[bracket.text]
         labels = () if noticed is None else (Label(self.span(noticed), "noticed here"),)
-        self.report(error("LB002", f"`{bracket.text}` never closed", self.span(bracket), labels=labels,
-                          help=f"write the `{close}` that ends it"))
+        self.report(
+            error(
+                "LB002",
+                f"`{bracket.text}` never closed",
+                self.span(bracket),
+                labels=labels,
+                help=f"write the `{close}` that ends it",
+            )
+        )
 
 
 def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chunk], list[Diagnostic]]:
@@ -166,13 +212,25 @@ def _close(layout: _Layout, token: Token) -> bool:
     if not any(bracket.token.kind == wanted for bracket in layout.brackets):
         if layout.brackets:
             top = layout.brackets.pop()
-            layout.report(error("LB003", f"`{top.token.text}` closed by `{token.text}`", layout.span(token),
-                                labels=(Label(layout.span(top.token), "opened here"),),
-                                help="brackets close in pairs"))
+            layout.report(
+                error(
+                    "LB003",
+                    f"`{top.token.text}` closed by `{token.text}`",
+                    layout.span(token),
+                    labels=(Label(layout.span(top.token), "opened here"),),
+                    help="brackets close in pairs",
+                )
+            )
             layout.prefixes = top.prefixes
         else:
-            layout.report(error("LB003", f"`{token.text}` closes nothing", layout.span(token),
-                                fix=Fix("remove it", (Edit(layout.span(token), ""),))))
+            layout.report(
+                error(
+                    "LB003",
+                    f"`{token.text}` closes nothing",
+                    layout.span(token),
+                    fix=Fix("remove it", (Edit(layout.span(token), ""),)),
+                )
+            )
         return False
     while layout.brackets[-1].token.kind != wanted:
         layout.unclosed(layout.brackets.pop().token, token)
@@ -193,9 +251,15 @@ def _nest(layout: _Layout, token: Token, previous: Token | None) -> None:
         layout.prefixes = 0
     depth = len(layout.brackets) + layout.prefixes + sum(bracket.prefixes for bracket in layout.brackets[:MAX_DEPTH])
     if depth > MAX_DEPTH:
-        layout.report(error("LB005", f"nesting deeper than {MAX_DEPTH}", layout.span(token),
-                            help="brackets, `not` and signs together may be nested at most "
-                                 f"{MAX_DEPTH} deep; name parts with `let` or `group`"))
+        layout.report(
+            error(
+                "LB005",
+                f"nesting deeper than {MAX_DEPTH}",
+                layout.span(token),
+                help="brackets, `not` and signs together may be nested at most "
+                f"{MAX_DEPTH} deep; name parts with `let` or `group`",
+            )
+        )
 
 
 def _check_number(layout: _Layout, token: Token, following: Token | None) -> None:
@@ -203,10 +267,21 @@ def _check_number(layout: _Layout, token: Token, following: Token | None) -> Non
         return
     digits = sum(char.isdigit() for char in token.text)
     if digits > MAX_DIGITS:
-        layout.report(error("LB006", f"number with {digits} digits", layout.span(token),
-                            help=f"a number may have at most {MAX_DIGITS} digits"))
+        layout.report(
+            error(
+                "LB006",
+                f"number with {digits} digits",
+                layout.span(token),
+                help=f"a number may have at most {MAX_DIGITS} digits",
+            )
+        )
     elif following is not None and following.start == token.end and following.kind in _WORDS:
         whole = Span(layout.source, token.start, following.end)
-        layout.report(error("LB007", f"`{whole.text}` is not a number", whole,
-                            help="prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary); units are `B`, `%` "
-                                 "and ` tokens`"))
+        layout.report(
+            error(
+                "LB007",
+                f"`{whole.text}` is not a number",
+                whole,
+                help="prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary); units are `B`, `%` and ` tokens`",
+            )
+        )

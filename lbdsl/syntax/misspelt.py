@@ -33,8 +33,13 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
     _, index, word = best
     token = p.tokens[index]
     span = p.span(token)
-    return error("LB050", f"unexpected `{token.text}`", span, help=(f"did you mean `{word}`?", *form_of(p)),
-                 fix=replacement(f"write `{word}`", span, word))
+    return error(
+        "LB050",
+        f"unexpected `{token.text}`",
+        span,
+        help=(f"did you mean `{word}`?", *form_of(p)),
+        fix=replacement(f"write `{word}`", span, word),
+    )
 
 
 def _candidates(p: Place) -> Iterator[tuple[int, str]]:

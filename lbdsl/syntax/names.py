@@ -11,8 +11,26 @@ MAX_RULES = 20_000
 MAX_DEPTH = 64
 MAX_DIGITS = 18
 
-STATEMENTS = ("assert", "else", "eval", "group", "heal", "highest", "include", "layers", "lbr", "let", "lowest",
-              "measure", "modules", "param", "recipe", "requires", "search", "where")
+STATEMENTS = (
+    "assert",
+    "else",
+    "eval",
+    "group",
+    "heal",
+    "highest",
+    "include",
+    "layers",
+    "lbr",
+    "let",
+    "lowest",
+    "measure",
+    "modules",
+    "param",
+    "recipe",
+    "requires",
+    "search",
+    "where",
+)
 """The words that begin a statement."""
 
 RULE_WORDS = ("else", "where", "layers", "modules", "lowest", "highest")

@@ -48,9 +48,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
     if len(rules) > MAX_RULES:
-        return Diagnosed(
-            None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),)
-        )
+        return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
     comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
     file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
     return Diagnosed(file, _in_order([*found, *builder.diagnostics]))

@@ -43,9 +43,7 @@ def bad_character(p: Place) -> Diagnostic | None:
             fix=replacement("remove the space", Span(p.source, before.end, p.token.start), ""),
         )
     if sign[0] in "$@":
-        return error(
-            "LB008", f"`{sign}` without a name", p.span(), help="write `$name` for a value, `@name` for a group"
-        )
+        return error("LB008", f"`{sign}` without a name", p.span(), help="write `$name` for a value, `@name` for a group")
     shown = sign if sign.isprintable() else f"U+{ord(sign[0]):04X}"
     return error("LB008", f"unexpected `{shown}`", p.span(), help=form_of(p))
 

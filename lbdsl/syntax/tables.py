@@ -72,8 +72,11 @@ def _reachable(states: Any, start: int, shift: Any) -> list[int]:
 
 def _rule(rule: Any) -> list[Any]:
     name = rule.origin.name
-    kept = [index for index, symbol in enumerate(rule.expansion)
-            if rule.options.keep_all_tokens or not (symbol.is_term and symbol.filter_out)]
+    kept = [
+        index
+        for index, symbol in enumerate(rule.expansion)
+        if rule.options.keep_all_tokens or not (symbol.is_term and symbol.filter_out)
+    ]
     kind = "splice" if name.startswith("_") else "single" if rule.options.expand1 and not rule.alias else "node"
     return [name, rule.alias or name, len(rule.expansion), kept, kind]
 

@@ -105,7 +105,7 @@ class Minus(Node):
     operand: Expr
 
 
-Expr = (Number | String | Pattern | Variable | Dotted | Call | Items | Compare | Logic | Not | Arithmetic | Minus)
+Expr = Number | String | Pattern | Variable | Dotted | Call | Items | Compare | Logic | Not | Arithmetic | Minus
 
 
 # Sets of layers ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class NotSet(Node):
     operand: LayerSet
 
 
-LayerSet = (AllLayers | Point | Range | Edge | Every | RankedSet | GroupRef | UnionSet | InterSet | ExceptSet | NotSet)
+LayerSet = AllLayers | Point | Range | Edge | Every | RankedSet | GroupRef | UnionSet | InterSet | ExceptSet | NotSet
 
 
 # Statements ----------------------------------------------------------------------------------------------------------
@@ -296,8 +296,7 @@ class RuleStatement(Node):
     because: String | None
 
 
-Statement = (Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | Search
-             | RuleStatement)
+Statement = Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | Search | RuleStatement
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,17 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
     lively = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    console = _Console(file=file, force_terminal=lively, force_interactive=lively, force_jupyter=False,
-                      no_color=not lively, color_system="auto" if lively else None, highlight=False, emoji=False,
-                      legacy_windows=False)
+    console = _Console(
+        file=file,
+        force_terminal=lively,
+        force_interactive=lively,
+        force_jupyter=False,
+        no_color=not lively,
+        color_system="auto" if lively else None,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
     console.width = width if width is not None else min(max(console.width, NARROWEST), WIDEST)
     return console
 
@@ -58,5 +66,6 @@ def ascii_only(console: Console) -> bool:
 
 def printable(text: str) -> str:
     """Text of a recipe or a model on one line, without control characters that would move the cursor."""
-    return "".join("?" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
-                   for char in " ".join(text.split()))
+    return "".join(
+        "?" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char for char in " ".join(text.split())
+    )

@@ -46,8 +46,11 @@ class _Console(Protocol):
 
 def render_diagnostics(diagnostics: Iterable[Diagnostic], console: _Console) -> None:
     """Write diagnostics to a rich console's file, in its width, colours and encoding."""
-    style = Style(min(console.width, 100) if console.is_terminal else 80,
-                  console.is_terminal and not console.no_color, is_unicode(console.encoding))
+    style = Style(
+        min(console.width, 100) if console.is_terminal else 80,
+        console.is_terminal and not console.no_color,
+        is_unicode(console.encoding),
+    )
     encoding = console.encoding or "ascii"
     text = diagnostics_text(diagnostics, style)
     console.file.write(text.encode(encoding, "replace").decode(encoding))
@@ -93,13 +96,16 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     return ", ".join(parts)
 
 
-def fixes_text(file: str, applied: Sequence[tuple[int, str, str]], left_out: Sequence[tuple[int, str, str]],
-               written: bool) -> str:
+def fixes_text(
+    file: str, applied: Sequence[tuple[int, str, str]], left_out: Sequence[tuple[int, str, str]], written: bool
+) -> str:
     """What `check --fix` did, one line a fix; each is (line, code, title)."""
     verb = "fixed" if written else "would fix"
     lines = [f"{_safe(file)}:{line}: {verb} {code}: {_safe(title)}\n" for line, code, title in applied]
-    lines += [f"{_safe(file)}:{line}: not fixed {code}: {_safe(title)}: it would bring a new error\n"
-              for line, code, title in left_out]
+    lines += [
+        f"{_safe(file)}:{line}: not fixed {code}: {_safe(title)}: it would bring a new error\n"
+        for line, code, title in left_out
+    ]
     return "".join(lines)
 
 
@@ -142,14 +148,21 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     severity = diagnostic.severity.value
     head = f"{severity}[{diagnostic.code}]: "
     first, *rest = textwrap.wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ") or [head]
-    lines = [style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
-             *(style.paint("bold", line) for line in rest)]
+    lines = [
+        style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
+        *(style.paint("bold", line) for line in rest),
+    ]
     marks = [] if diagnostic.span is None else [(diagnostic.span, "", severity)]
     marks += [(label.span, label.text, "gutter") for label in diagnostic.labels]
     gutter = max((len(str(span.end_line_column[0])) for span, _, _ in marks), default=1)
     for source in dict.fromkeys(span.source for span, _, _ in marks):
-        lines += _excerpt(source, [mark for mark in marks if mark[0].source is source], gutter, style,
-                          first=diagnostic.span is not None and source is diagnostic.span.source)
+        lines += _excerpt(
+            source,
+            [mark for mark in marks if mark[0].source is source],
+            gutter,
+            style,
+            first=diagnostic.span is not None and source is diagnostic.span.source,
+        )
     hints = [("help", line) for line in diagnostic.help]
     if diagnostic.fix is not None:
         hints += [("fix", line) for line in _fixed(diagnostic.fix)]
@@ -157,24 +170,32 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
         lines.append(" " * (gutter + 1) + style.paint("gutter", "│" if style.unicode else "|"))
     for kind, text in hints:
         lead = " " * (gutter + 1) + "= "
-        wrapped = textwrap.wrap(f"{kind}: {_safe(text)}", max(20, style.width - len(lead)), subsequent_indent="      ",
-                                break_long_words=False)
+        wrapped = textwrap.wrap(
+            f"{kind}: {_safe(text)}", max(20, style.width - len(lead)), subsequent_indent="      ", break_long_words=False
+        )
         for index, line in enumerate(wrapped):
             shown = style.paint("help", line[: len(kind) + 1]) + line[len(kind) + 1 :] if index == 0 else line
             lines.append((lead if index == 0 else " " * len(lead)) + shown)
     return "\n".join(lines) + "\n"
 
 
-def _excerpt(source: Source, marks: Sequence[tuple[Span, str, str]], gutter: int, style: Style, first: bool,
-             ) -> list[str]:
+def _excerpt(
+    source: Source,
+    marks: Sequence[tuple[Span, str, str]],
+    gutter: int,
+    style: Style,
+    first: bool,
+) -> list[str]:
     """The marked lines of one source, each with its marks below it."""
     bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
     dash = "─" if style.unicode else "-"
     line, column = marks[0][0].start_line_column
     margin = " " * (gutter + 1)
     arrow = f"{dash}{arrow}" if first else ":::"
-    out = [f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(_near(source.name))}:{line}:{column}",
-           margin + style.paint("gutter", bar)]
+    out = [
+        f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(_near(source.name))}:{line}:{column}",
+        margin + style.paint("gutter", bar),
+    ]
     by_line: dict[int, list[tuple[Span, str, str]]] = {}
     for mark in marks:
         by_line.setdefault(mark[0].start_line_column[0], []).append(mark)
@@ -187,8 +208,14 @@ def _excerpt(source: Source, marks: Sequence[tuple[Span, str, str]], gutter: int
     return out
 
 
-def _line(source: Source, number: int, marks: Sequence[tuple[Span, str, str]], gutter: int, bar: str, style: Style,
-          ) -> list[str]:
+def _line(
+    source: Source,
+    number: int,
+    marks: Sequence[tuple[Span, str, str]],
+    gutter: int,
+    bar: str,
+    style: Style,
+) -> list[str]:
     text = source.line_text(number)
     room = max(20, style.width - gutter - 3)
     primary = min(marks, key=lambda mark: mark[2] == "gutter")[0].start_line_column[1] - 1
@@ -262,8 +289,16 @@ def _fixed(fix: Fix) -> list[str]:
     line = span.start_line_column[0]
     text = span.source.line_text(line)
     base = span.start - (span.start_line_column[1] - 1)
-    if any(edit.span.source is not span.source or edit.span.start_line_column[0] != line
-           or edit.span.end_line_column[0] != line or "\n" in edit.text for edit in fix.edits) or len(text) > 90:
+    if (
+        any(
+            edit.span.source is not span.source
+            or edit.span.start_line_column[0] != line
+            or edit.span.end_line_column[0] != line
+            or "\n" in edit.text
+            for edit in fix.edits
+        )
+        or len(text) > 90
+    ):
         return [fix.title]
     for edit in sorted(fix.edits, key=lambda edit: edit.span.start, reverse=True):
         text = text[: edit.span.start - base] + edit.text + text[edit.span.end - base :]
@@ -291,5 +326,13 @@ def _width(text: str) -> int:
     """Columns that a part of a source line takes."""
     if text.isascii():
         return len(text) + (_TAB - 1) * text.count("\t")
-    return sum(_TAB if char == "\t" else 0 if unicodedata.combining(char) else
-               2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+    return sum(
+        _TAB
+        if char == "\t"
+        else 0
+        if unicodedata.combining(char)
+        else 2
+        if unicodedata.east_asian_width(char) in "WF"
+        else 1
+        for char in text
+    )

@@ -26,11 +26,13 @@ def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {"name": "lbdsl", "version": version, "rules": [_rule(code) for code in codes]}},
-            "columnKind": "unicodeCodePoints",
-            "results": [_result(file, diagnostic, index[diagnostic.code]) for file, diagnostic in found],
-        }],
+        "runs": [
+            {
+                "tool": {"driver": {"name": "lbdsl", "version": version, "rules": [_rule(code) for code in codes]}},
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(file, diagnostic, index[diagnostic.code]) for file, diagnostic in found],
+            }
+        ],
     }
 
 
@@ -46,7 +48,10 @@ def _rule(id: str) -> dict[str, Any]:
 def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
     text = "\n".join([diagnostic.message, *(f"help: {line}" for line in diagnostic.help)])
     result: dict[str, Any] = {
-        "ruleId": diagnostic.code, "ruleIndex": index, "level": _LEVELS[diagnostic.severity], "message": {"text": text},
+        "ruleId": diagnostic.code,
+        "ruleIndex": index,
+        "level": _LEVELS[diagnostic.severity],
+        "message": {"text": text},
         "locations": [{"physicalLocation": _physical(diagnostic.span, file)}],
     }
     if diagnostic.labels:
@@ -57,8 +62,7 @@ def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
 
 
 def _related(label: Label, id: int) -> dict[str, Any]:
-    return {"id": id, "message": {"text": label.text},
-            "physicalLocation": _physical(label.span, label.span.source.name)}
+    return {"id": id, "message": {"text": label.text}, "physicalLocation": _physical(label.span, label.span.source.name)}
 
 
 def _physical(span: Span | None, file: str) -> dict[str, Any]:
@@ -79,8 +83,9 @@ def _fix(fix: Fix) -> dict[str, Any]:
         if edit.text:
             replacement["insertedContent"] = {"text": edit.text}
         by_file.setdefault(edit.span.source.name, []).append(replacement)
-    changes = [{"artifactLocation": {"uri": uri_of(name)}, "replacements": replacements}
-               for name, replacements in by_file.items()]
+    changes = [
+        {"artifactLocation": {"uri": uri_of(name)}, "replacements": replacements} for name, replacements in by_file.items()
+    ]
     return {"description": {"text": fix.title}, "artifactChanges": changes}
 
 

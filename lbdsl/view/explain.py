@@ -46,8 +46,13 @@ class Page:
     def to_json(self) -> dict[str, Any]:
         from lbdsl.view.diagnostics import diagnostics_json
 
-        found: dict[str, Any] = {"kind": self.kind, "name": self.name, "title": self.title, "form": self.form or None,
-                                 "facts": {head: text for head, text in self.facts}}
+        found: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "title": self.title,
+            "form": self.form or None,
+            "facts": {head: text for head, text in self.facts},
+        }
         if self.failing is not None:
             found["example"] = self.failing.text
             found["findings"] = diagnostics_json(self.failing.findings)
@@ -114,8 +119,14 @@ def page_of_code(id: str) -> Page | None:
     return Page("code", id, code.title, tuple(facts), failing=failing, fixed=fixed)
 
 
-_EXIT_CODES = {2: "wrong usage", 3: "a stale plan", 4: "a quality gate failed", 5: "cannot be satisfied",
-               6: "unsafe or unsupported", 7: "a bug of lbdsl"}
+_EXIT_CODES = {
+    2: "wrong usage",
+    3: "a stale plan",
+    4: "a quality gate failed",
+    5: "cannot be satisfied",
+    6: "unsafe or unsupported",
+    7: "a bug of lbdsl",
+}
 
 
 def _is_command(text: str) -> bool:
@@ -170,9 +181,16 @@ def _parameter(action: str, name: str) -> str:
 
 def _metric(name: str) -> Page | None:
     if name == "sensitivity":
-        return Page("metric", name, "Damage when this layer's attention alone is removed.",
-                    (("What", "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"),
-                     ("Example", "`lowest 8 by sensitivity drop`")), form="sensitivity")
+        return Page(
+            "metric",
+            name,
+            "Damage when this layer's attention alone is removed.",
+            (
+                ("What", "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"),
+                ("Example", "`lowest 8 by sensitivity drop`"),
+            ),
+            form="sensitivity",
+        )
     cls = metrics().get(name)
     if cls is None:
         return None
@@ -208,8 +226,12 @@ def _word(name: str) -> Page | None:
 def _type(name: str) -> Page | None:
     if name not in TYPE_MEANINGS:
         return None
-    return Page("type", name, f"{TYPE_MEANINGS[name][:1].upper()}{TYPE_MEANINGS[name][1:]}.",
-                (("Example", f"`param $name: {name}`"),))
+    return Page(
+        "type",
+        name,
+        f"{TYPE_MEANINGS[name][:1].upper()}{TYPE_MEANINGS[name][1:]}.",
+        (("Example", f"`param $name: {name}`"),),
+    )
 
 
 def _fact(name: str) -> Page | None:
@@ -228,8 +250,9 @@ def _settings(word: str) -> Iterator[Page]:
             meaning = rows[key].meaning
             default = default_of(name, key)
             facts = (("Default", f"`{default}`"),) if default else ()
-            yield Page("setting", f"{name}.{key}", f"{meaning[:1].upper()}{meaning[1:]}.", facts,
-                       form=f"{name} {{ {key} = ... }}")
+            yield Page(
+                "setting", f"{name}.{key}", f"{meaning[:1].upper()}{meaning[1:]}.", facts, form=f"{name} {{ {key} = ... }}"
+            )
 
 
 def default_of(block: str, key: str) -> str:
@@ -257,5 +280,13 @@ def _parameters(word: str) -> Iterator[Page]:
             yield Page("parameter", word, f"A parameter of `{name}`: {_parameter(name, word)}.", form=signature(cls))
 
 
-_MAKERS: tuple[Callable[[str], Page | None], ...] = (page_of_code, _action, _metric, _keyword, _function, _word, _type,
-                                                     _fact)
+_MAKERS: tuple[Callable[[str], Page | None], ...] = (
+    page_of_code,
+    _action,
+    _metric,
+    _keyword,
+    _function,
+    _word,
+    _type,
+    _fact,
+)

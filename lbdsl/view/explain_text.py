@@ -51,8 +51,14 @@ def topics_text(style: Style) -> str:
         if kind == "codes":
             lines += [f"  {code}  {code_for(code).title}" for code in names]
             continue
-        lines += textwrap.wrap(", ".join(names), style.width, initial_indent="  ", subsequent_indent="  ",
-                               break_on_hyphens=False, break_long_words=False)
+        lines += textwrap.wrap(
+            ", ".join(names),
+            style.width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
     return "\n".join(lines) + "\n"
 
 

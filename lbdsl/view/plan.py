@@ -27,10 +27,16 @@ def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_la
     lists every changed layer, not only some of each kind."""
     ascii_ = ascii_only(console)
     width = console.width
-    sections = [_header(plan, width, ascii_), _strip(plan, width, ascii_), rule_lines(plan, width),
-                change_lines(plan, width, ascii_, all_layers), cost_lines(plan, ascii_),
-                [*_speed_lines(speeds, width), *_loss_lines(plan, width, ascii_), *_heal_lines(plan, width)],
-                assert_lines(plan, width, ascii_), _finding_lines(plan, width)]
+    sections = [
+        _header(plan, width, ascii_),
+        _strip(plan, width, ascii_),
+        rule_lines(plan, width),
+        change_lines(plan, width, ascii_, all_layers),
+        cost_lines(plan, ascii_),
+        [*_speed_lines(speeds, width), *_loss_lines(plan, width, ascii_), *_heal_lines(plan, width)],
+        assert_lines(plan, width, ascii_),
+        _finding_lines(plan, width),
+    ]
     for section in sections:
         lines = list(section)
         for line in lines:
@@ -60,8 +66,11 @@ def _write(console: Console, line: Text) -> None:
 
 def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     recipe, model = plan.recipe, plan.model
-    parts = ["lbdsl plan", f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
-             f"{model.name or PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})"]
+    parts = [
+        "lbdsl plan",
+        f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
+        f"{model.name or PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})",
+    ]
     on = plan.measured_on
     if on is not None and on.digest is not None:
         parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")
@@ -75,8 +84,10 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
             line = line + dot + part if line else part
     yield Text(line, style="bold")
     if recipe.params:
-        values = ", ".join(f"${name.removeprefix('$')} = {value}" + (" (--set)" if name in recipe.set_params else "")
-                           for name, value in recipe.params.items())
+        values = ", ".join(
+            f"${name.removeprefix('$')} = {value}" + (" (--set)" if name in recipe.set_params else "")
+            for name, value in recipe.params.items()
+        )
         yield from _wrapped(f"  {printable(values)}", width, 2, "dim")
 
 
@@ -90,13 +101,14 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         scale = Scale.of(known, ASCII_LEVELS if ascii_ else LEVELS)
         if scale is None:
             continue
-        rows.append(Row(label, [" " if value is None else scale.mark(value) for value in values],
-                        ["cyan"] * len(values)))
+        rows.append(Row(label, [" " if value is None else scale.mark(value) for value in values], ["cyan"] * len(values)))
         unit = next(layer.scores[key].unit for layer in plan.layers if key in layer.scores)
         name = label if label == key else f"{label}: {key}"
-        legends.append(f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
-                       f"{'' if unit == '1' else ' ' + unit}, logarithmic"
-                       + (", blank: not needed" if len(known) < len(values) else ""))
+        legends.append(
+            f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
+            f"{'' if unit == '1' else ' ' + unit}, logarithmic"
+            + (", blank: not needed" if len(known) < len(values) else "")
+        )
     yield from strip_lines(rows, width)
     line = Text("  ")
     for mark in ("keep", "change", "drop"):
@@ -116,8 +128,13 @@ def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
     for context, cells in by_context.items():
         batches = " / ".join(str(cell.batch) for cell in cells)
         bounds = " / ".join(f"x{cell.bound:.2f}" for cell in cells)
-        yield from _wrapped(f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
-                            "predicted from bytes and FLOPs, not measured", width, 15, "")
+        yield from _wrapped(
+            f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
+            "predicted from bytes and FLOPs, not measured",
+            width,
+            15,
+            "",
+        )
 
 
 def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
@@ -137,8 +154,9 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         arrow = "->" if ascii_ else "→"
         kl = f", KL {loss.joint_kl:.3g} nats/token" if loss.joint_kl is not None else ""
         was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.joint))
-        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}",
-                            width, 7, "")
+        yield from _wrapped(
+            f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}", width, 7, ""
+        )
 
 
 def _perplexity(nll: float) -> str:
@@ -163,8 +181,12 @@ def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""
-        yield from _wrapped(f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}", width, 4,
-                            _SEVERITY_STYLES[finding.severity])
+        yield from _wrapped(
+            f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}",
+            width,
+            4,
+            _SEVERITY_STYLES[finding.severity],
+        )
         for text in finding.help:
             yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
 
@@ -181,12 +203,15 @@ def _closing(plan: Plan) -> Iterator[Text]:
     changed = sum(layer.changed for layer in plan.layers)
     lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
     if changed and lacks:
-        yield Text(f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.",
-                   style="bold yellow")
+        yield Text(
+            f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.", style="bold yellow"
+        )
     failed = [item.text for item in plan.asserts if item.status == "fail"]
     if failed:
-        yield Text(f"Not applyable: {printable('; '.join(failed))} "
-                   f"{'does' if len(failed) == 1 else 'do'} not hold.", style="bold red")
+        yield Text(
+            f"Not applyable: {printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold.",
+            style="bold red",
+        )
     elif plan.errored:
         yield Text("Not applyable: errors were found.", style="bold red")
     elif not plan.complete:
@@ -194,6 +219,7 @@ def _closing(plan: Plan) -> Iterator[Text]:
 
 
 def _wrapped(text: str, width: int, indent: int, style: str) -> Iterator[Text]:
-    for line in textwrap.wrap(text, width, subsequent_indent=" " * indent, drop_whitespace=True,
-                              replace_whitespace=False, break_on_hyphens=False):
+    for line in textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, drop_whitespace=True, replace_whitespace=False, break_on_hyphens=False
+    ):
         yield Text(line, style=style)

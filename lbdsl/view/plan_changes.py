@@ -23,15 +23,18 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
     shown = changed if all_layers else _some(changed)
     if not shown:
         return
-    scales = {key: Scale.of([layer.scores[key].value for layer in plan.layers if key in layer.scores], "")
-              for key in {key for layer in plan.layers for key in layer.scores}}
+    scales = {
+        key: Scale.of([layer.scores[key].value for layer in plan.layers if key in layer.scores], "")
+        for key in {key for layer in plan.layers for key in layer.scores}
+    }
     becomes = [_becomes(plan, layer, ascii_) for layer in shown]
     column = min(max(len(text) for text in becomes), width - 46)
     digits = len(str(len(plan.layers) - 1))
     for layer, text in zip(shown, becomes, strict=True):
         style = STYLES[layer.mark]
-        line = Text(f" {MARKS[layer.mark]} layer {layer.index:>{digits}}  {fitted(text, column, ascii_):<{column}}",
-                    style=style)
+        line = Text(
+            f" {MARKS[layer.mark]} layer {layer.index:>{digits}}  {fitted(text, column, ascii_):<{column}}", style=style
+        )
         line.append(f"  {_savings(plan, layer, ascii_)}")
         line.rstrip()
         yield line

@@ -31,8 +31,10 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
         return
     digits = len(str(plan.rules[-1].number))
     room = width - digits - 2 - 8 - 14
-    texts = [textwrap.wrap(printable(rule.text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
-             for rule in plan.rules]
+    texts = [
+        textwrap.wrap(printable(rule.text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
+        for rule in plan.rules
+    ]
     column = max(36, *(len(line) for text in texts for line in text))
     yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
     for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
@@ -50,12 +52,14 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
 def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
     """Parameters, cache and FLOPs before and after, at every context of the plan."""
     yield Text(f" {'':<17}{'before':>12}{'after':>12}{'change' if ascii_ else 'Δ':>9}", style="dim")
-    yield _cost("params", count_text(plan.before.params), count_text(plan.after.params),
-                plan.before.params, plan.after.params)
+    yield _cost(
+        "params", count_text(plan.before.params), count_text(plan.after.params), plan.before.params, plan.after.params
+    )
     facts = plan.model.facts
     for title, was, becomes, text in (
-            ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
-            ("FLOPs/token", plan.before.flops_per_token, plan.after.flops_per_token, count_text)):
+        ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
+        ("FLOPs/token", plan.before.flops_per_token, plan.after.flops_per_token, count_text),
+    ):
         for place, context in enumerate(plan.contexts):
             key = str(context)
             name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"

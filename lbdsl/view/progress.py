@@ -37,9 +37,15 @@ class TerminalProgress:
             yield from self._lines(title)
 
     def _bar(self, title: str) -> Iterator[Report]:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %"),
-                   TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(elapsed_when_finished=False),
-                   TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+        )
         with Progress(*columns, console=self._console, transient=False) as bar:
             task = bar.add_task(escape(title), total=None, note="")
 

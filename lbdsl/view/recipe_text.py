@@ -7,8 +7,16 @@ from rich.text import Text
 from lbdsl.syntax.highlight import Role, pieces
 
 _STYLES = {
-    Role.STATEMENT: "bold", Role.KEYWORD: "bold", Role.WORD_OPERATOR: "bold", Role.ACTION: "cyan", Role.METRIC: "cyan",
-    Role.VARIABLE: "magenta", Role.GROUP: "magenta", Role.NUMBER: "green", Role.STRING: "green", Role.REGEX: "green",
+    Role.STATEMENT: "bold",
+    Role.KEYWORD: "bold",
+    Role.WORD_OPERATOR: "bold",
+    Role.ACTION: "cyan",
+    Role.METRIC: "cyan",
+    Role.VARIABLE: "magenta",
+    Role.GROUP: "magenta",
+    Role.NUMBER: "green",
+    Role.STRING: "green",
+    Role.REGEX: "green",
     Role.COMMENT: "dim",
 }
 

@@ -33,10 +33,14 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
     if record.heal is not None:
         heal = record.heal
-        console.print(f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
-                      highlight=False, markup=False)
-        console.print(f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False,
-                      markup=False)
+        console.print(
+            f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
+            highlight=False,
+            markup=False,
+        )
+        console.print(
+            f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False
+        )
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
     if record.evaluation is not None:
@@ -44,8 +48,12 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     else:
         _render_asserts(record.asserts, console)
     if record.status == "accepted":
-        console.print(f"Load it:  AutoModelForCausalLM.from_pretrained(\"{folder}\", trust_remote_code=True)",
-                      highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f'Load it:  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."
         console.print(Text.assemble(("Rejected", "bold red"), rest))
@@ -58,10 +66,14 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     table.add_column(Text(printable(f"on {quality['data']}, {quality['tokens']} tokens")))
     table.add_column("base", justify="right")
     table.add_column("artifact", justify="right")
-    table.add_row("perplexity", _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
-                  _number(quality["perplexity"]["artifact"], errors["perplexity_artifact"], 2))
-    increase, error = (None if value is None else 100 * value
-                       for value in (quality["ppl_increase"], errors["ppl_increase"]))
+    table.add_row(
+        "perplexity",
+        _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
+        _number(quality["perplexity"]["artifact"], errors["perplexity_artifact"], 2),
+    )
+    increase, error = (
+        None if value is None else 100 * value for value in (quality["ppl_increase"], errors["ppl_increase"])
+    )
     table.add_row("perplexity increase", "", _number(increase, error, 2) + ("" if increase is None else " %"))
     table.add_row("loss rise, nats/token", "", _number(quality["loss_rise"], errors["loss_rise"], 4))
     table.add_row("KL to the base, nats/token", "", _number(quality["kl"], errors["kl"], 4))

@@ -37,5 +37,8 @@ def render_scores(measured: Measured, console: Console) -> None:
         table.add_row(str(layer), *cells)
     console.print(table, highlight=False)
     if measured.on is not None:
-        console.print(f"mean over {measured.on.tokens} tokens of {measured.on.data}; ± one standard error, "
-                      "clustered by sequence", highlight=False, markup=False)
+        console.print(
+            f"mean over {measured.on.tokens} tokens of {measured.on.data}; ± one standard error, clustered by sequence",
+            highlight=False,
+            markup=False,
+        )

@@ -19,8 +19,12 @@ def render_targets(targets: Sequence[Target], console: Console) -> None:
     for target in targets:
         console.print()
         for finding in target.findings:
-            _write(console, f" {finding.severity.value}[{finding.code}] {printable(finding.message)}", 4,
-                   _STYLES[finding.severity.value])
+            _write(
+                console,
+                f" {finding.severity.value}[{finding.code}] {printable(finding.message)}",
+                4,
+                _STYLES[finding.severity.value],
+            )
             for text in finding.help:
                 _write(console, f"    help: {printable(text)}", 10, "")
 

@@ -9,8 +9,14 @@ from __future__ import annotations
 FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
 """Families that the plug-in has layers for, by the base's `model_type`."""
 
-CLASSES = {"llama": "LbdslLlamaForCausalLM", "mistral": "LbdslMistralForCausalLM", "phi3": "LbdslPhi3ForCausalLM",
-           "qwen2": "LbdslQwen2ForCausalLM", "qwen3": "LbdslQwen3ForCausalLM", "smollm3": "LbdslSmolLM3ForCausalLM"}
+CLASSES = {
+    "llama": "LbdslLlamaForCausalLM",
+    "mistral": "LbdslMistralForCausalLM",
+    "phi3": "LbdslPhi3ForCausalLM",
+    "qwen2": "LbdslQwen2ForCausalLM",
+    "qwen3": "LbdslQwen3ForCausalLM",
+    "smollm3": "LbdslSmolLM3ForCausalLM",
+}
 """Architectures of artifacts, as in their config.json; the classes of `lbdsl.vllm.models` have the same names."""
 
 

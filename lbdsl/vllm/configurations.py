@@ -81,8 +81,14 @@ class LbdslSmolLM3VllmConfig(SmolLM3Config):
         self.lbdsl = checked(lbdsl, "smollm3", self.num_hidden_layers)
 
 
-CONFIGURATIONS = (LbdslLlamaVllmConfig, LbdslMistralVllmConfig, LbdslPhi3VllmConfig, LbdslQwen2VllmConfig,
-                  LbdslQwen3VllmConfig, LbdslSmolLM3VllmConfig)
+CONFIGURATIONS = (
+    LbdslLlamaVllmConfig,
+    LbdslMistralVllmConfig,
+    LbdslPhi3VllmConfig,
+    LbdslQwen2VllmConfig,
+    LbdslQwen3VllmConfig,
+    LbdslSmolLM3VllmConfig,
+)
 
 
 def register_configurations() -> None:

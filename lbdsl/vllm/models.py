@@ -24,37 +24,69 @@ def _llama_parts(attention):
 
     def make_attention(config, cache_config, quant_config, prefix):
         bias = bool(getattr(config, "attention_bias", False))
-        return attention(config=config, hidden_size=config.hidden_size, num_heads=config.num_attention_heads,
-                         num_kv_heads=config.num_key_value_heads,
-                         max_position_embeddings=config.max_position_embeddings, quant_config=quant_config, bias=bias,
-                         bias_o_proj=bias, cache_config=cache_config, prefix=prefix)
+        return attention(
+            config=config,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            max_position_embeddings=config.max_position_embeddings,
+            quant_config=quant_config,
+            bias=bias,
+            bias_o_proj=bias,
+            cache_config=cache_config,
+            prefix=prefix,
+        )
 
     def make_mlp(config, quant_config, prefix):
-        return LlamaMLP(hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
-                        hidden_act=config.hidden_act, quant_config=quant_config,
-                        bias=bool(getattr(config, "mlp_bias", False)), prefix=prefix)
+        return LlamaMLP(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            hidden_act=config.hidden_act,
+            quant_config=quant_config,
+            bias=bool(getattr(config, "mlp_bias", False)),
+            prefix=prefix,
+        )
 
     return make_attention, make_mlp
 
 
 def _qwen_mlp(config, quant_config, prefix):
-    return Qwen2MLP(hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
-                    hidden_act=config.hidden_act, quant_config=quant_config, prefix=prefix)
+    return Qwen2MLP(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        hidden_act=config.hidden_act,
+        quant_config=quant_config,
+        prefix=prefix,
+    )
 
 
 def _qwen2_attention(config, cache_config, quant_config, prefix):
-    return Qwen2Attention(hidden_size=config.hidden_size, num_heads=config.num_attention_heads,
-                          num_kv_heads=config.num_key_value_heads, max_position=config.max_position_embeddings,
-                          rope_parameters=config.rope_parameters, cache_config=cache_config, quant_config=quant_config,
-                          prefix=prefix)
+    return Qwen2Attention(
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        max_position=config.max_position_embeddings,
+        rope_parameters=config.rope_parameters,
+        cache_config=cache_config,
+        quant_config=quant_config,
+        prefix=prefix,
+    )
 
 
 def _qwen3_attention(config, cache_config, quant_config, prefix):
-    return Qwen3Attention(hidden_size=config.hidden_size, num_heads=config.num_attention_heads,
-                          num_kv_heads=config.num_key_value_heads, max_position=config.max_position_embeddings,
-                          rope_parameters=config.rope_parameters, head_dim=config.head_dim,
-                          rms_norm_eps=config.rms_norm_eps, qkv_bias=bool(getattr(config, "attention_bias", False)),
-                          cache_config=cache_config, quant_config=quant_config, prefix=prefix)
+    return Qwen3Attention(
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        max_position=config.max_position_embeddings,
+        rope_parameters=config.rope_parameters,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.rms_norm_eps,
+        qkv_bias=bool(getattr(config, "attention_bias", False)),
+        cache_config=cache_config,
+        quant_config=quant_config,
+        prefix=prefix,
+    )
 
 
 class _NoRotary(nn.Module):
@@ -71,9 +103,14 @@ def _smollm3_attention(config, cache_config, quant_config, prefix):
     return attention
 
 
-PARTS = {"llama": _llama_parts(LlamaAttention), "mistral": _llama_parts(MistralAttention),
-         "phi3": _llama_parts(LlamaAttention), "qwen2": (_qwen2_attention, _qwen_mlp),
-         "qwen3": (_qwen3_attention, _qwen_mlp), "smollm3": (_smollm3_attention, _llama_parts(LlamaAttention)[1])}
+PARTS = {
+    "llama": _llama_parts(LlamaAttention),
+    "mistral": _llama_parts(MistralAttention),
+    "phi3": _llama_parts(LlamaAttention),
+    "qwen2": (_qwen2_attention, _qwen_mlp),
+    "qwen3": (_qwen3_attention, _qwen_mlp),
+    "smollm3": (_smollm3_attention, _llama_parts(LlamaAttention)[1]),
+}
 """How a family's attention and MLP are made, by the base's `model_type`."""
 
 
@@ -92,8 +129,9 @@ class LbdslDecoderLayer(nn.Module):
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
         if spec["attn"] != "none":
             window = window_of(spec, prefix)
-            self.self_attn = make_attention(config_for(config), cache_for(vllm_config.cache_config, window), quant_config,
-                                            f"{prefix}.self_attn")
+            self.self_attn = make_attention(
+                config_for(config), cache_for(vllm_config.cache_config, window), quant_config, f"{prefix}.self_attn"
+            )
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec.get("mlp", "full") != "none":
             self.mlp = make_mlp(config, quant_config, f"{prefix}.mlp")
@@ -120,8 +158,10 @@ def window_of(spec, prefix):
     if spec["attn"] not in ("full", "swa"):
         raise ValueError(f"{prefix}: lbdsl's vLLM plug-in has no mixer called {spec['attn']!r}")
     if spec.get("sinks", 0):
-        raise ValueError(f"{prefix}: vLLM cannot keep sink tokens (sinks={spec['sinks']}); it frees the first blocks of a "
-                         "sequence when they leave the window")
+        raise ValueError(
+            f"{prefix}: vLLM cannot keep sink tokens (sinks={spec['sinks']}); it frees the first blocks of a "
+            "sequence when they leave the window"
+        )
     return spec["window"] if spec["attn"] == "swa" else None
 
 

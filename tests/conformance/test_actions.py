@@ -50,8 +50,14 @@ def planned(example: str, bench: Workbench):
     text = f"layers 1, 3 {example.replace('window=512', 'window=16')}\nelse keep\n"
     recipe = recipe_from_text(text).unwrap()
     selection = select(recipe, bench.facts, {}).unwrap()
-    ref = ModelRef(source="tiny", digest="0" * 64, family=bench.facts.family, layers=bench.facts.layers,
-                   dtype=bench.facts.dtype, facts={})
+    ref = ModelRef(
+        source="tiny",
+        digest="0" * 64,
+        family=bench.facts.family,
+        layers=bench.facts.layers,
+        dtype=bench.facts.dtype,
+        facts={},
+    )
     plan = build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").value
     assert plan is not None
     return plan
@@ -93,8 +99,9 @@ def test_planning_is_pure(kind: str, example: str, tiny: str) -> None:
     facts = repr(bench.facts)
     assert planned(example, bench).digest == planned(example, bench).digest
     assert repr(bench.facts) == facts
-    assert all(isinstance(aspect, Aspect) for aspect in check_recipe(
-        f"layers 0 {example}").unwrap().rules[0].actions[0].aspects())
+    assert all(
+        isinstance(aspect, Aspect) for aspect in check_recipe(f"layers 0 {example}").unwrap().rules[0].actions[0].aspects()
+    )
 
 
 @pytest.mark.parametrize(("kind", "example"), ONLY_PLANNED)
@@ -118,8 +125,9 @@ def test_what_has_no_engine_is_planned_and_refused(kind: str, example: str, tiny
 
 
 @pytest.mark.parametrize(("kind", "example"), CARRIED_OUT)
-def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(kind: str, example: str, tiny: str,
-                                                                      tmp_path: Path) -> None:
+def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(
+    kind: str, example: str, tiny: str, tmp_path: Path
+) -> None:
     from lbdsl.artifact.save import save_model
 
     bench = Workbench(tiny)

@@ -127,16 +127,18 @@ def test_it_says_how_far_it_is_and_ends_at_the_whole(kind: str, artifacts: list[
     told: list[tuple[float, float]] = []
     (tmp_path / "out").mkdir()
     folder = expressible(kind, artifacts)
-    exporters()[kind].write(folder, subject(folder), tmp_path / "out",
-                            lambda done, total, note="": told.append((done, total)))
+    exporters()[kind].write(
+        folder, subject(folder), tmp_path / "out", lambda done, total, note="": told.append((done, total))
+    )
     assert told
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
 
 
 @pytest.mark.parametrize("kind", exporters())
-def test_a_write_that_fails_leaves_nothing(kind: str, artifacts: list[Path], tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_nothing(
+    kind: str, artifacts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Failing(exporters()[kind]):  # type: ignore[misc]
         @classmethod
         def write(cls, artifact, subject, output, progress=None):

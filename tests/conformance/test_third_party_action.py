@@ -75,10 +75,20 @@ model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
 
 
 def run(script: str, folder: Path) -> None:
-    environment = {**os.environ, "LBDSL_PLUGINS": str(EXAMPLE), "HF_MODULES_CACHE": str(folder / "modules"),
-                   "PYTHONPATH": str(EXAMPLE.parents[2])}
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, capture_output=True, text=True,
-                          timeout=240, cwd=folder)
+    environment = {
+        **os.environ,
+        "LBDSL_PLUGINS": str(EXAMPLE),
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "PYTHONPATH": str(EXAMPLE.parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -121,8 +131,9 @@ assert sum(held.values()) == plan["after"]["kv_bytes"]["100"], (held, plan["afte
 def lbdsl(folder: Path, *words: str, plug_in: bool = True) -> subprocess.CompletedProcess:
     environment = {**os.environ, "LBDSL_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     environment["LBDSL_PLUGINS"] = str(EXAMPLE) if plug_in else ""
-    return subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=folder, env=environment, capture_output=True,
-                          text=True, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "lbdsl", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
 
 
 def test_it_goes_through_check_plan_apply_and_load(tmp_path: Path) -> None:

@@ -17,9 +17,14 @@ from lbdsl.syntax.place import FORMS
 from lbdsl.view.diagnostics import Style, diagnostics_text
 from lbdsl.view.explain import Page, default_of, pages_of
 
-BANDS = {"LB0": "Text that does not parse", "LB1": "Names, types, units and phases", "LB2": "Rules against each other",
-         "LB3": "A recipe against a model, its measurements and plans", "LB4": "Models, texts, files and artifacts",
-         "LB5": "Exports and engines"}
+BANDS = {
+    "LB0": "Text that does not parse",
+    "LB1": "Names, types, units and phases",
+    "LB2": "Rules against each other",
+    "LB3": "A recipe against a model, its measurements and plans",
+    "LB4": "Models, texts, files and artifacts",
+    "LB5": "Exports and engines",
+}
 
 
 def table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -28,14 +33,15 @@ def table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def statements() -> str:
-    return table(("statement", "meaning"),
-                 ((f"`{FORMS[word]}`", page("keyword", word).title) for word in STATEMENTS))
+    return table(("statement", "meaning"), ((f"`{FORMS[word]}`", page("keyword", word).title) for word in STATEMENTS))
 
 
 def keywords() -> str:
     words = [found for word in sorted(pages_by_kind("keyword")) if (found := page("keyword", word))]
-    return table(("keyword", "meaning", "example"),
-                 ((f"`{found.name}`", found.title, dict(found.facts)["Example"]) for found in words))
+    return table(
+        ("keyword", "meaning", "example"),
+        ((f"`{found.name}`", found.title, dict(found.facts)["Example"]) for found in words),
+    )
 
 
 def pages_by_kind(kind: str) -> list[str]:
@@ -54,8 +60,10 @@ def described(kind: str, names: Iterator[str]) -> str:
     for name in names:
         found = page(kind, name)
         lines = [f"### `{found.form or name}`\n", found.title + "\n"]
-        lines += [f"- **{head}**: {text}" if head[0].isupper() or head.startswith("In ") else f"- `{head}`: {text}"
-                  for head, text in found.facts]
+        lines += [
+            f"- **{head}**: {text}" if head[0].isupper() or head.startswith("In ") else f"- `{head}`: {text}"
+            for head, text in found.facts
+        ]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -69,8 +77,10 @@ def metric_sections() -> str:
 
 
 def values() -> str:
-    return table(("value", "meaning"), ((f"`{page('value', name).form}`", page("value", name).title)
-                                        for name in pages_by_kind("value")))
+    return table(
+        ("value", "meaning"),
+        ((f"`{page('value', name).form}`", page("value", name).title) for name in pages_by_kind("value")),
+    )
 
 
 def facts() -> str:
@@ -81,19 +91,30 @@ def facts() -> str:
 
 
 def types() -> str:
-    return table(("type", "values"),
-                 ((f"`{name}`", page("type", name).title.rstrip(".")) for name in pages_by_kind("type")))
+    return table(
+        ("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in pages_by_kind("type"))
+    )
 
 
 def settings() -> str:
-    return table(("block", "setting", "default", "meaning"),
-                 ((f"`{block}`", f"`{key}`", f"`{default_of(block, key)}`" if default_of(block, key) else "", row.meaning)
-                  for block, rows in SETTINGS.items() for key, row in rows.items()))
+    return table(
+        ("block", "setting", "default", "meaning"),
+        (
+            (f"`{block}`", f"`{key}`", f"`{default_of(block, key)}`" if default_of(block, key) else "", row.meaning)
+            for block, rows in SETTINGS.items()
+            for key, row in rows.items()
+        ),
+    )
 
 
 def limits() -> str:
-    rows = [("size of a recipe", f"{MAX_BYTES // 2**20} MiB"), ("tokens", f"{MAX_TOKENS:,}"), ("rules", f"{MAX_RULES:,}"),
-            ("nesting: brackets, `not` and signs together", str(MAX_DEPTH)), ("digits of a number", str(MAX_DIGITS))]
+    rows = [
+        ("size of a recipe", f"{MAX_BYTES // 2**20} MiB"),
+        ("tokens", f"{MAX_TOKENS:,}"),
+        ("rules", f"{MAX_RULES:,}"),
+        ("nesting: brackets, `not` and signs together", str(MAX_DEPTH)),
+        ("digits of a number", str(MAX_DIGITS)),
+    ]
     return table(("what", "at most"), iter(rows))
 
 
@@ -136,7 +157,16 @@ def _cut(text: str) -> str:
 
 
 LANGUAGE_TABLES: Mapping[str, Callable[[], str]] = {
-    "statements": statements, "keywords": keywords, "actions": action_sections, "metrics": metric_sections,
-    "values": values, "facts": facts, "types": types, "settings": settings, "limits": limits, "grammar": grammar,
-    "codes": code_list, "errors": errors,
+    "statements": statements,
+    "keywords": keywords,
+    "actions": action_sections,
+    "metrics": metric_sections,
+    "values": values,
+    "facts": facts,
+    "types": types,
+    "settings": settings,
+    "limits": limits,
+    "grammar": grammar,
+    "codes": code_list,
+    "errors": errors,
 }

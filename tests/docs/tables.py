@@ -15,8 +15,10 @@ from tests.docs.language_tables import LANGUAGE_TABLES
 def families() -> str:
     lines = ["| `model_type` | models | attention | norms | own windows | GGUF source |", "|---|---|---|---|---|---|"]
     for row in FAMILIES.values():
-        lines.append(f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
-                     f"{'no' if row.windows is no_windows else 'yes'} | {'yes' if row.gguf_architecture else 'no'} |")
+        lines.append(
+            f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
+            f"{'no' if row.windows is no_windows else 'yes'} | {'yes' if row.gguf_architecture else 'no'} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -43,8 +43,15 @@ def output_of(command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     words = shlex.split(command)
     assert words[0] == "lbdsl"
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, encoding="utf-8",
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     return done.stdout.rstrip() + "\n"
 
 
@@ -69,8 +76,15 @@ def measured(command: str) -> str:
     everything = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment = {**everything, "COLUMNS": "100", "NO_COLOR": "1"}
     words = [model if word == MODEL else word for word in shlex.split(command)]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, encoding="utf-8",
-                          stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     return done.stdout.rstrip() + "\n"
 
 

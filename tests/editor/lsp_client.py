@@ -27,19 +27,37 @@ CAPABILITIES = {
 class Client:
     """Starts `lbdsl lsp`, talks to it, and keeps what it says on its own."""
 
-    def __init__(self, *, options: dict[str, Any] | None = None, root: Path | None = None,
-                 encodings: list[str] | None = None, code: str | None = None):
+    def __init__(
+        self,
+        *,
+        options: dict[str, Any] | None = None,
+        root: Path | None = None,
+        encodings: list[str] | None = None,
+        code: str | None = None,
+    ):
         command = [sys.executable, "-m", "lbdsl", "lsp"] if code is None else [sys.executable, "-c", code]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env={**os.environ, "LBDSL_DOCS": ""})
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LBDSL_DOCS": ""},
+        )
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self.said: list[dict[str, Any]] = []
         self.number = 0
         threading.Thread(target=self._read, daemon=True).start()
         capabilities = {**CAPABILITIES, **({"general": {"positionEncodings": encodings}} if encodings else {})}
-        self.server = self.ask("initialize", {
-            "processId": None, "rootUri": None if root is None else root.as_uri(), "capabilities": capabilities,
-            "initializationOptions": options or {}})
+        self.server = self.ask(
+            "initialize",
+            {
+                "processId": None,
+                "rootUri": None if root is None else root.as_uri(),
+                "capabilities": capabilities,
+                "initializationOptions": options or {},
+            },
+        )
         self.tell("initialized", {})
 
     def _read(self) -> None:
@@ -47,7 +65,7 @@ class Client:
         assert out is not None
         while True:
             length = 0
-            while (line := out.readline().strip()):
+            while line := out.readline().strip():
                 name, _, value = line.partition(b":")
                 length = int(value) if name.lower() == b"content-length" else length
             if not length:
@@ -89,23 +107,27 @@ class Client:
         """
         while True:
             for index, message in enumerate(self.said):
-                if message.get("method") == method and all((message.get("params") or {}).get(key) == value
-                                                           for key, value in params.items()):
-                    self.said = [kept for place, kept in enumerate(self.said)
-                                 if place > index or kept.get("method") != method]
+                if message.get("method") == method and all(
+                    (message.get("params") or {}).get(key) == value for key, value in params.items()
+                ):
+                    self.said = [
+                        kept for place, kept in enumerate(self.said) if place > index or kept.get("method") != method
+                    ]
                     return message.get("params") or {}
             self.said.append(self._next(timeout))
 
     def open(self, text: str, uri: str = URI, version: int = 1) -> list[dict[str, Any]]:
         """Open a text; its diagnostics."""
-        self.tell("textDocument/didOpen",
-                  {"textDocument": {"uri": uri, "languageId": "lbr", "version": version, "text": text}})
+        self.tell(
+            "textDocument/didOpen", {"textDocument": {"uri": uri, "languageId": "lbr", "version": version, "text": text}}
+        )
         return self.wait("textDocument/publishDiagnostics", uri=uri, version=version)["diagnostics"]
 
     def edit(self, version: int, *changes: dict[str, Any], uri: str = URI) -> list[dict[str, Any]]:
         """Change a text; its diagnostics."""
-        self.tell("textDocument/didChange",
-                  {"textDocument": {"uri": uri, "version": version}, "contentChanges": list(changes)})
+        self.tell(
+            "textDocument/didChange", {"textDocument": {"uri": uri, "version": version}, "contentChanges": list(changes)}
+        )
         return self.wait("textDocument/publishDiagnostics", uri=uri, version=version)["diagnostics"]
 
     def at(self, feature: str, line: int, character: int, uri: str = URI, fails: bool = False, **more: Any) -> Any:
@@ -122,5 +144,7 @@ class Client:
 
 def where(line: int, start: int, end: int | None = None, end_line: int | None = None) -> dict[str, Any]:
     """A range of the protocol."""
-    return {"start": {"line": line, "character": start},
-            "end": {"line": line if end_line is None else end_line, "character": start if end is None else end}}
+    return {
+        "start": {"line": line, "character": start},
+        "end": {"line": line if end_line is None else end_line, "character": start if end is None else end},
+    }

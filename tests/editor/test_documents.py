@@ -52,7 +52,12 @@ def test_an_edit_replaces_what_is_between_its_places(text: str, new: str, data: 
 
 
 def test_edits_build_on_each_other_and_may_replace_all() -> None:
-    text = Text("else keep").changed([Change(Place(0, 5), Place(0, 9), "drop"), Change(Place(0, 0), Place(0, 0), "# 😀\n"),
-                                      Change(Place(1, 9), Place(1, 5), "swa(4)")])
+    text = Text("else keep").changed(
+        [
+            Change(Place(0, 5), Place(0, 9), "drop"),
+            Change(Place(0, 0), Place(0, 0), "# 😀\n"),
+            Change(Place(1, 9), Place(1, 5), "swa(4)"),
+        ]
+    )
     assert text.text == "# 😀\nelse swa(4)"
     assert text.changed([Change(None, None, "x")]).text == "x"

@@ -19,9 +19,12 @@ from lbdsl.editor.outline import outline
 from lbdsl.syntax.highlight import pieces
 
 SPEC = Path(__file__).parents[1] / "spec"
-RECIPES = [text for path in sorted(SPEC.glob("*.md"))
-           for text in re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
-           if len(text) < 1500]
+RECIPES = [
+    text
+    for path in sorted(SPEC.glob("*.md"))
+    for text in re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
+    if len(text) < 1500
+]
 WORDS = sorted({word for text in RECIPES for word in re.findall(r"\w+|[^\w\s]", text)})
 FACTS = smollm2_facts()
 

@@ -26,18 +26,60 @@ def test_pieces_are_the_whole_text(text: str) -> None:
 
 def test_roles() -> None:
     roles = {piece.text: piece.role for piece in pieces(TEXT)}
-    assert {word: roles[word] for word in ("param", "$w", "tokens", "8Ki", "# why", "layers", "@a", "where", "nll", "<",
-                                           "5%", "and", "model.layers", "swa", "window", "because", '"x"')} == {
-        "param": Role.STATEMENT, "$w": Role.VARIABLE, "tokens": Role.TYPE, "8Ki": Role.NUMBER, "# why": Role.COMMENT,
-        "layers": Role.STATEMENT, "@a": Role.GROUP, "where": Role.STATEMENT, "nll": Role.METRIC, "<": Role.OPERATOR,
-        "5%": Role.NUMBER, "and": Role.WORD_OPERATOR, "model.layers": Role.FACT, "swa": Role.ACTION, "window": Role.KEY,
-        "because": Role.KEYWORD, '"x"': Role.STRING}
+    assert {
+        word: roles[word]
+        for word in (
+            "param",
+            "$w",
+            "tokens",
+            "8Ki",
+            "# why",
+            "layers",
+            "@a",
+            "where",
+            "nll",
+            "<",
+            "5%",
+            "and",
+            "model.layers",
+            "swa",
+            "window",
+            "because",
+            '"x"',
+        )
+    } == {
+        "param": Role.STATEMENT,
+        "$w": Role.VARIABLE,
+        "tokens": Role.TYPE,
+        "8Ki": Role.NUMBER,
+        "# why": Role.COMMENT,
+        "layers": Role.STATEMENT,
+        "@a": Role.GROUP,
+        "where": Role.STATEMENT,
+        "nll": Role.METRIC,
+        "<": Role.OPERATOR,
+        "5%": Role.NUMBER,
+        "and": Role.WORD_OPERATOR,
+        "model.layers": Role.FACT,
+        "swa": Role.ACTION,
+        "window": Role.KEY,
+        "because": Role.KEYWORD,
+        '"x"': Role.STRING,
+    }
 
 
 def test_pygments_lexer() -> None:
     tokens = {text: kind for kind, text in LbrLexer().get_tokens(TEXT)}
-    wanted = {"layers": Keyword, "$w": Name.Variable, "swa": Name.Function, "nll": Name.Builtin, "8Ki": Number,
-              "and": Operator.Word, '"x"': String, "# why": Comment}
+    wanted = {
+        "layers": Keyword,
+        "$w": Name.Variable,
+        "swa": Name.Function,
+        "nll": Name.Builtin,
+        "8Ki": Number,
+        "and": Operator.Word,
+        '"x"': String,
+        "# why": Comment,
+    }
     assert all(tokens[word] in kind for word, kind in wanted.items())
     assert not any(kind in Error for kind in tokens.values())
     assert any(kind in Error for kind, _ in LbrLexer().get_tokens("else keep ?"))
@@ -70,7 +112,7 @@ def scopes(line: str) -> dict[str, str]:
     at = 0
     while at < len(line):
         for pattern in textmate_grammar()["patterns"]:
-            begin = pattern.get("match") or f"{pattern['begin']}[^\"]*(?:{pattern['end']})"
+            begin = pattern.get("match") or f'{pattern["begin"]}[^"]*(?:{pattern["end"]})'
             match = re.compile(begin).match(line, at)
             if match and match.end() > at:
                 if "name" in pattern:
@@ -85,14 +127,33 @@ def scopes(line: str) -> dict[str, str]:
 
 
 def test_textmate_grammar_colours_as_the_lexer_does() -> None:
-    kinds = {Role.STATEMENT: "keyword.control", Role.KEYWORD: "keyword.other", Role.WORD_OPERATOR: "keyword.operator.word",
-             Role.ACTION: "entity.name.function", Role.METRIC: "entity.name.function", Role.NAME: "entity.name.function",
-             Role.TYPE: "storage.type", Role.FACT: "support.variable", Role.KEY: "variable.parameter",
-             Role.VARIABLE: "variable.other", Role.GROUP: "entity.name.tag", Role.NUMBER: "constant.numeric",
-             Role.STRING: "string.quoted", Role.REGEX: "string.regexp", Role.COMMENT: "comment.line",
-             Role.OPERATOR: "keyword.operator", Role.PUNCTUATION: "punctuation"}
-    text = "\n".join([TEXT, *(path.read_text(encoding="utf-8") for path in resource_folder("recipes").glob("*.lbr")),
-                      *tables().keywords, 'modules ~"q_proj" drop'])
+    kinds = {
+        Role.STATEMENT: "keyword.control",
+        Role.KEYWORD: "keyword.other",
+        Role.WORD_OPERATOR: "keyword.operator.word",
+        Role.ACTION: "entity.name.function",
+        Role.METRIC: "entity.name.function",
+        Role.NAME: "entity.name.function",
+        Role.TYPE: "storage.type",
+        Role.FACT: "support.variable",
+        Role.KEY: "variable.parameter",
+        Role.VARIABLE: "variable.other",
+        Role.GROUP: "entity.name.tag",
+        Role.NUMBER: "constant.numeric",
+        Role.STRING: "string.quoted",
+        Role.REGEX: "string.regexp",
+        Role.COMMENT: "comment.line",
+        Role.OPERATOR: "keyword.operator",
+        Role.PUNCTUATION: "punctuation",
+    }
+    text = "\n".join(
+        [
+            TEXT,
+            *(path.read_text(encoding="utf-8") for path in resource_folder("recipes").glob("*.lbr")),
+            *tables().keywords,
+            'modules ~"q_proj" drop',
+        ]
+    )
     for line in text.splitlines():
         shown = scopes(line)
         for piece in pieces(line):

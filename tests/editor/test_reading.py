@@ -38,30 +38,33 @@ def page(word: str, text: str = TEXT, *, nth: int = 0, facts: object = None) -> 
     return "" if found is None else found.page
 
 
-@pytest.mark.parametrize(("word", "nth", "said"), [
-    ("swa(", 1, "Causal softmax attention over the last `window` tokens"),
-    ("sinks", 0, "`sinks` of `swa(window, sinks=0)`: in tokens, at least 0, at most 4096, `0` unless given"),
-    ("window=", 0, "at least 1"),
-    ("mlp", 0, "one of `attention`, `mlp`, `block`"),
-    ("sensitivity", 0, "here `kl(drop)`"),
-    ("kl(", 0, "KL(base || changed)"),
-    ("$window", 1, "Default: 256"),
-    ("$half", 0, "128"),
-    ("@core", 1, "first 2, last 1"),
-    ("tokens in", 0, "a number of tokens"),
-    ("tokens = 8Ki", 0, "tokens of calibration text"),
-    ("8Ki }", 0, "8 192"),
-    ("50%", 0, "0.5"),
-    ("kv(", 0, "Bytes of keys and values"),
-    ("hidden", 0, "hidden states"),
-    ("rank", 0, "low-rank"),
-    ("lora", 0, "low-rank"),
-    ("method", 0, "`lora(rank=16, alpha=32)` or `full`"),
-    ("model.layers", 0, "a fact of the model"),
-    ("else", 0, "it stands last"),
-    ("lowest", 0, "lowest AMOUNT"),
-    ("because", 0, "Why the rule is there"),
-])
+@pytest.mark.parametrize(
+    ("word", "nth", "said"),
+    [
+        ("swa(", 1, "Causal softmax attention over the last `window` tokens"),
+        ("sinks", 0, "`sinks` of `swa(window, sinks=0)`: in tokens, at least 0, at most 4096, `0` unless given"),
+        ("window=", 0, "at least 1"),
+        ("mlp", 0, "one of `attention`, `mlp`, `block`"),
+        ("sensitivity", 0, "here `kl(drop)`"),
+        ("kl(", 0, "KL(base || changed)"),
+        ("$window", 1, "Default: 256"),
+        ("$half", 0, "128"),
+        ("@core", 1, "first 2, last 1"),
+        ("tokens in", 0, "a number of tokens"),
+        ("tokens = 8Ki", 0, "tokens of calibration text"),
+        ("8Ki }", 0, "8 192"),
+        ("50%", 0, "0.5"),
+        ("kv(", 0, "Bytes of keys and values"),
+        ("hidden", 0, "hidden states"),
+        ("rank", 0, "low-rank"),
+        ("lora", 0, "low-rank"),
+        ("method", 0, "`lora(rank=16, alpha=32)` or `full`"),
+        ("model.layers", 0, "a fact of the model"),
+        ("else", 0, "it stands last"),
+        ("lowest", 0, "lowest AMOUNT"),
+        ("because", 0, "Why the rule is there"),
+    ],
+)
 def test_hover(word: str, nth: int, said: str) -> None:
     assert said in page(word, nth=nth)
 
@@ -86,8 +89,9 @@ def test_hover_knows_the_model() -> None:
     facts = smollm2_facts()
     assert "3 layers of this model: 0-1, 29." in page("@core", facts=facts)
     assert "30 in this model" in page("model.layers", facts=facts)
-    assert "23040 in this model" in page("model.kv_bytes_per_token", "requires model.kv_bytes_per_token < 1MiB",
-                                         facts=facts)
+    assert "23040 in this model" in page(
+        "model.kv_bytes_per_token", "requires model.kv_bytes_per_token < 1MiB", facts=facts
+    )
     assert "in this model" not in page("model.dtype_bytes", "requires model.dtype_bytes < 4", facts=facts)
 
 
@@ -133,11 +137,19 @@ def test_rename() -> None:
 def test_outline() -> None:
     entries = outline(Analysis(TEXT))
     assert [(entry.kind, entry.name, entry.detail) for entry in entries] == [
-        ("file", "lbr 1", ""), ("file", "half 😀", "recipe"), ("variable", "$window", "tokens"),
-        ("constant", "$half", "$window / 2"), ("group", "@core", "first 2, last 1"), ("block", "measure", ""),
-        ("rule", "1 layers @core", "keep"), ("rule", "2 lowest 6 by sensitivity", "drop(mlp)"),
+        ("file", "lbr 1", ""),
+        ("file", "half 😀", "recipe"),
+        ("variable", "$window", "tokens"),
+        ("constant", "$half", "$window / 2"),
+        ("group", "@core", "first 2, last 1"),
+        ("block", "measure", ""),
+        ("rule", "1 layers @core", "keep"),
+        ("rule", "2 lowest 6 by sensitivity", "drop(mlp)"),
         ("rule", "3 where kl(swa(window=$half)) < 5% and model.layers > 4", "swa(window=$window, sinks=4)"),
-        ("rule", "4 else", "keep"), ("block", "heal", ""), ("gate", "assert kv(32Ki) <= 50%", "")]
+        ("rule", "4 else", "keep"),
+        ("block", "heal", ""),
+        ("gate", "assert kv(32Ki) <= 50%", ""),
+    ]
     assert [child.name for child in entries[5].children] == ["metric", "tokens"]
     assert all(entry.span.start <= entry.name_span.start and entry.name_span.end <= entry.span.end for entry in entries)
 
@@ -150,14 +162,23 @@ def hints(text: str) -> list[str]:
 
 def test_hints_are_exact_without_measurements() -> None:
     assert hints("layers 0-3, last 1 keep\nlayers 2-9 drop\nlayers every 10 drop(mlp)\nelse swa(window=64)") == [
-        "claims 5 layers", "claims 6 layers", "claims 2 layers", "claims 19 layers"]
+        "claims 5 layers",
+        "claims 6 layers",
+        "claims 2 layers",
+        "claims 19 layers",
+    ]
     assert hints("layers 0 keep\nelse keep") == ["claims 1 layer", "claims 29 layers"]
 
 
 def test_hints_say_what_measurements_decide() -> None:
     text = "layers 0-3 keep\nlowest 6 by nll drop\nlowest 10% of rest by kl drop\nwhere nll < 0.1 drop\nelse keep"
     assert hints(text) == [
-        "claims 4 layers", "claims at most 6 layers", "claims at most 3 layers", "needs measurements", "needs measurements"]
+        "claims 4 layers",
+        "claims at most 6 layers",
+        "claims at most 3 layers",
+        "needs measurements",
+        "needs measurements",
+    ]
 
 
 def test_findings_know_the_model() -> None:

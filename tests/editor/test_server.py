@@ -116,8 +116,9 @@ def test_fixes(client: Client) -> None:
     found = client.open(text)
 
     def actions(line: int, **context: object) -> list[dict]:
-        return client.ask("textDocument/codeAction", {**DOCUMENT, "range": where(line, 8), "context": {
-            "diagnostics": found, **context}})
+        return client.ask(
+            "textDocument/codeAction", {**DOCUMENT, "range": where(line, 8), "context": {"diagnostics": found, **context}}
+        )
 
     quick, every = actions(1)
     assert (quick["title"], quick["kind"], quick["isPreferred"]) == ("write `sensitivity`", "quickfix", True)
@@ -135,7 +136,8 @@ def test_formatting_symbols_and_colours(client: Client) -> None:
     client.open("layers  0-3   keep\nelse keep\n")
     options = {"options": {"tabSize": 4, "insertSpaces": True}}
     assert client.ask("textDocument/formatting", {**DOCUMENT, **options}) == [
-        {"range": where(0, 0, 0, 1), "newText": "layers 0-3 keep\n"}]
+        {"range": where(0, 0, 0, 1), "newText": "layers 0-3 keep\n"}
+    ]
     assert [symbol["name"] for symbol in client.ask("textDocument/documentSymbol", DOCUMENT)] == ["1 layers 0-3", "2 else"]
     data = client.ask("textDocument/semanticTokens/full", DOCUMENT)["data"]
     assert data[:10] == [0, 0, 6, 0, 0, 0, 8, 1, 7, 0]
@@ -149,14 +151,16 @@ def test_truncations_of_a_recipe_break_nothing(client: Client) -> None:
     client.open("")
     for version, cut in enumerate(range(0, len(text) + 1, 7), start=2):
         part = text[:cut]
-        client.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": version},
-                                               "contentChanges": [{"text": part}]})
+        client.tell(
+            "textDocument/didChange", {"textDocument": {"uri": URI, "version": version}, "contentChanges": [{"text": part}]}
+        )
         line = part.count("\n")
         character = len(part[part.rfind("\n") + 1 :].encode("utf-16-le")) // 2
         for feature in ("completion", "hover", "definition", "prepareRename"):
             client.at(feature, line, character)
-        client.ask("textDocument/codeAction", {**DOCUMENT, "range": where(0, 0, character, line),
-                                               "context": {"diagnostics": []}})
+        client.ask(
+            "textDocument/codeAction", {**DOCUMENT, "range": where(0, 0, character, line), "context": {"diagnostics": []}}
+        )
         for feature in ("documentSymbol", "semanticTokens/full"):
             client.ask(f"textDocument/{feature}", DOCUMENT)
         client.ask("textDocument/formatting", {**DOCUMENT, "options": {"tabSize": 4, "insertSpaces": True}})
@@ -195,9 +199,11 @@ def test_a_model_that_is_not_there_is_said_once(tmp_path: Path) -> None:
 
 
 def test_neither_torch_nor_transformers_is_loaded() -> None:
-    code = ("import sys, atexit; from lbdsl.cli.app import main\n"
-            "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr))\n"
-            "main(['lsp'])")
+    code = (
+        "import sys, atexit; from lbdsl.cli.app import main\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr))\n"
+        "main(['lsp'])"
+    )
     client = Client(code=code)
     client.open("layers 0-3 keep\nwhere nll < 0.1 drop\nelse swa(window=4)\n")
     client.at("completion", 0, 11)
@@ -236,8 +242,13 @@ def test_an_edit_of_two_hundred_lines_is_answered_in_a_tenth_of_a_second(client:
     for first in range(2, 32, 10):
         start = seconds(client)
         for version in range(first, first + 10):
-            client.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": version}, "contentChanges": [
-                {"range": where(100, 7, 8 if version > 2 else 9), "text": str(version % 10)}]})
+            client.tell(
+                "textDocument/didChange",
+                {
+                    "textDocument": {"uri": URI, "version": version},
+                    "contentChanges": [{"range": where(100, 7, 8 if version > 2 else 9), "text": str(version % 10)}],
+                },
+            )
             assert client.at("completion", 150, 9)
             client.wait("textDocument/publishDiagnostics", uri=URI, version=version)
         rounds.append((seconds(client) - start) / 10)

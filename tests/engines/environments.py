@@ -54,6 +54,9 @@ def kept_artifact(recipe: Path, model: str, *words: str) -> Path:
 
 def clean_environment(**values: str) -> dict[str, str]:
     """This process's environment without what would reach into an engine's own."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")
+    }
     return {**kept, "HF_HUB_OFFLINE": "1", **values}

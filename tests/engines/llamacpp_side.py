@@ -16,16 +16,30 @@ def main() -> None:
     task = json.load(sys.stdin)
     batch = task.get("batch", 512)
     # The cache in float32: what is compared is the model, not the rounding of its keys.
-    model = llama_cpp.Llama(task["model"], n_ctx=task["context"], n_batch=batch, n_ubatch=batch, logits_all=True,
-                            verbose=task.get("verbose", True), n_threads=task.get("threads", 2), type_k=0, type_v=0,
-                            flash_attn=task.get("flash", False), vocab_only=task.get("vocab_only", False), n_gpu_layers=0)
-    answer = {"tokens": [model.tokenize(text.encode(), add_bos=task.get("add_bos", True), special=True)
-                         for text in task.get("texts", [])],
-              "texts": [model.detokenize(ids).decode("utf-8", "replace") for ids in task.get("detokenize", [])],
-              "greedy": [greedy(model, ids, task.get("new", 0)) for ids in task.get("prompts", [])],
-              "nll": [nll(model, ids) for ids in task.get("blocks", [])],
-              "logits": [logits(model, ids).tolist() for ids in task.get("logits", [])],
-              "meta": {key: value for key, value in model.metadata.items() if len(value) < 200}}
+    model = llama_cpp.Llama(
+        task["model"],
+        n_ctx=task["context"],
+        n_batch=batch,
+        n_ubatch=batch,
+        logits_all=True,
+        verbose=task.get("verbose", True),
+        n_threads=task.get("threads", 2),
+        type_k=0,
+        type_v=0,
+        flash_attn=task.get("flash", False),
+        vocab_only=task.get("vocab_only", False),
+        n_gpu_layers=0,
+    )
+    answer = {
+        "tokens": [
+            model.tokenize(text.encode(), add_bos=task.get("add_bos", True), special=True) for text in task.get("texts", [])
+        ],
+        "texts": [model.detokenize(ids).decode("utf-8", "replace") for ids in task.get("detokenize", [])],
+        "greedy": [greedy(model, ids, task.get("new", 0)) for ids in task.get("prompts", [])],
+        "nll": [nll(model, ids) for ids in task.get("blocks", [])],
+        "logits": [logits(model, ids).tolist() for ids in task.get("logits", [])],
+        "meta": {key: value for key, value in model.metadata.items() if len(value) < 200},
+    }
     with open(sys.argv[1], "w") as stream:
         json.dump(answer, stream)
 

@@ -34,29 +34,52 @@ def python() -> Path:
 def run_llamacpp(python: Path, place: Path, **task: Any) -> dict[str, Any]:
     """What `llamacpp_side.py` answers, and llama.cpp's `log`."""
     answer = place / "answer.json"
-    done = subprocess.run([str(python), str(SIDE), str(answer)], input=json.dumps(task), text=True, capture_output=True,
-                          env=clean_environment(), check=False)
+    done = subprocess.run(
+        [str(python), str(SIDE), str(answer)],
+        input=json.dumps(task),
+        text=True,
+        capture_output=True,
+        env=clean_environment(),
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return {**json.loads(answer.read_text()), "log": done.stderr}
 
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-TWO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}
-OLMO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
-              "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5,
-                                 "original_max_position_embeddings": 64}}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
+}
+OLMO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+    "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "original_max_position_embeddings": 64},
+}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 
 CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "llama as it is": ("llama", "llama", {}, {}),
-    "llama with biases, llama3 rope": ("llama", "llama", {}, {"attention_bias": True, "mlp_bias": True,
-                                                             "rope_parameters": LLAMA3}),
+    "llama with biases, llama3 rope": (
+        "llama",
+        "llama",
+        {},
+        {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3},
+    ),
     "llama with yarn": ("llama", "llama", {}, {"rope_parameters": YARN}),
-    "llama with linear rope": ("llama", "llama", {}, {"rope_parameters": {
-        "rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama with linear rope": (
+        "llama",
+        "llama",
+        {},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+    ),
     "llama, attention dropped": ("llama", "deci", {1: NONE, 3: NONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, attention dropped, llama3 rope": ("llama", "deci", {2: NONE}, {"rope_parameters": LLAMA3, "head_dim": 24}),
     "llama, first attention dropped": ("llama", "deci", {0: NONE, 2: NONE}, {}),
@@ -77,16 +100,32 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "phi3 as it is": ("phi3", "phi3", {}, {"sliding_window": None}),
     "phi3, attention dropped": ("phi3", "deci", {1: NONE}, {"sliding_window": None}),
     "phi3, its own window": ("phi3", "granite_swa", {}, {"sliding_window": 11}),
-    "gemma2, its own window": ("gemma2", "gemma2", {}, {**GEMMA, "attn_logit_softcapping": 5.0,
-                                                      "final_logit_softcapping": 3.0}),
+    "gemma2, its own window": (
+        "gemma2",
+        "gemma2",
+        {},
+        {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    ),
     "gemma2, windows": ("gemma2", "gemma2", {0: swa(9), 1: swa(9), 2: swa(9)}, GEMMA),
     "gemma2, windows beyond its positions": ("gemma2", "gemma2", {}, {**GEMMA, "sliding_window": 512}),
-    "gemma3, windows narrowed": ("gemma3_text", "gemma3", {0: swa(9), 2: swa(9), 3: GONE}, {
-        **GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
-    "gemma3, windows beyond its positions": ("gemma3_text", "gemma3", {1: GONE}, {
-        **GEMMA, "sliding_window": 600, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
-    "olmo3, windows narrowed": ("olmo3", "olmo2", {0: swa(9), 1: swa(9), 2: swa(9)}, {
-        "sliding_window": 20, "rope_parameters": OLMO_ROPES, "tie_word_embeddings": True}),
+    "gemma3, windows narrowed": (
+        "gemma3_text",
+        "gemma3",
+        {0: swa(9), 2: swa(9), 3: GONE},
+        {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
+    ),
+    "gemma3, windows beyond its positions": (
+        "gemma3_text",
+        "gemma3",
+        {1: GONE},
+        {**GEMMA, "sliding_window": 600, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
+    ),
+    "olmo3, windows narrowed": (
+        "olmo3",
+        "olmo2",
+        {0: swa(9), 1: swa(9), 2: swa(9)},
+        {"sliding_window": 20, "rope_parameters": OLMO_ROPES, "tie_word_embeddings": True},
+    ),
 }
 
 
@@ -106,8 +145,15 @@ def test_logits_are_the_same(case, python, tmp_path):
         expected = changed.model(input_ids=ids).logits[0]
     # The short batch makes the window slide over what is in the cache, as decoding does.
     for batch in (128, 8):
-        answer = run_llamacpp(python, tmp_path, model=str(tmp_path / "model.gguf"), context=128, batch=batch, threads=1,
-                              logits=[ids[0].tolist()])
+        answer = run_llamacpp(
+            python,
+            tmp_path,
+            model=str(tmp_path / "model.gguf"),
+            context=128,
+            batch=batch,
+            threads=1,
+            logits=[ids[0].tolist()],
+        )
         got = torch.tensor(answer["logits"][0], dtype=torch.float32)
         error = (got - expected).abs().max() / expected.std()
         # llama.cpp's GELU is a table of float16.

@@ -69,12 +69,20 @@ def in_transformers(model, prompts: list[list[int]], blocks: list[list[int]]) ->
     model.generation_config.eos_token_id = None
     greedy = []
     for prompt in prompts:
-        out = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, pad_token_id=0,
-                             output_logits=True, return_dict_in_generate=True)
+        out = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
         best = [row[0].topk(2).values for row in out.logits]
         greedy.append({"tokens": out.sequences[0, len(prompt) :].tolist(), "gaps": [float(b[0] - b[1]) for b in best]})
-    nll = [torch.nn.functional.cross_entropy(model(torch.tensor([block])).logits[0, :-1].double(), torch.tensor(block[1:]))
-           for block in blocks]
+    nll = [
+        torch.nn.functional.cross_entropy(model(torch.tensor([block])).logits[0, :-1].double(), torch.tensor(block[1:]))
+        for block in blocks
+    ]
     return {"greedy": greedy, "nll": float(sum(nll) / len(nll))}
 
 
@@ -92,8 +100,9 @@ def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # 
     write_model(folder, target, files["F16"], numbers="F16")
     assert files["F16"].stat().st_size < 0.52 * files["F32"].stat().st_size
     for numbers, path in files.items():
-        answer = run_llamacpp(python, tmp_path, model=str(path), context=1024, prompts=prompts, new=NEW,
-                              blocks=texts["blocks"], texts=TEXTS)
+        answer = run_llamacpp(
+            python, tmp_path, model=str(path), context=1024, prompts=prompts, new=NEW, blocks=texts["blocks"], texts=TEXTS
+        )
         tokenizer = texts["tokenizer"]
         assert answer["tokens"] == [tokenizer(text)["input_ids"] for text in TEXTS]
         nll = sum(answer["nll"]) / len(answer["nll"])

@@ -17,11 +17,23 @@ from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the
 pytestmark = pytest.mark.engine
 
 TEXTS = [
-    "Hello world", "  3 33  333 3333 a1b2 1,234.5", "I'm sure they'LL say it'd've been 'tis", "x\n\n\n\t y \r\n  z   ",
-    "ünïcödé naïve ΑΒΓ абв", "日本語のテキスト 한국어 ไทย", "🚀🦙👩\u200d👩\u200d👧 (emoji)",
+    "Hello world",
+    "  3 33  333 3333 a1b2 1,234.5",
+    "I'm sure they'LL say it'd've been 'tis",
+    "x\n\n\n\t y \r\n  z   ",
+    "ünïcödé naïve ΑΒΓ абв",
+    "日本語のテキスト 한국어 ไทย",
+    "🚀🦙👩\u200d👩\u200d👧 (emoji)",
     "def f(x):\n\treturn x**2  # ok\n\n\n",
-    "a/b\\c //path\n/", "<|end|>the end<|end|>", "...!!??--==++ <= >= ->", "MixedCASE camelCaseWord HTTPServer",
-    " leading and trailing ", "", "٣٤ १२ ½ Ⅷ", "\u00a0nbsp\u2003em", "the\nthe  the",
+    "a/b\\c //path\n/",
+    "<|end|>the end<|end|>",
+    "...!!??--==++ <= >= ->",
+    "MixedCASE camelCaseWord HTTPServer",
+    " leading and trailing ",
+    "",
+    "٣٤ १२ ½ Ⅷ",
+    "\u00a0nbsp\u2003em",
+    "the\nthe  the",
 ]
 
 
@@ -34,8 +46,12 @@ def byte_level(pre: dict[str, Any] | None, **model: Any) -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=1300, special_tokens=["<|end|>"], show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=1300,
+        special_tokens=["<|end|>"],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     texts = [*list(pydoc_data.topics.topics.values())[:30], *TEXTS * 5]
     tokenizer.train_from_iterator(texts, trainer)
     value = json.loads(tokenizer.to_str())
@@ -45,9 +61,13 @@ def byte_level(pre: dict[str, Any] | None, **model: Any) -> dict[str, Any]:
 
 
 def split(pattern: str) -> dict[str, Any]:
-    return {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
+    return {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ],
+    }
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -102,9 +122,18 @@ def pieces(place: Path, prefix: bool) -> dict[str, Any]:
     text = place / "text.txt"
     text.write_text("\n".join([*list(pydoc_data.topics.topics.values())[:30], *TEXTS * 5]))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(place / "pieces"), vocab_size=1200, model_type="bpe", byte_fallback=True,
-        character_coverage=0.99, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        split_digits=True, add_dummy_prefix=prefix, minloglevel=2)
+        input=str(text),
+        model_prefix=str(place / "pieces"),
+        vocab_size=1200,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.99,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        add_dummy_prefix=prefix,
+        minloglevel=2,
+    )
     model = sentencepiece.SentencePieceProcessor(str(place / "pieces.model"))
     tokens = [model.id_to_piece(i) for i in range(model.get_piece_size())]
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -115,16 +144,42 @@ def pieces(place: Path, prefix: bool) -> dict[str, Any]:
             merges += sorted(cuts, key=lambda cut: (vocab[cut[0]], vocab[cut[1]]))
     normalizers = [{"type": "Prepend", "prepend": "\u2581"}] * prefix
     normalizers.append({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"})
-    special = [{"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                "special": True} for i, token in enumerate(tokens[:3])]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special,
-            "normalizer": {"type": "Sequence", "normalizers": normalizers}, "pre_tokenizer": None,
-            "post_processor": {"type": "TemplateProcessing",
-                               "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-                                          {"Sequence": {"id": "A", "type_id": 0}}],
-                               "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-                               "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-            "decoder": {"type": "ByteFallback"},
-            "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
-                      "vocab": vocab, "merges": [list(cut) for cut in merges]}}
+    special = [
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, token in enumerate(tokens[:3])
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "ByteFallback"},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(cut) for cut in merges],
+        },
+    }

@@ -64,8 +64,9 @@ def layout_of(folder: Path) -> CacheLayout:
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
-    return [torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-            for length in lengths]
+    return [
+        torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in lengths
+    ]
 
 
 def on_cpu(max_model_len: int, batched: int = BATCHED) -> Serving:
@@ -75,8 +76,10 @@ def on_cpu(max_model_len: int, batched: int = BATCHED) -> Serving:
 def check_capacity(name: str, served: Served, layout: CacheLayout, serving: Serving) -> None:
     """The log's capacity is the predicted one, within one block a group."""
     predicted = layout.capacity(serving)
-    print(f"{name}: {len(layout.groups)} groups of {layout.size}, predicted {predicted} tokens a GiB, logged "
-          f"{served.capacity}")
+    print(
+        f"{name}: {len(layout.groups)} groups of {layout.size}, predicted {predicted} tokens a GiB, logged "
+        f"{served.capacity}"
+    )
     assert abs(predicted - served.capacity) <= BLOCK * len(layout.groups)
 
 
@@ -85,7 +88,7 @@ def greedy(model, prompt: list[int], new: int) -> list[int]:
     ids = torch.tensor([prompt])
     model.generation_config.eos_token_id = None  # as the engine is told: the end of text is a token like others
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0)
-    return out[0, len(prompt):].tolist()
+    return out[0, len(prompt) :].tolist()
 
 
 @torch.inference_mode()
@@ -111,12 +114,16 @@ def compare(name: str, model, prompts: list[list[int]], served: Served, tie: flo
         if ours != theirs:
             at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
             said = logits[at].log_softmax(-1)
-            print(f"{name}: prompt of {len(prompt)} tokens differs at token {at}: ours {ours[at]} "
-                  f"({said[ours[at]]:.3f} against {said[theirs[at]]:.3f}), vLLM {theirs[at]} ({top[at][theirs[at]]:.3f} "
-                  f"against {top[at].get(ours[at], float('nan')):.3f})")
+            print(
+                f"{name}: prompt of {len(prompt)} tokens differs at token {at}: ours {ours[at]} "
+                f"({said[ours[at]]:.3f} against {said[theirs[at]]:.3f}), vLLM {theirs[at]} ({top[at][theirs[at]]:.3f} "
+                f"against {top[at].get(ours[at], float('nan')):.3f})"
+            )
             assert top[at][theirs[at]] - top[at].get(ours[at], float("-inf")) <= tie
-    print(f"{name}: {equal} of {len(prompts)} prompts equal over {len(served.tokens[0])} tokens; the engine's tokens lie "
-          f"within {worst:.3g} of our best logit")
+    print(
+        f"{name}: {equal} of {len(prompts)} prompts equal over {len(served.tokens[0])} tokens; the engine's tokens lie "
+        f"within {worst:.3g} of our best logit"
+    )
     assert worst <= tie
     return equal
 
@@ -186,8 +193,16 @@ def tiny_artifact(model, recipe: str, folder: Path) -> Path:
     model.save_pretrained(folder / "model")
     byte_tokenizer().save_pretrained(folder / "model")
     (folder / "plan.lbr").write_text(recipe)
-    run_lbdsl("apply", str(folder / "plan.lbr"), str(folder / "model"), "-o", str(folder / "out"), "--yes",
-        "--cache-dir", str(folder / "cache"))
+    run_lbdsl(
+        "apply",
+        str(folder / "plan.lbr"),
+        str(folder / "model"),
+        "-o",
+        str(folder / "out"),
+        "--yes",
+        "--cache-dir",
+        str(folder / "cache"),
+    )
     return folder / "out"
 
 
@@ -196,10 +211,22 @@ def tiny(config_class, **more):
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(3)
-    config = config_class(vocab_size=260, hidden_size=128, intermediate_size=192, num_hidden_layers=6,
-                          num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
-                          initializer_range=0.12, tie_word_embeddings=True, eos_token_id=256, bos_token_id=None,
-                          pad_token_id=256, **more)
+    config = config_class(
+        vocab_size=260,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+        initializer_range=0.12,
+        tie_word_embeddings=True,
+        eos_token_id=256,
+        bos_token_id=None,
+        pad_token_id=256,
+        **more,
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
@@ -224,12 +251,23 @@ def swa(window: int) -> dict:
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "initializer_range": 0.12, "vocab_size": 260}
 FAMILIES = {
-    "llama": {"attention_bias": True, "mlp_bias": True, "rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}},
+    "llama": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
     "mistral": {"sliding_window": 40, "tie_word_embeddings": False},
-    "phi3": {"sliding_window": None, "rope_parameters": {
-        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "phi3": {
+        "sliding_window": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
     "qwen2": {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 3},
     "qwen3": {"head_dim": 64},
     "smollm3": {"no_rope_layer_interval": 2},
@@ -240,8 +278,9 @@ NOTHING, NO_ATTENTION, NO_MLP = {"attn": "none", "mlp": "none"}, {"attn": "none"
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
     """Attention gone in layer 0, an MLP, a whole layer, and two windows."""
-    changed = changed_model(tmp_path, family, {0: NO_ATTENTION, 2: NO_MLP, 3: NOTHING, 4: swa(24), 5: swa(40)},
-                            **SHAPE, **FAMILIES[family])
+    changed = changed_model(
+        tmp_path, family, {0: NO_ATTENTION, 2: NO_MLP, 3: NOTHING, 4: swa(24), 5: swa(40)}, **SHAPE, **FAMILIES[family]
+    )
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     facts = changed.subject.facts
@@ -254,8 +293,9 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
 def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
     """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window."""
-    changed = changed_model(tmp_path, family, {0: NOTHING, 2: NO_MLP, 3: NO_ATTENTION, 4: swa(40)},
-                            **SHAPE, **FAMILIES[family])
+    changed = changed_model(
+        tmp_path, family, {0: NOTHING, 2: NO_MLP, 3: NO_ATTENTION, 4: swa(40)}, **SHAPE, **FAMILIES[family]
+    )
     assert not [d for d in DeciLM.check(changed.subject) if d.is_error]
     output = tmp_path / "decilm"
     output.mkdir()
@@ -271,9 +311,12 @@ def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[l
     """The artifact itself, without remote code."""
     served = serve(artifact, prompts, tmp_path, dtype="float32", plugin=plugin)
     assert served.architecture == "LbdslLlamaForCausalLM"
-    check_capacity("plug-in, SmolLM2 fp32", served,
-                   CacheLayout(layout_of(artifact).groups, layout_of(artifact).size, 2 * layout_of(artifact).layer_bytes),
-                   on_cpu(2048))
+    check_capacity(
+        "plug-in, SmolLM2 fp32",
+        served,
+        CacheLayout(layout_of(artifact).groups, layout_of(artifact).size, 2 * layout_of(artifact).layer_bytes),
+        on_cpu(2048),
+    )
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
     assert compare("plug-in, SmolLM2 fp32", model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
 
@@ -281,7 +324,8 @@ def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[l
 def test_the_plugin_refuses_sink_tokens(plugin: Path, tmp_path: Path) -> None:
     from transformers import LlamaConfig
 
-    artifact = tiny_artifact(tiny(LlamaConfig), "measure { tokens = 256; seq = 64 }\nelse swa(window=16, sinks=4)\n",
-                             tmp_path)
+    artifact = tiny_artifact(
+        tiny(LlamaConfig), "measure { tokens = 256; seq = 64 }\nelse swa(window=16, sinks=4)\n", tmp_path
+    )
     served = serve(artifact, [[1, 2, 3]], tmp_path, dtype="float32", max_model_len=512, plugin=plugin, expect=1)
     assert "vLLM cannot keep sink tokens (sinks=4)" in served.log

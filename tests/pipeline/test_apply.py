@@ -38,8 +38,7 @@ def test_apply_makes_a_whole_artifact_that_keeps_the_plan(workplace: Path, lbdsl
 
     assert record.heal["tokens"] == 2048
     assert record.evaluation["tokens"] == 8 * 63
-    assert {item.text: item.status for item in record.asserts} == {
-        "kv(1Ki) <= 80%": "pass", "ppl_increase < 300%": "pass"}
+    assert {item.text: item.status for item in record.asserts} == {"kv(1Ki) <= 80%": "pass", "ppl_increase < 300%": "pass"}
     card = (workplace / "out" / "README.md").read_text()
     assert "lowest 2 of rest by sensitivity drop" in card
     assert f"{record.evaluation['perplexity']['artifact']:.2f}" in card
@@ -215,8 +214,13 @@ def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Pat
     bench = Workbench("model")
     shared = documents_of("all.jsonl", [Part.HEAL]) & documents_of("some.jsonl", [Part.EVAL])
     assert shared
-    blocks = eval_blocks(Evaluate(data="some.jsonl", tokens=512, seq=64), Measure(),
-                         Heal(data="all.jsonl", tokens=512, seq=64), bench, Path())
+    blocks = eval_blocks(
+        Evaluate(data="some.jsonl", tokens=512, seq=64),
+        Measure(),
+        Heal(data="all.jsonl", tokens=512, seq=64),
+        bench,
+        Path(),
+    )
     judged = bench.tokenizer.decode(blocks.ids.flatten())
     texts = [json.loads(line)["text"] for line in lines]
     used = documents_of("all.jsonl", [Part.HEAL])

@@ -52,8 +52,9 @@ def test_export_writes_beside_and_says_how_to_load(artifact: Path, lbdsl) -> Non
     found = json.loads(again.out)
     assert (found["format_version"], found["kind"], found["engine"]) == (1, "decilm", "vllm")
     assert found["output"] == str(output)
-    assert {"name": "model.safetensors", "bytes": (artifact / "model.safetensors").stat().st_size,
-            "linked": True} in found["files"]
+    assert {"name": "model.safetensors", "bytes": (artifact / "model.safetensors").stat().st_size, "linked": True} in found[
+        "files"
+    ]
     assert found["bytes"] == sum(file["bytes"] for file in found["files"])
     assert (artifact.with_name("out-decilm.old") / "mine.txt").read_text() == "kept"
     assert "LB469" in again.err
@@ -112,8 +113,9 @@ def test_plan_target_says_what_an_engine_can_serve(workplace: Path, lbdsl) -> No
     done = lbdsl("plan", "small.lbr", "model", "--target", "vllm", "--target", "transformers", "-q")
     assert done.code == 0, done.err
     assert "note[LB508] vLLM: export to `decilm`; also `vllm`" in done.out
-    assert ("note[LB509] vLLM's cache: 3 groups of 2 layers (2 full, 1 windowed at 16, 1 of 6 places padding)"
-            in " ".join(done.out.split()))
+    assert "note[LB509] vLLM's cache: 3 groups of 2 layers (2 full, 1 windowed at 16, 1 of 6 places padding)" in " ".join(
+        done.out.split()
+    )
     assert "transformers: the artifact itself loads there" in done.out
 
     (workplace / "sinks.lbr").write_text(SINKS)
@@ -169,9 +171,15 @@ def sealed(folder: Path, **changes: Any) -> None:
     (folder / "lbdsl.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
 
 
-@pytest.mark.parametrize("changes", [
-    {"evaluation": {}}, {"heal": {}}, {"evaluation": {"data": "x", "tokens": 1, "perplexity": {"base": "x"}}},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": {}},
+        {"heal": {}},
+        {"evaluation": {"data": "x", "tokens": 1, "perplexity": {"base": "x"}}},
+    ],
+    ids=str,
+)
 def test_a_record_with_half_of_its_results_is_refused(artifact: Path, lbdsl, changes: dict[str, Any]) -> None:
     sealed(artifact, **changes)
     for words in (("show", "out"), ("export", "out", "--to", "decilm")):

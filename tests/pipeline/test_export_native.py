@@ -22,8 +22,10 @@ def swa(window: int) -> dict[str, Any]:
     return {"attn": "swa", "window": window, "sinks": 0}
 
 
-TWO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
+}
 ONE_ROPE = {kind: {"rope_type": "default", "rope_theta": 50.0} for kind in TWO_ROPES}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 QWEN = {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2}
@@ -33,9 +35,21 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "llama, unchanged": ("llama", "Llama", {}, {}),
     "llama, blocks": ("llama", "Llama", {0: GONE, 2: GONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows": ("llama", "Ministral", {0: swa(9), 3: swa(9)}, {"tie_word_embeddings": True, "head_dim": 24}),
-    "llama, all windowed": ("llama", "Ministral", {i: swa(9) for i in range(4)}, {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}}),
+    "llama, all windowed": (
+        "llama",
+        "Ministral",
+        {i: swa(9) for i in range(4)},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
     "llama, blocks and windows": ("llama", "Ministral", {0: GONE, 1: swa(7)}, {}),
     "mistral, its own window": ("mistral", "Mistral", {2: GONE}, {"sliding_window": 12}),
     "mistral, narrowed": ("mistral", "Mistral", {i: swa(5) for i in range(4)}, {"sliding_window": 12}),
@@ -47,15 +61,37 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "smollm3, blocks and windows": ("smollm3", "SmolLM3", {0: GONE, 1: swa(9)}, {"no_rope_layer_interval": 2}),
     "gemma2, blocks": ("gemma2", "Gemma2", {0: GONE, 2: GONE}, GEMMA),
     "gemma2, windows": ("gemma2", "Gemma2", {0: swa(9), 1: swa(9), 2: swa(9)}, GEMMA),
-    "gemma3, narrowed": ("gemma3_text", "Gemma3", {0: swa(9), 1: GONE, 2: swa(9)}, {
-        **GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}),
-    "gemma3, windows, one rope": ("gemma3_text", "Gemma3", {i: swa(9) for i in range(4)}, {
-        **GEMMA, "sliding_window_pattern": 2, "rope_parameters": ONE_ROPE}),
+    "gemma3, narrowed": (
+        "gemma3_text",
+        "Gemma3",
+        {0: swa(9), 1: GONE, 2: swa(9)},
+        {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
+    ),
+    "gemma3, windows, one rope": (
+        "gemma3_text",
+        "Gemma3",
+        {i: swa(9) for i in range(4)},
+        {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": ONE_ROPE},
+    ),
     "phi3, blocks": ("phi3", "Phi3", {3: GONE}, {"sliding_window": 11}),
     "phi3, all windowed": ("phi3", "Phi3", {i: swa(8) for i in range(4)}, {"sliding_window": None}),
-    "olmo3, narrowed": ("olmo3", "Olmo3", {0: swa(9), 1: GONE, 2: swa(9)}, {
-        "sliding_window": 20, "rope_parameters": {**ONE_ROPE, "full_attention": {
-            "rope_type": "yarn", "factor": 4.0, "rope_theta": 50.0, "original_max_position_embeddings": 64}}}),
+    "olmo3, narrowed": (
+        "olmo3",
+        "Olmo3",
+        {0: swa(9), 1: GONE, 2: swa(9)},
+        {
+            "sliding_window": 20,
+            "rope_parameters": {
+                **ONE_ROPE,
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 50.0,
+                    "original_max_position_embeddings": 64,
+                },
+            },
+        },
+    ),
 }
 
 LOAD = """
@@ -108,9 +144,15 @@ def loaded(tmp_path_factory) -> dict[str, dict[str, Any]]:
         # Without this, a lost window would go unseen.
         assert not changes or (base - expected[name]).abs().max() > 0.05, name
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", LOAD, str(home / "answer.json")], text=True, capture_output=True,
-                          input=json.dumps({name: str(folder) for name, folder in folders.items()}), env=environment,
-                          cwd=home, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(home / "answer.json")],
+        text=True,
+        capture_output=True,
+        input=json.dumps({name: str(folder) for name, folder in folders.items()}),
+        env=environment,
+        cwd=home,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads((home / "answer.json").read_text())
     return {name: {**answer[name], "expected": expected[name], "folder": folders[name]} for name in CASES}

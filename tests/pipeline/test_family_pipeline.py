@@ -51,8 +51,14 @@ for name, (ids, logits, tokens) in expected.items():
 def planned(text: str, bench: Workbench):
     recipe = recipe_from_text(text + "\n").unwrap()
     selection = select(recipe, bench.facts, {}).unwrap()
-    ref = ModelRef(source="tiny", digest="0" * 64, family=bench.facts.family, layers=bench.facts.layers,
-                   dtype=bench.facts.dtype, facts={})
+    ref = ModelRef(
+        source="tiny",
+        digest="0" * 64,
+        family=bench.facts.family,
+        layers=bench.facts.layers,
+        dtype=bench.facts.dtype,
+        facts={},
+    )
     return build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
@@ -109,8 +115,9 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "r.lbr").write_text(RECIPE)
-    planned_ = lbdsl.plan_recipe(tmp_path / "r.lbr", str(tmp_path / "base"),
-                                 options=RunOptions(cache_dir=tmp_path / "cache"))
+    planned_ = lbdsl.plan_recipe(
+        tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache")
+    )
     assert planned_.plan.applyable, planned_.diagnostics
     specs = planned_.plan.specs
     assert [sum(spec["attn"] == "none" for spec in specs), sum(spec.get("mlp") == "none" for spec in specs)] == [1, 1]

@@ -31,9 +31,19 @@ def save_model(folder: Path, *, shards: bool) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=260, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
-                         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.15,
-                         tie_word_embeddings=True, eos_token_id=256, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        tie_word_embeddings=True,
+        eos_token_id=256,
+        bos_token_id=None,
+    )
     LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="10KB" if shards else "1GB")
     byte_tokenizer().save_pretrained(folder)
     return folder
@@ -118,8 +128,10 @@ SINGLE_CASES: dict[str, tuple[Mutation, str]] = {
     "config is a folder": (lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()), "LB402"),
     "config is nested deep": (written("config.json", '{"a":' * 100_000), "LB402"),
     "config has a huge number": (written("config.json", '{"vocab_size": ' + "9" * 10_000 + "}"), "LB402"),
-    "config has NaN": (lambda f: (f / "config.json").write_text(
-        (f / "config.json").read_text().replace("1e-06", "NaN")), "LB402"),
+    "config has NaN": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("1e-06", "NaN")),
+        "LB402",
+    ),
     "config has a key twice": (written("config.json", '{"model_type": "llama", "model_type": "llama"}'), "LB402"),
     "config is cut short": (cut("config.json", 100), "LB402"),
     "config of another model": (config(hidden_size=32), "LB409"),
@@ -145,8 +157,10 @@ SINGLE_CASES: dict[str, tuple[Mutation, str]] = {
     "a tensor is missing": (tensors(lambda t: t.pop("model.norm.weight")), "LB409"),
     "a tensor too much": (tensors(lambda t: t.update({"model.layers.0.self_attn.lora_A": torch.ones(2)})), "LB409"),
     "a tensor of another shape": (tensors(lambda t: t.update({"model.norm.weight": torch.ones(17)})), "LB409"),
-    "a tensor of whole numbers": (tensors(lambda t: t.update({"model.norm.weight": torch.ones(16, dtype=torch.int32)})),
-                                  "LB404"),
+    "a tensor of whole numbers": (
+        tensors(lambda t: t.update({"model.norm.weight": torch.ones(16, dtype=torch.int32)})),
+        "LB404",
+    ),
     "only a pickle": (lambda f: (f / SINGLE).rename(f / "pytorch_model.bin"), "LB406"),
 }
 
@@ -166,13 +180,16 @@ SHARDED_CASES: dict[str, tuple[Mutation, str]] = {
     "index with a name too long": (index(**{NORM: "x" * 5000 + ".safetensors"}), "LB408"),
     "index with a tensor of nowhere": (index(evil="model-00001-of-00002.safetensors"), "LB405"),
     "a shard is a pipe": (lambda f: [fifo(p.name)(f) for p in sorted(f.glob("*.safetensors"))[:1]], "LB405"),
-    "a shard is a device": (lambda f: [link(p.name, "/dev/zero")(f) for p in sorted(f.glob("*.safetensors"))[:1]],
-                            "LB405"),
+    "a shard is a device": (lambda f: [link(p.name, "/dev/zero")(f) for p in sorted(f.glob("*.safetensors"))[:1]], "LB405"),
     "a shard is a folder": (lambda f: [(p.unlink(), p.mkdir()) for p in sorted(f.glob("*.safetensors"))[:1]], "LB405"),
-    "a shard links to another file": (lambda f: [link(p.name, "/etc/passwd")(f)
-                                                 for p in sorted(f.glob("*.safetensors"))[:1]], "LB407"),
-    "a shard stands for another": (lambda f: shutil.copy(sorted(f.glob("*.safetensors"))[0],
-                                                         sorted(f.glob("*.safetensors"))[1]), "LB409"),
+    "a shard links to another file": (
+        lambda f: [link(p.name, "/etc/passwd")(f) for p in sorted(f.glob("*.safetensors"))[:1]],
+        "LB407",
+    ),
+    "a shard stands for another": (
+        lambda f: shutil.copy(sorted(f.glob("*.safetensors"))[0], sorted(f.glob("*.safetensors"))[1]),
+        "LB409",
+    ),
 }
 
 CASES = [("single", name) for name in SINGLE_CASES] + [("sharded", name) for name in SHARDED_CASES]
@@ -271,7 +288,8 @@ class TestArtifacts:
 
     EDITS: dict[str, Mutation] = {
         "record edited": lambda f: (f / "lbdsl.json").write_text(
-            (f / "lbdsl.json").read_text().replace('"accepted"', '"rejected"')),
+            (f / "lbdsl.json").read_text().replace('"accepted"', '"rejected"')
+        ),
         "record cut short": cut("lbdsl.json", 500),
         "record nested deep": written("lbdsl.json", '{"a":' * 100_000),
         "record is a list": written("lbdsl.json", "[]"),
@@ -280,15 +298,17 @@ class TestArtifacts:
         "record with a field too much": lambda f: edit_json(f / "lbdsl.json", more=1),
         "config edited": lambda f: edit_json(f / "config.json", rms_norm_eps=0.5),
         "layers edited": lambda f: (f / "config.json").write_text(
-            (f / "config.json").read_text().replace('"window": 16', '"window": 17')),
+            (f / "config.json").read_text().replace('"window": 16', '"window": 17')
+        ),
         "code too much": lambda f: (f / "evil.py").write_text(EVIL.format(marker=str(f.parent / "marker"))),
         "code edited": lambda f: (f / "lbdsl_masks.py").write_text(EVIL.format(marker=str(f.parent / "marker"))),
         "code taken away": lambda f: (f / "lbdsl_cache.py").unlink(),
         "a pickle too much": written("pytorch_model.bin", b"cos\nsystem\n"),
         "a folder called as a file": lambda f: (f / "extra.json").mkdir(),
         "a pipe": fifo("special_tokens_map.json"),
-        "weights flipped": lambda f: [p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1]))
-                                      for p in [_weights(f)]],
+        "weights flipped": lambda f: [
+            p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])) for p in [_weights(f)]
+        ],
         "a shard taken away": lambda f: _weights(f).unlink(),
         "tokenizer edited": lambda f: (f / "tokenizer.json").write_text((f / "tokenizer.json").read_text() + " "),
     }

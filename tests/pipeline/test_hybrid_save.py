@@ -48,8 +48,14 @@ torch.save((logits, tokens, sum(p.numel() for p in model.parameters())), out)
 
 def run(script: str, folder: Path, ids: Path, out: Path, modules: Path) -> tuple:
     environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script, str(folder), str(ids), str(out)], env=environment,
-                          capture_output=True, text=True, timeout=240, cwd=out.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(ids), str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=out.parent,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out)
 

@@ -69,8 +69,9 @@ def nothing_or_whole(folder: Path) -> bool:
 
 
 def finish(folder: Path, cache: Path) -> dict[str, str]:
-    done = subprocess.run(command(*APPLY, "--resume"), cwd=folder, env=environment(cache), capture_output=True,
-                          text=True, timeout=240)
+    done = subprocess.run(
+        command(*APPLY, "--resume"), cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert nothing_or_whole(folder)
     assert not (folder / "out.lbdsl-work").exists()
@@ -86,8 +87,9 @@ def unbroken(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     (folder / "tiny.lbr").write_text(RECIPE)
     (folder / "model").symlink_to(tiny_folder)
     started = time.monotonic()
-    done = subprocess.run(command(*APPLY), cwd=folder, env=environment(folder / "cache"), capture_output=True, text=True,
-                          timeout=240)
+    done = subprocess.run(
+        command(*APPLY), cwd=folder, env=environment(folder / "cache"), capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return read_record(folder / "out").unwrap().files, time.monotonic() - started
 
@@ -96,8 +98,14 @@ def unbroken(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_killed_at(moment: str, workplace: Path, unbroken: tuple[dict[str, str], float]) -> None:
     where, when, count = MOMENTS[moment]
     cache = workplace / "cache"
-    done = subprocess.run([sys.executable, "-c", DRIVER, where, when, str(count), *APPLY], cwd=workplace,
-                          env=environment(cache), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, where, when, str(count), *APPLY],
+        cwd=workplace,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert not nothing_or_whole(workplace)
     assert finish(workplace, cache) == unbroken[0]
@@ -106,8 +114,9 @@ def test_killed_at(moment: str, workplace: Path, unbroken: tuple[dict[str, str],
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
 def test_killed_after_a_share_of_the_run(share: float, workplace: Path, unbroken: tuple[dict[str, str], float]) -> None:
     cache = workplace / "cache"
-    process = subprocess.Popen(command(*APPLY), cwd=workplace, env=environment(cache), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*APPLY), cwd=workplace, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         process.wait(timeout=share * unbroken[1])
     except subprocess.TimeoutExpired:
@@ -118,11 +127,18 @@ def test_killed_after_a_share_of_the_run(share: float, workplace: Path, unbroken
 
 
 def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
-        workplace: Path, unbroken: tuple[dict[str, str], float]) -> None:
+    workplace: Path, unbroken: tuple[dict[str, str], float]
+) -> None:
     cache = workplace / "cache"
     driver = DRIVER.replace("signal.SIGKILL", "signal.SIGINT")
-    done = subprocess.run([sys.executable, "-c", driver, "lbdsl.heal.objective:_ChunkedKL.backward", "before", "5",
-                           *APPLY], cwd=workplace, env=environment(cache), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", driver, "lbdsl.heal.objective:_ChunkedKL.backward", "before", "5", *APPLY],
+        cwd=workplace,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 130, done.stderr[-3000:]
     assert "--resume" in done.stderr
     assert list((workplace / "out.lbdsl-work" / "heal").glob("checkpoint-*/lbdsl-complete"))

@@ -29,9 +29,9 @@ from lbdsl.metrics.nll import NextTokenLoss
 from lbdsl.model.surgery import to_hybrid
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), SlidingWindow(window=9), Keep())}
-REQUESTS = tuple(Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS
-                 for layer in range(LAYERS)) + tuple(
-                     Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
+REQUESTS = tuple(
+    Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS for layer in range(LAYERS)
+) + tuple(Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,9 @@ def hybrid():
 
 def measure(hybrid, folder, requests=REQUESTS, blocks=None, **options):
     with open_store(folder) as store:
-        return measure_requests(lambda: hybrid, facts_of(hybrid), requests, ACTIONS, blocks or text(), store, "print",
-                                **options)
+        return measure_requests(
+            lambda: hybrid, facts_of(hybrid), requests, ACTIONS, blocks or text(), store, "print", **options
+        )
 
 
 def fail_to_load():
@@ -92,8 +93,7 @@ def test_influence_and_base_loss(stock, measured):
 
 
 def test_keep_changes_nothing(measured):
-    assert all(measured[Request(metric, "keep", layer)].value == 0 for metric in ("nll", "kl")
-               for layer in range(LAYERS))
+    assert all(measured[Request(metric, "keep", layer)].value == 0 for metric in ("nll", "kl") for layer in range(LAYERS))
 
 
 @pytest.mark.parametrize("batch", [2, 5, 64])
@@ -211,8 +211,15 @@ class Elsewhere(Action):
 
 def test_action_without_a_specification_cannot_be_measured(hybrid, tmp_path):
     with open_store(tmp_path) as store, pytest.raises(LbdslError, match="elsewhere") as caught:
-        measure_requests(fail_to_load, facts_of(hybrid), [Request("nll", "elsewhere", 0)], {"elsewhere": Elsewhere()},
-                         text(), store, "print")
+        measure_requests(
+            fail_to_load,
+            facts_of(hybrid),
+            [Request("nll", "elsewhere", 0)],
+            {"elsewhere": Elsewhere()},
+            text(),
+            store,
+            "print",
+        )
     assert caught.value.diagnostics[0].code == "LB449"
 
 
@@ -235,8 +242,9 @@ measure(to_hybrid(tiny_llama()), Path(sys.argv[1]), progress=progress)
 
 def test_resumed_after_a_kill(hybrid, measured, tmp_path, monkeypatch):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)], check=False,
-                           env=environment, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)], check=False, env=environment, timeout=120
+    )
     assert ended.returncode == -signal.SIGKILL
     with open_store(tmp_path) as store:
         keys = [Key(r.metric, r.action, r.layer) for r in REQUESTS if r.metric == "nll"]

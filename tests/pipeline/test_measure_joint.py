@@ -26,8 +26,15 @@ def hybrid():
 
 def joint(hybrid, folder, changes, digest="d", **options):
     with open_store(folder) as store:
-        return measure_joint(hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: hybrid,
-                             changes, BLOCKS, store, "print", digest, **options)
+        return measure_joint(
+            hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: hybrid,
+            changes,
+            BLOCKS,
+            store,
+            "print",
+            digest,
+            **options,
+        )
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -30,9 +30,19 @@ else swa(window=16)
 
 def save_base(folder: Path, *, shards: bool = False, tied: bool = True, dtype: torch.dtype = torch.float32) -> Path:
     torch.manual_seed(1)
-    config = LlamaConfig(vocab_size=260, hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4,
-                         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.15,
-                         tie_word_embeddings=tied, eos_token_id=256, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        tie_word_embeddings=tied,
+        eos_token_id=256,
+        bos_token_id=None,
+    )
     model = LlamaForCausalLM(config).to(dtype)
     model.generation_config.temperature, model.generation_config.do_sample = 0.5, True
     model.save_pretrained(folder, max_shard_size="30KB" if shards else "1GB")
@@ -79,7 +89,8 @@ def assert_same(one: Path, other: Path) -> None:
     different = {"files"}
     assert records[0].model_dump(exclude=different) == records[1].model_dump(exclude=different)
     assert {k: v for k, v in records[0].files.items() if "safetensors" not in k} == {
-        k: v for k, v in records[1].files.items() if "safetensors" not in k}
+        k: v for k, v in records[1].files.items() if "safetensors" not in k
+    }
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
@@ -160,8 +171,13 @@ def test_it_loads_in_a_clean_process_with_the_logits_of_the_changed_model(workpl
     base = save_base(workplace / "base", shards=True, tied=False)
     rewritten, _ = apply_both_ways(lbdsl, DROPS, base, monkeypatch)
     environment = {**os.environ, "HF_MODULES_CACHE": str(workplace / "modules")}
-    done = subprocess.run([sys.executable, "-c", LOGITS, str(rewritten), "logits.pt"], env=environment, timeout=240,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOGITS, str(rewritten), "logits.pt"],
+        env=environment,
+        timeout=240,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     model = to_hybrid(load_base(resolve_source(str(base)), device="cpu"))
     for layer, spec in enumerate(json.loads((rewritten / "config.json").read_text())["lbdsl"]["layers"]):
@@ -285,10 +301,12 @@ def test_every_family(tmp_path, name):
     family_base(name).save_pretrained(base, max_shard_size="30KB")
     source = resolve_source(str(base))
     facts = inspect_model(source, "bfloat16").unwrap()
-    recipe = recipe_from_text("layers 0 swa(window=5, sinks=2)\nlayers 1 drop\nlayers 2 drop(mlp)\nlayers 3 drop(block)\n",
-                              "x.lbr", {}).unwrap()
-    ref = ModelRef(source=str(base), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype,
-                   facts=asdict(facts))
+    recipe = recipe_from_text(
+        "layers 0 swa(window=5, sinks=2)\nlayers 1 drop\nlayers 2 drop(mlp)\nlayers 3 drop(block)\n", "x.lbr", {}
+    ).unwrap()
+    ref = ModelRef(
+        source=str(base), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=asdict(facts)
+    )
     plan = build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap()
     rewriting = rewriting_of(plan, facts, base)
     assert rewriting is not None

@@ -27,9 +27,9 @@ from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), Drop(target="mlp"), Keep())}
-REQUESTS = tuple(Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS
-                 for layer in range(LAYERS)) + tuple(
-                     Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
+REQUESTS = tuple(
+    Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS for layer in range(LAYERS)
+) + tuple(Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
 CHANGES = {0: {"attn": "swa", "window": 6, "sinks": 1}, 2: {"attn": "none"}, 3: {"mlp": "none"}}
 
 
@@ -92,8 +92,9 @@ def test_passes_of_any_size_give_the_same(llama, tmp_path, monkeypatch, streams)
     streamed = StreamedModel(llama.folder, llama.facts, "cpu")
     monkeypatch.setattr(streaming_scores, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / streaming_scores.SHARE)
     reports = []
-    disk = measure(streamed, llama.facts, tmp_path / "b", batch=2,
-                   progress=lambda done, total, note="": reports.append((done, total)))
+    disk = measure(
+        streamed, llama.facts, tmp_path / "b", batch=2, progress=lambda done, total, note="": reports.append((done, total))
+    )
     assert disk == engine
     assert joint(streamed, tmp_path / "b", batch=2) == joint(llama.hybrid, tmp_path / "a", batch=2)
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
@@ -151,8 +152,9 @@ def test_resumed_after_an_interrupt(llama, tmp_path, monkeypatch):
         measure(streamed, llama.facts, tmp_path / "b", batch=2, progress=stop)
     pushed = []
     push = streaming_scores.push
-    monkeypatch.setattr(streaming_scores, "push", lambda model, flows, done: (pushed.append(len(flows)),
-                                                                             push(model, flows, done)))
+    monkeypatch.setattr(
+        streaming_scores, "push", lambda model, flows, done: (pushed.append(len(flows)), push(model, flows, done))
+    )
     disk = measure(streamed, llama.facts, tmp_path / "b", batch=2)
     assert sum(pushed) == 1, "of three micro-batches two were through"
     assert disk == measure(llama.hybrid, llama.facts, tmp_path / "a", batch=2)

@@ -19,8 +19,13 @@ laws = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCh
 
 
 def _call(name: str, args: list[tuple[str | None, Any]] | None) -> tree.Call:
-    made = None if args is None else tuple(
-        tree.Arg(trees.NOWHERE, None if key is None else tree.Ident(trees.NOWHERE, key), value) for key, value in args)
+    made = (
+        None
+        if args is None
+        else tuple(
+            tree.Arg(trees.NOWHERE, None if key is None else tree.Ident(trees.NOWHERE, key), value) for key, value in args
+        )
+    )
     return tree.Call(trees.NOWHERE, tree.Ident(trees.NOWHERE, name), made)
 
 
@@ -31,7 +36,8 @@ actions = st.one_of(
     trees.expressions.map(lambda value: _call("drop", [("target", value)])),
     st.builds(lambda a, b: _call("swa", [("window", a), ("sinks", b)]), trees.expressions, trees.expressions),
     st.builds(lambda a, b: _call("swa", [(None, a), ("sinks", b)]), trees.expressions, trees.expressions),
-    st.lists(trees.expressions, max_size=3).map(lambda values: _call("swa", [(None, value) for value in values])))
+    st.lists(trees.expressions, max_size=3).map(lambda values: _call("swa", [(None, value) for value in values])),
+)
 files = st.lists(trees.statements(actions, trees.settings(st.sampled_from(trees.SETTING_KEYS))), max_size=4).map(tuple)
 
 
@@ -47,13 +53,23 @@ def test_there_and_back_is_the_identity(form: Any, statements) -> None:
     assert to_exchange(back.unwrap(), "t", form).unwrap() == written
 
 
-plain = st.recursive(st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**17), 10**17), st.sampled_from([0.5, -2.25, 1234.5]),
-    st.sampled_from(["8Ki", "1e-3", "yes", "null", "~", "0x10", "1_000", "1:30", "on", "-", "2024-01-01", "=", "<<", "@a",
-                     "%"]),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(
-        st.characters(exclude_categories=["Cs"]), max_size=4), inner, max_size=3), max_leaves=8)
+plain = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**17), 10**17),
+        st.sampled_from([0.5, -2.25, 1234.5]),
+        st.sampled_from(
+            ["8Ki", "1e-3", "yes", "null", "~", "0x10", "1_000", "1:30", "on", "-", "2024-01-01", "=", "<<", "@a", "%"]
+        ),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 
 
 @laws
@@ -67,18 +83,51 @@ def test_text_of_plain_data_reads_back(data: Any) -> None:
 
 
 @laws
-@given(st.sampled_from(["json", "yaml"]), st.one_of(
-    st.text(max_size=60), plain.map(json_text), plain.map(yaml_text), st.text("{}[]\"':,-&*!?|>%@ \n#ab01", max_size=40)))
+@given(
+    st.sampled_from(["json", "yaml"]),
+    st.one_of(
+        st.text(max_size=60), plain.map(json_text), plain.map(yaml_text), st.text("{}[]\"':,-&*!?|>%@ \n#ab01", max_size=40)
+    ),
+)
 def test_any_text_is_read_or_refused(form: Any, text: str) -> None:
     found = from_exchange(text, "t", form)
     assert (found.value is None) == any(problem.is_error for problem in found.diagnostics)
     assert {problem.code for problem in found.diagnostics} <= {"LB041", "LB042", "LB043", "LB044", "LB045"}
 
 
-KEYS = ("lbr", "recipe", "param", "type", "in", "let", "value", "group", "layers", "where", "do", "rank", "amount", "by",
-        "until", "modules", "in_layers", "measure", "heal", "search", "assert", "else", "because", "of_rest", "include")
-shapes = st.fixed_dictionaries({"format_version": st.just(1), "statements": st.lists(
-    st.dictionaries(st.sampled_from(KEYS), plain, max_size=4), max_size=2)})
+KEYS = (
+    "lbr",
+    "recipe",
+    "param",
+    "type",
+    "in",
+    "let",
+    "value",
+    "group",
+    "layers",
+    "where",
+    "do",
+    "rank",
+    "amount",
+    "by",
+    "until",
+    "modules",
+    "in_layers",
+    "measure",
+    "heal",
+    "search",
+    "assert",
+    "else",
+    "because",
+    "of_rest",
+    "include",
+)
+shapes = st.fixed_dictionaries(
+    {
+        "format_version": st.just(1),
+        "statements": st.lists(st.dictionaries(st.sampled_from(KEYS), plain, max_size=4), max_size=2),
+    }
+)
 
 
 @laws

@@ -14,9 +14,12 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.view.diagnostics import Style, concise_text, diagnostics_json, diagnostics_text
 
 SPEC = Path(__file__).parents[1] / "spec"
-RECIPES = [text for path in sorted(SPEC.glob("*.md"))
-           for text in re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
-           if len(text) < 2000]
+RECIPES = [
+    text
+    for path in sorted(SPEC.glob("*.md"))
+    for text in re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
+    if len(text) < 2000
+]
 WORDS = sorted({word for text in RECIPES for word in re.findall(r"\w+|[^\w\s]", text)})
 
 
@@ -44,8 +47,10 @@ def test_any_text(text: str) -> None:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from([" ", "\n", ";", "(", ")", "{", "}"])), max_size=40),
-       st.sampled_from(["", " "]))
+@given(
+    st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from([" ", "\n", ";", "(", ")", "{", "}"])), max_size=40),
+    st.sampled_from(["", " "]),
+)
 def test_any_words(words: list[str], between: str) -> None:
     check(between.join(words))
 
@@ -66,6 +71,7 @@ def test_mangled_recipes(data: st.DataObject) -> None:
 @given(st.sampled_from(RECIPES), st.sampled_from(RECIPES))
 def test_errors_of_one_statement_do_not_hide_those_of_another(first: str, second: str) -> None:
     """A broken statement in front leaves the syntax errors behind it as they were."""
+
     def syntax(text: str) -> list[str]:
         return [d.code for d in recipe_from_text(text).diagnostics if d.code < "LB019"]
 

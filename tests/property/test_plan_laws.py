@@ -110,8 +110,10 @@ def node_of(selector):
 
 
 def recipe_for(rules) -> Recipe:
-    made = tuple(Rule(number=i, selector=node_of(selector), actions=(action,), text=f"rule {i}")
-                 for i, (selector, action) in enumerate(rules, start=1))
+    made = tuple(
+        Rule(number=i, selector=node_of(selector), actions=(action,), text=f"rule {i}")
+        for i, (selector, action) in enumerate(rules, start=1)
+    )
     return Recipe(rules=made, path="x", text="", sha256="")
 
 
@@ -125,27 +127,32 @@ def selection_for(rules, scores):
 
 
 def claims_of(selection: Selection):
-    return {(layer.index, choice.aspect.value):
-            (choice.rule, choice.action.kind) if choice.action is not None else None
-            for layer in selection.layers for choice in layer.choices}
+    return {
+        (layer.index, choice.aspect.value): (choice.rule, choice.action.kind) if choice.action is not None else None
+        for layer in selection.layers
+        for choice in layer.choices
+    }
 
 
 @st.composite
 def cases(draw, most_untils=2):
     layers = draw(st.integers(1, 12))
     # Few different values, so that ties are common.
-    scores = draw(st.lists(st.sampled_from([-0.1, 0.0, 0.01, 0.02, 0.05, 0.1, 0.5, 3.0]), min_size=layers,
-                           max_size=layers))
+    scores = draw(st.lists(st.sampled_from([-0.1, 0.0, 0.01, 0.02, 0.05, 0.1, 0.5, 3.0]), min_size=layers, max_size=layers))
     layer, direction = st.integers(0, layers - 1), st.sampled_from(["lowest", "highest"])
     limit, amount = st.sampled_from([0.0, 0.02, 0.1, 9.0]), st.integers(0, layers)
     ranges = st.tuples(layer, layer).map(lambda pair: (min(pair), max(pair)))
     selectors = st.one_of(
-        ranges.map(lambda r: ("range", *r)), layer.map(lambda i: ("except", i)),
-        st.tuples(st.just("every"), st.integers(1, 5), layer), limit.map(lambda t: ("where", t)),
+        ranges.map(lambda r: ("range", *r)),
+        layer.map(lambda i: ("except", i)),
+        st.tuples(st.just("every"), st.integers(1, 5), layer),
+        limit.map(lambda t: ("where", t)),
         st.tuples(ranges, limit).map(lambda a: ("where range", *a[0], a[1])),
-        st.tuples(st.just("set"), direction, amount), st.tuples(st.just("rank"), direction, amount, st.booleans()),
+        st.tuples(st.just("set"), direction, amount),
+        st.tuples(st.just("rank"), direction, amount, st.booleans()),
         st.tuples(st.just("share"), direction, st.sampled_from([0.0, 0.25, 0.5, 1.0])),
-        st.tuples(st.just("until"), direction, st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0])))
+        st.tuples(st.just("until"), direction, st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0])),
+    )
     rules = draw(st.lists(st.tuples(selectors, st.sampled_from([KEEP, DROP, SWA])), max_size=6))
     while sum(rule[0][0] == "until" for rule in rules) > most_untils:
         rules.remove(next(rule for rule in rules if rule[0][0] == "until"))
@@ -191,9 +198,16 @@ def test_claims_partition_the_aspects_of_the_layers(case):
 def test_a_shadowed_rule_changes_nothing(case, data):
     rules, scores = case
     without = selection_for(rules, scores).value
-    taken = [] if without is None else [
-        (outcome.number, i) for outcome in without.rules for i in outcome.claims
-        if rules[outcome.number - 1][0][0] in ("range", "except", "every")]
+    taken = (
+        []
+        if without is None
+        else [
+            (outcome.number, i)
+            for outcome in without.rules
+            for i in outcome.claims
+            if rules[outcome.number - 1][0][0] in ("range", "except", "every")
+        ]
+    )
     if not taken:
         return
     number, layer = data.draw(st.sampled_from(taken))

@@ -18,8 +18,18 @@ from lbdsl.recipe import recipe_from_text
 CTX, WINDOW = 512, 64
 MODULES = ("self_attn.q_proj", "mlp.up_proj")
 METRICS = ("nll", "kl(swa(window=64))", "influence(block)", "nll(drop(mlp))")
-ACTIONS = ("keep", "drop", "drop(mlp)", "drop(block)", "swa(window=64)", "quantize(bits=4)", "drop + drop(mlp)",
-           "swa(window=64) + quantize(bits=4)", "drop(mlp) + quantize(bits=4)", "swa(window=64) + drop(mlp)")
+ACTIONS = (
+    "keep",
+    "drop",
+    "drop(mlp)",
+    "drop(block)",
+    "swa(window=64)",
+    "quantize(bits=4)",
+    "drop + drop(mlp)",
+    "swa(window=64) + quantize(bits=4)",
+    "drop(mlp) + quantize(bits=4)",
+    "swa(window=64) + drop(mlp)",
+)
 FACTS = llama_facts(layers=1)
 ATTENTION, MLP = FACTS.attention_params[0], FACTS.mlp_params[0]
 
@@ -41,8 +51,11 @@ def oracle(rules, scores, claims=None, number=1):
 
     def wanted(i):
         """Groups of slots that go together, one or more for each action."""
-        parts = [slot for slot in slots if slot in MODULES and (
-            kind != "modules" or fnmatchcase(f"model.layers.{i}.{slot}", args[0]))]
+        parts = [
+            slot
+            for slot in slots
+            if slot in MODULES and (kind != "modules" or fnmatchcase(f"model.layers.{i}.{slot}", args[0]))
+        ]
         for one in action.split(" + "):
             name = one.split("(window")[0].split("(bits")[0]
             if name == "keep":
@@ -110,9 +123,16 @@ def members(chosen, scores):
     if kind == "ranked":
         return set(ranked(range(count), args[0], scores[args[2]])[: size(args[1], count)])
     n = size(args[0], count) if kind in ("first", "last", "middle") else 0
-    return set({"all": lambda: range(count), "range": lambda: range(args[0], args[1] + 1), "first": lambda: range(n),
-                "last": lambda: range(count - n, count), "every": lambda: range(args[1], count, args[0]),
-                "middle": lambda: range((count - n) // 2, (count - n) // 2 + n)}[kind]())
+    return set(
+        {
+            "all": lambda: range(count),
+            "range": lambda: range(args[0], args[1] + 1),
+            "first": lambda: range(n),
+            "last": lambda: range(count - n, count),
+            "every": lambda: range(args[1], count, args[0]),
+            "middle": lambda: range((count - n) // 2, (count - n) // 2 + n),
+        }[kind]()
+    )
 
 
 def met(until, plan, count):
@@ -200,14 +220,25 @@ def cases(draw, most_untils=2):
     amount = st.one_of(st.integers(0, count), st.sampled_from(["0%", "10%", "25%", "50%", "100%"]))
     limit = st.sampled_from([0.0, 0.02, 0.06, 9.0])
     below = st.one_of(st.tuples(st.just("<"), metric, limit), st.tuples(st.just("between"), st.just(0.01), metric, limit))
-    condition = st.recursive(below, lambda inner: st.one_of(
-        st.tuples(st.just("not"), inner), st.tuples(st.sampled_from(["and", "or"]), inner, inner)), max_leaves=3)
+    condition = st.recursive(
+        below,
+        lambda inner: st.one_of(st.tuples(st.just("not"), inner), st.tuples(st.sampled_from(["and", "or"]), inner, inner)),
+        max_leaves=3,
+    )
     atom = st.one_of(
-        st.just(("all",)), st.tuples(layer, layer).map(lambda pair: ("range", min(pair), max(pair))),
+        st.just(("all",)),
+        st.tuples(layer, layer).map(lambda pair: ("range", min(pair), max(pair))),
         st.tuples(st.sampled_from(["first", "last", "middle"]), amount),
-        st.tuples(st.just("every"), st.integers(1, 5), layer), st.tuples(st.just("ranked"), direction, amount, metric))
-    chosen = st.recursive(atom, lambda inner: st.one_of(
-        st.tuples(st.just("not"), inner), st.tuples(st.sampled_from(["or", "and", "except"]), inner, inner)), max_leaves=3)
+        st.tuples(st.just("every"), st.integers(1, 5), layer),
+        st.tuples(st.just("ranked"), direction, amount, metric),
+    )
+    chosen = st.recursive(
+        atom,
+        lambda inner: st.one_of(
+            st.tuples(st.just("not"), inner), st.tuples(st.sampled_from(["or", "and", "except"]), inner, inner)
+        ),
+        max_leaves=3,
+    )
     share = st.sampled_from([0, 10, 50, 80, 95, 100])
     bound = st.tuples(st.sampled_from(["kv", "params"]), share)
     until = st.one_of(bound, st.tuples(st.sampled_from(["and", "or"]), bound, bound))
@@ -215,11 +246,17 @@ def cases(draw, most_untils=2):
     changing = st.sampled_from(ACTIONS)
     layers_rule = st.tuples(st.tuples(st.just("layers"), chosen, maybe(condition)), changing)
     rule = st.one_of(
-        layers_rule, st.tuples(st.tuples(st.just("where"), condition), changing),
+        layers_rule,
+        st.tuples(st.tuples(st.just("where"), condition), changing),
         st.tuples(st.tuples(st.just("rank"), direction, amount, st.booleans(), metric, st.none()), changing),
         st.tuples(st.tuples(st.just("rank"), direction, maybe(amount), st.booleans(), metric, until), changing),
-        st.tuples(st.tuples(st.just("modules"), st.sampled_from(["*.q_proj", "*", "*.0.*", "*proj"]), maybe(chosen),
-                            maybe(condition)), st.sampled_from(["keep", "quantize(bits=4)"])))
+        st.tuples(
+            st.tuples(
+                st.just("modules"), st.sampled_from(["*.q_proj", "*", "*.0.*", "*proj"]), maybe(chosen), maybe(condition)
+            ),
+            st.sampled_from(["keep", "quantize(bits=4)"]),
+        ),
+    )
     rules = draw(st.lists(rule, max_size=6))
     while sum(bool(r[0][0] == "rank" and r[0][-1]) for r in rules) > most_untils:
         rules.remove(next(r for r in rules if r[0][0] == "rank" and r[0][-1]))
@@ -239,10 +276,16 @@ def planned(rules, scores):
     recipe = recipe_from_text(text).unwrap()
     facts = facts_for(len(scores["nll"]))
     needed, _ = requests_of(recipe, facts).unwrap()
-    named = {("nll", "drop"): "nll", ("kl", "swa(window=64)"): METRICS[1], ("influence", "block"): METRICS[2],
-             ("nll", "drop(mlp)"): METRICS[3]}
-    given_scores = {request: Measurement(scores[named[request.metric, request.action]][request.layer], 0.0, "1", 8, 2)
-                    for request in needed}
+    named = {
+        ("nll", "drop"): "nll",
+        ("kl", "swa(window=64)"): METRICS[1],
+        ("influence", "block"): METRICS[2],
+        ("nll", "drop(mlp)"): METRICS[3],
+    }
+    given_scores = {
+        request: Measurement(scores[named[request.metric, request.action]][request.layer], 0.0, "1", 8, 2)
+        for request in needed
+    }
     return select(recipe, facts, given_scores)
 
 
@@ -262,8 +305,14 @@ checked = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 
 
 # What an indivisible action lost is still free for the rules after it.
-LOST = ([(("layers", ("range", 0, 0), None), "drop"), (("layers", ("range", 0, 0), None), "drop(block)"),
-         (("rank", "lowest", 1, True, "nll", None), "drop(mlp)")], {metric: [0.0, 0.1] for metric in METRICS})
+LOST = (
+    [
+        (("layers", ("range", 0, 0), None), "drop"),
+        (("layers", ("range", 0, 0), None), "drop(block)"),
+        (("rank", "lowest", 1, True, "nll", None), "drop(mlp)"),
+    ],
+    {metric: [0.0, 0.1] for metric in METRICS},
+)
 
 
 @checked
@@ -283,8 +332,11 @@ def test_the_planner_agrees_with_the_oracle(case):
 def test_a_rule_on_what_a_rule_before_is_sure_to_claim_changes_nothing(case, data):
     rules, scores = case
     count = len(scores["nll"])
-    fixed = [index for index, (selector, _) in enumerate(rules)
-             if selector[0] == "layers" and selector[2] is None and "ranked" not in repr(selector)]
+    fixed = [
+        index
+        for index, (selector, _) in enumerate(rules)
+        if selector[0] == "layers" and selector[2] is None and "ranked" not in repr(selector)
+    ]
     sure = [(index, i) for index in fixed for i in sorted(members(rules[index][0][1], scores))]
     without = planned(rules, scores).value
     if not sure or without is None:
@@ -330,9 +382,12 @@ def test_until_takes_the_smallest_count_that_works(case):
 
 def test_the_oracle_on_a_case_done_by_hand():
     scores = {metric: [0.3, 0.1, 0.2] for metric in METRICS}
-    rules = [(("layers", ("range", 0, 0), None), "keep"),
-             (("modules", "*.q_proj", None, None), "quantize(bits=4)"),
-             (("rank", "lowest", None, True, "nll", ("kv", 70)), "drop(block)"), (("else",), "swa(window=64)")]
+    rules = [
+        (("layers", ("range", 0, 0), None), "keep"),
+        (("modules", "*.q_proj", None, None), "quantize(bits=4)"),
+        (("rank", "lowest", None, True, "nll", ("kv", 70)), "drop(block)"),
+        (("else",), "swa(window=64)"),
+    ]
     # With k = 0 layers 1 and 2 are windowed: 512 + 64 + 64 of 1536 tokens is 42 %.
     assert oracle(rules, scores)[1, "mixer"] == (4, "swa(window=64)")
     rules[3] = (("else",), "keep")

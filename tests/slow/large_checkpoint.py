@@ -15,11 +15,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 4096,
-    "intermediate_size": 11008, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "vocab_size": 150_016, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
-    "dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2, "rope_parameters": {"rope_type": "default",
-                                                                                  "rope_theta": 10000.0},
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 150_016,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
 SHARD_LAYERS = 5
 RECIPE = 'recipe "big"\nlayers 3, 9, 14 drop\nlayers 1-2, 4-8 swa(window=1024, sinks=4)\n'
@@ -35,13 +46,26 @@ def write_checkpoint(folder: Path) -> None:
     import numpy as np
 
     hidden, ff, kv = CONFIG["hidden_size"], CONFIG["intermediate_size"], 8 * 128
-    layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "self_attn.q_proj": [hidden, hidden],
-             "self_attn.k_proj": [kv, hidden], "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
-             "mlp.gate_proj": [ff, hidden], "mlp.up_proj": [ff, hidden], "mlp.down_proj": [hidden, ff]}
+    layer = {
+        "input_layernorm": [hidden],
+        "post_attention_layernorm": [hidden],
+        "self_attn.q_proj": [hidden, hidden],
+        "self_attn.k_proj": [kv, hidden],
+        "self_attn.v_proj": [kv, hidden],
+        "self_attn.o_proj": [hidden, hidden],
+        "mlp.gate_proj": [ff, hidden],
+        "mlp.up_proj": [ff, hidden],
+        "mlp.down_proj": [hidden, ff],
+    }
     shards = [{"model.embed_tokens.weight": [CONFIG["vocab_size"], hidden]}]
     for start in range(0, 16, SHARD_LAYERS):
-        shards.append({f"model.layers.{i}.{name}.weight": shape for i in range(start, min(start + SHARD_LAYERS, 16))
-                       for name, shape in layer.items()})
+        shards.append(
+            {
+                f"model.layers.{i}.{name}.weight": shape
+                for i in range(start, min(start + SHARD_LAYERS, 16))
+                for name, shape in layer.items()
+            }
+        )
     shards.append({"lm_head.weight": [CONFIG["vocab_size"], hidden], "model.norm.weight": [hidden]})
     random = np.random.default_rng(0)
     where = {}
@@ -75,8 +99,14 @@ def plan_for(folder: Path):
     source = resolve_source(str(folder))
     facts = inspect_model(source).unwrap()
     recipe = recipe_from_text(RECIPE, "big.lbr", {}).unwrap()
-    ref = ModelRef(source=str(folder), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype,
-                   facts=asdict(facts))
+    ref = ModelRef(
+        source=str(folder),
+        digest="0" * 64,
+        family=facts.family,
+        layers=facts.layers,
+        dtype=facts.dtype,
+        facts=asdict(facts),
+    )
     return build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap(), source, facts
 
 
@@ -97,9 +127,18 @@ def main(mode: str, folder: Path, out: Path) -> dict:
         def never():
             raise AssertionError("the model is not loaded")
 
-        inputs = RunInputs(facts=facts, tokenizer=tokenizer, device=torch.device("cpu"), base=never, judged_base=never,
-                           changed=never, weights=lambda: folder, heal_blocks=None, eval_blocks=None,
-                           gate=lambda scores: ())
+        inputs = RunInputs(
+            facts=facts,
+            tokenizer=tokenizer,
+            device=torch.device("cpu"),
+            base=never,
+            judged_base=never,
+            changed=never,
+            weights=lambda: folder,
+            heal_blocks=None,
+            eval_blocks=None,
+            gate=lambda scores: (),
+        )
         run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
     elif mode == "weights":
         rewriting = rewriting_of(plan, facts, folder)

@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The recipe of tests/recipes/gemma3.lbr applied; the folder and what the commands wrote."""
     folder = tmp_path_factory.mktemp("gemma3")
-    planned = run_lbdsl("plan", "tests/recipes/gemma3.lbr", model_folder(GEMMA3), "-o", str(folder / "x.lbplan"),
-                        "--ctx", "4096", cwd=ROOT)
+    planned = run_lbdsl(
+        "plan", "tests/recipes/gemma3.lbr", model_folder(GEMMA3), "-o", str(folder / "x.lbplan"), "--ctx", "4096", cwd=ROOT
+    )
     applied = run_lbdsl("apply", str(folder / "x.lbplan"), "-o", str(folder / "out"), cwd=ROOT)
     said = planned.stdout + applied.stdout
     return folder / "out", said
@@ -61,13 +62,15 @@ def test_healed_and_holding_what_was_planned(artifact: tuple[Path, str]) -> None
 def test_generates_sensibly(artifact: tuple[Path, str]) -> None:
     """Where lbdsl cannot be imported: words, not one of them over and over."""
     folder, _ = artifact
-    script = ("import sys; sys.modules['lbdsl'] = None\n"
-              "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-              "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-              "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-              "ids = tokenizer('The capital of France is', return_tensors='pt')\n"
-              "out = model.generate(**ids, max_new_tokens=40, do_sample=False)\n"
-              "print(tokenizer.decode(out[0][ids['input_ids'].shape[1]:], skip_special_tokens=True))\n")
+    script = (
+        "import sys; sys.modules['lbdsl'] = None\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "ids = tokenizer('The capital of France is', return_tensors='pt')\n"
+        "out = model.generate(**ids, max_new_tokens=40, do_sample=False)\n"
+        "print(tokenizer.decode(out[0][ids['input_ids'].shape[1]:], skip_special_tokens=True))\n"
+    )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     words = re.findall(r"[A-Za-z]+", done.stdout)

@@ -39,8 +39,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(mode: str, place: Path, out: str) -> dict:
-    done = subprocess.run([sys.executable, "-m", "tests.slow.large_checkpoint", mode, str(place / "base"),
-                           str(place / out)], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=1200)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.slow.large_checkpoint", mode, str(place / "base"), str(place / out)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -55,8 +60,11 @@ def test_the_bytes_are_really_there(place):
 
 
 def test_peak_memory_of_a_conversion(place):
-    bare = subprocess.run([sys.executable, "-c", "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"],
-                          capture_output=True, text=True)
+    bare = subprocess.run(
+        [sys.executable, "-c", "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"],
+        capture_output=True,
+        text=True,
+    )
     baseline = run("baseline", place, "none")["peak"]
     started = time.perf_counter()
     found = run("convert", place, "out")
@@ -66,16 +74,21 @@ def test_peak_memory_of_a_conversion(place):
     hashes = file_hashes(place / "out")
     hashing = time.perf_counter() - started
     assert hashes == read_record(place / "out").unwrap().files
-    print(f"\nbare python {int(bare.stdout) * 1024 / MB:.0f} MB; with the modules imported {baseline / MB:.0f} MB; "
-          f"converting {found['peak'] / MB:.0f} MB (+{over:.1f} MB); {seconds:.1f} s with start and hashing, hashing "
-          f"alone {hashing:.1f} s")
+    print(
+        f"\nbare python {int(bare.stdout) * 1024 / MB:.0f} MB; with the modules imported {baseline / MB:.0f} MB; "
+        f"converting {found['peak'] / MB:.0f} MB (+{over:.1f} MB); {seconds:.1f} s with start and hashing, hashing "
+        f"alone {hashing:.1f} s"
+    )
     assert over < 100
 
     base, out = place / "base", place / "out"
     check_files(out, read_record(out).unwrap())
     before, after = read_tensors(base), read_tensors(out)
-    gone = {name for name in before if any(f"layers.{i}.{part}" in name for i in (3, 9, 14)
-                                           for part in ("self_attn", "input_layernorm"))}
+    gone = {
+        name
+        for name in before
+        if any(f"layers.{i}.{part}" in name for i in (3, 9, 14) for part in ("self_attn", "input_layernorm"))
+    }
     assert set(after) == set(before) - gone
     (place / "both").mkdir()
     for folder, prefix in ((base, "a-"), (out, "b-")):
@@ -84,8 +97,9 @@ def test_peak_memory_of_a_conversion(place):
     from dataclasses import replace
 
     for name, info in after.items():
-        assert same_bytes(place / "both", replace(before[name], file="a-" + before[name].file),
-                          replace(info, file="b-" + info.file)), name
+        assert same_bytes(
+            place / "both", replace(before[name], file="a-" + before[name].file), replace(info, file="b-" + info.file)
+        ), name
     shutil.rmtree(out)
 
 
@@ -121,7 +135,9 @@ def test_time_against_cp(place):
     copy(first)
     shutil.rmtree(first)
     shutil.rmtree(rewrite("two"))
-    print(f"\n{written / 1e9:.2f} GB written; seconds: " + "; ".join(
-        f"{name} {', '.join(f'{t:.1f}' for t in values)}" for name, values in times.items()))
+    print(
+        f"\n{written / 1e9:.2f} GB written; seconds: "
+        + "; ".join(f"{name} {', '.join(f'{t:.1f}' for t in values)}" for name, values in times.items())
+    )
     mean = {name: sum(values) / len(values) for name, values in times.items()}
     assert mean["rewrite"] < 2 * mean["cp + sync"]

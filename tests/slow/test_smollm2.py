@@ -76,7 +76,8 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
             near = (q[None] > q[:, None] - spec["window"]) | (q[None] < spec["sinks"])
             mask = (near & (q[None] <= q[:, None]))[None, None]
             layer.self_attn.register_forward_pre_hook(
-                lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True)
+                lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
+            )
     with torch.inference_mode():
         ours, theirs = (m(input_ids=ids, labels=ids, use_cache=False).loss.exp().item() for m in (model, stock))
     assert ours == pytest.approx(theirs, rel=0.01)
@@ -106,8 +107,16 @@ def test_generation_600_tokens_past_the_window(name: str, smollm2: str) -> None:
         for parameter in model.parameters():
             parameter.data = parameter.data.double()
     prompts = token_blocks("builtin:pydoc", Part.EVAL, bench.tokenizer, 3 * PROMPT, PROMPT).ids
-    out = model.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=NEW, min_new_tokens=NEW,
-                         do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0)
+    out = model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )
     steps = torch.stack(out.logits, dim=1)
     worst = 0.0
     for row in range(3):

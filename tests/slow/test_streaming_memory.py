@@ -45,9 +45,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     folder = tmp_path_factory.mktemp("measured")
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=32_000, hidden_size=2048, intermediate_size=5504, num_hidden_layers=12,
-                         num_attention_heads=16, num_key_value_heads=4, max_position_embeddings=1024,
-                         tie_word_embeddings=False, dtype="bfloat16")
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "base", max_shard_size="300MB")
     byte_tokenizer().save_pretrained(folder / "base")
     (folder / "x.lbr").write_text(RECIPE)
@@ -56,8 +64,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(mode: str, folder: Path) -> dict:
-    done = subprocess.run([sys.executable, "-c", MEASURE, mode, str(folder / "x.lbr"), str(folder / "base"),
-                           str(folder / mode)], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, mode, str(folder / "x.lbr"), str(folder / "base"), str(folder / mode)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -67,8 +80,10 @@ def test_peak_memory_of_measuring_from_disk(base):
     assert weights > 1.1e9
     nothing, disk, loaded = (run(mode, base) for mode in ("nothing", "disk", "loaded"))
     over = {name: (found["peak"] - nothing["peak"]) / MB for name, found in (("disk", disk), ("loaded", loaded))}
-    print(f"\nweights {weights / MB:.0f} MB; nothing measured {nothing['peak'] / MB:.0f} MB; from disk +{over['disk']:.0f} "
-          f"MB; loaded +{over['loaded']:.0f} MB")
+    print(
+        f"\nweights {weights / MB:.0f} MB; nothing measured {nothing['peak'] / MB:.0f} MB; from disk +{over['disk']:.0f} "
+        f"MB; loaded +{over['loaded']:.0f} MB"
+    )
     assert {**disk, "peak": 0} == {**loaded, "peak": 0}, "the same numbers, to the last bit"
     layer, head = 88, 131
     assert over["disk"] < layer + head + 250, "a layer, the head, and states and logits in between"

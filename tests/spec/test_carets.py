@@ -8,8 +8,11 @@ import pytest
 
 from lbdsl.recipe import recipe_from_text
 
-LINES = [line for line in Path(__file__).with_name("carets.txt").read_text(encoding="utf-8").splitlines()
-         if line and not line.startswith("#")]
+LINES = [
+    line
+    for line in Path(__file__).with_name("carets.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
 
 
 def read(line: str) -> tuple[str, str, tuple[int, int]]:

@@ -24,23 +24,30 @@ from lbdsl.recipe.schema import Recipe
 
 HERE = Path(__file__).parent
 NAME = "recipe.lbr"
-BLOCK = re.compile(r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>(?:(?!```).*\n)*)```\n\n"
-                   r"(?P<beside>(?:```lbr file=[^\n]*\n(?:(?!```).*\n)*```\n\n)*)"
-                   r"```text\n(?P<expected>(?:(?!```).*\n)*)```\n", re.M)
+BLOCK = re.compile(
+    r"^## (?P<title>.+?)\n\n```lbr(?P<info>[^\n]*)\n(?P<text>(?:(?!```).*\n)*)```\n\n"
+    r"(?P<beside>(?:```lbr file=[^\n]*\n(?:(?!```).*\n)*```\n\n)*)"
+    r"```text\n(?P<expected>(?:(?!```).*\n)*)```\n",
+    re.M,
+)
 FILE = re.compile(r"```lbr file=(?P<name>[^\n]*)\n(?P<text>(?:(?!```).*\n)*)```\n", re.M)
 
 
 def _cases() -> list[pytest.ParameterSet]:
-    return [pytest.param(path, match, id=f"{path.stem}: {match['title']}")
-            for path in sorted(HERE.glob("*.md")) for match in BLOCK.finditer(path.read_text(encoding="utf-8"))]
+    return [
+        pytest.param(path, match, id=f"{path.stem}: {match['title']}")
+        for path in sorted(HERE.glob("*.md"))
+        for match in BLOCK.finditer(path.read_text(encoding="utf-8"))
+    ]
 
 
 def _check(match: re.Match[str], text: str | None = None) -> Diagnosed[Recipe]:
     settings = dict(item.split("=", 1) for item in match["info"].split())
     on = settings.pop("on", None)
     files = {file["name"]: file["text"] for file in FILE.finditer(match["beside"])}
-    checked = recipe_from_text(match["text"] if text is None else text, NAME, settings,
-                               reader=Beside(files) if files else None)
+    checked = recipe_from_text(
+        match["text"] if text is None else text, NAME, settings, reader=Beside(files) if files else None
+    )
     if on is None or checked.value is None:
         return checked
     return Diagnosed(checked.value, (*checked.diagnostics, *planned_findings(checked.value)))
@@ -65,8 +72,11 @@ def _found(result: Diagnosed[Recipe]) -> str:
     lines = []
     if result.value is not None:
         lines.append("ok")
-        lines += [f"  {rule.number} {type(rule.selector).__name__.removesuffix('Selector').lower()}"
-                  f" -> {' + '.join(action.text() for action in rule.actions)}" for rule in result.value.rules]
+        lines += [
+            f"  {rule.number} {type(rule.selector).__name__.removesuffix('Selector').lower()}"
+            f" -> {' + '.join(action.text() for action in rule.actions)}"
+            for rule in result.value.rules
+        ]
     return found_text(result.diagnostics, NAME) + "".join(line + "\n" for line in lines)
 
 
@@ -106,8 +116,25 @@ FRONT_END = [code for code in all_codes() if code.id < "LB300"]
 
 def test_codes_are_tested() -> None:
     specified = "".join(path.read_text(encoding="utf-8") for path in HERE.glob("*.md"))
-    elsewhere = {"LB006", "LB019", "LB020", "LB118", "LB212",
-                 "LB130", "LB131", "LB132", "LB133", "LB134", "LB135", "LB137", "LB138", "LB144", "LB215", "LB217", "LB218"}
+    elsewhere = {
+        "LB006",
+        "LB019",
+        "LB020",
+        "LB118",
+        "LB212",
+        "LB130",
+        "LB131",
+        "LB132",
+        "LB133",
+        "LB134",
+        "LB135",
+        "LB137",
+        "LB138",
+        "LB144",
+        "LB215",
+        "LB217",
+        "LB218",
+    }
     # tests/unit/test_syntax_limits.py, test_resolve.py, test_includes.py, test_plan_build.py, test_plan_modules.py
     elsewhere |= {f"LB04{last}" for last in range(9)}  # test_format.py, test_exchange.py, test_init.py
     elsewhere |= {"LB060", "LB061", "LB062"}  # tests/editor

@@ -59,10 +59,14 @@ HOSTILE = {
     "a string never closed": ('recipe "' + "x" * 1_000_000, ["LB004"]),
     "comparison chain": ("assert " + " < ".join(["1"] * 10_000), None),
     "long sum": ("let $a = " + " + ".join(["1"] * 2_000) + "\nlayers $a keep\nelse keep", []),
-    "group bomb": ("group @g0 = 0, 2\n" + "".join(f"group @g{i + 1} = @g{i}, @g{i}\n" for i in range(60))
-                   + "layers @g60 keep", ["LB212"]),
-    "growing constants": ("let $a0 = 99999999999\n" + "".join(f"let $a{i + 1} = $a{i} * $a{i}\n" for i in range(60)),
-                          ["LB121"]),
+    "group bomb": (
+        "group @g0 = 0, 2\n" + "".join(f"group @g{i + 1} = @g{i}, @g{i}\n" for i in range(60)) + "layers @g60 keep",
+        ["LB212"],
+    ),
+    "growing constants": (
+        "let $a0 = 99999999999\n" + "".join(f"let $a{i + 1} = $a{i} * $a{i}\n" for i in range(60)),
+        ["LB121"],
+    ),
     "an include out of the folder": ('include "../../etc/passwd"', ["LB126"]),
     "an absolute include": ('include "/etc/passwd"', ["LB126"]),
     "NUL bytes": ("\0" * 1000, ["LB008"]),
@@ -74,8 +78,9 @@ HOSTILE = {
 def test_a_coded_answer_soon_and_in_little_memory(name: str) -> None:
     """The bounds are 200 ms and 100 MB; a busy machine gets five times the time, and the interpreter's own 60 MB."""
     text, wanted = HOSTILE[name]
-    done = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT,
-                          timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
     got = json.loads(done.stdout)
     if wanted is not None:
         assert got["codes"] == wanted
@@ -86,8 +91,9 @@ def test_a_coded_answer_soon_and_in_little_memory(name: str) -> None:
 
 def test_a_misspelt_word_on_every_line_takes_linear_time() -> None:
     text = "layers 0-3 exept 2 keep\nwhere sensitvity < 0.1 drop\nlayres 3 drop\n" * 300
-    done = subprocess.run([sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT,
-                          timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=text, capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
+    )
     got = json.loads(done.stdout)
     assert got["count"] >= 900
     assert got["seconds"] < 15

@@ -16,8 +16,19 @@ COMMIT = "0123456789" * 4
 
 def record_of(plan: Plan, **model: object) -> Record:
     plan = plan.model_copy(update={"model": plan.model.model_copy(update=model)})
-    return Record(lbdsl_version="0", status="accepted", plan_digest="0", plan=plan, layer_map=(), changes=(),
-                  no_heal=False, heal=None, evaluation=None, asserts=(), files={})
+    return Record(
+        lbdsl_version="0",
+        status="accepted",
+        plan_digest="0",
+        plan=plan,
+        layer_map=(),
+        changes=(),
+        no_heal=False,
+        heal=None,
+        evaluation=None,
+        asserts=(),
+        files={},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +36,15 @@ def plan() -> Plan:
     return plan_of("layers 3 drop\nelse keep", smollm2_facts())
 
 
-@pytest.mark.parametrize(("source", "revision", "said"), [
-    ("org/Tiny-1B", COMMIT, "org/Tiny-1B"),
-    ("org/Tiny-1B@v1.0", COMMIT, "org/Tiny-1B"),
-    ("/home/me/models/tiny", None, "Tiny-1B"),
-    (f"/home/me/hub/models--org--Tiny-1B/snapshots/{COMMIT}", COMMIT, "Tiny-1B"),
-])
+@pytest.mark.parametrize(
+    ("source", "revision", "said"),
+    [
+        ("org/Tiny-1B", COMMIT, "org/Tiny-1B"),
+        ("org/Tiny-1B@v1.0", COMMIT, "org/Tiny-1B"),
+        ("/home/me/models/tiny", None, "Tiny-1B"),
+        (f"/home/me/hub/models--org--Tiny-1B/snapshots/{COMMIT}", COMMIT, "Tiny-1B"),
+    ],
+)
 def test_the_base_is_a_repository_or_a_name(plan: Plan, source: str, revision: str | None, said: str) -> None:
     record = record_of(plan, source=source, revision=revision, name="Tiny-1B")
     for text in (card_text(record), export_card(record, "decilm", "load it")):

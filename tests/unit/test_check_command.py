@@ -46,8 +46,20 @@ def test_exit_codes(folder: Path) -> None:
     assert "1 recipe checked" in run(folder / "good.lbr", folder / "good.lbr").stderr
 
 
-@pytest.mark.parametrize(("text", "tokens"), [("512", 512), ("8Ki", 8192), ("10k", 10_000), ("0", None), ("4.5Ki", None),
-                                             ("9" * 5000, None), ("9" * 19 + "Gi", None), ("-1", None), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("512", 512),
+        ("8Ki", 8192),
+        ("10k", 10_000),
+        ("0", None),
+        ("4.5Ki", None),
+        ("9" * 5000, None),
+        ("9" * 19 + "Gi", None),
+        ("-1", None),
+        ("", None),
+    ],
+)
 def test_tokens_on_the_command_line(text: str, tokens: int | None) -> None:
     if tokens is not None:
         assert Tokens().convert(text, None, None) == tokens
@@ -58,13 +70,21 @@ def test_tokens_on_the_command_line(text: str, tokens: int | None) -> None:
 
 def test_whole_process_exit_codes_and_torch(folder: Path) -> None:
     """The exit code reaches the shell, and neither torch nor transformers is imported on the way."""
-    code = ("import sys; from lbdsl.cli.app import main\n"
-            "try: main(sys.argv[1:])\n"
-            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & "
-            "{'torch', 'transformers', 'rich', 'lark', 're2', 'numpy'}))")
+    code = (
+        "import sys; from lbdsl.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'torch', 'transformers', 'rich', 'lark', 're2', 'numpy'}))"
+    )
     for name, wanted in (("good", 0), ("bad", 1)):
-        done = subprocess.run([sys.executable, "-c", code, "check", str(folder / f"{name}.lbr")], cwd=ROOT,
-                              capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "check", str(folder / f"{name}.lbr")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == wanted
         assert done.stdout.splitlines()[-1] == "[]"
 
@@ -75,8 +95,14 @@ def test_json(folder: Path) -> None:
     assert data["format_version"] == 1
     first, second = data["diagnostics"]
     assert {key: first[key] for key in ("code", "severity", "line", "column", "end_line", "end_column", "file")} == {
-        "code": "LB102", "severity": "error", "line": 2, "column": 7, "end_line": 2, "end_column": 17,
-        "file": str(folder / "bad.lbr")}
+        "code": "LB102",
+        "severity": "error",
+        "line": 2,
+        "column": 7,
+        "end_line": 2,
+        "end_column": 17,
+        "file": str(folder / "bad.lbr"),
+    }
     assert first["message"] == "no metric `sensitvity`"
     assert "did you mean `sensitivity`?" in first["help"]
     edit = first["fix"]["edits"][0]
@@ -106,7 +132,9 @@ def drawn(text: str, **style: object) -> str:
 
 
 def test_drawing_in_ascii() -> None:
-    assert drawn(BAD, unicode=False) == """\
+    assert (
+        drawn(BAD, unicode=False)
+        == """\
 error[LB102]: no metric `sensitvity`
  --> a.lbr:2:7
   |
@@ -118,6 +146,7 @@ error[LB102]: no metric `sensitvity`
   = fix: write `sensitivity`: `where sensitivity < 0.1 drop`
 
 """
+    )
 
 
 def test_labels_and_lines_between() -> None:
@@ -139,7 +168,7 @@ def test_carets_under_wide_and_combining_characters_and_tabs() -> None:
 
 
 def test_long_lines_are_cut_to_the_width() -> None:
-    text = drawn("else keep because \"" + "x" * 300 + "\" ?" + " " * 100, width=60, unicode=False)
+    text = drawn('else keep because "' + "x" * 300 + '" ?' + " " * 100, width=60, unicode=False)
     assert max(map(len, text.splitlines())) <= 60
     assert "?" in text.splitlines()[3]
     assert text.splitlines()[3].index("?") == text.splitlines()[4].index("^")

@@ -35,9 +35,12 @@ else keep
 assert kv(1Ki) < 50%
 """
 SPEC = Path(__file__).parents[1] / "spec"
-RECIPES = [text for path in sorted(SPEC.glob("*.md"))
-           for text in re.findall(r"^```lbr\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
-           if len(text) < 2000]
+RECIPES = [
+    text
+    for path in sorted(SPEC.glob("*.md"))
+    for text in re.findall(r"^```lbr\n(.*?)^```\n", path.read_text(encoding="utf-8"), re.M | re.S)
+    if len(text) < 2000
+]
 
 
 def run(*arguments: object, stdin: str | None = None) -> Result:
@@ -150,8 +153,15 @@ def test_overlapping_fixes_wait_for_the_next_round() -> None:
         source = Source("x", text)
         if text != "aaaa":
             return ()
-        return tuple(error("LB101", str(start), Span(source, start, start + 2),
-                           fix=Fix("w", (Edit(Span(source, start, start + 2), "x"),))) for start in range(3))
+        return tuple(
+            error(
+                "LB101",
+                str(start),
+                Span(source, start, start + 2),
+                fix=Fix("w", (Edit(Span(source, start, start + 2), "x"),)),
+            )
+            for start in range(3)
+        )
 
     assert fix_text("aaaa", checker).text == "xx"
 

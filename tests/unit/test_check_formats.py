@@ -54,10 +54,15 @@ def test_the_validator_finds_what_is_wrong(schema: dict[str, Any]) -> None:
     source = Source("a.lbr", "else keep")
     log = sarif_log([("a.lbr", error("LB101", "no", source.span(0, 4)))], "1")
     assert list(problems(log, schema, schema)) == []
-    for path, value in ((("version",), "2.0"), (("runs", 0, "results", 0, "level"), "fatal"),
-                        (("runs", 0, "results", 0, "ruleIndex"), -2), (("runs", 0, "tool"), {}),
-                        (("runs", 0, "results", 0, "locations", 0, "physicalLocation", "region", "startLine"), 0),
-                        (("runs", 0, "results", 0, "extra"), 1), (("runs", 0, "results", 0, "message"), "text")):
+    for path, value in (
+        (("version",), "2.0"),
+        (("runs", 0, "results", 0, "level"), "fatal"),
+        (("runs", 0, "results", 0, "ruleIndex"), -2),
+        (("runs", 0, "tool"), {}),
+        (("runs", 0, "results", 0, "locations", 0, "physicalLocation", "region", "startLine"), 0),
+        (("runs", 0, "results", 0, "extra"), 1),
+        (("runs", 0, "results", 0, "message"), "text"),
+    ):
         broken = json.loads(json.dumps(log))
         at = broken
         for step in path[:-1]:
@@ -99,8 +104,10 @@ def test_github_annotations(tmp_path: Path) -> None:
     file = tmp_path / "bad.lbr"
     file.write_text(BAD, encoding="utf-8")
     lines = CliRunner().invoke(check, ["--format", "github", str(file)]).stdout.splitlines()
-    assert lines[0] == (f"::error file={file},line=1,col=1,endLine=1,endColumn=7,title=lbdsl LB001::"
-                        "unknown statement `layres`%0Ahelp: did you mean `layers`?")
+    assert lines[0] == (
+        f"::error file={file},line=1,col=1,endLine=1,endColumn=7,title=lbdsl LB001::"
+        "unknown statement `layres`%0Ahelp: did you mean `layers`?"
+    )
     assert all(line.startswith(("::error ", "::warning ", "::notice ")) for line in lines)
 
 
@@ -109,5 +116,6 @@ def test_github_escapes() -> None:
     found = [("x", warning("LB119", "50% of\nit: a, b", source.span(0, 5))), ("d,e.lbr", note("LB206", "none"))]
     assert github_text(found) == (
         "::warning file=a%2Cb%3Ac%25.lbr,line=1,col=1,endLine=2,title=lbdsl LB119::50%25 of%0Ait: a, b\n"
-        "::notice file=d%2Ce.lbr,title=lbdsl LB206::none\n")
+        "::notice file=d%2Ce.lbr,title=lbdsl LB206::none\n"
+    )
     assert {Severity.ERROR, Severity.WARNING, Severity.NOTE} == set(Severity)

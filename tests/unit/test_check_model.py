@@ -30,18 +30,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 30 layers and 8 hidden units: headers, and zeros for weights."""
     folder = tmp_path_factory.mktemp("model")
     layers, hidden, inner, vocab = 30, 8, 16, 32
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers, "hidden_size": hidden,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": inner, "vocab_size": vocab,
-        "max_position_embeddings": 2048, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llama",
+                "architectures": ["LlamaForCausalLM"],
+                "num_hidden_layers": layers,
+                "hidden_size": hidden,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "intermediate_size": inner,
+                "vocab_size": vocab,
+                "max_position_embeddings": 2048,
+                "tie_word_embeddings": True,
+                "torch_dtype": "bfloat16",
+                "rms_norm_eps": 1e-5,
+            }
+        )
+    )
     shapes = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
     for layer in range(layers):
         head = f"model.layers.{layer}."
-        shapes |= {head + "input_layernorm.weight": [hidden], head + "post_attention_layernorm.weight": [hidden],
-                   head + "self_attn.q_proj.weight": [8, hidden], head + "self_attn.k_proj.weight": [4, hidden],
-                   head + "self_attn.v_proj.weight": [4, hidden], head + "self_attn.o_proj.weight": [hidden, 8],
-                   head + "mlp.gate_proj.weight": [inner, hidden], head + "mlp.up_proj.weight": [inner, hidden],
-                   head + "mlp.down_proj.weight": [hidden, inner]}
+        shapes |= {
+            head + "input_layernorm.weight": [hidden],
+            head + "post_attention_layernorm.weight": [hidden],
+            head + "self_attn.q_proj.weight": [8, hidden],
+            head + "self_attn.k_proj.weight": [4, hidden],
+            head + "self_attn.v_proj.weight": [4, hidden],
+            head + "self_attn.o_proj.weight": [hidden, 8],
+            head + "mlp.gate_proj.weight": [inner, hidden],
+            head + "mlp.up_proj.weight": [inner, hidden],
+            head + "mlp.down_proj.weight": [hidden, inner],
+        }
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 2
@@ -82,8 +102,9 @@ def test_a_rule_is_not_silenced_by_one_of_an_included_file(tmp_path: Path) -> No
     (tmp_path / "a.lbr").write_text("layers 0-9 keep\nlayers 2-4 drop\n", encoding="utf-8")
     (tmp_path / "r.lbr").write_text('include "a.lbr"\nlayers first 3 drop\nelse keep\n', encoding="utf-8")
     found = check_file(tmp_path / "r.lbr", facts=smollm2_facts()).diagnostics
-    places = [(d.code, Path(d.span.source.name).name, d.span.start)
-              for d in found if d.code in ("LB202", "LB307") and d.span]
+    places = [
+        (d.code, Path(d.span.source.name).name, d.span.start) for d in found if d.code in ("LB202", "LB307") and d.span
+    ]
     assert places == [("LB307", "r.lbr", 16), ("LB202", "a.lbr", 16)]
 
 
@@ -94,24 +115,45 @@ def test_requires(model: Path) -> None:
 
 def test_a_model_that_cannot_be_read_is_reported_as_by_inspect(tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text("else keep", encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--model", str(tmp_path), str(tmp_path / "a.lbr")],
-                          cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "lbdsl", "check", "--model", str(tmp_path), str(tmp_path / "a.lbr")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert "error[LB401]" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--model", "nowhere", "--format", "json", "x.lbr"],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "lbdsl", "check", "--model", "nowhere", "--format", "json", "x.lbr"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert [(item["code"], item["file"], item["line"]) for item in json.loads(done.stdout)["diagnostics"]] == [
-        ("LB400", "nowhere", None)]
+        ("LB400", "nowhere", None)
+    ]
 
 
 def test_torch_is_never_imported(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text("lowest 3 by nll drop\nelse swa(window=4Ki)\nassert kv(1Ki) <= 50%", encoding="utf-8")
-    code = ("import sys; from lbdsl.cli.app import main\n"
-            "try: main(sys.argv[1:])\n"
-            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))")
-    done = subprocess.run([sys.executable, "-c", code, "check", "--model", str(model), str(tmp_path / "a.lbr")], cwd=ROOT,
-                          capture_output=True, text=True, timeout=60, check=False)
+    code = (
+        "import sys; from lbdsl.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", "--model", str(model), str(tmp_path / "a.lbr")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "LB326" in done.stdout
 
@@ -120,27 +162,39 @@ def codes(text: str, facts=None) -> list[str]:
     return [d.code for d in check_recipe(text, facts=facts or smollm2_facts()).diagnostics]
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("layers first 31 keep", "LB302"), ("layers every 4 from 30 drop", "LB303"), ("lowest 31 by nll drop", "LB302"),
-    ("layers 29-30 keep", "LB300"), ("layers last 40 keep", "LB302"),
-    ("layers 0-14 keep\nlayers 15-29 drop\nlowest 3 of rest by nll drop", "LB310"),
-    ("layers first 50% keep\nlayers 3-5 drop\nwhere nll < 0.1 drop", "LB307"),
-    ("layers 0-3 and 7-9 keep\nwhere nll < 0.1 drop", "LB310"),
-    ("where nll < 0.1 swa(window=8Ki)", "LB326"), ("else swa(window=16Ki)", "LB326"),
-    ("lowest 3 by nll drop\nassert kv(32Ki) <= 50%", "LB324"), ("layers 3 drop", "LB311"),
-    ("lowest 3 by nll drop\nassert model.layers < 20", "LB321"),
-    ("lowest 31 of rest by nll drop", "LB302"),
-])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("layers first 31 keep", "LB302"),
+        ("layers every 4 from 30 drop", "LB303"),
+        ("lowest 31 by nll drop", "LB302"),
+        ("layers 29-30 keep", "LB300"),
+        ("layers last 40 keep", "LB302"),
+        ("layers 0-14 keep\nlayers 15-29 drop\nlowest 3 of rest by nll drop", "LB310"),
+        ("layers first 50% keep\nlayers 3-5 drop\nwhere nll < 0.1 drop", "LB307"),
+        ("layers 0-3 and 7-9 keep\nwhere nll < 0.1 drop", "LB310"),
+        ("where nll < 0.1 swa(window=8Ki)", "LB326"),
+        ("else swa(window=16Ki)", "LB326"),
+        ("lowest 3 by nll drop\nassert kv(32Ki) <= 50%", "LB324"),
+        ("layers 3 drop", "LB311"),
+        ("lowest 3 by nll drop\nassert model.layers < 20", "LB321"),
+        ("lowest 31 of rest by nll drop", "LB302"),
+    ],
+)
 def test_findings_without_measuring(text: str, wanted: str) -> None:
     assert wanted in codes(text)
 
 
-@pytest.mark.parametrize("text", [
-    "layers 0-29 keep" + GATED, "lowest 30 by nll drop\nelse keep" + GATED,
-    "layers 0-14 keep\nlowest 3 of rest by nll drop\nelse keep" + GATED,
-    "layers 0-3 keep\nlayers 2-4 drop\nelse swa(window=512)" + GATED,
-    "layers 3 keep\nlayers 3 drop(mlp)\nelse keep" + GATED,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layers 0-29 keep" + GATED,
+        "lowest 30 by nll drop\nelse keep" + GATED,
+        "layers 0-14 keep\nlowest 3 of rest by nll drop\nelse keep" + GATED,
+        "layers 0-3 keep\nlayers 2-4 drop\nelse swa(window=512)" + GATED,
+        "layers 3 keep\nlayers 3 drop(mlp)\nelse keep" + GATED,
+    ],
+)
 def test_what_fits_has_no_errors(text: str) -> None:
     assert not [d for d in check_recipe(text, facts=smollm2_facts()).diagnostics if d.is_error]
 

@@ -14,9 +14,20 @@ from lbdsl.cli.config import default_map
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
 
-CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 8,
-          "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 32,
-          "max_position_embeddings": 64, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5}
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 16,
+    "vocab_size": 32,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "rms_norm_eps": 1e-5,
+}
 
 
 def weights(*, cut: int = 0, shape: int = 8) -> bytes:
@@ -24,11 +35,17 @@ def weights(*, cut: int = 0, shape: int = 8) -> bytes:
     shapes = {"model.embed_tokens.weight": [32, 8], "model.norm.weight": [8]}
     for layer in range(2):
         head = f"model.layers.{layer}."
-        shapes |= {head + "input_layernorm.weight": [shape], head + "post_attention_layernorm.weight": [8],
-                   head + "self_attn.q_proj.weight": [8, 8], head + "self_attn.k_proj.weight": [4, 8],
-                   head + "self_attn.v_proj.weight": [4, 8], head + "self_attn.o_proj.weight": [8, 8],
-                   head + "mlp.gate_proj.weight": [16, 8], head + "mlp.up_proj.weight": [16, 8],
-                   head + "mlp.down_proj.weight": [8, 16]}
+        shapes |= {
+            head + "input_layernorm.weight": [shape],
+            head + "post_attention_layernorm.weight": [8],
+            head + "self_attn.q_proj.weight": [8, 8],
+            head + "self_attn.k_proj.weight": [4, 8],
+            head + "self_attn.v_proj.weight": [4, 8],
+            head + "self_attn.o_proj.weight": [8, 8],
+            head + "mlp.gate_proj.weight": [16, 8],
+            head + "mlp.up_proj.weight": [16, 8],
+            head + "mlp.down_proj.weight": [8, 16],
+        }
     header, offset = {}, 0
     for name, sizes in shapes.items():
         count = 2
@@ -56,8 +73,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder(tmp_path, "a-folder-with-config.json-and-weights", **model)
     folder(tmp_path, "a-folder-with-a-broken-config.json", "{", **model)
     folder(tmp_path, "the-folder-as-it-was-downloaded", **model)
-    folder(tmp_path, "a-model-of-another-family", CONFIG | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
-           **model)
+    folder(
+        tmp_path,
+        "a-model-of-another-family",
+        CONFIG | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+        **model,
+    )
     folder(tmp_path, "a-half-downloaded-model", model__safetensors=weights(cut=100))
     folder(tmp_path, "the-model-downloaded-again", **model)
     folder(tmp_path, "a-folder-with-pytorch_model.bin", pytorch_model__bin=b"\x80\x02")
@@ -83,8 +104,22 @@ def codes_of(command: str) -> list[str]:
     return [word[6:11] for word in done.output.split() if word.startswith("error[")]
 
 
-RUN = ["LB020", "LB052", "LB138", "LB330", "LB331", "LB400", "LB401", "LB402", "LB403", "LB405", "LB406", "LB407", "LB409",
-       "LB410"]
+RUN = [
+    "LB020",
+    "LB052",
+    "LB138",
+    "LB330",
+    "LB331",
+    "LB400",
+    "LB401",
+    "LB402",
+    "LB403",
+    "LB405",
+    "LB406",
+    "LB407",
+    "LB409",
+    "LB410",
+]
 
 
 @pytest.mark.parametrize("id", RUN)

@@ -18,8 +18,7 @@ CODES = all_codes()
 EARLIER = {"LB301": {"LB205"}, "LB316": {"LB203", "LB204"}, "LB318": {"LB122"}}
 """Codes of recipes that programs build; in text another code says the same first."""
 
-PLANNED = [code for code in CODES if code.id < "LB330" and not code.is_command and code.example
-           and code.id[:4] != "LB06"]
+PLANNED = [code for code in CODES if code.id < "LB330" and not code.is_command and code.example and code.id[:4] != "LB06"]
 """Codes that a text shows, alone or on the example model. LB06x are of renaming in an editor."""
 
 
@@ -55,8 +54,9 @@ def test_the_example_fails_with_its_code(code: Code) -> None:
     assert not found[0].message.endswith(".")
 
 
-@pytest.mark.parametrize("code", [code for code in CODES if is_recipe(code.fixed) and code.id[:4] != "LB06"],
-                         ids=lambda code: code.id)
+@pytest.mark.parametrize(
+    "code", [code for code in CODES if is_recipe(code.fixed) and code.id[:4] != "LB06"], ids=lambda code: code.id
+)
 def test_what_is_put_right_is_right(code: Code) -> None:
     on_model = code.id >= "LB300"
     found = text_findings(code.fixed) if on_model else recipe_from_text(code.fixed, reader=Beside()).diagnostics
@@ -76,8 +76,9 @@ class Beside:
         return Found(EXAMPLE_FILES[path], path, digest_text(EXAMPLE_FILES[path]))
 
 
-@pytest.mark.parametrize("code", [code for code in CODES if is_recipe(code.example) and code.id >= "LB400"],
-                         ids=lambda code: code.id)
+@pytest.mark.parametrize(
+    "code", [code for code in CODES if is_recipe(code.example) and code.id >= "LB400"], ids=lambda code: code.id
+)
 def test_recipes_that_fail_later_are_good_so_far(code: Code) -> None:
     """What only a run can find: the recipe itself has no error."""
     assert not [d for d in recipe_from_text(code.example).diagnostics if d.is_error and d.code != "LB216"]

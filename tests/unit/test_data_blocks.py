@@ -33,8 +33,13 @@ DOCUMENTS = tuple(f"document number {i}, " + "abc " * i for i in range(20))
 
 def test_counts_are_whole_sequences():
     tokenizer = byte_tokenizer()
-    for tokens, seq, shape in ((640, 64, (10, 64)), (700, 64, (10, 64)), (50, 64, (1, 50)), (64, 64, (1, 64)),
-                               (2, 2, (1, 2))):
+    for tokens, seq, shape in (
+        (640, 64, (10, 64)),
+        (700, 64, (10, 64)),
+        (50, 64, (1, 50)),
+        (64, 64, (1, 64)),
+        (2, 2, (1, 2)),
+    ):
         blocks = pack(DOCUMENTS, Part.SCORE, tokenizer, tokens, seq)
         assert tuple(blocks.ids.shape) == shape
         assert (blocks.sequences, blocks.seq, blocks.tokens) == (*shape, shape[0] * shape[1])
@@ -74,8 +79,12 @@ def test_digest_follows_content_seed_part_and_shape():
     tokenizer = byte_tokenizer()
     base = pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 64)
     assert base.digest == pack(tuple(reversed(DOCUMENTS)), Part.SCORE, tokenizer, 640, 64).digest
-    others = [pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 64, seed=1), pack(DOCUMENTS, Part.JOINT, tokenizer, 640, 64),
-              pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 32), pack(DOCUMENTS[1:], Part.SCORE, tokenizer, 640, 64)]
+    others = [
+        pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 64, seed=1),
+        pack(DOCUMENTS, Part.JOINT, tokenizer, 640, 64),
+        pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 32),
+        pack(DOCUMENTS[1:], Part.SCORE, tokenizer, 640, 64),
+    ]
     assert len({base.digest, *(b.digest for b in others)}) == 5
     assert (others[0].ids != base.ids).any()
 
@@ -103,9 +112,15 @@ def test_other_text_is_not(part):
     assert str(total // 100 * 100) in diagnostic.help[0]
 
 
-@pytest.mark.parametrize(("documents", "tokens", "seq", "part"), [
-    ((), 100, 10, Part.SCORE), ((), 100, 10, Part.HEAL), (("ab",), 100, 10, Part.EVAL), (DOCUMENTS, 1, 10, Part.EVAL),
-])
+@pytest.mark.parametrize(
+    ("documents", "tokens", "seq", "part"),
+    [
+        ((), 100, 10, Part.SCORE),
+        ((), 100, 10, Part.HEAL),
+        (("ab",), 100, 10, Part.EVAL),
+        (DOCUMENTS, 1, 10, Part.EVAL),
+    ],
+)
 def test_nothing_to_pack_is_a_coded_error(documents, tokens, seq, part):
     with pytest.raises(LbdslError) as caught:
         pack(documents, part, byte_tokenizer(), tokens, seq)
@@ -128,6 +143,8 @@ def test_parts_of_one_source_share_no_document(tmp_path):
 
 
 def test_reading_and_splitting_load_no_torch():
-    code = ("import sys; import lbdsl.data as d; d.split_documents(d.read_documents('builtin:pydoc'));"
-            "sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys; import lbdsl.data as d; d.split_documents(d.read_documents('builtin:pydoc'));"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ from lbdsl.data.plain import PIECE_CHARACTERS, documents_of_text, is_wikitext, u
 
 WIKI = (
     " \n = First = \n \n It weighs 0 @.@ 7 kg ( 1 @,@ 500 g ) , a well @-@ known <unk> . \n \n = = Part = = \n \n"
-    ' He said " hello there " and didn \'t stay . \n = Second = \n \n The dog \'s tail : 5 % . \n'
+    " He said \" hello there \" and didn 't stay . \n = Second = \n \n The dog 's tail : 5 % . \n"
 )
 
 
@@ -65,17 +65,34 @@ def test_escapes_stay_in_other_text():
 
 
 def test_jsonl_text_and_messages(tmp_path):
-    records = [{"text": "one\u2028still one"}, {"messages": [{"role": "user", "content": "hi"},
-               {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}]}]
+    records = [
+        {"text": "one\u2028still one"},
+        {
+            "messages": [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": [{"type": "text", "text": "hello"}]},
+            ]
+        },
+    ]
     (tmp_path / "a.jsonl").write_text("\n\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n")
     assert read_documents(str(tmp_path / "a.jsonl")) == ("one\u2028still one", "user: hi\n\nassistant: hello")
 
 
-@pytest.mark.parametrize("line", [
-    "{", "[1]", '{"txt": "a"}', '{"text": 3}', '{"text": null}', '{"messages": "a"}',
-    '{"messages": [{"content": "a"}]}', '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}',
-    '{"text": "\\ud800"}', "[" * 100_000,
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"txt": "a"}',
+        '{"text": 3}',
+        '{"text": null}',
+        '{"messages": "a"}',
+        '{"messages": [{"content": "a"}]}',
+        '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}',
+        '{"text": "\\ud800"}',
+        "[" * 100_000,
+    ],
+)
 def test_bad_jsonl_line_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n' + line + "\n")
     with pytest.raises(LbdslError, match="line 3") as caught:
@@ -98,19 +115,22 @@ def test_parquet(tmp_path):
         assert code_of(caught) == code
 
 
-@pytest.mark.parametrize(("data", "code", "words"), [
-    ("builtin:pydocs", "LB440", "builtin"),
-    ("missing.txt", "LB441", "no file"),
-    ("folder.txt", "LB441", "regular"),
-    ("latin.txt", "LB442", "line 2"),
-    ("empty.txt", "LB444", "no text"),
-    ("blank.jsonl", "LB444", "no text"),
-    ("notes.md", "LB440", r"\.md"),
-    ("folder", "LB440", "folder"),
-    ("just words", "LB440", "not a text source"),
-    ("", "LB440", "folder"),
-    ("https://example.org/a", "LB440", "not a text source"),
-])
+@pytest.mark.parametrize(
+    ("data", "code", "words"),
+    [
+        ("builtin:pydocs", "LB440", "builtin"),
+        ("missing.txt", "LB441", "no file"),
+        ("folder.txt", "LB441", "regular"),
+        ("latin.txt", "LB442", "line 2"),
+        ("empty.txt", "LB444", "no text"),
+        ("blank.jsonl", "LB444", "no text"),
+        ("notes.md", "LB440", r"\.md"),
+        ("folder", "LB440", "folder"),
+        ("just words", "LB440", "not a text source"),
+        ("", "LB440", "folder"),
+        ("https://example.org/a", "LB440", "not a text source"),
+    ],
+)
 def test_bad_sources(tmp_path, data, code, words):
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "folder").mkdir()
@@ -164,11 +184,14 @@ def test_hub_rows_become_documents(monkeypatch):
     assert asked == [("org/name", "raw", "test[:5%]", True, True)]
 
 
-@pytest.mark.parametrize(("problem", "words"), [
-    (ValueError("BuilderConfig 'x' not found"), "configuration"),
-    (ConnectionError("no route"), "network"),
-    (FileNotFoundError("nothing"), "name"),
-])
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (ValueError("BuilderConfig 'x' not found"), "configuration"),
+        (ConnectionError("no route"), "network"),
+        (FileNotFoundError("nothing"), "name"),
+    ],
+)
 def test_hub_failures_are_coded(monkeypatch, problem, words):
     import datasets
 

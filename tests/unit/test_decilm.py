@@ -21,10 +21,21 @@ from lbdsl.model.families import FAMILIES
 FULL, NONE, GONE = {"attn": "full"}, {"attn": "none"}, {"attn": "none", "mlp": "none"}
 NO_MLP = {"attn": "full", "mlp": "none"}
 CONFIG: dict[str, Any] = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
-    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "hidden_act": "silu",
-    "vocab_size": 256, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 123456.0}}
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "vocab_size": 256,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 123456.0},
+}
 
 
 def swa(window: int = 32, sinks: int = 0) -> dict[str, Any]:
@@ -40,19 +51,22 @@ def codes(exporter: Any, value: Subject) -> list[str]:
     return [d.code for d in exporter.check(value) if d.is_error]
 
 
-@pytest.mark.parametrize(("specs", "refused"), [
-    ((FULL, FULL, FULL, FULL), []),
-    ((FULL, NONE, swa(), NO_MLP), []),
-    ((GONE, GONE, FULL, NONE), []),
-    ((NO_MLP, NONE, FULL, FULL), []),
-    ((NONE, FULL, FULL, FULL), ["LB502"]),
-    ((GONE, NONE, FULL, FULL), ["LB502"]),
-    ((GONE, GONE, GONE, GONE), ["LB502"]),
-    ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
-    ((FULL, swa(32), swa(64), FULL), ["LB504"]),
-    ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
-    ((NONE, {"attn": "retention"}, swa(32, 4), swa(64)), ["LB505", "LB502", "LB503", "LB504"]),
-])
+@pytest.mark.parametrize(
+    ("specs", "refused"),
+    [
+        ((FULL, FULL, FULL, FULL), []),
+        ((FULL, NONE, swa(), NO_MLP), []),
+        ((GONE, GONE, FULL, NONE), []),
+        ((NO_MLP, NONE, FULL, FULL), []),
+        ((NONE, FULL, FULL, FULL), ["LB502"]),
+        ((GONE, NONE, FULL, FULL), ["LB502"]),
+        ((GONE, GONE, GONE, GONE), ["LB502"]),
+        ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
+        ((FULL, swa(32), swa(64), FULL), ["LB504"]),
+        ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
+        ((NONE, {"attn": "retention"}, swa(32, 4), swa(64)), ["LB505", "LB502", "LB503", "LB504"]),
+    ],
+)
 def test_each_refusal_has_its_code(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
     assert codes(DeciLM, subject(*specs)) == refused
 
@@ -85,13 +99,16 @@ def test_a_kept_native_window_is_a_window() -> None:
     assert config["sliding_window"] == 64
 
 
-@pytest.mark.parametrize(("specs", "refused"), [
-    ((NONE, swa(32), swa(64), NO_MLP), []),
-    ((NONE, NONE, GONE, NO_MLP), []),
-    ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
-    ((NONE, NONE, NONE, GONE), ["LB502"]),
-    ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
-])
+@pytest.mark.parametrize(
+    ("specs", "refused"),
+    [
+        ((NONE, swa(32), swa(64), NO_MLP), []),
+        ((NONE, NONE, GONE, NO_MLP), []),
+        ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
+        ((NONE, NONE, NONE, GONE), ["LB502"]),
+        ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
+    ],
+)
 def test_what_the_plugin_refuses(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
     for family in ("llama", "qwen3"):
         assert codes(VllmPlugin, subject(*specs, family=family)) == refused
@@ -112,8 +129,10 @@ def decilm_rule(mult: float, hidden: int) -> int:
     return size if size % 256 == 0 else size + 256 - size % 256
 
 
-@pytest.mark.parametrize(("hidden", "intermediate"), [
-    (576, 1536), (4096, 11008), (4096, 14336), (8192, 28672), (2048, 8192), (3072, 8192), (64, 256)])
+@pytest.mark.parametrize(
+    ("hidden", "intermediate"),
+    [(576, 1536), (4096, 11008), (4096, 14336), (8192, 28672), (2048, 8192), (3072, 8192), (64, 256)],
+)
 def test_ffn_mult_gives_exactly_the_size(hidden: int, intermediate: int) -> None:
     mult = ffn_mult(hidden, intermediate)
     assert mult is not None
@@ -157,8 +176,13 @@ def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> No
 
 
 def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
-    config = config_class()(**{k: v for k, v in decilm_config(subject(FULL, NONE, family="qwen2")).items()
-                               if k not in ("model_type", "auto_map", "architectures")})
+    config = config_class()(
+        **{
+            k: v
+            for k, v in decilm_config(subject(FULL, NONE, family="qwen2")).items()
+            if k not in ("model_type", "auto_map", "architectures")
+        }
+    )
     assert (config.qkv_bias, config.attention_bias) == (True, False)
 
 
@@ -167,7 +191,14 @@ def test_a_configuration_of_another_length_is_refused() -> None:
         config_class()(num_hidden_layers=4, lbdsl_blocks=[{"attention": True, "mlp": True}])
 
 
-@pytest.mark.parametrize(("layers", "text"), [([3], "layer 3"), ([1, 2], "layers 1, 2"), ([6, 4, 5, 0], "layers 0, 4-6"),
-                                              ([0, 2, 3, 5, 6, 7, 9], "layers 0, 2, 3, 5-7, 9")])
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([3], "layer 3"),
+        ([1, 2], "layers 1, 2"),
+        ([6, 4, 5, 0], "layers 0, 4-6"),
+        ([0, 2, 3, 5, 6, 7, 9], "layers 0, 2, 3, 5-7, 9"),
+    ],
+)
 def test_layers_text(layers: list[int], text: str) -> None:
     assert layers_text(layers) == text

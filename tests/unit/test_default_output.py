@@ -11,13 +11,23 @@ from plan_cases import plan_of, smollm2_facts
 from lbdsl.api.applying import ApplyOptions, output_of
 
 
-@pytest.mark.parametrize(("name", "folder"), [
-    ("half-the-cache", "SmolLM2-half-the-cache"), ("my recipe", "SmolLM2-my-recipe"), ("größer", "SmolLM2-größer"),
-    ("../../etc/x", "SmolLM2-etc-x"), ("/etc", "SmolLM2-etc"), ("..", "SmolLM2-recipe"), ("a\0b", "SmolLM2-a-b"),
-    ("x" * 500, "SmolLM2-" + "x" * 60), ("", "SmolLM2-recipe"),
-])
-def test_a_recipe_does_not_choose_the_folder(name: str, folder: str, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("half-the-cache", "SmolLM2-half-the-cache"),
+        ("my recipe", "SmolLM2-my-recipe"),
+        ("größer", "SmolLM2-größer"),
+        ("../../etc/x", "SmolLM2-etc-x"),
+        ("/etc", "SmolLM2-etc"),
+        ("..", "SmolLM2-recipe"),
+        ("a\0b", "SmolLM2-a-b"),
+        ("x" * 500, "SmolLM2-" + "x" * 60),
+        ("", "SmolLM2-recipe"),
+    ],
+)
+def test_a_recipe_does_not_choose_the_folder(
+    name: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of("else keep", smollm2_facts())
     plan = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"name": name})})

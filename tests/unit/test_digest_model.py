@@ -48,8 +48,12 @@ def test_it_is_over_weights_configuration_and_tokenizer(source):
     names = identity_files(source)
     assert names == tuple(sorted(names))
     shards = {p.name for p in source.path.glob("model-*.safetensors")}
-    assert set(names) == shards | {"config.json", "generation_config.json", "tokenizer.json",
-                                   "model.safetensors.index.json"}
+    assert set(names) == shards | {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+    }
 
 
 def test_one_flipped_byte_anywhere_is_seen(source, cache):
@@ -141,16 +145,25 @@ def test_a_renamed_gguf_file_is_the_same_model(tmp_path, cache):
 
 def test_several_processes_at_once(source, cache):
     """Each hashes and writes the same entries again and again; all agree, and every entry stays whole."""
-    code = ("import sys; from pathlib import Path; from lbdsl.model import digest as d\n"
-            "from lbdsl.model.source import resolve_source\n"
-            "d._FRESH_NS = -1; s = resolve_source(sys.argv[1]); c = Path(sys.argv[2]); seen = set()\n"
-            "for _ in range(40):\n"
-            "    seen.add(d.model_digest(s, c))\n"
-            "    for p in (c / 'hashes').iterdir():\n"
-            "        p.unlink(missing_ok=True) if p.suffix == '.json' else None\n"
-            "print(*seen)")
-    running = [subprocess.Popen([sys.executable, "-c", code, str(source.path), str(cache)], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    code = (
+        "import sys; from pathlib import Path; from lbdsl.model import digest as d\n"
+        "from lbdsl.model.source import resolve_source\n"
+        "d._FRESH_NS = -1; s = resolve_source(sys.argv[1]); c = Path(sys.argv[2]); seen = set()\n"
+        "for _ in range(40):\n"
+        "    seen.add(d.model_digest(s, c))\n"
+        "    for p in (c / 'hashes').iterdir():\n"
+        "        p.unlink(missing_ok=True) if p.suffix == '.json' else None\n"
+        "print(*seen)"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(source.path), str(cache)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
     results = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], results
     assert {out.strip() for out, _ in results} == {model_digest(source, cache)}

@@ -27,8 +27,11 @@ ROOT = Path(__file__).parents[2]
 SPEC = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "spec").glob("*.md")))
 VALID = (ROOT / "tests" / "spec" / "valid.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```lbr[^\n]*\n(.*?)^```\n", re.M | re.S)
-RECIPES = [path.read_text(encoding="utf-8") for folder in ("recipes", "tests/recipes", "examples")
-           for path in sorted((ROOT / folder).rglob("*.lbr"))]
+RECIPES = [
+    path.read_text(encoding="utf-8")
+    for folder in ("recipes", "tests/recipes", "examples")
+    for path in sorted((ROOT / folder).rglob("*.lbr"))
+]
 PARSED = [text for text in [*BLOCK.findall(SPEC), *RECIPES] if not parse(Source("t", text)).diagnostics]
 
 FULL = """lbr 1
@@ -113,77 +116,118 @@ def test_what_it_looks_like() -> None:
     assert written[5] == {"param": "$which", "type": "str", "in": [{"text": "x"}, {"text": "y"}], "default": {"text": "x"}}
     assert written[6] == {"let": "$n", "value": -3}
     assert written[10] == {"layers": 3, "where": "nll < 0.1", "do": [{"swa": [64]}, {"drop": {"target": "mlp"}}]}
-    assert written[12] == {"rank": "lowest", "of_rest": True, "by": {"kl": [{"swa": {"window": "$window", "sinks": 4}}]},
-                           "until": "kv(32Ki) <= 50%", "do": "swa(64, sinks=4)"}
+    assert written[12] == {
+        "rank": "lowest",
+        "of_rest": True,
+        "by": {"kl": [{"swa": {"window": "$window", "sinks": 4}}]},
+        "until": "kv(32Ki) <= 50%",
+        "do": "swa(64, sinks=4)",
+    }
     assert written[13]["modules"] == ["*.k_proj", {"regex": 'v_\\."'}]
     assert written[15] == {"heal": {"method": {"lora": {"rank": 16}}, "loss": "kl + 0.1 * hidden", "lr": "1e-3"}}
 
 
-@pytest.mark.parametrize(("statement", "text"), [
-    ({"layers": "0-3", "do": "swa(window=512) + drop(mlp)"}, "layers 0-3 swa(window=512) + drop(mlp)\n"),
-    ({"layers": 0, "do": ["keep"]}, "layers 0 keep\n"), ({"let": "n", "value": 2.5}, "let $n = 2.5\n"),
-    ({"rank": "highest", "amount": "10%", "by": "kl(drop)", "do": "drop"}, "highest 10% by kl(drop) drop\n"),
-    ({"param": "w", "type": "int", "in": "1..2"}, "param $w: int in 1..2\n"), ({"eval": {}}, "eval {}\n"),
-    ({"group": "a", "layers": "first 2,last 1"}, "group @a = first 2, last 1\n"), ({"assert": True}, "assert true\n"),
-    ({"let": "$x", "value": [{"text": "1"}, "1", [], {"f": {}}, False]}, 'let $x = ["1", 1, [], f(), false]\n'),
-    ({"measure": {"data": '"a.txt"', "seed": 0}}, 'measure { data = "a.txt"; seed = 0 }\n')])
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ({"layers": "0-3", "do": "swa(window=512) + drop(mlp)"}, "layers 0-3 swa(window=512) + drop(mlp)\n"),
+        ({"layers": 0, "do": ["keep"]}, "layers 0 keep\n"),
+        ({"let": "n", "value": 2.5}, "let $n = 2.5\n"),
+        ({"rank": "highest", "amount": "10%", "by": "kl(drop)", "do": "drop"}, "highest 10% by kl(drop) drop\n"),
+        ({"param": "w", "type": "int", "in": "1..2"}, "param $w: int in 1..2\n"),
+        ({"eval": {}}, "eval {}\n"),
+        ({"group": "a", "layers": "first 2,last 1"}, "group @a = first 2, last 1\n"),
+        ({"assert": True}, "assert true\n"),
+        ({"let": "$x", "value": [{"text": "1"}, "1", [], {"f": {}}, False]}, 'let $x = ["1", 1, [], f(), false]\n'),
+        ({"measure": {"data": '"a.txt"', "seed": 0}}, 'measure { data = "a.txt"; seed = 0 }\n'),
+    ],
+)
 def test_forms_that_a_person_may_write(statement: Any, text: str) -> None:
     assert from_exchange(document(statement), "t.json", "json").unwrap() == text
 
 
 def test_numbers_keep_their_text() -> None:
-    made = from_exchange('{"format_version": 1, "statements": [{"let": "x", "value": [1e-3, 0.10, -0.5, -0, 1E2, "007"]}]}',
-                         "t", "json").unwrap()
+    made = from_exchange(
+        '{"format_version": 1, "statements": [{"let": "x", "value": [1e-3, 0.10, -0.5, -0, 1E2, "007"]}]}', "t", "json"
+    ).unwrap()
     assert made == "let $x = [1e-3, 0.10, -0.5, 0, 1E2, 007]\n"
     assert json.loads(to_exchange(made, "t", "json").unwrap())["statements"][0]["value"] == [
-        "1e-3", "0.10", -0.5, 0, "1E2", "007"]
+        "1e-3",
+        "0.10",
+        -0.5,
+        0,
+        "1E2",
+        "007",
+    ]
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("statement", "code", "message", "help"), [
-    ({"layrs": "0-3", "do": "keep"}, "LB042", "`statements[0]` has no key `layrs`", "did you mean `layers`?"),
-    ({"layers": "0-3", "doo": "keep"}, "LB042", "`statements[0]` has no key `doo`", "did you mean `do`?"),
-    ({"else": True, "do": {"swa": {"windw": 3}}}, "LB042", "`statements[0].do.swa` has no key `windw`",
-     "did you mean `window`?"),
-    ({"where": "a < 1", "do": ["keep", {"swa": {"sink": 3}}]}, "LB042", "`statements[0].do[1].swa` has no key `sink`",
-     "did you mean `sinks`?"),
-    ({"heal": {"tokns": 3}}, "LB042", "`statements[0].heal` has no key `tokns`", "did you mean `tokens`?"),
-    ({"search": [{"trails": 3}]}, "LB042", "`statements[0].search[0]` has no key `trails`", "did you mean `trials`?"),
-    ({"param": "w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
-    ({"else": True, "do": "kep"}, "LB043", "`statements[0].do`: no action `kep`", "did you mean `keep`?"),
-    ({"else": False, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
-    ({"else": True}, "LB043", "`statements[0]`: needs `do`", ""),
-    ({"else": 1, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
-    ({"else": True, "do": []}, "LB043", "`statements[0].do`: needs an action", ""),
-    ({"else": True, "do": 3}, "LB043", "an action is its name", ""),
-    ({"recipe": 5}, "LB043", "`statements[0].recipe`: must be text", ""),
-    ({"what": 5}, "LB043", "no key says what statement this is", "one of `lbr`"),
-    ("else keep", "LB043", "`statements[0]`: a statement is an object", ""),
-    ({"lbr": "a"}, "LB043", "`statements[0].lbr`: must be a number", ""),
-    ({"param": "a b", "type": "int"}, "LB043", "`statements[0].param`: must be a name", ""),
-    ({"rank": "low", "by": "nll", "do": "drop"}, "LB043", "`statements[0].rank`: must be `lowest` or `highest`", ""),
-    ({"rank": "lowest", "by": 3, "do": "drop"}, "LB043", "`statements[0].by`: must be a metric", ""),
-    ({"rank": "lowest", "amount": "1, 2", "by": "nll", "do": "drop"}, "LB043",
-     "`statements[0].amount`: must be an amount", ""),
-    ({"modules": [], "do": "drop"}, "LB043", "`statements[0].modules`: must not be empty", ""),
-    ({"modules": [3], "do": "drop"}, "LB043", "`statements[0].modules[0]`: must be a glob", ""),
-    ({"let": "a", "value": None}, "LB043", "`statements[0].value`: must be a number, text", ""),
-    ({"let": "a", "value": {"f": [], "g": []}}, "LB043", "a call is an object with one key", 'a text is {"text": "..."}'),
-    ({"let": "a", "value": {"else": []}}, "LB043", "`else` is no name", ""),
-    ({"let": "a", "value": {"f": 3}}, "LB043", "`statements[0].value.f`: arguments are an object", ""),
-    ({"param": "a", "type": "int", "in": 3}, "LB043", "`statements[0].in`: must be", ""),
-    ({"param": "a", "type": "int", "in": []}, "LB043", "`statements[0].in`: needs a value", ""),
-    ({"param": "a", "type": "int", "in": "1..2 = 3"}, "LB043", "a domain has no `=`", ""),
-    ({"where": "nll <", "do": "drop"}, "LB044", "right side of `<` missing", ""),
-    ({"where": "nll < 1 keep\nelse drop", "do": "drop"}, "LB044", "unexpected `keep`", ""),
-    ({"where": "nll < 1\nelse drop", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
-    ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
-    ({"where": "", "do": "drop"}, "LB044", "", ""), ({"layers": "4-", "do": "drop"}, "LB044", "", ""),
-    ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", 'a text is written as {"text": "builtin:pydoc"}'),
-    ({"modules": [{"regex": "a\\"}], "do": "drop"}, "LB045", "", ""),
-    ({"let": "a", "value": 10**17 * 5}, None, "", "")])
+@pytest.mark.parametrize(
+    ("statement", "code", "message", "help"),
+    [
+        ({"layrs": "0-3", "do": "keep"}, "LB042", "`statements[0]` has no key `layrs`", "did you mean `layers`?"),
+        ({"layers": "0-3", "doo": "keep"}, "LB042", "`statements[0]` has no key `doo`", "did you mean `do`?"),
+        (
+            {"else": True, "do": {"swa": {"windw": 3}}},
+            "LB042",
+            "`statements[0].do.swa` has no key `windw`",
+            "did you mean `window`?",
+        ),
+        (
+            {"where": "a < 1", "do": ["keep", {"swa": {"sink": 3}}]},
+            "LB042",
+            "`statements[0].do[1].swa` has no key `sink`",
+            "did you mean `sinks`?",
+        ),
+        ({"heal": {"tokns": 3}}, "LB042", "`statements[0].heal` has no key `tokns`", "did you mean `tokens`?"),
+        ({"search": [{"trails": 3}]}, "LB042", "`statements[0].search[0]` has no key `trails`", "did you mean `trials`?"),
+        ({"param": "w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
+        ({"else": True, "do": "kep"}, "LB043", "`statements[0].do`: no action `kep`", "did you mean `keep`?"),
+        ({"else": False, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
+        ({"else": True}, "LB043", "`statements[0]`: needs `do`", ""),
+        ({"else": 1, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
+        ({"else": True, "do": []}, "LB043", "`statements[0].do`: needs an action", ""),
+        ({"else": True, "do": 3}, "LB043", "an action is its name", ""),
+        ({"recipe": 5}, "LB043", "`statements[0].recipe`: must be text", ""),
+        ({"what": 5}, "LB043", "no key says what statement this is", "one of `lbr`"),
+        ("else keep", "LB043", "`statements[0]`: a statement is an object", ""),
+        ({"lbr": "a"}, "LB043", "`statements[0].lbr`: must be a number", ""),
+        ({"param": "a b", "type": "int"}, "LB043", "`statements[0].param`: must be a name", ""),
+        ({"rank": "low", "by": "nll", "do": "drop"}, "LB043", "`statements[0].rank`: must be `lowest` or `highest`", ""),
+        ({"rank": "lowest", "by": 3, "do": "drop"}, "LB043", "`statements[0].by`: must be a metric", ""),
+        (
+            {"rank": "lowest", "amount": "1, 2", "by": "nll", "do": "drop"},
+            "LB043",
+            "`statements[0].amount`: must be an amount",
+            "",
+        ),
+        ({"modules": [], "do": "drop"}, "LB043", "`statements[0].modules`: must not be empty", ""),
+        ({"modules": [3], "do": "drop"}, "LB043", "`statements[0].modules[0]`: must be a glob", ""),
+        ({"let": "a", "value": None}, "LB043", "`statements[0].value`: must be a number, text", ""),
+        (
+            {"let": "a", "value": {"f": [], "g": []}},
+            "LB043",
+            "a call is an object with one key",
+            'a text is {"text": "..."}',
+        ),
+        ({"let": "a", "value": {"else": []}}, "LB043", "`else` is no name", ""),
+        ({"let": "a", "value": {"f": 3}}, "LB043", "`statements[0].value.f`: arguments are an object", ""),
+        ({"param": "a", "type": "int", "in": 3}, "LB043", "`statements[0].in`: must be", ""),
+        ({"param": "a", "type": "int", "in": []}, "LB043", "`statements[0].in`: needs a value", ""),
+        ({"param": "a", "type": "int", "in": "1..2 = 3"}, "LB043", "a domain has no `=`", ""),
+        ({"where": "nll <", "do": "drop"}, "LB044", "right side of `<` missing", ""),
+        ({"where": "nll < 1 keep\nelse drop", "do": "drop"}, "LB044", "unexpected `keep`", ""),
+        ({"where": "nll < 1\nelse drop", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
+        ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
+        ({"where": "", "do": "drop"}, "LB044", "", ""),
+        ({"layers": "4-", "do": "drop"}, "LB044", "", ""),
+        ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", 'a text is written as {"text": "builtin:pydoc"}'),
+        ({"modules": [{"regex": "a\\"}], "do": "drop"}, "LB045", "", ""),
+        ({"let": "a", "value": 10**17 * 5}, None, "", ""),
+    ],
+)
 def test_errors_say_where(statement: Any, code: str | None, message: str, help: str) -> None:
     found = from_exchange(document(statement), "t.json", "json")
     if code is None:
@@ -216,21 +260,53 @@ def test_a_setting_given_twice_has_no_form() -> None:
     assert found.diagnostics[0].span.text == "tokens"
 
 
-@pytest.mark.parametrize("text", [
-    "", "{", "[1, 2", "{} {}", "{'a': 1}", "NaN", '{"format_version": Infinity}', '{"a": 1, "a": 2}', "9" * 30, "[" * 5000,
-    '{"a": ' * 5000, '"\\q"', "nul", "1.5.2", '{"a": "' + "x" * 2**21 + '"}', '{"a\\ud800": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1, 2",
+        "{} {}",
+        "{'a': 1}",
+        "NaN",
+        '{"format_version": Infinity}',
+        '{"a": 1, "a": 2}',
+        "9" * 30,
+        "[" * 5000,
+        '{"a": ' * 5000,
+        '"\\q"',
+        "nul",
+        "1.5.2",
+        '{"a": "' + "x" * 2**21 + '"}',
+        '{"a\\ud800": 1}',
+    ],
+)
 def test_broken_json(text: str) -> None:
     found = from_exchange(text, "t.json", "json")
     assert found.value is None
     assert {problem.code for problem in found.diagnostics} <= {"LB041", "LB042", "LB043"}
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "is empty"), ("a: [1", ""), ("a: 1\na: 2", "t.yaml:2:1: the key `a` stands twice"),
-    ("a: &x 1\nb: *x", "anchors and"), ("&a [*a, *a]", "anchors"), ("!!python/object:os.system x", "the tag"),
-    ("a: !!int 3", "the tag"), ("--- 1\n--- 2", "a second"), ("? [1]\n: 2", "a key is plain text"), ("a: @b", "t.yaml:1:4"),
-    ("[" * 5000, "nest"), ("a: 9999999999999999999", "digits"),
-    ("\t- 1", ""), ("a: \x01", ""), ("- " * 5000 + "1", "nest")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a: [1", ""),
+        ("a: 1\na: 2", "t.yaml:2:1: the key `a` stands twice"),
+        ("a: &x 1\nb: *x", "anchors and"),
+        ("&a [*a, *a]", "anchors"),
+        ("!!python/object:os.system x", "the tag"),
+        ("a: !!int 3", "the tag"),
+        ("--- 1\n--- 2", "a second"),
+        ("? [1]\n: 2", "a key is plain text"),
+        ("a: @b", "t.yaml:1:4"),
+        ("[" * 5000, "nest"),
+        ("a: 9999999999999999999", "digits"),
+        ("\t- 1", ""),
+        ("a: \x01", ""),
+        ("- " * 5000 + "1", "nest"),
+    ],
+)
 def test_broken_yaml(text: str, message: str) -> None:
     found = from_exchange(text, "t.yaml", "yaml")
     assert found.value is None
@@ -250,8 +326,10 @@ def test_yaml_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_yaml_is_read_by_the_rules_of_its_core_schema() -> None:
-    text = ("format_version: 1\nstatements:\n- recipe: on\n- recipe: 2024-01-01\n"
-            "- let: x\n  value: [yes, 1_0, 0.5, 1e-3, 012, true]\n")
+    text = (
+        "format_version: 1\nstatements:\n- recipe: on\n- recipe: 2024-01-01\n"
+        "- let: x\n  value: [yes, 1_0, 0.5, 1e-3, 012, true]\n"
+    )
     found = from_exchange(text, "t.yaml", "yaml")
     assert [problem.code for problem in found.diagnostics] == ["LB044"]  # 1_0 is no number of the recipe language
     made = from_exchange(text.replace("1_0, ", ""), "t.yaml", "yaml").unwrap()
@@ -259,10 +337,20 @@ def test_yaml_is_read_by_the_rules_of_its_core_schema() -> None:
     assert "let $x = [yes, 0.5, 1e-3, 012, true]" in made
 
 
-@pytest.mark.parametrize("data", [
-    "[]", "3", "null", "{}", '{"statements": []}', '{"format_version": 2, "statements": []}',
-    '{"format_version": true, "statements": []}', '{"format_version": 1, "statements": {}}',
-    '{"format_version": 1, "statements": [], "more": 1}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"statements": []}',
+        '{"format_version": 2, "statements": []}',
+        '{"format_version": true, "statements": []}',
+        '{"format_version": 1, "statements": {}}',
+        '{"format_version": 1, "statements": [], "more": 1}',
+    ],
+)
 def test_documents_of_another_shape(data: str) -> None:
     found = from_exchange(data, "t", "json")
     assert found.value is None
@@ -298,12 +386,26 @@ def test_every_recipe_as_json_fits_the_schema() -> None:
             assert list(valid.iter_errors(data)) == []
 
 
-@pytest.mark.parametrize("statement", [
-    {"layrs": "0-3", "do": "keep"}, {"layers": "0-3", "doo": "keep"}, {"else": True, "do": {"swa": {"windw": 3}}},
-    {"heal": {"tokns": 3}}, {"else": True}, {"else": False, "do": "keep"}, {"recipe": 5}, {"search": [{"trails": 3}]},
-    {"else": True, "do": {"swa": {"window": 0}}}, {"else": True, "do": {"swa": {"sinks": 4}}},
-    {"else": True, "do": {"dorp": {}}},
-    {"else": True, "do": {"swa": [1, 2, 3]}}, {"param": "a b", "type": "int"}, {"let": "x", "value": None}, 3])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        {"layrs": "0-3", "do": "keep"},
+        {"layers": "0-3", "doo": "keep"},
+        {"else": True, "do": {"swa": {"windw": 3}}},
+        {"heal": {"tokns": 3}},
+        {"else": True},
+        {"else": False, "do": "keep"},
+        {"recipe": 5},
+        {"search": [{"trails": 3}]},
+        {"else": True, "do": {"swa": {"window": 0}}},
+        {"else": True, "do": {"swa": {"sinks": 4}}},
+        {"else": True, "do": {"dorp": {}}},
+        {"else": True, "do": {"swa": [1, 2, 3]}},
+        {"param": "a b", "type": "int"},
+        {"let": "x", "value": None},
+        3,
+    ],
+)
 def test_the_schema_refuses_what_convert_refuses(statement: Any) -> None:
     assert not validator().is_valid({"format_version": 1, "statements": [statement]})
 
@@ -312,8 +414,12 @@ def test_the_schema_knows_every_action_and_its_parameters() -> None:
     text = json.dumps(recipe_schema())
     assert "lbdsl-ref" not in text
     calls = recipe_schema()["$defs"]["Action"]["anyOf"]
-    found = {kind: sorted(form["anyOf"][0]["properties"]) for call in calls if "properties" in call
-             for kind, form in call["properties"].items()}
+    found = {
+        kind: sorted(form["anyOf"][0]["properties"])
+        for call in calls
+        if "properties" in call
+        for kind, form in call["properties"].items()
+    }
     assert found == {kind: sorted(cls.parameters()) for kind, cls in actions().items()}
     refs = set(re.findall(r'"#/\$defs/(\w+)"', text))
     assert refs <= recipe_schema()["$defs"].keys()
@@ -363,11 +469,19 @@ def test_usage(tmp_path: Path) -> None:
 
 def test_convert_loads_no_torch(tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text(FULL)
-    code = ("import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
-            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lark'}))")
+    code = (
+        "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lark'}))"
+    )
     for verb in (["convert"], ["convert", "--to", "yaml"], ["fmt"]):
-        done = subprocess.run([sys.executable, "-c", code, *verb, str(tmp_path / "a.lbr")], cwd=ROOT, capture_output=True,
-                              text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *verb, str(tmp_path / "a.lbr")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0
         assert done.stdout.splitlines()[-1] == "[]"
 

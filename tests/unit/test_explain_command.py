@@ -26,7 +26,9 @@ def run(*arguments: str) -> Result:
 
 
 def test_a_code_shows_example_diagnostic_reason_and_fix() -> None:
-    assert run("LB203").stdout == """\
+    assert (
+        run("LB203").stdout
+        == """\
 LB203: actions conflict
 
 Why: Two actions of one rule may not change the same part of a layer.
@@ -48,6 +50,7 @@ This is right:
 
     layers 3 drop(mlp) + swa(window=64)
 """
+    )
     assert run("lb203").stdout == run("LB203").stdout
 
 
@@ -91,8 +94,13 @@ def test_topics_hold_all_codes_and_keywords() -> None:
 
 
 def test_unknown_topics() -> None:
-    for topic, near in (("sensitvity", "sensitivity"), ("untill", "until"), ("LB2O3", "LB203"), ("lb20", "LB20"),
-                        ("windw", "window")):
+    for topic, near in (
+        ("sensitvity", "sensitivity"),
+        ("untill", "until"),
+        ("LB2O3", "LB203"),
+        ("lb20", "LB20"),
+        ("windw", "window"),
+    ):
         found = CliRunner().invoke(explain, [topic])
         assert isinstance(found.exception, LbdslError)
         assert found.exception.exit_code == 2
@@ -111,12 +119,20 @@ def test_json() -> None:
 
 
 def test_process_exit_code_and_torch() -> None:
-    code = ("import sys; from lbdsl.cli.app import main\n"
-            "try: main(sys.argv[1:])\n"
-            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))")
+    code = (
+        "import sys; from lbdsl.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
+    )
     for topic, wanted in (("LB312", 0), ("drop", 0), ("frobnicate", 2)):
-        done = subprocess.run([sys.executable, "-c", code, "explain", topic], cwd=ROOT, capture_output=True, text=True,
-                              timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "explain", topic],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == wanted
         assert "'torch'" not in done.stdout
         assert "'transformers'" not in done.stdout

@@ -37,8 +37,10 @@ def subject(family: str, specs: list[dict[str, Any]], **options: Any) -> Subject
 
 
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
-TWO_ROPES = {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5}}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
+}
 GEMMA3 = {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -58,17 +60,35 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] =
     "partial rotary": ("phi3", [FULL] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
     "yarn of its own": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
     "yarn with betas": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "LB523", "betas"),
-    "llama3 in qwen2": ("qwen2", [FULL] * 4, {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}}, "LB523", "llama3 scaling"),
+    "llama3 in qwen2": (
+        "qwen2",
+        [FULL] * 4,
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+        "LB523",
+        "llama3 scaling",
+    ),
     "activation": ("llama", [FULL] * 4, {"hidden_act": "relu"}, "LB524", "relu"),
     "biases": ("qwen3", [FULL] * 4, {"attention_bias": True}, "LB524", "attention_bias"),
     "heads": ("olmo3", [FULL] * 4, {"hidden_size": 96, "head_dim": 16}, "LB524", "hidden size of 96"),
     "score scale": ("gemma2", [FULL] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
     "no cap": ("gemma2", [FULL] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
     "a cap": ("gemma3_text", [FULL] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
-    "layers that tell the model": ("gemma2", [FULL] * 46 + [GONE], {**GEMMA, "num_hidden_layers": 47, "head_dim": 24,
-                                                                   "query_pre_attn_scalar": 24}, "LB524", "46 layers"),
+    "layers that tell the model": (
+        "gemma2",
+        [FULL] * 46 + [GONE],
+        {**GEMMA, "num_hidden_layers": 47, "head_dim": 24, "query_pre_attn_scalar": 24},
+        "LB524",
+        "46 layers",
+    ),
 }
 
 
@@ -147,13 +167,19 @@ def test_number_formats(tmp_path):
     plain = torch.randn(64, 32).to(torch.bfloat16)
     big = plain.clone()
     big[3, 3] = 70_000.0
-    save_file({"plain": plain, "big": big, "wide": plain.float() * 1.001, "vector": plain[0].clone()},
-              tmp_path / "model.safetensors")
+    save_file(
+        {"plain": plain, "big": big, "wide": plain.float() * 1.001, "vector": plain[0].clone()},
+        tmp_path / "model.safetensors",
+    )
     tensors = [OutTensor(name, info.shape, info) for name, info in read_tensors(tmp_path).items()]
     write_gguf(tmp_path / "x.gguf", {"general.architecture": "llama"}, tensors, tmp_path)
     out = {t.name: t for t in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     assert {name: t.tensor_type.name for name, t in out.items()} == {
-        "plain": "F16", "big": "BF16", "wide": "F32", "vector": "F32"}
+        "plain": "F16",
+        "big": "BF16",
+        "wide": "F32",
+        "vector": "F32",
+    }
     assert np.array_equal(out["plain"].data.astype(np.float32), plain.float().numpy())
     assert np.array_equal(out["wide"].data, plain.float().numpy() * np.float32(1.001))
     bits = out["big"].data.view(np.uint16).astype(np.uint32) << 16
@@ -188,15 +214,31 @@ def tokenizer_folder(place: Path, **changes: Any) -> Path:
 
 UNKNOWN_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
     "pre-tokenizer": ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
-    "pattern": ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "[a-z]+"}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}}, r"\[a-z\]\+ then bytes"),
+    "pattern": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": "[a-z]+"}, "behavior": "Isolated", "invert": False},
+                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+                ],
+            }
+        },
+        r"\[a-z\]\+ then bytes",
+    ),
     "space first": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}}, "ByteLevel"),
     "ignored merges": ({"model": {"ignore_merges": True}}, "bytes"),
     "normalizer": ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
     "post-processor": ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
-    "two tokens before": ({"post_processor": {"type": "TemplateProcessing", "single": [
-        {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}}, "end"),
+    "two tokens before": (
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            }
+        },
+        "end",
+    ),
     "unigram": ({"model": {"type": "Unigram"}}, "Unigram"),
     "no merges": ({"model": {"merges": []}}, "merges"),
     "dropout": ({"model": {"dropout": 0.1}}, "settings"),
@@ -216,9 +258,12 @@ PHI3 = {"<unk>": False, "<s>": False, "</s>": True, "<|endoftext|>": False, "<|u
 
 def test_spaces_behind_added_tokens_follow_the_name(tmp_path):
     """llama.cpp decides by the model's name, so a name may not say what the tokenizer does not."""
+
     def name(given: str, strips: dict[str, bool], **more: bool) -> str:
-        added = [{"id": i, "content": token, "special": True, "rstrip": strip, **more}
-                 for i, (token, strip) in enumerate(strips.items())]
+        added = [
+            {"id": i, "content": token, "special": True, "rstrip": strip, **more}
+            for i, (token, strip) in enumerate(strips.items())
+        ]
         return tokenizer_fields(tokenizer_folder(tmp_path, added_tokens=added), 260, {}, given)["general.name"]
 
     plain = dict.fromkeys(PHI3, False)

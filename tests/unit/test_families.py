@@ -94,7 +94,7 @@ def test_storage_and_generation(family: str, plan: str) -> None:
     assert cache_storage_bytes(cache_of(out)) == 2 * per_token * sum(held(spec, 51) for spec in specs)
     for row, prompt in enumerate(prompts):
         alone = model.generate(prompt.unsqueeze(0), **options)
-        assert_same_greedy(out.sequences[row, 12:], alone.sequences[0, len(prompt):], torch.stack(alone.logits)[:, 0])
+        assert_same_greedy(out.sequences[row, 12:], alone.sequences[0, len(prompt) :], torch.stack(alone.logits)[:, 0])
         with torch.no_grad():
             whole = model(input_ids=alone.sequences, use_cache=False).logits[:, len(prompt) - 1 : -1]
         assert (torch.stack(alone.logits, dim=1) - whole).abs().max() < 1e-4
@@ -141,9 +141,16 @@ def test_fields_that_a_config_may_leave_out(family: str, tmp_path: Path) -> None
     assert [dict(spec) for spec in layout.specs] == native_layers(loaded)
     assert layout.tied == loaded.tie_word_embeddings
     assert layout.sizes.kv_heads == loaded.num_key_value_heads
-    bare = {"model_type": family, "architectures": [FAMILIES[family].architecture], "vocab_size": 64,
-            "hidden_size": 128, "num_attention_heads": 32, "num_hidden_layers": 8, "intermediate_size": 96,
-            "max_position_embeddings": 64}
+    bare = {
+        "model_type": family,
+        "architectures": [FAMILIES[family].architecture],
+        "vocab_size": 64,
+        "hidden_size": 128,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 8,
+        "intermediate_size": 96,
+        "max_position_embeddings": 64,
+    }
     path.write_text(json.dumps(bare))
     loaded = AutoConfig.from_pretrained(tmp_path)
     layout = layout_of(bare)

@@ -13,8 +13,15 @@ from lbdsl.model.families.missing import _BY_TYPE
 from lbdsl.model.layout import layout_of
 from tests.family_cases import OPTIONS, family_base
 
-BARE = {"vocab_size": 64, "hidden_size": 128, "num_attention_heads": 32, "num_key_value_heads": 4, "num_hidden_layers": 4,
-        "intermediate_size": 96, "max_position_embeddings": 64}
+BARE = {
+    "vocab_size": 64,
+    "hidden_size": 128,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+}
 
 
 def refusal(**config) -> str:
@@ -37,24 +44,38 @@ def test_families_that_nobody_looked_at() -> None:
     assert refusal(model_type=None) == "LB403: a config.json without model_type is not a supported family"
 
 
-@pytest.mark.parametrize(("config", "said"), [
-    ({"model_type": "llama", "sliding_window": 9}, "LB404: sliding_window is set in this llama model: Llama's attention"),
-    ({"model_type": "llama", "layer_types": ["sliding_attention"] * 4}, "LB404: layer_types is set"),
-    ({"model_type": "mistral", "layer_types": ["full_attention"] * 4}, "LB404: layer_types is set"),
-    ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 4}, "LB404: layer_types names windowed layers, but"),
-    ({"model_type": "qwen3", "layer_types": ["chunked_attention"] * 4}, "LB404: layer_types holds 'chunked_attention'"),
-    ({"model_type": "qwen3", "layer_types": ["full_attention"] * 3}, "LB402: layer_types in the configuration is not a"),
-    ({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 0}, "LB402: sliding_window"),
-    ({"model_type": "mistral", "sliding_window": "wide"}, "LB402: sliding_window"),
-    ({"model_type": "gemma2", "use_bidirectional_attention": True}, "LB404: use_bidirectional_attention is set"),
-    ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "LB404: use_bidirectional_attention is set"),
-    ({"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "dynamic"}}},
-     "LB404: rotary embeddings of type 'dynamic'"),
-    ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "LB404: rotary embeddings of type 'longrope'"),
-    ({"model_type": "phi3", "resid_pdrop": 0.1}, "LB404: resid_pdrop is set in this phi3 model: healing would"),
-    ({"model_type": "olmo3", "quantization_config": {"bits": 4}}, "LB404: quantization_config is set"),
-    ({"model_type": "smollm3", "per_layer_config": {"0": {}}}, "LB404: per_layer_config is set"),
-])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"model_type": "llama", "sliding_window": 9},
+            "LB404: sliding_window is set in this llama model: Llama's attention",
+        ),
+        ({"model_type": "llama", "layer_types": ["sliding_attention"] * 4}, "LB404: layer_types is set"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 4}, "LB404: layer_types is set"),
+        (
+            {"model_type": "qwen2", "layer_types": ["sliding_attention"] * 4},
+            "LB404: layer_types names windowed layers, but",
+        ),
+        ({"model_type": "qwen3", "layer_types": ["chunked_attention"] * 4}, "LB404: layer_types holds 'chunked_attention'"),
+        (
+            {"model_type": "qwen3", "layer_types": ["full_attention"] * 3},
+            "LB402: layer_types in the configuration is not a",
+        ),
+        ({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 0}, "LB402: sliding_window"),
+        ({"model_type": "mistral", "sliding_window": "wide"}, "LB402: sliding_window"),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, "LB404: use_bidirectional_attention is set"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "LB404: use_bidirectional_attention is set"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "dynamic"}}},
+            "LB404: rotary embeddings of type 'dynamic'",
+        ),
+        ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "LB404: rotary embeddings of type 'longrope'"),
+        ({"model_type": "phi3", "resid_pdrop": 0.1}, "LB404: resid_pdrop is set in this phi3 model: healing would"),
+        ({"model_type": "olmo3", "quantization_config": {"bits": 4}}, "LB404: quantization_config is set"),
+        ({"model_type": "smollm3", "per_layer_config": {"0": {}}}, "LB404: per_layer_config is set"),
+    ],
+)
 def test_settings_that_a_changed_model_would_compute_differently(config: dict, said: str) -> None:
     assert refusal(**config).startswith(said)
 

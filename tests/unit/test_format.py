@@ -59,8 +59,13 @@ def test_check_and_diff_write_nothing(tmp_path: Path) -> None:
     assert done.stderr == f"would change {file}\n1 recipe would change, 0 left as they are\n"
     done = run(file, "--diff")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[2:] == ["@@ -1 +1,2 @@", "-" + ODD, "\\ No newline at end of file", "+layers 0-3 keep",
-                                            "+else drop  # x"]
+    assert done.stdout.splitlines()[2:] == [
+        "@@ -1 +1,2 @@",
+        "-" + ODD,
+        "\\ No newline at end of file",
+        "+layers 0-3 keep",
+        "+else drop  # x",
+    ]
     assert run(file, "--diff", "--check").exit_code == 1
     assert file.read_text() == ODD
     file.write_text(GOOD)
@@ -76,8 +81,10 @@ def test_standard_input(tmp_path: Path) -> None:
     assert run("-", stdin=b"").stdout == ""
 
 
-@pytest.mark.parametrize(("data", "code"), [
-    (b"layers 3", "LB016"), (b"layers 3 keep\n\xff", "LB020"), (b"#" * (2**21 + 1), "LB019"), (b"else (", "LB002")])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"layers 3", "LB016"), (b"layers 3 keep\n\xff", "LB020"), (b"#" * (2**21 + 1), "LB019"), (b"else (", "LB002")],
+)
 def test_files_with_errors_are_left_as_they_are(tmp_path: Path, data: bytes, code: str) -> None:
     file, good = tmp_path / "a.lbr", tmp_path / "b.lbr"
     file.write_bytes(data)
@@ -111,10 +118,19 @@ def test_line_ends_and_the_byte_order_mark_are_normalised(tmp_path: Path) -> Non
     assert format_text("\ufeff" + GOOD.replace("\n", "\r\n")).unwrap() == GOOD
 
 
-@pytest.mark.parametrize("wrong", ["else keep\n", "layers 0-3 keep\n", "layers 0-3 keep\nelse drop\n",
-                                   "layers 0-3 keep\nelse drop  # y\n", "layers 0-3 keep\nelse (\n"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "else keep\n",
+        "layers 0-3 keep\n",
+        "layers 0-3 keep\nelse drop\n",
+        "layers 0-3 keep\nelse drop  # y\n",
+        "layers 0-3 keep\nelse (\n",
+    ],
+)
 def test_nothing_is_given_away_that_says_something_else(
-        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str) -> None:
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str
+) -> None:
     """Were the formatter to drop a statement or a comment, the comparison would say so, and the file would stay."""
     monkeypatch.setattr(formatter, "_text_of", lambda source, file: wrong)
     found = format_text(ODD)
@@ -126,26 +142,47 @@ def test_nothing_is_given_away_that_says_something_else(
     assert file.read_text() == ODD
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("", ""), ("\n\n# a\n\n\n", "# a\n"), (";;\n;", ""), ("else keep\n;\nelse drop", "else keep\nelse drop\n"),
-    ("let $a = - 3", "let $a = -3\n"), ("let $a = 2 - - 3", "let $a = 2 - -3\n"), ("let $a = 2-3", "let $a = 2 - 3\n"),
-    ("layers $a - 3 keep", "layers $a-3 keep\n"), ("let $a = - - (3)", "let $a = --(3)\n"),
-    ("let $a = [ 1,2, ]", "let $a = [1, 2]\n"), ("let $a = f ( )", "let $a = f()\n"),
-    ("where a in[1]and not ( b )drop", "where a in [1] and not (b) drop\n"),
-    ("param $a: int in 1 ..( b )= 3", "param $a: int in 1..(b) = 3\n"),
-    ('recipe "\\"  #  ;  é"', 'recipe "\\"  #  ;  é"\n'), ("let $a = 512   tokens==b", "let $a = 512 tokens == b\n"),
-    ("heal{}#x", "heal {}  # x\n".replace("# x", "#x")), ("heal{;;tokens=1;;}", "heal { tokens = 1 }\n"),
-    ("else keep # a\r\n\r\n\r\n# b\r\n", "else keep  # a\n\n# b\n"), ("else\tkeep\f", "else keep\n")])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", ""),
+        ("\n\n# a\n\n\n", "# a\n"),
+        (";;\n;", ""),
+        ("else keep\n;\nelse drop", "else keep\nelse drop\n"),
+        ("let $a = - 3", "let $a = -3\n"),
+        ("let $a = 2 - - 3", "let $a = 2 - -3\n"),
+        ("let $a = 2-3", "let $a = 2 - 3\n"),
+        ("layers $a - 3 keep", "layers $a-3 keep\n"),
+        ("let $a = - - (3)", "let $a = --(3)\n"),
+        ("let $a = [ 1,2, ]", "let $a = [1, 2]\n"),
+        ("let $a = f ( )", "let $a = f()\n"),
+        ("where a in[1]and not ( b )drop", "where a in [1] and not (b) drop\n"),
+        ("param $a: int in 1 ..( b )= 3", "param $a: int in 1..(b) = 3\n"),
+        ('recipe "\\"  #  ;  é"', 'recipe "\\"  #  ;  é"\n'),
+        ("let $a = 512   tokens==b", "let $a = 512 tokens == b\n"),
+        ("heal{}#x", "heal {}  # x\n".replace("# x", "#x")),
+        ("heal{;;tokens=1;;}", "heal { tokens = 1 }\n"),
+        ("else keep # a\r\n\r\n\r\n# b\r\n", "else keep  # a\n\n# b\n"),
+        ("else\tkeep\f", "else keep\n"),
+    ],
+)
 def test_small_texts(text: str, wanted: str) -> None:
     assert format_text(text).unwrap() == wanted
     assert format_text(wanted).unwrap() == wanted
 
 
-@pytest.mark.parametrize("text", [
-    "layers " + ", ".join(str(i) for i in range(4_000)) + " keep", "else keep\n" * 3_000,
-    "let $a = " + " + ".join(["1"] * 8_000), "heal { " + "; ".join(f"k{i} = [{i}, 2]" for i in range(1_000)) + " }",
-    "# c\n" * 8_000 + "else keep", "layers 1, # c\n" + "2, # d\n" * 3_000 + "3 keep",
-    "let $a = f(" + ", ".join(["1000000000"] * 500) + ", [" + ", ".join(["2000000000"] * 500) + "])"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layers " + ", ".join(str(i) for i in range(4_000)) + " keep",
+        "else keep\n" * 3_000,
+        "let $a = " + " + ".join(["1"] * 8_000),
+        "heal { " + "; ".join(f"k{i} = [{i}, 2]" for i in range(1_000)) + " }",
+        "# c\n" * 8_000 + "else keep",
+        "layers 1, # c\n" + "2, # d\n" * 3_000 + "3 keep",
+        "let $a = f(" + ", ".join(["1000000000"] * 500) + ", [" + ", ".join(["2000000000"] * 500) + "])",
+    ],
+)
 def test_large_recipes_take_linear_time(text: str) -> None:
     started = time.process_time()
     found = format_text(text).unwrap()
@@ -156,15 +193,20 @@ def test_large_recipes_take_linear_time(text: str) -> None:
 
 def test_nesting_to_the_limit() -> None:
     numbers = ", ".join(["123456789"] * 50)
-    for text in ("let $a = " + "(" * 60 + "1" + ")" * 60, "let $a = " + "f(" * 60 + numbers + ")" * 60,
-                 "let $a = " + "not " * 60 + "b", "layers " + "not (" * 30 + "1, 2" + ")" * 30 + " keep"):
+    for text in (
+        "let $a = " + "(" * 60 + "1" + ")" * 60,
+        "let $a = " + "f(" * 60 + numbers + ")" * 60,
+        "let $a = " + "not " * 60 + "b",
+        "layers " + "not (" * 30 + "1, 2" + ")" * 30 + " keep",
+    ):
         found = format_text(text).unwrap()
         assert parse(Source("t", found)).unwrap().statements == parse(Source("t", text)).unwrap().statements
 
 
 def test_an_editor_formats_200_lines_at_once() -> None:
-    text = "".join(f"lowest {i} of rest by kl(swa(window={i}, sinks=4)) swa(window={i},sinks=4) # {i}\n"
-                   for i in range(200))
+    text = "".join(
+        f"lowest {i} of rest by kl(swa(window={i}, sinks=4)) swa(window={i},sinks=4) # {i}\n" for i in range(200)
+    )
     format_text(text)
     times = []
     for _ in range(3):

@@ -21,9 +21,17 @@ HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, al
 
 def tiny(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-                         tie_word_embeddings=True, initializer_range=0.2)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -47,8 +55,9 @@ def mean_kl(teacher, student, ids) -> float:
 
 
 def run(teacher, student, folder, heal=HEAL, **rest):
-    return heal_model(student, teacher, heal, blocks(heal), passes=1, folder=folder,
-                      progress=lambda done, total, note: None, **rest)
+    return heal_model(
+        student, teacher, heal, blocks(heal), passes=1, folder=folder, progress=lambda done, total, note: None, **rest
+    )
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
@@ -101,8 +110,10 @@ def test_hidden_loss_is_relative() -> None:
 @pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
 @pytest.mark.parametrize("hidden_weight", [0.0, 0.1])
 def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> None:
-    teacher, heal = tiny(), HEAL.model_copy(update={"method": method, "hidden_weight": hidden_weight,
-                                                    "tokens": 40 * 2 * 16})
+    teacher, heal = (
+        tiny(),
+        HEAL.model_copy(update={"method": method, "hidden_weight": hidden_weight, "tokens": 40 * 2 * 16}),
+    )
     student = damaged(teacher)
     before = mean_kl(teacher, student, blocks(heal))
     embedding = student.model.embed_tokens.weight.clone()

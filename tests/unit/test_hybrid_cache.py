@@ -39,8 +39,9 @@ def test_storage_is_the_formula_at_every_length(name: str, prefill: int) -> None
 def test_generation_far_past_the_window_equals_one_forward(name: str) -> None:
     model = hybrid_of(tiny_base(), plans(16, 4)[name])
     prompt = torch.randint(1, 101, (3, 24), generator=torch.Generator().manual_seed(5))
-    out = model.generate(prompt, max_new_tokens=620, do_sample=False, output_logits=True, return_dict_in_generate=True,
-                         pad_token_id=0)
+    out = model.generate(
+        prompt, max_new_tokens=620, do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0
+    )
     with torch.no_grad():
         whole = model(input_ids=out.sequences, use_cache=False).logits[:, 23:-1]
     step = torch.stack(out.logits, dim=1)
@@ -58,10 +59,12 @@ def test_all_kept_is_the_base_bit_for_bit() -> None:
     ids = torch.randint(1, 101, (2, 33))
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
-    ours = model.generate(ids, max_new_tokens=20, do_sample=False, output_logits=True, return_dict_in_generate=True,
-                          pad_token_id=0)
-    theirs = base.generate(ids, max_new_tokens=20, do_sample=False, output_logits=True, return_dict_in_generate=True,
-                           pad_token_id=0)
+    ours = model.generate(
+        ids, max_new_tokens=20, do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0
+    )
+    theirs = base.generate(
+        ids, max_new_tokens=20, do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0
+    )
     assert torch.equal(ours.sequences, theirs.sequences)
     assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
 
@@ -75,7 +78,7 @@ def test_generate_of_a_left_padded_batch_equals_each_prompt_alone(name: str) -> 
     batched = model.generate(ids, attention_mask=mask, max_new_tokens=30, do_sample=False, pad_token_id=0)
     for row, prompt in enumerate(prompts):
         alone = model.generate(prompt.unsqueeze(0), max_new_tokens=30, do_sample=False, pad_token_id=0)
-        assert torch.equal(batched[row, 15:], alone[0, len(prompt):])
+        assert torch.equal(batched[row, 15:], alone[0, len(prompt) :])
 
 
 @pytest.mark.parametrize("name", plans())
@@ -149,8 +152,14 @@ def test_a_static_cache_gives_the_same(name: str, beams: int) -> None:
     ids = torch.randint(1, 101, (2, 12), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[0, :4] = 0
-    options = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False, "num_beams": beams, "pad_token_id": 0,
-               "return_dict_in_generate": True}
+    options = {
+        "attention_mask": mask,
+        "max_new_tokens": 20,
+        "do_sample": False,
+        "num_beams": beams,
+        "pad_token_id": 0,
+        "return_dict_in_generate": True,
+    }
     static = model.generate(ids, cache_implementation="static", **options)
     assert torch.equal(static.sequences, model.generate(ids, **options).sequences)
     rows = 2 * beams

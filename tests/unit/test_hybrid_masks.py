@@ -102,8 +102,13 @@ def padded_cached(model, ids, mask, positions, chunk: int) -> torch.Tensor:
     cache, parts = {}, []
     with torch.no_grad():
         for start in range(0, ids.shape[1], chunk):
-            out = model(input_ids=ids[:, start : start + chunk], attention_mask=mask[:, : start + chunk],
-                        position_ids=positions[:, start : start + chunk], use_cache=True, **cache)
+            out = model(
+                input_ids=ids[:, start : start + chunk],
+                attention_mask=mask[:, : start + chunk],
+                position_ids=positions[:, start : start + chunk],
+                use_cache=True,
+                **cache,
+            )
             cache = {CACHE_NAME: cache_of(out)}
             parts.append(out.logits)
     return torch.cat(parts, dim=1)

@@ -69,17 +69,24 @@ def test_definitions_come_before_use_across_files(tmp_path: Path) -> None:
 
 
 def test_paths_start_at_the_including_file(tmp_path: Path) -> None:
-    path = write(tmp_path, {"r.lbr": 'include "sub/a.lbr"\nelse keep\n',
-                            "sub/a.lbr": 'include "b.lbr"\ninclude "../c.lbr"\n',
-                            "sub/b.lbr": "layers 0 keep\n", "c.lbr": "layers 1 drop\n"})
+    path = write(
+        tmp_path,
+        {
+            "r.lbr": 'include "sub/a.lbr"\nelse keep\n',
+            "sub/a.lbr": 'include "b.lbr"\ninclude "../c.lbr"\n',
+            "sub/b.lbr": "layers 0 keep\n",
+            "c.lbr": "layers 1 drop\n",
+        },
+    )
     recipe = load_recipe(path).unwrap()
     assert [rule.text for rule in recipe.rules] == ["layers 0 keep", "layers 1 drop", "else keep"]
     assert [item.path for item in recipe.included] == ["sub/a.lbr", "sub/b.lbr", "c.lbr"]
 
 
 def test_findings_stand_in_the_file_they_are_about(tmp_path: Path) -> None:
-    path = write(tmp_path, {"r.lbr": 'include "sub/a.lbr"\nelse kep\n',
-                            "sub/a.lbr": "\nwhere nl < 3 drop\nlayers 4- keep\n"})
+    path = write(
+        tmp_path, {"r.lbr": 'include "sub/a.lbr"\nelse kep\n', "sub/a.lbr": "\nwhere nl < 3 drop\nlayers 4- keep\n"}
+    )
     found = load_recipe(path)
     assert errors(found) == ["LB101", "LB102", "LB009"]
     places = [(d.span.source.name, d.span.start_line_column) for d in found.diagnostics if d.span and d.is_error]
@@ -89,14 +96,19 @@ def test_findings_stand_in_the_file_they_are_about(tmp_path: Path) -> None:
     assert f"{inner}:2:7" in shown
     assert "where nl < 3 drop" in shown
     assert [item["file"] for item in diagnostics_json(found.diagnostics) if item["severity"] == "error"] == [
-        str(path), inner, inner]
+        str(path),
+        inner,
+        inner,
+    ]
 
 
 def test_nodes_of_a_recipe_know_their_file(tmp_path: Path) -> None:
     recipe = loaded(tmp_path, r='include "parts.lbr"\nelse swa(window=$window)\n', parts=PARTS).unwrap()
-    for node, name, text in [(recipe.rules[0], "parts.lbr", 'layers @ends keep because "the ends carry the model"'),
-                             (recipe.rules[1], "r.lbr", "else swa(window=$window)"),
-                             (recipe.asserts[0], "parts.lbr", "ppl_increase < 5%")]:
+    for node, name, text in [
+        (recipe.rules[0], "parts.lbr", 'layers @ends keep because "the ends carry the model"'),
+        (recipe.rules[1], "r.lbr", "else swa(window=$window)"),
+        (recipe.asserts[0], "parts.lbr", "ppl_increase < 5%"),
+    ]:
         span = recipe.span(node)
         assert span is not None
         assert span.source.name == str(tmp_path / name)
@@ -131,11 +143,14 @@ def test_a_hash_that_fits_and_one_that_does_not(tmp_path: Path) -> None:
             assert found.diagnostics[0].fix is None
 
 
-@pytest.mark.parametrize(("files", "chain"), [
-    ({"r": 'include "r.lbr"\n'}, "r.lbr → r.lbr"),
-    ({"r": 'include "a.lbr"\n', "a": 'include "r.lbr"\n'}, "r.lbr → a.lbr → r.lbr"),
-    ({"r": 'include "a.lbr"\n', "a": 'include "b.lbr"\n', "b": 'include "a.lbr"\n'}, "a.lbr → b.lbr → a.lbr"),
-])
+@pytest.mark.parametrize(
+    ("files", "chain"),
+    [
+        ({"r": 'include "r.lbr"\n'}, "r.lbr → r.lbr"),
+        ({"r": 'include "a.lbr"\n', "a": 'include "r.lbr"\n'}, "r.lbr → a.lbr → r.lbr"),
+        ({"r": 'include "a.lbr"\n', "a": 'include "b.lbr"\n', "b": 'include "a.lbr"\n'}, "a.lbr → b.lbr → a.lbr"),
+    ],
+)
 def test_a_circle_is_an_error_with_its_chain(tmp_path: Path, files: dict[str, str], chain: str) -> None:
     found = loaded(tmp_path, **files)
     assert errors(found) == ["LB131"]
@@ -149,19 +164,41 @@ def test_a_link_cannot_hide_a_circle(tmp_path: Path) -> None:
 
 
 def test_a_file_included_twice(tmp_path: Path) -> None:
-    found = loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\nelse keep\n', a='include "c.lbr"\n',
-                   b='include "c.lbr"\n', c="layers 0 keep\n")
+    found = loaded(
+        tmp_path,
+        r='include "a.lbr"\ninclude "b.lbr"\nelse keep\n',
+        a='include "c.lbr"\n',
+        b='include "c.lbr"\n',
+        c="layers 0 keep\n",
+    )
     assert errors(found) == ["LB132"]
     label = found.diagnostics[0].labels[0]
     assert label.span.source.name == str(tmp_path / "a.lbr")
 
 
-@pytest.mark.parametrize(("path", "code"), [
-    ("../x.lbr", "LB126"), ("a/../../x.lbr", "LB126"), ("/etc/passwd", "LB126"), ("~/x.lbr", "LB126"), ("C:/x", "LB126"),
-    ("..", "LB126"), ("sub\\\\x.lbr", "LB130"), ("", "LB130"), (" ", "LB130"), ("none.lbr", "LB130"), ("sub", "LB130"),
-    ("out.lbr", "LB126"), ("outside/x.lbr", "LB126"), ("pipe", "LB130"), ("latin.lbr", "LB130"), ("big.lbr", "LB135"),
-    (".", "LB130"), ("a\\nb", "LB130"),
-])
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("../x.lbr", "LB126"),
+        ("a/../../x.lbr", "LB126"),
+        ("/etc/passwd", "LB126"),
+        ("~/x.lbr", "LB126"),
+        ("C:/x", "LB126"),
+        ("..", "LB126"),
+        ("sub\\\\x.lbr", "LB130"),
+        ("", "LB130"),
+        (" ", "LB130"),
+        ("none.lbr", "LB130"),
+        ("sub", "LB130"),
+        ("out.lbr", "LB126"),
+        ("outside/x.lbr", "LB126"),
+        ("pipe", "LB130"),
+        ("latin.lbr", "LB130"),
+        ("big.lbr", "LB135"),
+        (".", "LB130"),
+        ("a\\nb", "LB130"),
+    ],
+)
 def test_what_cannot_be_included(tmp_path: Path, path: str, code: str) -> None:
     folder = tmp_path / "recipes"
     write(folder, {"r.lbr": f'include "{path}"\nelse keep\n', "sub/x.lbr": ""})
@@ -190,18 +227,28 @@ def test_names_that_an_unread_file_may_define_are_not_missed_again(tmp_path: Pat
     assert errors(broken) == ["LB009"]
 
 
-@pytest.mark.parametrize(("inner", "code"), [
-    ('recipe "mine"\n', "LB134"), ("search { vary $x in {1}; minimize params }\n", "LB134"), ("lbr 2\n", "LB124"),
-    ("heal { tokens = 2k }\n", "LB213"), ("let $x = 1\n", "LB112"), ("group @g = 2\n", "LB112"), ("else keep\n", "LB201"),
-])
+@pytest.mark.parametrize(
+    ("inner", "code"),
+    [
+        ('recipe "mine"\n', "LB134"),
+        ("search { vary $x in {1}; minimize params }\n", "LB134"),
+        ("lbr 2\n", "LB124"),
+        ("heal { tokens = 2k }\n", "LB213"),
+        ("let $x = 1\n", "LB112"),
+        ("group @g = 2\n", "LB112"),
+        ("else keep\n", "LB201"),
+    ],
+)
 def test_what_an_included_file_may_not_hold(tmp_path: Path, inner: str, code: str) -> None:
-    mine = "lbr 1\nrecipe \"r\"\nparam $x: int = 1\ngroup @g = 1\nheal { tokens = $x * 10k }\n"
+    mine = 'lbr 1\nrecipe "r"\nparam $x: int = 1\ngroup @g = 1\nheal { tokens = $x * 10k }\n'
     found = loaded(tmp_path, r=f'{mine}include "a.lbr"\nlayers @g keep\nelse keep\n', a=inner)
     problem = next(d for d in found.diagnostics if d.code == code)
     assert set(errors(found)) == {code}
     if code in ("LB213", "LB112", "LB201"):
         assert {problem.span.source.name, problem.labels[0].span.source.name} == {  # type: ignore[union-attr]
-            str(tmp_path / "r.lbr"), str(tmp_path / "a.lbr")}
+            str(tmp_path / "r.lbr"),
+            str(tmp_path / "a.lbr"),
+        }
 
 
 def test_versions_of_all_files(tmp_path: Path) -> None:
@@ -240,10 +287,15 @@ def test_a_recipe_that_is_not_there_and_one_that_may_be_meant(tmp_path: Path) ->
     assert found.diagnostics[0].help == (f"did you mean {tmp_path / 'half.lbr'}?",)
 
 
-@pytest.mark.parametrize(("path", "near"), [
-    ("recipes/halv.lbr", "recipes/half.lbr"), ("recipse/half.lbr", "recipes/half.lbr"), ("recipes/xyz", None),
-    ("recipse/none.lbr", None),
-])
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("recipes/halv.lbr", "recipes/half.lbr"),
+        ("recipse/half.lbr", "recipes/half.lbr"),
+        ("recipes/xyz", None),
+        ("recipse/none.lbr", None),
+    ],
+)
 def test_the_nearest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, near: str | None) -> None:
     write(tmp_path / "recipes", {"half.lbr": "", "quarter.lbr": ""})
     monkeypatch.chdir(tmp_path)

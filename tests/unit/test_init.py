@@ -42,8 +42,9 @@ def judge(text: str, facts: ModelFacts) -> None:
     assert check_recipe(recipe, facts) == ()
     for rule in recipe.rules:
         for action in rule.actions:
-            assert [found for layer in range(facts.layers) for found in action.check(facts, layer)
-                    if found.code == "LB326"] == []
+            assert [
+                found for layer in range(facts.layers) for found in action.check(facts, layer) if found.code == "LB326"
+            ] == []
     for scores in (range(facts.layers), range(facts.layers, 0, -1), [(7 * i) % 5 for i in range(facts.layers)]):
         plan = plan_of(text, facts, nll=[0.01 * score for score in scores])
         assert [item.status for item in plan.asserts if item.phase == "static"] == ["pass"]
@@ -60,13 +61,25 @@ def test_every_family(family_folder: Path, template: Template) -> None:
 
 SHAPES = {
     "smollm2": llama_facts(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, positions=8192),
-    "llama3-8b": llama_facts(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=128256,
-                             positions=131072, tied=False),
+    "llama3-8b": llama_facts(
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate=14336,
+        vocab=128256,
+        positions=131072,
+        tied=False,
+    ),
     "mistral": llama_facts(layers=32, positions=32768, native_window=4096),
-    "gemma3": replace(llama_facts(layers=26, positions=32768), native_window=tuple(
-        None if i % 6 == 5 else 512 for i in range(26))),
-    "odd positions": llama_facts(layers=24, positions=40960), "three layers": llama_facts(layers=3, positions=2048),
-    "one layer": llama_facts(layers=1, positions=4000), "few positions": llama_facts(layers=12, positions=8),
+    "gemma3": replace(
+        llama_facts(layers=26, positions=32768), native_window=tuple(None if i % 6 == 5 else 512 for i in range(26))
+    ),
+    "odd positions": llama_facts(layers=24, positions=40960),
+    "three layers": llama_facts(layers=3, positions=2048),
+    "one layer": llama_facts(layers=1, positions=4000),
+    "few positions": llama_facts(layers=12, positions=8),
     "tiny window": llama_facts(layers=5, positions=64, native_window=9),
     "one full layer": replace(llama_facts(layers=8, positions=1024), native_window=(64,) * 7 + (None,)),
     "a layer without attention": replace(llama_facts(layers=6), native_window=(None, 0, None, None, None, None)),
@@ -160,13 +173,27 @@ def test_broken_models_are_refused_as_inspect_refuses_them(tmp_path: Path) -> No
 
 def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
     save_llama(tmp_path / "m")
-    code = ("import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
-            "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))")
+    code = (
+        "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
+    )
     recipe = str(tmp_path / "m.lbr")
-    done = subprocess.run([sys.executable, "-c", code, "init", str(tmp_path / "m"), "-o", recipe], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "init", str(tmp_path / "m"), "-o", recipe],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-    checked = subprocess.run([sys.executable, "-m", "lbdsl", "check", "--strict", "--format", "json", recipe], cwd=ROOT,
-                             capture_output=True, text=True, timeout=120, check=False)
+    checked = subprocess.run(
+        [sys.executable, "-m", "lbdsl", "check", "--strict", "--format", "json", recipe],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout)["diagnostics"] == []

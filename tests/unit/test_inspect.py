@@ -17,20 +17,39 @@ from lbdsl.model.source import is_artifact, resolve_source
 def counts(model):
     """Parameters by sub-block, counted from the torch model itself."""
     layers = model.model.layers
-    attention = tuple(sum(p.numel() for m in (layer.self_attn, layer.input_layernorm) for p in m.parameters())
-                      for layer in layers)
-    mlp = tuple(sum(p.numel() for m in (layer.mlp, layer.post_attention_layernorm) for p in m.parameters())
-                for layer in layers)
+    attention = tuple(
+        sum(p.numel() for m in (layer.self_attn, layer.input_layernorm) for p in m.parameters()) for layer in layers
+    )
+    mlp = tuple(
+        sum(p.numel() for m in (layer.mlp, layer.post_attention_layernorm) for p in m.parameters()) for layer in layers
+    )
     return attention, mlp, sum(p.numel() for p in model.parameters()) - sum(attention) - sum(mlp)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"dtype": "bfloat16"}, {"shards": True}, {"tie_word_embeddings": True},
-    {"tie_word_embeddings": True, "shards": True, "dtype": "bfloat16"}, {"attention_bias": True, "mlp_bias": True},
-    {"head_dim": 16}, {"num_key_value_heads": 4, "dtype": "float16"}, {"num_hidden_layers": 1},
-    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
-                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"shards": True},
+        {"tie_word_embeddings": True},
+        {"tie_word_embeddings": True, "shards": True, "dtype": "bfloat16"},
+        {"attention_bias": True, "mlp_bias": True},
+        {"head_dim": 16},
+        {"num_key_value_heads": 4, "dtype": "float16"},
+        {"num_hidden_layers": 1},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ],
+)
 def test_facts_agree_with_the_loaded_model(tmp_path, options):
     model = save_llama(tmp_path, **options)
     facts = inspect_model(resolve_source(str(tmp_path))).unwrap()
@@ -39,7 +58,12 @@ def test_facts_agree_with_the_loaded_model(tmp_path, options):
     assert facts.params == sum(p.numel() for p in model.parameters())
     assert (facts.family, facts.architecture) == ("llama", "LlamaForCausalLM")
     assert (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.head_dim) == (
-        config.num_hidden_layers, 32, 4, config.num_key_value_heads, config.head_dim)
+        config.num_hidden_layers,
+        32,
+        4,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
     assert (facts.intermediate, facts.vocab, facts.positions) == (48, 96, 128)
     assert facts.tied is config.tie_word_embeddings
     assert facts.dtype == options.get("dtype", "float32")
@@ -106,13 +130,22 @@ def test_an_artifact_is_counted_as_it_is(tmp_path):
     model = save_llama(tmp_path)
     attention, mlp, other = counts(model)
     path = tmp_path / "model.safetensors"
-    gone = ("model.layers.1.self_attn.", "model.layers.1.input_layernorm.",
-            "model.layers.2.mlp.", "model.layers.2.post_attention_layernorm.")
+    gone = (
+        "model.layers.1.self_attn.",
+        "model.layers.1.input_layernorm.",
+        "model.layers.2.mlp.",
+        "model.layers.2.post_attention_layernorm.",
+    )
     save_file({k: v for k, v in load_file(path).items() if not k.startswith(gone)}, path, metadata={"format": "pt"})
     specs = [{"attn": "swa", "window": 16, "sinks": 4}, {"attn": "none"}, {"attn": "full", "mlp": "none"}]
-    edit_json(tmp_path / "config.json", model_type="lbdsl_llama", architectures=["LbdslLlamaForCausalLM"],
-              layer_types=["sliding_attention", "full_attention", "full_attention"], sliding_window=16,
-              lbdsl={"version": 1, "base_model_type": "llama", "layers": specs})
+    edit_json(
+        tmp_path / "config.json",
+        model_type="lbdsl_llama",
+        architectures=["LbdslLlamaForCausalLM"],
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        sliding_window=16,
+        lbdsl={"version": 1, "base_model_type": "llama", "layers": specs},
+    )
     source = resolve_source(str(tmp_path))
     assert not is_artifact(source)
     (tmp_path / "lbdsl.json").write_text("{}")
@@ -161,8 +194,10 @@ def test_summary_has_the_promised_fields_and_is_json(tmp_path):
 def test_inspection_imports_no_torch(tmp_path):
     save_llama(tmp_path)
     save_gguf(tmp_path / "x.gguf", tiny_llama())
-    code = ("import sys; from lbdsl.model.inspect import inspect_model; from lbdsl.model.source import resolve_source\n"
-            "from lbdsl.model.digest import model_digest\n"
-            "for name in sys.argv[1:]: inspect_model(resolve_source(name)).unwrap()\n"
-            "assert not {'torch', 'transformers'} & set(sys.modules)")
+    code = (
+        "import sys; from lbdsl.model.inspect import inspect_model; from lbdsl.model.source import resolve_source\n"
+        "from lbdsl.model.digest import model_digest\n"
+        "for name in sys.argv[1:]: inspect_model(resolve_source(name)).unwrap()\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "x.gguf")], check=True)

@@ -34,12 +34,24 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("text", "code"), [
-    ("", "LB402"), ("{", "LB402"), ("[1]", "LB402"), ('"x"', "LB402"), ("null", "LB402"), ("{}", "LB403"),
-    ('{"a": 1, "a": 2}', "LB402"), ("[" * 100_000, "LB402"), ('{"a": ' + "9" * 5000 + "}", "LB402"),
-    ('{"model_type": "bert"}', "LB403"), ('{"model_type": 7}', "LB403"), ('{"model_type": ["llama"]}', "LB403"),
-    ('{"model_type": "llama"}', "LB402"),
-])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "LB402"),
+        ("{", "LB402"),
+        ("[1]", "LB402"),
+        ('"x"', "LB402"),
+        ("null", "LB402"),
+        ("{}", "LB403"),
+        ('{"a": 1, "a": 2}', "LB402"),
+        ("[" * 100_000, "LB402"),
+        ('{"a": ' + "9" * 5000 + "}", "LB402"),
+        ('{"model_type": "bert"}', "LB403"),
+        ('{"model_type": 7}', "LB403"),
+        ('{"model_type": ["llama"]}', "LB403"),
+        ('{"model_type": "llama"}', "LB402"),
+    ],
+)
 def test_bad_config_text(folder, text, code):
     (folder / "config.json").write_text(text)
     assert [d.code for d in found(folder)] == [code]
@@ -50,50 +62,56 @@ def test_config_that_is_not_text(folder):
     assert found(folder)[0].code == "LB402"
 
 
-@pytest.mark.parametrize(("changes", "code", "said"), [
-    ({"num_hidden_layers": 0}, "LB402", "num_hidden_layers"),
-    ({"num_hidden_layers": 10**9}, "LB402", "num_hidden_layers"),
-    ({"hidden_size": True}, "LB402", "hidden_size"),
-    ({"hidden_size": 32.0}, "LB402", "hidden_size"),
-    ({"vocab_size": "96"}, "LB402", "vocab_size"),
-    ({"num_attention_heads": 5}, "LB402", "multiple"),
-    ({"num_key_value_heads": 3}, "LB402", "multiple"),
-    ({"head_dim": 7}, "LB402", "odd"),
-    ({"tie_word_embeddings": "yes"}, "LB402", "tie_word_embeddings"),
-    ({"architectures": "LlamaForCausalLM"}, "LB402", "architectures"),
-    ({"architectures": ["LlamaForSequenceClassification"]}, "LB404", "LlamaForSequenceClassification"),
-    ({"sliding_window": 64}, "LB404", "sliding_window"),
-    ({"layer_types": ["sliding_attention", "full_attention", "full_attention"]}, "LB404", "layer_types"),
-    ({"per_layer_config": {"0": {}}}, "LB404", "per_layer_config"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "LB404", "quantized"),
-    ({"rope_parameters": {"rope_type": "dynamic"}}, "LB404", "dynamic"),
-    ({"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "LB404", "longrope"),
-    ({"rope_scaling": [1]}, "LB402", "rope_scaling"),
-    ({"dtype": "float64"}, "LB404", "float64"),
-    ({"rms_norm_eps": "x"}, "LB402", "rms_norm_eps"),
-    ({"rope_theta": [1]}, "LB402", "rope_theta"),
-    ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "LB402", "rope_theta"),
-    ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "LB402", "factor"),
-    ({"rope_parameters": {"rope_type": "linear"}}, "LB402", "no factor"),
-    ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0}},
-     "LB402", "high_freq_factor"),
-    ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": True}}, "LB402", "factor"),
-    ({"final_logit_softcapping": 0.0}, "LB402", "final_logit_softcapping"),
-    ({"no_rope_layers": [1]}, "LB402", "no_rope_layers"),
-    ({"no_rope_layer_interval": 0}, "LB402", "no_rope_layer_interval"),
-    ({"num_labels": 10**9}, "LB402", "num_labels"),
-    ({"num_labels": "2"}, "LB402", "num_labels"),
-    ({"_attn_implementation": "somebody/kernel"}, "LB404", "somebody/kernel"),
-    ({"_attn_implementation_internal": {"": "flash_attention_2"}}, "LB404", "_attn_implementation_internal"),
-    ({"num_hidden_layers": 4}, "LB409", "missing"),
-    ({"num_hidden_layers": 2}, "LB409", "no place"),
-    ({"intermediate_size": 64}, "LB409", "[48, 32], expected [64, 32]"),
-    ({"attention_bias": True}, "LB409", "q_proj.bias"),
-    ({"lbdsl": {"layers": [{"attn": 1}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "lbdsl.layers[0]"),
-    ({"lbdsl": {"layers": [{"attn": "swa"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "window"),
-    ({"lbdsl": {"layers": [{"mlp": "half"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "mlp"),
-    ({"model_type": "lbdsl_gpt"}, "LB403", "lbdsl_gpt"),
-])
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"num_hidden_layers": 0}, "LB402", "num_hidden_layers"),
+        ({"num_hidden_layers": 10**9}, "LB402", "num_hidden_layers"),
+        ({"hidden_size": True}, "LB402", "hidden_size"),
+        ({"hidden_size": 32.0}, "LB402", "hidden_size"),
+        ({"vocab_size": "96"}, "LB402", "vocab_size"),
+        ({"num_attention_heads": 5}, "LB402", "multiple"),
+        ({"num_key_value_heads": 3}, "LB402", "multiple"),
+        ({"head_dim": 7}, "LB402", "odd"),
+        ({"tie_word_embeddings": "yes"}, "LB402", "tie_word_embeddings"),
+        ({"architectures": "LlamaForCausalLM"}, "LB402", "architectures"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LB404", "LlamaForSequenceClassification"),
+        ({"sliding_window": 64}, "LB404", "sliding_window"),
+        ({"layer_types": ["sliding_attention", "full_attention", "full_attention"]}, "LB404", "layer_types"),
+        ({"per_layer_config": {"0": {}}}, "LB404", "per_layer_config"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "LB404", "quantized"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "LB404", "dynamic"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "LB404", "longrope"),
+        ({"rope_scaling": [1]}, "LB402", "rope_scaling"),
+        ({"dtype": "float64"}, "LB404", "float64"),
+        ({"rms_norm_eps": "x"}, "LB402", "rms_norm_eps"),
+        ({"rope_theta": [1]}, "LB402", "rope_theta"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "LB402", "rope_theta"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, "LB402", "factor"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "LB402", "no factor"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0}},
+            "LB402",
+            "high_freq_factor",
+        ),
+        ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": True}}, "LB402", "factor"),
+        ({"final_logit_softcapping": 0.0}, "LB402", "final_logit_softcapping"),
+        ({"no_rope_layers": [1]}, "LB402", "no_rope_layers"),
+        ({"no_rope_layer_interval": 0}, "LB402", "no_rope_layer_interval"),
+        ({"num_labels": 10**9}, "LB402", "num_labels"),
+        ({"num_labels": "2"}, "LB402", "num_labels"),
+        ({"_attn_implementation": "somebody/kernel"}, "LB404", "somebody/kernel"),
+        ({"_attn_implementation_internal": {"": "flash_attention_2"}}, "LB404", "_attn_implementation_internal"),
+        ({"num_hidden_layers": 4}, "LB409", "missing"),
+        ({"num_hidden_layers": 2}, "LB409", "no place"),
+        ({"intermediate_size": 64}, "LB409", "[48, 32], expected [64, 32]"),
+        ({"attention_bias": True}, "LB409", "q_proj.bias"),
+        ({"lbdsl": {"layers": [{"attn": 1}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "lbdsl.layers[0]"),
+        ({"lbdsl": {"layers": [{"attn": "swa"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "window"),
+        ({"lbdsl": {"layers": [{"mlp": "half"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "mlp"),
+        ({"model_type": "lbdsl_gpt"}, "LB403", "lbdsl_gpt"),
+    ],
+)
 def test_bad_config_values(folder, changes, code, said):
     edit_json(folder / "config.json", **changes)
     first = found(folder)[0]
@@ -128,29 +146,32 @@ def test_bytes_after_the_last_tensor(folder):
     assert found(folder)[0].code == "LB407"
 
 
-@pytest.mark.parametrize(("header", "data", "said"), [
-    (b"[]", b"", "object"),
-    (b"{oops", b"", "JSON"),
-    (b"\xff{}", b"", "object"),
-    (b'{"a":' * 20_000, b"", "JSON"),
-    (b'{"a": {}, "a": {}}', b"", "twice"),
-    ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
-    ({"a": []}, b"", "entry"),
-    ({"a": {**F32, "more": 1}}, b"\0" * 8, "entry"),
-    ({"a": {**F32, "dtype": "F33"}}, b"\0" * 8, "dtype"),
-    ({"a": {**F32, "dtype": ["F32"]}}, b"\0" * 8, "dtype"),
-    ({"a": {**F32, "shape": [-2]}}, b"\0" * 8, "shape"),
-    ({"a": {**F32, "shape": [True, 2]}}, b"\0" * 8, "shape"),
-    ({"a": {**F32, "shape": [2.0]}}, b"\0" * 8, "shape"),
-    ({"a": {**F32, "shape": [2**62, 2**62]}}, b"\0" * 8, "needs"),
-    ({"a": {**F32, "data_offsets": [8, 0]}}, b"\0" * 8, "range"),
-    ({"a": {**F32, "data_offsets": [0, 8, 16]}}, b"\0" * 8, "range"),
-    ({"a": {**F32, "data_offsets": [-8, 0]}}, b"\0" * 8, "range"),
-    ({"a": {**F32, "shape": [3]}}, b"\0" * 8, "needs 12 bytes"),
-    ({"a": F32, "b": F32}, b"\0" * 8, "overlaps"),
-    ({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}, b"\0" * 12, "overlaps"),
-    ({"a": {**F32, "data_offsets": [4, 12]}}, b"\0" * 12, "hole"),
-])
+@pytest.mark.parametrize(
+    ("header", "data", "said"),
+    [
+        (b"[]", b"", "object"),
+        (b"{oops", b"", "JSON"),
+        (b"\xff{}", b"", "object"),
+        (b'{"a":' * 20_000, b"", "JSON"),
+        (b'{"a": {}, "a": {}}', b"", "twice"),
+        ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
+        ({"a": []}, b"", "entry"),
+        ({"a": {**F32, "more": 1}}, b"\0" * 8, "entry"),
+        ({"a": {**F32, "dtype": "F33"}}, b"\0" * 8, "dtype"),
+        ({"a": {**F32, "dtype": ["F32"]}}, b"\0" * 8, "dtype"),
+        ({"a": {**F32, "shape": [-2]}}, b"\0" * 8, "shape"),
+        ({"a": {**F32, "shape": [True, 2]}}, b"\0" * 8, "shape"),
+        ({"a": {**F32, "shape": [2.0]}}, b"\0" * 8, "shape"),
+        ({"a": {**F32, "shape": [2**62, 2**62]}}, b"\0" * 8, "needs"),
+        ({"a": {**F32, "data_offsets": [8, 0]}}, b"\0" * 8, "range"),
+        ({"a": {**F32, "data_offsets": [0, 8, 16]}}, b"\0" * 8, "range"),
+        ({"a": {**F32, "data_offsets": [-8, 0]}}, b"\0" * 8, "range"),
+        ({"a": {**F32, "shape": [3]}}, b"\0" * 8, "needs 12 bytes"),
+        ({"a": F32, "b": F32}, b"\0" * 8, "overlaps"),
+        ({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}, b"\0" * 12, "overlaps"),
+        ({"a": {**F32, "data_offsets": [4, 12]}}, b"\0" * 12, "hole"),
+    ],
+)
 def test_hostile_header(tmp_path, header, data, said):
     path = tmp_path / "model.safetensors"
     write_safetensors(path, header, data)
@@ -209,8 +230,22 @@ class TestShards:
         assert len(list(tmp_path.glob("*.safetensors"))) > 2
         return tmp_path
 
-    @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "a\\b.safetensors",
-                                      "x.bin", "C:x.safetensors", ".safetensors", 7, None, "a\0.safetensors"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "../x.safetensors",
+            "/etc/passwd",
+            "a/b.safetensors",
+            "..",
+            "a\\b.safetensors",
+            "x.bin",
+            "C:x.safetensors",
+            ".safetensors",
+            7,
+            None,
+            "a\0.safetensors",
+        ],
+    )
     def test_index_with_a_path(self, sharded, name):
         index = sharded / "model.safetensors.index.json"
         value = json.loads(index.read_text())

@@ -90,10 +90,17 @@ def test_weights_are_never_random(tmp_path):
     assert code_of(lambda: load_base(resolve_source(str(tmp_path)))) == "LB409"
 
 
-@pytest.mark.parametrize("changes", [
-    {"hidden_act": "no-such-activation"}, {"hidden_act": 5}, {"attention_dropout": "x"}, {"use_cache": "x"},
-    {"pad_token_id": 10**6},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "no-such-activation"},
+        {"hidden_act": 5},
+        {"attention_dropout": "x"},
+        {"use_cache": "x"},
+        {"pad_token_id": 10**6},
+    ],
+    ids=str,
+)
 def test_what_transformers_refuses_is_coded(tmp_path, changes):
     """With and without weights, whatever kind of error it raises."""
     save_llama(tmp_path)
@@ -125,10 +132,16 @@ def test_a_tokenizer_that_the_library_refuses_is_coded(tmp_path):
     assert code_of(lambda: load_tokenizer(resolve_source(str(tmp_path)))) == "LB418"
 
 
-@pytest.mark.parametrize("entry", [
-    {}, [1], {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}] * 3},
-    {"version": 1, "base_model_type": "llama", "layers": [{"attn": "swa", "window": 1}] * 3},
-], ids=str)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        [1],
+        {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}] * 3},
+        {"version": 1, "base_model_type": "llama", "layers": [{"attn": "swa", "window": 1}] * 3},
+    ],
+    ids=str,
+)
 def test_an_entry_of_ours_in_a_stock_model_means_nothing(tmp_path, entry):
     """Only the name of the family makes a model an artifact's, for headers and for weights alike."""
     saved = save_llama(tmp_path)

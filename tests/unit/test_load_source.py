@@ -25,8 +25,24 @@ def refused(text, **options):
     return only
 
 
-@pytest.mark.parametrize("text", ["", "  ", "./nothing", "/no/such/folder", "~/no-such-folder-here", "nothing",
-                                  "no/such.gguf", "a/b/c", "a b/c", "bad\0name", "x" * 5000, "org/name@@rev", "../.."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  ",
+        "./nothing",
+        "/no/such/folder",
+        "~/no-such-folder-here",
+        "nothing",
+        "no/such.gguf",
+        "a/b/c",
+        "a b/c",
+        "bad\0name",
+        "x" * 5000,
+        "org/name@@rev",
+        "../..",
+    ],
+)
 def test_no_such_path(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     assert refused(text).code == ("LB401" if text == "../.." else "LB400")
@@ -85,14 +101,31 @@ def test_hub_snapshot_is_pinned_and_without_pickles(tmp_path, monkeypatch):
     assert (seen["repo"], seen["revision"], seen["local_files_only"]) == ("org/Tiny-1B", "v1.0", True)
 
     def wanted(name):
-        return (any(fnmatch.fnmatch(name, p) for p in seen["allow_patterns"])
-                and not any(fnmatch.fnmatch(name, p) for p in seen["ignore_patterns"]))
+        return any(fnmatch.fnmatch(name, p) for p in seen["allow_patterns"]) and not any(
+            fnmatch.fnmatch(name, p) for p in seen["ignore_patterns"]
+        )
 
-    for name in ("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
-                 "config.json", "tokenizer.json", "tokenizer.model", "merges.txt", "chat_template.jinja"):
+    for name in (
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "merges.txt",
+        "chat_template.jinja",
+    ):
         assert wanted(name), name
-    for name in ("pytorch_model.bin", "consolidated.00.pth", "x.pt", "x.pkl", "training_args.bin", "modeling_x.py",
-                 "original/params.json", "onnx/model.safetensors"):
+    for name in (
+        "pytorch_model.bin",
+        "consolidated.00.pth",
+        "x.pt",
+        "x.pkl",
+        "training_args.bin",
+        "modeling_x.py",
+        "original/params.json",
+        "onnx/model.safetensors",
+    ):
         assert not wanted(name), name
     assert inspect_model(source).ok
     # A path to a snapshot is known as what it is.
@@ -113,19 +146,22 @@ def transport_error():
     return transport.ConnectError("connection refused")
 
 
-@pytest.mark.parametrize(("make", "code"), [
-    (lambda: http_error(errors.RepositoryNotFoundError, 404), "LB411"),
-    (lambda: http_error(errors.RevisionNotFoundError, 404), "LB411"),
-    (lambda: http_error(errors.GatedRepoError, 403), "LB412"),
-    (lambda: http_error(errors.HfHubHTTPError, 401), "LB412"),
-    (lambda: http_error(errors.HfHubHTTPError, 500), "LB414"),
-    (lambda: errors.LocalEntryNotFoundError("not there"), "LB413"),
-    (lambda: errors.OfflineModeIsEnabled("offline"), "LB413"),
-    (lambda: errors.HFValidationError("bad id"), "LB400"),
-    (transport_error, "LB414"),
-    (lambda: OSError("Consistency check failed: file should be of size 10 but has size 5"), "LB414"),
-    (lambda: TimeoutError("timed out"), "LB414"),
-])
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda: http_error(errors.RepositoryNotFoundError, 404), "LB411"),
+        (lambda: http_error(errors.RevisionNotFoundError, 404), "LB411"),
+        (lambda: http_error(errors.GatedRepoError, 403), "LB412"),
+        (lambda: http_error(errors.HfHubHTTPError, 401), "LB412"),
+        (lambda: http_error(errors.HfHubHTTPError, 500), "LB414"),
+        (lambda: errors.LocalEntryNotFoundError("not there"), "LB413"),
+        (lambda: errors.OfflineModeIsEnabled("offline"), "LB413"),
+        (lambda: errors.HFValidationError("bad id"), "LB400"),
+        (transport_error, "LB414"),
+        (lambda: OSError("Consistency check failed: file should be of size 10 but has size 5"), "LB414"),
+        (lambda: TimeoutError("timed out"), "LB414"),
+    ],
+)
 def test_hub_failures(tmp_path, monkeypatch, make, code):
     problem = make()
 

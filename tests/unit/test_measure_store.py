@@ -32,8 +32,9 @@ for layer in range(int(first), int(last)):
 
 
 def start_writer(folder, name, first, last) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), name, str(first), str(last)],
-                            stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), name, str(first), str(last)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_sums_come_back_exactly(tmp_path):
@@ -58,7 +59,8 @@ def test_two_processes_at_once(tmp_path):
         for name in ("nll", "kl"):
             for layer in range(40):
                 assert store.get("print", Key(name, "drop", layer)) == {
-                    row: Sum(layer + row / 7, 1023) for row in range(200)}
+                    row: Sum(layer + row / 7, 1023) for row in range(200)
+                }
 
 
 def test_killed_writer_leaves_whole_transactions(tmp_path):

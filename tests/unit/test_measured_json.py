@@ -15,9 +15,11 @@ from lbdsl.core.measurement import Measurement, Request
 
 
 def test_scores_that_are_no_numbers_are_null() -> None:
-    scores = {Request("nll", "drop", 0): Measurement(math.nan, math.nan, "nats/token", 64, 1),
-              Request("nll", "drop", 1): Measurement(math.inf, math.inf, "nats/token", 64, 1),
-              Request("nll", "drop", 2): Measurement(0.5, 0.1, "nats/token", 64, 2)}
+    scores = {
+        Request("nll", "drop", 0): Measurement(math.nan, math.nan, "nats/token", 64, 1),
+        Request("nll", "drop", 1): Measurement(math.inf, math.inf, "nats/token", 64, 1),
+        Request("nll", "drop", 2): Measurement(0.5, 0.1, "nats/token", 64, 2),
+    }
     measured = Measured(recipe_of("lowest 1 by nll drop\nelse keep"), None, scores, None, ())  # type: ignore[arg-type]
     rows = json.loads(json.dumps(measured.to_json(), allow_nan=False))["scores"]
     assert [(row["value"], row["stderr"]) for row in rows] == [(None, None), (None, None), (0.5, 0.1)]

@@ -44,11 +44,16 @@ def test_counts_and_costs():
     assert [plan.specs[i] for i in (0, 5)] == [{"attn": "full"}, {"attn": "none"}]
 
 
-@pytest.mark.parametrize(("line", "status", "code", "exit_code"), [
-    ("assert kv(8Ki) <= 50%", "pass", None, 0), ("assert kv(8Ki) <= 10%", "fail", "LB321", 5),
-    ("assert nll < 0.5", "pass", None, 0), ("assert kl < 0.3", "fail", "LB322", 5),
-    ("assert ppl_increase < 5%", "after healing", None, 0),
-])
+@pytest.mark.parametrize(
+    ("line", "status", "code", "exit_code"),
+    [
+        ("assert kv(8Ki) <= 50%", "pass", None, 0),
+        ("assert kv(8Ki) <= 10%", "fail", "LB321", 5),
+        ("assert nll < 0.5", "pass", None, 0),
+        ("assert kl < 0.3", "fail", "LB322", 5),
+        ("assert ppl_increase < 5%", "after healing", None, 0),
+    ],
+)
 def test_asserts(line, status, code, exit_code):
     found = built(RULES + line)
     plan = found.value
@@ -61,7 +66,8 @@ def test_asserts(line, status, code, exit_code):
 
 def test_a_failed_assert_says_what_the_value_is():
     assert built(RULES + "assert kv(8Ki) <= 10%").diagnostics[0].message == (
-        "`assert kv(8Ki) <= 10%` fails: `kv(8Ki)` is 15.3 % of the base's")
+        "`assert kv(8Ki) <= 10%` fails: `kv(8Ki)` is 15.3 % of the base's"
+    )
 
 
 def test_a_plan_that_is_not_measured_jointly_is_incomplete():
@@ -75,8 +81,7 @@ def test_a_plan_that_is_not_measured_jointly_is_incomplete():
 def test_requires_on_costs_is_judged_on_the_plan():
     found = built("requires kv(8Ki) <= 10%\n" + RULES)
     assert "LB320" in codes(found)
-    assert found.diagnostics[0].message == (
-        "the recipe requires `kv(8Ki) <= 10%`, and `kv(8Ki)` is 15.3 % of the base's")
+    assert found.diagnostics[0].message == ("the recipe requires `kv(8Ki) <= 10%`, and `kv(8Ki)` is 15.3 % of the base's")
     assert found.diagnostics[0].exit_code == 1
     assert found.value.errored
 
@@ -90,11 +95,12 @@ def test_changes_without_heal_and_assert_are_plain():
 
 
 def test_contexts_beyond_the_positions():
-    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\n"
-                  "heal { tokens=1k }")
+    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }")
     beyond = [(d.severity.value, d.message) for d in found.diagnostics if d.code == "LB324"]
-    assert beyond == [("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
-                      ("note", "costs at 32Ki are computed, but this model has 8Ki positions")]
+    assert beyond == [
+        ("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
+        ("note", "costs at 32Ki are computed, but this model has 8Ki positions"),
+    ]
     assert "LB324" not in codes(built(RULES, contexts=(1024, 8192)))
 
 
@@ -110,8 +116,9 @@ def test_scores_that_were_not_asked_for_change_nothing():
     recipe = recipe_of(RULES)
     scores = scores_for(recipe, SMOL)
     more = {**scores, Request("influence", "", 3): Measurement(0.5, 0.1, "1", 8, 2)}
-    plans = [build(recipe, SMOL, select(recipe, SMOL, some).unwrap(), some, JOINT, REF, None).unwrap()
-             for some in (scores, more)]
+    plans = [
+        build(recipe, SMOL, select(recipe, SMOL, some).unwrap(), some, JOINT, REF, None).unwrap() for some in (scores, more)
+    ]
     assert plans[0].digest == plans[1].digest
 
 
@@ -128,17 +135,31 @@ def test_json_has_the_promised_fields():
     assert set(value["recipe"]) >= {"name", "sha256"}
     assert value["model"] | {"family": "llama", "layers": 30, "digest": "b968" * 16} == value["model"]
     assert {key: value["layers"][3][key] for key in ("index", "attn", "mlp", "window", "sinks", "rules")} == {
-        "index": 3, "attn": "swa", "mlp": "full", "window": 256, "sinks": 4, "rules": {"mixer": 3, "ffn": None}}
+        "index": 3,
+        "attn": "swa",
+        "mlp": "full",
+        "window": 256,
+        "sinks": 4,
+        "rules": {"mixer": 3, "ffn": None},
+    }
     assert value["layers"][5]["attn"] == "none"
     assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
     for side in ("before", "after"):
         assert set(value[side]) >= {"params", "kv_bytes", "flops_per_token"}
         assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
     assert set(value["loss"]) >= {"joint", "joint_stderr", "sum"}
-    assert value["asserts"][0] == {"text": "kv(8Ki) <= 50%", "phase": "static", "status": "pass",
-                                   "value": value["after"]["kv_bytes"]["8192"]}
+    assert value["asserts"][0] == {
+        "text": "kv(8Ki) <= 50%",
+        "phase": "static",
+        "status": "pass",
+        "value": value["after"]["kv_bytes"]["8192"],
+    }
     assert (value["changes"], value["complete"], value["applyable"], value["errored"]) == (
-        {"keep": 4, "change": 19, "drop": 7}, True, True, False)
+        {"keep": 4, "change": 19, "drop": 7},
+        True,
+        True,
+        False,
+    )
 
 
 def test_a_native_window_is_counted_before_and_after():
@@ -147,14 +168,17 @@ def test_a_native_window_is_counted_before_and_after():
     assert [layer.kv_bytes_after["512"] // facts.layer_kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
 
 
-@pytest.mark.parametrize(("condition", "said"), [
-    ("params > 1M and kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
-    ("50% >= params", "`params` is 95.4 % of the base's"),
-    ("kv(8Ki) <= 1MiB or params <= 1M", "`kv(8Ki)` is "),
-    ("model.layers > 1 and not kv(8Ki) <= 50%", "`kv(8Ki)` is 15.3 % of the base's"),
-    ("0 <= kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
-    ("nll < 1 and kl < 0.3", "`kl` is 0.41"),
-])
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("params > 1M and kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
+        ("50% >= params", "`params` is 95.4 % of the base's"),
+        ("kv(8Ki) <= 1MiB or params <= 1M", "`kv(8Ki)` is "),
+        ("model.layers > 1 and not kv(8Ki) <= 50%", "`kv(8Ki)` is 15.3 % of the base's"),
+        ("0 <= kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
+        ("nll < 1 and kl < 0.3", "`kl` is 0.41"),
+    ],
+)
 def test_the_value_of_a_failed_assert_is_that_of_the_part_that_fails(condition, said):
     found = built(RULES + f"assert {condition}").diagnostics[0]
     assert found.code in ("LB321", "LB322")
@@ -162,8 +186,12 @@ def test_the_value_of_a_failed_assert_is_that_of_the_part_that_fails(condition, 
 
 
 def test_the_value_of_a_plan_is_the_deciding_one():
-    values = [item.value for item in built(RULES + "assert 1 > nll and kl < 0.3\nassert kl < 0.5 or nll < 0.1"
-                                           "\nassert nll < 1 and kl < 1").value.asserts]
+    values = [
+        item.value
+        for item in built(
+            RULES + "assert 1 > nll and kl < 0.3\nassert kl < 0.5 or nll < 0.1\nassert nll < 1 and kl < 1"
+        ).value.asserts
+    ]
     assert values == [0.41, 0.41, 0.47]
 
 
@@ -175,12 +203,21 @@ def test_the_gate_gives_the_value_that_decides():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("condition", ["ppl_increase < 5%", "not ppl_increase >= 5%", "ppl_increase != 5%",
-                                       "agreement > 90% or ppl_increase < 5%", "kl_healed / kl_healed < 1"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "ppl_increase < 5%",
+        "not ppl_increase >= 5%",
+        "ppl_increase != 5%",
+        "agreement > 90% or ppl_increase < 5%",
+        "kl_healed / kl_healed < 1",
+    ],
+)
 def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     text = f"{RULES}assert {condition}\n"
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
-        {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0})
+        {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}
+    )
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 
 
@@ -193,8 +230,10 @@ def test_a_joint_loss_that_is_no_number_is_an_error(broken):
 
 
 def test_a_search_is_not_run_and_that_is_said():
-    text = ("param $w: tokens in 64..1Ki = 64\nelse swa(window=$w)\nheal { tokens = 100k }\nassert kl_healed < 1\n"
-            "search { vary $w in 64..512; minimize kl }\n")
+    text = (
+        "param $w: tokens in 64..1Ki = 64\nelse swa(window=$w)\nheal { tokens = 100k }\nassert kl_healed < 1\n"
+        "search { vary $w in 64..512; minimize kl }\n"
+    )
     found = built(text)
     noted = next(d for d in found.diagnostics if d.code == "LB144")
     assert "$w = 64" in noted.message

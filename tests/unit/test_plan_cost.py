@@ -39,21 +39,39 @@ def quarter_plan(facts: ModelFacts) -> ModelCost:
 
 
 def half_of(cost: SubBlockCost) -> SubBlockCost:
-    return SubBlockCost(cost.params // 2, cost.matmul_params // 2, lambda ctx: cost.kv_bytes(ctx) // 2,
-                        lambda ctx: cost.decode_flops(ctx) // 2, lambda n: cost.prefill_flops(n) // 2)
+    return SubBlockCost(
+        cost.params // 2,
+        cost.matmul_params // 2,
+        lambda ctx: cost.kv_bytes(ctx) // 2,
+        lambda ctx: cost.decode_flops(ctx) // 2,
+        lambda n: cost.prefill_flops(n) // 2,
+    )
 
 
 def llama3_8b() -> ModelFacts:
-    return llama_facts(layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=128256,
-                       positions=131072, tied=False)
+    return llama_facts(
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate=14336,
+        vocab=128256,
+        positions=131072,
+        tied=False,
+    )
 
 
-@pytest.mark.parametrize(("facts", "ctx", "expected"), [
-    (llama3_8b(), 4096, (1.07, 1.84, 2.21, 2.84)),
-    (llama3_8b(), 16384, (1.15, 3.18, 3.81, 3.81)),
-    (smollm2_facts(), 1024, (1.09, 1.71, 1.83, 1.91)),
-    (smollm2_facts(), 16384, (1.82, 3.63, 3.70, 3.73)),
-], ids=["llama-4k", "llama-16k", "smollm2-1k", "smollm2-16k"])
+@pytest.mark.parametrize(
+    ("facts", "ctx", "expected"),
+    [
+        (llama3_8b(), 4096, (1.07, 1.84, 2.21, 2.84)),
+        (llama3_8b(), 16384, (1.15, 3.18, 3.81, 3.81)),
+        (smollm2_facts(), 1024, (1.09, 1.71, 1.83, 1.91)),
+        (smollm2_facts(), 16384, (1.82, 3.63, 3.70, 3.73)),
+    ],
+    ids=["llama-4k", "llama-16k", "smollm2-1k", "smollm2-16k"],
+)
 def test_bounds_of_the_published_table(facts, ctx, expected):
     speeds = decode_bounds(base_cost(facts), quarter_plan(facts), H100, [(ctx, b) for b in (1, 50, 100, 200)])
     assert [speed.bound for speed in speeds] == pytest.approx(expected, abs=0.006)

@@ -22,24 +22,45 @@ def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
     return holds(recipe.asserts[0].expr, world)
 
 
-@pytest.mark.parametrize(("condition", "truth"), [
-    ("kv(32Ki) <= 50%", True), ("kv(32Ki) < 50%", False), ("50% >= kv(32Ki)", True),
-    ("kv(8Ki) <= 90MiB", True), ("kv(8Ki) < 90MiB", False), ("40% <= kv(8Ki) <= 50%", True),
-    ("40% <= kv(8Ki) < 50%", False), ("params < 91%", True), ("params < 90%", False), ("params < 130M", True),
-    ("flops(1Ki) < 82%", True), ("kv(1Ki) + kv(8Ki) <= 50%", True), ("kv(8Ki) / kv(1Ki) == 8", True),
-    ("kv(8Ki) - kv(1Ki) < 80MiB", True), ("2 * kv(8Ki) <= 180MiB", True), ("not kv(8Ki) > 50%", True),
-    ("kv(8Ki) > 60% or params < 95%", True), ("kv(8Ki) > 60% and params < 95%", False), ("-params < 0", True),
-    ("params <= model.params * 50%", False), ("params <= 91% * model.params", True),
-    ("kv(1Ki) <= 1Ki * model.kv_bytes_per_token * 25%", False), ("kv(1Ki) <= model.kv_bytes_per_token * 50% * 1Ki", True),
-    ("kv(8Ki) == 4Ki * model.kv_bytes_per_token", True),
-    ("kv(8Ki) <= 2 * 25%", True), ("kv(8Ki) < 25% * 2", False), ("kv(8Ki) <= model.layers * 1%", False),
-])
+@pytest.mark.parametrize(
+    ("condition", "truth"),
+    [
+        ("kv(32Ki) <= 50%", True),
+        ("kv(32Ki) < 50%", False),
+        ("50% >= kv(32Ki)", True),
+        ("kv(8Ki) <= 90MiB", True),
+        ("kv(8Ki) < 90MiB", False),
+        ("40% <= kv(8Ki) <= 50%", True),
+        ("40% <= kv(8Ki) < 50%", False),
+        ("params < 91%", True),
+        ("params < 90%", False),
+        ("params < 130M", True),
+        ("flops(1Ki) < 82%", True),
+        ("kv(1Ki) + kv(8Ki) <= 50%", True),
+        ("kv(8Ki) / kv(1Ki) == 8", True),
+        ("kv(8Ki) - kv(1Ki) < 80MiB", True),
+        ("2 * kv(8Ki) <= 180MiB", True),
+        ("not kv(8Ki) > 50%", True),
+        ("kv(8Ki) > 60% or params < 95%", True),
+        ("kv(8Ki) > 60% and params < 95%", False),
+        ("-params < 0", True),
+        ("params <= model.params * 50%", False),
+        ("params <= 91% * model.params", True),
+        ("kv(1Ki) <= 1Ki * model.kv_bytes_per_token * 25%", False),
+        ("kv(1Ki) <= model.kv_bytes_per_token * 50% * 1Ki", True),
+        ("kv(8Ki) == 4Ki * model.kv_bytes_per_token", True),
+        ("kv(8Ki) <= 2 * 25%", True),
+        ("kv(8Ki) < 25% * 2", False),
+        ("kv(8Ki) <= model.layers * 1%", False),
+    ],
+)
 def test_costs(condition, truth):
     assert of_model(condition).unwrap() is truth
 
 
-@pytest.mark.parametrize(("layers", "drops", "share"), [
-    (40, 17, "57.5%"), (50, 21, "58%"), (100, 71, "29%"), (30, 20, "100% / 3")])
+@pytest.mark.parametrize(
+    ("layers", "drops", "share"), [(40, 17, "57.5%"), (50, 21, "58%"), (100, 71, "29%"), (30, 20, "100% / 3")]
+)
 def test_a_share_of_so_many_layers_is_exact(layers, drops, share):
     facts = llama_facts(layers=layers)
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert kv(512) <= {share} and kv(512) >= {share}")
@@ -63,11 +84,19 @@ def test_joint_losses():
     assert [d.code for d in of_model("nll < 0.4").diagnostics] == ["LB323"]
 
 
-@pytest.mark.parametrize(("condition", "truth"), [
-    ('model.family in ["llama", "qwen3"]', True), ('model.family not in ["qwen3"]', True),
-    ('model.family == "llama"', True), ('model.family matches ~"l+.*"', True), ('model.family matches ~"lla"', False),
-    ("model.layers >= 24", True), ("model.layers in [28, 30]", True), ("20 < model.layers < 30", False),
-])
+@pytest.mark.parametrize(
+    ("condition", "truth"),
+    [
+        ('model.family in ["llama", "qwen3"]', True),
+        ('model.family not in ["qwen3"]', True),
+        ('model.family == "llama"', True),
+        ('model.family matches ~"l+.*"', True),
+        ('model.family matches ~"lla"', False),
+        ("model.layers >= 24", True),
+        ("model.layers in [28, 30]", True),
+        ("20 < model.layers < 30", False),
+    ],
+)
 def test_facts(condition, truth):
     recipe = recipe_of(f"requires {condition}\nelse keep")
     assert holds(recipe.requires[0].expr, World(recipe, FACTS)).unwrap() is truth
@@ -79,17 +108,20 @@ def test_patterns_are_linear_time():
     assert holds(hard, World(recipe, FACTS)).unwrap() is False
 
 
-@pytest.mark.parametrize(("expr", "code"), [
-    (Compare(operands=(Text(value="a"), Text(value=r"(a)\1")), ops=("matches",)), "LB318"),
-    (Compare(operands=(Text(value="a"), Number(value=1)), ops=("<",)), "LB317"),
-    (Compare(operands=(Number(value=1), Number(value=1)), ops=("in",)), "LB317"),
-    (Compare(operands=(Fact(name="modules"), Number(value=1)), ops=("==",)), "LB317"),
-    (Compare(operands=(CostOf(name="kv", ctx=8), Number(value=1)), ops=("<",)), "LB317"),
-    (Arithmetic(operands=(Number(value=1), Number(value=0)), ops=("/",)), "LB317"),
-    (Not(operand=Number(value=1)), "LB317"),
-    (Number(value=1), "LB317"),
-    (Logic(op="or", operands=(Boolean(value=True), Number(value=3))), "LB317"),
-])
+@pytest.mark.parametrize(
+    ("expr", "code"),
+    [
+        (Compare(operands=(Text(value="a"), Text(value=r"(a)\1")), ops=("matches",)), "LB318"),
+        (Compare(operands=(Text(value="a"), Number(value=1)), ops=("<",)), "LB317"),
+        (Compare(operands=(Number(value=1), Number(value=1)), ops=("in",)), "LB317"),
+        (Compare(operands=(Fact(name="modules"), Number(value=1)), ops=("==",)), "LB317"),
+        (Compare(operands=(CostOf(name="kv", ctx=8), Number(value=1)), ops=("<",)), "LB317"),
+        (Arithmetic(operands=(Number(value=1), Number(value=0)), ops=("/",)), "LB317"),
+        (Not(operand=Number(value=1)), "LB317"),
+        (Number(value=1), "LB317"),
+        (Logic(op="or", operands=(Boolean(value=True), Number(value=3))), "LB317"),
+    ],
+)
 def test_conditions_without_a_value(expr, code):
     found = holds(expr, World(recipe_of("else keep"), FACTS))
     assert found.value is None

@@ -34,10 +34,23 @@ def test_round_trip(plan, tmp_path):
     assert os.listdir(tmp_path) == ["x.lbplan"]
 
 
-@pytest.mark.parametrize(("declared", "given"), [
-    ("str", '"\\"quoted\\""'), ("str", '"'), ("str", "true"), ("str", '"a\\nb"'), ("str", ""), ("float", "0.00001"),
-    ("float", "-1/3"), ("ratio", "33%"), ("ratio", "1/3"), ("bytes", "2GiB"), ("bool", "false"), ("tokens", "4k"),
-])
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [
+        ("str", '"\\"quoted\\""'),
+        ("str", '"'),
+        ("str", "true"),
+        ("str", '"a\\nb"'),
+        ("str", ""),
+        ("float", "0.00001"),
+        ("float", "-1/3"),
+        ("ratio", "33%"),
+        ("ratio", "1/3"),
+        ("bytes", "2GiB"),
+        ("bool", "false"),
+        ("tokens", "4k"),
+    ],
+)
 def test_a_set_value_comes_back(plan, declared, given):
     text = f"param $x: {declared}\nwhere $x == $x keep\nelse keep"
     recipe = recipe_of(text, x=given)
@@ -69,25 +82,37 @@ def edited(plan, tmp_path, change, *, redigest=False):
     return load_plan(path)
 
 
-@pytest.mark.parametrize(("change", "redigest", "code", "exit_code"), [
-    (lambda f: f["layers"][3].update(reason="because"), False, "LB332", 6),
-    (lambda f: f.update(sha256="0" * 64), False, "LB332", 6),
-    (lambda f: f.update(format_version=99), False, "LB333", 3),
-    (lambda f: f.pop("sha256"), False, "LB331", 6),
-    (lambda f: f.pop("layers"), True, "LB334", 6),
-    (lambda f: f["layers"][0]["actions"][0].update(action={"kind": "teleport"}), True, "LB334", 6),
-    (lambda f: f.update(surprise=1), True, "LB334", 6),
-])
+@pytest.mark.parametrize(
+    ("change", "redigest", "code", "exit_code"),
+    [
+        (lambda f: f["layers"][3].update(reason="because"), False, "LB332", 6),
+        (lambda f: f.update(sha256="0" * 64), False, "LB332", 6),
+        (lambda f: f.update(format_version=99), False, "LB333", 3),
+        (lambda f: f.pop("sha256"), False, "LB331", 6),
+        (lambda f: f.pop("layers"), True, "LB334", 6),
+        (lambda f: f["layers"][0]["actions"][0].update(action={"kind": "teleport"}), True, "LB334", 6),
+        (lambda f: f.update(surprise=1), True, "LB334", 6),
+    ],
+)
 def test_plans_that_were_touched(plan, tmp_path, change, redigest, code, exit_code):
     found = edited(plan, tmp_path, change, redigest=redigest)
     assert [(d.code, d.exit_code) for d in found.diagnostics] == [(code, exit_code)]
     assert found.value is None
 
 
-@pytest.mark.parametrize(("content", "code"), [
-    (b"", "LB331"), (b"# README", "LB331"), (b"[1, 2]", "LB331"), (b"{}", "LB331"), (b"\xff\xfe", "LB331"),
-    (b'{"a": 1, "a": 2}', "LB331"), (b'{"a": NaN}', "LB331"), (b"[" * 100_000, "LB331"),
-])
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "LB331"),
+        (b"# README", "LB331"),
+        (b"[1, 2]", "LB331"),
+        (b"{}", "LB331"),
+        (b"\xff\xfe", "LB331"),
+        (b'{"a": 1, "a": 2}', "LB331"),
+        (b'{"a": NaN}', "LB331"),
+        (b"[" * 100_000, "LB331"),
+    ],
+)
 def test_files_that_are_no_plans(tmp_path, content, code):
     path = tmp_path / "x.lbplan"
     path.write_bytes(content)
@@ -100,14 +125,32 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_nothing_changed(plan):
-    assert staleness(plan, files=dict(plan.recipe.files), params={"n": 4}, model_digest=plan.model.digest,
-                     lbdsl_version="0.1.0", fingerprint="7c" * 32, data_digest="41af" * 16) == ()
+    assert (
+        staleness(
+            plan,
+            files=dict(plan.recipe.files),
+            params={"n": 4},
+            model_digest=plan.model.digest,
+            lbdsl_version="0.1.0",
+            fingerprint="7c" * 32,
+            data_digest="41af" * 16,
+        )
+        == ()
+    )
     assert staleness(plan) == ()
 
 
 def test_every_difference_is_named(plan):
-    found = staleness(plan, files={plan.recipe.path: "ab" * 32}, params={"n": 5}, model_digest="cd" * 32,
-                      lbdsl_version="0.2.0", fingerprint="ef" * 32, data_digest="01" * 32, joint_digest="23" * 32)
+    found = staleness(
+        plan,
+        files={plan.recipe.path: "ab" * 32},
+        params={"n": 5},
+        model_digest="cd" * 32,
+        lbdsl_version="0.2.0",
+        fingerprint="ef" * 32,
+        data_digest="01" * 32,
+        joint_digest="23" * 32,
+    )
     assert [d.code for d in found] == ["LB340", "LB341", "LB342", "LB343", "LB343", "LB343", "LB344"]
     assert {d.exit_code for d in found} == {3}
     assert found[1].message == "$n was 4 when planned and is 5 now"

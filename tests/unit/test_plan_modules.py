@@ -24,9 +24,13 @@ def selected(text: str, facts: ModelFacts = FACTS) -> Selection:
 
 def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
     """Modules under an action, by their full name, and the rule that has each."""
-    return {f"model.layers.{layer.index}.{name}": choice.rule
-            for layer in selection.layers for choice in layer.choices for name in choice.modules
-            if choice.action is not None and choice.action.kind == action and choice.rule is not None}
+    return {
+        f"model.layers.{layer.index}.{name}": choice.rule
+        for layer in selection.layers
+        for choice in layer.choices
+        for name in choice.modules
+        if choice.action is not None and choice.action.kind == action and choice.rule is not None
+    }
 
 
 def codes(text: str, facts: ModelFacts = FACTS) -> list[str]:
@@ -39,13 +43,21 @@ def rule_matches(text: str, facts: ModelFacts = FACTS) -> list[str]:
     return [module.name for module in matched(selector, facts)]
 
 
-@pytest.mark.parametrize(("pattern", "glob", "name", "fits"), [
-    ("*.k_proj", True, "model.layers.3.self_attn.k_proj", True), ("*.k_proj", True, "model.layers.3.k_projx", False),
-    ("k_proj", True, "model.layers.3.self_attn.k_proj", False), ("*.layers.?.*", True, "model.layers.3.mlp.up_proj", True),
-    ("*.layers.?.*", True, "model.layers.13.mlp.up_proj", False), ("a.b", True, "axb", False), ("(a)+", True, "(a)+", True),
-    (r".*\.(k|v)_proj", False, "model.layers.3.self_attn.v_proj", True), (r"\.k_proj", False, "a.k_proj", False),
-    (r"(?i).*K_PROJ", False, "a.k_proj", True),
-])
+@pytest.mark.parametrize(
+    ("pattern", "glob", "name", "fits"),
+    [
+        ("*.k_proj", True, "model.layers.3.self_attn.k_proj", True),
+        ("*.k_proj", True, "model.layers.3.k_projx", False),
+        ("k_proj", True, "model.layers.3.self_attn.k_proj", False),
+        ("*.layers.?.*", True, "model.layers.3.mlp.up_proj", True),
+        ("*.layers.?.*", True, "model.layers.13.mlp.up_proj", False),
+        ("a.b", True, "axb", False),
+        ("(a)+", True, "(a)+", True),
+        (r".*\.(k|v)_proj", False, "model.layers.3.self_attn.v_proj", True),
+        (r"\.k_proj", False, "a.k_proj", False),
+        (r"(?i).*K_PROJ", False, "a.k_proj", True),
+    ],
+)
 def test_patterns_match_the_full_name(pattern: str, glob: bool, name: str, fits: bool) -> None:
     assert (bad_glob(pattern) if glob else bad_regex(pattern)) is None
     assert matcher(pattern, glob=glob)(name) is fits
@@ -64,8 +76,12 @@ def test_modules_of_layers() -> None:
 
 def test_what_patterns_of_a_rule_match() -> None:
     names = rule_matches('modules "*.k_proj", ~".*layers\\.1\\..*v_proj" quantize(bits=4)')
-    assert names == ["model.layers.0.self_attn.k_proj", "model.layers.1.self_attn.k_proj",
-                     "model.layers.1.self_attn.v_proj", *(f"model.layers.{i}.self_attn.k_proj" for i in range(2, 6))]
+    assert names == [
+        "model.layers.0.self_attn.k_proj",
+        "model.layers.1.self_attn.k_proj",
+        "model.layers.1.self_attn.v_proj",
+        *(f"model.layers.{i}.self_attn.k_proj" for i in range(2, 6)),
+    ]
 
 
 def test_layers_and_conditions_narrow_a_rule() -> None:
@@ -78,18 +94,22 @@ def test_layers_and_conditions_narrow_a_rule() -> None:
 
 
 def test_the_first_rule_that_matches_a_module_claims_it() -> None:
-    text = ('layers 0 keep\nmodules "*.k_proj" quantize(bits=8, group=64)\nmodules "*.down_proj" keep\n'
-            'layers 1-2 quantize(bits=4, group=64)\nelse drop')
+    text = (
+        'layers 0 keep\nmodules "*.k_proj" quantize(bits=8, group=64)\nmodules "*.down_proj" keep\n'
+        "layers 1-2 quantize(bits=4, group=64)\nelse drop"
+    )
     selection = selected(text)
     rules = owners(selection)
     left = [part for part in MODULES if part not in ("self_attn.k_proj", "mlp.down_proj")]
     assert rules == {f"model.layers.{i}.self_attn.k_proj": 2 for i in range(1, 6)} | {
-        f"model.layers.{i}.{part}": 4 for i in (1, 2) for part in left}
+        f"model.layers.{i}.{part}": 4 for i in (1, 2) for part in left
+    }
     # Weights are an aspect of their own: the attention goes all the same.
     mixers = [layer.choices[0].action for layer in selection.layers]
     assert [action.kind for action in mixers if action is not None] == ["keep"] + ["drop"] * 5
     assert owners(selection, "keep") == {f"model.layers.0.{part}": 1 for part in MODULES} | {
-        f"model.layers.{i}.mlp.down_proj": 3 for i in range(1, 6)}
+        f"model.layers.{i}.mlp.down_proj": 3 for i in range(1, 6)
+    }
     assert [rule.claims for rule in selection.rules] == [(0,), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (1, 2), (1, 2, 3, 4, 5)]
     assert selection.rules[1].shadowed == (0,)
 
@@ -110,13 +130,22 @@ def test_layers_need_not_have_the_same_modules() -> None:
     facts = llama_facts(layers=2)
     facts = ModelFacts(**{**vars(facts), "modules": (*facts.modules[:7], "model.layers.1.moe.w1", "model.layers.1.moe.w2")})
     selection = selected('modules "*.w?", "*.q_proj" quantize(bits=4)\nelse keep', facts)
-    assert owners(selection) == {"model.layers.0.self_attn.q_proj": 1, "model.layers.1.moe.w1": 1,
-                                 "model.layers.1.moe.w2": 1}
+    assert owners(selection) == {
+        "model.layers.0.self_attn.q_proj": 1,
+        "model.layers.1.moe.w1": 1,
+        "model.layers.1.moe.w2": 1,
+    }
     assert {name for choice in selection.layers[1].choices for name in choice.modules} == {"moe.w1", "moe.w2"}
 
 
-@pytest.mark.parametrize(("pattern", "near"), [("*.kproj", "*.k_proj"), ("*.self_atn.q_proj", "*.self_attn.q_proj"),
-                                               ("model.layers.0.mlp.upproj", "model.layers.0.mlp.up_proj")])
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        ("*.kproj", "*.k_proj"),
+        ("*.self_atn.q_proj", "*.self_attn.q_proj"),
+        ("model.layers.0.mlp.upproj", "model.layers.0.mlp.up_proj"),
+    ],
+)
 def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
     recipe = recipe_of(f'modules "*.k_proj", "{pattern}" quantize(bits=4)')
     problem = select(recipe, FACTS, {}).diagnostics[0]
@@ -136,8 +165,11 @@ def test_layers_that_are_not_there_and_measuring_without_an_engine() -> None:
 
 def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
     rule = recipe_of('modules "*.k_proj" quantize(bits=4)').model_dump()
-    for actions, code in (([{"kind": "drop"}], "LB216"), ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
-                          ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316")):
+    for actions, code in (
+        ([{"kind": "drop"}], "LB216"),
+        ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
+        ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316"),
+    ):
         rule["rules"][0]["actions"] = actions
         problems = select(Recipe.model_validate(rule), FACTS, {}).diagnostics
         assert code in [d.code for d in problems]
@@ -147,16 +179,21 @@ def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
 
 
 def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
-    text = ('layers 3 drop\nmodules "*.k_proj", "*.up_proj" in layers 2-3 quantize(bits=4, group=64)\nelse keep\n'
-            "heal { tokens = 10k }\nassert kl_healed < 1\n")
+    text = (
+        'layers 3 drop\nmodules "*.k_proj", "*.up_proj" in layers 2-3 quantize(bits=4, group=64)\nelse keep\n'
+        "heal { tokens = 10k }\nassert kl_healed < 1\n"
+    )
     plan = plan_of(text, FACTS, SCORES)
     assert (plan.complete, plan.errored, plan.applyable) == (False, True, False)
     problem = next(finding for finding in plan.findings if finding.code == "LB215")
     assert (problem.severity, problem.line) == ("error", 2)
     assert "rule 2 matches 3 modules" in problem.message
     # The key projection of layer 3 goes with its attention.
-    weights = {layer.index: [(p.modules, p.action.kind) for p in layer.actions if p.aspect == "weights"]
-               for layer in plan.layers if layer.index in (2, 3)}
+    weights = {
+        layer.index: [(p.modules, p.action.kind) for p in layer.actions if p.aspect == "weights"]
+        for layer in plan.layers
+        if layer.index in (2, 3)
+    }
     assert weights[2][0] == (("self_attn.k_proj", "mlp.up_proj"), "quantize")
     assert weights[3][0] == (("mlp.up_proj",), "quantize")
     assert weights[3][1] == (("mlp.gate_proj", "mlp.down_proj"), "keep")

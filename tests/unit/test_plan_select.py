@@ -30,12 +30,23 @@ def codes(found) -> list[str]:
     return [d.code for d in found.diagnostics]
 
 
-@pytest.mark.parametrize(("layers", "expected"), [
-    ("0-2, 5", (0, 1, 2, 5)), ("first 2, last 1", (0, 1, 29)), ("middle 4", (13, 14, 15, 16)),
-    ("every 10 from 3", (3, 13, 23)), ("first 10%", (0, 1, 2)), ("0-9 except first 8", (8, 9)),
-    ("all except 1-28", (0, 29)), ("0-9 and 5-12", (5, 6, 7, 8, 9)), ("not 1-29", (0,)),
-    ("lowest 3 by nll", (5, 7, 8)), ("highest 2 by nll or 4", (0, 1, 4)), ("last 3%", ()),
-])
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("0-2, 5", (0, 1, 2, 5)),
+        ("first 2, last 1", (0, 1, 29)),
+        ("middle 4", (13, 14, 15, 16)),
+        ("every 10 from 3", (3, 13, 23)),
+        ("first 10%", (0, 1, 2)),
+        ("0-9 except first 8", (8, 9)),
+        ("all except 1-28", (0, 29)),
+        ("0-9 and 5-12", (5, 6, 7, 8, 9)),
+        ("not 1-29", (0,)),
+        ("lowest 3 by nll", (5, 7, 8)),
+        ("highest 2 by nll or 4", (0, 1, 4)),
+        ("last 3%", ()),
+    ],
+)
 def test_layer_sets(layers, expected):
     assert claims(f"layers {layers} drop\nelse keep")[0] == expected
 
@@ -98,7 +109,8 @@ def test_comments_stay_out_of_reasons_and_messages():
     assert found.diagnostics[0].message.startswith("`kv(1Ki) + kv(2Ki) <= 1%` cannot be met")
     plan = plan_of("assert kv(1Ki) + # hm\n kv(2Ki) <= 10%\nelse keep", SMOL)
     assert plan.findings[0].message == (
-        "`assert kv(1Ki) + kv(2Ki) <= 10%` fails: `kv(1Ki) + kv(2Ki)` is 100.0 % of the base's")
+        "`assert kv(1Ki) + kv(2Ki) <= 10%` fails: `kv(1Ki) + kv(2Ki)` is 100.0 % of the base's"
+    )
 
 
 # Only what can matter is asked for -----------------------------------------------------------------------------------
@@ -108,15 +120,18 @@ def requested(text: str, facts=SMOL) -> set[int]:
     return {request.layer for request in requests_of(recipe_of(text), facts).unwrap()[0]}
 
 
-@pytest.mark.parametrize(("text", "layers"), [
-    ("layers 0-3 keep\nwhere nll < 0.1 drop", set(range(4, 30))),
-    ("layers 0-3 keep\nlowest 2 of rest by nll drop", set(range(4, 30))),
-    ("layers 0-3 keep\nlowest 2 by nll drop", set(range(30))),
-    ("layers 0-3 keep\nlayers lowest 2 by nll drop", set(range(30))),
-    ("layers 0-3 drop\nwhere nll < 0.1 keep", set(range(30))),
-    ("layers 5-9 where nll < 0.1 drop", set(range(5, 10))),
-    ("layers all keep\nwhere nll < 0.1 drop", set()),
-])
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("layers 0-3 keep\nwhere nll < 0.1 drop", set(range(4, 30))),
+        ("layers 0-3 keep\nlowest 2 of rest by nll drop", set(range(4, 30))),
+        ("layers 0-3 keep\nlowest 2 by nll drop", set(range(30))),
+        ("layers 0-3 keep\nlayers lowest 2 by nll drop", set(range(30))),
+        ("layers 0-3 drop\nwhere nll < 0.1 keep", set(range(30))),
+        ("layers 5-9 where nll < 0.1 drop", set(range(5, 10))),
+        ("layers all keep\nwhere nll < 0.1 drop", set()),
+    ],
+)
 def test_requests(text, layers):
     assert requested(text) == layers
 
@@ -130,14 +145,17 @@ def test_sensitivity_is_asked_as_the_metric_it_stands_for():
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "code", "message", "help"), [
-    ("layers 20-40 drop", "LB300", "layers 30-40 do not exist", "`20-29`"),
-    ("layers 40 drop", "LB300", "layer 40 does not exist", "the model has 30 layers, 0-29"),
-    ("layers first 31 drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
-    ("lowest 31 by nll drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
-    ("layers every 2 from 30 drop", "LB303", "`every 2 from 30` selects none of the 30 layers", "the layers are 0-29"),
-    ("requires model.layers >= 99\nlayers 0 drop", "LB320", "the recipe requires `model.layers >= 99`", "30 layers"),
-])
+@pytest.mark.parametrize(
+    ("text", "code", "message", "help"),
+    [
+        ("layers 20-40 drop", "LB300", "layers 30-40 do not exist", "`20-29`"),
+        ("layers 40 drop", "LB300", "layer 40 does not exist", "the model has 30 layers, 0-29"),
+        ("layers first 31 drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
+        ("lowest 31 by nll drop", "LB302", "31 of 30 layers cannot be selected", "the model has 30 layers"),
+        ("layers every 2 from 30 drop", "LB303", "`every 2 from 30` selects none of the 30 layers", "the layers are 0-29"),
+        ("requires model.layers >= 99\nlayers 0 drop", "LB320", "the recipe requires `model.layers >= 99`", "30 layers"),
+    ],
+)
 def test_a_recipe_that_does_not_fit(text, code, message, help):
     found = requests_of(recipe_of(text), SMOL)
     assert [(d.code, d.message) for d in found.diagnostics] == [(code, message)]
@@ -154,7 +172,7 @@ def test_every_misfit_is_found_in_one_run():
 def test_a_range_too_long_is_fixed_at_the_last_layer():
     recipe = recipe_of("layers 20-40 drop")
     edit = requests_of(recipe, SMOL).diagnostics[0].fix.edits[0]
-    assert recipe.text[: edit.span.start] + edit.text + recipe.text[edit.span.end:] == "layers 20-29 drop"
+    assert recipe.text[: edit.span.start] + edit.text + recipe.text[edit.span.end :] == "layers 20-29 drop"
 
 
 def test_reversed_ranges_are_errors_when_made_by_hand():
@@ -170,8 +188,16 @@ def test_two_actions_on_one_aspect_are_errors_when_made_by_hand():
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, "LB304"), (math.nan, "LB306"), (math.inf, "LB306")])
-@pytest.mark.parametrize("text", ["where nll < 0.1 drop", "lowest 3 by nll drop", "layers lowest 3 by nll drop",
-                                  "where nll < 0.1 or 1 < 2 drop", "where not nll < 0.1 drop"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "where nll < 0.1 drop",
+        "lowest 3 by nll drop",
+        "layers lowest 3 by nll drop",
+        "where nll < 0.1 or 1 < 2 drop",
+        "where not nll < 0.1 drop",
+    ],
+)
 def test_a_missing_or_nan_score_is_an_error(text, value, code):
     recipe = recipe_of(text)
     scores = scores_for(recipe, SMOL)
@@ -199,13 +225,16 @@ def test_a_shadowed_rule_names_who_claimed():
     assert found.diagnostics[0].labels[0].text == "claims layers 2-4"
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("where nll < 0 drop\nelse keep", ["LB310"]),
-    ("lowest 1% by nll drop\nelse keep", ["LB310"]),
-    ("layers 0-27 keep\nlowest 5 of rest by nll drop", ["LB309"]),
-    ("layers 0-27 keep", ["LB311"]),
-    ("layers all keep\nlowest of rest by nll until kv(8Ki) <= 100% drop", ["LB313"]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("where nll < 0 drop\nelse keep", ["LB310"]),
+        ("lowest 1% by nll drop\nelse keep", ["LB310"]),
+        ("layers 0-27 keep\nlowest 5 of rest by nll drop", ["LB309"]),
+        ("layers 0-27 keep", ["LB311"]),
+        ("layers all keep\nlowest of rest by nll until kv(8Ki) <= 100% drop", ["LB313"]),
+    ],
+)
 def test_findings(text, expected):
     assert codes(chosen(text)) == expected
 
@@ -241,8 +270,10 @@ def test_until_need_not_be_monotone():
 
 
 def test_two_untils():
-    text = ("lowest of rest by nll until kv(32Ki) <= 80% swa(window=64)\n"
-            "lowest of rest by nll until params <= 97% drop\nelse keep")
+    text = (
+        "lowest of rest by nll until kv(32Ki) <= 80% swa(window=64)\n"
+        "lowest of rest by nll until params <= 97% drop\nelse keep"
+    )
     selection = chosen(text).unwrap()
     sizes = [outcome.taken for outcome in selection.rules]
     assert sizes[1] == 5  # 3 % of 134.5 M over 0.885 M a layer
@@ -255,8 +286,10 @@ def test_until_unmet_says_best_and_binding():
     assert code_for("LB312").exit_code == 5
     problem = found.diagnostics[0]
     assert problem.message == "`kv(32Ki) <= 1%` cannot be met: every count from 0 to 27 was tried"
-    assert problem.help == ("best: 10.0 % with 27 layers",
-                            "binding: rule 1, `layers first 3 keep`: 3 layers with 100 % of what is left")
+    assert problem.help == (
+        "best: 10.0 % with 27 layers",
+        "binding: rule 1, `layers first 3 keep`: 3 layers with 100 % of what is left",
+    )
     assert problem.labels[0].span.text.startswith("layers first 3")
 
 
@@ -265,13 +298,16 @@ def test_until_unmet_with_an_amount_is_bound_by_it():
     assert found.diagnostics[0].help == ("best: 93.3 % with 2 layers", "binding: the rule's own amount, at most 2 layers")
 
 
-@pytest.mark.parametrize(("rule", "help"), [
-    ("layers last 1% drop", "the set is empty"),
-    ("layers 0-3 and 5-9 drop", "the set is empty"),
-    ("layers 0-3 where model.layers > 99 drop", "its condition asks for no score: it is the same for every layer"),
-    ("layers lowest 0 by nll drop", "look at the scores: `lbdsl plan` prints them"),
-    ("where nll < 0 drop", "look at the scores: `lbdsl plan` prints them"),
-])
+@pytest.mark.parametrize(
+    ("rule", "help"),
+    [
+        ("layers last 1% drop", "the set is empty"),
+        ("layers 0-3 and 5-9 drop", "the set is empty"),
+        ("layers 0-3 where model.layers > 99 drop", "its condition asks for no score: it is the same for every layer"),
+        ("layers lowest 0 by nll drop", "look at the scores: `lbdsl plan` prints them"),
+        ("where nll < 0 drop", "look at the scores: `lbdsl plan` prints them"),
+    ],
+)
 def test_help_of_a_rule_that_matches_nothing(rule, help):
     found = chosen(f"{rule}\nelse keep")
     assert [(d.code, d.help) for d in found.diagnostics] == [("LB310", (help,))]
@@ -301,8 +337,10 @@ def test_too_many_untils():
 
 def test_two_untils_on_eighty_layers_try_three_thousand_plans():
     facts = llama_facts(layers=80)
-    text = ("layers 0 keep\nlowest of rest by nll until kv(512) <= 95% swa(window=64)\n"
-            "lowest of rest by nll until kv(512) <= 1% drop\nelse keep")
+    text = (
+        "layers 0 keep\nlowest of rest by nll until kv(512) <= 95% swa(window=64)\n"
+        "lowest of rest by nll until kv(512) <= 1% drop\nelse keep"
+    )
     assert codes(chosen(text, facts, [1 / (i + 1) for i in range(80)])) == ["LB312"]
 
 

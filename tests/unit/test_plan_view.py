@@ -32,8 +32,9 @@ def drawn(plan, width=80, speeds=(), file=None, **options) -> str:
 
 @pytest.fixture(scope="module")
 def plan():
-    return plan_of("layers 0-1 keep\nlowest 7 of rest by nll drop\nelse swa(window=256, sinks=4)", smollm2_facts(),
-                   joint=JOINT)
+    return plan_of(
+        "layers 0-1 keep\nlowest 7 of rest by nll drop\nelse swa(window=256, sinks=4)", smollm2_facts(), joint=JOINT
+    )
 
 
 @pytest.mark.parametrize("layers", [1, 7, 8, 9, 30, 32, 80, 81, 126])
@@ -51,7 +52,7 @@ def test_a_strip_shows_every_layer_once_and_fits(layers, width):
         for number in ruler.split()[1:]:
             column = ruler.index(f" {number}") + 1
             over_first = row[column:][:1] == marks[int(number)]
-            over_last = row[column + len(number) - 1:][:1] == marks[int(number)]
+            over_last = row[column + len(number) - 1 :][:1] == marks[int(number)]
             assert over_first or over_last, (first, number)
 
 
@@ -87,8 +88,7 @@ def test_the_sum_of_scores_is_shown_with_its_warning():
 
 
 def test_labels_of_two_scores_with_one_metric():
-    plan = plan_of("lowest 2 by kl drop\nlowest 2 of rest by kl(swa(window=64)) swa(window=64)\nelse keep",
-                   smollm2_facts())
+    plan = plan_of("lowest 2 by kl drop\nlowest 2 of rest by kl(swa(window=64)) swa(window=64)\nelse keep", smollm2_facts())
     assert score_labels(plan) == {"kl(drop)": "kl", "kl(swa(window=64))": "kl-2"}
     sens = plan_of("lowest 2 by sensitivity drop\nelse keep", smollm2_facts())
     assert score_labels(sens) == {"nll(drop)": "sens"}
@@ -145,10 +145,23 @@ def test_the_perplexity_of_a_broken_model_is_drawn():
 
 def test_markup_in_names_is_text(plan, tmp_path):
     name = "m[bold]x[/red]"
-    record = Record(lbdsl_version="0", status="rejected", plan_digest="0", plan=plan, layer_map=(), changes=(),
-                    no_heal=False, heal=None, evaluation=None, asserts=(), files={})
-    for render in (lambda console: render_facts(smollm2_facts(), name, console),
-                   lambda console: render_report(record, tmp_path / name, console)):
+    record = Record(
+        lbdsl_version="0",
+        status="rejected",
+        plan_digest="0",
+        plan=plan,
+        layer_map=(),
+        changes=(),
+        no_heal=False,
+        heal=None,
+        evaluation=None,
+        asserts=(),
+        files={},
+    )
+    for render in (
+        lambda console: render_facts(smollm2_facts(), name, console),
+        lambda console: render_report(record, tmp_path / name, console),
+    ):
         console = Console(file=io.StringIO(), width=300)
         render(console)
         assert name in console.file.getvalue()

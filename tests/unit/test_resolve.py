@@ -62,7 +62,8 @@ def test_full_recipe() -> None:
     assert (first.because, first.text) == ("sinks", "layers @core keep")
     assert isinstance(second.selector, RankSelector)
     assert second.selector.by == Score.model_construct(
-        name="sensitivity", metric="kl", action=actions()["drop"](), at=second.selector.by.at)
+        name="sensitivity", metric="kl", action=actions()["drop"](), at=second.selector.by.at
+    )
     assert isinstance(third.selector, RankSelector)
     assert third.selector.of_rest
     assert third.selector.amount is None
@@ -127,30 +128,57 @@ def test_default_action_of_a_bare_metric_and_metrics_without_one() -> None:
 
 
 def test_sensitivity_is_the_measure_blocks_metric_wherever_it_stands() -> None:
-    for text in ("measure { metric = influence }\nlowest 1 by sensitivity keep\nelse keep",
-                 "lowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence }",
-                 "let $n = 4Ki\nlowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence; tokens = $n }"):
+    for text in (
+        "measure { metric = influence }\nlowest 1 by sensitivity keep\nelse keep",
+        "lowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence }",
+        "let $n = 4Ki\nlowest 1 by sensitivity keep\nelse keep\nmeasure { metric = influence; tokens = $n }",
+    ):
         by = resolved(text).rules[0].selector.by  # type: ignore[union-attr]
         assert (by.name, by.metric, by.action) == ("sensitivity", "influence", None)
 
 
-@pytest.mark.parametrize(("declared", "given", "value"), [
-    ("tokens", "8Ki", 8192), ("tokens", "10 tokens", 10), ("int", "-3", -3), ("float", "1e-3", 1e-3),
-    ("ratio", "5%", 0.05), ("ratio", "0.5", 0.5), ("bytes", "1GiB", 2**30),
-    ("bool", "true", True), ("str", "a b = c", "a b = c"),
-    ("str", '"a"', "a"), ("tokens", "2 * 128", 256),
-])
+@pytest.mark.parametrize(
+    ("declared", "given", "value"),
+    [
+        ("tokens", "8Ki", 8192),
+        ("tokens", "10 tokens", 10),
+        ("int", "-3", -3),
+        ("float", "1e-3", 1e-3),
+        ("ratio", "5%", 0.05),
+        ("ratio", "0.5", 0.5),
+        ("bytes", "1GiB", 2**30),
+        ("bool", "true", True),
+        ("str", "a b = c", "a b = c"),
+        ("str", '"a"', "a"),
+        ("tokens", "2 * 128", 256),
+    ],
+)
 def test_set_values_are_read_by_the_declared_type(declared: str, given: str, value: object) -> None:
     recipe = resolved(f"param $x: {declared}\nelse keep", x=given)
     assert recipe.params == {"x": value}
     assert type(recipe.params["x"]) is type(value)
 
 
-@pytest.mark.parametrize(("declared", "given"), [
-    ("tokens", "0.5"), ("tokens", "1GiB"), ("int", "5%"), ("int", "true"), ("bool", "1"), ("int", ""),
-    ("int", "1\nelse drop"), ("int", "$y"), ("float", "1e999"), ("int", "("), ("int", '"1"'),
-    ("ratio", "2MB"), ("float", "5%"), ("str", "\udcff"), ("int", "\udcff"),
-])
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [
+        ("tokens", "0.5"),
+        ("tokens", "1GiB"),
+        ("int", "5%"),
+        ("int", "true"),
+        ("bool", "1"),
+        ("int", ""),
+        ("int", "1\nelse drop"),
+        ("int", "$y"),
+        ("float", "1e999"),
+        ("int", "("),
+        ("int", '"1"'),
+        ("ratio", "2MB"),
+        ("float", "5%"),
+        ("str", "\udcff"),
+        ("int", "\udcff"),
+    ],
+)
 def test_set_values_of_another_type_are_refused(declared: str, given: str) -> None:
     found = recipe_from_text(f"param $x: {declared} = 1\nelse keep".replace(" = 1", ""), "t", {"x": given})
     assert found.value is None
@@ -167,8 +195,10 @@ def test_full_weights_and_parameters_in_settings() -> None:
 def test_comments_stay_out_of_a_rules_text() -> None:
     recipe = resolved("layers 1, # one\n  2 keep # two\nelse keep")
     assert recipe.rules[0].text == "layers 1, 2 keep"
-    searched = resolved('param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..128; minimize nll + # sum\n'
-                        '  kl; subject to model.family == "a#b" # b\n}').search
+    searched = resolved(
+        "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..128; minimize nll + # sum\n"
+        '  kl; subject to model.family == "a#b" # b\n}'
+    ).search
     assert searched is not None
     assert searched.objectives[0].text == "nll + kl"
     assert searched.subject_to[0].text == 'model.family == "a#b"'
@@ -184,8 +214,13 @@ def test_load_recipe_refuses_what_cannot_be_read(tmp_path) -> None:
     latin.write_bytes(b"else keep\n# \xe9")
     large = tmp_path / "large.lbr"
     large.write_bytes(b"#" * (2**21 + 1))
-    for path, code in ((latin, "LB020"), (large, "LB019"), (tmp_path, "LB020"), (tmp_path / "none.lbr", "LB020"),
-                       ("a\0b", "LB020")):
+    for path, code in (
+        (latin, "LB020"),
+        (large, "LB019"),
+        (tmp_path, "LB020"),
+        (tmp_path / "none.lbr", "LB020"),
+        ("a\0b", "LB020"),
+    ):
         found = load_recipe(path)
         assert found.value is None
         assert [d.code for d in found.diagnostics] == [code]

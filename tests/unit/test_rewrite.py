@@ -32,7 +32,8 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return set(one) == set(other) and all(
-        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one)
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["one file", "shards"])
@@ -64,8 +65,9 @@ def test_dropped_and_renamed(source, out):
 
     rename = {"model.norm.weight": "model.last_norm.weight"}
     seen = []
-    names = rewrite_shards(source, out, drop=drop, rename=rename,
-                           progress=lambda done, total, note="": seen.append((done, total, note)))
+    names = rewrite_shards(
+        source, out, drop=drop, rename=rename, progress=lambda done, total, note="": seen.append((done, total, note))
+    )
     expected = {rename.get(name, name): value for name, value in tensors(source).items() if not drop(name)}
     assert equal(tensors(out), expected)
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
@@ -118,8 +120,15 @@ def test_tensors_stay_aligned_to_their_elements(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     out.mkdir()
-    save_file({"a": np.arange(3, dtype="float16"), "b": np.arange(4, dtype="float32"), "c": np.arange(5, dtype="uint8"),
-               "d": np.arange(2, dtype="float64")}, source / SINGLE)
+    save_file(
+        {
+            "a": np.arange(3, dtype="float16"),
+            "b": np.arange(4, dtype="float32"),
+            "c": np.arange(5, dtype="uint8"),
+            "d": np.arange(2, dtype="float64"),
+        },
+        source / SINGLE,
+    )
     rewrite_shards(source, out, rename={"c": "z"})
     for info in read_tensors(out).values():
         assert info.start % ((info.stop - info.start) // info.elements) == 0
@@ -219,14 +228,27 @@ def test_any_choice_of_tensors(tmp_path_factory, data):
     source, out = folder / "source", folder / "out"
     source.mkdir()
     out.mkdir()
-    shards = data.draw(st.lists(st.lists(st.tuples(
-        st.sampled_from(["uint8", "float16", "float32", "float64", "int64"]),
-        st.lists(st.integers(0, 4), max_size=3)), min_size=1, max_size=5), min_size=1, max_size=4))
+    shards = data.draw(
+        st.lists(
+            st.lists(
+                st.tuples(
+                    st.sampled_from(["uint8", "float16", "float32", "float64", "int64"]),
+                    st.lists(st.integers(0, 4), max_size=3),
+                ),
+                min_size=1,
+                max_size=5,
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
     where = {}
     for number, shard in enumerate(shards):
         file = SINGLE if len(shards) == 1 else f"model-{number}.safetensors"
-        made = {f"t{number}.{i}": np.random.default_rng(i).integers(0, 200, shape).astype(dtype)
-                for i, (dtype, shape) in enumerate(shard)}
+        made = {
+            f"t{number}.{i}": np.random.default_rng(i).integers(0, 200, shape).astype(dtype)
+            for i, (dtype, shape) in enumerate(shard)
+        }
         save_file(made, source / file)
         where |= dict.fromkeys(made, file)
     if len(shards) > 1:
@@ -241,9 +263,14 @@ def test_any_choice_of_tensors(tmp_path_factory, data):
 def test_metadata_says_pytorch(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "out").mkdir()
-    write_safetensors(tmp_path / "source" / SINGLE, {
-        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
-        "b": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"ab")
+    write_safetensors(
+        tmp_path / "source" / SINGLE,
+        {
+            "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+            "b": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]},
+        },
+        b"ab",
+    )
     rewrite_shards(tmp_path / "source", tmp_path / "out", drop={"a"})
     raw = (tmp_path / "out" / SINGLE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])

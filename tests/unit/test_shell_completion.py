@@ -45,9 +45,16 @@ def ask_bash(folder: Path, *lines: str) -> list[list[str]]:
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m lbdsl "$@"\n', encoding="utf-8")
     script.chmod(0o755)
-    done = subprocess.run([bash, "--norc", "-c", SCRIPT], cwd=folder, input="".join(line + "\n" for line in lines),
-                          text=True, capture_output=True, timeout=120, check=True,
-                          env={"PATH": f"{script.parent}:/usr/bin:/bin", "HOME": str(folder)})
+    done = subprocess.run(
+        [bash, "--norc", "-c", SCRIPT],
+        cwd=folder,
+        input="".join(line + "\n" for line in lines),
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=True,
+        env={"PATH": f"{script.parent}:/usr/bin:/bin", "HOME": str(folder)},
+    )
     assert done.stderr == ""
     first, *answers = done.stdout.splitlines()
     assert "_lbdsl_completion" in first
@@ -55,16 +62,35 @@ def ask_bash(folder: Path, *lines: str) -> list[list[str]]:
 
 
 def test_bash(folder: Path) -> None:
-    answers = ask_bash(folder, "lbdsl che", "lbdsl check .", "lbdsl plan a.lbr m", "lbdsl check --form",
-                       "lbdsl check --format j", "lbdsl check sub/", "lbdsl explain LB10", "lbdsl explain sw",
-                       "lbdsl nonsense x")
+    answers = ask_bash(
+        folder,
+        "lbdsl che",
+        "lbdsl check .",
+        "lbdsl plan a.lbr m",
+        "lbdsl check --form",
+        "lbdsl check --format j",
+        "lbdsl check sub/",
+        "lbdsl explain LB10",
+        "lbdsl explain sw",
+        "lbdsl nonsense x",
+    )
     assert answers == [
-        ["check"], ["a.lbr", "b.lbr", "sub/"], ["m.gguf"], ["--format"], ["json"], ["sub/x.lbr"],
-        [code.id for code in all_codes() if code.id.startswith("LB10")], ["swa"], []]
+        ["check"],
+        ["a.lbr", "b.lbr", "sub/"],
+        ["m.gguf"],
+        ["--format"],
+        ["json"],
+        ["sub/x.lbr"],
+        [code.id for code in all_codes() if code.id.startswith("LB10")],
+        ["swa"],
+        [],
+    ]
 
 
-@pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o nosort"), ("zsh", "#compdef lbdsl"),
-                                             ("fish", "complete --no-files --command lbdsl")])
+@pytest.mark.parametrize(
+    ("shell", "sign"),
+    [("bash", "complete -o nosort"), ("zsh", "#compdef lbdsl"), ("fish", "complete --no-files --command lbdsl")],
+)
 def test_scripts(shell: str, sign: str) -> None:
     done = CliRunner().invoke(cli, ["completions", shell])
     assert done.exit_code == 0
@@ -97,6 +123,10 @@ def test_words() -> None:
 
 def test_every_verb_completes_its_options() -> None:
     for verb in VERBS:
-        done = CliRunner().invoke(cli, [], prog_name="lbdsl", env={"_LBDSL_COMPLETE": "bash_complete",
-                                                                   "COMP_WORDS": f"lbdsl {verb} --h", "COMP_CWORD": "2"})
+        done = CliRunner().invoke(
+            cli,
+            [],
+            prog_name="lbdsl",
+            env={"_LBDSL_COMPLETE": "bash_complete", "COMP_WORDS": f"lbdsl {verb} --h", "COMP_CWORD": "2"},
+        )
         assert done.output.strip() == "plain,--help", verb

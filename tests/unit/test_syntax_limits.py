@@ -38,11 +38,18 @@ def test_depth(opening: str, closing: str) -> None:
     assert codes(f"let $a = {opening * 100}{inner}{closing * 100}\nelse keep") == ["LB005"]
 
 
-@pytest.mark.parametrize("text", [
-    "where " + " and ".join(["nll < 1"] * 20_000) + " drop", "let $a = " + " + ".join(["1"] * 20_000),
-    "layers " + ", ".join(map(str, range(9_000))) + " keep", "where " + "(" * 50_000,
-    "assert " + " < ".join(["1"] * 20_000), "else " + " + ".join(["keep"] * 200), "heal {" + "lr = 1;" * 20_000 + "}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "where " + " and ".join(["nll < 1"] * 20_000) + " drop",
+        "let $a = " + " + ".join(["1"] * 20_000),
+        "layers " + ", ".join(map(str, range(9_000))) + " keep",
+        "where " + "(" * 50_000,
+        "assert " + " < ".join(["1"] * 20_000),
+        "else " + " + ".join(["keep"] * 200),
+        "heal {" + "lr = 1;" * 20_000 + "}",
+    ],
+)
 def test_long_input_is_quick(text: str) -> None:
     start = time.process_time()
     recipe_from_text(text)

@@ -23,13 +23,24 @@ def test_arguments_and_settings_keep_key_and_value_spans() -> None:
     assert (block.settings[0].key.span.text, block.settings[0].value.span.text) == ("lr", "1e-3")
 
 
-@pytest.mark.parametrize(("text", "value", "unit"), [
-    ("4Ki", 4096, Unit.NONE), ("10M", 10**7, Unit.NONE), ("10M tokens", 10**7, Unit.TOKENS),
-    ("512 tokens", 512, Unit.TOKENS), ("2GiB", 2**31, Unit.BYTES), ("2GB", 2 * 10**9, Unit.BYTES),
-    ("7B", 7, Unit.BYTES), ("50%", 0.5, Unit.RATIO), ("0.5%", 0.005, Unit.RATIO),
-    ("1.5k", 1500, Unit.NONE), ("1e-3", 1e-3, Unit.NONE),
-    ("0.25", 0.25, Unit.NONE), ("0.5Ki tokens", 512, Unit.TOKENS),
-])
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("4Ki", 4096, Unit.NONE),
+        ("10M", 10**7, Unit.NONE),
+        ("10M tokens", 10**7, Unit.TOKENS),
+        ("512 tokens", 512, Unit.TOKENS),
+        ("2GiB", 2**31, Unit.BYTES),
+        ("2GB", 2 * 10**9, Unit.BYTES),
+        ("7B", 7, Unit.BYTES),
+        ("50%", 0.5, Unit.RATIO),
+        ("0.5%", 0.005, Unit.RATIO),
+        ("1.5k", 1500, Unit.NONE),
+        ("1e-3", 1e-3, Unit.NONE),
+        ("0.25", 0.25, Unit.NONE),
+        ("0.5Ki tokens", 512, Unit.TOKENS),
+    ],
+)
 def test_numbers(text: str, value: float, unit: Unit) -> None:
     let = statements(f"let $a = {text}")[0]
     assert isinstance(let, tree.Let)
@@ -45,19 +56,35 @@ def test_tokens_is_a_unit_only_after_a_number() -> None:
     assert [setting.key.name for setting in block.settings] == ["batch", "tokens"]
 
 
-@pytest.mark.parametrize("text", [
-    "layers 0-3,\n4 keep", "where nll <\n0.1 drop", "where nll < 0.1\nand kl < 0.1 drop", "layers all\nexcept 3 keep",
-    "else keep\nbecause\n\"why\"", "lowest by\nnll\nuntil\nkv(8Ki) < 50% drop", "else swa(\nwindow\n=\n512\n)",
-    "let $a =\n3", "param $a: int in\n{1,\n2}", "layers not\n3 keep", "modules \"a\" in\nlayers 3 keep",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layers 0-3,\n4 keep",
+        "where nll <\n0.1 drop",
+        "where nll < 0.1\nand kl < 0.1 drop",
+        "layers all\nexcept 3 keep",
+        'else keep\nbecause\n"why"',
+        "lowest by\nnll\nuntil\nkv(8Ki) < 50% drop",
+        "else swa(\nwindow\n=\n512\n)",
+        "let $a =\n3",
+        "param $a: int in\n{1,\n2}",
+        "layers not\n3 keep",
+        'modules "a" in\nlayers 3 keep',
+    ],
+)
 def test_a_newline_that_ends_nothing(text: str) -> None:
     assert len(statements(text)) == 1
 
 
-@pytest.mark.parametrize("text", [
-    "else keep\nelse drop", "layers 3 keep\nlowest 2 by nll drop", "else keep;;\n;else drop",
-    "else keep # a\n\n# b\nelse drop",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "else keep\nelse drop",
+        "layers 3 keep\nlowest 2 by nll drop",
+        "else keep;;\n;else drop",
+        "else keep # a\n\n# b\nelse drop",
+    ],
+)
 def test_a_newline_or_semicolon_that_ends_a_statement(text: str) -> None:
     assert len(statements(text)) == 2
 

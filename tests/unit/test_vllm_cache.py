@@ -25,9 +25,20 @@ def test_a_capacity_that_vllm_logged_for_batches_of_512() -> None:
     assert layout(6, 16).capacity(Serving(2048, 128, 512, batches=1)) == 100739
 
 
-@pytest.mark.parametrize(("full", "windowed", "size", "groups", "padding"), [
-    (10, 20, 10, 3, 0), (1, 23, 1, 24, 0), (6, 16, 6, 4, 2), (12, 13, 13, 2, 1), (2, 3, 2, 3, 1), (5, 9, 5, 3, 1),
-    (5, 7, 7, 2, 2), (0, 9, 9, 1, 0), (9, 0, 9, 1, 0)])
+@pytest.mark.parametrize(
+    ("full", "windowed", "size", "groups", "padding"),
+    [
+        (10, 20, 10, 3, 0),
+        (1, 23, 1, 24, 0),
+        (6, 16, 6, 4, 2),
+        (12, 13, 13, 2, 1),
+        (2, 3, 2, 3, 1),
+        (5, 9, 5, 3, 1),
+        (5, 7, 7, 2, 2),
+        (0, 9, 9, 1, 0),
+        (9, 0, 9, 1, 0),
+    ],
+)
 def test_groups(full: int, windowed: int, size: int, groups: int, padding: int) -> None:
     found = layout(full, windowed)
     assert (found.size, len(found.groups), found.padding) == (size, groups, padding)

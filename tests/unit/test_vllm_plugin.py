@@ -21,8 +21,13 @@ def imported(path: Path) -> set[str]:
     """The top-level packages that a file imports, and of lbdsl the whole module."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
         found |= {name if name.startswith("lbdsl") else name.split(".")[0] for name in names}
     return found
 
@@ -34,8 +39,10 @@ def test_it_needs_only_what_vllm_brings(path: Path) -> None:
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
-    code = ("import sys, lbdsl.vllm; assert callable(lbdsl.vllm.register); "
-            "assert not {'torch', 'transformers', 'vllm', 'pydantic'} & set(sys.modules)")
+    code = (
+        "import sys, lbdsl.vllm; assert callable(lbdsl.vllm.register); "
+        "assert not {'torch', 'transformers', 'vllm', 'pydantic'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -57,7 +64,8 @@ def test_configurations_read_what_artifacts_say() -> None:
     from lbdsl.vllm import configurations
 
     assert {found.model_type for found in configurations.CONFIGURATIONS} == {
-        ARTIFACT_PREFIX + family for family in plugin.FAMILIES}
+        ARTIFACT_PREFIX + family for family in plugin.FAMILIES
+    }
     stub = {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}, {"attn": "full"}]}
     config = configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=2)
     assert config.lbdsl == stub

@@ -43,10 +43,12 @@ class LbdslDeciLMConfig(LlamaConfig):
 
     def _block(self, entry):
         heads = self.num_attention_heads // (self.num_key_value_heads or self.num_attention_heads)
-        attention = SimpleNamespace(no_op=not entry["attention"], replace_with_linear=False, sparsify=None,
-                                    n_heads_in_group=heads)
-        mlp = SimpleNamespace(no_op=not entry["mlp"], replace_with_linear=False, sparsify=None,
-                              intermediate_size=self.intermediate_size)
+        attention = SimpleNamespace(
+            no_op=not entry["attention"], replace_with_linear=False, sparsify=None, n_heads_in_group=heads
+        )
+        mlp = SimpleNamespace(
+            no_op=not entry["mlp"], replace_with_linear=False, sparsify=None, intermediate_size=self.intermediate_size
+        )
         if self.ffn_mult is not None:
             mlp.ffn_mult = self.ffn_mult
         return SimpleNamespace(attention=attention, ffn=mlp)

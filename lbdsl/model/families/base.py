@@ -54,8 +54,9 @@ def one_window(default: int | None) -> Windows:
     return windows
 
 
-def windows_by_type(default: int | None, is_windowed: Callable[[int, Mapping[str, Any]], bool],
-                    switch: str | None = None) -> Windows:
+def windows_by_type(
+    default: int | None, is_windowed: Callable[[int, Mapping[str, Any]], bool], switch: str | None = None
+) -> Windows:
     """`layer_types` says which layers `sliding_window` holds for; where it is absent, `is_windowed(layer, config)`.
 
     `switch` names a boolean field, off when absent, without which the window is not used.
@@ -67,17 +68,23 @@ def windows_by_type(default: int | None, is_windowed: Callable[[int, Mapping[str
             window = None
         types = config.get("layer_types")
         if types is None:
-            types = ["sliding_attention" if window is not None and is_windowed(i, config) else "full_attention"
-                     for i in range(layers)]
+            types = [
+                "sliding_attention" if window is not None and is_windowed(i, config) else "full_attention"
+                for i in range(layers)
+            ]
         if not isinstance(types, list) or len(types) != layers:
             raise fail("LB402", f"layer_types in the configuration is not a list of {layers} layers")
         for kind in types:
             if kind not in ("full_attention", "sliding_attention"):
-                raise fail("LB404", f"layer_types holds {str(kind)[:40]!r}; full_attention and sliding_attention are "
-                           "understood")
+                raise fail(
+                    "LB404", f"layer_types holds {str(kind)[:40]!r}; full_attention and sliding_attention are understood"
+                )
         if window is None and "sliding_attention" in types:
-            raise fail("LB404", "layer_types names windowed layers, but the window is switched off in this model",
-                       help=f"set sliding_window{f' and {switch}' if switch else ''}, or name no such layers")
+            raise fail(
+                "LB404",
+                "layer_types names windowed layers, but the window is switched off in this model",
+                help=f"set sliding_window{f' and {switch}' if switch else ''}, or name no such layers",
+            )
         return tuple(window if kind == "sliding_attention" else None for kind in types)
 
     return windows
@@ -90,8 +97,7 @@ def _window(config: Mapping[str, Any], default: int | None) -> int | None:
     return value
 
 
-NOT_QUANTIZED = Limit("quantization_config", (None,),
-                      "the weights are quantized already; start from the unquantized model")
+NOT_QUANTIZED = Limit("quantization_config", (None,), "the weights are quantized already; start from the unquantized model")
 DECODER = Limit("is_encoder_decoder", (None, False), "only decoder models can be changed")
 NO_PER_LAYER = Limit("per_layer_config", (None,), "transformers saves it, but the family's code does not follow it")
 CAUSAL = Limit("use_bidirectional_attention", (None, False), "only causal attention can be changed")
@@ -141,14 +147,28 @@ class Family:
     """The config's field for a cap on attention scores: SDPA cannot compute one, so such a model runs eagerly."""
 
 
-SIZES: Mapping[str, str] = MappingProxyType({
-    "layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "intermediate": "intermediate_size",
-    "vocab": "vocab_size", "positions": "max_position_embeddings",
-})
+SIZES: Mapping[str, str] = MappingProxyType(
+    {
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "head_dim": "head_dim",
+        "intermediate": "intermediate_size",
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+    }
+)
 
-GGUF_SIZES: Mapping[str, str] = MappingProxyType({
-    "layers": "block_count", "hidden": "embedding_length", "heads": "attention.head_count",
-    "kv_heads": "attention.head_count_kv", "head_dim": "rope.dimension_count",
-    "intermediate": "feed_forward_length", "vocab": "vocab_size", "positions": "context_length",
-})
+GGUF_SIZES: Mapping[str, str] = MappingProxyType(
+    {
+        "layers": "block_count",
+        "hidden": "embedding_length",
+        "heads": "attention.head_count",
+        "kv_heads": "attention.head_count_kv",
+        "head_dim": "rope.dimension_count",
+        "intermediate": "feed_forward_length",
+        "vocab": "vocab_size",
+        "positions": "context_length",
+    }
+)

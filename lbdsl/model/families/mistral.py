@@ -14,6 +14,12 @@ FAMILY = Family(
     tied_by_default=False,
     windows=one_window(4096),
     size_defaults=MappingProxyType({"kv_heads": 8}),
-    limits=(Limit("layer_types", (None,), "Mistral's attention ignores it while its cache obeys it; such a model is "
-                  "of the Ministral family"), *COMMON_LIMITS),
+    limits=(
+        Limit(
+            "layer_types",
+            (None,),
+            "Mistral's attention ignores it while its cache obeys it; such a model is of the Ministral family",
+        ),
+        *COMMON_LIMITS,
+    ),
 )

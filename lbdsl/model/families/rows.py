@@ -12,12 +12,12 @@ def norm(name: str, gguf: str = "") -> TensorRow:
 
 def projections(*, biased: tuple[str, ...] = (), when: str | None = None) -> tuple[TensorRow, ...]:
     """q, k, v and o projections. Those in `biased` have a bias: always, or if the config's field `when` is true."""
-    dims = {"q": ("query", "hidden"), "k": ("key_value", "hidden"), "v": ("key_value", "hidden"),
-            "o": ("hidden", "query")}
+    dims = {"q": ("query", "hidden"), "k": ("key_value", "hidden"), "v": ("key_value", "hidden"), "o": ("hidden", "query")}
     gguf = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
     weights = tuple(TensorRow(f"self_attn.{part}_proj.weight", f"{gguf[part]}.weight", dims[part]) for part in dims)
-    biases = tuple(TensorRow(f"self_attn.{part}_proj.bias", f"{gguf[part]}.bias", dims[part][:1], when=when)
-                   for part in biased)
+    biases = tuple(
+        TensorRow(f"self_attn.{part}_proj.bias", f"{gguf[part]}.bias", dims[part][:1], when=when) for part in biased
+    )
     return weights + biases
 
 
@@ -27,8 +27,9 @@ def gated_mlp(*, biases_when: str | None = None) -> tuple[TensorRow, ...]:
     weights = tuple(TensorRow(f"mlp.{part}_proj.weight", f"ffn_{part}.weight", dims[part]) for part in dims)
     if biases_when is None:
         return weights
-    return weights + tuple(TensorRow(f"mlp.{part}_proj.bias", f"ffn_{part}.bias", dims[part][:1], when=biases_when)
-                           for part in dims)
+    return weights + tuple(
+        TensorRow(f"mlp.{part}_proj.bias", f"ffn_{part}.bias", dims[part][:1], when=biases_when) for part in dims
+    )
 
 
 QK_HEAD_NORMS = (

@@ -131,14 +131,18 @@ def adopt_cache(cache, specs, make_layers, device):
         return
     kind = type(cache) if type(cache) in _KINDS.values() else _KINDS.get(type(cache))
     if kind is None:
-        raise ValueError("a hybrid model keeps its own caches: pass a DynamicCache, a StaticCache or none at all, not "
-                         f"{type(cache).__name__}")
+        raise ValueError(
+            "a hybrid model keeps its own caches: pass a DynamicCache, a StaticCache or none at all, not "
+            f"{type(cache).__name__}"
+        )
     if any(int(layer.get_seq_length()) for layer in cache.layers):
         raise ValueError("this cache was filled by another model; pass a fresh one")
     offloading = getattr(cache, "offloading", False)
     if offloading and device.type == "cpu":
-        raise ValueError("an offloaded cache moves keys and values from an accelerator to the CPU, and this model is on "
-                         "the CPU already; pass another cache")
+        raise ValueError(
+            "an offloaded cache moves keys and values from an accelerator to the CPU, and this model is on "
+            "the CPU already; pass another cache"
+        )
     reserved = max(layer.get_max_length() for layer in cache.layers) if kind is HybridStaticCache else None
     cache.__class__ = kind
     cache.layers = make_layers(reserved)

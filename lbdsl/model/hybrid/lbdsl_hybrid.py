@@ -54,8 +54,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             if name is not None:
                 setattr(self, name, None)
         if self.spec["attn"] != "none":
-            self.self_attn = mixer(self.spec["attn"]).build_attention(
-                self.attention_class, config, layer_idx, self.spec)
+            self.self_attn = mixer(self.spec["attn"]).build_attention(self.attention_class, config, layer_idx, self.spec)
             self._add_norms(self.attention_norms, config)
         if self.spec.get("mlp", "full") != "none":
             self.mlp = self.mlp_class(config)
@@ -77,7 +76,8 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
     def _attend(self, hidden_states, attention_mask, kwargs):
         before, after = self.attention_norms
         attended = self.self_attn(
-            hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs)[0]
+            hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs
+        )[0]
         return hidden_states + self._normed(after, attended)
 
     def _normed(self, name, hidden_states):
@@ -136,9 +136,17 @@ class HybridModelMixin(_Supports):
         if cache is not None:
             for layer in cache.layers:
                 layer.starts = starts
-        context = MaskContext(config=self.config, inputs_embeds=inputs_embeds_BND, attention_mask=attention_mask,
-                              position_ids=position_ids, cache=cache, seen=seen, real_BK=real_BK, starts=starts,
-                              segments_BQ=segments)
+        context = MaskContext(
+            config=self.config,
+            inputs_embeds=inputs_embeds_BND,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            seen=seen,
+            real_BK=real_BK,
+            starts=starts,
+            segments_BQ=segments,
+        )
         extra = {**extra, "position_ids": position_ids, CACHE_NAME: cache, "use_cache": use_cache}
         return LayerInputs(context, self._position_embeddings(inputs_embeds_BND, position_ids), extra)
 
@@ -169,11 +177,18 @@ class HybridModelMixin(_Supports):
             mask = inputs.mask(layer.spec, index)
         elif inputs.context.cache is not None:
             inputs.context.cache.layers[index].advance(hidden_BND.shape[1])
-        return layer(hidden_BND, attention_mask=mask, position_embeddings=inputs.position_embeddings[index],
-                     **inputs.extra)
+        return layer(hidden_BND, attention_mask=mask, position_embeddings=inputs.position_embeddings[index], **inputs.extra)
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, use_cache=None,
-                output_hidden_states=None, **kwargs):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        inputs_embeds=None,
+        use_cache=None,
+        output_hidden_states=None,
+        **kwargs,
+    ):
         """As the family's own model; the cache comes in and goes out under transformers' name for it."""
         given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
         cache = next((value for value in given if value is not None), None)
@@ -193,11 +208,13 @@ class HybridModelMixin(_Supports):
         inputs = self.prepare(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         seen = []
-        hidden = self.run_layers(inputs_embeds, inputs,
-                                 observe=(lambda _index, state: seen.append(state)) if wanted else None)
+        hidden = self.run_layers(
+            inputs_embeds, inputs, observe=(lambda _index, state: seen.append(state)) if wanted else None
+        )
         hidden = self.norm(hidden)
-        outputs = BaseModelOutputWithPast(last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None,
-                                          **{CACHE_NAME: cache})
+        outputs = BaseModelOutputWithPast(
+            last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None, **{CACHE_NAME: cache}
+        )
         return outputs.to_tuple() if as_tuple else outputs
 
     def new_cache_layers(self, reserved=None):
@@ -311,8 +328,10 @@ class HybridCausalLMMixin(_Supports):
 
     def init_continuous_batching(self, *_args, **_kwargs):
         """Refused: transformers' continuous batching pages one kind of cache by the stock attention's own mask."""
-        raise ValueError("a hybrid model cannot be batched continuously by transformers: its layers hold different "
-                         "caches; `generate` takes padded batches, and an engine such as vLLM serves an export")
+        raise ValueError(
+            "a hybrid model cannot be batched continuously by transformers: its layers hold different "
+            "caches; `generate` takes padded batches, and an engine such as vLLM serves an export"
+        )
 
     def save_pretrained(self, save_directory, **kwargs):
         super().save_pretrained(save_directory, **kwargs)

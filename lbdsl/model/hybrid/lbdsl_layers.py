@@ -34,8 +34,12 @@ def native_layers(config):
     """
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    return [{"attn": "swa", "window": window, "sinks": 0} if kind == "sliding_attention" and window is not None
-            else {"attn": "full"} for kind in types]
+    return [
+        {"attn": "swa", "window": window, "sinks": 0}
+        if kind == "sliding_attention" and window is not None
+        else {"attn": "full"}
+        for kind in types
+    ]
 
 
 def merged_spec(spec, entries):

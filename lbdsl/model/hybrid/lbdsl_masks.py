@@ -53,7 +53,8 @@ def real_columns(attention_mask, columns):
         return None
     if attention_mask.shape[1] < columns:
         raise ValueError(
-            f"attention_mask has {attention_mask.shape[1]} columns; cached and new tokens together are {columns}")
+            f"attention_mask has {attention_mask.shape[1]} columns; cached and new tokens together are {columns}"
+        )
     real = attention_mask[:, :columns].bool()
     return None if bool(real.all()) else real
 

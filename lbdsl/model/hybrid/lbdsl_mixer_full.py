@@ -28,8 +28,13 @@ class FullMixer:
         if context.queries == 1 and isinstance(context.cache, HybridStaticCache) and (given is None or given.dim() == 2):
             return self._single_over_reserved(context)
         return create_causal_mask(
-            config=context.config, inputs_embeds=context.inputs_embeds, attention_mask=given,
-            position_ids=context.position_ids, layer_idx=context.layer_idx, **{CACHE_NAME: context.cache})
+            config=context.config,
+            inputs_embeds=context.inputs_embeds,
+            attention_mask=given,
+            position_ids=context.position_ids,
+            layer_idx=context.layer_idx,
+            **{CACHE_NAME: context.cache},
+        )
 
     def _single_over_reserved(self, context):
         """For one query a row over a static layer. transformers leaves the mask out in some cases, for such a cache is not

@@ -20,8 +20,14 @@ def main(job_path, result_path):
 
     started = time.monotonic()
     options = {"enforce_eager": True, **job.get("options", {})}
-    llm = LLM(job["model"], dtype=job["dtype"], max_model_len=job["max_model_len"], seed=0,
-              trust_remote_code=job["trust_remote_code"], **options)
+    llm = LLM(
+        job["model"],
+        dtype=job["dtype"],
+        max_model_len=job["max_model_len"],
+        seed=0,
+        trust_remote_code=job["trust_remote_code"],
+        **options,
+    )
     loaded = time.monotonic() - started
     wanted = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False)
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
@@ -30,8 +36,9 @@ def main(job_path, result_path):
     completions = [output.outputs[0] for output in outputs]
     result = {
         "tokens": [list(done.token_ids) for done in completions],
-        "top": [[{str(token): entry.logprob for token, entry in step.items()} for step in done.logprobs]
-                for done in completions],
+        "top": [
+            [{str(token): entry.logprob for token, entry in step.items()} for step in done.logprobs] for done in completions
+        ],
         "again": [list(output.outputs[0].token_ids) for output in again],
         "architecture": llm.llm_engine.model_config.architecture,
         "loaded_in": loaded,

@@ -26,8 +26,7 @@ def _findings(code: Code) -> str:
 def _sections() -> dict[str, str]:
     if not GOLDEN.exists():
         return {}
-    return {part.split("\n", 1)[0]: part.split("\n", 1)[1]
-            for part in GOLDEN.read_text(encoding="utf-8").split("== ")[1:]}
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1] for part in GOLDEN.read_text(encoding="utf-8").split("== ")[1:]}
 
 
 def test_all_are_there() -> None:
