@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lbdsl.actions.base import Action, Aspect, Change
 from lbdsl.core.costs import SubBlockCost, attention_cost
-from lbdsl.core.diagnostic import Diagnostic, warning
+from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import tokens_text
 
@@ -48,14 +48,6 @@ class SlidingWindow(Action):
         return self.window if own is None else min(self.window, own)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        if self.window >= facts.positions:
-            return (
-                warning(
-                    "LB326",
-                    f"`{self.text()}` changes nothing within the model's {tokens_text(facts.positions)} positions",
-                    help="give a smaller window",
-                ),
-            )
         own = facts.spec(layer).get("window")
         if own is not None and self.window >= own:
             rest = " but its sinks" if self.sinks else ""
@@ -64,6 +56,15 @@ class SlidingWindow(Action):
                     "LB327",
                     f"`{self.text()}` changes nothing{rest} where layers have a window of {tokens_text(own)} by themselves",
                     help="give a smaller window",
+                ),
+            )
+        if 2 * self.window > facts.positions:
+            return (
+                error(
+                    "LB326",
+                    f"`{self.text()}` is wider than half of the model's {tokens_text(facts.positions)} positions: what it "
+                    "does cannot be measured",
+                    help=f"give a window of at most {tokens_text(facts.positions // 2)}",
                 ),
             )
         return ()

@@ -19,13 +19,13 @@ from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.plan.file import load_plan
-from lbdsl.plan.gate import gate_of, judges
+from lbdsl.plan.gate import gate_of
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode
-from lbdsl.recipe.schema import Evaluate, Recipe
+from lbdsl.recipe.schema import Recipe
 from lbdsl.syntax.format_tree import string_text
 from lbdsl.version import VERSION
 
@@ -119,7 +119,7 @@ def apply_plan(
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
-    judging = eval_blocks(recipe.eval or Evaluate(), plan.measure, plan.heal, bench, folder) if judges(recipe) else None
+    judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     inputs = RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import Progress
 from lbdsl.plan.gate import gate_of
+from lbdsl.plan.lengths import judged_lengths
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 
@@ -40,21 +42,21 @@ def evaluate_artifact(
     artifact: str | Path,
     *,
     against: str | None = None,
-    data: str | None = None,
+    data: str | Sequence[str] | None = None,
     tokens: int | None = None,
     seq: int | None = None,
     options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> Judged:
-    """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the text of its `eval` block.
+    """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
-    `against` is the base model, where it is not where the record says; `data`, `tokens` (in tokens) and `seq` replace
-    the block's settings. Raises LbdslError when the folder is no artifact, was edited, or the base is not the one it was
+    `against` is the base model, where it is not where the record says; `data` (one text or several), `tokens` (in
+    tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is no artifact, was edited, or the base is not the one it was
     made from.
     """
     from lbdsl.api.texts import data_folder, eval_blocks
     from lbdsl.artifact.restore import check_files, load_artifact, stream_artifact
-    from lbdsl.evaluate.quality import judge
+    from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.measure.streamed_model import StreamedModel
 
     folder = Path(artifact)
@@ -71,12 +73,12 @@ def evaluate_artifact(
         if against is None:
             raise fail("LB473", message, help="name the base model with --against")
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
-    block = plan.eval or Evaluate()
     # Text named on the command line is looked for here, not beside the recipe.
-    wanted = block.model_copy(
-        update={"data": _here(data) if data else block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
-    )
-    blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
+    block = plan.eval or Evaluate()
+    named = (data,) if isinstance(data, str) else tuple(data or ())
+    asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
+    wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
+    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     base = bench.judged_base
     if isinstance(base, StreamedModel):
         changed: Any = stream_artifact(folder, plan, device=bench.device, dtype=bench.facts.dtype)
@@ -84,14 +86,11 @@ def evaluate_artifact(
         import torch
 
         changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
-    with bench.progress.stage("judging") as report:
-        quality = judge(
-            base, changed, blocks.ids, data=data or block.data, digest=blocks.digest, progress=report, batch=options.batch
-        )
+    judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
     recipe = planned_recipe(plan)
-    asserts = gate_of(plan, recipe, bench.facts)(quality.post_scores())
+    asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
-    return Judged(record, quality.to_json(), asserts, tuple(found))
+    return Judged(record, evaluation_json(judged), asserts, tuple(found))
 
 
 def _here(data: str) -> str:

@@ -19,8 +19,10 @@ from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.cost import base_cost, decode_bounds, plan_cost
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.requests import requests_of
+from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
 from lbdsl.plan.select import Selection, select
+from lbdsl.plan.static import action_findings
 from lbdsl.recipe import load_recipe
 from lbdsl.recipe.schema import Recipe
 from lbdsl.version import VERSION
@@ -151,14 +153,16 @@ def _check_files(recipe: Recipe) -> None:
     from lbdsl.api.texts import data_folder
     from lbdsl.data.sources import read_documents
 
-    for block in (recipe.heal, recipe.eval):
-        if block is not None and Path(block.data).suffix in (".txt", ".jsonl", ".parquet"):
-            read_documents(block.data, base_dir=data_folder(recipe.path))
+    names = [*([recipe.heal.data] if recipe.heal else []), *(recipe.eval.data if recipe.eval else ())]
+    for data in names:
+        if Path(data).suffix in (".txt", ".jsonl", ".parquet"):
+            read_documents(data, base_dir=data_folder(recipe.path))
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:
     """For a recipe that asks for no score: only the joint loss is taken on its calibration text."""
-    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=recipe.measure.seq, fingerprint=None)
+    seq = recipe.measure.seq or 0
+    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=seq, fingerprint=None)
 
 
 def _lasting(bench: Workbench) -> str:
@@ -180,18 +184,23 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     """`planned`: nothing is measured for a plan that cannot be."""
     from lbdsl.model.source import is_artifact
 
-    recipe = loaded.unwrap()
     if is_artifact(bench.source) and not again:
         raise fail(
             "LB467",
             f"{bench.source.text} was made by lbdsl already",
             help="give its base model, or add --again to change it once more",
         )
+    recipe = loaded.unwrap()
     needed = requests_of(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
     requests, actions = needed.value
-    diagnostics = (*loaded.diagnostics, *needed.diagnostics)
+    # What an action says against the model is said before hours of measuring.
+    wrong = tuple(d for d in action_findings(recipe, bench.facts) if d.is_error)
+    settled = with_lengths(recipe, bench.facts)
+    _raise_errors(loaded.diagnostics + (wrong or settled.diagnostics))
+    recipe = settled.unwrap()
+    diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
         _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
     if not requests:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lbdsl.api.workbench import Workbench
-from lbdsl.data.blocks import TokenBlocks, documents_of, token_blocks
+from lbdsl.core.diagnostic import fail
+from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.split import Part
+from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure
 
 
@@ -17,56 +19,63 @@ def data_folder(recipe_path: str) -> Path:
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the layers' scores."""
-    return token_blocks(
-        measure.data,
-        Part.SCORE,
-        bench.tokenizer,
-        measure.tokens,
-        measure.seq,
-        measure.seed,
-        base_dir=folder,
-        offline=bench.options.offline,
-    )
+    return _blocks(measure.data, Part.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
 def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the joint loss: half as much, and none that a score was taken on."""
-    return token_blocks(
-        measure.data,
-        Part.JOINT,
-        bench.tokenizer,
-        max(measure.tokens // 2, 2),
-        measure.seq,
-        measure.seed,
-        base_dir=folder,
-        offline=bench.options.offline,
-    )
+    return _blocks(measure.data, Part.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
     """The healing text in training order, repeated where there is too little of it."""
     from lbdsl.heal.heal import steps_of
 
-    return token_blocks(
-        heal.data,
-        Part.HEAL,
-        bench.tokenizer,
-        steps_of(heal) * heal.batch * heal.seq,
-        heal.seq,
-        heal.seed,
-        base_dir=folder,
-        offline=bench.options.offline,
+    tokens = steps_of(heal) * heal.batch * heal.seq
+    return _blocks(heal.data, Part.HEAL, tokens, heal.seq, bench, folder, heal.seed)
+
+
+def eval_blocks(
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path
+) -> tuple[TokenBlocks, ...]:
+    """The text to judge on, of each source, without any document that another source of the recipe gave to calibration
+    or healing."""
+
+    def used(data: str) -> Used:
+        sources = [(measure.data, (Part.SCORE, Part.JOINT)), *([(heal.data, (Part.HEAL,))] if heal is not None else [])]
+        found = [
+            used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
+            for other, parts in sources
+            if other != data
+        ]
+        return frozenset().union(*found)
+
+    return tuple(
+        _blocks(data, Part.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
     )
 
 
-def eval_blocks(wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path) -> TokenBlocks:
-    """The text to judge on, without any document that another source of the recipe gave to calibration or healing."""
+def _blocks(
+    data: str,
+    part: Part,
+    tokens: int,
+    seq: int | None,
+    bench: Workbench,
+    folder: Path,
+    seed: int = 0,
+    exclude: Used = frozenset(),
+) -> TokenBlocks:
+    """LB450 for a tokenizer that does not fit the model; else as `token_blocks`."""
+    assert seq is not None, "lengths are settled before any text is read"
     offline = bench.options.offline
-    used: frozenset[str] = frozenset()
-    if measure.data != wanted.data:
-        used |= documents_of(measure.data, (Part.SCORE, Part.JOINT), base_dir=folder, offline=offline)
-    if heal is not None and heal.data != wanted.data:
-        used |= documents_of(heal.data, (Part.HEAL,), base_dir=folder, offline=offline)
-    return token_blocks(
-        wanted.data, Part.EVAL, bench.tokenizer, wanted.tokens, wanted.seq, base_dir=folder, offline=offline, exclude=used
+    blocks = token_blocks(
+        data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude
     )
+    largest = int(blocks.ids.max())
+    if largest >= bench.facts.vocab:
+        raise fail(
+            "LB450",
+            f"the tokenizer gives token {largest}, and the model's vocabulary has {bench.facts.vocab}",
+            help="the tokenizer's files are of another model; take both from one source",
+        )
+    return blocks

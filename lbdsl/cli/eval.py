@@ -13,7 +13,7 @@ from lbdsl.cli.options import Tokens, json_option, run_options
 @click.command(name="eval")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
-@click.option("--data", help="Text to judge on; default: the recipe's `eval` block.")
+@click.option("--data", multiple=True, help="Text to judge on; may be repeated. Default: the recipe's `eval` block.")
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")
 @json_option
@@ -23,7 +23,7 @@ def command(
     ctx: click.Context,
     artifact: Path,
     against: str | None,
-    data: str | None,
+    data: tuple[str, ...],
     tokens: int | None,
     seq: int | None,
     as_json: bool,

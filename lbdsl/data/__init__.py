@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lbdsl.data.sources import read_documents
+from lbdsl.data.sources import read_documents, read_parts
 from lbdsl.data.split import Part, Split, split_documents
 
-__all__ = ["Part", "Split", "read_documents", "split_documents"]
+__all__ = ["Part", "Split", "read_documents", "read_parts", "split_documents"]

@@ -12,8 +12,13 @@ import torch
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json
-from lbdsl.data.sources import read_documents
-from lbdsl.data.split import Part, document_hash, split_documents
+from lbdsl.core.units import tokens_text
+from lbdsl.data.sources import read_parts
+from lbdsl.data.split import Part, document_hash
+
+
+SLICE = 2**20
+"""Characters that are tokenized at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +50,16 @@ class TokenBlocks:
         return self.ids.numel()
 
 
-def documents_of(
+Used = frozenset[tuple[str, bool]]
+"""What a source gives to calibration or healing: the hash of each document, and whether all of it is used."""
+
+
+def used_documents(
     data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None, offline: bool = False
-) -> frozenset[str]:
-    """Hashes of the documents that a source has in these parts; see `document_hash`."""
-    split = split_documents(read_documents(data, base_dir=base_dir, offline=offline))
-    return frozenset(document_hash(text) for part in parts for text in split.parts[part])
+) -> Used:
+    """The documents of which a source has something in these parts."""
+    split = read_parts(data, base_dir=base_dir, offline=offline)
+    return frozenset((piece.document, piece.whole) for part in parts for piece in split.pieces[part])
 
 
 def token_blocks(
@@ -63,17 +72,20 @@ def token_blocks(
     *,
     base_dir: Path | str | None = None,
     offline: bool = False,
-    exclude: frozenset[str] = frozenset(),
+    exclude: Used = frozenset(),
 ) -> TokenBlocks:
-    """Read, split, tokenize and pack the text of one part; see `read_documents` and `pack`.
+    """Read, split, tokenize and pack the text of one part; see `read_parts` and `pack`.
 
-    `exclude` are hashes of documents that another source uses for something else: parts are disjoint within a source,
-    not between two that share documents.
+    `exclude` is what another source gives to something else: parts are disjoint within a source, not between two that
+    share documents. Stretches of one document are cut alike in every source, so only a whole one can overlap.
     """
-    documents = split_documents(read_documents(data, base_dir=base_dir, offline=offline)).parts[part]
-    if exclude:
-        documents = tuple(text for text in documents if document_hash(text) not in exclude)
-    return pack(documents, part, tokenizer, tokens, seq, seed, data=data)
+    pieces = read_parts(data, base_dir=base_dir, offline=offline).pieces[part]
+    texts = [
+        piece.text
+        for piece in pieces
+        if (piece.document, True) not in exclude and not (piece.whole and (piece.document, False) in exclude)
+    ]
+    return pack(texts, part, tokenizer, tokens, seq, seed, data=data)
 
 
 def pack(
@@ -82,9 +94,9 @@ def pack(
     """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one of `tokens` if that is shorter.
 
     Documents come in an order that depends on the seed and their content alone, end with the tokenizer's
-    end-of-sequence token, and run on from one sequence to the next. Where the tokenizer itself starts a text with a
-    beginning-of-sequence token, so does each sequence. Healing text is repeated, in another order each time, when
-    there is too little; any other part raises LB446.
+    end-of-sequence token, and run on from one sequence to the next: a long one fills many in its own order. Where the
+    tokenizer itself starts a text with a beginning-of-sequence token, so does each sequence. Healing sequences are
+    shuffled, and their text is repeated when there is too little; any other part raises LB446.
     """
     if tokens < 2 or seq < 2:
         raise fail("LB446", f"{min(tokens, seq)} token has no next token to predict", help="ask for at least 2 tokens")
@@ -107,8 +119,10 @@ def pack(
             if available is None:
                 available = len(stream)
             if len(stream) < wanted and (part is not Part.HEAL or not stream):
-                raise _too_little(data, part, available, wanted, seq)
+                raise _too_little(data, part, available, sequences, seq)
     rows = torch.tensor(stream[:wanted], dtype=torch.int64).view(sequences, body)
+    if part is Part.HEAL:
+        rows = rows[torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))]
     if prefix:
         rows = torch.cat([torch.tensor(prefix).expand(sequences, -1), rows], dim=1)
     ids_SN = rows.contiguous()
@@ -126,8 +140,21 @@ def _tokenized(documents: Sequence[str], tokenizer: Any, seed: int, turn: int) -
         return hashlib.sha256(f"{seed} {turn} {document_hash(text)}".encode()).hexdigest()
 
     for text in sorted(documents, key=place):
-        # `verbose=False`: a document longer than the model's positions is cut into sequences here, nothing to warn of.
-        yield list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + ending
+        pieces = list(_slices(text))
+        for number, piece in enumerate(pieces, 1):
+            # `verbose=False`: a text longer than the model's positions is cut into sequences here, nothing to warn of.
+            ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+            yield ids + ending if number == len(pieces) else ids
+
+
+def _slices(text: str) -> Iterator[str]:
+    """A long text in slices that end with a line where they can: of a book, no more is tokenized than is asked for."""
+    start = 0
+    while len(text) - start > SLICE:
+        cut = text.rfind("\n", start + SLICE // 2, start + SLICE) + 1 or start + SLICE
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
 
 
 def _prefix(tokenizer: Any) -> list[int]:
@@ -137,14 +164,12 @@ def _prefix(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and start == [bos] else []
 
 
-def _too_little(data: str, part: Part, available: int, wanted: int, seq: int) -> Exception:
-    options = ["give a source with more text"]
-    whole = available // seq * seq
-    if whole:
-        options.insert(0, f"ask for `tokens = {whole}`")
-    elif available >= 2:
-        options.insert(0, f"ask for `tokens = {available}` and a shorter `seq`")
-    else:
-        options = ["give a source with more documents; a .txt file is cut at blank lines"]
+def _too_little(data: str, part: Part, available: int, sequences: int, seq: int) -> Exception:
     where = f"the {part.noun} part of {data or 'the text'}"
-    return fail("LB446", f"{where} has {available} tokens, and {wanted} are needed", help=tuple(options))
+    message = f"{where} has {available} tokens, and {sequences} sequences of {seq} need {sequences * seq}"
+    longest = available // max(sequences, 1)
+    longest -= longest % (1024 if longest >= 1024 else 1)
+    if longest < 2:
+        return fail("LB446", message, help="give a source with more text")
+    help = (f"the longest {sequences} sequences that it allows: `seq = {tokens_text(longest)}`", "give a source with more text")
+    return fail("LB446", message, help=help)

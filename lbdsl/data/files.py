@@ -9,14 +9,19 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.data.plain import documents_of_text
+from lbdsl.data.wikitext import articles
 
 _FIELDS = 'a record needs "text": a string, or "messages": [{"role": ..., "content": ...}, ...]'
 
 
 def read_txt(path: Path) -> Iterator[str]:
-    """Documents of a plain or WikiText-style file; see `plain.documents_of_text`."""
-    yield from documents_of_text(_text_of(path))
+    """One document, in its order: the whole file."""
+    yield _text_of(path)
+
+
+def read_wikitext(path: Path) -> Iterator[str]:
+    """A file in WikiText's tokenised form, one document an article; see `wikitext.articles`."""
+    yield from articles(_text_of(path))
 
 
 def read_jsonl(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From the `data = "..."` of a recipe to documents."""
+"""From the `data = "..."` of a recipe to documents, and to the parts that they are used in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import nearest
 from lbdsl.data import files, hub
+from lbdsl.data.split import Split, only_evaluation, split_documents
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 
 MAX_CHARACTERS = 512 * 2**20
 """All documents are held in memory to split them; about 128 M tokens of English."""
 
-BUILTINS = ("builtin:pydoc",)
+WIKITEXT = "wikitext:"
+"""Before the path of a .txt file: it is in WikiText's tokenised form, which is to be undone."""
+
+_WIKITEXT_FILE = Path(__file__).parent / "builtin" / "wikitext.jsonl"
 
 _FORMS = 'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or a hub data set "org/name[:config][@split]"'
 
@@ -20,9 +25,10 @@ _FORMS = 'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or
 def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
     """The documents of a source, in its own order, without blank ones.
 
-    `data`: `builtin:pydoc` (the reference topics in Python's standard library), a path ending in .txt, .jsonl or
-    .parquet (relative to `base_dir`, by default the current folder), or a hub data set `org/name[:config][@split]`
-    (split `train` unless given; only a cached copy is used when `offline`).
+    `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:wikitext` (20 articles of
+    Wikipedia, for judging only), a path ending in .txt (one document), .jsonl or .parquet (relative to `base_dir`, by
+    default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenised form, or a hub data set
+    `org/name[:config][@split]` (split `train` unless given; only a cached copy is used when `offline`).
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 nothing in it,
     LB445 hub, LB447 too large.
     """
@@ -32,9 +38,17 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     return documents
 
 
+def read_parts(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> Split:
+    """The documents of a source in the parts they are used in; see `split_documents`. Raises as `read_documents` does."""
+    documents = read_documents(data, base_dir=base_dir, offline=offline)
+    return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
+
+
 def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str]:
     if data.startswith("builtin:"):
         return _builtin(data)
+    if data.startswith(WIKITEXT):
+        return files.read_wikitext(Path(base_dir or ".") / Path(data.removeprefix(WIKITEXT)).expanduser())
     path = Path(base_dir or ".") / Path(data).expanduser()
     reader = files.READERS.get(path.suffix.lower())
     if reader is not None:
@@ -48,9 +62,11 @@ def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str
 
 
 def _builtin(data: str) -> Iterable[str]:
-    if data not in BUILTINS:
-        close = nearest(data, BUILTINS) or BUILTINS[0]
+    if data not in BUILTIN_TEXTS:
+        close = nearest(data, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
         raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
+    if data == "builtin:wikitext":
+        return files.read_jsonl(_WIKITEXT_FILE)
     from pydoc_data.topics import topics
 
     return (topics[name] for name in sorted(topics))

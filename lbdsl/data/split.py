@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class Part(StrEnum):
@@ -29,37 +30,69 @@ _CALIBRATION = "calibration"
 _USES: Mapping[str, int] = MappingProxyType({_CALIBRATION: 1, Part.HEAL: 3, Part.EVAL: 1})
 _CALIBRATION_USES: Mapping[str, int] = MappingProxyType({Part.SCORE: 2, Part.JOINT: 1})
 
+_STRETCHES: Mapping[Part, int] = MappingProxyType({Part.HEAL: 9, Part.SCORE: 2, Part.JOINT: 1, Part.EVAL: 3})
+"""Shares of a long document, in its order; the same as of whole documents."""
+
+LONG = 20
+"""A document of more than one in so many characters of its source is cut into stretches, one for each part."""
+
+GAP, MOST_GAP = 50, 16_384
+"""Between two stretches one in so many characters of the document is left out, and never more than this."""
+
+
+class Piece(NamedTuple):
+    """A document, or a stretch of one: its text, and the hash of the whole document."""
+
+    text: str
+    document: str
+
+    @property
+    def whole(self) -> bool:
+        return document_hash(self.text) == self.document
+
 
 @dataclass(frozen=True)
 class Split:
-    """The documents of each part. Parts are disjoint, and a text that occurs twice is there once."""
+    """The text of each part. Parts are disjoint, and a document that occurs twice is there once."""
 
-    parts: Mapping[Part, tuple[str, ...]]
+    pieces: Mapping[Part, tuple[Piece, ...]]
+
+    def texts(self, part: Part) -> tuple[str, ...]:
+        return tuple(piece.text for piece in self.pieces[part])
 
     def characters(self, part: Part) -> int:
-        return sum(map(len, self.parts[part]))
+        return sum(len(piece.text) for piece in self.pieces[part])
 
 
 def split_documents(documents: Iterable[str]) -> Split:
     """20 % calibration (two thirds score, one third joint), 60 % healing, 20 % evaluation, by characters.
 
-    Documents are taken in the order of their sha256, so the result depends on the set of documents and on nothing
-    else; each goes to the part that lacks most of its share. Blank documents are left out.
+    Whole documents are taken in the order of their sha256; each goes to the part that lacks most of its share. A long
+    one (see `LONG`), such as a book in a .txt file, gives a stretch to every part, with a gap between two (see `GAP`).
+    The result depends on the set of documents and on nothing else. Blank documents are left out.
     """
     unique = {document_hash(text): text for text in documents if text.strip()}
-    ordered = [unique[key] for key in sorted(unique)]
-    uses = _allot(ordered, _USES)
+    characters = sum(map(len, unique.values()))
+    pieces: dict[Part, list[Piece]] = {part: [] for part in Part}
+    short: list[Piece] = []
+    for key in sorted(unique):
+        if len(unique[key]) * LONG <= characters:
+            short.append(Piece(unique[key], key))
+            continue
+        for part, text in _stretches(unique[key]).items():
+            pieces[part].append(Piece(text, key))
+    uses = _allot(short, _USES)
     calibration = _allot(uses[_CALIBRATION], _CALIBRATION_USES)
-    return Split(
-        MappingProxyType(
-            {
-                Part.SCORE: calibration[Part.SCORE],
-                Part.JOINT: calibration[Part.JOINT],
-                Part.HEAL: uses[Part.HEAL],
-                Part.EVAL: uses[Part.EVAL],
-            }
-        )
-    )
+    for part in Part:
+        pieces[part] += (calibration if part in _CALIBRATION_USES else uses)[part]
+    return Split(MappingProxyType({part: tuple(found) for part, found in pieces.items()}))
+
+
+def only_evaluation(documents: Iterable[str]) -> Split:
+    """All of it for judging, nothing for calibration or healing."""
+    unique = {document_hash(text): text for text in documents if text.strip()}
+    found = tuple(Piece(text, key) for key, text in unique.items())
+    return Split(MappingProxyType({part: found if part is Part.EVAL else () for part in Part}))
 
 
 def document_hash(text: str) -> str:
@@ -67,15 +100,40 @@ def document_hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()
 
 
-def _allot(documents: Sequence[str], shares: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """Each document to the share with the largest deficit, ties to the first; whole numbers, so no rounding."""
+def _stretches(text: str) -> dict[Part, str]:
+    """One contiguous stretch a part, cut where a paragraph, else a line, else a word ends near by."""
+    gap = min(len(text) // GAP, MOST_GAP)
+    usable = len(text) - gap * (len(_STRETCHES) - 1)
+    found: dict[Part, str] = {}
+    start, share = 0, 0
+    for place, (part, weight) in enumerate(_STRETCHES.items()):
+        share += weight
+        stop = usable * share // sum(_STRETCHES.values()) + gap * place
+        stop = stop if stop >= len(text) else _break(text, start, stop)
+        found[part] = text[start:stop]
+        start = _break(text, stop, min(len(text), stop + gap))
+    return {part: stretch for part, stretch in found.items() if stretch.strip()}
+
+
+def _break(text: str, start: int, stop: int) -> int:
+    """The last end of a paragraph, a line or a word in the last part of text[start:stop]; `stop` where there is none."""
+    floor = stop - min(2048, max(1, (stop - start) // 16))
+    for mark in ("\n\n", "\n", " "):
+        cut = text.rfind(mark, floor, stop)
+        if cut >= 0:
+            return cut + len(mark)
+    return stop
+
+
+def _allot(pieces: Sequence[Piece], shares: Mapping[str, int]) -> dict[str, tuple[Piece, ...]]:
+    """Each piece to the share with the largest deficit, ties to the first; whole numbers, so no rounding."""
     whole = sum(shares.values())
     seen = 0
     held = dict.fromkeys(shares, 0)
-    result: dict[str, list[str]] = {name: [] for name in shares}
-    for text in documents:
-        seen += len(text)
+    result: dict[str, list[Piece]] = {name: [] for name in shares}
+    for piece in pieces:
+        seen += len(piece.text)
         name = max(shares, key=lambda n: shares[n] * seen - held[n] * whole)
-        held[name] += len(text)
-        result[name].append(text)
-    return {name: tuple(texts) for name, texts in result.items()}
+        held[name] += len(piece.text)
+        result[name].append(piece)
+    return {name: tuple(found) for name, found in result.items()}

@@ -29,7 +29,8 @@ from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.params import TYPES
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
-from lbdsl.recipe.settings import BUILTIN_TEXTS, EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS
+from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.names import STATEMENTS

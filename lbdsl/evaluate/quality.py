@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lbdsl.core.measurement import Measurement, clustered_mean
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Progress, Report
+from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import Sum
 from lbdsl.measure.streamed_model import StreamedModel
@@ -79,6 +80,15 @@ class Quality:
         )
 
 
+def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """What `eval --json` and the record have of a model judged on several texts: the first one's fields, and those of each
+    under `sources`. `before` are the fields of the model before healing on the same texts; empty where nothing is known."""
+    sources = [quality.to_json() for quality in after]
+    for source, was in zip(sources, before, strict=False):
+        source["before_healing"] = dict(was)
+    return {**sources[0], "sources": sources}
+
+
 def _finite(value: Any) -> Any:
     """JSON has no infinity and no NaN: null instead."""
     if isinstance(value, dict):
@@ -131,6 +141,19 @@ def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, p
         kl=_mean(found["kl"], "nats/token"),
         agreement=_mean(found["agreement"], "1"),
     )
+
+
+def judge_on(
+    base: Any, artifact: Any, texts: Sequence[TokenBlocks], title: str, progress: Progress, batch: int = 1
+) -> tuple[Quality, ...]:
+    """`judge` on one text after the other, each a stage of its own."""
+    found = []
+    for blocks in texts:
+        with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report:
+            found.append(
+                judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report, batch=batch)
+            )
+    return tuple(found)
 
 
 _COMPARED: tuple[type[LogitsMetric], ...] = (NextTokenLoss, KullbackLeibler, _Agreement)

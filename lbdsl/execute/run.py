@@ -22,15 +22,15 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.evaluate.quality import Quality, judge
+from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on
 from lbdsl.execute.changes import apply_changes
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.plan.schema import AssertResult, Plan
 
-Gate = Callable[[Mapping[str, float]], tuple[AssertResult, ...]]
-"""From the post scores to the results of all asserts."""
+Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
+"""From the post scores on each text to the results of all asserts."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class RunInputs:
     judged_base: gives it, or a StreamedModel, to judge the result against; the result then stays on disk, too
     changed:     gives a model of its own to change
     weights:     gives the folder of the base's safetensors
-    heal_blocks and eval_blocks are None when there is nothing to heal or to judge.
+    heal_blocks:  None when there is nothing to heal
+    eval_blocks:  one for each text to judge on
     """
 
     facts: ModelFacts
@@ -52,7 +53,7 @@ class RunInputs:
     changed: Callable[[], Any]
     weights: Callable[[], Path]
     heal_blocks: TokenBlocks | None
-    eval_blocks: TokenBlocks | None
+    eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
     batch: int = 1
 
@@ -107,9 +108,9 @@ def run_plan(
         else:
             progress.say("weights were saved before; going on from there")
         _stop_if(should_stop)
-        quality = _judge(plan, inputs, work, progress)
+        judged = _judge(plan, inputs, work, progress)
         _stop_if(should_stop)
-        record = _record(plan, saved, quality, inputs.gate, lbdsl_version, no_heal)
+        record = _record(plan, saved, judged, inputs.gate, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
             write_card(record, work.artifact)
@@ -126,11 +127,13 @@ def _make(
     with progress.stage("changing the model"):
         model = inputs.changed()
         records = apply_changes(model, plan, inputs.facts)
-    healed = None
+    healed, before = None, []
     if inputs.heal_blocks is not None:
+        before = _judge_unhealed(inputs, model, work, progress)
+        _stop_if(should_stop)
         model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
     _stop_if(should_stop)
-    return _save(model, inputs, work, records, healed, progress)
+    return _save(model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
 
 
 def _stop_if(should_stop: Callable[[], bool]) -> None:
@@ -154,15 +157,16 @@ def _heal(
     from lbdsl.heal.heal import heal_model
 
     assert plan.heal is not None
-    if blocks.passes > 1:
-        progress.say(f"healing goes {blocks.passes:.1f} times over {plan.heal.data}")
+    passes = blocks.tokens / blocks.available if blocks.available else 1.0
+    if passes > 1:
+        progress.say(f"healing passes {passes:.1f} times over the text of {plan.heal.data}")
     with progress.stage("healing") as report, writing(work.heal):
         healed, summary = heal_model(
             model,
             inputs.base(),
             plan.heal,
             blocks.ids,
-            passes=blocks.passes,
+            passes=passes,
             folder=work.heal,
             progress=report,
             should_stop=should_stop,
@@ -175,11 +179,9 @@ def _save(
     model: Any,
     inputs: RunInputs,
     work: WorkFolder,
-    records: tuple[dict[str, Any], ...],
-    healed: dict[str, Any] | None,
+    notes: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    notes: dict[str, Any] = {"changes": list(records), "heal": healed}
     with progress.stage("saving"), work.saving(notes) as folder:
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder))
     # What a resumed run would read: the same values, through JSON.
@@ -188,33 +190,46 @@ def _save(
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
     """Save without loading the model: there is nothing to heal, and the plan only leaves weights out."""
-    notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None}
+    notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
     with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
         notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
     return json.loads(json.dumps(notes))
 
 
-def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> Quality | None:
-    blocks = inputs.eval_blocks
-    if blocks is None:
-        return None
+def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> tuple[Quality, ...]:
+    if not inputs.eval_blocks:
+        return ()
     base = inputs.judged_base()
     load = stream_artifact if isinstance(base, StreamedModel) else load_artifact
     artifact = load(work.artifact, plan, device=inputs.device)
-    with progress.stage("judging the saved model") as report:
-        return judge(
-            base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report, batch=inputs.batch
-        )
+    return judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
+
+
+def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
+    """What the changed model is like before it is healed, on the same texts: what healing buys is told by it."""
+    if not inputs.eval_blocks:
+        return []
+    texts = [blocks.digest for blocks in inputs.eval_blocks]
+    known = work.unhealed()
+    if [source.get("data_digest") for source in known] == texts:
+        return known
+    judged = judge_on(inputs.base(), model, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
+    found = [quality.to_json() for quality in judged]
+    work.keep_unhealed(found)
+    asserts = inputs.gate({quality.data: quality.post_scores() for quality in judged})
+    if asserts and all(item.status == "pass" for item in asserts):
+        progress.say("every assert holds before healing already; --no-heal would skip it")
+    return found
 
 
 def _record(
-    plan: Plan, saved: dict[str, Any], quality: Quality | None, gate: Gate, lbdsl_version: str, no_heal: bool
+    plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], gate: Gate, lbdsl_version: str, no_heal: bool
 ) -> Record:
-    judged = gate(quality.post_scores() if quality is not None else {})
+    results = gate({quality.data: quality.post_scores() for quality in judged})
     # A broken model's scores may be no numbers, which JSON does not have.
     asserts = tuple(
         item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
-        for item in judged
+        for item in results
     )
     failed = any(result.status == "fail" for result in asserts)
     return Record(
@@ -227,7 +242,7 @@ def _record(
         changes=tuple(saved["changes"]),
         no_heal=no_heal,
         heal=saved["heal"],
-        evaluation=quality.to_json() if quality is not None else None,
+        evaluation=evaluation_json(judged, saved["before_healing"]) if judged else None,
         asserts=asserts,
     )
 

@@ -28,6 +28,7 @@ class WorkFolder:
         self.artifact = self.path / "artifact"
         self._run = self.path / "run.json"
         self._saved = self.path / "saved.json"
+        self._unhealed = self.path / "unhealed.json"
 
     @contextmanager
     def opened(self, identity: dict[str, Any], *, resume: bool, force: bool) -> Iterator[None]:
@@ -75,7 +76,8 @@ class WorkFolder:
         with writing(self.path):
             for leftover in (self.heal, self.artifact, self.artifact.with_suffix(".tmp")):
                 shutil.rmtree(leftover, ignore_errors=True)
-            self._saved.unlink(missing_ok=True)
+            for file in (self._saved, self._unhealed):
+                file.unlink(missing_ok=True)
             write_json(self._run, identity)
 
     def has_saved(self, identity: dict[str, Any]) -> bool:
@@ -87,6 +89,15 @@ class WorkFolder:
     def saved(self) -> dict[str, Any] | None:
         """What was noted when the weights were saved, or None when that has not happened yet."""
         return _read_json(self._saved) if self.artifact.is_dir() and self._saved.is_file() else None
+
+    def unhealed(self) -> list[dict[str, Any]]:
+        """What `keep_unhealed` kept; empty when that has not happened yet."""
+        return _read_json(self._unhealed)["texts"] if self._unhealed.is_file() else []
+
+    def keep_unhealed(self, texts: list[dict[str, Any]]) -> None:
+        """Keep the quality of the changed model before healing, by text, for a run that goes on with this one."""
+        with writing(self.path):
+            write_json(self._unhealed, {"texts": texts})
 
     @contextmanager
     def saving(self, notes: dict[str, Any]) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.measure.store import Sum
 from lbdsl.metrics import LogitsMetric
 
@@ -41,10 +42,16 @@ class Predictions:
             self._hidden = None
 
     def losses(self) -> list[Sum]:
-        """Next-token loss of the base in nats, one sum a sequence."""
+        """Next-token loss of the base in nats, one sum a sequence. LB451 when it is not a number."""
         values = self._empty()
         for span, logp_CV in self._base():
             values[span] = -logp_CV.gather(-1, self._targets[span].unsqueeze(-1)).squeeze(-1)
+        if not bool(values.isfinite().all()):
+            raise fail(
+                "LB451",
+                "the base model's own loss is NaN or infinite on this text, before any change",
+                help=("try `--dtype float32`: float16 overflows in many models", "else the weights are damaged"),
+            )
         return self._sums(values)
 
     def compare(

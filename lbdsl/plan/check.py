@@ -89,7 +89,7 @@ def requirement_problems(
 def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     """LB324 for each context of the recipe that the model was not made for."""
     found: dict[int, Diagnostic] = {}
-    for node in _costs(recipe):
+    for node in costs_asked(recipe):
         if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
             found[node.ctx] = warning(
                 "LB324",
@@ -102,14 +102,14 @@ def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
 
 def beyond_positions(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:
     """LB324 as a note for those of a plan's own contexts of which the recipe says nothing."""
-    named = {node.ctx for node in _costs(recipe)}
+    named = {node.ctx for node in costs_asked(recipe)}
     beyond = [tokens_text(ctx) for ctx in contexts if ctx > facts.positions and ctx not in named]
     limit = f"this model has {tokens_text(facts.positions)} positions"
     return [note("LB324", f"costs at {', '.join(beyond)} are computed, but {limit}")] if beyond else []
 
 
-def _costs(recipe: Recipe) -> Iterator[CostOf]:
-    """The costs that a recipe's conditions ask for."""
+def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
+    """The costs that a recipe's asserts and budgets ask for."""
     roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
     roots += [
         rule.selector.until

@@ -54,7 +54,7 @@ Value = Quantity | str | bool | tuple[Any, ...]
 class World:
     """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is
     None for a condition on the model, `joint` None while its loss is not measured, and `post` empty before there is a
-    finished model."""
+    finished model; `post_on` has such scores of each text by its name."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -64,6 +64,7 @@ class World:
     base: ModelCost | None = None
     joint: Loss | None = None
     post: Mapping[str, float] = field(default_factory=dict)
+    post_on: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def evaluate(expr: Expr, world: World) -> Diagnosed[Value]:
@@ -204,7 +205,8 @@ class _Evaluator:
         return Quantity(value)
 
     def _post(self, score: PostScore) -> Quantity | None:
-        value = self.world.post.get(score.name)
+        scores = self.world.post if score.source is None else self.world.post_on.get(score.source, {})
+        value = scores.get(score.name)
         if value is None:
             return self._wrong(score, f"`{score.name}` is known only after healing")
         if not math.isfinite(value):

@@ -119,12 +119,13 @@ class Loss(Value):
 
 class AssertResult(Value):
     """A gate. `value` is the cost or score that decides it: bytes, FLOPs, parameters, a share or nats/token. A measured one
-    is "not measured" as long as the plan has no joint loss."""
+    is "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
 
     text: str
     phase: Literal["static", "measured", "post"]
     status: Literal["pass", "fail", "after healing", "not measured"]
     value: float | None = None
+    on: str | None = None
 
 
 class Finding(Value):

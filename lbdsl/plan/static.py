@@ -9,6 +9,7 @@ from lbdsl.plan.claims import Known, fixed_layers, known_before_measuring
 from lbdsl.plan.cost import base_cost, changed_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.hopeless import hopeless_untils
+from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
@@ -28,14 +29,16 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
         hopeless = hopeless_untils(recipe, facts, requests)
         if hopeless:
             return hopeless
-        found = (*_unreachable(recipe, facts), *_actions(recipe, facts))
-        return (*found, *_asserts(recipe, World(recipe, facts), costs=False), *context_findings(recipe, facts))
+        found = (*_unreachable(recipe, facts), *action_findings(recipe, facts))
+        found += (*_asserts(recipe, World(recipe, facts), costs=False), *context_findings(recipe, facts))
+        return found + with_lengths(recipe, facts).diagnostics
     selection, chosen = select(recipe, facts, {})
     if selection is None:
         return chosen
     before = base_cost(facts)
     world = World(recipe, facts, cost=changed_cost(before, selection.actions), base=before)
-    return (*chosen, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
+    found = (*chosen, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
+    return found + with_lengths(recipe, facts).diagnostics
 
 
 def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
@@ -82,7 +85,7 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     return found
 
 
-def _actions(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     """What actions say of the layers that their rule may get, each finding once a rule."""
     found: list[Diagnostic] = []
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):

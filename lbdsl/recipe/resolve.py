@@ -14,6 +14,7 @@ from lbdsl.recipe.params import outside_values, resolve_param
 from lbdsl.recipe.rules import lint_rules
 from lbdsl.recipe.schema import (
     Assertion,
+    Evaluate,
     Phase,
     Recipe,
     Rule,
@@ -140,6 +141,7 @@ class _Resolver:
         for name, definition in scope.defined.items():
             if not definition.used:
                 scope.warning("LB210", f"`{name}` is never used", definition.span, help="use it or remove it")
+        self._check_judged_on()
         text, included = self.whole.source.text, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
@@ -168,6 +170,16 @@ class _Resolver:
             follow = (*_FOLLOW, *_INCLUDED) if self.whole.unread else _FOLLOW
             return Diagnosed(None, tuple(problem for problem in order if problem.code not in follow))
         return Diagnosed(found, tuple(order))
+
+    def _check_judged_on(self) -> None:
+        """LB151 for a text that an assert names and the `eval` block does not."""
+        if "eval" in self.once and "eval" not in self.parts:
+            return  # The block has errors of its own.
+        data = self.parts.get("eval", Evaluate()).data
+        for name, span in self.scope.judged_on:
+            if name not in data:
+                listed = ", ".join(f"`{text}`" for text in data)
+                self.scope.error("LB151", f"the result is not judged on `{name}`", span, help=f"texts of `eval`: {listed}")
 
     def _rule_span(self, rule: Rule) -> Span:
         """Where a rule stands."""

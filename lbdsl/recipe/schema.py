@@ -149,10 +149,12 @@ class Recipe(Node):
 
     def span(self, node: Node) -> Span | None:
         """Where a node of this recipe stands, in its text or in that of an included file."""
-        if node.at is None:
-            return None
-        source = next(source for source in reversed(self.sources) if source.base <= node.at[0])
-        return Span(source, node.at[0] - source.base, node.at[1] - source.base)
+        return None if node.at is None else self.span_at(node.at)
+
+    def span_at(self, at: tuple[int, int]) -> Span:
+        """The same of a pair of offsets."""
+        source = next(source for source in reversed(self.sources) if source.base <= at[0])
+        return Span(source, at[0] - source.base, at[1] - source.base)
 
     @property
     def source(self) -> Source:

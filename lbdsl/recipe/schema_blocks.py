@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lbdsl.recipe.schema_expr import Expr, Node, Phase
 from lbdsl.recipe.schema_rules import Assertion
 
 
-class Measure(Node):
-    """`measure { ... }`: on which text scores are taken. `tokens` and `seq` in tokens."""
+BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
+"""Texts that are always there; see `lbdsl.data.sources`."""
+
+JUDGING_ONLY = ("builtin:wikitext",)
+"""Those that only `eval` may name: text that neither chose a plan nor healed a model."""
+
+
+class Block(Node):
+    """Base of the blocks. `set_at` has the offsets of the values that the recipe sets, by field; the others are open."""
+
+    set_at: Mapping[str, tuple[int, int]] = Field(default={}, exclude=True, repr=False)
+
+
+class Measure(Block):
+    """`measure { ... }`: on which text scores are taken. `tokens` and `seq` in tokens.
+
+    An open `seq` is 1Ki, or what the windows of the rules need; see `lbdsl.plan.lengths`, which gives it its value.
+    """
 
     metric: str = "nll"
     data: str = "builtin:pydoc"
     tokens: int = Field(default=8192, ge=1)
-    seq: int = Field(default=1024, ge=2)
+    seq: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0)
 
 
@@ -32,7 +49,7 @@ class FullWeights(Node):
     node: Literal["full"] = "full"
 
 
-class Heal(Node):
+class Heal(Block):
     """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, passes included; the loss is
     `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
 
@@ -47,13 +64,22 @@ class Heal(Node):
     seed: int = Field(default=0, ge=0)
 
 
-class Evaluate(Node):
-    """`eval { ... }`: on which text the artifact is judged."""
+class Evaluate(Block):
+    """`eval { ... }`: on which texts the artifact is judged; every assert must hold on each of them.
 
-    data: str = "builtin:pydoc"
+    An open `seq` is the largest context that asserts and budgets name, within the model's positions; see
+    `lbdsl.plan.lengths`, which gives it its value.
+    """
+
+    data: tuple[str, ...] = ("builtin:wikitext",)
     tokens: int = Field(default=16_384, ge=1)
-    seq: int = Field(default=2048, ge=2)
+    seq: int | None = Field(default=None, ge=2)
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class Vary(Node):

@@ -86,6 +86,9 @@ class Scope:
     below: dict[str, Span] = field(default_factory=dict)
     """Where the recipe defines each `$name` and `@name`, also those further down."""
 
+    judged_on: list[tuple[str, Span]] = field(default_factory=list)
+    """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
+
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
     def error(

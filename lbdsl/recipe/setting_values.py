@@ -15,14 +15,12 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import resolve_score
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import FullWeights, Lora, Node
-from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
+from lbdsl.recipe.scope import Constant, Scope, at, replace
 from lbdsl.syntax import tree
 
 Read = Callable[[Scope, tree.Setting], Mapping[str, Any] | None]
 """A setting to fields of the block's schema, or None with an error."""
-
-BUILTIN_TEXTS = ("builtin:pydoc",)
-"""Those of `lbdsl.data.sources`, which a check does not import."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS = ("lora", "full")
@@ -71,27 +69,58 @@ def data_name(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
     value = constant(scope, setting.value)
     if value is None:
         return None
+    if value.value in JUDGING_ONLY:
+        others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
+        scope.error(
+            "LB150",
+            f"`{value.value}` is for judging only",
+            setting.value.span,
+            help=(f"name it in `eval`; measure and heal on {others}, a file or a hub data set",),
+        )
+        return None
+    name = _source(scope, value, setting.value)
+    return None if name is None else {"data": name}
+
+
+def data_names(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
+    """One source, or a list of several."""
+    value = constant(scope, setting.value)
+    if value is None:
+        return None
+    if not isinstance(value.value, tuple):
+        name = _source(scope, value, setting.value)
+        return None if name is None else {"data": (name,)}
+    if not value.value:
+        scope.error("LB106", "an empty list of sources", setting.value.span, help="name at least one text")
+        return None
+    nodes = setting.value.items if isinstance(setting.value, tree.Items) else (setting.value,) * len(value.value)
+    names = [_source(scope, item, node) for item, node in zip(value.value, nodes, strict=True)]
+    return None if None in names else {"data": tuple(dict.fromkeys(names))}
+
+
+def _source(scope: Scope, value: Constant, node: tree.Expr) -> str | None:
+    """The name of one text."""
     if value.kind != "text" or not value.value:
         scope.error(
             "LB106",
             f"`data` is the name of a text, not {value.shown}",
-            setting.value.span,
+            node.span,
             help='as in `data = "builtin:pydoc"` or `data = "file.txt"`',
         )
         return None
     name = str(value.value)
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
         near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        literal = isinstance(setting.value, tree.String)
+        literal = isinstance(node, tree.String)
         scope.error(
             "LB115",
             f"there is no built-in text `{name}`",
-            setting.value.span,
+            node.span,
             help=f"did you mean `{near}`?",
-            fix=replace(setting.value.span, f'"{near}"') if literal else None,
+            fix=replace(node.span, f'"{near}"') if literal else None,
         )
         return None
-    return {"data": name}
+    return name
 
 
 def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str, ...], what: str) -> str | None:

@@ -11,13 +11,13 @@ from lbdsl.core.units import tokens_text
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Node
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.setting_values import (
-    BUILTIN_TEXTS,
     EVAL_METRICS,
     LOSSES,
     METHODS,
     Read,
     checked,
     data_name,
+    data_names,
     eval_metrics,
     integer,
     loss,
@@ -28,7 +28,7 @@ from lbdsl.recipe.setting_values import (
 )
 from lbdsl.syntax import tree
 
-__all__ = ["BUILTIN_TEXTS", "EVAL_METRICS", "LOSSES", "METHODS", "SETTINGS", "SettingRow", "read_settings", "resolve_block"]
+__all__ = ["EVAL_METRICS", "LOSSES", "METHODS", "SETTINGS", "SettingRow", "read_settings", "resolve_block"]
 
 
 class SettingRow(NamedTuple):
@@ -47,7 +47,10 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "metric": SettingRow(metric, "what `sensitivity` stands for"),
         "data": _DATA,
         "tokens": SettingRow(tokens("tokens"), "tokens of calibration text"),
-        "seq": _SEQ,
+        "seq": SettingRow(
+            tokens("seq", power_of_two=True),
+            "length of a sequence, in tokens; open: 1Ki, or twice the widest window that a rule sets",
+        ),
         "seed": _SEED,
     },
     "heal": {
@@ -61,9 +64,13 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "seed": _SEED,
     },
     "eval": {
-        "data": _DATA,
-        "tokens": SettingRow(tokens("tokens"), "tokens of held-out text"),
-        "seq": _SEQ,
+        "data": SettingRow(data_names, "the text, or a list of several; each assert must hold on every one"),
+        "tokens": SettingRow(tokens("tokens"), "tokens of held-out text, of each source"),
+        "seq": SettingRow(
+            tokens("seq", power_of_two=True),
+            "length of a sequence, in tokens; open: the largest context that asserts and budgets name, within the "
+            "model's positions, else 2Ki",
+        ),
         "metrics": SettingRow(eval_metrics, "what is reported of the finished model"),
     },
     "search": {
@@ -80,8 +87,9 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`; None with errors."""
     kind = block.kind.name
     read = read_settings(scope, kind, block.settings)
+    places = {name: (span.source.base + span.start, span.source.base + span.end) for name, span in read.spans.items()}
     # Also with errors: the bounds of the other settings are looked at.
-    found = checked(scope, _SCHEMAS[kind], read.values | {"at": at(block)}, read.spans, block.span)
+    found = checked(scope, _SCHEMAS[kind], read.values | {"at": at(block), "set_at": places}, read.spans, block.span)
     if found is None or not read.good:
         return None
     _say_rounding(scope, found, read.spans)
@@ -95,6 +103,8 @@ ROUNDED = 0.05
 def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     """LB145 where the tokens of a block are not a multiple of its sequences."""
     span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
+    if block.seq is None:
+        return
     batch = getattr(block, "batch", 1)
     steps = max(1, block.tokens // (batch * block.seq))
     seq = block.seq if isinstance(block, Heal) else min(block.seq, block.tokens)

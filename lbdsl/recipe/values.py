@@ -90,13 +90,27 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
             help=f"`{place}` decides before healing; move it to `assert`",
         )
         return None
+    source = None
     if node.args is not None:
-        scope.error(
-            "LB104", f"`{name}` takes no arguments", node.span, help=f"write `{name}`", fix=replace(node.span, name)
-        )
-        return None
+        if len(node.args) != 1 or node.args[0].key is not None:
+            scope.error(
+                "LB104",
+                f"`{name}` takes one text of the `eval` block, or nothing",
+                node.span,
+                help=f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text',
+            )
+            return None
+        argument = node.args[0].value
+        value = constant(scope, argument)
+        if value is None:
+            return None
+        if value.kind != "text":
+            scope.error("LB106", f"expected the name of a text, not {value.shown}", argument.span, help="quote it")
+            return None
+        source = str(value.value)
+        scope.judged_on.append((source, argument.span))
     unit = Unit.NATS if name == "kl_healed" else Unit.RATIO
-    return Typed(PostScore.model_construct(name=name, at=at(node)), "number", unit, Phase.POST)
+    return Typed(PostScore.model_construct(name=name, source=source, at=at(node)), "number", unit, Phase.POST)
 
 
 def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:

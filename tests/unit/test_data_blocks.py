@@ -106,10 +106,11 @@ def test_healing_text_is_repeated_in_another_order_and_it_is_said():
 def test_other_text_is_not(part):
     total = sum(len(d) + 1 for d in DOCUMENTS)
     with pytest.raises(LbdslError, match=f"{total} tokens") as caught:
-        pack(DOCUMENTS, part, byte_tokenizer(), total + 100, 100)
+        pack(DOCUMENTS, part, byte_tokenizer(), 4 * 400, 400)
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "LB446"
-    assert str(total // 100 * 100) in diagnostic.help[0]
+    assert f"`seq = {total // 4}`" in diagnostic.help[0]
+    assert total < 4 * 400
 
 
 @pytest.mark.parametrize(
@@ -130,14 +131,14 @@ def test_nothing_to_pack_is_a_coded_error(documents, tokens, seq, part):
 
 
 def test_parts_of_one_source_share_no_document(tmp_path):
-    text = "\n\n".join(f"paragraph {i} " + f"word{i} " * 400 for i in range(60))
+    text = "\n\n".join(f"paragraph {i:03} " + f"word{i:03} " * 40 for i in range(600))
     (tmp_path / "a.txt").write_text(text)
     tokenizer = byte_tokenizer()
     seen: dict[str, Part] = {}
     for part in Part:
         blocks = token_blocks("a.txt", part, tokenizer, 4000, 500, base_dir=tmp_path)
         for word in set(tokenizer.decode(blocks.ids.flatten()).split()):
-            if word.startswith("word") and word[4:].isdigit() and len(word) == 6:
+            if word.startswith("word") and word[4:].isdigit() and len(word) == 7:
                 assert seen.setdefault(word, part) == part
     assert len(set(seen.values())) == 4
 

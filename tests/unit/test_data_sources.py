@@ -7,8 +7,7 @@ import json
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.data import hub, read_documents, sources
-from lbdsl.data.plain import PIECE_CHARACTERS, documents_of_text, is_wikitext, undo_wikitext
+from lbdsl.data import Part, hub, read_documents, read_parts, sources
 
 WIKI = (
     " \n = First = \n \n It weighs 0 @.@ 7 kg ( 1 @,@ 500 g ) , a well @-@ known <unk> . \n \n = = Part = = \n \n"
@@ -29,39 +28,30 @@ def test_pydoc_topics_are_documents():
     assert documents == read_documents("builtin:pydoc")
 
 
-def test_plain_text_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
+def test_a_text_file_is_one_document_in_its_order(tmp_path):
     paragraphs = [f"paragraph {i} " + "word " * (i % 50) for i in range(300)]
     (tmp_path / "a.txt").write_text("\r\n\r\n".join(paragraphs), newline="")
-    documents = read_documents("a.txt", base_dir=tmp_path)
-    assert len(documents) > 5
-    assert max(map(len, documents)) <= PIECE_CHARACTERS + 4
-    assert "\n\n".join(documents) == "\n\n".join(paragraphs)
+    assert read_documents("a.txt", base_dir=tmp_path) == ("\n\n".join(paragraphs),)
 
 
-@pytest.mark.parametrize("text", ["x" * 10_000, "word " * 5000, "a line of text\n" * 3000])
-def test_text_without_blank_lines_is_cut_too(text):
-    pieces = list(documents_of_text(text))
-    assert max(map(len, pieces)) <= PIECE_CHARACTERS
-    assert len(pieces) >= len(text) / PIECE_CHARACTERS
-    assert "".join("".join(pieces).split()) == "".join(text.split())
+def test_the_built_in_wikitext_is_all_for_judging():
+    split = read_parts("builtin:wikitext")
+    assert {part for part in Part if split.pieces[part]} == {Part.EVAL}
+    assert 230_000 < split.characters(Part.EVAL) < 270_000
+    text = "".join(split.texts(Part.EVAL))
+    assert " @-@ " not in text
+    assert " , " not in text
 
 
-def test_wikitext_articles_are_documents_and_escapes_are_undone():
-    assert is_wikitext(WIKI)
-    blank, first, second = documents_of_text(WIKI)
-    assert not blank.strip()
+def test_wikitext_is_undone_only_when_asked(tmp_path):
+    (tmp_path / "w.txt").write_text(WIKI)
+    assert read_documents("w.txt", base_dir=tmp_path) == (WIKI,)
+    first, second = read_documents("wikitext:w.txt", base_dir=tmp_path)
     assert first.startswith("= First =\n")
     assert "It weighs 0.7 kg (1,500 g), a well-known <unk>." in first
     assert "== Part ==" in first
     assert 'He said "hello there" and didn\'t stay.' in first.replace("didn 't", "didn't")
     assert "The dog's tail: 5%." in second
-
-
-def test_escapes_stay_in_other_text():
-    text = "The operator @ is matmul: a @-@ b .\n\nNo title here ."
-    assert not is_wikitext(text)
-    assert list(documents_of_text(text)) == [text]
-    assert undo_wikitext("a @-@ b") == "a-b"
 
 
 def test_jsonl_text_and_messages(tmp_path):

@@ -12,17 +12,17 @@ from lbdsl.data.split import document_hash
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(max_size=60), max_size=40), st.randoms(use_true_random=False))
+@given(st.lists(st.text(min_size=20, max_size=40), min_size=45, max_size=60, unique=True), st.randoms(use_true_random=False))
 def test_parts_partition_the_distinct_documents(documents, order: random.Random):
     split = split_documents(documents)
-    hashes = [document_hash(text) for texts in split.parts.values() for text in texts]
+    hashes = [document_hash(text) for texts in map(split.texts, Part) for text in texts]
     assert len(hashes) == len(set(hashes))
     assert set(hashes) == {document_hash(text) for text in documents if text.strip()}
     again = list({document_hash(text): text for text in documents}.values())
     order.shuffle(again)
     shuffled = split_documents(again)
     for part in Part:
-        assert [document_hash(t) for t in shuffled.parts[part]] == [document_hash(t) for t in split.parts[part]]
+        assert [document_hash(t) for t in shuffled.texts(part)] == [document_hash(t) for t in split.texts(part)]
 
 
 @settings(max_examples=50, deadline=None)
@@ -40,3 +40,28 @@ def test_shares_of_the_built_in_text():
     whole = sum(map(split.characters, Part))
     for part, share in {Part.SCORE: 2 / 15, Part.JOINT: 1 / 15, Part.HEAL: 9 / 15, Part.EVAL: 3 / 15}.items():
         assert abs(split.characters(part) / whole - share) < 0.05, (part, split.characters(part) / whole)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(min_value=200, max_value=40_000), st.sampled_from(["\n\n", "\n", " "]))
+def test_a_long_document_gives_one_stretch_to_each_part_with_gaps_between(words, end):
+    text = "".join(f"{n}{end if n % 7 == 0 else ' '}" for n in range(words))
+    split = split_documents([text])
+    order = (Part.HEAL, Part.SCORE, Part.JOINT, Part.EVAL)
+    stop = -1
+    for part in order:
+        (stretch,) = split.texts(part)
+        start = text.index(stretch)
+        assert start - stop > (0 if part is Part.HEAL else len(text) // 70)
+        stop = start + len(stretch)
+    assert stop == len(text)
+    for part, share in {Part.SCORE: 2 / 15, Part.JOINT: 1 / 15, Part.HEAL: 9 / 15, Part.EVAL: 3 / 15}.items():
+        assert abs(split.characters(part) / len(text) - share) < 0.08
+
+
+def test_long_documents_among_short_ones_are_cut_alike_in_every_source():
+    book = " ".join(f"word{n}" for n in range(5000))
+    alone = split_documents([book])
+    among = split_documents([book, *(f"short document {n}" for n in range(50))])
+    for part in Part:
+        assert alone.pieces[part][0] in among.pieces[part]

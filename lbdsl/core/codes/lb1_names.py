@@ -208,4 +208,18 @@ CODES = (
         "heal { lr = 0 }",
         fixed="heal { lr = 1e-3 }",
     ),
+    Code(
+        "LB150",
+        "a text for judging only",
+        "`builtin:wikitext` is there to judge on text that neither chose a plan nor healed a model.",
+        'heal { data = "builtin:wikitext" }',
+        fixed='heal { data = "builtin:pydoc" }\neval { data = "builtin:wikitext" }',
+    ),
+    Code(
+        "LB151",
+        "a text that the result is not judged on",
+        "An assert may name one of the texts of the `eval` block; without a name it must hold on each of them.",
+        'assert ppl_increase("my.txt") < 5%',
+        fixed='eval { data = ["builtin:wikitext", "my.txt"] }\nassert ppl_increase("my.txt") < 5%',
+    ),
 )

@@ -194,8 +194,8 @@ _CONDITIONS = (
 _ACTIONS = (
     Code(
         "LB326",
-        "a window as wide as the model's positions",
-        "Every token already sees all the tokens before it, so the layer computes what it did and saves nothing.",
+        "a window of more than half of the model's positions",
+        "What a window takes away shows only in sequences of at least twice its width, and the model reads none that long.",
         "else swa(window=1Mi)",
         fixed="else swa(window=512)",
     ),
@@ -205,6 +205,46 @@ _ACTIONS = (
         "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them.",
         "else swa(window=4Ki)",
         fixed="else swa(window=512)",
+    ),
+)
+_LENGTHS = (
+    Code(
+        "LB328",
+        "sequences too short for a window",
+        "In a sequence that a window covers, every token sees what it saw before: the damage is 0 there, whatever the "
+        "window does beyond. Scores and gates need sequences of at least twice the widest window.",
+        "measure { seq = 1Ki }\nelse swa(window=1Ki)",
+        fixed="measure { seq = 2Ki }\nelse swa(window=1Ki)",
+    ),
+    Code(
+        "LB329",
+        "judged on shorter sequences than the budget's context",
+        "What windows and dropped attentions cost grows with the context. A gate at 2Ki says little about a cache of 32Ki.",
+        "else swa(window=256)\nheal { tokens = 200k }\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\n"
+        "assert ppl_increase < 5%",
+        fixed="else swa(window=256)\nheal { tokens = 200k }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%",
+    ),
+    Code(
+        "LB336",
+        "sequences beyond the model's positions",
+        "A model computes nothing useful beyond the positions that it was made for.",
+        "measure { seq = 1Mi }\nlowest 8 by nll drop",
+        fixed="measure { seq = 1Ki }\nlowest 8 by nll drop",
+    ),
+    Code(
+        "LB337",
+        "judged on the healing source",
+        "Text of the source that healed a model flatters it; other text tells what users will see.",
+        'lowest 8 by nll drop\nheal { data = "builtin:pydoc" }\neval { data = "builtin:pydoc" }\nassert ppl_increase < 5%',
+        fixed='lowest 8 by nll drop\nheal { data = "builtin:pydoc" }\neval { data = "builtin:wikitext" }\n'
+        "assert ppl_increase < 5%",
+    ),
+    Code(
+        "LB338",
+        "more tokens than asked for",
+        "A mean over one or two sequences has no error worth the name, so at least four are taken.",
+        "measure { tokens = 1Ki; seq = 1Ki }\nlowest 8 by nll drop",
+        fixed="measure { tokens = 4Ki; seq = 1Ki }\nlowest 8 by nll drop",
     ),
 )
 _FILES = (
@@ -298,4 +338,4 @@ _STALE = (
     ),
 )
 
-CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _FILES + _STALE
+CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STALE

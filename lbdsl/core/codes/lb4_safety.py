@@ -235,6 +235,22 @@ DATA = (
         example="lowest 8 by nll(quantize(bits=4)) drop",
         fixed="lowest 8 by nll(swa(window=64)) drop",
     ),
+    Code(
+        "LB450",
+        "tokenizer of another model",
+        reason="A token beyond the model's vocabulary has no embedding; the tokenizer's files belong to another model.",
+        exit_code=6,
+        example="lbdsl plan recipe.lbr a-model-with-another-models-tokenizer",
+        fixed="lbdsl plan recipe.lbr the-model-with-its-own-tokenizer",
+    ),
+    Code(
+        "LB451",
+        "the base model's loss is not a number",
+        reason="Every score compares with the base model's predictions; where these are NaN, nothing can be said.",
+        exit_code=6,
+        example="lbdsl plan recipe.lbr MODEL --dtype float16",
+        fixed="lbdsl plan recipe.lbr MODEL --dtype float32",
+    ),
 )
 
 HYBRID = (
