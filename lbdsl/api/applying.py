@@ -104,6 +104,7 @@ def apply_plan(
     """
     from lbdsl.execute.run import RunInputs, run_plan
     from lbdsl.heal.heal import HealInterrupted
+    from lbdsl.measure.pace import Pace
 
     chosen = chosen or ApplyOptions()
     progress = progress or Silent()
@@ -147,6 +148,9 @@ def apply_plan(
         )
     except HealInterrupted:
         raise KeyboardInterrupt from None
+    heal = result.record.heal
+    if heal is not None and not chosen.resume and heal["seconds"] > 0:
+        Pace(bench.digest, bench.facts, bench.device, bench.cache_dir).note("heal", heal["tokens"] / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"what was there before is now {result.moved_aside}"))
@@ -208,7 +212,7 @@ def apply_saved_plan(
     )
     if stale:
         raise LbdslError(stale)
-    planned = Planned(plan, (), found, recipe, bench)
+    planned = Planned(plan, found, recipe, bench)
     done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
 

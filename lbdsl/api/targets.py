@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lbdsl.api.planning import Planned
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.facts import ModelFacts
@@ -18,6 +17,7 @@ from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.families import ARTIFACT_PREFIX
 from lbdsl.model.gguf_model import gguf_checkpoint
+from lbdsl.plan.schema import Plan, Served
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
@@ -85,7 +85,7 @@ def check_engines(names: Iterable[str]) -> None:
             )
 
 
-def check_targets(planned: Planned, names: Iterable[str]) -> tuple[Target, ...]:
+def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[Target, ...]:
     """Ask every exporter of each engine whether it could write the plan's result; nothing is loaded.
 
     Raises LbdslError with LB501 for an unknown engine.
@@ -94,8 +94,28 @@ def check_targets(planned: Planned, names: Iterable[str]) -> tuple[Target, ...]:
     check_engines(names)
     if not names:
         return ()
-    subject = subject_of(base_config(planned.bench), planned.bench.facts, planned.plan.specs)
+    subject = subject_of(base_config(bench), bench.facts, plan.specs)
     return tuple(check_target(subject, name) for name in names)
+
+
+def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
+    """What each engine can serve of a plan, and through which exports, or the first thing that stands in the way."""
+    subject = subject_of(base_config(bench), bench.facts, plan.specs)
+    found = []
+    for engine in (TRANSFORMERS, *(name for name in engines() if name != TRANSFORMERS)):
+        answers = check_target(subject, engine).answers
+        can = tuple(answer.kind for answer in answers if answer.can)
+        if engine == TRANSFORMERS:
+            can = ("as saved", *can)
+        # The exporter with the fewest objections is the nearest to what was asked for.
+        objections = min(
+            ([d.message for d in answer.findings if d.is_error] for answer in answers if not answer.can),
+            key=len,
+            default=["there is no export to it"],
+        )
+        obstacle = None if can else objections[0] + (f" (and {len(objections) - 1} more)" if len(objections) > 1 else "")
+        found.append(Served(engine=ENGINE_NAMES.get(engine, engine), formats=can, obstacle=obstacle))
+    return tuple(found)
 
 
 def check_target(subject: Subject, engine: str) -> Target:

@@ -68,9 +68,7 @@ def _blocks(
     """LB450 for a tokenizer that does not fit the model; else as `token_blocks`."""
     assert seq is not None, "lengths are settled before any text is read"
     offline = bench.options.offline
-    blocks = token_blocks(
-        data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude
-    )
+    blocks = token_blocks(data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude)
     largest = int(blocks.ids.max())
     if largest >= bench.facts.vocab:
         raise fail(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.model.source import hub_repository
-from lbdsl.plan.schema import ModelRef
+from lbdsl.plan.lengths import cautions
+from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.shown import value_text
+from lbdsl.plan.words import PREFILL
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -94,7 +98,24 @@ def _cost_lines(record: Record) -> list[str]:
         "|---|---|---|",
         *[f"| {name} | {before} | {after} |" for name, before, after in rows],
         "",
+        *_predicted_lines(plan),
     ]
+
+
+def _predicted_lines(plan: Plan) -> list[str]:
+    """What was predicted when the plan was made, called so."""
+    lines = [
+        f"- decode at {tokens_text(speed.context)} tokens, batch {speed.batch}: at most x{speed.bound:.2f} (a bound from "
+        "bytes and FLOPs on the machine that planned it, not measured)"
+        for speed in plan.speeds
+        if math.isfinite(speed.bound)
+    ]
+    if plan.windowed:
+        lines.append(f"- prefill: {PREFILL}")
+    for item in plan.serving:
+        how = f"as {', '.join(f'`{name}`' for name in item.formats)}" if item.formats else f"no: {item.obstacle}"
+        lines.append(f"- {item.engine}: {how}")
+    return [*lines, ""] if lines else []
 
 
 def _heal_lines(record: Record) -> list[str]:
@@ -106,7 +127,8 @@ def _heal_lines(record: Record) -> list[str]:
         "## Healing",
         "",
         f"{heal['steps']} steps, {heal['tokens']} tokens seen of `{heal['data']}` "
-        f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained.",
+        f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained in "
+        f"{heal['seconds']:.0f} s.",
         "",
     ]
     return [*lines, "![training loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
@@ -125,21 +147,33 @@ def _quality_lines(record: Record) -> list[str]:
     if record.evaluation is None:
         lines += ["The finished model was not judged: the recipe has no `eval` block and no assert on it.", ""]
     else:
-        result = record.evaluation
-        lines += [
-            f"On `{result['data']}`, {result['tokens']} tokens apart from calibration and healing:",
-            "",
-            "| | base | this model |",
-            "|---|---|---|",
-            f"| perplexity | {_number(result['perplexity']['base'], 2)} | {_number(result['perplexity']['artifact'], 2)} |",
-            f"| KL to the base, nats/token | 0 | {_number(result['kl'], 4)} |",
-            f"| top-1 agreement | 1 | {_number(result['agreement'], 4)} |",
-            "",
-        ]
+        for source in record.evaluation.get("sources", [record.evaluation]):
+            lines += _quality_table(source)
+    lines += [f"**Caution:** {caution}." for caution in cautions(record.plan)]
+    lines += [""] if cautions(record.plan) else []
     for item in record.asserts:
-        value = f" ({value_text(item)})" if item.value is not None else ""
+        value = f" ({value_text(item)}{f' on `{item.on}`' if item.on else ''})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
     return [*lines, ""] if record.asserts else lines
+
+
+def _quality_table(source: dict[str, Any]) -> list[str]:
+    """Of one text; the model before healing has a column of its own."""
+    models = [*([source["before_healing"]] if source.get("before_healing") else []), source]
+    titles = ["before healing", "this model"][-len(models) :]
+    rows = [
+        ("perplexity", _number(source["perplexity"]["base"], 2), [_number(m["perplexity"]["artifact"], 2) for m in models]),
+        ("KL to the base, nats/token", "0", [_number(m["kl"], 4) for m in models]),
+        ("top-1 agreement", "1", [_number(m["agreement"], 4) for m in models]),
+    ]
+    return [
+        f"On `{source['data']}`, {source['tokens']} tokens apart from calibration and healing:",
+        "",
+        f"| | base | {' | '.join(titles)} |",
+        "|---|---|" + "---|" * len(models),
+        *[f"| {name} | {base} | {' | '.join(values)} |" for name, base, values in rows],
+        "",
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:

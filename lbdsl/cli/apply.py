@@ -84,7 +84,7 @@ def apply(
             planned = plan_recipe(
                 recipe_or_plan, model, set_params=dict(assignments), options=options, progress=progress, again=again
             )
-            render_plan(planned.plan, planned.speeds, console)
+            render_plan(planned.plan, console)
             show_diagnostics(planned.errors)
             if not planned.plan.applyable:
                 ctx.exit(planned.exit_code)

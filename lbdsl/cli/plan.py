@@ -63,7 +63,7 @@ def plan(
     planned = plan_recipe(
         recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts
     )
-    served = check_targets(planned, targets)
+    served = check_targets(planned.plan, planned.bench, targets)
     if output is not None:
         from lbdsl.plan.file import save_plan
 
@@ -76,7 +76,7 @@ def plan(
         from lbdsl.view.plan import render_plan
         from lbdsl.view.targets import render_targets
 
-        render_plan(planned.plan, planned.speeds, stdout_console(), all_layers=all_layers)
+        render_plan(planned.plan, stdout_console(), all_layers=all_layers)
         render_targets(served, stdout_console())
         show_diagnostics(planned.errors)
         for name, origin in origins(ctx).items():

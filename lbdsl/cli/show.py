@@ -29,7 +29,7 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         from lbdsl.view.plan import render_plan
         from lbdsl.view.report import render_report
 
-        render_plan(record.plan, (), stdout_console(), all_layers=all_layers)
+        render_plan(record.plan, stdout_console(), all_layers=all_layers)
         render_report(record, what, stdout_console())
     elif what.is_file():
         from lbdsl.plan.file import load_plan
@@ -42,7 +42,7 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         from lbdsl.view.console import stdout_console
         from lbdsl.view.plan import render_plan
 
-        render_plan(plan, (), stdout_console(), all_layers=all_layers)
+        render_plan(plan, stdout_console(), all_layers=all_layers)
     else:
         from lbdsl.core.paths import did_you_mean
 

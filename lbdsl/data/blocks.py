@@ -16,7 +16,6 @@ from lbdsl.core.units import tokens_text
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import Part, document_hash
 
-
 SLICE = 2**20
 """Characters that are tokenized at a time."""
 
@@ -54,9 +53,7 @@ Used = frozenset[tuple[str, bool]]
 """What a source gives to calibration or healing: the hash of each document, and whether all of it is used."""
 
 
-def used_documents(
-    data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None, offline: bool = False
-) -> Used:
+def used_documents(data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None, offline: bool = False) -> Used:
     """The documents of which a source has something in these parts."""
     split = read_parts(data, base_dir=base_dir, offline=offline)
     return frozenset((piece.document, piece.whole) for part in parts for piece in split.pieces[part])
@@ -171,5 +168,8 @@ def _too_little(data: str, part: Part, available: int, sequences: int, seq: int)
     longest -= longest % (1024 if longest >= 1024 else 1)
     if longest < 2:
         return fail("LB446", message, help="give a source with more text")
-    help = (f"the longest {sequences} sequences that it allows: `seq = {tokens_text(longest)}`", "give a source with more text")
+    help = (
+        f"the longest {sequences} sequences that it allows: `seq = {tokens_text(longest)}`",
+        "give a source with more text",
+    )
     return fail("LB446", message, help=help)

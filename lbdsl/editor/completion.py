@@ -27,9 +27,9 @@ from lbdsl.editor.pages import (
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import tables

@@ -51,7 +51,7 @@ class Quality:
 
     def post_scores(self) -> Mapping[str, float]:
         """The values that post asserts speak of."""
-        return {"ppl_increase": self.ppl_increase, "agreement": self.agreement.value, "kl_healed": self.kl.value}
+        return post_scores(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `eval --json` that come from measuring."""
@@ -78,6 +78,12 @@ class Quality:
                 },
             }
         )
+
+
+def post_scores(source: Mapping[str, Any]) -> Mapping[str, float]:
+    """The values that post asserts speak of, from the JSON of one text; NaN where that has null."""
+    names = {"ppl_increase": "ppl_increase", "agreement": "agreement", "kl_healed": "kl"}
+    return {name: math.nan if source[key] is None else source[key] for name, key in names.items()}
 
 
 def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

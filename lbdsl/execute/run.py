@@ -22,7 +22,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on
+from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
 from lbdsl.execute.changes import apply_changes
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
@@ -96,7 +96,7 @@ def run_plan(
         if inputs.heal_blocks is None:
             with progress.stage("reading the checkpoint"):
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights())
-        check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else _room_needed(plan, inputs.facts))
+        check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else room_needed(plan, inputs.facts))
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
         if saved is None:
@@ -130,8 +130,12 @@ def _make(
     healed, before = None, []
     if inputs.heal_blocks is not None:
         before = _judge_unhealed(inputs, model, work, progress)
+        needless = _held(before, inputs.gate)
+        if needless:
+            progress.say("every assert holds before healing already; --no-heal would skip it")
         _stop_if(should_stop)
         model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
+        healed["needless"] = needless
     _stop_if(should_stop)
     return _save(model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
 
@@ -216,10 +220,14 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
     judged = judge_on(inputs.base(), model, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
     found = [quality.to_json() for quality in judged]
     work.keep_unhealed(found)
-    asserts = inputs.gate({quality.data: quality.post_scores() for quality in judged})
-    if asserts and all(item.status == "pass" for item in asserts):
-        progress.say("every assert holds before healing already; --no-heal would skip it")
     return found
+
+
+def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
+    """Whether the asserts on the finished model hold before it is healed."""
+    asserts = gate({source["data"]: post_scores(source) for source in before}) if before else ()
+    post = [item for item in asserts if item.phase == "post"]
+    return bool(post) and all(item.status == "pass" for item in post)
 
 
 def _record(
@@ -247,7 +255,7 @@ def _record(
     )
 
 
-def _room_needed(plan: Plan, facts: ModelFacts) -> int:
+def room_needed(plan: Plan, facts: ModelFacts) -> int:
     """Bytes: the saved model, and three checkpoints of healing, as many as there are while one is being written."""
     weights = plan.after.params * facts.dtype_bytes + 2**20
     if plan.heal is None:

@@ -42,7 +42,7 @@ def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
     Kept in `cache_dir` by machine, device, dtype, number of threads and torch version. Raises LbdslError LB448 where
     that folder cannot be written.
     """
-    identity = _identity(device, facts.dtype)
+    identity = machine_identity(device, facts.dtype)
     path = cache_dir / f"machine-{short(digest_of(identity), 16)}.json"
     known = _read(path)
     if known is None:
@@ -53,7 +53,8 @@ def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
     return known
 
 
-def _identity(device: Any, dtype: str) -> dict[str, Any]:
+def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
+    """What makes two runs run on one machine."""
     import torch
 
     device = torch.device(device)

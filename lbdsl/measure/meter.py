@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lbdsl.core.progress import Report
-
-_SOFTMAX_COST = 512
-"""A log-softmax and a comparison of one logit take about as long as this many multiply-adds of a matrix product."""
+from lbdsl.plan.estimate import SOFTMAX_COST
 
 
 class Meter:
@@ -19,7 +17,7 @@ class Meter:
     def __init__(self, progress: Report | None, model: Any):
         head = model.lm_head.weight
         layer = sum(p.numel() for p in model.model.layers[-1].parameters())
-        self._head = head.shape[0] * (head.shape[1] + _SOFTMAX_COST) / max(layer, head.shape[1])
+        self._head = head.shape[0] * (head.shape[1] + SOFTMAX_COST) / max(layer, head.shape[1])
         self._layers = len(model.model.layers)
         self._progress = progress
         self._done = 0.0

@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import Diagnosed, error, fail
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
-from lbdsl.plan.schema import FORMAT_VERSION, Plan
+from lbdsl.plan.schema import FORMAT_VERSION, PREDICTED, Plan
 
 DIGEST_KEY = "sha256"
 MOST_BYTES = 64 * 2**20
@@ -67,7 +67,7 @@ def load_plan(path: str | Path) -> Diagnosed[Plan]:
 
 def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
     said = fields.pop(DIGEST_KEY)
-    if digest_of(fields) != said:
+    if digest_of({name: value for name, value in fields.items() if name not in PREDICTED}) != said:
         return Diagnosed(
             None,
             (

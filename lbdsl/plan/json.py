@@ -45,6 +45,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "complete": plan.complete,
         "applyable": plan.applyable,
         "errored": plan.errored,
+        "speeds": [speed.model_dump(mode="json") for speed in plan.speeds],
+        "estimate": plan.estimate.model_dump(mode="json") if plan.estimate is not None else None,
+        "serving": [item.model_dump(mode="json") for item in plan.serving],
     }
 
 

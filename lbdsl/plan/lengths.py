@@ -18,6 +18,7 @@ from lbdsl.core.units import tokens_text
 from lbdsl.plan.check import costs_asked
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.gate import judges
+from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 
 SEQUENCES = 4
@@ -144,6 +145,15 @@ def _shorter_than_named(recipe: Recipe, judged: Evaluate, context: int) -> list[
             help="leave `seq` out of `eval`: then it is judged at that context",
         )
     ]
+
+
+CAUTIONS = ("LB328", "LB329", "LB337")
+"""Findings of a plan that a reader of its result should know, too."""
+
+
+def cautions(plan: Plan) -> tuple[str, ...]:
+    """What to keep in mind when reading the quality of a plan's result."""
+    return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
 def _same_source(recipe: Recipe, judged: Evaluate) -> list[Diagnostic]:

@@ -105,6 +105,25 @@ class Speed(Value):
     bound: float
 
 
+class Estimate(Value):
+    """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none),
+    bytes of memory and of disk, and how often healing passes over its text (None: not known, or no healing)."""
+
+    heal_seconds: float
+    judge_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    passes: float | None = None
+
+
+class Served(Value):
+    """Whether an engine can serve the plan's result: through which exports, or what stands in the way."""
+
+    engine: str
+    formats: tuple[str, ...]
+    obstacle: str | None = None
+
+
 class Loss(Value):
     """The loss rise before healing in nats a token: `joint` measured on the whole changed model, `sum` the single
     layers' scores added up (None where a layer has no score)."""
@@ -185,9 +204,13 @@ class MeasuredOn(Value):
     joint_digest: str | None = None
 
 
+PREDICTED = ("speeds", "estimate", "serving")
+"""Fields of a plan that are no part of its digest: they say what one machine, and engines, make of it."""
+
+
 class Plan(Value):
     """The whole of it. `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
-    error was found; `errored`: errors were found on the way."""
+    error was found; `errored`: errors were found on the way. See `PREDICTED` for the last three."""
 
     format_version: int = FORMAT_VERSION
     lbdsl_version: str
@@ -209,11 +232,19 @@ class Plan(Value):
     complete: bool
     applyable: bool
     errored: bool
+    speeds: tuple[Speed, ...] = ()
+    estimate: Estimate | None = None
+    serving: tuple[Served, ...] = ()
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON of everything above."""
-        return digest_of(self.model_dump(mode="json"))
+        """sha256 of the canonical JSON of everything above but what is predicted of a machine or of engines."""
+        return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the plan gives a layer a window."""
+        return any(layer.changed and layer.spec.get("window") for layer in self.layers)
 
     @property
     def specs(self) -> tuple[dict[str, Any], ...]:

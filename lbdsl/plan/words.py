@@ -44,3 +44,14 @@ def amount_text(value: float, unit: Unit) -> str:
             return f"{100 * value:.1f} %"
         case _:
             return f"{value:.4g}"
+
+
+PREFILL = "windows make it no faster in transformers, often slower: it masks a dense attention"
+"""What a plan and a model card say of reading a prompt, where layers have windows."""
+
+
+def duration_text(seconds: float) -> str:
+    """40 -> `40 s`, 400 -> `7 min`, 8000 -> `2.2 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

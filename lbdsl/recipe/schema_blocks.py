@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from lbdsl.recipe.schema_expr import Expr, Node, Phase
 from lbdsl.recipe.schema_rules import Assertion
 
-
 BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
 """Texts that are always there; see `lbdsl.data.sources`."""
 

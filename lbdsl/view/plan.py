@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.digest import short
-from lbdsl.core.units import tokens_text
+from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.plan.schema import Plan, Speed
-from lbdsl.plan.words import plural
+from lbdsl.plan.words import PREFILL, duration_text, plural
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_changes import change_lines
 from lbdsl.view.plan_tables import assert_lines, cost_lines, rule_lines
@@ -22,9 +22,8 @@ from lbdsl.view.strip import ASCII_LEVELS, LEVELS, MARKS, STYLES, Row, Scale, st
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_layers: bool = False) -> None:
-    """Draw a plan on `console`. `speeds` are predictions for one machine, which are no part of the plan. `all_layers`
-    lists every changed layer, not only some of each kind."""
+def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> None:
+    """Draw a plan on `console`. `all_layers` lists every changed layer, not only some of each kind."""
     ascii_ = ascii_only(console)
     width = console.width
     sections = [
@@ -33,7 +32,14 @@ def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_la
         rule_lines(plan, width),
         change_lines(plan, width, ascii_, all_layers),
         cost_lines(plan, ascii_),
-        [*_speed_lines(speeds, width), *_loss_lines(plan, width, ascii_), *_heal_lines(plan, width)],
+        [
+            *_speed_lines(plan.speeds, width),
+            *_prefill_lines(plan, width),
+            *_loss_lines(plan, width, ascii_),
+            *_heal_lines(plan, width),
+            *_judge_lines(plan, width),
+            *_estimate_lines(plan, width),
+        ],
         assert_lines(plan, width, ascii_),
         _finding_lines(plan, width),
     ]
@@ -43,7 +49,7 @@ def render_plan(plan: Plan, speeds: Sequence[Speed], console: Console, *, all_la
             _write(console, line)
         if lines:
             _write(console, Text())
-    for line in _closing(plan):
+    for line in [*_closing(plan), *_serving_lines(plan, width)]:
         _write(console, line)
 
 
@@ -135,6 +141,47 @@ def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
             15,
             "",
         )
+
+
+def _prefill_lines(plan: Plan, width: int) -> Iterator[Text]:
+    if plan.windowed:
+        yield from _wrapped(f" prefill: {PREFILL}", width, 10, "")
+
+
+def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
+    if plan.eval is None or plan.eval.seq is None:
+        return
+    texts = " and ".join(map(printable, plan.eval.data))
+    each = " each" if len(plan.eval.data) > 1 else ""
+    yield from _wrapped(
+        f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}",
+        width,
+        12,
+        "",
+    )
+
+
+def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
+    found = plan.estimate
+    if found is None or not any(layer.changed for layer in plan.layers):
+        return
+    parts = [f"healing {duration_text(found.heal_seconds)}"] if found.heal_seconds else []
+    parts += [f"judging {duration_text(found.judge_seconds)}"] if found.judge_seconds else []
+    said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
+    said += f"{bytes_text(found.memory_bytes)} of memory, {bytes_text(found.disk_bytes)} of disk"
+    if found.passes is not None and found.passes > 1:
+        said += f"; healing passes {found.passes:.1f} times over its text"
+    yield from _wrapped(said, width, 20, "")
+
+
+def _serving_lines(plan: Plan, width: int) -> Iterator[Text]:
+    """One line: what can serve the result, and what stands in the way."""
+    said = []
+    for item in plan.serving:
+        how = ", ".join(item.formats)
+        said.append(f"{item.engine} ({how})" if item.formats else f"not {item.engine}: {printable(item.obstacle or '')}")
+    if said:
+        yield from _wrapped(f"Can be served by: {'; '.join(said)}.", width, 2, "")
 
 
 def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:

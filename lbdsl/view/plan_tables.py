@@ -95,7 +95,7 @@ def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> I
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])
-        value = value_text(item)
+        value = value_text(item) + (f" on {printable(item.on)}" if item.on else "")
         if value:
             line.append(f"   {value}", style="dim")
         yield line

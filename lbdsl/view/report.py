@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
+from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_tables import result_lines
@@ -43,6 +44,10 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         )
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
+    if record.heal is not None and record.heal.get("needless"):
+        console.print("  before healing every assert held already", highlight=False)
+    for caution in cautions(plan):
+        console.print(f"  caution     {printable(caution)}", highlight=False, markup=False, soft_wrap=True)
     if record.evaluation is not None:
         render_quality(record.evaluation, record.asserts, console)
     else:
@@ -60,26 +65,44 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
 
 
 def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
-    """Perplexity of both models, KL and agreement, each with its standard error."""
-    errors = quality["stderr"]
+    """Perplexity of both models, KL and agreement on each text, with standard errors; before healing, too, where it was
+    healed."""
+    for source in quality.get("sources", [quality]):
+        console.print(_quality_table(source), highlight=False)
+    _render_asserts(asserts, console)
+
+
+def _quality_table(source: dict[str, Any]) -> Table:
+    before = source.get("before_healing")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(printable(f"on {quality['data']}, {quality['tokens']} tokens")))
+    several = f" in {source['sequences']} sequences" if "sequences" in source else ""
+    table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")))
     table.add_column("base", justify="right")
-    table.add_column("artifact", justify="right")
+    if before:
+        table.add_column("before healing", justify="right")
+    table.add_column("healed" if before else "artifact", justify="right")
+    models = [before, source] if before else [source]
+    perplexity = _number(source["perplexity"]["base"], source["stderr"]["perplexity_base"], 2)
     table.add_row(
         "perplexity",
-        _number(quality["perplexity"]["base"], errors["perplexity_base"], 2),
-        _number(quality["perplexity"]["artifact"], errors["perplexity_artifact"], 2),
+        perplexity,
+        *(_number(each["perplexity"]["artifact"], each["stderr"]["perplexity_artifact"], 2) for each in models),
     )
-    increase, error = (
-        None if value is None else 100 * value for value in (quality["ppl_increase"], errors["ppl_increase"])
-    )
-    table.add_row("perplexity increase", "", _number(increase, error, 2) + ("" if increase is None else " %"))
-    table.add_row("loss rise, nats/token", "", _number(quality["loss_rise"], errors["loss_rise"], 4))
-    table.add_row("KL to the base, nats/token", "", _number(quality["kl"], errors["kl"], 4))
-    table.add_row("top-1 agreement", "", _number(quality["agreement"], errors["agreement"], 4))
-    console.print(table, highlight=False)
-    _render_asserts(asserts, console)
+    table.add_row("perplexity increase", "", *map(_increase, models))
+    for title, name in (
+        ("loss rise, nats/token", "loss_rise"),
+        ("KL to the base, nats/token", "kl"),
+        ("top-1 agreement", "agreement"),
+    ):
+        table.add_row(title, "", *(_number(each[name], each["stderr"][name], 4) for each in models))
+    return table
+
+
+def _increase(source: dict[str, Any]) -> str:
+    value, error = source["ppl_increase"], source["stderr"]["ppl_increase"]
+    if value is None:
+        return _number(None, None, 2)
+    return _number(100 * value, None if error is None else 100 * error, 2) + " %"
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:

@@ -12,7 +12,9 @@ from lbdsl.data.split import document_hash
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(min_size=20, max_size=40), min_size=45, max_size=60, unique=True), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.text(min_size=20, max_size=40), min_size=45, max_size=60, unique=True), st.randoms(use_true_random=False)
+)
 def test_parts_partition_the_distinct_documents(documents, order: random.Random):
     split = split_documents(documents)
     hashes = [document_hash(text) for texts in map(split.texts, Part) for text in texts]

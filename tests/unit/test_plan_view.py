@@ -25,8 +25,9 @@ class Terminal(io.StringIO):
 
 
 def drawn(plan, width=80, speeds=(), file=None, **options) -> str:
+    plan = plan.model_copy(update={"speeds": tuple(speeds)})
     out = file if file is not None else io.StringIO()
-    render_plan(plan, speeds, make_console(out, width), **options)
+    render_plan(plan, make_console(out, width), **options)
     return out.getvalue()
 
 

@@ -220,8 +220,7 @@ _LENGTHS = (
         "LB329",
         "judged on shorter sequences than the budget's context",
         "What windows and dropped attentions cost grows with the context. A gate at 2Ki says little about a cache of 32Ki.",
-        "else swa(window=256)\nheal { tokens = 200k }\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\n"
-        "assert ppl_increase < 5%",
+        "else swa(window=256)\nheal { tokens = 200k }\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%",
         fixed="else swa(window=256)\nheal { tokens = 200k }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%",
     ),
     Code(

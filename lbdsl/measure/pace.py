@@ -1,0 +1,72 @@
+"""How many tokens a second this machine takes through a model: noted whenever it measures or heals, for estimates."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.digest import digest_of, short
+from lbdsl.core.facts import ModelFacts
+from lbdsl.core.files import replace_entry
+from lbdsl.core.progress import Report
+from lbdsl.measure.machine import machine_for, machine_identity
+from lbdsl.plan.estimate import units
+
+LEAST_SECONDS = 1.0
+"""Shorter work is no measure of a pace."""
+
+GEMM_SHARE = 0.15
+"""Of the machine's rate in a large matrix product that a model reaches as a rule; only used before it has been run."""
+
+
+class Pace:
+    """Tokens a second of one model on one device, by kind of work: `forward` through all layers and the head, `heal` seen
+    in healing. Kept in the cache folder; what cannot be kept is measured again."""
+
+    def __init__(self, model_digest: str, facts: ModelFacts, device: Any, cache_dir: Path):
+        self._facts, self._device, self._cache = facts, device, cache_dir
+        identity = {"model": model_digest, **machine_identity(device, facts.dtype)}
+        self._path = cache_dir / f"pace-{short(digest_of(identity), 16)}.json"
+
+    def known(self, kind: str) -> float | None:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))[kind]
+            return float(found) if found > 0 else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def forward(self) -> float:
+        """As it was noted, else guessed from the machine's constants."""
+        known = self.known("forward")
+        if known is not None:
+            return known
+        machine = machine_for(self._device, self._facts, self._cache)
+        return GEMM_SHARE * machine.flops / (2 * self._facts.params)
+
+    def note(self, kind: str, tokens_a_second: float) -> None:
+        kinds = {name: value for name in ("forward", "heal") if (value := self.known(name)) is not None}
+        with suppress(OSError):
+            replace_entry(self._path, json.dumps({**kinds, kind: tokens_a_second}).encode())
+
+
+class Timed:
+    """A progress report that also notes the pace of what it is told; `total_units` is what all of the work amounts to."""
+
+    def __init__(self, report: Report, pace: Pace, facts: ModelFacts, seq: int):
+        self._report, self._pace, self._facts, self._seq = report, pace, facts, seq
+        self._first: tuple[float, float] | None = None
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        self._report(done, total, note)
+        now = time.monotonic()
+        if self._first is None:
+            # What came before the first report, loading among it, is no measure of the pace.
+            self._first = (done, now)
+            return
+        seconds = now - self._first[1]
+        if seconds >= LEAST_SECONDS:
+            whole = units(self._facts, 1)
+            self._pace.note("forward", (done - self._first[0]) * self._seq / whole / seconds)

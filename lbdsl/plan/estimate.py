@@ -1,0 +1,70 @@
+"""What measuring and applying a plan will take: time, memory, disk. Formulas only; paces are measured elsewhere.
+
+Work is counted in units of one layer for one token, and the head as the layers that take as long (see `head_layers`).
+Memory is of the models that are loaded at once, and of the activations that a step keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lbdsl.core.facts import ModelFacts
+from lbdsl.plan.schema import Estimate, Plan
+from lbdsl.recipe.schema import Heal, Lora
+
+SOFTMAX_COST = 512
+"""A log-softmax and a comparison of one logit take about as long as this many multiply-adds of a matrix product."""
+
+HEAL_FORWARDS = 4.0
+"""Forward passes that take as long as one healing step: the base's, the changed model's, and its backward pass (2)."""
+
+ACTIVATIONS = 16
+"""Tensors of the width of the stream, and of that of the MLP a fourth as many, that a layer keeps for its backward pass."""
+
+
+def head_layers(facts: ModelFacts) -> float:
+    """Layers that take as long as the head with its softmax."""
+    layer = facts.attention_params[-1] + facts.mlp_params[-1]
+    return facts.vocab * (facts.hidden + SOFTMAX_COST) / max(layer, facts.hidden)
+
+
+def units(facts: ModelFacts, tokens: int, first: int = 0) -> float:
+    """Work of `tokens` tokens through the layers from `first` on, and the head."""
+    return tokens * (facts.layers - first + head_layers(facts))
+
+
+def measuring_units(facts: ModelFacts, runs: Iterable[int], tokens: int) -> float:
+    """Work of the base and of one run from each layer of `runs` to the end."""
+    return units(facts, tokens) + sum(units(facts, tokens, layer) for layer in runs)
+
+
+def estimate(
+    plan: Plan, facts: ModelFacts, *, forward: float, healing: float | None, passes: float | None, room: int
+) -> Estimate:
+    """What `apply` will take. `forward` in tokens a second through the whole model, `healing` in tokens seen a second
+    where it is known; `passes` over the healing text; `room` in bytes of disk."""
+    judged = 0 if plan.eval is None else len(plan.eval.data) * plan.eval.tokens
+    judging = 2 * judged * (2 if plan.heal is not None else 1) / forward
+    heal = 0.0 if plan.heal is None else plan.heal.tokens / (healing or forward / HEAL_FORWARDS)
+    return Estimate(
+        heal_seconds=round(heal, 1),
+        judge_seconds=round(judging, 1),
+        memory_bytes=_memory(plan.heal, facts),
+        disk_bytes=room,
+        passes=None if passes is None else round(passes, 2),
+    )
+
+
+def _memory(heal: Heal | None, facts: ModelFacts) -> int:
+    """Bytes of weights, trained weights with their optimizer's state, and activations."""
+    weights = facts.params * facts.dtype_bytes
+    if heal is None:
+        return 2 * weights
+    if isinstance(heal.method, Lora):
+        trained = facts.layers * heal.method.rank * 7 * (facts.hidden + facts.intermediate)
+    else:
+        trained = facts.params
+        weights += facts.params * (4 - facts.dtype_bytes) // 2
+    step = heal.batch * heal.seq
+    kept = facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * 2
+    return 2 * weights + trained * 16 + kept
