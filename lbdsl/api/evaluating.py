@@ -51,8 +51,8 @@ def evaluate_artifact(
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
     `against` is the base model, where it is not where the record says; `data` (one text or several), `tokens` (in
-    tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited, or the base
-    is not the one it was made from.
+    tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited, or
+    the base is not the one it was made from.
     """
     from lbdsl.api.texts import data_folder, eval_blocks
     from lbdsl.artifact.restore import check_files, load_artifact, stream_artifact

@@ -255,10 +255,11 @@ def _say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> Non
         return
     # One run from the layer to the end serves every metric of an action.
     runs = sorted({(request.layer, request.action) for request in missing if request.action})
-    work = measuring_units(bench.facts, (layer for layer, _ in runs), tokens)
-    seconds = work / units(bench.facts, 1) / _pace(bench).forward()
+    passes = measuring_units(bench.facts, (layer for layer, _ in runs), tokens) / units(bench.facts, tokens)
+    pace = _pace(bench).known("forward")
+    time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
     bench.progress.say(
-        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: about {duration_text(seconds)}, "
+        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
         f"{bytes_text(bench.facts.params * bench.facts.dtype_bytes)} of weights in memory"
     )
 
@@ -314,7 +315,7 @@ def _with_predictions(plan: Plan, bench: Workbench) -> Plan:
     found = estimate(
         plan,
         bench.facts,
-        forward=pace.forward(),
+        forward=pace.known("forward"),
         healing=pace.known("heal"),
         passes=_passes(plan, bench),
         room=room_needed(plan, bench.facts),

@@ -12,14 +12,11 @@ from lbdsl.core.digest import digest_of, short
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
-from lbdsl.measure.machine import machine_for, machine_identity
+from lbdsl.measure.machine import machine_identity
 from lbdsl.plan.estimate import units
 
 LEAST_SECONDS = 1.0
 """Shorter work is no measure of a pace."""
-
-GEMM_SHARE = 0.15
-"""Of the machine's rate in a large matrix product that a model reaches as a rule; only used before it has been run."""
 
 
 class Pace:
@@ -27,24 +24,16 @@ class Pace:
     in healing. Kept in the cache folder; what cannot be kept is measured again."""
 
     def __init__(self, model_digest: str, facts: ModelFacts, device: Any, cache_dir: Path):
-        self._facts, self._device, self._cache = facts, device, cache_dir
         identity = {"model": model_digest, **machine_identity(device, facts.dtype)}
         self._path = cache_dir / f"pace-{short(digest_of(identity), 16)}.json"
 
     def known(self, kind: str) -> float | None:
+        """None before this machine did such work with this model."""
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))[kind]
             return float(found) if found > 0 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def forward(self) -> float:
-        """As it was noted, else guessed from the machine's constants."""
-        known = self.known("forward")
-        if known is not None:
-            return known
-        machine = machine_for(self._device, self._facts, self._cache)
-        return GEMM_SHARE * machine.flops / (2 * self._facts.params)
 
     def note(self, kind: str, tokens_a_second: float) -> None:
         kinds = {name: value for name in ("forward", "heal") if (value := self.known(name)) is not None}
@@ -53,7 +42,7 @@ class Pace:
 
 
 class Timed:
-    """A progress report that also notes the pace of what it is told; `total_units` is what all of the work amounts to."""
+    """A progress report of a measurement on sequences of `seq` tokens that also notes its pace."""
 
     def __init__(self, report: Report, pace: Pace, facts: ModelFacts, seq: int):
         self._report, self._pace, self._facts, self._seq = report, pace, facts, seq

@@ -39,20 +39,23 @@ def measuring_units(facts: ModelFacts, runs: Iterable[int], tokens: int) -> floa
 
 
 def estimate(
-    plan: Plan, facts: ModelFacts, *, forward: float, healing: float | None, passes: float | None, room: int
+    plan: Plan, facts: ModelFacts, *, forward: float | None, healing: float | None, passes: float | None, room: int
 ) -> Estimate:
-    """What `apply` will take. `forward` in tokens a second through the whole model, `healing` in tokens seen a second
-    where it is known; `passes` over the healing text; `room` in bytes of disk."""
-    judged = 0 if plan.eval is None else len(plan.eval.data) * plan.eval.tokens
-    judging = 2 * judged * (2 if plan.heal is not None else 1) / forward
-    heal = 0.0 if plan.heal is None else plan.heal.tokens / (healing or forward / HEAL_FORWARDS)
+    """What `apply` will take. `forward` in tokens a second through the whole model, `healing` in tokens seen a second,
+    each where it is known; `passes` over the healing text; `room` in bytes of disk."""
+    judged = 0 if plan.eval is None else 2 * len(plan.eval.data) * plan.eval.tokens * (1 if plan.heal is None else 2)
+    healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
-        heal_seconds=round(heal, 1),
-        judge_seconds=round(judging, 1),
+        heal_seconds=_seconds(plan.heal.tokens if plan.heal is not None else 0, healing),
+        judge_seconds=_seconds(judged, forward),
         memory_bytes=_memory(plan.heal, facts),
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )
+
+
+def _seconds(tokens: int, pace: float | None) -> float | None:
+    return 0.0 if not tokens else None if pace is None else round(tokens / pace, 1)
 
 
 def _memory(heal: Heal | None, facts: ModelFacts) -> int:

@@ -99,7 +99,7 @@ def _settled(
                 "LB328",
                 f"`{name}` takes sequences of {tokens_text(seq)} tokens, and a rule sets a window of {tokens_text(window)}",
                 _setting(recipe, block, "seq"),
-                help="a sequence that the window covers hides its damage; give at least twice the window, or leave `seq` out",
+                help="a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`",
                 fix=_fix(recipe, block, "seq", needed),
             )
         )

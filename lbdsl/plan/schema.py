@@ -106,11 +106,11 @@ class Speed(Value):
 
 
 class Estimate(Value):
-    """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none),
-    bytes of memory and of disk, and how often healing passes over its text (None: not known, or no healing)."""
+    """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none,
+    None where this machine has not run the model yet), bytes of memory and of disk, and how often healing passes over its text (None: not known, or no healing)."""
 
-    heal_seconds: float
-    judge_seconds: float
+    heal_seconds: float | None
+    judge_seconds: float | None
     memory_bytes: int
     disk_bytes: int
     passes: float | None = None

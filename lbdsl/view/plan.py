@@ -165,8 +165,8 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     found = plan.estimate
     if found is None or not any(layer.changed for layer in plan.layers):
         return
-    parts = [f"healing {duration_text(found.heal_seconds)}"] if found.heal_seconds else []
-    parts += [f"judging {duration_text(found.judge_seconds)}"] if found.judge_seconds else []
+    work = (("healing", found.heal_seconds), ("judging", found.judge_seconds))
+    parts = [f"{name} {duration_text(seconds)}" for name, seconds in work if seconds]
     said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
     said += f"{bytes_text(found.memory_bytes)} of memory, {bytes_text(found.disk_bytes)} of disk"
     if found.passes is not None and found.passes > 1:

@@ -153,6 +153,7 @@ def test_json_has_the_promised_fields():
         "phase": "static",
         "status": "pass",
         "value": value["after"]["kv_bytes"]["8192"],
+        "on": None,
     }
     assert (value["changes"], value["complete"], value["applyable"], value["errored"]) == (
         {"keep": 4, "change": 19, "drop": 7},
@@ -198,7 +199,9 @@ def test_the_value_of_a_plan_is_the_deciding_one():
 def test_the_gate_gives_the_value_that_decides():
     text = RULES + "assert ppl_increase < 5% and agreement > 90%\nassert ppl_increase < 1% or agreement > 70%\n"
     recipe = recipe_of(text)
-    results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"ppl_increase": 0.02, "agreement": 0.8})
+    results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)(
+        {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}
+    )
     assert [(item.status, item.value) for item in results] == [("fail", 0.8), ("pass", 0.8)]
 
 
@@ -216,7 +219,7 @@ def test_the_gate_gives_the_value_that_decides():
 def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     text = f"{RULES}assert {condition}\n"
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
-        {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}
+        {"builtin:wikitext": {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}}
     )
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 

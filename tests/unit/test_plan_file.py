@@ -12,7 +12,7 @@ from lbdsl.api.applying import planned_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.plan.file import load_plan, save_plan
-from lbdsl.plan.schema import Loss
+from lbdsl.plan.schema import PREDICTED, Loss
 from lbdsl.plan.verify import staleness
 
 TEXT = "param $n: int in 1..9 = 4\nlowest $n by nll drop\nelse keep\nassert ppl_increase < 5%"
@@ -77,7 +77,7 @@ def edited(plan, tmp_path, change, *, redigest=False):
     change(fields)
     if redigest:
         fields.pop("sha256")
-        fields["sha256"] = digest_of(fields)
+        fields["sha256"] = digest_of({name: value for name, value in fields.items() if name not in PREDICTED})
     path.write_text(json.dumps(fields))
     return load_plan(path)
 

@@ -114,7 +114,7 @@ def test_colours_only_on_a_terminal(plan, monkeypatch):
 def test_an_encoding_that_lacks_the_marks_gets_ascii(plan):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    render_plan(plan, (), make_console(file, 80))
+    render_plan(plan, make_console(file, 80))
     file.flush()
     text = raw.getvalue().decode("ascii")
     assert "full -> swa(window=256, sinks=4)" in text
@@ -125,7 +125,7 @@ def test_text_that_an_encoding_lacks_is_no_error():
     plan = plan_of('layers 3 drop because "größer → 象"\nelse keep', smollm2_facts(), joint=JOINT)
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    render_plan(plan, (), make_console(file, 80))
+    render_plan(plan, make_console(file, 80))
     file.flush()
     assert b"gr??er" in raw.getvalue()
 
