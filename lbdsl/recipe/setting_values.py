@@ -17,6 +17,7 @@ from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import FullWeights, Lora, Node
 from lbdsl.recipe.scope import Scope, at, replace
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import slip
 
 Read = Callable[[Scope, tree.Setting], Mapping[str, Any] | None]
 """A setting to fields of the block's schema, or None with an error."""
@@ -81,14 +82,13 @@ def data_name(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
         return None
     name = str(value.value)
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
-        near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        literal = isinstance(setting.value, tree.String)
+        meant = slip(name, BUILTIN_TEXTS) if isinstance(setting.value, tree.String) else None
         scope.error(
             "LB115",
             f"there is no built-in text `{name}`",
             setting.value.span,
-            help=f"did you mean `{near}`?",
-            fix=replace(setting.value.span, f'"{near}"') if literal else None,
+            help=f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?",
+            fix=replace(setting.value.span, f'"{meant}"') if meant else None,
         )
         return None
     return {"data": name}
@@ -107,6 +107,7 @@ def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str,
             node.name.span,
             choices,
             "known",
+            wishes="choice",
         )
         return None
     return node.name.name
@@ -156,6 +157,7 @@ def method(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
                 arg.key.span if arg.key else arg.span,
                 ("rank", "alpha"),
                 "parameters",
+                wishes="parameter",
             )
             good = False
             continue
