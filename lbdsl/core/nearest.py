@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -12,6 +13,9 @@ _FIRST_LETTER = 0.15
 """Added for another first letter: people seldom miss the first key."""
 
 _SHORTEST_PREFIX = 3
+
+_CLEARLY = 0.5
+"""How much nearer the one word must be than any other."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -29,20 +33,45 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return longer[0] if len(longer) == 1 else None
 
 
+def slip(name: str, choices: Iterable[str]) -> str | None:
+    """The one choice that a slip of the keyboard turned into `name`: stricter than `nearest`, so that it can be written
+    without asking. A first letter or a digit that differs, or a second word that is about as close, makes it a guess."""
+    close = [choice for choice in close_words(name, choices) if _is_slip(name, choice)]
+    if len(close) > 1 and distance(name, close[1]) < distance(name, close[0]) + _CLEARLY:
+        return None
+    return close[0] if close else None
+
+
+def _is_slip(typed: str, meant: str) -> bool:
+    longest = max(len(typed), len(meant))
+    allowed = 0.8 if longest <= 3 else 1.2 if longest < 8 else 1.85
+    return (
+        (typed[0].lower() == meant[0].lower() or typed[:2] == meant[1::-1])
+        and re.findall(r"\d", typed) == re.findall(r"\d", meant)
+        and distance(typed, meant) <= allowed
+    )
+
+
 def close_words(name: str, choices: Iterable[str]) -> list[str]:
-    """The choices that slips of the keyboard may have turned into `name`, the likest first."""
+    """The choices that slips of the keyboard may have turned into `name`, the likest first. A name with a whole word more
+    (`kv_quantize`) says something else."""
     allowed = _allowed(len(name))
+    words = _words(name)
     found = [
         (distance(name, choice), place, choice)
         for place, choice in enumerate(choices)
-        if abs(len(choice) - len(name)) <= allowed + 1
+        if abs(len(choice) - len(name)) <= allowed + 1 and not _words(choice) < words
     ]
     return [choice for far, _, choice in sorted(found) if far <= allowed]
 
 
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[_-]+", name.lower().strip("_-")))
+
+
 def _allowed(length: int) -> float:
     """How far a word of so many letters may be from the one that was meant."""
-    return 1.2 if length <= 3 else 2.2 if length <= 7 else 3.2
+    return 1.2 if length <= 5 else 2.2 if length <= 8 else 3.2
 
 
 def distance(typed: str, meant: str) -> float:

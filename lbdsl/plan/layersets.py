@@ -135,7 +135,6 @@ def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> list[Diag
                 message,
                 recipe.span(part),
                 help=(f"`{fits}`", f"the model has {layers} layers, 0-{top}"),
-                fix=_rewrite(recipe, part, fits, f"end at layer {top}"),
             )
         ]
     return [error("LB300", message, recipe.span(part), help=f"the model has {layers} layers, 0-{top}")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, note, warning
+from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.layersets import fixed_members
@@ -55,7 +55,6 @@ def _of_rule(
             span,
             labels=_labels(recipe, lost, match, table),
             help="write `of rest` to rank only the layers that are left",
-            fix=_of_rest(recipe, selector),
         )
     elif not got and not _holds(table, index):
         yield warning(
@@ -126,11 +125,6 @@ def _empty_help(rule: Rule, facts: ModelFacts) -> tuple[str, ...]:
     if isinstance(selector, LayersSelector) and not fixed_members(selector.layers, facts.layers):
         return ("the set is empty",)
     return ("its condition asks for no score: it is the same for every layer",)
-
-
-def _of_rest(recipe: Recipe, selector: RankSelector) -> Fix | None:
-    span = recipe.span(selector.amount) if selector.amount is not None else None
-    return None if span is None else Fix("rank the rest", (Edit(span, f"{span.text} of rest"),))
 
 
 def _layers(layers: list[int]) -> str:

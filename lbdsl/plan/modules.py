@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
 from lbdsl.core.facts import ModelFacts
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest, slip
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import ModulePattern, ModulesSelector, Recipe
 
@@ -62,9 +62,11 @@ def pattern_problems(recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:
 def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ...]) -> Diagnostic:
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
-    near = nearest(pattern.text, list(dict.fromkeys(known)) + [module.name for module in modules]) if pattern.glob else None
+    known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
+    near = nearest(pattern.text, known) if pattern.glob else None
     span = recipe.span(pattern)
-    fix = None if near is None or span is None else Fix(f"write `{near}`", (Edit(span, f'"{near}"'),))
+    typed = slip(pattern.text, known) if pattern.glob else None
+    fix = None if typed is None or span is None else Fix(f"write `{typed}`", (Edit(span, f'"{typed}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
     listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
     return error(

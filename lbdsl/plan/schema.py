@@ -107,7 +107,8 @@ class Speed(Value):
 
 class Estimate(Value):
     """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none,
-    None where this machine has not run the model yet), bytes of memory and of disk, and how often healing passes over its text (None: not known, or no healing)."""
+    None where this machine has not run the model yet), bytes of memory and of disk, and how often healing passes over its
+    text (None: not known, or no healing)."""
 
     heal_seconds: float | None
     judge_seconds: float | None

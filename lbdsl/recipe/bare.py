@@ -57,7 +57,8 @@ def _refuse(scope: Scope, number: Operand, message: str, share: float | None, wo
     helps = [words]
     if share is not None:
         text = f"{100 * share:.12g}%"
-        if isinstance(number.node, tree.Number):
+        # `ppl_increase < 1.5` may mean 1.5 % or half as much again.
+        if isinstance(number.node, tree.Number) and not 1 < number.node.value < 2:
             fix = replace(number.node.span, text)
         helps = [f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base's"]
     scope.error("LB107", message, number.node.span, help=tuple(helps), fix=fix)

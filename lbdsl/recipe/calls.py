@@ -9,14 +9,15 @@ from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
-from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.metrics import Metric, metrics
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Score
-from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.schema_expr import FACTS
+from lbdsl.recipe.scope import Scope, at, meant_words, replace
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import wish
 
 LATER_ACTIONS = frozenset({"linear"})
 LATER_METRICS = frozenset({"task"})
@@ -108,14 +109,15 @@ def _score_of_part(scope: Scope, call: tree.Call, cls: type[Metric]) -> Score | 
             part = None if word == parts[0] else word
             return Score.model_construct(name=name, metric=name, action=None, part=part, at=at(call))
         if parts and word not in actions():
-            scope.unknown("LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer")
+            scope.unknown(
+                "LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer", wishes="part"
+            )
             return None
     forms = " or ".join(f"`{name}({part})`" for part in parts)
     scope.error(
         "LB104",
         f"`{name}` takes no action",
         call.span,
-        fix=replace(call.span, name),
         help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else ""),
     )
     return None
@@ -161,7 +163,17 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
             return
         if not rule:
             known = [kind for kind, cls in metrics().items() if cls.joint] + [*COST_NAMES, *POST_NAMES]
-        scope.unknown("LB102", f"no metric `{name}`", name, span, known, "metrics" if rule else "values of the model")
+        if name in FACTS:
+            said = (
+                "the same for every layer of a model, so it cannot rank or choose layers"
+                if rule
+                else f"a fact of the source model: `model.{name}`"
+            )
+            listed = ("metrics: " if rule else "values of the model: ") + ", ".join(f"`{kind}`" for kind in sorted(known))
+            scope.error("LB102", f"no metric `{name}`", span, help=(f"`{name}` is {said}", listed))
+            return
+        what, wishes = ("metrics", "score") if rule else ("values of the model", "value")
+        scope.unknown("LB102", f"no metric `{name}`", name, span, known, what, wishes=wishes)
 
 
 def signature(cls: type[Action]) -> str:
@@ -190,7 +202,7 @@ def _unknown_action(scope: Scope, call: tree.Call) -> None:
             help="actions: " + ", ".join(f"`{known}`" for known in actions()),
         )
     else:
-        scope.unknown("LB101", f"no action `{name}`", name, call.name.span, actions(), "actions")
+        scope.unknown("LB101", f"no action `{name}`", name, call.name.span, actions(), "actions", wishes="action")
 
 
 def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, position: int) -> str | None:
@@ -199,14 +211,13 @@ def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, 
     if arg.key is not None:
         if arg.key.name in names:
             return arg.key.name
-        near = nearest(arg.key.name, names)
-        hints = [f"did you mean `{near}`?"] if near else []
+        hints, meant = meant_words(arg.key.name, names, "parameter")
         scope.error(
             "LB103",
             f"`{kind}` has no parameter `{arg.key.name}`",
             arg.key.span,
             help=(*hints, f"its form is `{signature(cls)}`"),
-            fix=replace(arg.key.span, near) if near else None,
+            fix=replace(arg.key.span, meant) if meant else None,
         )
         return None
     if any(other.key is not None for other in (call.args or ())[:position]):
@@ -261,8 +272,12 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         if isinstance(item["input"], str) and "`" not in expected:
             scope.error("LB106", f"`{name}` must be a whole number", span, help=f"it can be {expected}")
             return
+        said = wish(str(item["input"]), "parameter")
         scope.error(
-            "LB105", f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`", span, help=f"it can be {expected}"
+            "LB105",
+            f"`{name}` of `{cls.kind_name()}` cannot be `{item['input']}`",
+            span,
+            help=(*((said,) if said else ()), f"it can be {expected}"),
         )
     elif kind in _BOUNDS:
         words, key = _BOUNDS[kind]

@@ -7,7 +7,7 @@ from typing import Any
 from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
-from lbdsl.recipe.scope import Constant, Scope, replace
+from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
 
@@ -137,11 +137,9 @@ def warn_decimal(scope: Scope, value: Constant) -> None:
             continue
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
-        outside = literal.span.source.name.startswith(SET)
         scope.warning(
             "LB119",
             f"`{literal.text}` is {literal.value} tokens",
             literal.span,
             help=f"did you mean `{binary}`{meant}?",
-            fix=None if outside else replace(literal.span, binary),
         )

@@ -12,6 +12,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.recipe.schema import LayerSet
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import slip, wish
 
 if TYPE_CHECKING:
     from lbdsl.recipe.lets import Expression
@@ -112,9 +113,18 @@ class Scope:
         self.diagnostics.append(note(code, message, span, help=help))
 
     def unknown(
-        self, code: str, message: str, name: str, span: Span, choices: Iterable[str], what: str, sigil: str = ""
+        self,
+        code: str,
+        message: str,
+        name: str,
+        span: Span,
+        choices: Iterable[str],
+        what: str,
+        sigil: str = "",
+        wishes: str = "",
     ) -> None:
-        """An unknown name: the nearest one as a fix, and what there is."""
+        """An unknown name: what may have been meant, and what there is. `wishes` says where it stands, for words that the
+        language does not have."""
         later = self.below.get(sigil + name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
             self.error(
@@ -126,14 +136,9 @@ class Scope:
             )
             return
         known = sorted(choices)
-        near = nearest(name, known)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
-        if near is None:
-            self.error(code, message, span, help=listed)
-        else:
-            self.error(
-                code, message, span, help=(f"did you mean `{sigil}{near}`?", listed), fix=replace(span, f"{sigil}{near}")
-            )
+        hints, meant = meant_words(name, known, wishes, sigil)
+        self.error(code, message, span, help=(*hints, listed), fix=replace(span, f"{sigil}{meant}") if meant else None)
 
     def define(self, sigil: str, name: str, span: Span) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
@@ -154,6 +159,19 @@ class Scope:
         definition = self.defined.get(sigil + name)
         if definition is not None:
             definition.used = True
+
+
+def meant_words(
+    name: str, choices: Iterable[str], wishes: str = "", before: str = ""
+) -> tuple[tuple[str, ...], str | None]:
+    """Help for an unknown name, and what may be written in its place without asking. A word that users wish for is said not
+    to be in the language."""
+    known = list(choices)
+    said = wish(name, wishes) if wishes else None
+    if said is not None:
+        return (said,), None
+    near = nearest(name, known)
+    return ((f"did you mean `{before}{near}`?",) if near else ()), slip(name, known)
 
 
 def replace(span: Span, text: str) -> Fix:

@@ -18,6 +18,7 @@ from lbdsl.recipe.schema import FullWeights, Lora, Node
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 from lbdsl.recipe.scope import Constant, Scope, at, replace
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import slip
 
 Read = Callable[[Scope, tree.Setting], Mapping[str, Any] | None]
 """A setting to fields of the block's schema, or None with an error."""
@@ -110,14 +111,13 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str | None:
         return None
     name = str(value.value)
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
-        near = nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        literal = isinstance(node, tree.String)
+        meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
         scope.error(
             "LB115",
             f"there is no built-in text `{name}`",
             node.span,
-            help=f"did you mean `{near}`?",
-            fix=replace(node.span, f'"{near}"') if literal else None,
+            help=f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?",
+            fix=replace(node.span, f'"{meant}"') if meant else None,
         )
         return None
     return name
@@ -136,6 +136,7 @@ def _name(scope: Scope, node: tree.Expr, choices: Mapping[str, Any] | tuple[str,
             node.name.span,
             choices,
             "known",
+            wishes="choice",
         )
         return None
     return node.name.name
@@ -185,6 +186,7 @@ def method(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
                 arg.key.span if arg.key else arg.span,
                 ("rank", "alpha"),
                 "parameters",
+                wishes="parameter",
             )
             good = False
             continue

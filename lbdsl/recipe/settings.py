@@ -165,4 +165,6 @@ def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str,
             help=(f"it belongs to `{elsewhere[0]}`", "settings: " + ", ".join(f"`{name}`" for name in table)),
         )
     else:
-        scope.unknown("LB114", f"`{kind}` has no setting `{key}`", key, setting.key.span, table, "settings")
+        scope.unknown(
+            "LB114", f"`{kind}` has no setting `{key}`", key, setting.key.span, table, "settings", wishes="setting"
+        )

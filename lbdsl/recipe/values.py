@@ -9,9 +9,10 @@ from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score,
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.schema_expr import FACTS
-from lbdsl.recipe.scope import Scope, at, replace
+from lbdsl.recipe.scope import Scope, at, meant_words, replace
 from lbdsl.recipe.typed import Place, Typed
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import slip
 
 _UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
 
@@ -41,14 +42,19 @@ def report_model_value(scope: Scope, call: tree.Call) -> bool:
 def resolve_fact(scope: Scope, node: tree.Dotted) -> Typed | None:
     head, _, name = node.name.partition(".")
     if head != "model" or name not in FACTS:
-        near = nearest(name, FACTS)
+        hints, meant = meant_words(name, FACTS, "fact", "model.")
+        if nearest(head, ("model",)) is None:
+            hints, meant = (
+                ("only `model.` has facts, the same for all layers; layers are chosen by number or by score",),
+                None,
+            )
         listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
         scope.error(
             "LB113",
             f"no fact `{node.name}`",
             node.span,
-            help=(f"did you mean `model.{near}`?", listed) if near else listed,
-            fix=replace(node.span, f"model.{near}") if near else None,
+            help=(*hints, listed),
+            fix=replace(node.span, f"model.{meant}") if meant and (head == "model" or slip(head, ("model",))) else None,
         )
         return None
     kind, unit = FACTS[name]
@@ -121,8 +127,7 @@ def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
                 "LB104",
                 "`params` takes no arguments",
                 node.span,
-                help="write `params`",
-                fix=replace(node.span, "params"),
+                help="it is of the whole model: write `params`",
             )
             return None
         return Typed(CostOf.model_construct(name="params", at=at(node)), "number", Unit.PARAMS, cost=True)
@@ -153,7 +158,6 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
             f"`{name}` is a layer's value, and the model's is wanted",
             node.span,
             help=f"the whole changed model has `{instead}`",
-            fix=replace(node.span, instead) if instead else None,
         )
         return None
     if node.args is not None:
@@ -162,7 +166,6 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
             f"`{name}` of the whole model takes no action",
             node.span,
             help=f"`{name}` is measured with all changes of the plan at once",
-            fix=replace(node.span, name),
         )
         return None
     if place == "until":

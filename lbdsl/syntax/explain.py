@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
-from lbdsl.syntax.lalr import Failure
+from lbdsl.syntax.build import Builder
+from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.lexer import BAD, Token, tables
-from lbdsl.syntax.misspelt import misspelt_keyword
+from lbdsl.syntax.misspelt import LONGEST, misspelt_keyword
 from lbdsl.syntax.names import BLOCK_WORDS, RULE_WORDS, STATEMENTS
 from lbdsl.syntax.place import Place, form_of, replacement
 from lbdsl.syntax.signs import bad_character, comma_in_block, comment_sign, equals, negative_layer, slice_range
+from lbdsl.syntax.wishes import slip, wish
 
 _DANGLING = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
 _NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
@@ -49,28 +51,26 @@ def _no_statement(p: Place) -> Diagnostic | None:
                 help=form_of(p),
                 fix=replacement("remove `=`", p.span(after), "") if token.text in BLOCK_WORDS else None,
             )
-        near = nearest(token.text.lower(), STATEMENTS)
-        if near:
-            return error(
-                "LB001",
-                f"unknown statement `{token.text}`",
-                p.span(),
-                help=f"did you mean `{near}`?",
-                fix=replacement(f"write `{near}`", p.span(), near),
-            )
+        said = wish(token.text, "statement")
+        near = None if said else nearest(token.text.lower(), STATEMENTS)
+        meant = slip(token.text, STATEMENTS) if near else None
+        listed = "statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS)
         return error(
             "LB001",
             f"unknown statement `{token.text}`",
             p.span(),
-            help="statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS),
+            help=said or (f"did you mean `{near}`?" if near else listed),
+            fix=replacement(f"write `{meant}`", p.span(), meant) if meant else None,
         )
-    if token.kind in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF"):
+    if token.kind in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
+        word = next((word for word in ("layers", "group", "let") if _parses([_keyword(word), *p.tokens], p)), None)
+        start = Span(p.source, token.start, token.start)
         return error(
             "LB001",
             f"a statement cannot begin with `{token.text}`",
             p.span(),
-            help="a rule about layers begins with `layers`",
-            fix=Fix("write `layers` before it", (Edit(Span(p.source, token.start, token.start), "layers "),)),
+            help=f"write `{word} {token.text}`" if word else "a rule about layers begins with `layers`",
+            fix=Fix(f"write `{word}` before it", (Edit(start, f"{word} "),)) if word else None,
         )
     if token.kind == "LBRACE":
         return error(
@@ -80,6 +80,39 @@ def _no_statement(p: Place) -> Diagnostic | None:
             help="a recipe in JSON becomes text with `lbdsl convert`; a saved plan is shown with `lbdsl show`",
         )
     return None
+
+
+def _parses(tokens: Sequence[Token], p: Place) -> bool:
+    """Whether these tokens are a whole statement, so that a fix leaves no other mistake in it."""
+    return 0 < len(tokens) <= LONGEST and not isinstance(parse_statement(tokens, Builder(p.source)), Failure)
+
+
+def _keyword(word: str) -> Token:
+    return Token(tables().keywords[word], word, 0, 0)
+
+
+def _wished(p: Place) -> Diagnostic | None:
+    """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
+    for index in (p.failure.index, p.failure.index - 1):
+        token = p.tokens[index] if 0 < index < len(p.tokens) else None
+        if token is None or token.kind not in ("NAME", "KEY", "DOTTED") or token.text in p.actions:
+            continue
+        said = wish(token.text, "set")
+        if said is not None:
+            return error("LB008", f"unexpected `{token.text}`", p.span(token), help=(said, *form_of(p)))
+    return None
+
+
+def _modules_in_layers(p: Place) -> Diagnostic | None:
+    """`layers "*.q_proj" drop`."""
+    if p.first != "layers" or p.token is None or p.kind not in ("STRING", "REGEX"):
+        return None
+    return error(
+        "LB008",
+        f"unexpected `{p.token.text}`",
+        p.span(),
+        help=(f"layers are chosen by number, not by name; modules are: `modules {p.token.text} ACTION`", *form_of(p)),
+    )
 
 
 def _open_range(p: Place) -> Diagnostic | None:
@@ -156,16 +189,21 @@ def _missing_comma(p: Place) -> Diagnostic | None:
     while last + 1 < len(p.tokens) and p.tokens[last + 1].kind in ("INT", "REF"):
         last += 1
     gaps = [p.tokens[place].end for place in range(index - 1, last)]
+    # `0 5` may be meant as a range, `@a @b` as what is in both.
+    numbers = all(token.kind == "INT" for token in p.tokens[index - 1 : last + 1])
     listed = ", ".join(token.text for token in p.tokens[index - 1 : last + 1])
     dash, start = p.before(2), p.before(3)
-    if dash is not None and dash.kind == "MINUS" and start is not None:
+    ranged = dash is not None and dash.kind == "MINUS"
+    if ranged and start is not None:
         listed = f"{start.text}-{listed}"
+    sure = numbers and (ranged or len(gaps) > 1)
     return error(
         "LB008",
         f"unexpected `{p.token.text if p.token else ''}`: layers are separated by `,`",
         p.span(),
-        help=f"write `{listed}`",
-        fix=Fix("insert `,`", tuple(Edit(Span(p.source, gap, gap), ",") for gap in gaps)),
+        help=f"write `{listed}`"
+        + ("" if sure or not numbers else f", or `{before.text}-{p.tokens[last].text}` for a range"),
+        fix=Fix("insert `,`", tuple(Edit(Span(p.source, gap, gap), ",") for gap in gaps)) if sure else None,
     )
 
 
@@ -188,7 +226,10 @@ def _word_for_amount(p: Place) -> Diagnostic | None:
 
 
 def _missing_by(p: Place) -> Diagnostic | None:
-    if p.kind in ("NAME", "KEY", "DOTTED") and p.expects("BY") and p.token is not None:
+    if p.kind == "NAME" and p.expects("BY") and p.token is not None:
+        index = p.failure.index
+        if not _parses([*p.tokens[:index], _keyword("by"), *p.tokens[index:]], p):
+            return None
         at = Span(p.source, p.token.start, p.token.start)
         return error(
             "LB013",
@@ -244,12 +285,16 @@ def _two_statements(p: Place) -> Diagnostic | None:
         return None
     if p.token.text in STATEMENTS:
         at = Span(p.source, p.token.start, p.token.start)
+        alone = _parses(p.tokens[p.failure.index :], p)
+        hints = ["separate statements by `;` or a new line"]
+        if p.kind == "WHERE" and not alone:
+            hints = ["a condition stands before the action, as in `layers 0-3 where nll < 0.1 drop`"]
         return error(
             "LB017",
             f"a new statement begins at `{p.token.text}`",
             p.span(),
-            help="separate statements by `;` or a new line",
-            fix=Fix("insert `;`", (Edit(at, "; "),)),
+            help=tuple(hints),
+            fix=Fix("insert `;`", (Edit(at, "; "),)) if alone else None,
         )
     return error("LB017", f"unexpected `{p.token.text}` after the end of the statement", p.span(), help=form_of(p))
 
@@ -310,6 +355,8 @@ _RECOGNISERS: tuple[Callable[[Place], Diagnostic | None], ...] = (
     _no_block,
     equals,
     comma_in_block,
+    _wished,
+    _modules_in_layers,
     _right_side,
     _missing_comma,
     _word_for_amount,

@@ -8,6 +8,7 @@ one error and one statement, not the rest of the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -65,6 +66,7 @@ _BEFORE_A_RANK = frozenset({"LPAR", "COMMA", "AND", "OR", "EXCEPT", "NOT", "EQUA
 """`lowest` and `highest` begin a rule, but may stand in a set as well."""
 
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+_END = re.compile(r"[ \t\r]*([#;\n]|$)")
 _CLOSES = {close: open_ for open_, close in _OPENS.items()}
 _OPERANDS = frozenset(
     {"NAME", "DOTTED", "VAR", "REF", "INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "REGEX", "RPAR", "RSQB", "RBRACE"}
@@ -206,6 +208,12 @@ def _semicolon(layout: _Layout, token: Token) -> None:
         layout.finish_statement()
 
 
+def _typed_twice(layout: _Layout, bracket: Token) -> bool:
+    """`swa(window=512))` at the end of a statement: without it nothing else is enclosed."""
+    last = layout.current[-1] if layout.current else None
+    return last is not None and last.kind == bracket.kind and _END.match(layout.source.text, bracket.end) is not None
+
+
 def _close(layout: _Layout, token: Token) -> bool:
     """Take a closing bracket off the stack; False when it closes nothing and is left out."""
     wanted = _CLOSES[token.kind]
@@ -228,7 +236,8 @@ def _close(layout: _Layout, token: Token) -> bool:
                     "LB003",
                     f"`{token.text}` closes nothing",
                     layout.span(token),
-                    fix=Fix("remove it", (Edit(layout.span(token), ""),)),
+                    help="open it before, or remove it",
+                    fix=Fix("remove it", (Edit(layout.span(token), ""),)) if _typed_twice(layout, token) else None,
                 )
             )
         return False

@@ -11,17 +11,18 @@ from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.lexer import Token, tables
 from lbdsl.syntax.place import Place, form_of, replacement
+from lbdsl.syntax.wishes import slip, wish
 
 _WORDS = frozenset({"NAME", "KEY", "DOTTED"})
 _TRIALS = 6
-_LONGEST = 2000
+LONGEST = 2000
 """Statements with more tokens are not parsed again: a hostile file must not cost more than its length."""
 
 
 def misspelt_keyword(p: Place) -> Diagnostic | None:
     """`layers 0-9 exept 3 keep`. A misspelt keyword is taken for a name, often for the action's, so the failure is at
     the word or one or two tokens behind it."""
-    if len(p.tokens) > _LONGEST:
+    if len(p.tokens) > LONGEST:
         return None
     best: tuple[int, int, str] | None = None
     for index, word in islice(_candidates(p), _TRIALS):
@@ -38,7 +39,7 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
         f"unexpected `{token.text}`",
         span,
         help=(f"did you mean `{word}`?", *form_of(p)),
-        fix=replacement(f"write `{word}`", span, word),
+        fix=replacement(f"write `{word}`", span, word) if slip(token.text, tables().keywords) == word else None,
     )
 
 
@@ -48,7 +49,7 @@ def _candidates(p: Place) -> Iterator[tuple[int, str]]:
     for index in (p.failure.index, p.failure.index - 1, p.failure.index - 2):
         if 0 < index < len(p.tokens):
             token = p.tokens[index]
-            if token.kind in _WORDS and token.text not in p.actions:
+            if token.kind in _WORDS and token.text not in p.actions and wish(token.text, "set") is None:
                 for word in close_words(token.text, keywords)[:3]:
                     yield index, word
 

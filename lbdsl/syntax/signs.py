@@ -23,9 +23,9 @@ def bad_character(p: Place) -> Diagnostic | None:
         return error("LB004", "string never closed", p.span(), help='a string ends with `"` on the same line')
     if sign[0] in _CURLY:
         return error("LB008", f"unexpected `{sign[0]}`", p.span(), help='strings stand in straight quotes: write `"text"`')
-    if sign in _OTHER_SIGNS:
-        # Behind a rule's action it joins another one.
-        joins = sign[0] == "&" and p.first in RULE_WORDS and p.failure.complete
+    # Behind a rule's action `&` joins another one, and `|` means nothing.
+    joins = p.first in RULE_WORDS and p.failure.complete
+    if sign in _OTHER_SIGNS and not (joins and sign[0] != "&"):
         meant = "+" if joins else _OTHER_SIGNS[sign]
         return error(
             "LB008",
@@ -51,11 +51,14 @@ def bad_character(p: Place) -> Diagnostic | None:
 def comment_sign(p: Place) -> Diagnostic | None:
     after = p.after()
     if p.kind == "OVER" and after is not None and after.text in ("/", "*"):
+        # Behind a number `//` may be a division, and what follows `/* */` is no comment.
+        sure = after.text == "/" and (p.failure.index == 0 or (p.first in RULE_WORDS and p.failure.complete))
         return error(
             "LB008",
             "comments begin with `#`",
             p.span(p.token, after),
-            fix=replacement("write `#`", p.span(p.token, after), "#"),
+            help="and end with the line",
+            fix=replacement("write `#`", p.span(p.token, after), "#") if sure else None,
         )
     return None
 
@@ -102,12 +105,17 @@ def negative_layer(p: Place) -> Diagnostic | None:
     after = p.after()
     if p.kind == "MINUS" and p.expects("EVERY") and after is not None and after.kind == "INT":
         whole = p.span(p.token, after)
+        one = int(after.text) == 1
+        hints = ["the last layer is `last 1`"]
+        if not one:
+            only = f"`last {after.text} except last {int(after.text) - 1}`"
+            hints = [f"the last {after.text} layers are `last {after.text}`; the first of them alone is {only}"]
         return error(
             "LB010",
             "layers are not counted from the end",
             whole,
-            help=f"the last {after.text} layers are `last {after.text}`",
-            fix=replacement(f"write `last {after.text}`", whole, f"last {after.text}"),
+            help=tuple(hints),
+            fix=replacement("write `last 1`", whole, "last 1") if one else None,
         )
     return None
 

@@ -30,7 +30,7 @@ layers 5 drop           # a comment stays
 layers 0-3 keep
 lowest 3 by sensitivity drop
 heal { tokens = 3k; lr = 1e-3 }
-layers 7 swa(window=4Ki)
+layers 7 swa(window=4k)
 else keep
 assert kv(1Ki) < 50%
 """
@@ -210,5 +210,9 @@ def test_by_the_api() -> None:
     from lbdsl.api.explaining import EXAMPLE_MODEL
 
     assert lbdsl.fix_recipe(BAD).text == GOOD
-    assert lbdsl.fix_recipe("layers 20-40 keep\nelse keep", facts=EXAMPLE_MODEL).text == "layers 20-29 keep\nelse keep"
+    patterns = 'modules "*.kproj" quantize(bits=4)\nelse keep'
+    assert '"*.k_proj"' in lbdsl.fix_recipe(patterns, facts=EXAMPLE_MODEL).text
+    # Cut short it would be another set of layers than the one that was written.
+    beyond = "layers 20-40 keep\nelse keep"
+    assert lbdsl.fix_recipe(beyond, facts=EXAMPLE_MODEL).text == beyond
     assert lbdsl.check_file(Path(__file__).parents[1] / "recipes" / "typo.lbr").diagnostics[0].code == "LB102"
