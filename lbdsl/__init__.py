@@ -11,10 +11,16 @@ Everything that the command line does is a function here:
     inspect_model(model)         shapes and sizes, from headers
     measure_model(recipe, model) the scores a recipe needs
     plan_recipe(recipe, model)   what would be done, its cost and its damage
+    change_layer(planned, 7, "keep") the same plan but for one layer
+    planned.save(path)           the plan as a file; load_plan(path).unwrap() reads it
     apply_plan(planned)          change, heal, judge and save
     apply_saved_plan(path)       do exactly a saved plan
+    load(folder)                 the model and the tokenizer of an artifact
     evaluate_artifact(folder)    quality of an artifact against its base
     export_artifact(folder, kind) an artifact in a format that an engine reads
+
+Models are folders, .gguf files or hub ids, as text or Path; `set_params` takes numbers as well as text; `progress` takes a
+function `f(stage, done, total, note)`. Results have a short repr, and draw themselves in a notebook.
 
 Importing lbdsl loads neither torch nor transformers.
 """
@@ -42,6 +48,10 @@ _EXPORTS = {
     "apply_plan": "lbdsl.api.applying",
     "apply_saved_plan": "lbdsl.api.applying",
     "ApplyOptions": "lbdsl.api.applying",
+    "change_layer": "lbdsl.api.by_hand",
+    "save_plan": "lbdsl.plan.file",
+    "load_plan": "lbdsl.plan.file",
+    "load": "lbdsl.api.loading",
     "evaluate_artifact": "lbdsl.api.evaluating",
     "export_artifact": "lbdsl.api.exporting",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
 from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks
@@ -17,7 +18,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
-from lbdsl.core.progress import Progress, Silent
+from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.schema import AssertResult, Plan
@@ -42,13 +43,16 @@ class ApplyOptions:
     again: bool = False
 
 
-@dataclass(frozen=True)
-class Applied:
+@dataclass(frozen=True, repr=False)
+class Applied(Shown):
     """What came of it: the artifact's record and folder; exit code 4 when a gate failed and it was set aside."""
 
     record: Record
     folder: Path
     diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{self.record.status}, in {self.folder}"
 
     @property
     def exit_code(self) -> int:
@@ -94,7 +98,7 @@ def apply_plan(
     planned: Planned,
     *,
     chosen: ApplyOptions | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Applied:
     """Change, heal, judge and save as `planned` says.
@@ -107,7 +111,7 @@ def apply_plan(
     from lbdsl.measure.pace import Pace
 
     chosen = chosen or ApplyOptions()
-    progress = progress or Silent()
+    progress = progress_of(progress)
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
         raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
@@ -177,11 +181,11 @@ def apply_plan(
 def apply_saved_plan(
     path: str | Path,
     *,
-    set_params: Mapping[str, str] | None = None,
-    model: str | None = None,
+    set_params: Mapping[str, object] | None = None,
+    model: str | Path | None = None,
     chosen: ApplyOptions | None = None,
     options: RunOptions | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Applied:
     """Do exactly the plan saved at `path`, without selecting again.
@@ -246,7 +250,7 @@ def set_values(plan: Plan) -> dict[str, str]:
     return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
 
 
-def planned_recipe(plan: Plan, set_params: Mapping[str, str] | None = None) -> Recipe:
+def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
     """The recipe that a plan was made of, from the texts in it. `set_params` are values besides those of the plan."""
     texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
     return recipe_from_text(

@@ -13,7 +13,7 @@ from lbdsl.recipe.schema import Recipe
 
 
 def check_recipe(
-    text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+    text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
 ) -> Diagnosed[Recipe]:
     """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text.
 
@@ -24,7 +24,7 @@ def check_recipe(
 
 
 def check_file(
-    path: str | Path, set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+    path: str | Path, set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
 ) -> Diagnosed[Recipe]:
     """As `check_recipe`, of a file; one that cannot be read is a diagnostic too."""
     found = load_recipe(path, set_params or {})

@@ -9,25 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.api.applying import planned_recipe
+from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
-from lbdsl.core.progress import Progress
+from lbdsl.core.progress import AnyProgress
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.lengths import judged_lengths
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 
 
-@dataclass(frozen=True)
-class Judged:
+@dataclass(frozen=True, repr=False)
+class Judged(Shown):
     """Quality of an artifact, as JSON fields, and its asserts on these numbers."""
 
     record: Record
     quality: dict[str, Any]
     asserts: tuple[AssertResult, ...]
     diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{self.record.plan.model.name} on {', '.join(source['data'] for source in self.quality['sources'])}"
 
     @property
     def exit_code(self) -> int:
@@ -41,12 +45,12 @@ class Judged:
 def evaluate_artifact(
     artifact: str | Path,
     *,
-    against: str | None = None,
+    against: str | Path | None = None,
     data: str | Sequence[str] | None = None,
     tokens: int | None = None,
     seq: int | None = None,
     options: RunOptions | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
 ) -> Judged:
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 

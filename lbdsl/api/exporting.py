@@ -17,7 +17,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.facts import ModelFacts
-from lbdsl.core.progress import Progress, Silent
+from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.registry import nearest
 from lbdsl.execute.run import check_free
 from lbdsl.execute.workdir import free_name
@@ -78,7 +78,7 @@ def export_artifact(
     *,
     output: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
 ) -> Exported:
     """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
 
@@ -86,7 +86,7 @@ def export_artifact(
     `force`. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is no artifact or was edited,
     LB460 for an output that exists, and every reason for which the format cannot express the model.
     """
-    progress = progress or Silent()
+    progress = progress_of(progress)
     exporter = exporter_of(kind)
     folder = Path(artifact)
     record = read_record(folder).unwrap()

@@ -21,14 +21,14 @@ Result = tuple[tuple[Diagnostic, ...], Fixed | None]
 
 
 def fix_recipe(
-    text: str, name: str = "<recipe>", set_params: Mapping[str, str] | None = None, *, facts: ModelFacts | None = None
+    text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
 ) -> Fixed:
     """The text with every fix applied that brings no new error, and what is left to say of it; with `facts` also the
     fixes that a model asks for."""
     return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
 
 
-def fix_file(path: str | Path, set_params: Mapping[str, str], facts: ModelFacts | None, *, write: bool) -> Result:
+def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | None, *, write: bool) -> Result:
     """Fix the recipe in a file. With `write` the file is replaced in one step when something changed.
 
     Raises LbdslError with LB051 when it cannot be written.
@@ -44,7 +44,7 @@ def fix_file(path: str | Path, set_params: Mapping[str, str], facts: ModelFacts 
 
 
 def fix_bytes(
-    data: bytes, name: str, set_params: Mapping[str, str], facts: ModelFacts | None, *, reader: Reader | None = None
+    data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: Reader | None = None
 ) -> Result:
     """Fix the recipe in bytes that were read somewhere."""
 

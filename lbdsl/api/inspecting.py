@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic
@@ -12,11 +13,14 @@ from lbdsl.model.inspect import inspect_model as _inspect
 from lbdsl.model.source import ModelSource, resolve_source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspected:
     source: ModelSource
     facts: ModelFacts
     diagnostics: tuple[Diagnostic, ...]
+
+    def __repr__(self) -> str:
+        return f"<Inspected: {self.source.short_name}, {self.facts.family}, {self.facts.layers} layers>"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -24,8 +28,8 @@ class Inspected:
         return facts_summary(self.facts, self.source)
 
 
-def inspect_model(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:
+def inspect_model(model: str | Path, *, dtype: str | None = None, offline: bool = False) -> Inspected:
     """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
-    source = resolve_source(model, offline=offline)
+    source = resolve_source(str(model), offline=offline)
     found = _inspect(source, dtype)
     return Inspected(source, found.unwrap(), found.diagnostics)

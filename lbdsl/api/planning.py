@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
+from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.progress import Progress
+from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.cost import base_cost, decode_bounds, plan_cost
 from lbdsl.plan.estimate import estimate, measuring_units, units
+from lbdsl.plan.file import save_plan
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of
@@ -26,7 +28,8 @@ from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
 from lbdsl.plan.select import Selection, select
 from lbdsl.plan.static import action_findings
 from lbdsl.plan.words import duration_text, plural
-from lbdsl.recipe import load_recipe
+from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.version import VERSION
 
@@ -40,8 +43,8 @@ SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, repr=False)
+class Measured(Shown):
     """Every score that a recipe needs of a model, and the text they were taken on (None: the recipe needs none)."""
 
     recipe: Recipe
@@ -49,6 +52,9 @@ class Measured:
     scores: Mapping[Request, Measurement]
     on: MeasuredOn | None
     diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{len(self.scores)} scores of {self.bench.source.short_name}"
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `measure --json`; a score or an error that is no number is null."""
@@ -67,14 +73,21 @@ class Measured:
         return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
 
 
-@dataclass(frozen=True)
-class Planned:
+@dataclass(frozen=True, repr=False)
+class Planned(Shown):
     """A plan with what was found on the way."""
 
     plan: Plan
     diagnostics: tuple[Diagnostic, ...]
     recipe: Recipe
     bench: Workbench
+
+    def in_short(self) -> str:
+        return f"{self.plan!r}"[len("<Plan: ") : -1]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan (.lbplan), for `apply_saved_plan` or `lbdsl apply`."""
+        return save_plan(self.plan, path)
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -89,11 +102,11 @@ class Planned:
 
 def measure_model(
     recipe: str | Path,
-    model: str,
+    model: str | Path,
     *,
-    set_params: Mapping[str, str] | None = None,
+    set_params: Mapping[str, object] | None = None,
     options: RunOptions | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
 ) -> Measured:
     """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
 
@@ -104,11 +117,11 @@ def measure_model(
 
 def plan_recipe(
     recipe: str | Path,
-    model: str,
+    model: str | Path,
     *,
-    set_params: Mapping[str, str] | None = None,
+    set_params: Mapping[str, object] | None = None,
     options: RunOptions | None = None,
-    progress: Progress | None = None,
+    progress: AnyProgress | None = None,
     contexts: tuple[int, ...] = (),
     again: bool = False,
 ) -> Planned:
@@ -119,9 +132,27 @@ def plan_recipe(
     applyable; other errors raise LbdslError.
     """
     loaded = _recipe(recipe, set_params)
+    return _planned(loaded, Workbench(model, options, progress), contexts, again)
+
+
+def plan_text(
+    text: str,
+    path: str,
+    bench: Workbench,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    contexts: tuple[int, ...] = (),
+) -> Planned:
+    """`plan_recipe` for a recipe that is not in a file; `path` is where it would stand."""
+    loaded = recipe_from_text(text, path, set_params, reader=FolderReader(Path(path)))
+    _raise_errors(loaded.diagnostics)
+    return _planned(loaded, bench, contexts, again=True)
+
+
+def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
     _check_files(loaded.unwrap())
-    measured = _measured(loaded, Workbench(model, options, progress), again=again, planned=True)
-    bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
+    measured = _measured(loaded, bench, again=again, planned=True)
+    facts, resolved = bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
@@ -179,7 +210,7 @@ def _lasting(bench: Workbench) -> str:
     return os.path.abspath(local) if local.exists() else bench.source.text
 
 
-def _recipe(recipe: str | Path, set_params: Mapping[str, str] | None) -> Diagnosed[Recipe]:
+def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diagnosed[Recipe]:
     path = os.path.abspath(recipe)
     if not path.isascii() and path != path.encode(errors="replace").decode():
         raise fail("LB020", "the recipe's path is not UTF-8, and a plan holds it", help="rename the file or its folder")

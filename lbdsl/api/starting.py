@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from lbdsl.actions import Action, Aspect, actions
@@ -32,7 +33,7 @@ class Start:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def starting_recipe(model: str, template: Template = "balanced", *, offline: bool = False) -> Start:
+def starting_recipe(model: str | Path, template: Template = "balanced", *, offline: bool = False) -> Start:
     """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError.
 
     balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.

@@ -9,7 +9,7 @@ from typing import Any
 from lbdsl.api.options import RunOptions
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.facts import ModelFacts
-from lbdsl.core.progress import Progress, Silent
+from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
@@ -19,10 +19,10 @@ from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 class Workbench:
     """Holds a source model for the length of a verb. Reading a property may load, hash or download."""
 
-    def __init__(self, model: str, options: RunOptions | None = None, progress: Progress | None = None):
+    def __init__(self, model: str | Path, options: RunOptions | None = None, progress: AnyProgress | None = None):
         self.options = options or RunOptions()
-        self.progress: Progress = progress or Silent()
-        self.source: ModelSource = resolve_source(model, offline=self.options.offline)
+        self.progress = progress_of(progress)
+        self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
         inspected = inspect_model(self.source, self.options.dtype)
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics

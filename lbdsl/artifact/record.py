@@ -73,6 +73,9 @@ class Record(BaseModel):
     evaluation: dict[str, Any] | None
     asserts: tuple[AssertResult, ...]
 
+    def __repr__(self) -> str:
+        return f"<Record: {self.status}, {self.plan!r}>"
+
     @field_validator("evaluation", "heal", mode="after")
     @classmethod
     def _complete(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Report(Protocol):
@@ -12,6 +13,7 @@ class Report(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
+@runtime_checkable
 class Progress(Protocol):
     """One stage of work after the other, each with a title."""
 
@@ -20,6 +22,33 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line for the user that is not progress of a stage."""
         ...
+
+
+AnyProgress = Progress | Callable[[str, float, float, str], object]
+"""What the API takes: a Progress, or a function as in `Calling`."""
+
+
+class Calling:
+    """Tells a function of every step: `call(stage, done, total, note)`, and of lines as `call("", 0, 0, line)`."""
+
+    def __init__(self, call: Callable[[str, float, float, str], object]):
+        self._call = call
+
+    def stage(self, title: str) -> AbstractContextManager[Report]:
+        def report(done: float, total: float, note: str = "") -> None:
+            self._call(title, done, total, note)
+
+        return nullcontext(report)
+
+    def say(self, text: str) -> None:
+        self._call("", 0, 0, text)
+
+
+def progress_of(progress: AnyProgress | None) -> Progress:
+    """What a caller of the API gave: a Progress, a function as in `Calling`, or nothing."""
+    if progress is None:
+        return Silent()
+    return progress if isinstance(progress, Progress) else Calling(progress)
 
 
 class Silent:

@@ -242,6 +242,11 @@ class Plan(Value):
         """sha256 of the canonical JSON of everything above but what is predicted of a machine or of engines."""
         return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {mark}" for mark, count in self.changes.items())
+        name = self.recipe.name or os.path.basename(self.recipe.path)
+        return f"<Plan: {name} of {self.model.name or self.model.source}: {counts}>"
+
     @property
     def windowed(self) -> bool:
         """Whether the plan gives a layer a window."""

@@ -26,7 +26,7 @@ _UNKNOWN = ("LB110", "LB111")
 _DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 
 
-def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -> Diagnosed[Recipe]:
+def load_recipe(path: str | Path, set_params: Mapping[str, object] | None = None) -> Diagnosed[Recipe]:
     """The recipe in a file, with what it includes. A file that is missing, unreadable, not UTF-8, larger than 2 MiB or
     a saved plan is a diagnostic."""
     read = read_bytes(path)
@@ -36,7 +36,7 @@ def load_recipe(path: str | Path, set_params: Mapping[str, str] | None = None) -
 
 
 def recipe_from_text(
-    text: str, name: str = "<string>", set_params: Mapping[str, str] | None = None, *, reader: Reader | None = None
+    text: str, name: str = "<string>", set_params: Mapping[str, object] | None = None, *, reader: Reader | None = None
 ) -> Diagnosed[Recipe]:
     """The recipe in a text. Errors of statements that parse are found even when others do not.
 
@@ -66,7 +66,7 @@ def recipe_from_text(
 
 
 def recipe_from_bytes(
-    data: bytes, name: str, set_params: Mapping[str, str] | None = None, *, reader: Reader | None = None
+    data: bytes, name: str, set_params: Mapping[str, object] | None = None, *, reader: Reader | None = None
 ) -> Diagnosed[Recipe]:
     """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):

@@ -36,12 +36,14 @@ class Outside(NamedTuple):
 def outside_values(
     scope: Scope,
     statements: Sequence[tree.Statement],
-    set_params: Mapping[str, str],
+    set_params: Mapping[str, object],
 ) -> dict[str, Outside]:
-    """The values of `--set`, read by the type that the recipe declares. Names that it does not have are errors."""
+    """The values of `--set`, read by the type that the recipe declares; a number or a truth value stands for its text.
+    Names that it does not have are errors."""
     declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
     found: dict[str, Outside] = {}
-    for given, text in set_params.items():
+    for given, value in set_params.items():
+        text = value if isinstance(value, str) else str(value).lower()
         name = given.removeprefix("$")
         param = declared.get(name)
         if param is None:

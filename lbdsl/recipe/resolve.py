@@ -37,7 +37,7 @@ _INCLUDED = ("LB110", "LB111", "LB118")
 """Names that an included file may well define."""
 
 
-def resolve(whole: Whole, *, set_params: Mapping[str, str] | None = None, path: str) -> Diagnosed[Recipe]:
+def resolve(whole: Whole, *, set_params: Mapping[str, object] | None = None, path: str) -> Diagnosed[Recipe]:
     """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
 
     The value is None when there are errors. `path` is the name the recipe goes by in plans and messages.
@@ -51,7 +51,7 @@ def resolve(whole: Whole, *, set_params: Mapping[str, str] | None = None, path: 
 class _Resolver:
     """Collects the parts of one recipe."""
 
-    def __init__(self, whole: Whole, set_params: Mapping[str, str]):
+    def __init__(self, whole: Whole, set_params: Mapping[str, object]):
         self.whole = whole
         self.scope = Scope()
         self.parts: dict[str, Any] = {}

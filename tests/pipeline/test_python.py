@@ -1,0 +1,67 @@
+"""The functions that a program calls: paths and numbers as arguments, results that show themselves, one layer by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import lbdsl
+
+
+@pytest.fixture
+def planned(workplace: Path):
+    return lbdsl.plan_recipe(Path("tiny.lbr"), Path("model"), set_params={"window": 8})
+
+
+def test_paths_and_numbers_are_taken(planned) -> None:
+    assert planned.recipe.params == {"window": 8}
+    assert {layer.spec["window"] for layer in planned.plan.layers if layer.spec.get("window")} == {8}
+
+
+def test_results_have_a_short_repr_and_draw_themselves(planned) -> None:
+    assert repr(planned) == "<Planned: tiny of model: 2 keep, 2 change, 2 drop>"
+    assert repr(planned.plan).startswith("<Plan: tiny of model: ")
+    html = planned._repr_html_()
+    assert html.startswith("<pre")
+    assert "swa(window=8, sinks=2)" in html
+
+
+def test_a_plan_is_saved_and_loaded(planned, workplace: Path) -> None:
+    path = planned.save("x.lbplan")
+    assert lbdsl.load_plan(path).unwrap().model_dump() == planned.plan.model_dump()
+    assert lbdsl.load_plan(path).unwrap().serving == planned.plan.serving != ()
+
+
+def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
+    layer = next(item.index for item in planned.plan.layers if item.mark == "drop")
+    changed = lbdsl.change_layer(planned, layer, "swa(window=32)")
+    before, after = planned.plan.specs, changed.plan.specs
+    assert [i for i in range(len(before)) if before[i] != after[i]] == [layer]
+    assert after[layer] == {"attn": "swa", "window": 32, "sinks": 0}
+    assert changed.plan.heal.model_dump() == planned.plan.heal.model_dump()
+    assert changed.plan.loss.joint not in (None, planned.plan.loss.joint)
+    back = lbdsl.change_layer(changed, layer, "drop")
+    assert back.plan.specs == before
+    done = lbdsl.apply_saved_plan(changed.save("hand.lbplan"), chosen=lbdsl.ApplyOptions(output=Path("out"), no_heal=True))
+    assert done.record.plan.specs == after
+    for wrong in ((99, "keep"), (layer, "keeep"), (layer, "swa")):
+        with pytest.raises(lbdsl.LbdslError):
+            lbdsl.change_layer(planned, *wrong)
+
+
+def test_an_artifact_is_loaded_and_progress_calls_a_function(planned, workplace: Path) -> None:
+    told: list[tuple[str, float, float, str]] = []
+    done = lbdsl.apply_plan(
+        planned, chosen=lbdsl.ApplyOptions(output=Path("out"), no_heal=True), progress=lambda *step: told.append(step)
+    )
+    assert repr(done).startswith("<Applied: accepted, in ")
+    assert "perplexity" in done._repr_html_()
+    assert {stage for stage, *_ in told} >= {"judging the saved model"}
+    model, tokenizer = lbdsl.load("out")
+    ids = tokenizer("hello", return_tensors="pt")["input_ids"]
+    assert model(ids).logits.shape[:2] == ids.shape
+    judged = lbdsl.evaluate_artifact("out", tokens=256, seq=64)
+    assert repr(judged) == "<Judged: model on builtin:pydoc>"
+    with pytest.raises(lbdsl.LbdslError, match="LB466"):
+        lbdsl.load("model")
