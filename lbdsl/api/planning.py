@@ -150,7 +150,6 @@ def plan_text(
 
 
 def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
-    _check_files(loaded.unwrap())
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
@@ -187,15 +186,17 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     return Planned(_with_predictions(built.value, bench), diagnostics, resolved, bench)
 
 
-def _check_files(recipe: Recipe) -> None:
-    """LB44x for a local text of healing or judging that cannot be read: known now, not after the measuring."""
-    from lbdsl.api.texts import data_folder
-    from lbdsl.data.sources import read_documents
+def _check_texts(recipe: Recipe, bench: Workbench) -> None:
+    """LB44x for a text that cannot be read, or is too short for what a block asks of it: known now, not after hours."""
+    from lbdsl.api.texts import data_folder, eval_blocks, joint_blocks
+    from lbdsl.data import read_parts
 
-    names = [*([recipe.heal.data] if recipe.heal else []), *(recipe.eval.data if recipe.eval else ())]
-    for data in names:
-        if Path(data).suffix in (".txt", ".jsonl", ".parquet"):
-            read_documents(data, base_dir=data_folder(recipe.path))
+    folder = data_folder(recipe.path)
+    joint_blocks(recipe.measure, bench, folder)
+    if recipe.heal is not None:
+        read_parts(recipe.heal.data, base_dir=folder, offline=bench.options.offline)
+    if recipe.eval is not None:
+        eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:
@@ -242,6 +243,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
         _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
+        _check_texts(recipe, bench)
     if not requests:
         return Measured(recipe, bench, {}, None, diagnostics)
     scores, on = _scores(recipe, bench, requests, actions)

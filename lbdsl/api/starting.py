@@ -20,8 +20,9 @@ from lbdsl.syntax.format import format_text
 
 Template = Literal["balanced", "cache", "speed"]
 
-MAX_CONTEXT = 32 * 1024
-"""Tokens at which costs are asserted, or the model's positions where those are fewer."""
+MAX_CONTEXT = 8 * 1024
+"""Tokens at which costs are asserted and the result is judged, or the model's positions where those are fewer. The
+built-in text holds four sequences of this length."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class _Shape:
     """What of a model a starter recipe depends on.
 
     `kept` are the layers that a first rule keeps: the ends, and those whose window is the model's own while others see
-    everything. `free` are the rest. `window` and `sinks` in tokens, `windows` the range of the parameter.
+    everything. `free` are the rest. `window` in tokens, `windows` the range of the parameter.
     """
 
     facts: ModelFacts
@@ -67,7 +68,6 @@ class _Shape:
     free: tuple[int, ...]
     window: int
     windows: tuple[int, int]
-    sinks: int
     ctx: int
     base: ModelCost
 
@@ -102,18 +102,17 @@ class _Shape:
             free=tuple(i for i in chosen if i not in ends),
             window=window,
             windows=(max(1, window // 8), widest),
-            sinks=4 if window >= 16 else 0,
             ctx=min(facts.positions, MAX_CONTEXT),
             base=base_cost(facts),
         )
 
     @property
     def swa(self) -> str:
-        return "swa(window=$window, sinks=4)" if self.sinks else "swa(window=$window)"
+        return "swa(window=$window)"
 
     @property
     def window_action(self) -> Action:
-        return actions()["swa"].model_validate({"window": self.window, "sinks": self.sinks})
+        return actions()["swa"].model_validate({"window": self.window})
 
     def part(self, share: float) -> int:
         """That share of the free layers, rounded."""
@@ -159,11 +158,14 @@ def _head(shape: _Shape, template: Template) -> list[str]:
             f"param $window: tokens in {_tokens(low)}..{_tokens(high)} = {_tokens(shape.window)}",
             "",
         ]
-    seq, tokens = min(1024, facts.positions), 4096 if facts.params >= 3e9 else 8192
+    tokens = 4096 if facts.params >= 3e9 else 8192
+    if template != "speed":
+        # Four sequences of twice the window are the fewest that are taken.
+        tokens = max(tokens, 8 * shape.window)
     return [
         *lines,
         "# Text for measuring. More tokens rank the layers better and take longer; your own file is best.",
-        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(max(tokens, 2 * seq))}; seq = {_tokens(seq)} }}',
+        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)} }}',
         "",
         "# Rules from top to bottom: the first that matches a layer claims it.",
         *_kept(shape),
@@ -227,16 +229,17 @@ def _cache_gate(shape: _Shape, bound: int) -> list[str]:
 def _tail(shape: _Shape, template: Template) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
-    seq, long = min(1024, facts.positions), min(2048, facts.positions)
-    gate = {"balanced": 20, "cache": 10, "speed": 25}[template]
+    # Shorter sequences than twice the window would heal nothing of what it takes away.
+    seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
+    gate = {"balanced": 50, "cache": 30, "speed": 50}[template]
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
         "# uses 10M.",
         f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
         "",
-        "# The result is judged on text apart from that above, and saved only if the gate holds.",
-        f'eval {{ data = "builtin:pydoc"; tokens = {_tokens(max(16384, 2 * long))}; seq = {_tokens(long)} }}',
+        "# The result is judged on text of another source, at the context above, and saved only if the gate holds.",
+        'eval { data = "builtin:wikitext" }',
         f"assert ppl_increase < {gate}%",
     ]
 

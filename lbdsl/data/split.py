@@ -28,9 +28,9 @@ class Part(StrEnum):
 
 _CALIBRATION = "calibration"
 _USES: Mapping[str, int] = MappingProxyType({_CALIBRATION: 1, Part.HEAL: 3, Part.EVAL: 1})
-_CALIBRATION_USES: Mapping[str, int] = MappingProxyType({Part.SCORE: 2, Part.JOINT: 1})
+_CALIBRATION_USES: Mapping[str, int] = MappingProxyType({Part.SCORE: 1, Part.JOINT: 1})
 
-_STRETCHES: Mapping[Part, int] = MappingProxyType({Part.HEAL: 9, Part.SCORE: 2, Part.JOINT: 1, Part.EVAL: 3})
+_STRETCHES: Mapping[Part, int] = MappingProxyType({Part.HEAL: 6, Part.SCORE: 1, Part.JOINT: 1, Part.EVAL: 2})
 """Shares of a long document, in its order; the same as of whole documents."""
 
 LONG = 20
@@ -65,7 +65,7 @@ class Split:
 
 
 def split_documents(documents: Iterable[str]) -> Split:
-    """20 % calibration (two thirds score, one third joint), 60 % healing, 20 % evaluation, by characters.
+    """20 % calibration (half of it score, half joint), 60 % healing, 20 % evaluation, by characters.
 
     Whole documents are taken in the order of their sha256; each goes to the part that lacks most of its share. A long
     one (see `LONG`), such as a book in a .txt file, gives a stretch to every part, with a gap between two (see `GAP`).

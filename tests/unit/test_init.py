@@ -17,6 +17,7 @@ from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.facts import ModelFacts
 from lbdsl.plan.check import check_recipe
+from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe import recipe_from_text
 from lbdsl.syntax.format import format_text
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -40,6 +41,8 @@ def judge(text: str, facts: ModelFacts) -> None:
     assert recipe_from_text(text).diagnostics == ()
     recipe = recipe_from_text(text).unwrap()
     assert check_recipe(recipe, facts) == ()
+    # Its sequences show what its windows do, and it is judged at the context that it is about, on other text.
+    assert with_lengths(recipe, facts).diagnostics == ()
     for rule in recipe.rules:
         for action in rule.actions:
             assert [
@@ -100,7 +103,7 @@ def test_shapes(tmp_path: Path, name: str, template: Template) -> None:
 def test_what_a_real_shape_gets() -> None:
     text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]), "balanced")
     assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
-    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by sensitivity swa(window=$window, sinks=4)\n" in text
+    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by sensitivity swa(window=$window)\n" in text
     assert "tokens = 2M" in text
     text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]), "cache")
     assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
