@@ -1,0 +1,199 @@
+"""What a result is judged on, and what is said of it: several texts, before healing, cautions, predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+HEAD = """lbr 1
+recipe "judged"
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+lowest 2 by sensitivity drop
+lowest 2 of rest by sensitivity swa(window=16)
+else keep
+"""
+HEAL = 'heal { data = "builtin:pydoc"; tokens = 1024; seq = 64; batch = 2; lr = 1e-3; method = lora(rank=2, alpha=4) }\n'
+BOTH = 'eval { data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 256; seq = 64 }\n'
+
+
+def applied(lbdsl, text: str, expect: int = 0) -> dict:
+    Path("r.lbr").write_text(HEAD + text)
+    done = lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes", "--force")
+    assert done.code == expect, done.err
+    folder = Path("out.rejected" if expect == 4 else "out")
+    return {**json.loads((folder / "lbdsl.json").read_text()), "said": done.out, "card": (folder / "README.md").read_text()}
+
+
+def test_the_result_is_judged_on_each_text_before_and_after_healing(workplace: Path, lbdsl) -> None:
+    record = applied(lbdsl, HEAL + BOTH + "assert ppl_increase < 900%\n")
+    sources = record["evaluation"]["sources"]
+    assert [source["data"] for source in sources] == ["builtin:wikitext", "builtin:pydoc"]
+    assert record["evaluation"]["perplexity"] == sources[0]["perplexity"]
+    for source in sources:
+        before = source["before_healing"]
+        assert before["perplexity"]["base"] == pytest.approx(source["perplexity"]["base"], rel=1e-6)
+        assert before["perplexity"]["artifact"] != source["perplexity"]["artifact"]
+        assert before["data_digest"] == source["data_digest"]
+    assert record["heal"]["seconds"] > 0
+    for text in (record["said"], record["card"]):
+        assert text.count("before healing") >= 2
+        assert "builtin:wikitext" in text
+        assert "builtin:pydoc" in text
+    assert "before healing every assert held already" in record["said"]
+    shown = lbdsl("show", "out").out
+    assert shown.count("before healing") >= 2
+    assert "decode bound" in shown
+    judged = json.loads(lbdsl("eval", "out", "--json").out)
+    assert [source["data"] for source in judged["sources"]] == ["builtin:wikitext", "builtin:pydoc"]
+    assert judged["perplexity"] == judged["sources"][0]["perplexity"]
+    one = json.loads(lbdsl("eval", "out", "--json", "--data", "builtin:pydoc").out)
+    assert [source["data"] for source in one["sources"]] == ["builtin:pydoc"]
+
+
+def increases(lbdsl) -> list[float]:
+    record = applied(lbdsl, BOTH)
+    return [source["ppl_increase"] for source in record["evaluation"]["sources"]]
+
+
+def test_an_assert_must_hold_on_every_text_or_on_the_one_it_names(workplace: Path, lbdsl) -> None:
+    wiki, pydoc = increases(lbdsl)
+    assert wiki != pydoc
+    worse, better = ("wikitext", "pydoc") if wiki > pydoc else ("pydoc", "wikitext")
+    between = 50 * (wiki + pydoc)
+    bound = f"< {between:.6f}%" if between > 0 else f"< 0 - {-between / 100:.8f}"
+    failed = applied(lbdsl, f"{BOTH}assert ppl_increase {bound}\n", expect=4)
+    assert failed["asserts"][0]["on"] == f"builtin:{worse}"
+    assert f"on builtin:{worse}" in failed["said"]
+    applied(lbdsl, f'{BOTH}assert ppl_increase("builtin:{better}") {bound}\n')
+    applied(lbdsl, f'{BOTH}assert ppl_increase("builtin:{worse}") {bound}\n', expect=4)
+
+
+@pytest.mark.parametrize("block", ["heal", "measure"])
+def test_the_judging_text_is_refused_elsewhere(block: str) -> None:
+    from lbdsl import check_recipe
+
+    found = check_recipe(f'{block} {{ data = "builtin:wikitext" }}\nlowest 2 by nll drop\nassert ppl_increase < 5%')
+    assert "LB150" in [d.code for d in found.diagnostics if d.is_error]
+
+
+def test_an_assert_on_a_text_that_is_not_judged_on_is_an_error() -> None:
+    from lbdsl import check_recipe
+
+    text = 'lowest 2 by nll drop\nheal { tokens = 1k }\nassert ppl_increase("{}") < 5%'
+    assert check_recipe(text.replace("{}", "builtin:wikitext")).ok
+    found = check_recipe(text.replace("{}", "my.txt"))
+    assert [d.code for d in found.diagnostics if d.is_error] == ["LB151"]
+
+
+def test_what_flatters_is_said_in_plan_report_and_card(workplace: Path, lbdsl) -> None:
+    text = HEAL + 'eval { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nassert kv(256) <= 99%\n'
+    record = applied(lbdsl, text + "assert ppl_increase < 900%\n")
+    for said in ("judged on the healing source", "judged on sequences of 64 tokens; asserts and budgets are about 256"):
+        assert " ".join(record["said"].split()).count(said) == 2  # the plan, and the report
+        assert said in record["card"]
+
+
+def test_a_plan_ends_with_what_can_serve_it(workplace: Path, lbdsl) -> None:
+    Path("r.lbr").write_text(HEAD + "assert kv(256) <= 99%\n")
+    plain = lbdsl("plan", "r.lbr", "model", "-o", "x.lbplan").out
+    Path("r.lbr").write_text(HEAD.replace("window=16", "window=16, sinks=2") + "assert kv(256) <= 99%\n")
+    sinks = lbdsl("plan", "r.lbr", "model", "--json").out
+    last = " ".join(plain[plain.index("Can be served by: ") :].split())
+    assert "transformers (as saved" in last
+    assert "vLLM (" in last
+    assert "not llama.cpp: " in last
+    assert " ".join(lbdsl("show", "x.lbplan").out.split()).endswith(last)
+    engines = {item["engine"]: item for item in json.loads(sinks)["serving"]}
+    assert engines["vLLM"]["formats"] == []
+    assert "sink" in engines["vLLM"]["obstacle"]
+
+
+def test_the_plan_says_what_windows_do_to_prefill(workplace: Path, lbdsl) -> None:
+    Path("r.lbr").write_text(HEAD)
+    assert "prefill: windows make it no faster" in lbdsl("plan", "r.lbr", "model").out
+    Path("r.lbr").write_text("layers 2 drop\nelse keep\n")
+    assert "prefill" not in lbdsl("plan", "r.lbr", "model").out
+
+
+def test_the_plan_estimates_the_work(workplace: Path, lbdsl) -> None:
+    Path("r.lbr").write_text(HEAD + HEAL.replace("1024", "2M") + BOTH)
+    done = lbdsl("plan", "r.lbr", "model", "--json", "--cache-dir", "new-cache")
+    assert "measuring 6 scores on 256 tokens: " in done.err
+    assert " of weights in memory" in done.err
+    found = json.loads(done.out)["estimate"]
+    assert found["memory_bytes"] > 0
+    assert found["disk_bytes"] > 0
+    assert found["passes"] == pytest.approx(7.3, rel=0.1)  # 2M bytes of pydoc's healing part, one token a byte
+    text = " ".join(lbdsl("plan", "r.lbr", "model").out.split())
+    assert "healing passes 7" in text
+
+
+def test_a_book_is_judged_alike_as_text_and_as_one_record(workplace: Path, lbdsl) -> None:
+    # Every paragraph is said again 6,000 characters later: what a window cannot see.
+    paragraphs = [
+        f"Paragraph {n} says {n * n} and {n * 7919 % 1000}. " + f"It is about thing {n % 13}. " * 4 for n in range(240)
+    ]
+    gap = max(1, 6000 // len(paragraphs[0]))
+    lines = [text for n, one in enumerate(paragraphs) for text in (one, paragraphs[max(0, n - gap)])]
+    text = "\n\n".join(lines)
+    Path("book.txt").write_text(text)
+    Path("book.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    results = []
+    for name in ("book.txt", "book.jsonl"):
+        block = f'eval {{ data = "{name}"; tokens = 2Ki; seq = 256 }}\nassert ppl_increase < 100%\n'
+        Path("r.lbr").write_text(HEAD + block)
+        done = lbdsl("apply", "r.lbr", "model", "-o", f"{name}.out", "--yes")
+        folder = next(path for path in (Path(f"{name}.out"), Path(f"{name}.out.rejected")) if path.exists())
+        record = json.loads((folder / "lbdsl.json").read_text())
+        results.append((done.code, record["evaluation"]["perplexity"]))
+    assert results[0] == results[1]
+
+
+def test_too_little_text_names_the_longest_possible_before_any_measuring(workplace: Path, lbdsl) -> None:
+    Path("short.txt").write_text("word " * 400)
+    Path("r.lbr").write_text(HEAD + 'eval { data = "short.txt"; tokens = 1Ki; seq = 256 }\nassert ppl_increase < 5%\n')
+    done = lbdsl("plan", "r.lbr", "model", "--cache-dir", "empty-cache")
+    assert done.code == 1
+    assert "LB446" in done.err
+    assert "the longest 4 sequences that it allows: `seq = " in done.err
+    assert "measuring" not in done.err
+
+
+def test_sequences_beyond_the_positions_are_refused_in_eval(workplace: Path, lbdsl) -> None:
+    applied(lbdsl, BOTH)
+    done = lbdsl("eval", "out", "--seq", "1Ki")
+    assert (done.code, "LB336" in done.err) == (1, True)
+    done = lbdsl("eval", "out", "--seq", "24")
+    assert (done.code, "LB328" in done.err) == (1, True)
+
+
+def test_a_base_that_computes_nan_is_named(workplace: Path, lbdsl, tiny_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "broken")
+    Path("r.lbr").write_text(HEAD)
+    done = lbdsl("plan", "r.lbr", "broken")
+    assert (done.code, "LB451" in done.err) == (6, True)
+    assert "the base model's own loss is NaN" in done.err
+    Path("r.lbr").write_text("layers 2 drop\nelse keep\n")
+    assert "LB451" in lbdsl("plan", "r.lbr", "broken").err
+
+
+def test_a_tokenizer_of_another_model_is_named(workplace: Path, lbdsl, tiny_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    config = LlamaConfig.from_pretrained(tiny_folder)
+    config.vocab_size = 64
+    config.eos_token_id = 1
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "small")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "small")
+    Path("r.lbr").write_text(HEAD)
+    done = lbdsl("plan", "r.lbr", "small")
+    assert (done.code, "LB450" in done.err) == (6, True), done.err
