@@ -167,6 +167,17 @@ def test_decilm_in_fp32(artifact: Path, decilm: Path, prompts: list[list[int]], 
     check_that_windows_count(model, prompts, served)
 
 
+def test_what_make_demo_makes_is_served(smollm2: str, prompts: list[list[int]], tmp_path: Path) -> None:
+    """The artifact of `make demo`, exported as it does, in unmodified vLLM."""
+    demo = kept_artifact(RECIPE.with_name("quickstart.lbr"), smollm2)
+    exported = export_artifact(demo, "decilm", output=tmp_path / "decilm").folder
+    some = prompts[::5]
+    served = serve(exported, some, tmp_path, trust_remote_code=True, dtype="float32")
+    assert served.architecture == "DeciLMForCausalLM"
+    model = load_artifact(demo, device="cpu", dtype=torch.float32)
+    assert compare("demo, decilm, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
+
+
 def test_capacity_of_decilm_at_whole_batches(artifact: Path, decilm: Path, tmp_path: Path) -> None:
     served = serve(decilm, [[1, 2, 3]], tmp_path, trust_remote_code=True, max_tokens=1)
     check_capacity("decilm", served, layout_of(artifact), on_cpu(2048))
