@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import lbdsl.hf  # noqa: F401  (so that the artifact loads without remote code)
+import lbdsl
 from lbdsl.api.workbench import Workbench
 
 
@@ -26,8 +25,7 @@ def main() -> None:
     base_name, artifact, prompt = sys.argv[1:4]
     tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 30
     bench = Workbench(base_name)
-    compressed = AutoModelForCausalLM.from_pretrained(artifact, dtype="auto").eval()
-    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    compressed, tokenizer = lbdsl.load(artifact)
     print(f"base        {continuation(bench.base, bench.tokenizer, prompt, tokens)!r}")
     print(f"compressed  {continuation(compressed, tokenizer, prompt, tokens)!r}")
 

@@ -137,6 +137,7 @@ def apply_plan(
         eval_blocks=judging,
         gate=gate_of(plan, recipe, bench.facts),
         batch=bench.options.batch,
+        compute=bench.computed.dtype,
     )
     try:
         result = run_plan(
@@ -154,7 +155,7 @@ def apply_plan(
         raise KeyboardInterrupt from None
     heal = result.record.heal
     if heal is not None and not chosen.resume and heal["seconds"] > 0:
-        Pace(bench.digest, bench.facts, bench.device, bench.cache_dir).note("heal", heal["tokens"] / heal["seconds"])
+        Pace(bench.digest, bench.computed, bench.device, bench.cache_dir).note("heal", heal["tokens"] / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"what was there before is now {result.moved_aside}"))

@@ -83,13 +83,13 @@ def evaluate_artifact(
     asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
     wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
-    base = bench.judged_base
+    base, compute = bench.judged_base, bench.computed.dtype
     if isinstance(base, StreamedModel):
-        changed: Any = stream_artifact(folder, plan, device=bench.device, dtype=bench.facts.dtype)
+        changed: Any = stream_artifact(folder, plan, device=bench.device, dtype=bench.facts.dtype, compute=compute)
     else:
         import torch
 
-        changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype))
+        changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype), compute=compute)
     judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
     recipe = planned_recipe(plan)
     asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})

@@ -293,7 +293,7 @@ def _say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> Non
     time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
     bench.progress.say(
         f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
-        f"{bytes_text(bench.facts.params * bench.facts.dtype_bytes)} of weights in memory"
+        f"{bytes_text(bench.computed.params * bench.computed.dtype_bytes)} of weights in memory"
     )
 
 
@@ -301,7 +301,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
     """Under what the scores of this model on this text are kept."""
     from lbdsl.measure.fingerprint import fingerprint
 
-    return fingerprint(model=bench.digest, blocks=blocks_digest, dtype=bench.facts.dtype, device=bench.device)
+    return fingerprint(model=bench.digest, blocks=blocks_digest, dtype=bench.computed.dtype, device=bench.device)
 
 
 def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss | None, str | None]:
@@ -347,7 +347,7 @@ def _with_predictions(plan: Plan, bench: Workbench) -> Plan:
     pace = _pace(bench)
     found = estimate(
         plan,
-        bench.facts,
+        bench.computed,
         forward=pace.known("forward"),
         healing=pace.known("heal"),
         passes=_passes(plan, bench),
@@ -376,17 +376,16 @@ def _passes(plan: Plan, bench: Workbench) -> float | None:
 def _pace(bench: Workbench) -> Pace:
     from lbdsl.measure.pace import Pace
 
-    return Pace(bench.digest, bench.facts, bench.device, bench.cache_dir)
+    return Pace(bench.digest, bench.computed, bench.device, bench.cache_dir)
 
 
 def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
     from lbdsl.measure.machine import machine_for
 
     with bench.progress.stage("calibrating the machine"):
-        machine = machine_for(bench.device, bench.facts, bench.cache_dir)
-    return decode_bounds(
-        base_cost(bench.facts), plan_cost(bench.facts, plan), machine, [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
-    )
+        machine = machine_for(bench.device, bench.computed, bench.cache_dir)
+    cells = [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
+    return decode_bounds(base_cost(bench.computed), plan_cost(bench.computed, plan), machine, cells)
 
 
 def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:

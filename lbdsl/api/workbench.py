@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ class Workbench:
         return pick_device(self.options.device)
 
     @cached_property
+    def computed(self) -> ModelFacts:
+        """The facts with the dtype that this device computes in; `facts` has the one that weights are kept in."""
+        from lbdsl.model.computing import compute_dtype
+
+        return replace(self.facts, dtype=compute_dtype(self.facts.dtype, self.device))
+
+    @cached_property
     def tokenizer(self) -> Any:
         from lbdsl.model.load import load_tokenizer
 
@@ -52,25 +60,34 @@ class Workbench:
     @cached_property
     def base(self) -> Any:
         """The base model in the hybrid runtime, every layer full, in eval mode."""
+        from lbdsl.model.computing import cast_weights
         from lbdsl.model.load import load_base
         from lbdsl.model.surgery import to_hybrid
 
         assert self._checked
+        self._say_computing()
         with self.progress.stage("loading the model"):
             if is_artifact(self.source):
                 import torch
 
                 from lbdsl.artifact.restore import load_artifact
 
-                return load_artifact(self.source.path, device=self.device, dtype=getattr(torch, self.facts.dtype))
-            return to_hybrid(
-                load_base(
-                    self.source,
-                    dtype=self.facts.dtype,
-                    device=self.device,
-                    trust_remote_code=self.options.trust_remote_code,
-                    cache_dir=self.cache_dir,
-                )
+                dtype = getattr(torch, self.facts.dtype)
+                return load_artifact(self.source.path, device=self.device, dtype=dtype, compute=self.computed.dtype)
+            base = load_base(
+                self.source,
+                dtype=self.facts.dtype,
+                device=self.device,
+                trust_remote_code=self.options.trust_remote_code,
+                cache_dir=self.cache_dir,
+            )
+            return cast_weights(to_hybrid(base), self.computed.dtype)
+
+    def _say_computing(self) -> None:
+        if self.computed.dtype != self.facts.dtype:
+            self.progress.say(
+                f"this CPU has no fast {self.facts.dtype}: computing in {self.computed.dtype}; weights are kept and saved "
+                f"in {self.facts.dtype}"
             )
 
     @cached_property
@@ -109,7 +126,8 @@ class Workbench:
     def _from_disk(self) -> Any:
         from lbdsl.measure.streamed_model import StreamedModel
 
-        return StreamedModel(self.weights_folder, self.facts, self.device)
+        self._say_computing()
+        return StreamedModel(self.weights_folder, self.facts, self.device, self.computed.dtype)
 
     def _too_large(self, models: int) -> bool:
         """Whether so many models of this size, a loaded base among them, are more than memory should hold."""
@@ -117,7 +135,7 @@ class Workbench:
 
         if self.options.low_memory:
             return True
-        if fits(self.facts, self.device, models - ("base" in self.__dict__)):
+        if fits(self.computed, self.device, models - ("base" in self.__dict__)):
             return False
         self.progress.say(
             "the model is too large for the memory that is free: its weights stay on disk, one layer at a time is loaded"
@@ -128,7 +146,7 @@ class Workbench:
         """LB482 when the model and the copy that is trained cannot both be in the memory that is free."""
         from lbdsl.measure.memory import free_bytes
 
-        needed = self.facts.params * self.facts.dtype_bytes * (2 - ("base" in self.__dict__))
+        needed = self.facts.params * self.computed.dtype_bytes * (2 - ("base" in self.__dict__))
         free = free_bytes(self.device)
         if needed > free:
             raise fail(

@@ -9,6 +9,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.model.computing import cast_weights
 from lbdsl.model.families import ARTIFACT_PREFIX
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import loading
@@ -32,9 +33,11 @@ def check_files(folder: Path, record: Record) -> None:
             raise fail("LB465", f"{folder / name} {what}")
 
 
-def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype: Any = "auto") -> Any:
+def load_artifact(
+    folder: Path, plan: Plan | None = None, *, device: Any, dtype: Any = "auto", compute: str | None = None
+) -> Any:
     """The saved model in eval mode, through transformers' own loading, with the installed runtime instead of the copy
-    of its code in the folder. LB465 when it does not load, or is not what `plan` says."""
+    of its code in the folder; its weights in `dtype`, and then in `compute` where that is given. LB465 when it does not load, or is not what `plan` says."""
     from transformers import AutoModelForCausalLM
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
@@ -47,14 +50,16 @@ def load_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype:
     hybrid = model.config.model_type.startswith(ARTIFACT_PREFIX)
     if not hybrid or (plan is not None and tuple(model.config.lbdsl["layers"]) != plan.specs):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
-    return model.to(device).eval()
+    return (model if compute is None else cast_weights(model, compute)).to(device).eval()
 
 
-def stream_artifact(folder: Path, plan: Plan | None = None, *, device: Any, dtype: str | None = None) -> StreamedModel:
-    """The saved model with its weights left on disk. `dtype` as in `inspect_model`; LB40x when the files do not fit
+def stream_artifact(
+    folder: Path, plan: Plan | None = None, *, device: Any, dtype: str | None = None, compute: str | None = None
+) -> StreamedModel:
+    """The saved model with its weights left on disk; `compute` as in `load_artifact`. `dtype` as in `inspect_model`; LB40x when the files do not fit
     together, LB465 when it is not what `plan` says."""
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
-    model = StreamedModel(folder, facts, device)
+    model = StreamedModel(folder, facts, device, compute)
     if plan is not None and tuple(model.hybrid.config.lbdsl["layers"]) != plan.specs:
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model

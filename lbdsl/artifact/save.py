@@ -9,6 +9,7 @@ from typing import Any
 
 from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.core.files import umask
+from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import TEMPLATE_FOLDER
 
@@ -32,8 +33,9 @@ SUFFIXES = (
 """Kinds of files that some program loads with a model; those of the second line are never saved, and so never expected."""
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
-    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each file.
+def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = None) -> Mapping[str, str]:
+    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each file. `dtype` is what the weights
+    are cast to first, in place, where they are in another one.
 
     The folder loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` where only torch and
     transformers are installed. OSError (a full disk, no permission) is the caller's to report.
@@ -41,6 +43,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> Mapping[str, str]:
     import lbdsl.hf  # noqa: F401  (so that the model writes the runtime's code beside its weights)
 
     folder.mkdir(parents=True, exist_ok=True)
+    if dtype is not None:
+        cast_weights(model, dtype)
     with quiet_transformers():
         model.save_pretrained(folder, max_shard_size=MAX_SHARD)
         tokenizer.save_pretrained(folder)

@@ -43,6 +43,7 @@ class RunInputs:
     weights:     gives the folder of the base's safetensors
     heal_blocks:  None when there is nothing to heal
     eval_blocks:  one for each text to judge on
+    compute:      the dtype that the device computes in, where weights are kept in another
     """
 
     facts: ModelFacts
@@ -56,6 +57,7 @@ class RunInputs:
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
     batch: int = 1
+    compute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _save(
     progress: Progress,
 ) -> dict[str, Any]:
     with progress.stage("saving"), work.saving(notes) as folder:
-        notes["files"] = dict(save_model(model, inputs.tokenizer, folder))
+        notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
     # What a resumed run would read: the same values, through JSON.
     return json.loads(json.dumps(notes))
 
@@ -205,7 +207,7 @@ def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) 
         return ()
     base = inputs.judged_base()
     load = stream_artifact if isinstance(base, StreamedModel) else load_artifact
-    artifact = load(work.artifact, plan, device=inputs.device)
+    artifact = load(work.artifact, plan, device=inputs.device, compute=inputs.compute)
     return judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.recipe.schema import Heal, Lora
 
@@ -195,7 +196,7 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
         )
         return get_peft_model(student, config)
     # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
-    _cast(student, torch.float32)
+    cast_weights(student, "float32")
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(".layers." in f".{name}" or name.endswith("model.norm.weight"))
     return student
@@ -204,18 +205,12 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
 def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
     """Adapters added to the weights in fp32, then everything back in the model's dtype."""
     if hasattr(trained, "merge_and_unload"):
-        _cast(trained, torch.float32)
+        cast_weights(trained, "float32")
         trained = trained.merge_and_unload()
     for parameter in trained.parameters():
         parameter.requires_grad_(False)
-    _cast(trained, dtype)
+    cast_weights(trained, str(dtype).removeprefix("torch."))
     return trained.eval()
-
-
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Parameters alone: `model.to` would round buffers too, and rotary frequencies rounded to bf16 are wrong ones."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 class _Curve:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,19 @@ PIECE_BYTES = 2**28
 
 
 class StreamedModel:
-    """The model of a checkpoint folder (a stock model's or an artifact's) that was inspected as `facts`.
+    """The model of a checkpoint folder (a stock model's or an artifact's) that was inspected as `facts`, computing in
+    `compute` where that is not the dtype of its weights.
 
     `hybrid` is the model itself, with stand-ins for parameters (see `skeleton_of`); within `layer(i)` those of layer i are
     real, within `head()` those that `hybrid.predict` uses. Computing with it is bit for bit what the loaded model
     computes, but for heads larger than HEAD_BYTES, whose products may round differently.
     """
 
-    def __init__(self, folder: Path, facts: ModelFacts, device: Any):
-        dtype = getattr(torch, facts.dtype)
-        self.hybrid = skeleton_of(folder, facts, device)
+    def __init__(self, folder: Path, facts: ModelFacts, device: Any, compute: str | None = None):
+        computed = replace(facts, dtype=compute or facts.dtype)
+        self.hybrid = skeleton_of(folder, computed, device)
         self.device = torch.device(device)
-        self._files = TensorFiles(folder, dtype, device)
+        self._files = TensorFiles(folder, getattr(torch, facts.dtype), device, getattr(torch, computed.dtype))
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
         # It matters for gradients only, and must lie within the few rows that are ever there.

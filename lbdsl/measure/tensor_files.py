@@ -25,14 +25,15 @@ STEP = 2**27
 class TensorFiles:
     """The tensors of the safetensors checkpoint in a folder, by name. Headers are read and checked once.
 
-    `dtype` is what tensors are cast to, on `device`. Raises what `read_tensors` raises, and LB419 when a file is shorter
+    `dtype` is what tensors are cast to, on `device`, and `compute` what they are given in, where that is another one. Raises what `read_tensors` raises, and LB419 when a file is shorter
     than its header said.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: Any):
+    def __init__(self, folder: Path, dtype: torch.dtype, device: Any, compute: torch.dtype | None = None):
         self.infos = read_tensors(folder)
         self._folder = folder
         self._dtype = dtype
+        self._compute = compute or dtype
         self._device = torch.device(device)
 
     def read(self, name: str) -> Tensor:
@@ -75,4 +76,4 @@ class TensorFiles:
                         help="wait until it is written, then run again",
                     )
                 done += count
-        return tensor.to(device=self._device, dtype=self._dtype)
+        return tensor.to(device=self._device, dtype=self._dtype).to(self._compute)
