@@ -37,7 +37,8 @@ def load_artifact(
     folder: Path, plan: Plan | None = None, *, device: Any, dtype: Any = "auto", compute: str | None = None
 ) -> Any:
     """The saved model in eval mode, through transformers' own loading, with the installed runtime instead of the copy
-    of its code in the folder; its weights in `dtype`, and then in `compute` where that is given. LB465 when it does not load, or is not what `plan` says."""
+    of its code in the folder; its weights in `dtype`, and then in `compute` where that is given. LB465 when it does not
+    load, or is not what `plan` says."""
     from transformers import AutoModelForCausalLM
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
@@ -56,8 +57,8 @@ def load_artifact(
 def stream_artifact(
     folder: Path, plan: Plan | None = None, *, device: Any, dtype: str | None = None, compute: str | None = None
 ) -> StreamedModel:
-    """The saved model with its weights left on disk; `compute` as in `load_artifact`. `dtype` as in `inspect_model`; LB40x when the files do not fit
-    together, LB465 when it is not what `plan` says."""
+    """The saved model with its weights left on disk; `compute` as in `load_artifact`. `dtype` as in `inspect_model`; LB40x
+    when the files do not fit together, LB465 when it is not what `plan` says."""
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
     model = StreamedModel(folder, facts, device, compute)
     if plan is not None and tuple(model.hybrid.config.lbdsl["layers"]) != plan.specs:

