@@ -27,6 +27,7 @@ from lbdsl.cli.options import run_options, set_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
 @click.option("--force", is_flag=True, help="Move an existing output aside; discard a run that was cut off.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
 @run_options
 @click.pass_context
 def apply(
@@ -41,6 +42,7 @@ def apply(
     resume: bool,
     force: bool,
     again: bool,
+    all_layers: bool,
     options: Any,
     progress: Any,
 ) -> None:
@@ -84,7 +86,7 @@ def apply(
             planned = plan_recipe(
                 recipe_or_plan, model, set_params=dict(assignments), options=options, progress=progress, again=again
             )
-            render_plan(planned.plan, planned.speeds, console)
+            render_plan(planned.plan, planned.speeds, console, all_layers=all_layers)
             show_diagnostics(planned.errors)
             if not planned.plan.applyable:
                 ctx.exit(planned.exit_code)
