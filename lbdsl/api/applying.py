@@ -11,16 +11,17 @@ from pathlib import Path
 
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
-from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks
+from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import Progress, Silent
+from lbdsl.execute.place import Input
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of, judges
-from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
@@ -55,19 +56,42 @@ class Applied:
         return max((d.exit_code for d in self.diagnostics), default=0)
 
 
-def output_of(plan: Plan, bench: Workbench, chosen: ApplyOptions) -> Path:
+def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
     """Where the artifact goes."""
     # A recipe does not choose where its result goes: of its name only what can be part of a folder's name is taken.
-    name = plain_name(plan.recipe.name or Path(plan.recipe.path).stem, "recipe")
+    name = plain_name(recipe.name or Path(recipe.path).stem, "recipe")
     return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
+
+
+def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
+    """LB460, known before anything is measured, for an output that would move what the run reads (`others` too), or
+    that is there already and cannot be this run's artifact."""
+    from lbdsl.execute import place
+
+    output, source = output_of(recipe, bench, chosen), bench.source
+    folder = data_folder(recipe.path)
+    texts = [folder / Path(text).expanduser() for text in texts_of(recipe)]
+    place.check_place(
+        output,
+        (
+            Input("the model", source.gguf_path or source.path, source.gguf_path is None),
+            *(Input("the recipe", Path(text.name)) for text in recipe.sources),
+            *(Input("a text of the recipe", path) for path in texts if path.exists()),
+            *others,
+        ),
+    )
+    before = read_record(output).value
+    if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
+        place.check_free(output, chosen.force)
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
     """False when the output is this very plan's artifact already; LB460 when something else is there and `force` is
     not given; True when there is work to do."""
-    from lbdsl.execute.run import check_free
+    from lbdsl.execute.place import check_free
 
-    output = output_of(planned.plan, planned.bench, chosen)
+    check_place(planned.recipe, planned.bench, chosen)
+    output = output_of(planned.recipe, planned.bench, chosen)
     if up_to_date(output, planned.plan, chosen.no_heal) and not chosen.force:
         return False
     check_free(output, chosen.force)
@@ -110,7 +134,7 @@ def apply_plan(
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
         raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
-    output = output_of(plan, bench, chosen)
+    output = output_of(planned.recipe, bench, chosen)
     if not check_output(planned, chosen):
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
@@ -195,6 +219,7 @@ def apply_saved_plan(
     options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
     bench = Workbench(model or plan.model.source, options, progress)
     recipe = planned_recipe(plan, set_params)
+    check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     files, found = _files_of(plan)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(

@@ -19,8 +19,7 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.core.registry import nearest
-from lbdsl.execute.run import check_free
-from lbdsl.execute.workdir import free_name
+from lbdsl.execute.place import Input, check_free, check_place, free_name, is_taken
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
@@ -91,7 +90,8 @@ def export_artifact(
     folder = Path(artifact)
     record = read_record(folder).unwrap()
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
-    _check_target(folder, target)
+    base = record.plan.model.source
+    check_place(target, (Input("the artifact itself", folder, True), *_there("the base model", base)))
     check_free(target, force)
     with progress.stage("checking the artifact"):
         check_files(folder, record)
@@ -107,7 +107,7 @@ def export_artifact(
             if not (place / "README.md").exists():
                 card = export_card(record, kind, exporter.how_to_load(Path(target.name)))
                 (place / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():
+        if is_taken(target):
             aside = free_name(target, "old")
             target.rename(aside)
             found.append(note("LB469", f"what was there before is now {aside}"))
@@ -155,10 +155,10 @@ def facts_of(record: Record) -> ModelFacts:
         ) from None
 
 
-def _check_target(folder: Path, target: Path) -> None:
-    source = folder.resolve()
-    if target.resolve() == source or source in target.resolve().parents:
-        raise fail("LB460", f"{target} is in the artifact itself", help="choose another folder with -o")
+def _there(what: str, model: str) -> tuple[Input, ...]:
+    """A local model as something that is read: its folder, or its GGUF file."""
+    path = Path(model)
+    return (Input(what, path, path.is_dir()),) if path.is_absolute() and path.exists() else ()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,16 +101,20 @@ def plan_recipe(
     progress: Progress | None = None,
     contexts: tuple[int, ...] = (),
     again: bool = False,
+    ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
-    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on
-    disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not
-    applyable; other errors raise LbdslError.
+    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. `ready` is called
+    before anything is read or measured, and may raise. Nothing is changed on disk but the measurements kept in the cache
+    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
     loaded = _recipe(recipe, set_params)
+    bench = Workbench(model, options, progress)
+    if ready is not None:
+        ready(loaded.unwrap(), bench)
     _check_files(loaded.unwrap())
-    measured = _measured(loaded, Workbench(model, options, progress), again=again, planned=True)
+    measured = _measured(loaded, bench, again=again, planned=True)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)

@@ -7,12 +7,18 @@ from pathlib import Path
 from lbdsl.api.workbench import Workbench
 from lbdsl.data.blocks import TokenBlocks, documents_of, token_blocks
 from lbdsl.data.split import Part
-from lbdsl.recipe.schema import Evaluate, Heal, Measure
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 
 
 def data_folder(recipe_path: str) -> Path:
     """Relative paths in a recipe start at the recipe's folder."""
     return Path(recipe_path).parent
+
+
+def texts_of(recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a recipe names to measure, heal and judge on, each once."""
+    blocks = (recipe.measure, recipe.heal, recipe.eval)
+    return tuple(dict.fromkeys(block.data for block in blocks if block is not None))
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:

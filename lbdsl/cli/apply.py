@@ -18,7 +18,7 @@ from lbdsl.cli.options import run_options, set_option
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
 @click.option("--model", "relocated", metavar="MODEL", help="With a saved plan: where the model is now.")
@@ -50,7 +50,7 @@ def apply(
 
     With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
     """
-    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output
+    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
     from lbdsl.api.interrupt import stop_on_ctrl_c
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.view.console import stdout_console
@@ -84,7 +84,13 @@ def apply(
             raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
         with stop_on_ctrl_c(resume_command) as should_stop:
             planned = plan_recipe(
-                recipe_or_plan, model, set_params=dict(assignments), options=options, progress=progress, again=again
+                recipe_or_plan,
+                model,
+                set_params=dict(assignments),
+                options=options,
+                progress=progress,
+                again=again,
+                ready=lambda recipe, bench: check_place(recipe, bench, chosen),
             )
             render_plan(planned.plan, planned.speeds, console, all_layers=all_layers)
             show_diagnostics(planned.errors)

@@ -67,3 +67,101 @@ def test_plan_again_is_what_the_refusal_advises(workplace: Path, lbdsl) -> None:
     done = lbdsl("plan", "y.lbr", "out", "--again", "-o", "y.lbplan")
     assert done.code == 0, done.err
     assert lbdsl("apply", "y.lbplan", "-o", "out2").code == 0
+
+
+FORCED = {
+    "the model's folder": ("tiny.lbr", "model", "model"),
+    "a folder in the model's": ("tiny.lbr", "model", "model/sub"),
+    "a folder that holds the model": ("tiny.lbr", "place/model", "place"),
+    "a link to the model": ("tiny.lbr", "model", "link"),
+    "the recipe's folder": ("recipes/x.lbr", "model", "recipes"),
+    "the folder of a recipe's text": ("texts.lbr", "model", "texts"),
+    "the present folder": ("tiny.lbr", "/tiny", "."),
+    "a link to nothing": ("tiny.lbr", "model", "dangling"),
+}
+
+
+@pytest.fixture
+def places(copied: Path, tiny_folder: Path) -> Path:
+    (copied / "model" / "sub").mkdir()
+    (copied / "model" / "sub" / "mine.txt").write_text("mine")
+    shutil.copytree(tiny_folder, copied / "place" / "model")
+    (copied / "recipes").mkdir()
+    shutil.copy("tiny.lbr", "recipes/x.lbr")
+    (copied / "texts").mkdir()
+    (copied / "texts" / "a.txt").write_text("\n\n".join(f"Paragraph {i}: " + "many words " * 60 for i in range(200)))
+    (copied / "texts.lbr").write_text(RECIPE.replace('eval { data = "builtin:pydoc"', 'eval { data = "texts/a.txt"'))
+    (copied / "link").symlink_to("model")
+    (copied / "dangling").symlink_to("nowhere")
+    return copied
+
+
+@pytest.mark.parametrize("case", FORCED)
+def test_apply_force_never_moves_what_it_reads(
+    places: Path, tiny_folder: Path, lbdsl, no_measuring: None, case: str
+) -> None:
+    recipe, model, output = FORCED[case]
+    before = contents(places)
+    done = lbdsl("apply", recipe, model.replace("/tiny", str(tiny_folder)), "-o", output, "--yes", "--force")
+    assert done.code == 1, done.err
+    assert "LB460" in done.err
+    assert contents(places) == before
+
+
+@pytest.mark.parametrize("output", ["model", "plans", "place/model", "pipe"])
+def test_apply_force_of_a_saved_plan_never_moves_what_it_reads(places: Path, lbdsl, output: str) -> None:
+    os.mkfifo("pipe")
+    Path("plans").mkdir()
+    model = output if output.startswith("place") else "model"
+    assert lbdsl("plan", "tiny.lbr", model, "-o", "plans/x.lbplan").code == 0
+    before = contents(places)
+    done = lbdsl("apply", "plans/x.lbplan", "-o", output, "--force")
+    assert done.code in (1, 2), done.err
+    assert "LB460" in done.err or done.code == 2
+    assert contents(places) == before
+
+
+def test_apply_force_never_moves_the_folder_of_a_gguf_file(workplace: Path, lbdsl, no_measuring: None) -> None:
+    from model_cases import save_gguf, tiny_llama
+
+    Path("downloads").mkdir()
+    save_gguf(Path("downloads/tiny.gguf"), tiny_llama(), tokens=96)
+    for output in ("downloads", "."):
+        done = lbdsl("apply", "tiny.lbr", "downloads/tiny.gguf", "-o", output, "--yes", "--force")
+        assert done.code == 1, done.err
+        assert "LB460" in done.err
+    assert Path("downloads/tiny.gguf").is_file()
+
+
+def test_an_output_that_is_there_is_refused_before_measuring(workplace: Path, lbdsl, no_measuring: None) -> None:
+    (workplace / "out").mkdir()
+    (workplace / "out" / "mine.txt").write_text("mine")
+    done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 1, done.err
+    assert "LB460" in done.err
+
+
+def test_export_force_never_moves_what_it_reads(places: Path, lbdsl) -> None:
+    (places / "x.lbr").write_text("layers 1 drop(block)\n")
+    assert lbdsl("apply", "x.lbr", "model", "-o", "place/out", "--yes").code == 0
+    Path("file").write_text("mine")
+    os.mkfifo("pipe")
+    before = contents(places)
+    for output in ("place/out", "place/out/in", "place", "model", "model/sub", ".", "dangling", "file", "pipe", "link"):
+        done = lbdsl("export", "place/out", "--to", "native", "-o", output, "--force")
+        assert done.code == 1, (output, done.err)
+        assert "LB460" in done.err, (output, done.err)
+        assert contents(places) == before, output
+
+
+def test_an_empty_folder_is_a_fine_output(workplace: Path, lbdsl) -> None:
+    (workplace / "x.lbr").write_text("layers 1 drop(block)\n")
+    for name in ("out", "export"):
+        (workplace / name).mkdir()
+    done = lbdsl("apply", "x.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    done = lbdsl("export", "out", "--to", "native", "-o", "export")
+    assert done.code == 0, done.err
+    assert not [path for path in workplace.iterdir() if ".old" in path.name]
+    assert (workplace / "out" / "config.json").is_file()
+    assert (workplace / "export" / "config.json").is_file()
