@@ -165,3 +165,33 @@ def test_an_empty_folder_is_a_fine_output(workplace: Path, lbdsl) -> None:
     assert not [path for path in workplace.iterdir() if ".old" in path.name]
     assert (workplace / "out" / "config.json").is_file()
     assert (workplace / "export" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "text", ["trust-remote-code = true", "trust_remote_code = true", "[plan]\ntrust-remote-code = true"]
+)
+def test_no_file_allows_remote_code(
+    workplace: Path, lbdsl, no_measuring: None, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    users = workplace / "home" / "lbdsl" / "lbdsl.toml"
+    users.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(workplace / "home"))
+    for path in (workplace / "lbdsl.toml", users):
+        path.write_text(f"{text}\n")
+        done = lbdsl("plan", "tiny.lbr", "model")
+        path.unlink()
+        assert done.code == 1, done.err
+        assert "LB480" in done.err
+        assert "--trust-remote-code" in done.err
+
+
+@pytest.mark.parametrize("name", ["LBDSL_TRUST_REMOTE_CODE", "LBDSL_PLAN_TRUST_REMOTE_CODE"])
+def test_the_environment_does_not_allow_remote_code(
+    workplace: Path, lbdsl, no_measuring: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    done = lbdsl("plan", "tiny.lbr", "model")
+    assert done.code == 1, done.err
+    assert "LB480" in done.err
+    assert name in done.err
+    assert "--trust-remote-code" in done.err

@@ -367,8 +367,9 @@ ARTIFACT = (
     ),
     Code(
         "LB480",
-        "configuration file cannot be read",
-        "`lbdsl.toml` must be TOML with names of options.",
+        "a setting outside the command line cannot be used",
+        "`lbdsl.toml` must be TOML with names of options. Whether a model's own code may run is said on the command line "
+        "only.",
         example='lbdsl plan x.lbr MODEL   # lbdsl.toml holds `devize = "cpu"`',
         fixed='lbdsl plan x.lbr MODEL   # lbdsl.toml holds `device = "cpu"`',
     ),
