@@ -252,8 +252,8 @@ ARTIFACT = (
     Code(
         "LB460",
         "output exists",
-        "An output is never overwritten: what is there may be the only copy. The model, the recipe, the plan and the present "
-        "folder are not even moved aside with --force.",
+        "An output is never overwritten: what is there may be the only copy. The model, the recipe, the plan and the "
+        "present folder are not even moved aside with --force.",
         "lbdsl apply quickstart.lbr MODEL -o folder-that-exists",
         fixed="lbdsl apply quickstart.lbr MODEL -o another-folder",
     ),
