@@ -352,6 +352,13 @@ ARTIFACT = (
         fixed="lbdsl eval out",
     ),
     Code(
+        "LB474",
+        "more findings than are written",
+        "A file that is no recipe has a mistake in every line; only the first of them are of use.",
+        example="lbdsl check a-program.py --format json",
+        fixed="lbdsl check recipe.lbr --format json",
+    ),
+    Code(
         "LB481",
         "out of memory",
         "The model, its copy and what is measured must fit into the device's memory.",
