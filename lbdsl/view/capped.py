@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, note
@@ -15,7 +16,7 @@ WRITTEN = 500
 
 
 class Capped(NamedTuple):
-    """The findings of one file, and how many more there are."""
+    """Findings of one file in a row, and how many of the file's are left out, said behind the last of them."""
 
     file: str
     found: tuple[Diagnostic, ...]
@@ -28,13 +29,17 @@ class Capped(NamedTuple):
 
 
 def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:
-    """Each file's first findings in their order, errors before others; `found` are pairs of a file and a finding."""
-    files: dict[str, list[Diagnostic]] = {}
-    for file, diagnostic in found:
-        files.setdefault(file, []).append(diagnostic)
-    for file, diagnostics in files.items():
-        chosen = sorted(range(len(diagnostics)), key=lambda place: not diagnostics[place].is_error)[:most]
-        yield Capped(file, tuple(diagnostics[place] for place in sorted(chosen)), len(diagnostics) - len(chosen))
+    """Of each file the first findings, errors before others, in the order of `found`: pairs of a file and a finding."""
+    pairs = list(found)
+    places: dict[str, list[int]] = {}
+    for place, (file, _) in enumerate(pairs):
+        places.setdefault(file, []).append(place)
+    chosen = {file: sorted(sorted(of, key=lambda i: not pairs[i][1].is_error)[:most]) for file, of in places.items()}
+    kept = sorted(place for of in chosen.values() for place in of)
+    for file, run in groupby(kept, key=lambda place: pairs[place][0]):
+        row = list(run)
+        last = row[-1] == chosen[file][-1]
+        yield Capped(file, tuple(pairs[place][1] for place in row), len(places[file]) - len(chosen[file]) if last else 0)
 
 
 def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Diagnostic]]:

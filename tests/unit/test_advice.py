@@ -60,3 +60,13 @@ def check_commands(text: str) -> None:
 def test_every_verb_that_shows_a_plan_can_list_all_its_layers() -> None:
     for verb in ("plan", "show", "apply"):
         assert "--all" in options(verb)
+
+
+EDITORS = [path for path in (ROOT / "editors").rglob("*") if path.suffix in (".md", ".js", ".json") and path.is_file()]
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES, *EDITORS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_says_to_install_lbdsl_from_an_index(path: Path) -> None:
+    """There is no release: another project may take the name."""
+    text = path.read_text(encoding="utf-8").replace('\\"', '"')
+    assert not re.search(r"pip install (--?[\w-]+ )*[\"']?lbdsl\b", text)
