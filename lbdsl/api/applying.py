@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from lbdsl.api.converting import convert_recipe
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
 from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
@@ -25,7 +28,7 @@ from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.reading import TextsReader, decode
+from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Evaluate, Recipe
 from lbdsl.syntax.format_tree import string_text
 from lbdsl.version import VERSION
@@ -276,10 +279,14 @@ def planned_recipe(plan: Plan, set_params: Mapping[str, str] | None = None) -> R
 
 
 def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
-    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone."""
+    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone.
+
+    A text that differs in comments and spacing alone counts as the one that was planned, unless its sha256 is named."""
     now: dict[str, str] = {}
     gone: list[str] = []
-    for path, _ in plan.recipe.files:
+    texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
+    pinned = _pinned(plan)
+    for path, was in plan.recipe.files:
         if not Path(path).is_file():
             gone.append(path)
             continue
@@ -289,6 +296,8 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
             # The plan holds the recipe's text; what is not even text has changed, whatever its hash.
             with suppress(UnicodeDecodeError):
                 now[path] = digest_text(decode(data))
+        if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
+            now[path] = was
     if not gone:
         return now, ()
     verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
@@ -296,6 +305,37 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
         note(
             "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
         ),
+    )
+
+
+def _texts(plan: Plan) -> tuple[str, ...]:
+    """The texts of `plan.recipe.files`."""
+    return (plan.recipe.text, *(item.text for item in plan.recipe.included))
+
+
+def _statements(text: str) -> list[dict[str, Any]] | None:
+    """What a recipe's text says, without comments and spacing; None where it does not parse."""
+    said = convert_recipe(text, "lbr", "json").value
+    return None if said is None else json.loads(said)["statements"]
+
+
+def _same_recipe(data: bytes, planned: str) -> bool:
+    try:
+        now = _statements(decode(data))
+    except UnicodeDecodeError:
+        return False
+    return now is not None and now == _statements(planned)
+
+
+def _pinned(plan: Plan) -> frozenset[str]:
+    """Included files whose very bytes the recipe, or a file that it includes, asks for by their sha256."""
+    folder = os.path.dirname(plan.recipe.path)
+    including = ["", *(item.path for item in plan.recipe.included)]
+    return frozenset(
+        os.path.join(folder, joined(path, statement["include"]) or "")
+        for path, text in zip(including, _texts(plan), strict=True)
+        for statement in _statements(text) or ()
+        if statement.get("sha256")
     )
 
 

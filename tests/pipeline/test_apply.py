@@ -167,7 +167,7 @@ def test_a_plan_is_applied_and_judged_from_another_folder(workplace: Path, lbdsl
     assert lbdsl("eval", "elsewhere/out").code == 0
     # An edit of the recipe is seen from there, too.
     recipe = workplace / "flag.lbr"
-    recipe.write_text(recipe.read_text() + "# more\n")
+    recipe.write_text(recipe.read_text() + "layers 1 keep\n")
     monkeypatch.chdir(workplace / "elsewhere")
     assert lbdsl("apply", "../x.lbplan", "-o", "out2", "--no-heal").code == 3
 
