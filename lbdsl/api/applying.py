@@ -14,7 +14,7 @@ from typing import Any
 from lbdsl.api.converting import convert_recipe
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
-from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
+from lbdsl.api.texts import check_texts, data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
@@ -223,6 +223,7 @@ def apply_saved_plan(
     bench = Workbench(model or plan.model.source, options, progress)
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
+    check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = _files_of(plan)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(

@@ -109,11 +109,13 @@ def plan_recipe(
     before anything is read or measured, and may raise. Nothing is changed on disk but the measurements kept in the cache
     folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
+    from lbdsl.api.texts import check_texts
+
     loaded = _recipe(recipe, set_params)
     bench = Workbench(model, options, progress)
     if ready is not None:
         ready(loaded.unwrap(), bench)
-    _check_files(loaded.unwrap())
+    check_texts(loaded.unwrap(), bench)
     measured = _measured(loaded, bench, again=again, planned=True)
     bench, facts, resolved = measured.bench, measured.bench.facts, measured.recipe
     chosen = select(resolved, facts, measured.scores)
@@ -148,16 +150,6 @@ def plan_recipe(
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
     return Planned(built.value, _speeds(bench, built.value), diagnostics, resolved, bench)
-
-
-def _check_files(recipe: Recipe) -> None:
-    """LB44x for a local text of healing or judging that cannot be read: known now, not after the measuring."""
-    from lbdsl.api.texts import data_folder
-    from lbdsl.data.sources import read_documents
-
-    for block in (recipe.heal, recipe.eval):
-        if block is not None and Path(block.data).suffix in (".txt", ".jsonl", ".parquet"):
-            read_documents(block.data, base_dir=data_folder(recipe.path))
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:

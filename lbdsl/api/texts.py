@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lbdsl.api.workbench import Workbench
+from lbdsl.data import hub
 from lbdsl.data.blocks import TokenBlocks, documents_of, token_blocks
+from lbdsl.data.files import READERS
+from lbdsl.data.sources import read_documents
 from lbdsl.data.split import Part
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 
@@ -19,6 +22,18 @@ def texts_of(recipe: Recipe) -> tuple[str, ...]:
     """The sources that a recipe names to measure, heal and judge on, each once."""
     blocks = (recipe.measure, recipe.heal, recipe.eval)
     return tuple(dict.fromkeys(block.data for block in blocks if block is not None))
+
+
+def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
+    """LB44x for a text that is known not to be readable now: a local file of healing or judging, and without a connection
+    any hub data set that is not in the cache. Else it would be found after the measuring."""
+    folder, offline = data_folder(recipe.path), bench.options.offline
+    for data in texts_of(recipe if heal else recipe.model_copy(update={"heal": None})):
+        if Path(data).suffix.lower() in READERS:
+            if data != recipe.measure.data:
+                read_documents(data, base_dir=folder)
+        elif hub.is_hub_name(data) and not (folder / data).exists():
+            hub.check_cached(data, offline=offline)
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:

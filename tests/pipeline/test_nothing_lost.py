@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,34 @@ def test_the_environment_does_not_allow_remote_code(
     assert "LB480" in done.err
     assert name in done.err
     assert "--trust-remote-code" in done.err
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("block", ["measure", "heal", "eval"])
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+def test_offline_a_hub_text_that_is_not_here_is_refused_at_once(
+    workplace: Path, lbdsl, no_measuring: None, monkeypatch: pytest.MonkeyPatch, verb: str, block: str, flag: bool
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", workplace / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", not flag)
+    Path("x.lbr").write_text(RECIPE.replace(f'{block} {{ data = "builtin:pydoc"', f'{block} {{ data = "no-such-org/x"'))
+    more = ["-o", "out", "--yes"] if verb == "apply" else []
+    started = time.monotonic()
+    done = lbdsl(verb, "x.lbr", "model", *more, *(["--offline"] if flag else []))
+    assert done.code == 1, done.err
+    assert "LB445" in done.err
+    assert ("--offline" if flag else "HF_HUB_OFFLINE") in done.err
+    assert time.monotonic() - started < 10
+
+
+def test_offline_a_saved_plan_looks_for_its_texts_first(
+    workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    Path("x.lbr").write_text(RECIPE.replace('eval { data = "builtin:pydoc"', 'eval { data = "no-such-org/x"'))
+    assert lbdsl("plan", "x.lbr", "model", "-o", "x.lbplan").code == 0
+    request.getfixturevalue("no_measuring")
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--offline")
+    assert done.code == 1, done.err
+    assert "LB445" in done.err
