@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record, facts_of, read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
-from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress, Silent
 from lbdsl.core.registry import nearest
 from lbdsl.execute.place import Input, check_free, check_place, free_name, is_taken
@@ -141,18 +138,6 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     config["model_type"] = base_type
     config["architectures"] = [FAMILIES[base_type].architecture]
     return subject_of(config, facts_of(record), stub.get("layers"))
-
-
-def facts_of(record: Record) -> ModelFacts:
-    """Facts of the base model, as the plan recorded them. An artifact's own headers would count what is left."""
-    try:
-        return TypeAdapter(ModelFacts).validate_python(record.plan.model.facts)
-    except ValidationError as problem:
-        raise fail(
-            "LB465",
-            f"the facts in lbdsl.json are not those of this version: {str(problem).splitlines()[0]}",
-            help="apply the plan's recipe again with this version",
-        ) from None
 
 
 def _there(what: str, model: str) -> tuple[Input, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.diagnostic import Diagnostic, LbdslError
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.inspect import facts_summary
 from lbdsl.model.inspect import inspect_model as _inspect
-from lbdsl.model.source import ModelSource, resolve_source
+from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,27 @@ class Inspected:
     source: ModelSource
     facts: ModelFacts
     diagnostics: tuple[Diagnostic, ...]
+    base: tuple[str, ModelFacts] | None = None
+    """Of an artifact, its base model by its name, where the artifact's record can be read."""
 
     @property
     def summary(self) -> dict[str, Any]:
         """The JSON of `inspect --json`."""
-        return facts_summary(self.facts, self.source)
+        return facts_summary(self.facts, self.source, self.base)
 
 
 def inspect_model(model: str, *, dtype: str | None = None, offline: bool = False) -> Inspected:
     """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
     source = resolve_source(model, offline=offline)
     found = _inspect(source, dtype)
-    return Inspected(source, found.unwrap(), found.diagnostics)
+    return Inspected(source, found.unwrap(), found.diagnostics, _base_of(source) if is_artifact(source) else None)
+
+
+def _base_of(source: ModelSource) -> tuple[str, ModelFacts] | None:
+    from lbdsl.artifact.record import facts_of, read_record
+
+    try:
+        record = read_record(source.path).unwrap()
+        return record.plan.model.name or record.plan.model.source, facts_of(record)
+    except LbdslError:
+        return None
