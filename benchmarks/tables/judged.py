@@ -20,9 +20,7 @@ TOO_LITTLE = "LB446"
 
 
 def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "lbdsl", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "lbdsl", *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in codes:
         raise RuntimeError(done.stderr[-2000:])
     return done

@@ -20,7 +20,7 @@ async function start() {
     await client.start();
   } catch (problem) {
     vscode.window.showErrorMessage(
-      `lbdsl: \`${server.command} lsp\` does not start: ${problem.message}. Install it with pip install "lbdsl[editor]", ` +
+      `lbdsl: \`${server.command} lsp\` does not start: ${problem.message}. Install it with pip install ".[editor]" in a checkout of lbdsl, ` +
         "or set lbdsl.command.",
     );
   }

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from lbdsl.api.converting import convert_recipe
 from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
-from lbdsl.api.texts import data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks
+from lbdsl.api.texts import check_texts, data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import AnyProgress, progress_of
+from lbdsl.execute.place import Input
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gate import gate_of
-from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.reading import TextsReader, decode
+from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
 from lbdsl.syntax.format_tree import string_text
 from lbdsl.version import VERSION
@@ -59,19 +63,42 @@ class Applied(Shown):
         return max((d.exit_code for d in self.diagnostics), default=0)
 
 
-def output_of(plan: Plan, bench: Workbench, chosen: ApplyOptions) -> Path:
+def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
     """Where the artifact goes."""
     # A recipe does not choose where its result goes: of its name only what can be part of a folder's name is taken.
-    name = plain_name(plan.recipe.name or Path(plan.recipe.path).stem, "recipe")
+    name = plain_name(recipe.name or Path(recipe.path).stem, "recipe")
     return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
+
+
+def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
+    """LB460, known before anything is measured, for an output that would move what the run reads (`others` too), or
+    that is there already and cannot be this run's artifact."""
+    from lbdsl.execute import place
+
+    output, source = output_of(recipe, bench, chosen), bench.source
+    folder = data_folder(recipe.path)
+    texts = [folder / Path(text).expanduser() for text in texts_of(recipe)]
+    place.check_place(
+        output,
+        (
+            Input("the model", source.gguf_path or source.path, source.gguf_path is None),
+            *(Input("the recipe", Path(text.name)) for text in recipe.sources),
+            *(Input("a text of the recipe", path) for path in texts if path.exists()),
+            *others,
+        ),
+    )
+    before = read_record(output).value
+    if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
+        place.check_free(output, chosen.force)
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
     """False when the output is this very plan's artifact already; LB460 when something else is there and `force` is
     not given; True when there is work to do."""
-    from lbdsl.execute.run import check_free
+    from lbdsl.execute.place import check_free
 
-    output = output_of(planned.plan, planned.bench, chosen)
+    check_place(planned.recipe, planned.bench, chosen)
+    output = output_of(planned.recipe, planned.bench, chosen)
     if up_to_date(output, planned.plan, chosen.no_heal) and not chosen.force:
         return False
     check_free(output, chosen.force)
@@ -115,7 +142,7 @@ def apply_plan(
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
         raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
-    output = output_of(plan, bench, chosen)
+    output = output_of(planned.recipe, bench, chosen)
     if not check_output(planned, chosen):
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
@@ -204,6 +231,8 @@ def apply_saved_plan(
     options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
     bench = Workbench(model or plan.model.source, options, progress)
     recipe = planned_recipe(plan, set_params)
+    check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
+    check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = _files_of(plan)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(
@@ -252,18 +281,24 @@ def set_values(plan: Plan) -> dict[str, str]:
 
 
 def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
-    """The recipe that a plan was made of, from the texts in it. `set_params` are values besides those of the plan."""
+    """The recipe that a plan was made of, from the texts in it, its lengths as the plan settled them. `set_params` are
+    values besides those of the plan."""
     texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
-    return recipe_from_text(
+    recipe = recipe_from_text(
         plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
     ).unwrap()
+    return recipe.model_copy(update={"measure": plan.measure, "eval": plan.eval})
 
 
 def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
-    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone."""
+    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone.
+
+    A text that differs in comments and spacing alone counts as the one that was planned, unless its sha256 is named."""
     now: dict[str, str] = {}
     gone: list[str] = []
-    for path, _ in plan.recipe.files:
+    texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
+    pinned = _pinned(plan)
+    for path, was in plan.recipe.files:
         if not Path(path).is_file():
             gone.append(path)
             continue
@@ -273,6 +308,8 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
             # The plan holds the recipe's text; what is not even text has changed, whatever its hash.
             with suppress(UnicodeDecodeError):
                 now[path] = digest_text(decode(data))
+        if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
+            now[path] = was
     if not gone:
         return now, ()
     verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
@@ -280,6 +317,37 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
         note(
             "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
         ),
+    )
+
+
+def _texts(plan: Plan) -> tuple[str, ...]:
+    """The texts of `plan.recipe.files`."""
+    return (plan.recipe.text, *(item.text for item in plan.recipe.included))
+
+
+def _statements(text: str) -> list[dict[str, Any]] | None:
+    """What a recipe's text says, without comments and spacing; None where it does not parse."""
+    said = convert_recipe(text, "lbr", "json").value
+    return None if said is None else json.loads(said)["statements"]
+
+
+def _same_recipe(data: bytes, planned: str) -> bool:
+    try:
+        now = _statements(decode(data))
+    except UnicodeDecodeError:
+        return False
+    return now is not None and now == _statements(planned)
+
+
+def _pinned(plan: Plan) -> frozenset[str]:
+    """Included files whose very bytes the recipe, or a file that it includes, asks for by their sha256."""
+    folder = os.path.dirname(plan.recipe.path)
+    including = ["", *(item.path for item in plan.recipe.included)]
+    return frozenset(
+        os.path.join(folder, joined(path, statement["include"]) or "")
+        for path, text in zip(including, _texts(plan), strict=True)
+        for statement in _statements(text) or ()
+        if statement.get("sha256")
     )
 
 

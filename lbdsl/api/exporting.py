@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record, facts_of, read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
-from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.registry import nearest
-from lbdsl.execute.run import check_free
-from lbdsl.execute.workdir import free_name
+from lbdsl.execute.place import Input, check_free, check_place, free_name, is_taken
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
@@ -91,7 +87,8 @@ def export_artifact(
     folder = Path(artifact)
     record = read_record(folder).unwrap()
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
-    _check_target(folder, target)
+    base = record.plan.model.source
+    check_place(target, (Input("the artifact itself", folder, True), *_there("the base model", base)))
     check_free(target, force)
     with progress.stage("checking the artifact"):
         check_files(folder, record)
@@ -107,7 +104,7 @@ def export_artifact(
             if not (place / "README.md").exists():
                 card = export_card(record, kind, exporter.how_to_load(Path(target.name)))
                 (place / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():
+        if is_taken(target):
             aside = free_name(target, "old")
             target.rename(aside)
             found.append(note("LB469", f"what was there before is now {aside}"))
@@ -143,22 +140,10 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     return subject_of(config, facts_of(record), stub.get("layers"))
 
 
-def facts_of(record: Record) -> ModelFacts:
-    """Facts of the base model, as the plan recorded them. An artifact's own headers would count what is left."""
-    try:
-        return TypeAdapter(ModelFacts).validate_python(record.plan.model.facts)
-    except ValidationError as problem:
-        raise fail(
-            "LB465",
-            f"the facts in lbdsl.json are not those of this version: {str(problem).splitlines()[0]}",
-            help="apply the plan's recipe again with this version",
-        ) from None
-
-
-def _check_target(folder: Path, target: Path) -> None:
-    source = folder.resolve()
-    if target.resolve() == source or source in target.resolve().parents:
-        raise fail("LB460", f"{target} is in the artifact itself", help="choose another folder with -o")
+def _there(what: str, model: str) -> tuple[Input, ...]:
+    """A local model as something that is read: its folder, or its GGUF file."""
+    path = Path(model)
+    return (Input(what, path, path.is_dir()),) if path.is_absolute() and path.exists() else ()
 
 
 @contextmanager

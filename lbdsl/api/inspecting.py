@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.diagnostic import Diagnostic, LbdslError
 from lbdsl.core.facts import ModelFacts
 from lbdsl.model.inspect import facts_summary
 from lbdsl.model.inspect import inspect_model as _inspect
-from lbdsl.model.source import ModelSource, resolve_source
+from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,6 +18,8 @@ class Inspected:
     source: ModelSource
     facts: ModelFacts
     diagnostics: tuple[Diagnostic, ...]
+    base: tuple[str, ModelFacts] | None = None
+    """Of an artifact, its base model by its name, where the artifact's record can be read."""
 
     def __repr__(self) -> str:
         return f"<Inspected: {self.source.short_name}, {self.facts.family}, {self.facts.layers} layers>"
@@ -25,11 +27,21 @@ class Inspected:
     @property
     def summary(self) -> dict[str, Any]:
         """The JSON of `inspect --json`."""
-        return facts_summary(self.facts, self.source)
+        return facts_summary(self.facts, self.source, self.base)
 
 
 def inspect_model(model: str | Path, *, dtype: str | None = None, offline: bool = False) -> Inspected:
     """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
     source = resolve_source(str(model), offline=offline)
     found = _inspect(source, dtype)
-    return Inspected(source, found.unwrap(), found.diagnostics)
+    return Inspected(source, found.unwrap(), found.diagnostics, _base_of(source) if is_artifact(source) else None)
+
+
+def _base_of(source: ModelSource) -> tuple[str, ModelFacts] | None:
+    from lbdsl.artifact.record import facts_of, read_record
+
+    try:
+        record = read_record(source.path).unwrap()
+        return record.plan.model.name or record.plan.model.source, facts_of(record)
+    except LbdslError:
+        return None

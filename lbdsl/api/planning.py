@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,15 +124,19 @@ def plan_recipe(
     progress: AnyProgress | None = None,
     contexts: tuple[int, ...] = (),
     again: bool = False,
+    ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
 
-    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. Nothing is changed on
-    disk but the measurements kept in the cache folder. A failed assert is in the diagnostics and makes the plan not
-    applyable; other errors raise LbdslError.
+    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. `ready` is called
+    before anything is read or measured, and may raise. Nothing is changed on disk but the measurements kept in the cache
+    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
     loaded = _recipe(recipe, set_params)
-    return _planned(loaded, Workbench(model, options, progress), contexts, again)
+    bench = Workbench(model, options, progress)
+    if ready is not None:
+        ready(loaded.unwrap(), bench)
+    return _planned(loaded, bench, contexts, again)
 
 
 def plan_text(
@@ -186,19 +190,6 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     return Planned(_with_predictions(built.value, bench), diagnostics, resolved, bench)
 
 
-def _check_texts(recipe: Recipe, bench: Workbench) -> None:
-    """LB44x for a text that cannot be read, or is too short for what a block asks of it: known now, not after hours."""
-    from lbdsl.api.texts import data_folder, eval_blocks, joint_blocks
-    from lbdsl.data import read_parts
-
-    folder = data_folder(recipe.path)
-    joint_blocks(recipe.measure, bench, folder)
-    if recipe.heal is not None:
-        read_parts(recipe.heal.data, base_dir=folder, offline=bench.options.offline)
-    if recipe.eval is not None:
-        eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
-
-
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:
     """For a recipe that asks for no score: only the joint loss is taken on its calibration text."""
     seq = recipe.measure.seq or 0
@@ -222,6 +213,7 @@ def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diag
 
 def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
     """`planned`: nothing is measured for a plan that cannot be."""
+    from lbdsl.api.texts import check_texts
     from lbdsl.model.source import is_artifact
 
     if is_artifact(bench.source) and not again:
@@ -243,7 +235,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
         _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
-        _check_texts(recipe, bench)
+        check_texts(recipe, bench)
     if not requests:
         return Measured(recipe, bench, {}, None, diagnostics)
     scores, on = _scores(recipe, bench, requests, actions)

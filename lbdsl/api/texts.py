@@ -6,15 +6,37 @@ from pathlib import Path
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import fail
+from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.split import Part
 from lbdsl.plan.lengths import joint_tokens
-from lbdsl.recipe.schema import Evaluate, Heal, Measure
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 
 
 def data_folder(recipe_path: str) -> Path:
     """Relative paths in a recipe start at the recipe's folder."""
     return Path(recipe_path).parent
+
+
+def texts_of(recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a recipe names to measure, heal and judge on, each once."""
+    healing = () if recipe.heal is None else (recipe.heal.data,)
+    judging = () if recipe.eval is None else recipe.eval.data
+    return tuple(dict.fromkeys((recipe.measure.data, *healing, *judging)))
+
+
+def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
+    """LB44x for a text that cannot be read, that is too short for what a block asks of it, or, without a connection, that
+    is a hub data set which is not in the cache: known now, not after the measuring. Lengths must be settled."""
+    folder, offline = data_folder(recipe.path), bench.options.offline
+    for data in texts_of(recipe if heal else recipe.model_copy(update={"heal": None})):
+        if hub.is_hub_name(data) and not (folder / data).exists():
+            hub.check_cached(data, offline=offline)
+    joint_blocks(recipe.measure, bench, folder)
+    if recipe.heal is not None and heal:
+        read_parts(recipe.heal.data, base_dir=folder, offline=offline)
+    if recipe.eval is not None:
+        eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:

@@ -45,7 +45,8 @@ def card_text(record: Record) -> str:
         "",
         "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "",
-        "or without remote code after `import lbdsl.hf`.",
+        "or without remote code after `import lbdsl.hf`. The tokenizer needs no remote code:",
+        "`AutoTokenizer.from_pretrained(folder, trust_remote_code=False)`.",
         "",
     ]
     lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)

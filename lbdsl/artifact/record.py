@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail
 from lbdsl.core.digest import digest_of
+from lbdsl.core.facts import ModelFacts
 from lbdsl.core.paths import did_you_mean
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
@@ -83,6 +84,18 @@ class Record(BaseModel):
         if value is not None:
             TypeAdapter(_Judged if info.field_name == "evaluation" else _Healed).validate_python(value)
         return value
+
+
+def facts_of(record: Record) -> ModelFacts:
+    """Facts of the base model, as the plan recorded them. An artifact's own headers would count what is left."""
+    try:
+        return TypeAdapter(ModelFacts).validate_python(record.plan.model.facts)
+    except ValidationError as problem:
+        raise fail(
+            "LB465",
+            f"the facts in lbdsl.json are not those of this version: {str(problem).splitlines()[0]}",
+            help="apply the plan's recipe again with this version",
+        ) from None
 
 
 def write_record(record: Record, folder: Path) -> None:

@@ -18,7 +18,7 @@ from lbdsl.cli.options import run_options, set_option
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
 @click.option("--model", "relocated", metavar="MODEL", help="With a saved plan: where the model is now.")
@@ -27,6 +27,7 @@ from lbdsl.cli.options import run_options, set_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
 @click.option("--force", is_flag=True, help="Move an existing output aside; discard a run that was cut off.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
 @run_options
 @click.pass_context
 def apply(
@@ -41,6 +42,7 @@ def apply(
     resume: bool,
     force: bool,
     again: bool,
+    all_layers: bool,
     options: Any,
     progress: Any,
 ) -> None:
@@ -48,7 +50,7 @@ def apply(
 
     With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
     """
-    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output
+    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
     from lbdsl.api.interrupt import stop_on_ctrl_c
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.view.console import stdout_console
@@ -82,9 +84,15 @@ def apply(
             raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
         with stop_on_ctrl_c(resume_command) as should_stop:
             planned = plan_recipe(
-                recipe_or_plan, model, set_params=dict(assignments), options=options, progress=progress, again=again
+                recipe_or_plan,
+                model,
+                set_params=dict(assignments),
+                options=options,
+                progress=progress,
+                again=again,
+                ready=lambda recipe, bench: check_place(recipe, bench, chosen),
             )
-            render_plan(planned.plan, console)
+            render_plan(planned.plan, console, all_layers=all_layers)
             show_diagnostics(planned.errors)
             if not planned.plan.applyable:
                 ctx.exit(planned.exit_code)

@@ -139,30 +139,36 @@ def _tell(file: str, fixed: Fixed, diff: bool) -> None:
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:
     from lbdsl.view import diagnostics as view
+    from lbdsl.view.capped import capped, for_programs
 
     problems = [problem for _, problem in found]
     if form == "json":
-        entries = [view.diagnostics_json([problem], file)[0] for file, problem in found]
+        entries = [view.diagnostics_json([problem], file)[0] for file, problem in for_programs(found)]
         text = json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2) + "\n"
     elif form == "sarif":
         from lbdsl.version import VERSION
         from lbdsl.view.diagnostics_sarif import sarif_log
 
-        text = json.dumps(sarif_log(found, VERSION), indent=2) + "\n"
-    elif form == "github":
-        from lbdsl.view.diagnostics_github import github_text
-
-        text = github_text(found)
-    elif form == "concise":
-        text = view.concise_text(problems)
+        text = json.dumps(sarif_log(for_programs(found), VERSION), indent=2) + "\n"
     else:
-        text = view.diagnostics_text(problems, output_style(apart))
+        text = "".join(_shown(item.file, item.found, form, apart) + item.rest for item in capped(found))
     click.echo(writable(text), nl=False, err=apart, color=True if form == "rich" else None)
     if form == "rich":
         first = next((problem.code for problem in problems if problem.is_error), None)
         more = f"; `lbdsl explain {first}` says more" if first else ""
         nothing = f"{files} recipe{'' if files == 1 else 's'} checked, nothing found"
         click.echo(view.summary(problems) + more or nothing, err=True)
+
+
+def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> str:
+    """The findings of one file as people read them, or as GitHub does."""
+    from lbdsl.view import diagnostics as view
+
+    if form == "github":
+        from lbdsl.view.diagnostics_github import github_text
+
+        return github_text([(file, problem) for problem in found])
+    return view.concise_text(found) if form == "concise" else view.diagnostics_text(found, output_style(apart))
 
 
 def output_style(apart: bool = False) -> Style:

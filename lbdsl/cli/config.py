@@ -11,8 +11,11 @@ import click
 
 PROJECT_FILE = "lbdsl.toml"
 
-COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "trust-remote-code", "quiet")
+COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
 """Options of all verbs that run a model; they may stand at the top level of a file and in LBDSL_<OPTION>."""
+
+FLAG_ONLY = ("trust-remote-code",)
+"""Options that only a command line gives: a folder that somebody sent may hold a lbdsl.toml, and must not allow itself."""
 
 COMMON_KEY = " common"
 """Where the map holds them until a verb is chosen; no option can be called so."""
@@ -49,10 +52,12 @@ def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
                 if isinstance(value, dict):
                     _known(name, VERBS, f"{path} has a table for a verb", "verb")
                     for key, setting in value.items():
+                        _not_flag_only(key.replace("_", "-"), f"{path} sets `{key}`")
                         merged[name][key.replace("-", "_")] = setting
                         files[name][key.replace("-", "_")] = str(path)
                 else:
                     word = name.replace("-", "_")
+                    _not_flag_only(name.replace("_", "-"), f"{path} sets `{name}`")
                     _known(name.replace("_", "-"), COMMON, f"{path} sets an option", "common option")
                     for verb, values in merged.items():
                         # TOML has a file's tables after its top level: what stands there is from the file before.
@@ -75,12 +80,29 @@ def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any
             word = long.removeprefix("--")
             names[word.replace("-", "_")] = param.name
             upper = word.replace("-", "_").upper()
-            param.envvar = [f"LBDSL_{verb.upper()}_{upper}", *([f"LBDSL_{upper}"] if word in COMMON else [])]
+            variables = [f"LBDSL_{verb.upper()}_{upper}", *([f"LBDSL_{upper}"] if word in (*COMMON, *FLAG_ONLY) else [])]
+            if word in FLAG_ONLY:
+                for variable in variables:
+                    if os.environ.get(variable):
+                        _not_flag_only(word, f"the environment sets {variable}")
+                continue
+            param.envvar = variables
     for word in defaults:
         _known(word, names, f"[{verb}] in lbdsl.toml sets an option", f"option of `{verb}`")
     chosen = {**{word: value for word, value in common.items() if word in names}, **defaults}
     defaults.clear()
     defaults.update({str(names[word]): value for word, value in chosen.items()})
+
+
+def _not_flag_only(word: str, said: str) -> None:
+    from lbdsl.core.diagnostic import fail
+
+    if word in FLAG_ONLY:
+        raise fail(
+            "LB480",
+            f"{said}, which only the command line can",
+            help=f"remove it, and write --{word} in each command that should have it",
+        )
 
 
 def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:

@@ -28,4 +28,4 @@ def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None
         from lbdsl.view.console import stdout_console
         from lbdsl.view.facts import render_facts
 
-        render_facts(found.facts, found.source.short_name, stdout_console())
+        render_facts(found.facts, found.source.short_name, stdout_console(), base=found.base)

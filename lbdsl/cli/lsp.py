@@ -19,7 +19,8 @@ import click
 def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     """Serve an editor over standard input and output.
 
-    docs/editors.md shows how to set up VS Code, Neovim and Helix. It needs pygls: pip install "lbdsl[editor]".
+    docs/editors.md shows how to set up VS Code, Neovim and Helix. It needs pygls: pip install ".[editor]" in a
+    checkout of lbdsl.
     """
     from lbdsl.core.diagnostic import fail
 
@@ -29,7 +30,7 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
         raise fail(
             "LB062",
             "the language server needs pygls, which is not installed",
-            help='install it: pip install "lbdsl[editor]"',
+            help='install it, in a checkout of lbdsl: pip install ".[editor]"',
         ) from None
     from lbdsl.editor.server import make_server
 

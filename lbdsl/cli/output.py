@@ -12,13 +12,16 @@ from lbdsl.core.diagnostic import Diagnostic
 
 
 def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
-    """All of them on stderr, as people read them."""
+    """On stderr, as people read them: of each text the first `SHOWN`, and how many more there are."""
     found = tuple(diagnostics)
     if found:
+        from lbdsl.view.capped import capped
         from lbdsl.view.console import stderr_console
         from lbdsl.view.diagnostics import render_diagnostics
 
-        render_diagnostics(found, stderr_console())
+        for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
+            render_diagnostics(item.found, stderr_console())
+            click.echo(item.rest, nl=False, err=True)
 
 
 def print_json(value: Any) -> None:

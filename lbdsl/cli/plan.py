@@ -33,6 +33,7 @@ CHANGES_PRESENT = 10
 )
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
+@click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 @json_option
 @run_options
 @click.pass_context
@@ -46,6 +47,7 @@ def plan(
     targets: tuple[str, ...],
     all_layers: bool,
     detailed_exitcode: bool,
+    again: bool,
     as_json: bool,
     options: Any,
     progress: Any,
@@ -57,16 +59,17 @@ def plan(
     from lbdsl.api.planning import plan_recipe
     from lbdsl.api.targets import check_engines, check_targets
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.plan.file import check_place, save_plan
     from lbdsl.plan.json import plan_json
 
+    if output is not None:
+        check_place(output)
     check_engines(targets)
     planned = plan_recipe(
-        recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts
+        recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts, again=again
     )
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None:
-        from lbdsl.plan.file import save_plan
-
         save_plan(planned.plan, output)
     if as_json:
         show_diagnostics(planned.diagnostics)

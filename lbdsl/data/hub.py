@@ -26,9 +26,7 @@ def read(data: str, *, offline: bool) -> Iterator[str]:
 
     No code of a data set is ever run. With `offline` only what is in the local cache is used. Raises LB445 and LB443.
     """
-    match = _NAME.fullmatch(data)
-    assert match is not None, "callers ask is_hub_name first"
-    rows = _load(data, match["repo"], match["config"], match["split"] or "train", offline)
+    rows = _load(data, offline)
     column = next((name for name in ("text", "messages") if name in rows.column_names), None)
     if column is None:
         raise fail(
@@ -40,10 +38,22 @@ def read(data: str, *, offline: bool) -> Iterator[str]:
         yield text_of_record(record, f"{data}, row {number}")
 
 
-def _load(data: str, repo: str, config: str | None, split: str, offline: bool) -> Any:
+def check_cached(data: str, *, offline: bool) -> None:
+    """LB445 when there is no connection to be made, by `offline` or HF_HUB_OFFLINE, and the data set is not in the local
+    cache; quick, for nothing is asked of the hub and no row is read."""
+    import datasets
+
+    if offline or datasets.config.HF_HUB_OFFLINE:
+        _load(data, offline)
+
+
+def _load(data: str, offline: bool) -> Any:
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+    match = _NAME.fullmatch(data)
+    assert match is not None, "callers ask is_hub_name first"
+    repo, config, split = match["repo"], match["config"], match["split"] or "train"
     settings = datasets.config
     before = settings.HF_HUB_OFFLINE
     bar = is_progress_bar_enabled()
@@ -58,7 +68,9 @@ def _load(data: str, repo: str, config: str | None, split: str, offline: bool) -
             raise fail("LB445", f"{data} does not name one split", help='name it: "org/name@train"')
         return rows
     except _failures() as problem:
-        raise fail("LB445", f"{data} cannot be loaded: {_reason(problem)}", help=_advice(problem, offline)) from problem
+        raise fail(
+            "LB445", f"{data} cannot be loaded: {_reason(problem)}", help=_advice(problem, offline, before)
+        ) from problem
     finally:
         settings.HF_HUB_OFFLINE = before
         if bar:
@@ -81,9 +93,10 @@ def _reason(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {first}" if first else type(problem).__name__
 
 
-def _advice(problem: BaseException, offline: bool) -> tuple[str, ...]:
-    if offline:
-        return ("without --offline it would be downloaded; or give a local .txt, .jsonl or .parquet file",)
+def _advice(problem: BaseException, offline: bool, by_environment: bool) -> tuple[str, ...]:
+    if offline or by_environment:
+        how = "without --offline" if offline else "HF_HUB_OFFLINE is set; without it"
+        return (f"{how} it would be downloaded; or give a local .txt, .jsonl or .parquet file",)
     name = type(problem).__name__
     if "Gated" in name:
         return ("accept the data set's terms on the hub and log in: hf auth login",)

@@ -18,7 +18,6 @@ from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import load_artifact, stream_artifact
 from lbdsl.artifact.save import save_model
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
@@ -268,11 +267,3 @@ def room_needed(plan: Plan, facts: ModelFacts) -> int:
         # Adapters on seven maps a layer, and Adam's two moments of them, in fp32.
         checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
     return weights + 3 * checkpoint
-
-
-def check_free(output: Path, force: bool) -> None:
-    """LB460 when something is already under the output's name and `force` does not move it aside."""
-    if output.exists() and not force:
-        raise fail(
-            "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
-        )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
+from lbdsl.execute.place import free_name, is_taken
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """torch.save raises a bare RuntimeError when a write fails, most often for want of space; this is how it names itself."""
@@ -114,7 +115,7 @@ class WorkFolder:
         """Rename the finished artifact to `target`; what is there already is moved aside, never deleted. Returns where."""
         with writing(target):
             aside = None
-            if target.exists():
+            if is_taken(target):
                 if not replace:
                     raise fail(
                         "LB460",
@@ -126,15 +127,6 @@ class WorkFolder:
             self.artifact.rename(target)
             shutil.rmtree(self.path, ignore_errors=True)
             return aside
-
-
-def free_name(path: Path, word: str) -> Path:
-    """`path.word`, or `path.word-2`, ... : the first that does not exist."""
-    candidate, count = path.with_name(f"{path.name}.{word}"), 1
-    while candidate.exists():
-        count += 1
-        candidate = path.with_name(f"{path.name}.{word}-{count}")
-    return candidate
 
 
 @contextmanager

@@ -27,8 +27,8 @@ class VllmPlugin(Exporter):
     """Give vLLM the artifact itself; lbdsl's plug-in brings the model classes.
 
     What: the artifact's own files, hard-linked: vLLM reads what each layer is from `config.json`.
-    Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps lbdsl` in vLLM's environment. The plug-in
-    depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
+    Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
+    The plug-in depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
     Limits: families llama, mistral, phi3, qwen2, qwen3, smollm3; no sink tokens (what vLLM calls sinks are learned
     numbers in the softmax); no mixer of an action's own. It can do what DeciLM cannot: a first layer without attention,
     several windows, QK norms.
@@ -52,7 +52,10 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f'vllm.LLM("{output}")   # vllm serve {output}\n  in vLLM\'s environment, once: pip install --no-deps lbdsl'
+        return (
+            f'vllm.LLM("{output}")   # vllm serve {output}\n'
+            "  in vLLM's environment, once, in a checkout of lbdsl: pip install --no-deps ."
+        )
 
 
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:

@@ -75,9 +75,31 @@ def normal_dtype(name: str) -> str:
     return plain
 
 
-def facts_summary(facts: ModelFacts, source: ModelSource | None = None) -> dict[str, Any]:
+def dropped_layers(facts: ModelFacts) -> dict[str, list[int]]:
+    """Layers without attention, and without an MLP."""
+    specs = [facts.spec(layer) for layer in range(facts.layers)]
+    return {
+        name: [layer for layer, spec in enumerate(specs) if spec.get(part) == "none"]
+        for name, part in (("attention", "attn"), ("mlp", "mlp"))
+    }
+
+
+def windowed_layers(facts: ModelFacts) -> dict[tuple[int, int], list[int]]:
+    """Layers by the window and the sinks, in tokens, that they have by themselves or from a plan."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for layer in range(facts.layers):
+        spec = facts.spec(layer)
+        if spec.get("attn") == "swa":
+            found.setdefault((spec["window"], spec.get("sinks", 0)), []).append(layer)
+    return dict(sorted(found.items()))
+
+
+def facts_summary(
+    facts: ModelFacts, source: ModelSource | None = None, base: tuple[str, ModelFacts] | None = None
+) -> dict[str, Any]:
     """The fields of `inspect --json`. `kv_bytes_per_token` is that of the first token, over all layers with attention;
-    `kv_bytes_at_positions` is of a sequence as long as the model has positions."""
+    `kv_bytes_at_positions` is of a sequence as long as the model has positions. `base` is an artifact's base model, by
+    its name."""
     summary: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "family": facts.family,
@@ -100,12 +122,20 @@ def facts_summary(facts: ModelFacts, source: ModelSource | None = None) -> dict[
         "mlp_params": list(facts.mlp_params),
         "other_params": facts.other_params,
         "native_window": list(facts.native_window),
+        "dropped": dropped_layers(facts),
+        "windows": [
+            {"window": window, "sinks": sinks, "layers": layers}
+            for (window, sinks), layers in windowed_layers(facts).items()
+        ],
         "modules": list(facts.modules),
     }
     if source is not None:
         summary["model"] = source.text
         summary["revision"] = source.revision
         summary["artifact"] = is_artifact(source)
+        same = ("params", "weight_bytes", "kv_bytes_per_token", "kv_bytes_at_positions")
+        of_base = None if base is None else facts_summary(base[1])
+        summary["base"] = {"model": base[0], **{key: of_base[key] for key in same}} if base and of_base else None
     return summary
 
 

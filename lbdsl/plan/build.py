@@ -13,7 +13,7 @@ from lbdsl.actions.keep import Keep
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.plan.check import beyond_positions, context_findings, facts_only, no_engine, requirement_problems
+from lbdsl.plan.check import beyond_positions, context_findings, facts_only, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.requests import requests_of
@@ -32,6 +32,7 @@ from lbdsl.plan.schema import (
 )
 from lbdsl.plan.select import Choice, LayerChoice, Selection, spec_of
 from lbdsl.plan.shown import deciding
+from lbdsl.plan.unbuilt import modules_left, removed_by, unbuilt_chosen
 from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import Assertion, Phase, Recipe
 
@@ -67,7 +68,7 @@ def build(
         if not facts_only(requirement):
             problems += requirement_problems(recipe, facts, requirement, world)
     layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
-    problems += _engine_findings(recipe, layers)
+    problems += unbuilt_chosen(recipe, facts, selection)
     problems += context_findings(recipe, facts) + beyond_positions(recipe, facts, contexts)
     problems += _bare_findings(recipe, layers) + _search_findings(recipe)
     problems = [*broken, *problems]
@@ -118,9 +119,7 @@ def _layer(
     contexts: tuple[int, ...],
 ) -> LayerPlan:
     index = choice.index
-    removes = tuple(
-        prefix for action in choice.changing for change in action.changes(facts, index) for prefix in change.removes
-    )
+    removes = removed_by(choice.changing, facts, index)
     planned = [_planned(item, removes) for item in choice.choices]
     # Of weights, only what is left of the layer's modules counts.
     actions = tuple(item for item in planned if item.aspect != "weights" or item.modules)
@@ -144,7 +143,7 @@ def _layer(
 
 
 def _planned(choice: Choice, removes: tuple[str, ...]) -> PlannedAction:
-    left = tuple(name for name in choice.modules if not f"{name}.".startswith(removes))
+    left = modules_left(choice, removes)
     return PlannedAction(aspect=_aspect(choice.aspect), action=choice.action or Keep(), rule=choice.rule, modules=left)
 
 
@@ -250,16 +249,6 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
 
 def _module_count(layers: tuple[LayerPlan, ...], rule: int) -> int:
     return sum(len(planned.modules) for layer in layers for planned in layer.actions if planned.rule == rule)
-
-
-def _engine_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagnostic]:
-    """LB215 for every rule that got layers for an action that this version only plans."""
-    chosen = {planned.rule for layer in layers for planned in layer.actions if not planned.action.carried_out}
-    return [
-        no_engine(recipe, rule, f"rule {rule.number} matches {plural(_module_count(layers, rule.number), 'module')}")
-        for rule in recipe.rules
-        if rule.number in chosen
-    ]
 
 
 def _search_findings(recipe: Recipe) -> list[Diagnostic]:

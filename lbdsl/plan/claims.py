@@ -153,10 +153,12 @@ def scores_of(rule: Rule) -> tuple[Score, ...]:
 @dataclass(frozen=True)
 class Known:
     """What is sure of a rule before measuring. `domain`: the layers at which its condition or ranking is asked; the
-    others are claimed by earlier rules whatever the scores are. A ranking that is not `of rest` asks at all layers."""
+    others are claimed by earlier rules whatever the scores are. A ranking that is not `of rest` asks at all layers.
+    `free`: those of them where something that the rule wants is not sure to be claimed before."""
 
     wanted: tuple[Wanted, ...]
     domain: tuple[int, ...]
+    free: tuple[int, ...]
 
 
 def known_before_measuring(recipe: Recipe, facts: ModelFacts) -> tuple[Known, ...]:
@@ -177,7 +179,7 @@ def known_before_measuring(recipe: Recipe, facts: ModelFacts) -> tuple[Known, ..
                 domain = tuple(
                     i for i in among if _has_modules(rule, wanted, i) and (static or not all(_claimed(wanted, i, sure)))
                 )
-        known.append(Known(wanted, domain))
+        known.append(Known(wanted, domain, tuple(i for i in domain if not all(_claimed(wanted, i, sure)))))
         sure_rule = isinstance(rule.selector, ElseSelector) or (
             isinstance(rule.selector, LayersSelector | ModulesSelector)
             and rule.selector.where is None

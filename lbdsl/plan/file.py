@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ MOST_BYTES = 64 * 2**20
 
 
 def save_plan(plan: Plan, path: str | Path) -> Path:
-    """Write a plan beside `path`, then rename, so that a reader never sees half of it. Raises LbdslError LB335."""
+    """Write a plan beside `path`, then rename, so that a reader never sees half of it. Raises LbdslError LB335, also
+    where something else than a plan is there."""
     path = Path(path)
+    check_place(path)
     text = canonical_json({**plan.model_dump(mode="json"), DIGEST_KEY: plan.digest})
     try:
         replace_file(path, f"{text}\n".encode())
@@ -29,11 +32,54 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     return path
 
 
+def check_place(path: str | Path) -> None:
+    """LB335 unless a plan can be written to `path` and nothing is lost by it: there is nothing yet, or a saved plan of
+    any format version."""
+    path = Path(path)
+    try:
+        if os.path.lexists(path) and _fields(path).value is None:
+            raise fail(
+                "LB335",
+                f"{path} is there already, and it is not a saved plan",
+                help="choose another name with -o, such as x.lbplan: only a saved plan is replaced by a new one",
+            )
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise fail("LB335", f"cannot write {path}: there is no folder {folder}", help=did_you_mean(folder))
+    except (OSError, ValueError) as problem:
+        raise fail("LB335", f"cannot write {path}: {getattr(problem, 'strerror', None) or problem}") from problem
+
+
 def load_plan(path: str | Path) -> Diagnosed[Plan]:
     """Read a saved plan and check its digest. Errors: LB330 unreadable, LB331 not a plan, LB332 edited, LB333 another
     format, LB334 fields that are not valid."""
     path = Path(path)
+    found = _fields(path)
+    if found.value is None:
+        return Diagnosed(None, found.diagnostics)
+    fields = found.value
+    version = fields["format_version"]
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        writer = fields.get("lbdsl_version", "unknown")
+        return Diagnosed(
+            None,
+            (
+                error(
+                    "LB333",
+                    f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
+                    help=(f"it was written by lbdsl {writer}", "make the plan again with this version"),
+                ),
+            ),
+        )
+    return _checked(path, fields)
+
+
+def _fields(path: Path) -> Diagnosed[dict[str, Any]]:
+    """The fields of a saved plan of any format version, its digest not compared: LB330 unreadable, LB331 not a plan."""
     try:
+        # A pipe of that name would be waited for.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            return _not_a_plan(path, "it is not a file")
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
@@ -49,20 +95,7 @@ def load_plan(path: str | Path) -> Diagnosed[Plan]:
         return _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}")
     if not isinstance(fields, dict) or "format_version" not in fields or DIGEST_KEY not in fields:
         return _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
-    version = fields["format_version"]
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        writer = fields.get("lbdsl_version", "unknown")
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB333",
-                    f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
-                    help=(f"it was written by lbdsl {writer}", "make the plan again with this version"),
-                ),
-            ),
-        )
-    return _checked(path, fields)
+    return Diagnosed(fields)
 
 
 def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
@@ -95,7 +128,7 @@ def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
         )
 
 
-def _not_a_plan(path: Path, why: str) -> Diagnosed[Plan]:
+def _not_a_plan(path: Path, why: str) -> Diagnosed[Any]:
     return Diagnosed(
         None, (error("LB331", f"{path} is not a plan: {why}", help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`"),)
     )

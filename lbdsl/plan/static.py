@@ -13,14 +13,15 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
+from lbdsl.plan.unbuilt import unbuilt_chosen, unbuilt_possible
 from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import ElseSelector, Phase, Recipe
 
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
-    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. A recipe
-    that needs no score is selected in full."""
+    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
+    that nothing carries out. A recipe that needs no score is selected in full."""
     needed = requests_of(recipe, facts)
     if needed.value is None:
         return needed.diagnostics
@@ -29,7 +30,7 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
         hopeless = hopeless_untils(recipe, facts, requests)
         if hopeless:
             return hopeless
-        found = (*_unreachable(recipe, facts), *action_findings(recipe, facts))
+        found = (*_unreachable(recipe, facts), *action_findings(recipe, facts), *unbuilt_possible(recipe, facts))
         found += (*_asserts(recipe, World(recipe, facts), costs=False), *context_findings(recipe, facts))
         return found + with_lengths(recipe, facts).diagnostics
     selection, chosen = select(recipe, facts, {})
@@ -37,7 +38,8 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
         return chosen
     before = base_cost(facts)
     world = World(recipe, facts, cost=changed_cost(before, selection.actions), base=before)
-    found = (*chosen, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
+    unbuilt = unbuilt_chosen(recipe, facts, selection)
+    found = (*chosen, *unbuilt, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
     return found + with_lengths(recipe, facts).diagnostics
 
 

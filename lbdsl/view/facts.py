@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -11,11 +9,14 @@ from rich.text import Text
 
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.model.inspect import dropped_layers, windowed_layers
+from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
 
-def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
-    """Shapes and sizes of a model, and what its cache grows by."""
+def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[str, ModelFacts] | None = None) -> None:
+    """Shapes and sizes of a model, what its cache grows by, and of an artifact what it lacks against its base."""
+    was = base[1] if base is not None else None
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
@@ -24,7 +25,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
         (
             "parameters",
             f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(facts.params * facts.dtype_bytes)}"
-            f" in {facts.dtype}",
+            f" in {facts.dtype}" + (f" ({was.params:,} in the base)" if was else ""),
         ),
         ("layers", f"{facts.layers}: hidden {facts.hidden}, MLP {facts.intermediate}"),
         ("attention", f"{facts.heads} query heads, {facts.kv_heads} key/value heads of {facts.head_dim}"),
@@ -36,18 +37,9 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
             f"at {tokens_text(facts.positions)}",
         ),
     ]
-    windows = Counter(window for window in facts.native_window if window)
-    if windows:
-        rows.insert(
-            4,
-            (
-                "windows",
-                ", ".join(
-                    f"{tokens_text(window)} in {count} of {facts.layers} layers"
-                    for window, count in sorted(windows.items())
-                ),
-            ),
-        )
+    rows[4:4] = _changed_rows(facts)
+    if base is not None:
+        rows.insert(0, ("base", f"{printable(base[0])}, cache {bytes_text(base[1].kv_bytes(facts.positions))} there"))
     for row in rows:
         table.add_row(*row)
     console.print(Text(printable(name), style="bold"))
@@ -63,3 +55,23 @@ def render_facts(facts: ModelFacts, name: str, console: Console) -> None:
     ):
         shares.add_row(part, count_text(count), f"{100 * count / facts.params:.1f} %")
     console.print(shares, highlight=False)
+
+
+def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
+    """Windows, and the parts that layers do not have."""
+    rows = []
+    windows = [
+        f"{tokens_text(window)} tokens{f' and {sinks} sinks' if sinks else ''} in {_layers(layers)}"
+        for (window, sinks), layers in windowed_layers(facts).items()
+    ]
+    if windows:
+        rows.append(("windows", "; ".join(windows)))
+    names = {"attention": "attention", "mlp": "MLP"}
+    gone = [f"{names[part]} of {_layers(layers)}" for part, layers in dropped_layers(facts).items() if layers]
+    if gone:
+        rows.append(("dropped", "; ".join(gone)))
+    return rows
+
+
+def _layers(layers: list[int]) -> str:
+    return f"layer{'' if len(layers) == 1 else 's'} {ranges_text(layers)}"

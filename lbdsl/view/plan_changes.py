@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.view.console import printable
-from lbdsl.view.plan_tables import fitted
 from lbdsl.view.strip import MARKS, STYLES, Scale
 
 OF_EACH_KIND = 2
@@ -28,16 +28,17 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
         for key in {key for layer in plan.layers for key in layer.scores}
     }
     becomes = [_becomes(plan, layer, ascii_) for layer in shown]
-    column = min(max(len(text) for text in becomes), width - 46)
+    column = min(max(len(", ".join(parts)) for parts in becomes), width - 46)
     digits = len(str(len(plan.layers) - 1))
-    for layer, text in zip(shown, becomes, strict=True):
+    for layer, parts in zip(shown, becomes, strict=True):
         style = STYLES[layer.mark]
-        line = Text(
-            f" {MARKS[layer.mark]} layer {layer.index:>{digits}}  {fitted(text, column, ascii_):<{column}}", style=style
-        )
+        first, *more = _lines(parts, column)
+        line = Text(f" {MARKS[layer.mark]} layer {layer.index:>{digits}}  {first:<{column}}", style=style)
         line.append(f"  {_savings(plan, layer, ascii_)}")
         line.rstrip()
         yield line
+        for part in more:
+            yield Text(" " * (11 + digits) + part, style=style)
         yield from _why(layer, scales, width, 11 + digits, ascii_)
     if len(changed) > len(shown):
         yield Text(f"   ... {len(changed) - len(shown)} more (--all)", style="dim")
@@ -55,17 +56,37 @@ def _some(changed: list[LayerPlan]) -> list[LayerPlan]:
     return changed if len(changed) - len(shown) <= 1 else shown
 
 
-def _becomes(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
-    gone = [name for part, name in (("attn", "attention"), ("mlp", "MLP")) if layer.spec.get(part) == "none"]
-    rest = [planned.action.text() for planned in layer.actions if not planned.action.keeps]
+def _lines(parts: list[str], column: int) -> list[str]:
+    """The parts with commas between them in lines of at most `column`, each part in one line where it can be."""
+    kept = [part.replace(" ", "\xa0") if len(part) < column else part for part in parts]
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(", ".join(kept), column, break_on_hyphens=False)] or [""]
+
+
+def _becomes(plan: Plan, layer: LayerPlan, ascii_: bool) -> list[str]:
+    """Every action of a layer, then the parameters that it loses."""
+    own = _own(plan, layer.index)
+    gone = [
+        name
+        for part, name in (("attn", "attention"), ("mlp", "MLP"))
+        if layer.spec.get(part) == "none" and own.get(part) != "none"
+    ]
+    acting = [planned.action for planned in layer.actions if not planned.action.keeps]
+    rest = dict.fromkeys(action.text() for action in acting if not (gone and action.kind == "drop"))
+    said = [" + ".join(rest)] if rest else []
+    if "attention" not in gone and said:
+        windows = plan.model.facts.get("native_window") or ()
+        window = windows[layer.index] if layer.index < len(windows) else None
+        said = [f"{'full' if window is None else f'window {window}'} {'->' if ascii_ else '→'} {said[0]}"]
+    dropped = [f"{' and '.join(gone)} dropped"] if gone else []
     saved = layer.params_after - layer.params_before
-    params = f", {'+' if saved > 0 else '-'}{count_text(abs(saved))} params" if saved else ""
-    if gone:
-        return f"{' and '.join(gone)} dropped{params}"
-    windows = plan.model.facts.get("native_window") or ()
-    own = windows[layer.index] if layer.index < len(windows) else None
-    was = "full" if own is None else f"window {own}"
-    return f"{was} {'->' if ascii_ else '→'} {' + '.join(dict.fromkeys(rest))}{params}"
+    params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
+    return [*dropped, *said, *params] if "attention" in gone else [*said, *dropped, *params]
+
+
+def _own(plan: Plan, layer: int) -> dict[str, Any]:
+    """What a layer is before the plan, where the base is no plain model."""
+    specs = plan.model.facts.get("layer_specs") or ()
+    return dict(specs[layer]) if layer < len(specs) else {}
 
 
 def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tests.editor.lsp_client import URI, Client, where
 
 WITHOUT = importlib.util.find_spec("pygls") is None
-pytestmark = pytest.mark.skipif(WITHOUT, reason='the language server is an extra: pip install "lbdsl[editor]"')
+pytestmark = pytest.mark.skipif(WITHOUT, reason='the language server is an extra: pip install ".[editor]"')
 
 DOCUMENT = {"textDocument": {"uri": URI}}
 

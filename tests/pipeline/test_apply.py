@@ -167,7 +167,7 @@ def test_a_plan_is_applied_and_judged_from_another_folder(workplace: Path, lbdsl
     assert lbdsl("eval", "elsewhere/out").code == 0
     # An edit of the recipe is seen from there, too.
     recipe = workplace / "flag.lbr"
-    recipe.write_text(recipe.read_text() + "# more\n")
+    recipe.write_text(recipe.read_text() + "layers 1 keep\n")
     monkeypatch.chdir(workplace / "elsewhere")
     assert lbdsl("apply", "../x.lbplan", "-o", "out2", "--no-heal").code == 3
 
@@ -222,3 +222,26 @@ def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Pat
     )
     judged = bench.tokenizer.decode(blocks.ids.flatten())
     assert not any(text.split(":")[0] + ":" in judged for text in healing)
+
+
+def test_inspect_says_what_an_artifact_lacks(workplace: Path, lbdsl) -> None:
+    (workplace / "x.lbr").write_text(
+        "layers 1-2 drop\nlayers 3 swa(window=16, sinks=2)\nlayers 4 drop(mlp)\nlayers 5 drop(block)\nlayers 0 keep\n"
+    )
+    assert lbdsl("apply", "x.lbr", "model", "-o", "out", "--yes").code == 0
+    found = json.loads(lbdsl("inspect", "out", "--json").out)
+    assert found["dropped"] == {"attention": [1, 2, 5], "mlp": [4, 5]}
+    assert found["windows"] == [{"window": 16, "sinks": 2, "layers": [3]}]
+    base = json.loads(lbdsl("inspect", "model", "--json").out)
+    assert base["dropped"] == {"attention": [], "mlp": []}
+    assert base["windows"] == []
+    assert base["base"] is None
+    same = ("params", "weight_bytes", "kv_bytes_per_token", "kv_bytes_at_positions")
+    assert found["base"] == {"model": "model", **{name: base[name] for name in same}}
+    shown = " ".join(lbdsl("inspect", "out").out.split())
+    assert "dropped attention of layers 1-2, 5; MLP of layers 4-5" in shown
+    assert "windows 16 tokens and 2 sinks in layer 3" in shown
+    assert f"({base['params']:,} in the base)" in shown
+    # A record that cannot be read hides nothing of the model itself.
+    (workplace / "out" / "lbdsl.json").write_text("{")
+    assert json.loads(lbdsl("inspect", "out", "--json").out)["base"] is None

@@ -110,3 +110,38 @@ def test_only_what_the_plan_needs_is_copied(tmp_path: Path) -> None:
     assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_lbdsl_llama.LbdslLlamaForCausalLM"
     assert config["lbdsl"]["layers"][0] == {"attn": "none"}
     assert {"model.safetensors", "config.json", "lbdsl_mixers.py"} <= set(file_hashes(tmp_path))
+
+
+TOKENIZER = """
+import sys
+sys.modules["lbdsl"] = None
+from transformers import AutoTokenizer
+folder, *said = sys.argv[1:]
+given = {"trust_remote_code": False} if said else {}
+print(AutoTokenizer.from_pretrained(folder, **given)("Some text, with 3 numbers.").input_ids)
+"""
+
+
+@pytest.mark.parametrize("said", [["False"], []])
+def test_the_tokenizer_runs_no_code_of_the_folder(tmp_path: Path, said: list[str]) -> None:
+    """Said or not: where nothing is said and there is a terminal, transformers asks, for it looks at the configuration
+    first, and goes on without an answer."""
+    save_model(hybrid_of(tiny_base(), plans()["drop + swa first"]), byte_tokenizer(), tmp_path / "saved")
+    code = sorted((tmp_path / "saved").glob("*.py"))
+    assert code
+    for path in code:
+        path.write_text("raise SystemExit('code of the folder was run')\n")
+    modules = tmp_path / "modules"
+    done = subprocess.run(
+        [sys.executable, "-c", TOKENIZER, str(tmp_path / "saved"), *said],
+        env={**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].endswith(str(byte_tokenizer()("Some text, with 3 numbers.").input_ids))
+    assert bool(said) == ("Do you wish to run" not in done.stdout)
+    assert not list(modules.rglob("*lbdsl*"))

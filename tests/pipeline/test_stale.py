@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,11 @@ def test_one_flipped_byte_of_the_weights(planned: Path, lbdsl) -> None:
 
 def test_an_edited_recipe(planned: Path, lbdsl) -> None:
     recipe = planned / "tiny.lbr"
-    recipe.write_text(recipe.read_text() + "# a word more\n")
-    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "recipe")
-    recipe.write_text("layers 0-\n")
+    text = recipe.read_text()
+    for edited in (text + "layers 1 keep\n", text.replace("= 16", "= 8"), "", "layers 0-\n"):
+        recipe.write_text(edited)
+        refused(lbdsl("apply", "x.lbplan", "-o", "out"), "recipe")
+    recipe.write_bytes(text.encode() + b"# \xff\n")
     refused(lbdsl("apply", "x.lbplan", "-o", "out"), "recipe")
 
 
@@ -81,7 +84,7 @@ def test_an_included_file_is_part_of_the_recipe(planned: Path, lbdsl) -> None:
     recipe.write_text('include "parts.lbr"\n' + recipe.read_text().replace("else", "layers @first keep\nelse", 1))
     done = lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan")
     assert done.code == 0, done.err
-    parts.write_text("group @first = first 1  # and no more\n")
+    parts.write_text("group @first = first 2\n")
     done = lbdsl("apply", "y.lbplan", "-o", "out")
     refused(done, "the included file", "parts.lbr")
     assert "the recipe " not in done.err
@@ -94,3 +97,28 @@ def test_an_included_file_is_part_of_the_recipe(planned: Path, lbdsl) -> None:
     folder = next(path for path in (Path("out"), Path("out.rejected")) if path.exists())
     assert "group @first" in (folder / "README.md").read_text()
     assert lbdsl("eval", str(folder)).code in (0, 4)
+
+
+def test_comments_and_fmt_make_no_plan_stale(planned: Path, lbdsl) -> None:
+    recipe, parts = planned / "tiny.lbr", planned / "parts.lbr"
+    parts.write_text("group @first = first 1\n")
+    recipe.write_text('include "parts.lbr"\n' + recipe.read_text().replace("else", "layers @first keep\nelse", 1))
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan").code == 0
+    before = recipe.read_text()
+    assert lbdsl("fmt", "tiny.lbr").code == 0
+    assert recipe.read_text() != before
+    recipe.write_bytes(b"# a word more\r\n" + recipe.read_bytes())
+    parts.write_text("group   @first = first 1  # and no more\n")
+    done = lbdsl("apply", "y.lbplan", "-o", "out", "--no-heal")
+    assert done.code in (0, 4), done.err
+    assert "LB340" not in done.err
+
+
+def test_a_comment_in_a_pinned_file_makes_the_plan_stale(planned: Path, lbdsl) -> None:
+    recipe, parts = planned / "tiny.lbr", planned / "parts.lbr"
+    parts.write_text("group @first = first 1\n")
+    pin = f'include "parts.lbr" sha256 "{sha256(parts.read_bytes()).hexdigest()}"\n'
+    recipe.write_text(pin + recipe.read_text().replace("else", "layers @first keep\nelse", 1))
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan").code == 0
+    parts.write_text("group @first = first 1  # and no more\n")
+    refused(lbdsl("apply", "y.lbplan", "-o", "out"), "the included file", "parts.lbr")

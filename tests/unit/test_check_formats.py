@@ -13,6 +13,7 @@ from json_schema import problems
 from lbdsl.cli.check import check
 from lbdsl.core.diagnostic import Severity, error, note, warning
 from lbdsl.core.span import Source
+from lbdsl.view.capped import capped
 from lbdsl.view.diagnostics_github import github_text
 from lbdsl.view.diagnostics_sarif import sarif_log, uri_of
 
@@ -119,3 +120,52 @@ def test_github_escapes() -> None:
         "::notice file=d%2Ce.lbr,title=lbdsl LB206::none\n"
     )
     assert {Severity.ERROR, Severity.WARNING, Severity.NOTE} == set(Severity)
+
+
+WRONG = "".join(f"nonsense{line} here\n" for line in range(1200))
+
+
+@pytest.mark.parametrize("form", ["rich", "concise", "github"])
+def test_people_get_twenty_findings_a_file(form: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.lbr").write_text(WRONG, encoding="utf-8")
+    (tmp_path / "c.lbr").write_text("else keep\n", encoding="utf-8")
+    done = CliRunner().invoke(check, ["--format", form, *(str(tmp_path / f"{name}.lbr") for name in "abc")])
+    assert done.exit_code == 1
+    assert done.stdout.count("LB001") == 40
+    assert done.stdout.count("... and 1180 more findings\n") == 2
+    assert done.stdout.index("... and 1180") < done.stdout.index("b.lbr")
+    assert form != "rich" or "2400 errors" in done.stderr
+
+
+def test_an_error_is_not_hidden_by_warnings() -> None:
+    found = [("a", warning("LB101", f"{number}")) for number in range(30)] + [("a", error("LB101", "no"))]
+    (item,) = capped(found)
+    assert [d.message for d in item.found] == [*map(str, range(19)), "no"]
+    assert item.rest == "... and 11 more findings\n"
+
+
+def test_programs_get_five_hundred_findings_a_file_and_a_word_of_the_rest(schema: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.lbr"
+    path.write_text(WRONG, encoding="utf-8")
+    done = CliRunner().invoke(check, ["--format", "json", str(path), str(tmp_path / "missing.lbr")])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)["diagnostics"]
+    assert [item["code"] for item in found] == ["LB001"] * 500 + ["LB474", "LB020"]
+    assert found[500]["message"] == "700 more findings of this file are left out"
+    assert (found[500]["severity"], found[500]["file"]) == ("note", str(path))
+    log = sarif(path)
+    assert list(problems(log, schema, schema)) == []
+    assert len(log["runs"][0]["results"]) == 501
+
+
+def test_verbs_show_twenty_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lbdsl.cli.app import main
+
+    (tmp_path / "a.lbr").write_text(WRONG, encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path / "a.lbr"), str(tmp_path)])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("LB001") == 20
+    assert "... and 1180 more findings\n" in said

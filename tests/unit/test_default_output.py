@@ -32,5 +32,5 @@ def test_a_recipe_does_not_choose_the_folder(
     plan = plan_of("else keep", smollm2_facts())
     plan = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"name": name})})
     bench = SimpleNamespace(source=SimpleNamespace(short_name="SmolLM2"))
-    assert output_of(plan, bench, ApplyOptions()) == tmp_path / folder  # type: ignore[arg-type]
-    assert output_of(plan, bench, ApplyOptions(output=Path("../a"))) == tmp_path.parent / "a"  # type: ignore[arg-type]
+    assert output_of(plan.recipe, bench, ApplyOptions()) == tmp_path / folder  # type: ignore[arg-type]
+    assert output_of(plan.recipe, bench, ApplyOptions(output=Path("../a"))) == tmp_path.parent / "a"  # type: ignore[arg-type]

@@ -192,3 +192,31 @@ def test_ascii_only_follows_the_encoding(monkeypatch):
     monkeypatch.delenv("TERM", raising=False)
     assert not ascii_only(Console(file=io.StringIO()))
     assert ascii_only(Console(file=io.TextIOWrapper(io.BytesIO(), encoding="latin-1")))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_layer_is_shown_with_every_action(width):
+    text = (
+        "layers 3 swa(window=256, sinks=4) + drop(mlp)\nlayers 4 drop(mlp)\nlayers 5 drop(attention) + quantize(bits=4)\n"
+        'layers 6 drop(block)\nmodules "*.layers.7.mlp.*" quantize(bits=4)\nelse keep\n'
+    )
+    shown = " ".join(drawn(plan_of(text, smollm2_facts(), joint=JOINT), width, all_layers=True).split())
+    assert "layer 3 full → swa(window=256, sinks=4), " in shown
+    assert shown.split("layer 3 ")[1].split("layer 4 ")[0].count("MLP dropped") == 1
+    assert "layer 4 MLP dropped" in shown
+    fifth = shown.split("layer 5 ")[1].split("layer 6 ")[0]
+    assert fifth.startswith("attention dropped, ")
+    assert "quantize(bits=4" in fifth
+    assert "layer 6 attention and MLP dropped" in shown
+    assert "layer 7 full → quantize(bits=4" in shown
+    assert shown.count("params") >= 4
+    assert "…" not in shown
+
+
+def test_what_the_model_lacked_before_is_not_shown_as_dropped():
+    plan = plan_of("layers 3 swa(window=256)\nelse keep", smollm2_facts(), joint=JOINT)
+    specs = [dict(layer.spec) for layer in plan.layers]
+    facts = {**plan.model.facts, "layer_specs": [list({**spec, "mlp": "none"}.items()) for spec in specs]}
+    layers = tuple(layer.model_copy(update={"spec": {**layer.spec, "mlp": "none"}}) for layer in plan.layers)
+    update = {"model": plan.model.model_copy(update={"facts": facts}), "layers": layers}
+    assert "MLP dropped" not in drawn(plan.model_copy(update=update))

@@ -248,6 +248,6 @@ CODES = (
         "the language server is not installed",
         "Only editors need it, so pygls is an extra of its own.",
         "lbdsl lsp",
-        fixed='pip install "lbdsl[editor]"',
+        fixed='pip install ".[editor]"   # in a checkout of lbdsl',
     ),
 )

@@ -298,7 +298,7 @@ _STALE = (
     Code(
         "LB340",
         "the recipe changed since the plan was made",
-        "A plan is applied only with the recipe that it was made from.",
+        "A plan is applied only with the recipe that it was made from; comments and spacing may differ.",
         "lbdsl apply x.lbplan",
         exit_code=3,
         fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",

@@ -268,7 +268,8 @@ ARTIFACT = (
     Code(
         "LB460",
         "output exists",
-        "An output is never overwritten: what is there may be the only copy.",
+        "An output is never overwritten: what is there may be the only copy. The model, the recipe, the plan and the "
+        "present folder are not even moved aside with --force.",
         "lbdsl apply quickstart.lbr MODEL -o folder-that-exists",
         fixed="lbdsl apply quickstart.lbr MODEL -o another-folder",
     ),
@@ -367,6 +368,13 @@ ARTIFACT = (
         fixed="lbdsl eval out",
     ),
     Code(
+        "LB474",
+        "more findings than are written",
+        "A file that is no recipe has a mistake in every line; only the first of them are of use.",
+        example="lbdsl check a-program.py --format json",
+        fixed="lbdsl check recipe.lbr --format json",
+    ),
+    Code(
         "LB481",
         "out of memory",
         "The model, its copy and what is measured must fit into the device's memory.",
@@ -382,8 +390,9 @@ ARTIFACT = (
     ),
     Code(
         "LB480",
-        "configuration file cannot be read",
-        "`lbdsl.toml` must be TOML with names of options.",
+        "a setting outside the command line cannot be used",
+        "`lbdsl.toml` must be TOML with names of options. Whether a model's own code may run is said on the command line "
+        "only.",
         example='lbdsl plan x.lbr MODEL   # lbdsl.toml holds `devize = "cpu"`',
         fixed='lbdsl plan x.lbr MODEL   # lbdsl.toml holds `device = "cpu"`',
     ),

@@ -1,0 +1,64 @@
+"""Where a result goes. What a run reads, and what is not a folder, is never moved aside for it, whatever `--force` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from lbdsl.core.diagnostic import LbdslError, fail
+
+
+class Input(NamedTuple):
+    """A file or folder that a run reads. `whole`: nothing else should be written into that folder."""
+
+    what: str
+    path: Path
+    whole: bool = False
+
+
+def check_place(output: Path, inputs: Iterable[Input]) -> None:
+    """LB460 when `output` cannot be made or moved aside without a loss: it holds what is read, lies in a model's folder,
+    or is no folder at all. Asked before any work."""
+    if os.path.lexists(output) and not output.exists():
+        raise _refused(f"{output} is a link to {os.readlink(output)}, which does not exist")
+    if output.exists() and not output.is_dir():
+        raise _refused(f"{output} is there already, and it is not a folder")
+    place = output.resolve()
+    for what, path, whole in (*inputs, Input("the present folder", Path.cwd())):
+        read = path.resolve()
+        if place == read:
+            raise _refused(f"{output} is {what}")
+        if place in read.parents:
+            raise _refused(f"{output} holds {what}, {path}")
+        if whole and read in place.parents:
+            raise _refused(f"{output} is in {what}, {path}")
+
+
+def check_free(output: Path, force: bool) -> None:
+    """LB460 when something is already under the output's name and `force` does not move it aside."""
+    if is_taken(output) and not force:
+        raise fail(
+            "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
+        )
+
+
+def is_taken(path: Path) -> bool:
+    """Whether something is there that would be lost: anything but an empty folder."""
+    if path.is_symlink() or not path.is_dir():
+        return os.path.lexists(path)
+    return any(path.iterdir())
+
+
+def free_name(path: Path, word: str) -> Path:
+    """`path.word`, or `path.word-2`, ... : the first that does not exist."""
+    candidate, count = path.with_name(f"{path.name}.{word}"), 1
+    while os.path.lexists(candidate):
+        count += 1
+        candidate = path.with_name(f"{path.name}.{word}-{count}")
+    return candidate
+
+
+def _refused(message: str) -> LbdslError:
+    return fail("LB460", message, help="choose another folder with -o; --force does not move this one")

@@ -1,0 +1,53 @@
+"""How many findings of a file are written: a file that is no recipe has one in every line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from lbdsl.core.diagnostic import Diagnostic, note
+
+SHOWN = 20
+"""Findings of a file that people are shown."""
+
+WRITTEN = 500
+"""Findings of a file that programs are given."""
+
+
+class Capped(NamedTuple):
+    """Findings of one file in a row, and how many of the file's are left out, said behind the last of them."""
+
+    file: str
+    found: tuple[Diagnostic, ...]
+    left: int
+
+    @property
+    def rest(self) -> str:
+        """The line that says so; empty when there are none."""
+        return f"... and {self.left} more finding{'' if self.left == 1 else 's'}\n" if self.left else ""
+
+
+def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:
+    """Of each file the first findings, errors before others, in the order of `found`: pairs of a file and a finding."""
+    pairs = list(found)
+    places: dict[str, list[int]] = {}
+    for place, (file, _) in enumerate(pairs):
+        places.setdefault(file, []).append(place)
+    chosen = {file: sorted(sorted(of, key=lambda i: not pairs[i][1].is_error)[:most]) for file, of in places.items()}
+    kept = sorted(place for of in chosen.values() for place in of)
+    for file, run in groupby(kept, key=lambda place: pairs[place][0]):
+        row = list(run)
+        last = row[-1] == chosen[file][-1]
+        yield Capped(file, tuple(pairs[place][1] for place in row), len(places[file]) - len(chosen[file]) if last else 0)
+
+
+def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Diagnostic]]:
+    """The pairs of `found` that are written; where some are left out, the last one of the file says how many (LB474)."""
+    written: list[tuple[str, Diagnostic]] = []
+    for file, diagnostics, left in capped(found, WRITTEN):
+        written += [(file, diagnostic) for diagnostic in diagnostics]
+        if left:
+            said = f"{left} more finding{' of this file is' if left == 1 else 's of this file are'} left out"
+            written.append((file, note("LB474", said, help="mend these first, or check another file")))
+    return written
