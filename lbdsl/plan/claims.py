@@ -154,7 +154,8 @@ def scores_of(rule: Rule) -> tuple[Score, ...]:
 class Known:
     """What is sure of a rule before measuring. `domain`: the layers at which its condition or ranking is asked; the
     others are claimed by earlier rules whatever the scores are. A ranking that is not `of rest` asks at all layers.
-    `free`: those of them where something that the rule wants is not sure to be claimed before."""
+    `free`, of a rule whose action this version only plans: those of them where something that it wants is not sure to be
+    claimed before."""
 
     wanted: tuple[Wanted, ...]
     domain: tuple[int, ...]
@@ -179,7 +180,9 @@ def known_before_measuring(recipe: Recipe, facts: ModelFacts) -> tuple[Known, ..
                 domain = tuple(
                     i for i in among if _has_modules(rule, wanted, i) and (static or not all(_claimed(wanted, i, sure)))
                 )
-        known.append(Known(wanted, domain, tuple(i for i in domain if not all(_claimed(wanted, i, sure)))))
+        unbuilt = not all(action.carried_out for action in rule.actions)
+        free = tuple(i for i in domain if not all(_claimed(wanted, i, sure))) if unbuilt else ()
+        known.append(Known(wanted, domain, free))
         sure_rule = isinstance(rule.selector, ElseSelector) or (
             isinstance(rule.selector, LayersSelector | ModulesSelector)
             and rule.selector.where is None

@@ -31,6 +31,8 @@ def unbuilt_chosen(recipe: Recipe, facts: ModelFacts, selection: Selection) -> l
     modules: Counter[int] = Counter()
     chosen: set[int] = set()
     for layer in selection.layers:
+        if all(item.action is None or item.action.carried_out for item in layer.choices):
+            continue
         removes = removed_by(layer.changing, facts, layer.index)
         for item in layer.choices:
             left = modules_left(item, removes)
@@ -48,7 +50,9 @@ def unbuilt_chosen(recipe: Recipe, facts: ModelFacts, selection: Selection) -> l
 
 def unbuilt_possible(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     """The same before scores are known: an error where the rule gets layers whatever they are, else a warning."""
-    found = []
+    found: list[Diagnostic] = []
+    if all(action.carried_out for rule in recipe.rules for action in rule.actions):
+        return found
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         if all(action.carried_out for action in rule.actions) or not known.free:
             continue

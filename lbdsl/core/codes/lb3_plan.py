@@ -289,7 +289,7 @@ _FILES = (
     Code(
         "LB335",
         "a plan cannot be written",
-        "The folder is missing, full or write-protected.",
+        "The folder is missing, full or write-protected, or something else than a saved plan has that name.",
         "lbdsl plan r.lbr MODEL -o /nowhere/x.lbplan",
         fixed="lbdsl plan r.lbr MODEL -o x.lbplan",
     ),
