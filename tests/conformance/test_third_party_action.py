@@ -92,6 +92,7 @@ def run(script: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.torch
 def test_costs_caches_and_saved_models_are_right(tmp_path: Path) -> None:
     run(IN_PROCESS, tmp_path)
     run(WITHOUT_LBDSL, tmp_path)
@@ -136,6 +137,7 @@ def lbdsl(folder: Path, *words: str, plug_in: bool = True) -> subprocess.Complet
     )
 
 
+@pytest.mark.torch
 def test_it_goes_through_check_plan_apply_and_load(tmp_path: Path) -> None:
     from tests.tiny_model import save_tiny_model
 

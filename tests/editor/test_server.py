@@ -175,6 +175,7 @@ def test_unknown_texts_and_odd_places_are_answered(client: Client) -> None:
     client.tell("textDocument/didClose", {"textDocument": {"uri": "untitled:Untitled-1"}})
 
 
+@pytest.mark.torch
 def test_hints_of_the_workspaces_model(tmp_path: Path) -> None:
     from tiny_model import save_tiny_model
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lbdsl.data import Part, read_documents, split_documents
 from lbdsl.data.split import document_hash
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=40), st.randoms(use_true_random=False))
 def test_parts_partition_the_distinct_documents(documents, order: random.Random):
     split = split_documents(documents)
@@ -25,7 +24,6 @@ def test_parts_partition_the_distinct_documents(documents, order: random.Random)
         assert [document_hash(t) for t in shuffled.parts[part]] == [document_hash(t) for t in split.parts[part]]
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(min_value=1, max_value=2000), min_size=30, max_size=200, unique=True))
 def test_shares_are_right_within_a_document_or_two(lengths):
     split = split_documents(f"{n} ".ljust(n + 5, "x") for n in lengths)
