@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.clean_process import CleanProcess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -55,3 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         NO_TORCH.collected = True
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("torch")])
         items[:] = [item for item in items if not item.get_closest_marker("torch")]
+
+
+@pytest.fixture(scope="session")
+def clean_process() -> Iterator[CleanProcess]:
+    process = CleanProcess()
+    yield process
+    process.close()
