@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,17 @@ def clean_process() -> Iterator[CleanProcess]:
     process = CleanProcess()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure, in fp32."""
+    from lbdsl.core.facts import ModelFacts
+    from lbdsl.measure import calibrate, machine
+
+    facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, 0, 0, 0, 0, 0, False, "float32", (), (), 0, (), ())
+    known = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_BUDGET", 0.02)
+        machine.machine_for("cpu", facts, known)
+    return lambda folder: Path(shutil.copytree(known, folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,13 +118,16 @@ assert sum(held.values()) == plan["after"]["kv_bytes"]["100"], (held, plan["afte
 
 
 @pytest.mark.torch
-def test_it_goes_through_check_plan_apply_and_load(tmp_path: Path, clean_process: CleanProcess) -> None:
+def test_it_goes_through_check_plan_apply_and_load(
+    tmp_path: Path, clean_process: CleanProcess, new_cache: Callable[[Path], Path]
+) -> None:
     from tests.tiny_model import save_tiny_model
 
     def lbdsl(*words: str, plug_in: object = EXAMPLE) -> Done:
         return clean_process.lbdsl(*words, cwd=tmp_path, LBDSL_CACHE_DIR=tmp_path / "cache", LBDSL_PLUGINS=plug_in)
 
     save_tiny_model(tmp_path / "model")
+    new_cache(tmp_path / "cache")
     recipe = str(EXAMPLE.with_suffix(".lbr"))
     unknown = lbdsl("check", recipe, plug_in="")
     assert unknown.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ assert ppl_increase < 1000%
 
 
 @pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3"])
-def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
+def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     """The three that differ most: capped logits, fused projections, norms after the sub-blocks."""
     import lbdsl
     from lbdsl.api.applying import ApplyOptions
@@ -113,7 +114,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "r.lbr").write_text(RECIPE)
     planned_ = lbdsl.plan_recipe(
-        tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache")
+        tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=new_cache(tmp_path / "cache"))
     )
     assert planned_.plan.applyable, planned_.diagnostics
     specs = planned_.plan.specs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,8 @@ def nothing_or_whole(folder: Path) -> bool:
     return True
 
 
-def finish(folder: Path, clean_process: CleanProcess) -> dict[str, str]:
-    done = clean_process.lbdsl(*APPLY, "--resume", cwd=folder, LBDSL_CACHE_DIR=folder / "cache")
+def finish(folder: Path, cache: Path, clean_process: CleanProcess) -> dict[str, str]:
+    done = clean_process.lbdsl(*APPLY, "--resume", cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     assert nothing_or_whole(folder)
     assert not (folder / "out.lbdsl-work").exists()
@@ -69,7 +70,10 @@ def finish(folder: Path, clean_process: CleanProcess) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def unbroken(
-    tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, clean_process: CleanProcess
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_process: CleanProcess,
+    new_cache: Callable[[Path], Path],
 ) -> tuple[dict[str, str], float]:
     """Weights of a run that nothing disturbs, and its seconds."""
     from tests.tiny_model import RECIPE
@@ -77,38 +81,43 @@ def unbroken(
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "tiny.lbr").write_text(RECIPE)
     (folder / "model").symlink_to(tiny_folder)
+    cache = new_cache(folder / "cache")
     started = time.monotonic()
-    done = clean_process.lbdsl(*APPLY, cwd=folder, LBDSL_CACHE_DIR=folder / "cache")
+    done = clean_process.lbdsl(*APPLY, cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_record(folder / "out").unwrap().files, time.monotonic() - started
 
 
+@pytest.fixture
+def cache(workplace: Path, new_cache: Callable[[Path], Path]) -> Path:
+    return new_cache(workplace / "cache")
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at(
-    moment: str, workplace: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
+    moment: str, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
-    done = clean_process.run(DRIVER, *MOMENTS[moment], *APPLY, cwd=workplace, LBDSL_CACHE_DIR=workplace / "cache")
+    done = clean_process.run(DRIVER, *MOMENTS[moment], *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert not nothing_or_whole(workplace)
-    assert finish(workplace, clean_process) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
 def test_killed_after_a_share_of_the_run(
-    share: float, workplace: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
+    share: float, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
-    process = clean_process.start(LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=workplace / "cache")
+    process = clean_process.start(LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     if not clean_process.ended(share * unbroken[1]):
         os.kill(process, signal.SIGKILL)
     clean_process.wait()
     nothing_or_whole(workplace)
-    assert finish(workplace, clean_process) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]
 
 
 def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
-    workplace: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
+    workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
-    cache = workplace / "cache"
     driver = DRIVER.replace("signal.SIGKILL", "signal.SIGINT")
     where = ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 5)
     done = clean_process.run(driver, *where, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
@@ -118,4 +127,4 @@ def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
     refused = clean_process.lbdsl(*APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert refused.returncode == 1
     assert "LB462" in refused.stderr
-    assert finish(workplace, clean_process) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]
