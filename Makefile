@@ -42,6 +42,7 @@ test: install
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: install model $(GEMMA)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 5400
 	LBDSL_SMOLLM2=$(MODEL) LBDSL_GEMMA3=$(dir $(GEMMA)) $(BIN)/python -m pytest -m slow --timeout 5400
 
 # Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
