@@ -7,7 +7,7 @@ GEMMA := models/gemma3/model/gemma-3-270m-q4_k_m.gguf
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
-.PHONY: demo test test-slow test-engines test-versions smoke check lint install model clean
+.PHONY: demo test quick test-slow test-engines test-versions smoke check lint docs docs-measured install model clean
 
 install: $(VENV)/.installed
 model: $(MODEL)/__init__.py
@@ -33,11 +33,18 @@ demo: install model
 	$(BIN)/lbdsl inspect $(MODEL)
 	$(BIN)/lbdsl apply recipes/quickstart.lbr $(MODEL) -o $(OUT) --yes --resume
 	$(BIN)/python examples/generate.py $(MODEL) $(OUT) "Every object in Python has an identity, a type and"
+	rm -rf $(OUT)-decilm
+	$(BIN)/lbdsl export $(OUT) --to decilm -o $(OUT)-decilm
+
+# Everything that needs no torch, in under 30 s.
+quick: install
+	$(BIN)/python -m pytest -n auto --dist worksteal --quick
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: install model $(GEMMA)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 5400
 	LBDSL_SMOLLM2=$(MODEL) LBDSL_GEMMA3=$(dir $(GEMMA)) $(BIN)/python -m pytest -m slow --timeout 5400
 
 # Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
@@ -63,6 +70,13 @@ lint: install
 	$(BIN)/lint-imports
 
 check: lint test
+
+# Writes what pages show: files, outputs and tables; with the real model, what was measured.
+docs: install
+	$(BIN)/python -m docs.generate
+
+docs-measured: install model
+	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m docs.generate --measured
 
 clean:
 	rm -rf $(VENV) build demo-out demo-out.*

@@ -1,7 +1,82 @@
-"""Tiny models gain nothing from threads and lose much: one each, for this process and those it starts."""
+"""Tiny models gain nothing from threads and lose much: one each, for this process and those it starts.
+
+`--quick` runs what needs no torch: it cannot be loaded then. A module of tests that loads it is skipped, tests marked
+`torch` are left out, and any other test that loads it, also in a process of its own, fails.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.clean_process import CleanProcess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Machines differ, and a loaded one is slow: time says nothing about a property.
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+for profile, examples in {"quick": 20, "default": 50, "thorough": 500}.items():
+    settings.register_profile(profile, max_examples=examples, **SLOW)
+settings.load_profile("default")
+
+
+class NoTorch:
+    """An importer that says no."""
+
+    collected = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torch":
+            if self.collected:
+                pytest.fail("a quick test loads torch: mark it with `torch`")
+            pytest.skip("needs torch", allow_module_level=True)
+
+
+NO_TORCH = NoTorch()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests that need no torch, with fewer random examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.quick:
+        if not config.option.hypothesis_profile:
+            settings.load_profile("quick")
+        sys.meta_path.insert(0, NO_TORCH)
+        ours = str(Path(__file__).with_name("without_torch"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.quick:
+        NO_TORCH.collected = True
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("torch")])
+        items[:] = [item for item in items if not item.get_closest_marker("torch")]
+
+
+@pytest.fixture(scope="session")
+def clean_process() -> Iterator[CleanProcess]:
+    process = CleanProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure, in fp32."""
+    from lbdsl.core.facts import ModelFacts
+    from lbdsl.measure import calibrate, machine
+
+    facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, 0, 0, 0, 0, 0, False, "float32", (), (), 0, (), ())
+    known = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_BUDGET", 0.02)
+        machine.machine_for("cpu", facts, known)
+    return lambda folder: Path(shutil.copytree(known, folder))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
+from tests.clean_process import CleanProcess
 from tests.hybrid_cases import cache_of
 from tests.tiny_model import save_tiny_model
 
@@ -126,7 +124,7 @@ def test_what_has_no_engine_is_planned_and_refused(kind: str, example: str, tiny
 
 @pytest.mark.parametrize(("kind", "example"), CARRIED_OUT)
 def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(
-    kind: str, example: str, tiny: str, tmp_path: Path
+    kind: str, example: str, tiny: str, tmp_path: Path, clean_process: CleanProcess
 ) -> None:
     from lbdsl.artifact.save import save_model
 
@@ -145,6 +143,5 @@ def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(
 
     save_model(model, bench.tokenizer, tmp_path / "saved")
     torch.save((ids, logits), tmp_path / "expected.pt")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = clean_process.run(LOAD, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0, done.stderr[-3000:]

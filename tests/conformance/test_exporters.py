@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,11 @@ assert not {"torch", "transformers", "vllm"} & set(sys.modules), "it loads torch
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def artifacts(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> list[Path]:
     place = tmp_path_factory.mktemp("exporters")
     base_model("llama").save_pretrained(place / "model")
     small_tokenizer().save_pretrained(place / "model")
-    options = RunOptions(device="cpu", cache_dir=place / "cache")
+    options = RunOptions(device="cpu", cache_dir=new_cache(place / "cache"))
     made = []
     for number, rule in enumerate(PLANS):
         recipe = place / f"plan{number}.lbr"

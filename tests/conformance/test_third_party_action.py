@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.clean_process import CleanProcess, Done
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "meanpool" / "meanpool.py"
 
@@ -74,27 +75,15 @@ model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
 """
 
 
-def run(script: str, folder: Path) -> None:
-    environment = {
-        **os.environ,
-        "LBDSL_PLUGINS": str(EXAMPLE),
-        "HF_MODULES_CACHE": str(folder / "modules"),
-        "PYTHONPATH": str(EXAMPLE.parents[2]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=folder,
-    )
+def run(clean_process: CleanProcess, script: str, folder: Path) -> None:
+    done = clean_process.run(script, folder, cwd=folder, LBDSL_PLUGINS=EXAMPLE, HF_MODULES_CACHE=folder / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_costs_caches_and_saved_models_are_right(tmp_path: Path) -> None:
-    run(IN_PROCESS, tmp_path)
-    run(WITHOUT_LBDSL, tmp_path)
+@pytest.mark.torch
+def test_costs_caches_and_saved_models_are_right(tmp_path: Path, clean_process: CleanProcess) -> None:
+    run(clean_process, IN_PROCESS, tmp_path)
+    run(clean_process, WITHOUT_LBDSL, tmp_path)
     copied = {path.name for path in (tmp_path / "saved").glob("*.py")}
     assert "lbdsl_mixer_meanpool.py" in copied
     assert "lbdsl_mixer_swa.py" not in copied
@@ -128,27 +117,26 @@ assert sum(held.values()) == plan["after"]["kv_bytes"]["100"], (held, plan["afte
 """
 
 
-def lbdsl(folder: Path, *words: str, plug_in: bool = True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "LBDSL_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    environment["LBDSL_PLUGINS"] = str(EXAMPLE) if plug_in else ""
-    return subprocess.run(
-        [sys.executable, "-m", "lbdsl", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
-    )
-
-
-def test_it_goes_through_check_plan_apply_and_load(tmp_path: Path) -> None:
+@pytest.mark.torch
+def test_it_goes_through_check_plan_apply_and_load(
+    tmp_path: Path, clean_process: CleanProcess, new_cache: Callable[[Path], Path]
+) -> None:
     from tests.tiny_model import save_tiny_model
 
+    def lbdsl(*words: str, plug_in: object = EXAMPLE) -> Done:
+        return clean_process.lbdsl(*words, cwd=tmp_path, LBDSL_CACHE_DIR=tmp_path / "cache", LBDSL_PLUGINS=plug_in)
+
     save_tiny_model(tmp_path / "model")
+    new_cache(tmp_path / "cache")
     recipe = str(EXAMPLE.with_suffix(".lbr"))
-    unknown = lbdsl(tmp_path, "check", recipe, plug_in=False)
+    unknown = lbdsl("check", recipe, plug_in="")
     assert unknown.returncode == 1
     assert "meanpool" in unknown.stderr + unknown.stdout
-    checked = lbdsl(tmp_path, "check", recipe)
+    checked = lbdsl("check", recipe)
     assert checked.returncode == 0, checked.stderr + checked.stdout
-    planned = lbdsl(tmp_path, "plan", recipe, "model", "-o", "x.lbplan", "--ctx", "100", "--json")
+    planned = lbdsl("plan", recipe, "model", "-o", "x.lbplan", "--ctx", "100", "--json")
     assert planned.returncode == 0, planned.stderr
     assert [layer["attn"] for layer in json.loads(planned.stdout)["layers"]].count("meanpool") == 2
-    applied = lbdsl(tmp_path, "apply", "x.lbplan", "-o", "out")
+    applied = lbdsl("apply", "x.lbplan", "-o", "out")
     assert applied.returncode == 0, applied.stderr
-    run(LIVE, tmp_path)
+    run(clean_process, LIVE, tmp_path)

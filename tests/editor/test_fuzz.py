@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plan_cases import smollm2_facts
 
@@ -53,13 +53,11 @@ def use(text: str, offset: int) -> None:
         assert formatted[again.start : again.end] == again.text
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from('$@"#~\n;{}()[] =')), max_size=80), st.data())
 def test_any_text(text: str, data: st.DataObject) -> None:
     use(text, data.draw(st.integers(0, len(text))))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_mangled_recipes(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(RECIPES))
@@ -71,7 +69,6 @@ def test_mangled_recipes(data: st.DataObject) -> None:
     use(text, data.draw(st.integers(0, len(text))))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(RECIPES), st.data())
 def test_truncations(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))

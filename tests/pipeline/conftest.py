@@ -24,9 +24,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_cache(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> Path:
     """Measurements are the same in all tests that do not look at the cache itself."""
-    return tmp_path_factory.mktemp("cache")
+    return new_cache(tmp_path_factory.mktemp("shared") / "cache")
 
 
 @pytest.fixture

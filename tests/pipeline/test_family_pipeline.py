@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
+from tests.clean_process import CleanProcess
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 from tests.hybrid_cases import cache_of
 from tests.tiny_model import byte_tokenizer
@@ -63,7 +62,7 @@ def planned(text: str, bench: Workbench):
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path) -> None:
+def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path, clean_process: CleanProcess) -> None:
     family_base(family).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
     bench = Workbench(str(tmp_path / "base"))
@@ -88,8 +87,7 @@ def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path) -> None:
         assert saved.facts.params == plan.after.params
         assert [saved.facts.spec(layer) for layer in range(4)] == list(plan.specs)
     torch.save(expected, tmp_path / "expected.pt")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = clean_process.run(LOAD, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -106,7 +104,7 @@ assert ppl_increase < 1000%
 
 
 @pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3"])
-def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
+def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     """The three that differ most: capped logits, fused projections, norms after the sub-blocks."""
     import lbdsl
     from lbdsl.api.applying import ApplyOptions
@@ -116,7 +114,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "r.lbr").write_text(RECIPE)
     planned_ = lbdsl.plan_recipe(
-        tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache")
+        tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=new_cache(tmp_path / "cache"))
     )
     assert planned_.plan.applyable, planned_.diagnostics
     specs = planned_.plan.specs

@@ -50,12 +50,12 @@ def save_model(folder: Path, *, shards: bool) -> Path:
 
 
 @pytest.fixture(scope="session")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def originals(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> Path:
     place = tmp_path_factory.mktemp("originals")
     save_model(place / "single", shards=False)
     save_model(place / "sharded", shards=True)
     (place / "x.lbr").write_text(RECIPE)
-    options = RunOptions(cache_dir=place / "cache", device="cpu")
+    options = RunOptions(cache_dir=new_cache(place / "cache"), device="cpu")
     planned = plan_recipe(place / "x.lbr", str(place / "sharded"), options=options)
     apply_plan(planned, chosen=ApplyOptions(output=place / "artifact"))
     return place

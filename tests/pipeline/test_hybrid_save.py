@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 
 from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.artifact.save import file_hashes, save_model
+from tests.clean_process import CleanProcess
 from tests.hybrid_cases import hybrid_of, plans, tiny_base
 from tests.tiny_model import byte_tokenizer
 
@@ -46,22 +45,14 @@ torch.save((logits, tokens, sum(p.numel() for p in model.parameters())), out)
 """
 
 
-def run(script: str, folder: Path, ids: Path, out: Path, modules: Path) -> tuple:
-    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), str(ids), str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=out.parent,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out)
-
-
 @pytest.mark.parametrize("name", ["drop + swa first", "two window sizes"])
-def test_saved_models_load_anywhere(tmp_path: Path, name: str) -> None:
+def test_saved_models_load_anywhere(tmp_path: Path, name: str, clean_process: CleanProcess) -> None:
+    def run(script: str, folder: Path) -> tuple:
+        ids, out = tmp_path / "ids.pt", tmp_path / "out.pt"
+        done = clean_process.run(script, folder, ids, out, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return torch.load(out)
+
     model = hybrid_of(tiny_base(), plans()[name])
     folder = tmp_path / "saved"
     model.save_pretrained(folder)
@@ -73,12 +64,12 @@ def test_saved_models_load_anywhere(tmp_path: Path, name: str) -> None:
     tokens = model.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)
     params = sum(p.numel() for p in model.parameters())
     for script in (WITHOUT_LBDSL, WITH_HF):
-        loaded = run(script, folder, tmp_path / "ids.pt", tmp_path / "out.pt", tmp_path / "modules")
+        loaded = run(script, folder)
         assert torch.equal(loaded[0], logits)
         assert torch.equal(loaded[1], tokens)
         assert loaded[2] == params
     # What that user saved again loads again.
-    again = run(WITHOUT_LBDSL, tmp_path / "saved-again", tmp_path / "ids.pt", tmp_path / "out.pt", tmp_path / "modules")
+    again = run(WITHOUT_LBDSL, tmp_path / "saved-again")
     assert torch.equal(again[0], logits)
 
 

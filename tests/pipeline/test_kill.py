@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
+from tests.clean_process import LBDSL, CleanProcess
 
 # Kills this process at a chosen moment: before or after a call of a function, at its n-th call.
 DRIVER = """
@@ -52,14 +52,6 @@ MOMENTS = {
 }
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "lbdsl", *words]
-
-
-def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "LBDSL_CACHE_DIR": str(cache), "LBDSL_TRACEBACK": "1", "OMP_NUM_THREADS": "1"}
-
-
 def nothing_or_whole(folder: Path) -> bool:
     """Whether an artifact is there; if so it must be whole."""
     if not (folder / "out").exists():
@@ -68,10 +60,8 @@ def nothing_or_whole(folder: Path) -> bool:
     return True
 
 
-def finish(folder: Path, cache: Path) -> dict[str, str]:
-    done = subprocess.run(
-        command(*APPLY, "--resume"), cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=240
-    )
+def finish(folder: Path, cache: Path, clean_process: CleanProcess) -> dict[str, str]:
+    done = clean_process.lbdsl(*APPLY, "--resume", cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     assert nothing_or_whole(folder)
     assert not (folder / "out.lbdsl-work").exists()
@@ -79,70 +69,62 @@ def finish(folder: Path, cache: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], float]:
+def unbroken(
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_process: CleanProcess,
+    new_cache: Callable[[Path], Path],
+) -> tuple[dict[str, str], float]:
     """Weights of a run that nothing disturbs, and its seconds."""
     from tests.tiny_model import RECIPE
 
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "tiny.lbr").write_text(RECIPE)
     (folder / "model").symlink_to(tiny_folder)
+    cache = new_cache(folder / "cache")
     started = time.monotonic()
-    done = subprocess.run(
-        command(*APPLY), cwd=folder, env=environment(folder / "cache"), capture_output=True, text=True, timeout=240
-    )
+    done = clean_process.lbdsl(*APPLY, cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_record(folder / "out").unwrap().files, time.monotonic() - started
 
 
+@pytest.fixture
+def cache(workplace: Path, new_cache: Callable[[Path], Path]) -> Path:
+    return new_cache(workplace / "cache")
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at(moment: str, workplace: Path, unbroken: tuple[dict[str, str], float]) -> None:
-    where, when, count = MOMENTS[moment]
-    cache = workplace / "cache"
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, where, when, str(count), *APPLY],
-        cwd=workplace,
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def test_killed_at(
+    moment: str, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
+) -> None:
+    done = clean_process.run(DRIVER, *MOMENTS[moment], *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert not nothing_or_whole(workplace)
-    assert finish(workplace, cache) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
-def test_killed_after_a_share_of_the_run(share: float, workplace: Path, unbroken: tuple[dict[str, str], float]) -> None:
-    cache = workplace / "cache"
-    process = subprocess.Popen(
-        command(*APPLY), cwd=workplace, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(timeout=share * unbroken[1])
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def test_killed_after_a_share_of_the_run(
+    share: float, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
+) -> None:
+    process = clean_process.start(LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
+    if not clean_process.ended(share * unbroken[1]):
+        os.kill(process, signal.SIGKILL)
+    clean_process.wait()
     nothing_or_whole(workplace)
-    assert finish(workplace, cache) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]
 
 
 def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
-    workplace: Path, unbroken: tuple[dict[str, str], float]
+    workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
-    cache = workplace / "cache"
     driver = DRIVER.replace("signal.SIGKILL", "signal.SIGINT")
-    done = subprocess.run(
-        [sys.executable, "-c", driver, "lbdsl.heal.objective:_ChunkedKL.backward", "before", "5", *APPLY],
-        cwd=workplace,
-        env=environment(cache),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    where = ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 5)
+    done = clean_process.run(driver, *where, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 130, done.stderr[-3000:]
     assert "--resume" in done.stderr
     assert list((workplace / "out.lbdsl-work" / "heal").glob("checkpoint-*/lbdsl-complete"))
-    refused = subprocess.run(command(*APPLY), cwd=workplace, env=environment(cache), capture_output=True, text=True)
+    refused = clean_process.lbdsl(*APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert refused.returncode == 1
     assert "LB462" in refused.stderr
-    assert finish(workplace, cache) == unbroken[0]
+    assert finish(workplace, cache, clean_process) == unbroken[0]

@@ -222,7 +222,10 @@ def test_offline_a_saved_plan_looks_for_its_texts_first(
     workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     Path("x.lbr").write_text(RECIPE.replace('eval { data = "builtin:pydoc"', 'eval { data = "no-such-org/x"'))
-    assert lbdsl("plan", "x.lbr", "model", "-o", "x.lbplan").code == 0
+    with monkeypatch.context() as online:
+        online.setattr("lbdsl.data.hub.check_cached", lambda data, *, offline: None)
+        online.setattr("lbdsl.data.hub.read", lambda data, *, offline: [f"document {n} " * 40 for n in range(200)])
+        assert lbdsl("plan", "x.lbr", "model", "-o", "x.lbplan").code == 0
     request.getfixturevalue("no_measuring")
     done = lbdsl("apply", "x.lbplan", "-o", "out", "--offline")
     assert done.code == 1, done.err

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -163,21 +160,14 @@ with torch.no_grad():
 """
 
 
-def test_it_loads_in_a_clean_process_with_the_logits_of_the_changed_model(workplace, lbdsl, monkeypatch):
+def test_it_loads_in_a_clean_process_with_the_logits_of_the_changed_model(workplace, lbdsl, monkeypatch, clean_process):
     from lbdsl.model.load import load_base
     from lbdsl.model.source import resolve_source
     from lbdsl.model.surgery import to_hybrid
 
     base = save_base(workplace / "base", shards=True, tied=False)
     rewritten, _ = apply_both_ways(lbdsl, DROPS, base, monkeypatch)
-    environment = {**os.environ, "HF_MODULES_CACHE": str(workplace / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOGITS, str(rewritten), "logits.pt"],
-        env=environment,
-        timeout=240,
-        capture_output=True,
-        text=True,
-    )
+    done = clean_process.run(LOGITS, rewritten, "logits.pt", cwd=workplace, HF_MODULES_CACHE=workplace / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
     model = to_hybrid(load_base(resolve_source(str(base)), device="cpu"))
     for layer, spec in enumerate(json.loads((rewritten / "config.json").read_text())["lbdsl"]["layers"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
@@ -14,8 +14,6 @@ from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_tex
 from lbdsl.syntax import tree
 from lbdsl.syntax.format_tree import tree_text
 from tests.property import language_trees as trees
-
-laws = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def _call(name: str, args: list[tuple[str | None, Any]] | None) -> tree.Call:
@@ -42,7 +40,6 @@ files = st.lists(trees.statements(actions, trees.settings(st.sampled_from(trees.
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
-@laws
 @given(statements=files)
 def test_there_and_back_is_the_identity(form: Any, statements) -> None:
     written = to_exchange(tree_text(statements), "t", form).unwrap()
@@ -72,7 +69,6 @@ plain = st.recursive(
 )
 
 
-@laws
 @given(plain)
 def test_text_of_plain_data_reads_back(data: Any) -> None:
     for read, write in ((json_data, json_text), (yaml_data, yaml_text)):
@@ -82,7 +78,6 @@ def test_text_of_plain_data_reads_back(data: Any) -> None:
         assert repr(found.value) == repr(data)
 
 
-@laws
 @given(
     st.sampled_from(["json", "yaml"]),
     st.one_of(
@@ -130,7 +125,6 @@ shapes = st.fixed_dictionaries(
 )
 
 
-@laws
 @given(shapes)
 def test_statements_of_any_shape_are_read_or_refused(data: Any) -> None:
     found = from_exchange(json_text(data), "t", "json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lbdsl.core.span import Source
@@ -11,8 +11,6 @@ from lbdsl.syntax.format_tree import tree_text
 from lbdsl.syntax.parse import parse
 from tests.property import language_trees as trees
 
-laws = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
 
 def comments(text: str) -> list[str]:
     found = parse(Source("t", text)).value
@@ -20,7 +18,6 @@ def comments(text: str) -> list[str]:
     return [span.text.rstrip() for span in found.comments]
 
 
-@laws
 @given(trees.files)
 def test_parse_and_print_are_inverse(statements) -> None:
     text = tree_text(statements)
@@ -30,7 +27,6 @@ def test_parse_and_print_are_inverse(statements) -> None:
     assert tree_text(trees.parsed(formatted)) == text
 
 
-@laws
 @given(st.data())
 def test_formatting_keeps_tree_and_comments_and_is_idempotent(data: st.DataObject) -> None:
     statements = data.draw(trees.files)
@@ -46,7 +42,6 @@ def test_formatting_keeps_tree_and_comments_and_is_idempotent(data: st.DataObjec
     assert all(line == line.rstrip(" \t\r\f") for line in once.split("\n"))
 
 
-@laws
 @given(trees.files)
 def test_spacing_alone_does_not_matter(statements) -> None:
     """The canonical text depends on the tree, and not on the blanks that stood in the source."""
@@ -55,7 +50,6 @@ def test_spacing_alone_does_not_matter(statements) -> None:
     assert format_text(wide).unwrap() == format_text(text).unwrap()
 
 
-@laws
 @given(st.text(max_size=80))
 def test_any_text_is_formatted_or_refused(text: str) -> None:
     found = format_text(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Severity
@@ -40,13 +40,11 @@ def check(text: str) -> None:
         assert Recipe.model_validate_json(text_of).model_dump_json() == text_of
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
     check(text)
 
 
-@settings(max_examples=250, deadline=None)
 @given(
     st.lists(st.one_of(st.sampled_from(WORDS), st.sampled_from([" ", "\n", ";", "(", ")", "{", "}"])), max_size=40),
     st.sampled_from(["", " "]),
@@ -55,7 +53,6 @@ def test_any_words(words: list[str], between: str) -> None:
     check(between.join(words))
 
 
-@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_mangled_recipes(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(RECIPES))
@@ -67,7 +64,6 @@ def test_mangled_recipes(data: st.DataObject) -> None:
     check(text)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(RECIPES), st.sampled_from(RECIPES))
 def test_errors_of_one_statement_do_not_hide_those_of_another(first: str, second: str) -> None:
     """A broken statement in front leaves the syntax errors behind it as they were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plan_cases import llama_facts
 
@@ -161,10 +161,6 @@ def cases(draw, most_untils=2):
     return rules, scores
 
 
-checked = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@checked
 @given(cases())
 def test_the_planner_agrees_with_the_oracle(case):
     rules, scores = case
@@ -175,7 +171,6 @@ def test_the_planner_agrees_with_the_oracle(case):
         assert claims_of(found.unwrap()) == expected
 
 
-@checked
 @given(cases())
 def test_claims_partition_the_aspects_of_the_layers(case):
     rules, scores = case
@@ -193,7 +188,6 @@ def test_claims_partition_the_aspects_of_the_layers(case):
         assert owners <= claiming
 
 
-@checked
 @given(cases(), st.data())
 def test_a_shadowed_rule_changes_nothing(case, data):
     rules, scores = case
@@ -223,7 +217,6 @@ def test_a_shadowed_rule_changes_nothing(case, data):
     assert more.rules[number].claims == ()
 
 
-@checked
 @given(cases())
 def test_planning_twice_gives_one_digest_and_changes_no_input(case):
     rules, scores = case

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from plan_cases import llama_facts
 
@@ -301,9 +301,6 @@ def claims_of(selection):
     return found
 
 
-checked = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
 # What an indivisible action lost is still free for the rules after it.
 LOST = (
     [
@@ -315,7 +312,6 @@ LOST = (
 )
 
 
-@checked
 @example(LOST)
 @given(cases())
 def test_the_planner_agrees_with_the_oracle(case):
@@ -327,7 +323,6 @@ def test_the_planner_agrees_with_the_oracle(case):
         assert claims_of(found.unwrap()) == expected
 
 
-@checked
 @given(cases(most_untils=1), st.data())
 def test_a_rule_on_what_a_rule_before_is_sure_to_claim_changes_nothing(case, data):
     rules, scores = case
@@ -355,7 +350,6 @@ def test_a_rule_on_what_a_rule_before_is_sure_to_claim_changes_nothing(case, dat
     assert more.rules[place].claims == ()
 
 
-@checked
 @given(cases(most_untils=1))
 def test_until_takes_the_smallest_count_that_works(case):
     """Each count given in place of the `until`, by hand: none below the one taken satisfies it."""

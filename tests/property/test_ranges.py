@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lbdsl.recipe.rules import _add, _inside, _merged, _overlap, _without
@@ -17,7 +17,6 @@ def numbers(ranges: list[tuple[int, int]]) -> set[int]:
     return {number for first, last in ranges for number in range(first, last + 1)}
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(RANGES, max_size=6), RANGES)
 def test_ranges_are_sets(parts: list[list[tuple[int, int]]], probe: list[tuple[int, int]]) -> None:
     known: list[tuple[int, int]] = []

@@ -5,23 +5,31 @@ from __future__ import annotations
 import os
 import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lbdsl.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What a process writes to a pseudo terminal."""
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "LANG": "C.UTF-8", "PYTHONIOENCODING": "utf-8", **environment}
-    env.pop("NO_COLOR", None) if "NO_COLOR" not in environment else None
-    process = subprocess.Popen([sys.executable, "-m", "lbdsl", *arguments], cwd=ROOT, env=env, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    """What `lbdsl` writes to a pseudo terminal, in a process forked from this one."""
+    process, ours = pty.fork()
+    if not process:
+        try:
+            os.chdir(ROOT)
+            os.environ.pop("NO_COLOR", None)
+            os.environ.update({"TERM": "xterm", "LANG": "C.UTF-8", **environment})
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
+            main(list(arguments))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
     data = b""
     while True:
         try:
@@ -31,7 +39,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
         if not part:
             break
         data += part
-    process.wait(timeout=60)
+    os.waitpid(process, 0)
     os.close(ours)
     return data.decode().replace("\r\n", "\n")
 

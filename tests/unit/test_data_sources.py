@@ -148,6 +148,7 @@ def test_hub_names():
     assert not hub.is_hub_name("../name/x")
 
 
+@pytest.mark.torch
 def test_hub_offline_without_a_copy_is_a_coded_error(tmp_path, monkeypatch):
     import datasets
 
@@ -160,6 +161,7 @@ def test_hub_offline_without_a_copy_is_a_coded_error(tmp_path, monkeypatch):
     assert before == datasets.config.HF_HUB_OFFLINE
 
 
+@pytest.mark.torch
 def test_hub_rows_become_documents(monkeypatch):
     import datasets
 
@@ -182,6 +184,7 @@ def test_hub_rows_become_documents(monkeypatch):
         (FileNotFoundError("nothing"), "name"),
     ],
 )
+@pytest.mark.torch
 def test_hub_failures_are_coded(monkeypatch, problem, words):
     import datasets
 

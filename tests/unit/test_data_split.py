@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lbdsl.data import Part, read_documents, split_documents
 from lbdsl.data.split import document_hash
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.text(min_size=20, max_size=40), min_size=45, max_size=60, unique=True), st.randoms(use_true_random=False)
 )
@@ -27,7 +26,6 @@ def test_parts_partition_the_distinct_documents(documents, order: random.Random)
         assert [document_hash(t) for t in shuffled.texts(part)] == [document_hash(t) for t in split.texts(part)]
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(min_value=1, max_value=2000), min_size=30, max_size=200, unique=True))
 def test_shares_are_right_within_a_document_or_two(lengths):
     split = split_documents(f"{n} ".ljust(n + 5, "x") for n in lengths)
@@ -44,7 +42,6 @@ def test_shares_of_the_built_in_text():
         assert abs(split.characters(part) / whole - share) < 0.05, (part, split.characters(part) / whole)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(min_value=200, max_value=40_000), st.sampled_from(["\n\n", "\n", " "]))
 def test_a_long_document_gives_one_stretch_to_each_part_with_gaps_between(words, end):
     text = "".join(f"{n}{end if n % 7 == 0 else ' '}" for n in range(words))

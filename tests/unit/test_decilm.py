@@ -152,6 +152,7 @@ def config_class() -> Any:
     return module.LbdslDeciLMConfig
 
 
+@pytest.mark.torch
 def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
@@ -175,6 +176,7 @@ def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> No
         json.dumps(config.to_dict())
 
 
+@pytest.mark.torch
 def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
     config = config_class()(
         **{
@@ -186,6 +188,7 @@ def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
     assert (config.qkv_bias, config.attention_bias) == (True, False)
 
 
+@pytest.mark.torch
 def test_a_configuration_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="describes 1 layers, the model has 4"):
         config_class()(num_hidden_layers=4, lbdsl_blocks=[{"attention": True, "mlp": True}])

@@ -17,6 +17,8 @@ from lbdsl.model import digest as digest_module
 from lbdsl.model.digest import default_cache_dir, file_digest, identity_files, model_digest
 from lbdsl.model.source import resolve_source
 
+pytestmark = pytest.mark.torch  # to save models
+
 
 @pytest.fixture
 def cache(tmp_path):

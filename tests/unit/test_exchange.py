@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -369,6 +370,7 @@ def test_nesting_up_to_the_limit() -> None:
 # Schema --------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def validator() -> Any:
     jsonschema = pytest.importorskip("jsonschema", reason="the schema is judged by the jsonschema package")
     schema = recipe_schema()

@@ -174,19 +174,19 @@ def test_small_texts(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "layers " + ", ".join(str(i) for i in range(4_000)) + " keep",
-        "else keep\n" * 3_000,
-        "let $a = " + " + ".join(["1"] * 8_000),
-        "heal { " + "; ".join(f"k{i} = [{i}, 2]" for i in range(1_000)) + " }",
-        "# c\n" * 8_000 + "else keep",
-        "layers 1, # c\n" + "2, # d\n" * 3_000 + "3 keep",
-        "let $a = f(" + ", ".join(["1000000000"] * 500) + ", [" + ", ".join(["2000000000"] * 500) + "])",
+        "layers " + ", ".join(str(i) for i in range(2_000)) + " keep",
+        "else keep\n" * 1_500,
+        "let $a = " + " + ".join(["1"] * 4_000),
+        "heal { " + "; ".join(f"k{i} = [{i}, 2]" for i in range(500)) + " }",
+        "# c\n" * 4_000 + "else keep",
+        "layers 1, # c\n" + "2, # d\n" * 1_500 + "3 keep",
+        "let $a = f(" + ", ".join(["1000000000"] * 250) + ", [" + ", ".join(["2000000000"] * 250) + "])",
     ],
 )
 def test_large_recipes_take_linear_time(text: str) -> None:
     started = time.process_time()
     found = format_text(text).unwrap()
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 1.5
     assert max(map(len, found.splitlines())) <= 100
     assert parse(Source("t", found)).unwrap().statements == parse(Source("t", text)).unwrap().statements
 

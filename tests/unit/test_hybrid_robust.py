@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -327,7 +324,7 @@ AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 """
 
 
-def test_saved_again_through_lbdsl_hf_loads_anywhere(tmp_path):
+def test_saved_again_through_lbdsl_hf_loads_anywhere(tmp_path, clean_process):
     from transformers import AutoModelForCausalLM
 
     from lbdsl.artifact.runtime_files import write_runtime
@@ -336,8 +333,7 @@ def test_saved_again_through_lbdsl_hf_loads_anywhere(tmp_path):
     model.save_pretrained(tmp_path / "a")
     write_runtime(tmp_path / "a", model.config)
     AutoModelForCausalLM.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path / "b")], env=env, capture_output=True, text=True)
+    done = clean_process.run(RELOAD, tmp_path / "b", cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "m")
     assert done.returncode == 0, done.stderr[-300:]
 
 
@@ -355,13 +351,12 @@ a.generate(ids, max_new_tokens=9, pad_token_id=0)
 """
 
 
-def test_two_artifacts_of_one_folder_name_in_one_process(tmp_path):
+def test_two_artifacts_of_one_folder_name_in_one_process(tmp_path, clean_process):
     from lbdsl.artifact.runtime_files import write_runtime
 
     for d, specs in (("x", [swa(W, N), FULL, FULL, FULL]), ("y", [NONE, FULL, FULL, FULL])):
         model = hybrid_of(tiny_base(), specs)
         model.save_pretrained(tmp_path / d / "saved")
         write_runtime(tmp_path / d / "saved", model.config)
-    env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "m"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", TWO, str(tmp_path)], env=env, capture_output=True, text=True)
+    done = clean_process.run(TWO, tmp_path, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "m")
     assert done.returncode == 0, done.stderr[-1500:]

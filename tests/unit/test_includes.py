@@ -10,7 +10,7 @@ import pytest
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.paths import nearest_path
-from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe import includes, load_recipe, recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.view.diagnostics import Style, diagnostics_json, diagnostics_text
@@ -256,7 +256,7 @@ def test_versions_of_all_files(tmp_path: Path) -> None:
     assert errors(loaded(tmp_path, r='lbr 1\ninclude "a.lbr"\nelse keep\n', a="lbr 1\nlbr 1\n")) == ["LB213"]
 
 
-def test_limits_hold_over_all_files(tmp_path: Path) -> None:
+def test_limits_hold_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = {f"f{i}": "" for i in range(65)}
     found = loaded(tmp_path, r="".join(f'include "{name}.lbr"\n' for name in many) + "else keep\n", **many)
     assert errors(found) == ["LB135"]
@@ -267,7 +267,10 @@ def test_limits_hold_over_all_files(tmp_path: Path) -> None:
     found = loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\nelse keep\n', a=half, b=half)
     assert errors(found) == ["LB135"]
     assert found.diagnostics[0].message.endswith("more than 2 MiB")
-    rules = "layers 0 keep;" * 10_001 + "\n"
+    rules = "layers 0 keep;" * 101 + "\n"
+    monkeypatch.setattr(includes, "MAX_RULES", 202)
+    assert "LB135" not in errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\n', a=rules, b=rules))
+    monkeypatch.setattr(includes, "MAX_RULES", 201)
     assert "LB135" in errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\n', a=rules, b=rules))
     deep = {f"d{i}": f'include "d{i + 1}.lbr"\n' for i in range(70)}
     assert errors(loaded(tmp_path, r='include "d0.lbr"\nelse keep\n', **deep)) == ["LB135"]

@@ -13,6 +13,8 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.inspect import facts_summary, inspect_model, normal_dtype
 from lbdsl.model.source import is_artifact, resolve_source
 
+pytestmark = pytest.mark.torch  # to save models
+
 
 def counts(model):
     """Parameters by sub-block, counted from the torch model itself."""

@@ -16,6 +16,8 @@ from lbdsl.model.inspect import inspect_model
 from lbdsl.model.safetensors_header import read_safetensors_header
 from lbdsl.model.source import ModelSource, resolve_source
 
+pytestmark = pytest.mark.torch  # to save models
+
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
@@ -191,7 +193,7 @@ def test_huge_header_length(tmp_path, length, code):
     assert caught.value.diagnostics[0].code == code
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_refused_or_harmless(tmp_path, data):
     """Flip bytes of a small file's header: a coded error, or a table whose ranges lie within the file."""
@@ -355,7 +357,7 @@ class TestGguf:
         writer.close()
         assert self.inspect(gguf_file).diagnostics[0].code == "LB403"
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_damage_is_a_coded_error_or_harmless(self, gguf_file, data):
         original = gguf_file.read_bytes()

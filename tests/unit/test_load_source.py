@@ -68,6 +68,7 @@ def test_a_pipe_is_no_gguf_file(tmp_path):
     assert refused(str(tmp_path / "x.gguf")).code == "LB400"
 
 
+@pytest.mark.torch
 def test_local_folder_and_gguf(tmp_path, monkeypatch):
     folder = tmp_path / "Some Model"
     model = save_llama(folder)
@@ -86,6 +87,7 @@ def test_local_folder_and_gguf(tmp_path, monkeypatch):
     assert resolve_source(str(alone)).gguf_path == alone / "y.F16.gguf"
 
 
+@pytest.mark.torch
 def test_hub_snapshot_is_pinned_and_without_pickles(tmp_path, monkeypatch):
     folder = tmp_path / "models--org--Tiny-1B" / "snapshots" / COMMIT
     save_llama(folder)
@@ -185,6 +187,7 @@ def test_offline_never_connects(tmp_path, monkeypatch):
     assert "--offline" in only.message
 
 
+@pytest.mark.torch
 def test_gguf_on_disk_wins_over_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import count, takewhile
 
 import pytest
 
@@ -75,10 +76,10 @@ def test_killed_writer_leaves_whole_transactions(tmp_path):
     os.kill(writer.pid, signal.SIGKILL)
     assert writer.wait(timeout=10) == -signal.SIGKILL
     with open_store(tmp_path) as store:
-        sizes = [len(store.get("print", Key("nll", "drop", layer))) for layer in range(2000)]
-    done = sizes.index(0)
-    assert done > 5
-    assert sizes == [200] * done + [0] * (2000 - done)
+        sizes = list(takewhile(bool, (len(store.get("print", Key("nll", "drop", layer))) for layer in count())))
+        assert not store.get("print", Key("nll", "drop", len(sizes) + 1))
+    assert len(sizes) > 5
+    assert set(sizes) == {200}
 
 
 def test_failed_put_leaves_the_store_usable(tmp_path):

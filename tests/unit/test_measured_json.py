@@ -25,6 +25,7 @@ def test_scores_that_are_no_numbers_are_null() -> None:
     assert [(row["value"], row["stderr"]) for row in rows] == [(None, None), (None, None), (0.5, 0.1)]
 
 
+@pytest.mark.torch
 def test_a_recipe_whose_name_no_plan_can_hold(tmp_path: Path) -> None:
     path = tmp_path / "\udcff.lbr"
     path.write_text("else keep\n", encoding="utf-8")

@@ -21,6 +21,8 @@ from lbdsl.rewrite.copying import copy_range, link_or_copy
 from lbdsl.rewrite.layout import plan_rewrite
 from lbdsl.rewrite.shards import rewrite_shards
 
+pytestmark = pytest.mark.torch  # to save models
+
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     loaded: dict[str, np.ndarray] = {}
@@ -220,7 +222,7 @@ def test_damage_is_found_before_anything_is_written(source, out):
     assert not list(out.iterdir())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_choice_of_tensors(tmp_path_factory, data):
     """Any dtypes and shapes, empty tensors and scalars among them, over any shards: what is left is bit-identical."""

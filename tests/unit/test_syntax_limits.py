@@ -41,19 +41,19 @@ def test_depth(opening: str, closing: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "where " + " and ".join(["nll < 1"] * 20_000) + " drop",
-        "let $a = " + " + ".join(["1"] * 20_000),
+        "where " + " and ".join(["nll < 1"] * 8_000) + " drop",
+        "let $a = " + " + ".join(["1"] * 10_000),
         "layers " + ", ".join(map(str, range(9_000))) + " keep",
-        "where " + "(" * 50_000,
-        "assert " + " < ".join(["1"] * 20_000),
+        "where " + "(" * 20_000,
+        "assert " + " < ".join(["1"] * 10_000),
         "else " + " + ".join(["keep"] * 200),
-        "heal {" + "lr = 1;" * 20_000 + "}",
+        "heal {" + "lr = 1;" * 8_000 + "}",
     ],
 )
 def test_long_input_is_quick(text: str) -> None:
     start = time.process_time()
     recipe_from_text(text)
-    assert time.process_time() - start < 20  # quadratic work would take minutes
+    assert time.process_time() - start < 8  # quadratic work would take much longer
 
 
 def test_groups_cannot_grow_without_bound() -> None:

@@ -60,6 +60,7 @@ def test_names_are_those_of_artifacts() -> None:
     assert set(plugin.CLASSES) == set(plugin.FAMILIES)
 
 
+@pytest.mark.torch
 def test_configurations_read_what_artifacts_say() -> None:
     from lbdsl.vllm import configurations
 

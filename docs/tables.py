@@ -6,10 +6,10 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 
+from docs.language_tables import LANGUAGE_TABLES
 from lbdsl.export import exporters
 from lbdsl.model.families import FAMILIES, Family
 from lbdsl.model.families.base import no_windows
-from tests.docs.language_tables import LANGUAGE_TABLES
 
 
 def families() -> str:

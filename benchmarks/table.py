@@ -1,0 +1,195 @@
+"""Tables of figures, made row by row: `python -m benchmarks.table NAME [--list] [--rows PATTERN] [--redo] [--markdown]`.
+
+benchmarks/tables/NAME.py has a `TABLE`. Each row that is done is a file benchmarks/results/NAME/KEY.json, and is not run
+again: whatever stops this, Ctrl-C, a kill or a row that fails, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lbdsl.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / "benchmarks"
+WORK = ROOT / "build" / "tables"
+KEY = re.compile(r"\w[\w.,=+-]*")
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`run` gives the row's figures: a function of the table's work folder, or the words of a command, run in the
+    repository's root, whose last line of output is a JSON object. `{work}` in a word is the work folder, `{python}` this
+    Python. Both can keep there what several rows need (`once`)."""
+
+    key: str
+    run: Callable[[Path], Figures] | Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not KEY.fullmatch(self.key):
+            raise ValueError(f"{self.key!r} cannot be a file's name")
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns` are names of figures with their formats, such as {"loss": ".3f"}; a row may lack some."""
+
+    title: str
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
+
+    def __post_init__(self) -> None:
+        keys = [row.key for row in self.rows]
+        if len(keys) != len(set(keys)):
+            raise ValueError("two rows have one key")
+
+
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """`path`, made by `make(PATH)` unless it is there; it is made under another name, so it is whole or not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        make(part)
+        part.rename(path)
+    return path
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else None
+    return {
+        "cpu": found[1] if found else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": platform.platform(),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """`dirty`: something that is not in the commit, these results aside, was there when the row began."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
+    changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {
+        "python": platform.python_version(),
+        **libraries,
+        "lbdsl": VERSION,
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(changes),
+    }
+
+
+def words_of(command: Sequence[str], python: str, work: str) -> list[str]:
+    return [word.replace("{python}", python).replace("{work}", work) for word in command]
+
+
+def figures_of(row: Row, work: Path) -> Figures:
+    if callable(row.run):
+        return row.run(work)
+    done = subprocess.run(
+        words_of(row.run, sys.executable, str(work)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_row(name: str, row: Row, path: Path, work: Path) -> dict[str, Any]:
+    """Run one row and write its file, whole or not at all."""
+    work.mkdir(parents=True, exist_ok=True)
+    by_function = ["python", "-m", "benchmarks.table", name, "--rows", row.key]
+    command = by_function if callable(row.run) else words_of(row.run, "python", f"build/tables/{name}")
+    kept = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}
+    start = time.perf_counter()
+    figures = figures_of(row, work)
+    seconds = round(time.perf_counter() - start, 3)
+    done = {"key": row.key, "figures": dict(figures), "command": shlex.join(command), "seconds": seconds, **kept}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+    return done
+
+
+def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -> Iterator[str]:
+    """The rows that are done, in the table's order."""
+    cells = [["", *table.columns]]
+    for row in table.rows:
+        if row.key in done:
+            figures = done[row.key]["figures"]
+            shown = (format(figures[name], form) if name in figures else "" for name, form in table.columns.items())
+            cells.append([row.key, *shown])
+    if markdown:
+        cells.insert(1, ["---", *("---:" for _ in table.columns)])
+        yield from (f"| {' | '.join(line)} |" for line in cells)
+        return
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    yield table.title
+    for key, *rest in cells:
+        figures = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        yield "  ".join([key.ljust(widths[0]), *figures]).rstrip()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Make a table; a stop loses one row.")
+    parser.add_argument("name", choices=sorted(path.stem for path in (HOME / "tables").glob("[!_]*.py")))
+    parser.add_argument("--list", action="store_true", help="say which rows are done, and run nothing")
+    parser.add_argument("--rows", metavar="PATTERN", default="*", help="only rows whose keys match, such as 'window-*'")
+    parser.add_argument("--redo", action="store_true", help="first forget these rows' figures")
+    parser.add_argument("--markdown", action="store_true")
+    asked = parser.parse_args(arguments)
+    table: Table = runpy.run_path(str(HOME / "tables" / f"{asked.name}.py"))["TABLE"]
+    files = {row.key: HOME / "results" / asked.name / f"{row.key}.json" for row in table.rows}
+    rows = [row for row in table.rows if fnmatchcase(row.key, asked.rows)]
+    if asked.list:
+        print("".join(f"{'done' if files[row.key].exists() else '-':6}{row.key}\n" for row in rows), end="")
+        return 0
+    if asked.redo:
+        for row in rows:
+            files[row.key].unlink(missing_ok=True)
+    done = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in files.items() if path.exists()}
+    todo = [row for row in rows if row.key not in done]
+    failed = []
+    for place, row in enumerate(todo):
+        took = [value["seconds"] for value in done.values()]
+        left = f", about {sum(took) / len(took) * (len(todo) - place) / 60:.1f} min left" if took else ""
+        say(f"[{len(rows) - len(todo) + place + 1}/{len(rows)}] {row.key}{left}")
+        try:
+            done[row.key] = run_row(asked.name, row, files[row.key], WORK / asked.name)
+        except KeyboardInterrupt:
+            say(f"stopped in {row.key}; the same command goes on{' without --redo' if asked.redo else ''}")
+            return 130
+        except Exception:
+            traceback.print_exc()
+            failed.append(row.key)
+    print("\n".join(lines(table, done, asked.markdown)))
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

