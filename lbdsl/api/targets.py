@@ -15,8 +15,9 @@ from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.families import ARTIFACT_PREFIX
+from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.gguf_model import gguf_checkpoint
+from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -141,6 +142,8 @@ def base_config(bench: Workbench) -> dict[str, Any]:
     for name in ("lbdsl", "auto_map"):
         config.pop(name, None)
     config["model_type"] = str(config.get("model_type", bench.facts.family)).removeprefix(ARTIFACT_PREFIX)
+    if is_artifact(source):
+        config["architectures"] = [FAMILIES[config["model_type"]].architecture]
     return config
 
 
