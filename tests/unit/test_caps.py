@@ -116,7 +116,7 @@ def test_a_coded_answer_soon_and_in_little_memory(name: str, measured: Callable[
 
 
 def test_a_misspelt_word_on_every_line_takes_linear_time(measured: Callable[[str], dict[str, Any]]) -> None:
-    text = "layers 0-3 exept 2 keep\nwhere sensitvity < 0.1 drop\nlayres 3 drop\n" * 300
+    text = "layers 0-3 exept 2 keep\nwhere sensitvity < 0.1 drop\nlayres 3 drop\n" * 100
     got = measured(text)
-    assert got["count"] >= 900
-    assert got["seconds"] < 15
+    assert got["count"] >= 300
+    assert got["seconds"] < 5

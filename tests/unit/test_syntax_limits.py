@@ -41,7 +41,7 @@ def test_depth(opening: str, closing: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "where " + " and ".join(["nll < 1"] * 8_000) + " drop",
+        "where " + " and ".join(["nll < 1"] * 5_000) + " drop",
         "let $a = " + " + ".join(["1"] * 10_000),
         "layers " + ", ".join(map(str, range(9_000))) + " keep",
         "where " + "(" * 20_000,
