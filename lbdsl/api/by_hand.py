@@ -25,7 +25,7 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     if not 0 <= layer < len(plan.layers):
         raise fail("LB300", f"layer {layer} does not exist", help=f"the model has layers 0-{len(plan.layers) - 1}")
     if any(item.aspect == "weights" and not item.action.keeps for entry in plan.layers for item in entry.actions):
-        raise fail("LB152", "this plan has rules on modules, which cannot be changed by hand")
+        raise fail("LB345", "this plan has rules on modules, which cannot be changed by hand")
     texts = {
         entry.index: " + ".join(dict.fromkeys(item.action.text() for item in entry.actions if not item.action.keeps))
         or "keep"
@@ -40,7 +40,7 @@ def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
     """The recipe's text with its rules replaced by one for each action, in the place of the first."""
     spans = [recipe.span(rule) for rule in recipe.rules]
     if any(span is None or span.source.base for span in spans):
-        raise fail("LB152", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
+        raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
     layers: dict[str, list[int]] = {}
     for index, action in actions.items():
         layers.setdefault(action, []).append(index)

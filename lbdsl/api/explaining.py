@@ -146,9 +146,13 @@ def _planned(
 ) -> tuple[Diagnostic, ...]:
     """The planner's findings."""
     from lbdsl.plan.build import build
+    from lbdsl.plan.lengths import with_lengths
     from lbdsl.plan.schema import Loss, ModelRef
     from lbdsl.plan.select import select
 
+    lengths = with_lengths(recipe, facts)
+    if lengths.value is None:
+        return lengths.diagnostics
     chosen = select(recipe, facts, scores)
     if chosen.value is None:
         return chosen.diagnostics
@@ -156,4 +160,4 @@ def _planned(
     rise = 0.06 if chosen.value.changed else 0.0
     loss = Loss(joint=rise, joint_stderr=0.01, joint_kl=rise, base_nll=2.2, tokens=4096) if joint else None
     built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)
-    return (*chosen.diagnostics, *built.diagnostics)
+    return (*lengths.diagnostics, *chosen.diagnostics, *built.diagnostics)

@@ -20,9 +20,7 @@ from lbdsl.plan.claims import scores_of
 from lbdsl.plan.gate import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
-
-SEQUENCES = 4
-"""The fewest sequences that a mean and its error are taken over."""
+from lbdsl.recipe.schema_blocks import SEQUENCES
 
 MEASURED, JUDGED = 1024, 2048
 """Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""

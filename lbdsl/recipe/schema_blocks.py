@@ -17,6 +17,10 @@ JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: text that neither chose a plan nor healed a model."""
 
 
+SEQUENCES = 4
+"""The fewest sequences that a mean and its error are taken over; `tokens` rises to it."""
+
+
 class Block(Node):
     """Base of the blocks. `set_at` has the offsets of the values that the recipe sets, by field; the others are open."""
 

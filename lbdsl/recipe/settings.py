@@ -9,6 +9,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Node
+from lbdsl.recipe.schema_blocks import SEQUENCES
 from lbdsl.recipe.scope import Scope, at
 from lbdsl.recipe.setting_values import (
     EVAL_METRICS,
@@ -103,11 +104,11 @@ ROUNDED = 0.05
 def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     """LB145 where the tokens of a block are not a multiple of its sequences."""
     span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
-    if block.seq is None:
-        return
+    if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
+        return  # `lbdsl.plan.lengths` says it
     batch = getattr(block, "batch", 1)
     steps = max(1, block.tokens // (batch * block.seq))
-    seq = block.seq if isinstance(block, Heal) else min(block.seq, block.tokens)
+    seq = block.seq
     used = steps * batch * seq
     if span is None or abs(used - block.tokens) <= ROUNDED * block.tokens:
         return

@@ -256,7 +256,7 @@ def _settings(word: str) -> Iterator[Page]:
 
 
 def default_of(block: str, key: str) -> str:
-    """The default of a setting, as a recipe writes it; empty where there is none."""
+    """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
     from lbdsl.core.units import tokens_text
     from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure, Node, Search
 
@@ -267,6 +267,10 @@ def default_of(block: str, key: str) -> str:
     schemas: dict[str, type[Node]] = {"measure": Measure, "heal": Heal, "eval": Evaluate, "search": Search}
     schema = schemas[block]
     value = schema.model_fields[key].get_default()
+    if value is None:
+        return ""
+    if key == "data" and isinstance(value, tuple):
+        value = value[0]
     if isinstance(value, tuple):
         return f"[{', '.join(value)}]"
     if key == "data":

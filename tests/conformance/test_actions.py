@@ -113,7 +113,7 @@ def test_what_has_no_engine_is_planned_and_refused(kind: str, example: str, tiny
     assert kind in refusals[0].message
     assert plan.errored
     assert not plan.applyable
-    ready = Planned(plan, (), (), recipe, bench)
+    ready = Planned(plan, (), recipe, bench)
     with pytest.raises(LbdslError) as raised:
         apply_plan(ready, chosen=ApplyOptions(output=tmp_path / "out"))
     assert [d.code for d in raised.value.diagnostics if d.is_error] == ["LB215"]

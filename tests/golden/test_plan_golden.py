@@ -91,7 +91,7 @@ CASES |= {
 
 def picture(plan: Plan, width: int) -> str:
     out = io.StringIO()
-    render_plan(plan, SPEEDS, make_console(out, width))
+    render_plan(plan.model_copy(update={"speeds": SPEEDS}), make_console(out, width))
     return out.getvalue()
 
 

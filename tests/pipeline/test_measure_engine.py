@@ -185,13 +185,13 @@ def test_the_model_is_left_as_it_was(hybrid, measured):
     assert hybrid.config.lbdsl == fresh.config.lbdsl
 
 
-def test_broken_weights_give_nan_not_a_crash(tmp_path):
+def test_broken_weights_are_named(tmp_path):
     model = to_hybrid(tiny_llama())
     with torch.no_grad():
         model.model.layers[2].self_attn.o_proj.weight[0, 0] = math.nan
     for _ in range(2):
-        found = measure(model, tmp_path, [Request("nll", "drop", 1)])
-        assert math.isnan(found[Request("nll", "drop", 1)].value)
+        with pytest.raises(LbdslError, match="LB451"):
+            measure(model, tmp_path, [Request("nll", "drop", 1)])
 
 
 class Elsewhere(Action):

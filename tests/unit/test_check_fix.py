@@ -210,7 +210,7 @@ def test_by_the_api() -> None:
     from lbdsl.api.explaining import EXAMPLE_MODEL
 
     assert lbdsl.fix_recipe(BAD).text == GOOD
-    patterns = 'modules "*.kproj" quantize(bits=4)\nelse keep'
+    patterns = 'modules "*.kproj" keep\nelse keep'
     assert '"*.k_proj"' in lbdsl.fix_recipe(patterns, facts=EXAMPLE_MODEL).text
     # Cut short it would be another set of layers than the one that was written.
     beyond = "layers 20-40 keep\nelse keep"

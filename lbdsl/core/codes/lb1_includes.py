@@ -107,7 +107,7 @@ CODES = (
         "LB145",
         "tokens rounded to whole sequences",
         "Text is read in whole sequences, and healing takes whole steps; a budget between two of them is not met exactly.",
-        example="measure { tokens = 1500; seq = 1Ki }\nelse keep",
-        fixed="measure { tokens = 2Ki; seq = 1Ki }\nelse keep",
+        example="measure { tokens = 5500; seq = 1Ki }\nelse keep",
+        fixed="measure { tokens = 5Ki; seq = 1Ki }\nelse keep",
     ),
 )

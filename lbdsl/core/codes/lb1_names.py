@@ -222,11 +222,4 @@ CODES = (
         'assert ppl_increase("my.txt") < 5%',
         fixed='eval { data = ["builtin:wikitext", "my.txt"] }\nassert ppl_increase("my.txt") < 5%',
     ),
-    Code(
-        "LB152",
-        "a plan that cannot be changed by hand",
-        "`change_layer` writes one rule for each action in place of the recipe's own rules.",
-        example='lbdsl.change_layer(planned, 7, "keep")  # the recipe includes its rules',
-        fixed='lbdsl.change_layer(planned, 7, "keep")  # the rules stand in the recipe',
-    ),
 )

@@ -335,6 +335,13 @@ _STALE = (
         exit_code=3,
         fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
     ),
+    Code(
+        "LB345",
+        "a plan that cannot be changed by hand",
+        "`change_layer` writes one rule for each action in place of the recipe's own rules.",
+        example='lbdsl.change_layer(planned, 7, "keep")  # the recipe includes its rules',
+        fixed='lbdsl.change_layer(planned, 7, "keep")  # the rules stand in the recipe',
+    ),
 )
 
 CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STALE
