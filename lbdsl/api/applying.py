@@ -15,6 +15,7 @@ from lbdsl.api.converting import convert_recipe
 from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import Planned
+from lbdsl.api.predicting import pace_of
 from lbdsl.api.texts import check_texts, data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
@@ -135,7 +136,6 @@ def apply_plan(
     """
     from lbdsl.execute.run import RunInputs, run_plan
     from lbdsl.heal.heal import HealInterrupted
-    from lbdsl.measure.pace import Pace
 
     chosen = chosen or ApplyOptions()
     progress = progress_of(progress)
@@ -182,7 +182,7 @@ def apply_plan(
         raise KeyboardInterrupt from None
     heal = result.record.heal
     if heal is not None and not chosen.resume and heal["seconds"] > 0:
-        Pace(bench.digest, bench.computed, bench.device, bench.cache_dir).note("heal", heal["tokens"] / heal["seconds"])
+        pace_of(bench).note("heal", heal["tokens"] / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"what was there before is now {result.moved_aside}"))

@@ -7,40 +7,28 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lbdsl.actions import Action
 from lbdsl.api.notebook import Shown
 from lbdsl.api.options import RunOptions
+from lbdsl.api.predicting import pace_of, say_measuring, with_predictions
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
-from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.plan.build import CONTEXTS, build
-from lbdsl.plan.cost import base_cost, decode_bounds, plan_cost
-from lbdsl.plan.estimate import estimate, measuring_units, units
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, Speed
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
 from lbdsl.plan.select import Selection, select
 from lbdsl.plan.static import action_findings
-from lbdsl.plan.words import duration_text, plural
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.version import VERSION
-
-if TYPE_CHECKING:
-    from lbdsl.measure.pace import Pace
-
-SAMPLE = 100_000
-"""Characters that the length of a token is estimated on."""
-
-SPEED_CONTEXT = 8192
-SPEED_BATCHES = (1, 16)
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,7 +175,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
-    return Planned(_with_predictions(built.value, bench), diagnostics, resolved, bench)
+    return Planned(with_predictions(built.value, bench), diagnostics, resolved, bench)
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:
@@ -256,7 +244,7 @@ def _scores(
     fingerprint = fingerprint_of(bench, blocks.digest)
     with open_store(bench.cache_dir) as store:
         missing = [r for r in requests if len(store.get(fingerprint, key_of(r))) < blocks.sequences]
-    _say_measuring(bench, missing, blocks.tokens)
+    say_measuring(bench, missing, blocks.tokens)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
         scores = measure_requests(
             lambda: bench.measured_base,
@@ -266,26 +254,11 @@ def _scores(
             blocks,
             store,
             fingerprint,
-            progress=Timed(report, _pace(bench), bench.facts, blocks.seq),
+            progress=Timed(report, pace_of(bench), bench.facts, blocks.seq),
             batch=bench.options.batch,
         )
     return scores, MeasuredOn(
         data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint
-    )
-
-
-def _say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None:
-    """How long it will take and how much memory, before it starts; nothing where all is known."""
-    if not missing:
-        return
-    # One run from the layer to the end serves every metric of an action.
-    runs = sorted({(request.layer, request.action) for request in missing if request.action})
-    passes = measuring_units(bench.facts, (layer for layer, _ in runs), tokens) / units(bench.facts, tokens)
-    pace = _pace(bench).known("forward")
-    time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
-    bench.progress.say(
-        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
-        f"{bytes_text(bench.computed.params * bench.computed.dtype_bytes)} of weights in memory"
     )
 
 
@@ -329,55 +302,6 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
 def _number(value: float) -> float | None:
     """None for what JSON has no number for: infinity, and the error of a single sequence."""
     return value if math.isfinite(value) else None
-
-
-def _with_predictions(plan: Plan, bench: Workbench) -> Plan:
-    """The plan with what is predicted of this machine, and of the engines that could serve its result."""
-    from lbdsl.api.targets import serving_of
-    from lbdsl.execute.run import room_needed
-
-    pace = _pace(bench)
-    found = estimate(
-        plan,
-        bench.computed,
-        forward=pace.known("forward"),
-        healing=pace.known("heal"),
-        passes=_passes(plan, bench),
-        room=room_needed(plan, bench.facts),
-    )
-    return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
-
-
-def _passes(plan: Plan, bench: Workbench) -> float | None:
-    """How often healing goes over its text, from the length of a token in the first of it."""
-    from lbdsl.api.texts import data_folder
-    from lbdsl.data import Part, read_parts
-
-    if plan.heal is None:
-        return None
-    folder = data_folder(plan.recipe.path)
-    parts = read_parts(plan.heal.data, base_dir=folder, offline=bench.options.offline)
-    texts = parts.texts(Part.HEAL)
-    sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
-    if not sample.strip():
-        return None
-    tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
-    return plan.heal.tokens / max(1.0, parts.characters(Part.HEAL) * tokens_a_character)
-
-
-def _pace(bench: Workbench) -> Pace:
-    from lbdsl.measure.pace import Pace
-
-    return Pace(bench.digest, bench.computed, bench.device, bench.cache_dir)
-
-
-def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
-    from lbdsl.measure.machine import machine_for
-
-    with bench.progress.stage("calibrating the machine"):
-        machine = machine_for(bench.device, bench.computed, bench.cache_dir)
-    cells = [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
-    return decode_bounds(base_cost(bench.computed), plan_cost(bench.computed, plan), machine, cells)
 
 
 def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:
