@@ -170,7 +170,8 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
                 else f"a fact of the source model: `model.{name}`"
             )
             listed = ("metrics: " if rule else "values of the model: ") + ", ".join(f"`{kind}`" for kind in sorted(known))
-            scope.error("LB102", f"no metric `{name}`", span, help=(f"`{name}` is {said}", listed))
+            missing = wish(name, "score") if rule else None
+            scope.error("LB102", f"no metric `{name}`", span, help=(missing or f"`{name}` is {said}", listed))
             return
         what, wishes = ("metrics", "score") if rule else ("values of the model", "value")
         scope.unknown("LB102", f"no metric `{name}`", name, span, known, what, wishes=wishes)

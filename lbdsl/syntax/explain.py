@@ -111,7 +111,11 @@ def _modules_in_layers(p: Place) -> Diagnostic | None:
         "LB008",
         f"unexpected `{p.token.text}`",
         p.span(),
-        help=(f"layers are chosen by number, not by name; modules are: `modules {p.token.text} ACTION`", *form_of(p)),
+        help=(
+            "layers are chosen by number, not by name; modules can only be kept or quantized, as in "
+            f"`modules {p.token.text} quantize(bits=4)`",
+            *form_of(p),
+        ),
     )
 
 

@@ -78,6 +78,14 @@ def slice_range(p: Place) -> Diagnostic | None:
             p.span(start, end),
             help="both ends belong to it: `0-3` is four layers",
         )
+    further = next((token for token in p.tokens if token.start >= end.end), None)
+    if further is not None and further.kind in ("COLON", "_DOTS"):
+        return error(
+            "LB010",
+            f"a range of layers is written with `-`, not `{sign}`",
+            p.span(start, further),
+            help=f"a range with a step is `every N and {low}-{last}`",
+        )
     right = f"{low}-{last}" if last > low else str(low)
     return error(
         "LB010",

@@ -40,7 +40,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "w8a8 w4a8 w4a4 activations activation_bits",
-        f"the language has no quantization of activations; {_QUANTIZE}",
+        "activations stay as they are: `quantize(bits=8)` is of weights only; and this version plans it only",
     ),
     (
         "",
@@ -56,7 +56,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "heads head prune_heads drop_heads head_pruning remove_heads",
-        f"the language has no action, selector or score for single heads; {_DROP}",
+        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions",
     ),
     (
         "",
@@ -85,6 +85,11 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     ("", "skip remove delete discard bypass identity ablate", f"the word for this is `drop`: {_DROP}"),
     (
+        "statement",
+        "ignore exclude skip_modules",
+        "rules are about layers and the modules in them; embeddings and `lm_head` are never changed",
+    ),
+    (
         "",
         "none nothing noop no_op pass ignore preserve unchanged",
         "a layer stays as it is with `keep`; `else` is every layer left",
@@ -98,7 +103,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "swap reorder permute move repeat duplicate copy loop recur recurrent insert add upscale",
-        "the language cannot repeat, move or add layers; `drop(block)` removes a layer whole",
+        "the language cannot repeat, move or add layers; it can only remove one whole: `drop(block)`",
     ),
     # Attention
     (
@@ -130,7 +135,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "rope yarn ntk rope_scaling rope_theta theta alibi nope context_extension longrope extend positions",
-        "the language has no action on position embeddings or context length; `swa` and `drop` act on attention only",
+        "the language has no action on position embeddings or context length; they stay the base model's",
     ),
     (
         "",
@@ -162,7 +167,11 @@ ROWS: tuple[tuple[str, str, str], ...] = (
         "perplexity ppl loss cross_entropy ce",
         "perplexity under an action is scored as `nll(ACTION)`: 0.1 is about 10.5 % more perplexity",
     ),
-    ("", "perplexity ppl", "there is no gate on perplexity itself; `ppl_increase < 5%` compares it with the base's"),
+    (
+        "",
+        "perplexity ppl",
+        "there is no gate on perplexity itself; `ppl_increase < 5%` compares it with the base's; `lbdsl eval` prints both",
+    ),
     (
         "",
         "mmlu hellaswag arc arc_easy arc_challenge winogrande gsm8k piqa boolq truthfulqa humaneval lambada "
@@ -183,7 +192,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "mean median avg average_score max min quantile percentile percent std sum threshold count abs sqrt log",
-        "the language has no functions over scores; `lowest 20% by SCORE` takes a share of the layers",
+        "the language has no functions over scores; `lowest 50% by SCORE` takes a share of the layers",
     ),
     ("", "random rand shuffle", f"nothing in the language is random; {_SCORES}"),
     (
@@ -211,6 +220,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     ("fact", "num_layers num_hidden_layers depth n_layers", "the number of layers is `model.layers`"),
     ("fact", "hidden_size d_model dim", "the hidden size is `model.hidden`"),
+    ("fact", "head", "the number of heads is `model.heads`"),
     ("fact", "num_heads n_heads num_attention_heads", "the number of heads is `model.heads`"),
     ("fact", "num_key_value_heads num_kv_heads", "the number of KV heads is `model.kv_heads`"),
     ("fact", "vocab_size", "the size of the vocabulary is `model.vocab`"),
@@ -226,7 +236,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "epoch epochs steps max_steps num_steps iterations num_epochs train_steps",
-        "the length of healing is `tokens`, counted as seen: `heal { tokens = 200k }`",
+        "the length of healing is `tokens` seen, as in `heal { tokens = 200k }`; 3 epochs are 3 times the text's",
     ),
     ("setting", "samples num_samples n_samples examples limit", "the amount of text is `tokens`"),
     ("", "learning_rate", "the learning rate is `lr`"),
@@ -280,14 +290,23 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "choice",
-        "qlora dora lora_plus adapter prefix ia3 peft rslora",
+        "qlora dora lora_plus loraplus loha lokr olora vera adapter prefix ia3 peft rslora",
         "the language has no adapters but LoRA; healing trains `lora(rank=16, alpha=32)` or `full` weights",
     ),
-    ("statement", "prune", f"the language has no pruning of weights, heads or embeddings; {_DROP}"),
+    ("statement", "params kv flops budget", "a budget is a gate: `assert params <= 100M`, or `assert kv(8Ki) <= 50%`"),
+    ("parameter", "groups", "`group` is the number of weights in a group, not of groups"),
+    ("parameter", "norm layernorm rmsnorm", "norms go with their part: `drop`, `drop(mlp)` and `drop(block)`"),
+    ("action", "replace", "the language has no other mixer to put in; `swa(window=512)` and `drop` change attention"),
+    (
+        "statement",
+        "prune",
+        "the language cannot prune weights, heads, embeddings or the vocabulary; it removes attentions, MLPs and layers",
+    ),
     (
         "",
         "sft dpo rlhf grpo ppo chat instruct chat_template template prompt prompts system orpo pretrain",
-        "healing distils from the base model on plain text; the language has no chat, SFT or preference training",
+        "healing only distils from the base model; the language has no SFT or preference training. "
+        '`heal { data = "chats.jsonl" }` reads chats as text',
     ),
     ("", "lora qlora dora adapter adapters peft", "LoRA is a method of healing: `heal { method = lora(rank=16) }`"),
     ("setting", "rank alpha target_modules", "it belongs to LoRA: `method = lora(rank=16, alpha=32)`"),
@@ -299,7 +318,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "freeze frozen unfreeze trainable train_layers requires_grad",
-        "the language cannot freeze layers; healing trains with `method = lora(rank=16)` or `full`",
+        "the language cannot freeze layers, and `keep` does not: healing trains all of them, by `lora(rank=16)` or `full`",
     ),
     (
         "",
@@ -419,7 +438,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "set",
         "attention mlp ffn attn full full_attention local dense type kind named sliding linear mamba moe",
-        "layers cannot be chosen by type, only by number or score; the action says which part, as in `drop(mlp)`",
+        "layers are chosen by number or score, not by type; the action says which part: `drop` the attention, "
+        "`drop(mlp)` the MLP",
     ),
     ("set", "any some", "every layer is `all`"),
     ("set", "none nothing", "there is no empty set of layers; leave the rule out"),
