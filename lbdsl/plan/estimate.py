@@ -69,5 +69,5 @@ def _memory(heal: Heal | None, facts: ModelFacts) -> int:
         trained = facts.params
         weights += facts.params * (4 - facts.dtype_bytes) // 2
     step = heal.batch * heal.seq
-    kept = facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * 2
+    kept = facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * facts.dtype_bytes
     return 2 * weights + trained * 16 + kept

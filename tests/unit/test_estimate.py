@@ -1,0 +1,55 @@
+"""What applying a plan takes, by formulas that a run was held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from plan_cases import plan_of, smollm2_facts
+
+from lbdsl.plan.estimate import estimate, head_layers, measuring_units, units
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.schema import Loss
+
+SMOL = smollm2_facts()
+TEXT = """lowest 4 by sensitivity drop
+else keep
+heal { tokens = 40k; seq = 1Ki }
+eval { data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 8Ki; seq = 2Ki }
+"""
+
+
+def estimated(text: str, facts=SMOL, **more):
+    from lbdsl.recipe import recipe_from_text
+
+    plan = plan_of(text, facts, joint=Loss(joint=0.1, base_nll=2.0, tokens=100))
+    plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})
+    return estimate(plan, facts, **{"forward": 350.0, "healing": None, "passes": None, "room": 7, **more})
+
+
+def test_a_healed_plan_judges_twice_and_heals_at_a_quarter_of_the_forward_pace() -> None:
+    found = estimated(TEXT)
+    assert found.judge_seconds == pytest.approx(2 * 2 * 2 * 8192 / 350, abs=0.1)
+    assert found.heal_seconds == pytest.approx(4 * 40_000 / 350, abs=0.1)
+    assert estimated(TEXT, healing=80.0).heal_seconds == pytest.approx(500)
+    assert found.disk_bytes == 7
+
+
+def test_what_was_never_run_here_has_no_time() -> None:
+    found = estimated(TEXT, forward=None)
+    assert (found.heal_seconds, found.judge_seconds) == (None, None)
+    assert estimated("layers 3 drop\nelse keep\n", forward=None).heal_seconds == 0
+
+
+def test_memory_of_healing_smollm2() -> None:
+    """A run of `recipes/quickstart.lbr` in float32 held 4.6 GiB, of which Python and torch are about 0.5."""
+    found = estimated(TEXT, replace(SMOL, dtype="float32"))
+    assert 4.0 < found.memory_bytes / 2**30 < 5.2
+
+
+def test_work_of_measuring() -> None:
+    whole = SMOL.layers + head_layers(SMOL)
+    assert units(SMOL, 10) == pytest.approx(10 * whole)
+    # Every layer once: half of the layers on the average, and the head each time.
+    work = measuring_units(SMOL, range(SMOL.layers), 1)
+    assert work == pytest.approx(whole + sum(whole - layer for layer in range(SMOL.layers)))
