@@ -1,7 +1,8 @@
 """Tiny models gain nothing from threads and lose much: one each, for this process and those it starts.
 
 `--quick` runs what needs no torch: it cannot be loaded then. A module of tests that loads it is skipped, tests marked
-`torch` are left out, and any other test that loads it, also in a process of its own, fails.
+`torch`, or `large` for inputs that take a second to read, are left out, and any other test that loads it, also in a
+process of its own, fails.
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.quick:
         NO_TORCH.collected = True
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("torch")])
-        items[:] = [item for item in items if not item.get_closest_marker("torch")]
+        left = [item for item in items if item.get_closest_marker("torch") or item.get_closest_marker("large")]
+        config.hook.pytest_deselected(items=left)
+        kept = set(items) - set(left)
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,7 @@ def test_neither_torch_nor_transformers_is_loaded() -> None:
     assert client.process.stderr.read().strip() == b"[]"
 
 
+@pytest.mark.large
 def test_a_large_recipe_does_not_hold_up_completion(client: Client) -> None:
     text = "".join(f"layers {n} where nll < 0.{n + 1} swa(window={64 + n})\n" for n in range(2500)) + "else keep\n"
     client.tell("textDocument/didOpen", {"textDocument": {"uri": URI, "languageId": "lbr", "version": 1, "text": text}})
@@ -235,6 +236,7 @@ def seconds(client: Client) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.large
 def test_an_edit_of_two_hundred_lines_costs_no_more_than_three_checks(client: Client) -> None:
     """A change, a completion asked for right after it, and the change's findings. Seconds alone would say how loaded the
     machine is."""

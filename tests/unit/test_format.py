@@ -171,6 +171,7 @@ def test_small_texts(text: str, wanted: str) -> None:
     assert format_text(wanted).unwrap() == wanted
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     "text",
     [
@@ -203,6 +204,7 @@ def test_nesting_to_the_limit() -> None:
         assert parse(Source("t", found)).unwrap().statements == parse(Source("t", text)).unwrap().statements
 
 
+@pytest.mark.large
 def test_an_editor_formats_200_lines_at_once() -> None:
     text = "".join(
         f"lowest {i} of rest by kl(swa(window={i}, sinks=4)) swa(window={i},sinks=4) # {i}\n" for i in range(200)

@@ -10,6 +10,8 @@ from lbdsl.core.span import Source
 from lbdsl.recipe import recipe_from_text
 from lbdsl.syntax.parse import parse
 
+pytestmark = pytest.mark.large
+
 
 def codes(text: str) -> list[str]:
     return [d.code for d in parse(Source("t", text)).diagnostics]
