@@ -172,7 +172,20 @@ def test_contexts_use_every_keyword() -> None:
     assert set(KEYWORDS) == set(tables().keywords)
 
 
-@pytest.mark.parametrize("kind", ["keyword", "metric", "action", "parameter", "setting", "value", "cost", "fact", "type"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("keyword", marks=pytest.mark.large),
+        "metric",
+        "action",
+        "parameter",
+        "setting",
+        "value",
+        "cost",
+        "fact",
+        "type",
+    ],
+)
 def test_single_edit_typos_name_the_right_word(kind: str) -> None:
     right: Counter[bool] = Counter()
     wrong = []
