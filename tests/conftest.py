@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Machines differ, and a loaded one is slow: time says nothing about a property.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-for profile, examples in {"quick": 20, "default": 50, "thorough": 500}.items():
+for profile, examples in {"quick": 10, "default": 50, "thorough": 500}.items():
     settings.register_profile(profile, max_examples=examples, **SLOW)
 settings.load_profile("default")
 

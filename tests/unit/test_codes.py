@@ -26,17 +26,17 @@ def is_recipe(text: str) -> bool:
     return bool(text) and not text.startswith(("lbdsl ", "lbdsl.", "LBDSL_", "pip ", "{"))
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: code.id)
-def test_a_code_is_documented(code: Code) -> None:
-    assert re.fullmatch(r"LB\d{3}", code.id)
-    assert code.title
-    assert not code.title.endswith(".")
-    assert code.reason.endswith("."), "the reason is a sentence"
-    assert code.exit_code in (1, 2, 3, 4, 5, 6, 7)
-    if code.exit_code != 7:  # those are bugs of ours, which no input is known to show
-        assert code.example
-        assert code.fixed
-    assert len(code.title) <= 60
+def test_every_code_is_documented() -> None:
+    for code in CODES:
+        assert re.fullmatch(r"LB\d{3}", code.id)
+        assert code.title
+        assert not code.title.endswith(".")
+        assert code.reason.endswith("."), "the reason is a sentence"
+        assert code.exit_code in (1, 2, 3, 4, 5, 6, 7)
+        if code.exit_code != 7:  # those are bugs of ours, which no input is known to show
+            assert code.example
+            assert code.fixed
+        assert len(code.title) <= 60
 
 
 def test_at_least_forty_codes_are_reached_from_recipes() -> None:
