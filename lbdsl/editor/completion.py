@@ -27,7 +27,7 @@ from lbdsl.editor.pages import (
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.params import TYPES
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
@@ -189,6 +189,8 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     role = cursor.role()
     if role.kind == "setting" and role.key == "data":
         for name in BUILTIN_TEXTS:
+            if cursor.block != "eval" and name in JUDGING_ONLY:
+                continue
             yield Item(f'"{name}"', "text", "text that is always there")
     elif cursor.before and cursor.before[-1].kind == "INCLUDE":
         for name in _recipes_beside(analysis.path):
