@@ -16,7 +16,7 @@ from docs.generate import MEASURED, PAGES, ROOT, measured, page_now
 from lbdsl.cli.app import VERBS
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-OF_MACHINE = re.compile(r"^ decode bound .*\n", re.MULTILINE)
+OF_MACHINE = re.compile(r"^ (?:decode bound|apply takes about).*\n(?:  .*\n)*", re.MULTILINE)
 """What a plan says of this machine's speed."""
 
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
