@@ -12,7 +12,7 @@ Everything that the command line does is a function here:
     measure_model(recipe, model) the scores a recipe needs
     plan_recipe(recipe, model)   what would be done, its cost and its damage
     change_layer(planned, 7, "keep") the same plan but for one layer
-    planned.save(path)           the plan as a file; load_plan(path).unwrap() reads it
+    planned.save(path)           the plan as a file; load_plan(path) reads it
     apply_plan(planned)          change, heal, judge and save
     apply_saved_plan(path)       do exactly a saved plan
     load(folder)                 the model and the tokenizer of an artifact
@@ -50,7 +50,7 @@ _EXPORTS = {
     "ApplyOptions": "lbdsl.api.applying",
     "change_layer": "lbdsl.api.by_hand",
     "save_plan": "lbdsl.plan.file",
-    "load_plan": "lbdsl.plan.file",
+    "load_plan": "lbdsl.api.planning",
     "load": "lbdsl.api.loading",
     "evaluate_artifact": "lbdsl.api.evaluating",
     "export_artifact": "lbdsl.api.exporting",

@@ -13,12 +13,19 @@ from lbdsl.recipe.schema import Recipe
 
 
 def check_recipe(
-    text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
+    text: str | Path,
+    name: str = "<recipe>",
+    set_params: Mapping[str, object] | None = None,
+    *,
+    facts: ModelFacts | None = None,
 ) -> Diagnosed[Recipe]:
     """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text.
 
-    With `facts` also what is wrong with it for that model, as far as that is known before measuring.
+    A Path is a file, as in `check_file`. With `facts` also what is wrong with it for that model, as far as that is known
+    before measuring.
     """
+    if isinstance(text, Path):
+        return check_file(text, set_params, facts=facts)
     found = recipe_from_text(text, name, set_params or {})
     return found if facts is None else on_model(found, facts)
 

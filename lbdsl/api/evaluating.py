@@ -16,7 +16,7 @@ from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import AnyProgress
 from lbdsl.plan.gate import gate_of
-from lbdsl.plan.lengths import judged_lengths
+from lbdsl.plan.lengths import judged_lengths, judging_findings
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 
@@ -92,6 +92,7 @@ def evaluate_artifact(
         changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype), compute=compute)
     judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
     recipe = planned_recipe(plan)
+    found += judging_findings(recipe, wanted, bench.facts)
     asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
     return Judged(record, evaluation_json(judged), asserts, tuple(found))

@@ -18,6 +18,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
@@ -139,6 +140,11 @@ def plan_text(
     loaded = recipe_from_text(text, path, set_params, reader=FolderReader(Path(path)))
     _raise_errors(loaded.diagnostics)
     return _planned(loaded, bench, contexts, again=True)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """A saved plan, to look at; `apply_saved_plan` applies it. Raises LbdslError for a file that is not a plan."""
+    return read_plan(path).unwrap()
 
 
 def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:

@@ -19,6 +19,7 @@ from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served
+from lbdsl.plan.words import AS_SAVED
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
@@ -107,7 +108,7 @@ def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
         answers = check_target(subject, engine).answers
         can = tuple(answer.kind for answer in answers if answer.can)
         if engine == TRANSFORMERS:
-            can = ("as saved", *can)
+            can = (AS_SAVED, *can)
         # The exporter with the fewest objections is the nearest to what was asked for.
         objections = min(
             ([d.message for d in answer.findings if d.is_error] for answer in answers if not answer.can),

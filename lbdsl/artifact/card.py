@@ -12,7 +12,7 @@ from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.shown import value_text
-from lbdsl.plan.words import PREFILL
+from lbdsl.plan.words import AS_SAVED, PREFILL
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -114,7 +114,9 @@ def _predicted_lines(plan: Plan) -> list[str]:
     if plan.windowed:
         lines.append(f"- prefill: {PREFILL}")
     for item in plan.serving:
-        how = f"as {', '.join(f'`{name}`' for name in item.formats)}" if item.formats else f"no: {item.obstacle}"
+        exports = ", ".join(f"`{name}`" for name in item.formats if name != AS_SAVED)
+        ways = ([AS_SAVED] if AS_SAVED in item.formats else []) + ([f"exported to {exports}"] if exports else [])
+        how = "; ".join(ways) or f"no: {item.obstacle}"
         lines.append(f"- {item.engine}: {how}")
     return [*lines, ""] if lines else []
 

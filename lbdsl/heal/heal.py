@@ -28,7 +28,7 @@ CURVE_FILE = "curve.json"
 @dataclass(frozen=True)
 class HealReport:
     """What healing did. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the point before); `seconds`
-    are those of the process that ended it."""
+    are those of all processes that worked on it."""
 
     steps: int
     tokens: int
@@ -94,10 +94,12 @@ def heal_model(
         trained = _with_trainable_weights(student, heal)
     curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
 
+    earlier = curve.seconds
+
     def on_point(point: HealPoint, last: int) -> None:
         if not math.isfinite(point.loss):
             raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
-        curve.add(point.step, point.tokens, point.loss)
+        curve.add(point.step, point.tokens, point.loss, earlier + time.monotonic() - started)
         progress(point.tokens, last * tokens_per_step, f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
 
     callback = HealCallback(
@@ -127,7 +129,7 @@ def heal_model(
         passes=passes,
         trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
         curve=curve.points,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(earlier + time.monotonic() - started, 1),
     )
     return _merged(trained, dtype), report
 
@@ -222,12 +224,17 @@ class _Curve:
         if path.is_file():
             self._rows = [row for row in json.loads(path.read_text()) if row[0] <= from_step]
 
-    def add(self, step: int, tokens: int, loss: float) -> None:
-        self._rows.append([step, tokens, loss])
+    @property
+    def seconds(self) -> float:
+        """What the processes before this one took for these points."""
+        return self._rows[-1][3] if self._rows else 0.0
+
+    def add(self, step: int, tokens: int, loss: float, seconds: float) -> None:
+        self._rows.append([step, tokens, loss, round(seconds, 1)])
         beside = self._path.with_suffix(".tmp")
         beside.write_text(json.dumps(self._rows))
         beside.replace(self._path)
 
     @property
     def points(self) -> tuple[tuple[int, float], ...]:
-        return tuple((int(tokens), float(loss)) for _step, tokens, loss in self._rows)
+        return tuple((int(tokens), float(loss)) for _step, tokens, loss, _seconds in self._rows)

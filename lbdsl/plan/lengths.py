@@ -42,8 +42,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     if judged is not None:
         wanted = min(context, facts.positions) or JUDGED
         judged = _settled(recipe, "eval", judged, wanted, window, facts, found)
-        found += _shorter_than_named(recipe, judged, min(context, facts.positions))
-        found += _same_source(recipe, judged)
+        found += judging_findings(recipe, judged, facts)
     found += _heal_findings(recipe, window)
     value = recipe.model_copy(update={"measure": measure, "eval": judged})
     return Diagnosed(None if any(d.is_error for d in found) else value, tuple(found))
@@ -129,6 +128,13 @@ def joint_tokens(measure: Measure) -> int:
     """Tokens of the joint loss: half of the scores', and never fewer than `SEQUENCES` sequences."""
     assert measure.seq is not None, "lengths are settled before anything is measured"
     return max(measure.tokens // 2, SEQUENCES * measure.seq)
+
+
+def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> list[Diagnostic]:
+    """What flatters in how a result is judged: LB329 on shorter sequences than the recipe is about, LB337 on the text that
+    healed it."""
+    context = max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
+    return [*_shorter_than_named(recipe, judged, min(context, facts.positions)), *_same_source(recipe, judged)]
 
 
 def _shorter_than_named(recipe: Recipe, judged: Evaluate, context: int) -> list[Diagnostic]:

@@ -50,6 +50,10 @@ PREFILL = "windows make it no faster in transformers, often slower: it masks a d
 """What a plan and a model card say of reading a prompt, where layers have windows."""
 
 
+AS_SAVED = "as saved"
+"""Among the formats of an engine: the artifact itself, without an export."""
+
+
 def duration_text(seconds: float) -> str:
     """40 -> `40 s`, 400 -> `7 min`, 8000 -> `2.2 h`."""
     if seconds < 90:

@@ -95,6 +95,13 @@ def test_what_flatters_is_said_in_plan_report_and_card(workplace: Path, lbdsl) -
         assert said in record["card"]
 
 
+def test_eval_says_what_flatters(workplace: Path, lbdsl) -> None:
+    applied(lbdsl, HEAL + BOTH + "assert kv(256) <= 99%\n")
+    said = lbdsl("eval", "out", "--data", "builtin:pydoc", "--seq", "64", "--tokens", "256").err
+    assert "judged on the healing source" in said
+    assert "judged on sequences of 64 tokens" in said
+
+
 def test_a_plan_ends_with_what_can_serve_it(workplace: Path, lbdsl) -> None:
     Path("r.lbr").write_text(HEAD + "assert kv(256) <= 99%\n")
     plain = lbdsl("plan", "r.lbr", "model", "-o", "x.lbplan").out

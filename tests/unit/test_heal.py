@@ -135,12 +135,16 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path) -> None:
     checkpoint = last_whole_checkpoint(tmp_path / "cut")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-5"
+    # What the first process took counts, too.
+    rows = json.loads((tmp_path / "cut" / "curve.json").read_text())
+    (tmp_path / "cut" / "curve.json").write_text(json.dumps([[*row[:3], 1000.0] for row in rows]))
     # A checkpoint that a kill cut off in the middle is not taken.
     (tmp_path / "cut" / "checkpoint-7").mkdir()
     resumed, report = run(teacher, damaged(teacher), tmp_path / "cut", resume=True)
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert report.curve == whole_report.curve
+    assert 1000 < report.seconds < 1000 + 300
 
 
 def test_a_loss_that_is_no_number_is_a_coded_error(tmp_path) -> None:
@@ -157,4 +161,4 @@ def test_the_curve_is_kept_beside_the_checkpoints(tmp_path) -> None:
     teacher = tiny()
     _, report = run(teacher, damaged(teacher), tmp_path)
     rows = json.loads((tmp_path / "curve.json").read_text())
-    assert [(tokens, loss) for _, tokens, loss in rows] == list(report.curve)
+    assert [(tokens, loss) for _, tokens, loss, _ in rows] == list(report.curve)
