@@ -18,6 +18,9 @@ from lbdsl.plan.estimate import units
 LEAST_SECONDS = 1.0
 """Shorter work is no measure of a pace."""
 
+NOTE_SECONDS = 15.0
+"""Between two notes while work goes on: each is a file written."""
+
 
 class Pace:
     """Tokens a second of one model on one device, by kind of work: `forward` through all layers and the head, `heal` seen
@@ -47,6 +50,7 @@ class Timed:
     def __init__(self, report: Report, pace: Pace, facts: ModelFacts, seq: int):
         self._report, self._pace, self._facts, self._seq = report, pace, facts, seq
         self._first: tuple[float, float] | None = None
+        self._next = 0.0
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         self._report(done, total, note)
@@ -56,6 +60,7 @@ class Timed:
             self._first = (done, now)
             return
         seconds = now - self._first[1]
-        if seconds >= LEAST_SECONDS:
+        if seconds >= LEAST_SECONDS and (done >= total or now >= self._next):
+            self._next = now + NOTE_SECONDS
             whole = units(self._facts, 1)
             self._pace.note("forward", (done - self._first[0]) * self._seq / whole / seconds)

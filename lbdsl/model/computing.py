@@ -11,9 +11,9 @@ from torch import nn
 def compute_dtype(dtype: str, device: Any) -> str:
     """float32 for bfloat16 weights on a CPU without fast bfloat16 products, where torch's take up to 80 times as long as
     float32's; else `dtype`. Every bfloat16 number is a float32 number, so the weights stay what they are."""
-    if torch.device(device).type == "cpu" and dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "float32"
-    return dtype
+    if torch.device(device).type != "cpu" or dtype != "bfloat16" or not torch.backends.mkldnn.is_available():
+        return dtype  # a torch without oneDNN does not say what it is quick at
+    return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def cast_weights(model: nn.Module, dtype: str) -> Any:
