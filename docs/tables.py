@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from docs.language_tables import LANGUAGE_TABLES
 from lbdsl.export import exporters
-from lbdsl.model.families import FAMILIES, Family
-from lbdsl.model.families.base import no_windows
+from lbdsl.families import FAMILIES, Family
+from lbdsl.families.base import no_windows
 
 
 def families() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.hybrid.lbdsl_hybrid import HybridCausalLMMixin
 from lbdsl.model.runtime import hybrid_classes
 

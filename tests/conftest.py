@@ -74,7 +74,7 @@ def clean_process() -> Iterator[CleanProcess]:
 @pytest.fixture(scope="session")
 def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure, in fp32."""
-    from lbdsl.core.facts import ModelFacts
+    from lbdsl.layer.facts import ModelFacts
     from lbdsl.measure import calibrate, machine
 
     facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, 0, 0, 0, 0, 0, False, "float32", (), (), 0, (), ())

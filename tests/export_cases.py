@@ -11,7 +11,7 @@ from lbdsl.artifact.save import save_model
 from lbdsl.export import Subject
 from lbdsl.export.base import subject_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 from tests.hybrid_cases import FULL, NONE, swa
 
 VOCAB = 101

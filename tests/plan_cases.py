@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
-
-MODULES = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
-"""The modules of a layer that hold a weight matrix."""
-
 
 def llama_facts(
     *,
@@ -33,26 +31,17 @@ def llama_facts(
     native_window=None,
 ) -> ModelFacts:
     """Facts of a Llama of these shapes: two norms a layer and a final one, no biases."""
-    attention = hidden * head_dim * (2 * heads + 2 * kv_heads) + hidden
-    mlp = 3 * hidden * intermediate + hidden
+    window = None if native_window is None else Window(size=native_window)
+    mixer = Attention(heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window)
     return ModelFacts(
         family="llama",
         architecture="LlamaForCausalLM",
-        layers=layers,
         hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate=intermediate,
         vocab=vocab,
         positions=positions,
         tied=tied,
         dtype=dtype,
-        attention_params=(attention,) * layers,
-        mlp_params=(mlp,) * layers,
-        other_params=vocab * hidden * (1 if tied else 2) + hidden,
-        native_window=(native_window,) * layers,
-        modules=tuple(f"model.layers.{i}.{part}" for i in range(layers) for part in MODULES),
+        layer_specs=(LayerSpec(mixer=mixer, ffn=GatedMLP(width=intermediate)),) * layers,
     )
 
 
@@ -132,7 +121,7 @@ def plan_of(
         family=facts.family,
         layers=facts.layers,
         dtype=facts.dtype,
-        facts=asdict(facts),
+        facts=facts,
     )
     on = MeasuredOn(data="builtin:pydoc", digest="41af" * 16, tokens=8192, seq=1024, fingerprint="7c" * 32)
     plan = build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value

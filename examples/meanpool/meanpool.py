@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from lbdsl.actions import Action, Aspect, Change
 from lbdsl.core.costs import SubBlockCost
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 
 
 class MeanPool(Action):

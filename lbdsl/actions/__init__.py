@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 
-from lbdsl.actions.base import Action, Aspect, Change
+from lbdsl.actions.base import Action
 from lbdsl.core.registry import discover
 
-__all__ = ["Action", "Aspect", "Change", "actions"]
+__all__ = ["Action", "actions"]
 
 
 @cache

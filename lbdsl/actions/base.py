@@ -1,47 +1,21 @@
-"""What an action is: a frozen value that knows what it costs, what it changes and how to do it.
+"""What an action is: a frozen value that says which paths of a layer it claims, and what it sets there.
 
 To add one, write one file beside this one (or anywhere, see `lbdsl.core.registry`) with a subclass of `Action`, and
-for a mixer of its own one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edited.
+for a part of its own the part kind in the same file, with one flat runtime file (see `lbdsl.model.hybrid`). Nothing else
+is edited.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lbdsl.core.costs import SubBlockCost
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.facts import ModelFacts
-
-
-class Aspect(StrEnum):
-    """The part of a layer that an action claims. `BLOCK` is mixer and ffn together."""
-
-    MIXER = "mixer"
-    FFN = "ffn"
-    BLOCK = "block"
-    WEIGHTS = "weights"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One layer's change, as a value: the entries of its specification in the saved config, and what it removes.
-
-    `spec` merges into `config.json`'s `lbdsl.layers[layer]`, e.g. {"attn": "swa", "window": 512, "sinks": 4}.
-    `removes` are parameter-name prefixes below the layer, e.g. ("self_attn.", "input_layernorm.").
-    """
-
-    layer: int
-    aspect: Aspect
-    spec: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    removes: tuple[str, ...] = ()
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec, touch
+from lbdsl.parts import Slot
 
 
 class Action(BaseModel):
@@ -61,11 +35,15 @@ class Action(BaseModel):
     examples: ClassVar[tuple[str, ...]] = ()
     """More calls, where the arguments make another kind of change."""
 
+    divisible: ClassVar[bool] = False
+    """True for an action that claims every path at or below those of `claims`, and takes those of them that are free.
+    Others take all of their paths or none."""
+
+    keeps: ClassVar[bool] = False
+    """True when it changes nothing: it only keeps later rules from what it takes."""
+
     carried_out: ClassVar[bool] = True
     """False for an action that is only planned: a plan with it says so with LB215 and cannot be applied."""
-
-    runtime: ClassVar[Path | None] = None
-    """The flat runtime file of a mixer that the action brings; copied beside saved weights."""
 
     @classmethod
     def kind_name(cls) -> str:
@@ -85,28 +63,28 @@ class Action(BaseModel):
                 parts.append(f"{name}={value}")
         return f"{self.kind}({', '.join(parts)})" if parts else self.kind
 
-    @property
-    def keeps(self) -> bool:
-        """True when a layer under this action is the base model's layer, unchanged."""
-        return False
+    @abstractmethod
+    def claims(self) -> tuple[str, ...]:
+        """The paths of a layer that it claims, such as ("mixer.window",); may depend on the arguments. `weights` alone
+        stands for all linear maps of the layer, or those that a `modules` rule chooses."""
 
     @abstractmethod
-    def aspects(self) -> frozenset[Aspect]:
-        """What it claims; may depend on the arguments."""
-
-    @abstractmethod
-    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        """Cost of the MIXER and/or FFN sub-blocks it changes; a sub-block not named costs what it did."""
-
-    @abstractmethod
-    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        """What is done to the layer. Pure."""
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        """The layer with the claimed paths set; what it changes elsewhere is not looked at. `layer` is the base's and has
+        the claimed paths; `modules` are its linear maps, or those whose weights were taken where it claims weights. Pure."""
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""
         return ()
 
-    def apply(self, model: Any, change: Change) -> dict[str, Any]:
-        """Do one change on a hybrid model (`lbdsl.model.hybrid`); returns the record that the artifact keeps."""
-        model.set_layer(change.layer, dict(change.spec))
-        return {"layer": change.layer, "aspect": change.aspect.value, "action": self.text()}
+
+def acts_on_weights(action: Action) -> bool:
+    """Whether it may stand in a `modules` rule: all that it claims is weights, or it takes what is free of its claims and
+    weights are among them."""
+    roots = [touch(root, Slot.WEIGHTS) for root in action.claims()]
+    return any(roots) if action.divisible else all(roots)
+
+
+def touching(one: Action, other: Action) -> str | None:
+    """The wider of two paths that two actions claim and that touch; None where there are none."""
+    return next((min(a, b, key=len) for a in one.claims() for b in other.claims() if touch(a, b)), None)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from lbdsl.actions.base import Action, Aspect, Change
-from lbdsl.core.costs import NO_COST, SubBlockCost
-from lbdsl.core.facts import ModelFacts
+from lbdsl.actions.base import Action
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Slot
 
-_SUB_BLOCKS = {"attention": (Aspect.MIXER,), "mlp": (Aspect.FFN,), "block": (Aspect.MIXER, Aspect.FFN)}
-_SPEC_KEY = {Aspect.MIXER: "attn", Aspect.FFN: "mlp"}
+_CLAIMS = {
+    "attention": (Slot.MIXER.value,),
+    "mlp": (Slot.FFN.value,),
+    "block": (Slot.MIXER.value, Slot.FFN.value),
+}
 
 
 class Drop(Action):
@@ -33,17 +34,8 @@ class Drop(Action):
     def text(self) -> str:
         return self.kind if self.target == "attention" else f"{self.kind}({self.target})"
 
-    def aspects(self) -> frozenset[Aspect]:
-        if self.target == "block":
-            return frozenset({Aspect.BLOCK})
-        return frozenset(_SUB_BLOCKS[self.target])
+    def claims(self) -> tuple[str, ...]:
+        return _CLAIMS[self.target]
 
-    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        return dict.fromkeys(_SUB_BLOCKS[self.target], NO_COST)
-
-    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        parts = {Aspect.MIXER: facts.attention_parts, Aspect.FFN: facts.mlp_parts}
-        return tuple(
-            Change(layer, aspect, MappingProxyType({_SPEC_KEY[aspect]: "none"}), removes=parts[aspect])
-            for aspect in _SUB_BLOCKS[self.target]
-        )
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        return layer.replace(**dict.fromkeys(self.claims()))

@@ -1,36 +1,42 @@
-"""`keep`: leave a layer as it is."""
+"""`keep`: leave a layer, its attention or its MLP as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from lbdsl.actions.base import Action, Aspect, Change
-from lbdsl.core.costs import SubBlockCost
-from lbdsl.core.facts import ModelFacts
+from lbdsl.actions.base import Action
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Slot
+
+_CLAIMS: dict[str | None, tuple[str, ...]] = {
+    None: (Slot.MIXER.value, Slot.FFN.value, Slot.WEIGHTS.value),
+    "attention": (Slot.MIXER.value,),
+    "mlp": (Slot.FFN.value,),
+}
 
 
 class Keep(Action):
-    """Leave the layer as it is in the base model.
+    """Leave the layer as it is in the base model, or with `keep(attention)` or `keep(mlp)` that part of it.
 
-    What: nothing is removed or replaced; the layer stays bit-identical unless healing trains it.
+    What: nothing is removed or replaced; the layer stays bit-identical unless healing trains it. What an earlier rule
+    took stays taken. `keep(attention)` and `keep(mlp)` leave it open how weights are stored.
     Why: some layers carry the model (often the first and the last); claim them before other rules can.
-    Example: `layers first 2, last 1 keep`
+    Example: `layers first 2, last 1 keep`, `layers 0 keep(attention)`
     Source: LayerBoost (arXiv 2604.22050) keeps softmax attention where sensitivity is high.
     """
 
     kind: Literal["keep"] = "keep"
+    target: Literal["attention", "mlp"] | None = None
     example: ClassVar[str] = "keep"
+    examples: ClassVar[tuple[str, ...]] = ("keep(attention)", "keep(mlp)")
+    divisible: ClassVar[bool] = True
+    keeps: ClassVar[bool] = True
 
-    @property
-    def keeps(self) -> bool:
-        return True
+    def text(self) -> str:
+        return self.kind if self.target is None else f"{self.kind}({self.target})"
 
-    def aspects(self) -> frozenset[Aspect]:
-        return frozenset({Aspect.MIXER, Aspect.FFN})
+    def claims(self) -> tuple[str, ...]:
+        return _CLAIMS[self.target]
 
-    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        return {}
-
-    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        return ()
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        return layer

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lbdsl.actions.base import Action, Aspect, Change
-from lbdsl.core.costs import SubBlockCost, attention_cost
+from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, warning
-from lbdsl.core.facts import ModelFacts
 from lbdsl.core.units import tokens_text
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention, Window
 
 
 class SlidingWindow(Action):
@@ -30,31 +28,27 @@ class SlidingWindow(Action):
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
     sinks: Annotated[int, Field(ge=0, le=4096, json_schema_extra={"unit": "tokens"})] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
-    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_mixer_swa.py"
 
-    def aspects(self) -> frozenset[Aspect]:
-        return frozenset({Aspect.MIXER})
+    def claims(self) -> tuple[str, ...]:
+        return ("mixer.window",)
 
-    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        return {Aspect.MIXER: attention_cost(facts, layer, window=self._seen(facts, layer) + self.sinks)}
-
-    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        spec = MappingProxyType({"attn": "swa", "window": self._seen(facts, layer), "sinks": self.sinks})
-        return (Change(layer, Aspect.MIXER, spec),)
-
-    def _seen(self, facts: ModelFacts, layer: int) -> int:
-        """The window; never wider than one that the layer has by itself."""
-        own = facts.spec(layer).get("window")
-        return self.window if own is None else min(self.window, own)
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        assert isinstance(layer.mixer, Attention), "only attention has a window"
+        own = layer.mixer.window
+        # Never wider than one that the layer has by itself.
+        size = self.window if own is None else min(self.window, own.size)
+        return layer.replace(mixer=layer.mixer.replace(window=Window(size=size, sink_tokens=self.sinks)))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        own = facts.spec(layer).get("window")
-        if own is not None and self.window >= own:
+        mixer = facts.layer_specs[layer].mixer
+        own = mixer.window if isinstance(mixer, Attention) else None
+        if own is not None and self.window >= own.size:
             rest = " but its sinks" if self.sinks else ""
             return (
                 warning(
                     "LB327",
-                    f"`{self.text()}` changes nothing{rest} where layers have a window of {tokens_text(own)} by themselves",
+                    f"`{self.text()}` changes nothing{rest} where layers have a window of {tokens_text(own.size)} by "
+                    "themselves",
                     help="give a smaller window",
                 ),
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
 

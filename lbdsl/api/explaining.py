@@ -9,7 +9,7 @@ from dataclasses import replace
 from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import digest_text
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import Found, NotFound

@@ -21,7 +21,7 @@ from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 
 FORMAT_VERSION = 1
 

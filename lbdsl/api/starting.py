@@ -10,7 +10,7 @@ from typing import Literal
 from lbdsl.actions import Action, Aspect, actions
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text
 from lbdsl.model.source import is_artifact

@@ -8,14 +8,14 @@ from typing import Any
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served

@@ -9,7 +9,7 @@ from typing import Any
 
 from lbdsl.api.options import RunOptions
 from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
 from lbdsl.model.digest import default_cache_dir, model_digest

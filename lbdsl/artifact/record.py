@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, Valida
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail
 from lbdsl.core.digest import digest_of
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.paths import did_you_mean
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan

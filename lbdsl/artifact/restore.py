@@ -10,7 +10,7 @@ from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.computing import cast_weights
-from lbdsl.model.families import ARTIFACT_PREFIX
+from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers

@@ -15,7 +15,7 @@ from lbdsl.cli.options import set_option
 if TYPE_CHECKING:
     from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
-    from lbdsl.core.facts import ModelFacts
+    from lbdsl.layer.facts import ModelFacts
     from lbdsl.view.diagnostics import Style
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")

@@ -10,7 +10,7 @@ from pathlib import Path
 from lbdsl.actions import actions
 from lbdsl.api.checking import on_model
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Span
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import scores_of

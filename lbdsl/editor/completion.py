@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lbdsl.actions import Aspect, actions
+from lbdsl.actions import actions
+from lbdsl.actions.base import acts_on_weights
 from lbdsl.core.span import Source
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Cursor, Role
@@ -151,7 +152,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
 def _changes(name: str) -> bool:
     """Whether an action changes its layer; one that needs arguments does."""
     cls = actions()[name]
-    return any(cls.model_fields[key].is_required() for key in cls.parameters()) or not cls.model_validate({}).keeps
+    return not cls.keeps
 
 
 @cache
@@ -160,7 +161,7 @@ def _is_for_modules(name: str) -> bool:
     example = parse(Source("", f"else {actions()[name].example}")).unwrap().statements[0]
     assert isinstance(example, tree.RuleStatement), "an action's example is an action"
     action = resolve_action(Scope(), example.actions[0])
-    return action is not None and (action.keeps or Aspect.WEIGHTS in action.aspects())
+    return action is not None and acts_on_weights(action)
 
 
 def _action(name: str) -> Item:
@@ -199,7 +200,7 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
         for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
             yield Item(f'"*.{name}"', "text", f"{count} modules of this model")
     elif any(token.text == "model.family" for token in cursor.before):
-        from lbdsl.model.families import FAMILIES
+        from lbdsl.families import FAMILIES
 
         for name in FAMILIES:
             yield Item(f'"{name}"', "text", "a supported family")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.actions import Action, actions
 from lbdsl.metrics import Metric, metrics
 from lbdsl.recipe.calls import signature
@@ -60,12 +61,10 @@ KEYWORDS: Mapping[str, str] = {
 """Every keyword of the grammar; a test holds the two in step."""
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
-    "kv": (
-        "kv(CTX)",
-        "Bytes of keys and values that one sequence of CTX tokens holds. A percentage is a share of the base model's.",
-    ),
-    "flops": ("flops(CTX)", "FLOPs of decoding one token after CTX tokens. A percentage is a share of the base model's."),
-    "params": ("params", "Parameters of the changed model. A percentage is a share of the base model's."),
+    **{
+        name: (f"{name}(CTX)" if value.takes_context else name, f"{value.meaning} A percentage is a share of the base model's.")
+        for name, value in STATIC_VALUES.items()
+    },
     "ppl_increase": ("ppl_increase", "Rise of perplexity of the finished model over its base, on held-out text."),
     "agreement": ("agreement", "Share of tokens at which the finished model and its base predict the same one."),
     "kl_healed": ("kl_healed", "KL(base || finished model), nats a token, on held-out text."),

@@ -20,7 +20,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.editor import protocol
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.documents import UNITS, Change, Text

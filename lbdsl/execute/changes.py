@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Plan
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lbdsl.actions import Action
 from lbdsl.artifact.save import file_hashes, save_all_but_weights
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Report
 from lbdsl.execute.changes import apply_changes
 from lbdsl.measure.skeleton import skeleton_of

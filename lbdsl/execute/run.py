@@ -18,7 +18,7 @@ from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import load_artifact, stream_artifact
 from lbdsl.artifact.save import save_model
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores

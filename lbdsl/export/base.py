@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Report
 from lbdsl.model.layout import checked_specs
 

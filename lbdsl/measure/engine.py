@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lbdsl.actions import Action
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks

@@ -11,7 +11,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.files import replace_entry
 
 CALIBRATION_VERSION = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 
 SHARE = 0.6
 """Of free memory that a model's weights may take; the rest is for activations, logits and other programs."""

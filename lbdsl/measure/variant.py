@@ -9,7 +9,7 @@ import torch
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.hybrid.lbdsl_layers import merged_spec
 
 

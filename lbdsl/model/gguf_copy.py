@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
 from lbdsl.model.gguf_splitting import restore_splitting

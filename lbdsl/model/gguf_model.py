@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.model.families import FAMILIES, Family
+from lbdsl.families import FAMILIES, Family
 from lbdsl.model.gguf_header import ArrayLength, GgufHeader, read_gguf_header
 from lbdsl.model.safetensors_header import TensorInfo
 

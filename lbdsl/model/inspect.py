@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
-from lbdsl.core.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.core.registry import nearest
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.families import TensorRow
+from lbdsl.families import TensorRow
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo

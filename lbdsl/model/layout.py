@@ -9,8 +9,8 @@ from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.model.config_file import check_positive, positive_int
-from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
-from lbdsl.model.families.missing import missing
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
+from lbdsl.families.missing import missing
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 
 
 @dataclass(frozen=True)

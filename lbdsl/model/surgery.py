@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 from lbdsl.model.runtime import hybrid_classes
 
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from lbdsl.actions import Aspect
-from lbdsl.actions.keep import Keep
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import leaves
+from lbdsl.parts import Slot
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.check import beyond_positions, context_findings, facts_only, requirement_problems
-from lbdsl.plan.cost import ModelCost, base_cost, changed_cost
+from lbdsl.plan.cost import ModelCost, base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import (
@@ -30,11 +30,11 @@ from lbdsl.plan.schema import (
     RuleReport,
     ScoreValue,
 )
-from lbdsl.plan.select import Choice, LayerChoice, Selection, spec_of
+from lbdsl.plan.select import LayerChoice, Selection, Taken
 from lbdsl.plan.shown import deciding
-from lbdsl.plan.unbuilt import modules_left, removed_by, unbuilt_chosen
+from lbdsl.plan.unbuilt import unbuilt_chosen
 from lbdsl.plan.words import plural
-from lbdsl.recipe.schema import Assertion, Phase, Recipe
+from lbdsl.recipe.schema import Assertion, ModulesSelector, Phase, Recipe, Rule
 
 CONTEXTS = (1024, 8192, 32768)
 """Where costs are counted, in tokens, when no one asks for others."""
@@ -55,8 +55,7 @@ def build(
 ) -> Diagnosed[Plan]:
     """The plan, also when an assert fails: then an error says so (exit code 5; 1 for `requires`) and it is not
     applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned."""
-    before = base_cost(facts)
-    after = changed_cost(before, selection.actions)
+    before, after = base_cost(facts), model_cost(facts, selection.specs)
     # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
     asked, _ = requests_of(recipe, facts).unwrap()
     measurements = {request: measurements[request] for request in asked if request in measurements}
@@ -88,7 +87,7 @@ def build(
                 because=rule.because,
                 claims=outcome.claims,
                 shadowed=outcome.shadowed,
-                modules=_module_count(layers, rule.number),
+                modules=_module_count(facts, layers, rule.number) if _about_weights(rule) else 0,
             )
             for rule, outcome in zip(recipe.rules, selection.rules, strict=True)
         ),
@@ -119,10 +118,7 @@ def _layer(
     contexts: tuple[int, ...],
 ) -> LayerPlan:
     index = choice.index
-    removes = removed_by(choice.changing, facts, index)
-    planned = [_planned(item, removes) for item in choice.choices]
-    # Of weights, only what is left of the layer's modules counts.
-    actions = tuple(item for item in planned if item.aspect != "weights" or item.modules)
+    was, becomes = before.layers[index], after.layers[index]
     scores = {
         f"{request.metric}({request.action})" if request.action else request.metric: _score(measurement)
         for request, measurement in measurements.items()
@@ -130,33 +126,29 @@ def _layer(
     }
     return LayerPlan(
         index=index,
-        actions=actions,
-        spec=dict(spec_of(choice.changing, facts, index)),
-        removes=removes,
+        before=choice.base,
+        after=choice.spec,
+        actions=tuple(_planned(facts, choice, item) for item in choice.taken),
         scores=scores,
-        params_before=before.layer_params(index),
-        params_after=after.layer_params(index),
-        kv_bytes_before={str(ctx): before.layer_kv_bytes(index, ctx) for ctx in contexts},
-        kv_bytes_after={str(ctx): after.layer_kv_bytes(index, ctx) for ctx in contexts},
+        params_before=was.params,
+        params_after=becomes.params,
+        weights_before=was.weights,
+        weights_after=becomes.weights,
+        kv_bytes_before={str(ctx): was.kv_bytes(ctx) for ctx in contexts},
+        kv_bytes_after={str(ctx): becomes.kv_bytes(ctx) for ctx in contexts},
         reason=choice.reason,
     )
 
 
-def _planned(choice: Choice, removes: tuple[str, ...]) -> PlannedAction:
-    left = modules_left(choice, removes)
-    return PlannedAction(aspect=_aspect(choice.aspect), action=choice.action or Keep(), rule=choice.rule, modules=left)
-
-
-def _aspect(aspect: Aspect) -> Literal["mixer", "ffn", "weights"]:
-    match aspect:
-        case Aspect.MIXER:
-            return "mixer"
-        case Aspect.FFN:
-            return "ffn"
-        case Aspect.WEIGHTS:
-            return "weights"
-        case Aspect.BLOCK:
-            raise AssertionError("a block is planned as its mixer and its ffn")
+def _planned(facts: ModelFacts, choice: LayerChoice, item: Taken) -> PlannedAction:
+    """With a part's name in place of all that it has, where all was taken."""
+    every = list(leaves(choice.base, facts.linear_maps[choice.index]))
+    paths = list(item.paths)
+    for slot in Slot:
+        below = [path for path in every if path.startswith(f"{slot}.")]
+        if below and set(below) <= set(paths):
+            paths = [slot.value, *(path for path in paths if path not in below)]
+    return PlannedAction(action=item.action, rule=item.rule, paths=tuple(sorted(paths)))
 
 
 def _score(measurement: Measurement) -> ScoreValue:
@@ -183,7 +175,7 @@ def _loss(selection: Selection, measurements: Mapping[Request, Measurement], joi
     """The joint loss with the sum of the single layers' rises under the very actions chosen, where all are known."""
     rises: list[float] = []
     for layer in selection.layers:
-        if layer.changing:
+        if layer.changed:
             text = " + ".join(action.text() for action in layer.changing)
             score = measurements.get(Request("nll", text, layer.index))
             if score is None or not math.isfinite(score.value):
@@ -247,8 +239,21 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
     ]
 
 
-def _module_count(layers: tuple[LayerPlan, ...], rule: int) -> int:
-    return sum(len(planned.modules) for layer in layers for planned in layer.actions if planned.rule == rule)
+def _about_weights(rule: Rule) -> bool:
+    return any(root == Slot.WEIGHTS for action in rule.actions if not action.keeps for root in action.claims()) or isinstance(
+        rule.selector, ModulesSelector
+    )
+
+
+def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: int) -> int:
+    """Modules of the model that is left whose weights the rule took by name; all of a layer count where it took all."""
+    count = 0
+    for layer in layers:
+        maps = layer.after.linear_maps(facts)
+        for planned in layer.actions:
+            if planned.rule == rule:
+                count += len(maps) if Slot.WEIGHTS in planned.paths else len(set(maps) & set(planned.modules))
+    return count
 
 
 def _search_findings(recipe: Recipe) -> list[Diagnostic]:
@@ -266,9 +271,14 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are kept, changed and dropped; a layer that loses a sub-block counts as dropped."""
-    counts = Counter(layer.mark for layer in layers)
-    return {mark: counts[mark] for mark in ("keep", "change", "drop")}
+    """How many layers are changed in which way, by the words of their marks, in the order of the rows."""
+    counts: dict[str, dict[str, int]] = {}
+    for layer in layers:
+        for row, mark in layer.marks.items():
+            of_row = counts.setdefault(row, {})
+            if mark.counted:
+                of_row[mark.counted] = of_row.get(mark.counted, 0) + 1
+    return {words: count for of_row in counts.values() for words, count in of_row.items()}
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.units import tokens_text
 from lbdsl.plan.claims import action_conflicts, scores_of
 from lbdsl.plan.evaluate import World, holds, walk

@@ -1,19 +1,20 @@
-"""What a model costs under a choice of actions, and the decode time those costs allow. Formulas only, nothing measured.
+"""What a model costs, from its layers, and the decode time those costs allow. Formulas only, nothing measured.
 
-Parameters, cache bytes and FLOPs are exact counts from shapes. Times are lower bounds for given machine constants: the
-weights are read once a step, each sequence's cache once a step, and arithmetic runs at the machine's GEMM rate.
+Parameters, bytes of weights and cache, and FLOPs are exact counts from shapes. Times are lower bounds for given machine
+constants: the weights are read once a step, each sequence's cache once a step, and arithmetic runs at the machine's GEMM
+rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lbdsl.actions import Action, Aspect
-from lbdsl.core.costs import SubBlockCost, attention_cost, mlp_cost
-from lbdsl.core.facts import ModelFacts
-from lbdsl.plan.schema import Plan, Speed, Totals
+from lbdsl.layer.cost import STATIC_VALUES, LayerCost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.plan.schema import Speed, Totals
 
 MEMORY_SHARE = 0.9
 """The share of the machine's memory that weights and caches may fill."""
@@ -38,74 +39,77 @@ class MachineConstants(Protocol):
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The costs of one model: its shapes and, for each layer, those of the mixer and of the MLP."""
+    """The costs of one model, from those of its layers."""
 
     facts: ModelFacts
-    mixers: tuple[SubBlockCost, ...]
-    ffns: tuple[SubBlockCost, ...]
+    layers: tuple[LayerCost, ...]
 
-    @property
-    def _blocks(self) -> tuple[SubBlockCost, ...]:
-        return self.mixers + self.ffns
+    def value(self, name: str, ctx: int = 0) -> int:
+        """A static value of the language (see `STATIC_VALUES`), at a context where it takes one."""
+        static = STATIC_VALUES[name]
+        return static.outside(self.facts) + sum(static.of(layer, ctx) for layer in self.layers)
 
     @property
     def params(self) -> int:
         """All parameters; a tied head counts once."""
-        return self.facts.other_params + sum(block.params for block in self._blocks)
+        return self.value("params")
 
     @property
-    def step_weights(self) -> int:
-        """Weights that a decoded token multiplies with, the head (hidden x vocabulary) among them."""
-        return self.facts.hidden * self.facts.vocab + sum(block.matmul_params for block in self._blocks)
+    def weights(self) -> int:
+        """Bytes of all weights, as they are stored."""
+        return self.value("weights")
 
-    def layer_params(self, layer: int) -> int:
-        return self.mixers[layer].params + self.ffns[layer].params
+    @property
+    def _head(self) -> int:
+        return self.facts.hidden * self.facts.vocab
 
-    def layer_kv_bytes(self, layer: int, ctx: int) -> int:
-        return self.mixers[layer].kv_bytes(ctx) + self.ffns[layer].kv_bytes(ctx)
+    @property
+    def matrix(self) -> int:
+        """Elements of matrices that a decoded token multiplies with, the head (hidden x vocabulary) among them."""
+        return self._head + sum(layer.matrix for layer in self.layers)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of those, as they are stored."""
+        return self._head * self.facts.dtype_bytes + sum(layer.matrix_bytes for layer in self.layers)
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of cache that one sequence of `ctx` tokens holds."""
-        return sum(block.kv_bytes(ctx) for block in self._blocks)
+        return self.value("kv", ctx)
 
     def attention_flops(self, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`, beyond its matrix products with weights."""
-        return sum(block.decode_flops(ctx) for block in self._blocks)
+        return sum(layer.beyond_weights(ctx) for layer in self.layers)
 
     def flops(self, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`; a multiply and an add are two."""
-        return 2 * self.step_weights + self.attention_flops(ctx)
-
-    def layer_flops(self, layer: int, ctx: int) -> int:
-        blocks = (self.mixers[layer], self.ffns[layer])
-        return sum(2 * block.matmul_params + block.decode_flops(ctx) for block in blocks)
+        return self.value("flops", ctx)
 
     def prefill_flops(self, n: int) -> int:
         """FLOPs of reading `n` tokens and predicting one; the head runs once."""
-        head = 2 * self.facts.hidden * self.facts.vocab
-        return head + sum(2 * n * block.matmul_params + block.prefill_flops(n) for block in self._blocks)
+        return 2 * self._head + sum(layer.prefill_flops(n) for layer in self.layers)
 
     def totals(self, contexts: Iterable[int]) -> Totals:
         contexts = tuple(contexts)
         return Totals(
             params=self.params,
+            weights=self.weights,
             kv_bytes={str(c): self.kv_bytes(c) for c in contexts},
             flops_per_token={str(c): self.flops(c) for c in contexts},
         )
 
     def step_seconds(self, machine: MachineConstants, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
-        weights = self.step_weights
-        products = max(weights * self.facts.dtype_bytes / machine.bandwidth, 2 * batch * weights / machine.flops)
+        products = max(self.step_bytes / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
         attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, self.attention_flops(ctx) / machine.flops)
-        mixers = sum(block.matmul_params > 0 for block in self.mixers)
-        ffns = sum(block.matmul_params > 0 for block in self.ffns)
+        mixers = sum(layer.spec.mixer is not None for layer in self.layers)
+        ffns = sum(layer.spec.ffn is not None for layer in self.layers)
         return products + attention + mixers * machine.t_attn + ffns * machine.t_mlp + machine.t_head
 
     def fitting_batch(self, machine: MachineConstants, ctx: int) -> float:
         """How many sequences of `ctx` tokens fit beside the weights; infinite without a cache, 0 if the weights do not
         fit."""
-        free = machine.mem_bytes * MEMORY_SHARE - self.params * self.facts.dtype_bytes
+        free = machine.mem_bytes * MEMORY_SHARE - self.weights
         cache = self.kv_bytes(ctx)
         if free <= 0:
             return 0.0
@@ -117,34 +121,25 @@ class ModelCost:
         return admitted / self.step_seconds(machine, ctx, admitted) if admitted > 0 else 0.0
 
 
+LayerCosts = dict[LayerSpec, LayerCost]
+"""Costs of layers of one model that were asked for already."""
+
+
+def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec], known: LayerCosts | None = None) -> ModelCost:
+    """A model with these layers. `known` is filled, so that a caller who tries many plans counts each kind of layer
+    once."""
+    known = {} if known is None else known
+    layers = []
+    for spec in specs:
+        if spec not in known:
+            known[spec] = LayerCost.of(spec, facts)
+        layers.append(known[spec])
+    return ModelCost(facts, tuple(layers))
+
+
 def base_cost(facts: ModelFacts) -> ModelCost:
     """The unchanged model."""
-    layers = range(facts.layers)
-    return ModelCost(facts, tuple(attention_cost(facts, i) for i in layers), tuple(mlp_cost(facts, i) for i in layers))
-
-
-BlockCosts = dict[tuple[int, Action], Mapping[Aspect, SubBlockCost]]
-"""Costs already asked for, by layer and action."""
-
-
-def changed_cost(base: ModelCost, actions: Sequence[Iterable[Action]], known: BlockCosts | None = None) -> ModelCost:
-    """The model whose layer i has `actions[i]`; a sub-block that no action names costs what it did. `known` is filled,
-    so that a caller who tries many plans asks each action only once a layer."""
-    mixers, ffns = list(base.mixers), list(base.ffns)
-    known = {} if known is None else known
-    for layer, chosen in enumerate(actions):
-        for action in chosen:
-            if (layer, action) not in known:
-                known[layer, action] = action.cost(base.facts, layer)
-            cost = known[layer, action]
-            mixers[layer] = cost.get(Aspect.MIXER, mixers[layer])
-            ffns[layer] = cost.get(Aspect.FFN, ffns[layer])
-    return ModelCost(base.facts, tuple(mixers), tuple(ffns))
-
-
-def plan_cost(facts: ModelFacts, plan: Plan) -> ModelCost:
-    """The model that a plan makes."""
-    return changed_cost(base_cost(facts), [[planned.action for planned in layer.actions] for layer in plan.layers])
+    return model_cost(facts, facts.layer_specs)
 
 
 def decode_bounds(

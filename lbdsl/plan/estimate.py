@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Estimate, Plan
 from lbdsl.recipe.schema import Heal, Lora
 
@@ -24,7 +25,7 @@ ACTIVATIONS = 16
 
 def head_layers(facts: ModelFacts) -> float:
     """Layers that take as long as the head with its softmax."""
-    layer = facts.attention_params[-1] + facts.mlp_params[-1]
+    layer = LayerCost.of(facts.layer_specs[-1], facts).params
     return facts.vocab * (facts.hidden + SOFTMAX_COST) / max(layer, facts.hidden)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
 from lbdsl.plan.cost import ModelCost
@@ -37,8 +38,8 @@ from lbdsl.recipe.schema import (
 )
 from lbdsl.recipe.schema_expr import FACTS
 
-COST_UNITS = {"kv": Unit.BYTES, "flops": Unit.FLOPS, "params": Unit.PARAMS}
-_SHARED_UNITS = frozenset(COST_UNITS.values())
+SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
+"""Of what a percentage is a share of the base model's."""
 
 
 @dataclass(frozen=True)
@@ -216,12 +217,10 @@ class _Evaluator:
     def _cost(self, node: CostOf, cost: ModelCost | None) -> Quantity | None:
         if cost is None:
             return self._wrong(node, f"`{node.name}` is a cost of the changed model, unknown before selection")
-        if node.name == "params":
-            return Quantity(cost.params, Unit.PARAMS)
-        if node.ctx is None:
+        static = STATIC_VALUES[node.name]
+        if static.takes_context and node.ctx is None:
             return self._wrong(node, f"`{node.name}` needs a context, as in `{node.name}(8Ki)`")
-        value = cost.kv_bytes(node.ctx) if node.name == "kv" else cost.flops(node.ctx)
-        return Quantity(value, COST_UNITS[node.name])
+        return Quantity(cost.value(node.name, node.ctx or 0), static.unit)
 
     def _fact(self, node: Fact) -> Value | None:
         value = getattr(self.world.facts, node.name, None)
@@ -273,7 +272,7 @@ class _Evaluator:
 
     def _share(self, value: Quantity, other_expr: Expr, other: Quantity) -> Quantity | None:
         """A percentage against a cost is that share of what the base model costs."""
-        if value.unit is not Unit.RATIO or other.unit not in _SHARED_UNITS:
+        if value.unit is not Unit.RATIO or other.unit not in SHARED_UNITS:
             return value
         whole = evaluate(other_expr, _of_base(self.world))
         self.errors += whole.diagnostics

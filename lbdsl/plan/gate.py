@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from lbdsl.core.facts import ModelFacts
-from lbdsl.plan.cost import base_cost, plan_cost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.cost import base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.shown import deciding
@@ -34,7 +34,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
             source: World(
                 recipe,
                 facts,
-                cost=plan_cost(facts, plan),
+                cost=model_cost(facts, plan.specs),
                 base=base_cost(facts),
                 joint=plan.loss,
                 post=scores,

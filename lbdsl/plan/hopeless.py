@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from lbdsl.actions import Aspect
+from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.spec import touch
+from lbdsl.parts import Slot
 from lbdsl.plan.claims import fixed_layers
 from lbdsl.plan.match import ranks_rest
 from lbdsl.plan.select import select
@@ -23,14 +25,13 @@ def hopeless_untils(recipe: Recipe, facts: ModelFacts, requests: tuple[Request, 
 
 
 def _alike(facts: ModelFacts) -> bool:
-    layers = zip(facts.attention_params, facts.mlp_params, facts.native_window, strict=True)
-    return len(set(layers)) == 1 and len(set(facts.layer_specs)) <= 1
+    return len(set(facts.layer_specs)) == 1
 
 
 def _counts_decide(recipe: Recipe, facts: ModelFacts) -> bool:
     untils = ranked = 0
     for rule in recipe.rules:
-        if any(not action.keeps and action.aspects() != {Aspect.MIXER} for action in rule.actions):
+        if any(not action.keeps and not _of_mixer(action) for action in rule.actions):
             return False
         match rule.selector:
             case RankSelector(until=until) as selector if ranks_rest(selector):
@@ -44,3 +45,7 @@ def _counts_decide(recipe: Recipe, facts: ModelFacts) -> bool:
                 return False
     # Several would be tried in every combination, which takes seconds on a deep model.
     return untils == 1
+
+
+def _of_mixer(action: Action) -> bool:
+    return all(touch(path, Slot.MIXER) for path in action.claims())

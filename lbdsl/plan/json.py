@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from lbdsl.layer.difference import differences
 from lbdsl.plan.schema import LayerPlan, Plan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The fields that programs may rely on. Bytes and FLOPs are of one sequence, keyed by its tokens as text; `window`
-    and `sinks` are in tokens and null where the layer's attention has none; losses are in nats/token."""
+    """The fields that programs may rely on. Bytes of cache and FLOPs are of one sequence, keyed by its tokens as text;
+    `weights` is in bytes; `changes` gives [before, after] by path; losses are in nats/token."""
     return {
         "format_version": FORMAT_VERSION,
         "lbdsl_version": plan.lbdsl_version,
@@ -52,30 +53,20 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _layer(layer: LayerPlan) -> dict[str, Any]:
-    # Rules may share a layer's weights: `modules` says who has which, `rules` names the first that claims some.
-    weights = [planned for planned in layer.actions if planned.aspect == "weights"]
-    rules: dict[str, int | None] = {}
-    for planned in layer.actions:
-        if rules.get(planned.aspect) is None:
-            rules[planned.aspect] = planned.rule
     return {
         "index": layer.index,
-        "attn": layer.spec.get("attn", "full"),
-        "mlp": layer.spec.get("mlp", "full"),
-        "window": layer.spec.get("window"),
-        "sinks": layer.spec.get("sinks"),
-        "rules": rules,
-        "actions": {
-            aspect: " + ".join(dict.fromkeys(p.action.text() for p in layer.actions if p.aspect == aspect))
-            for aspect in rules
-        },
-        "modules": [
-            {"names": list(planned.modules), "action": planned.action.text(), "rule": planned.rule} for planned in weights
+        "before": layer.before.to_json(),
+        "after": layer.after.to_json(),
+        "changes": {path: list(pair) for path, pair in differences(layer.before, layer.after).items()},
+        "actions": [
+            {"action": item.action.text(), "rule": item.rule, "paths": list(item.paths)} for item in layer.actions
         ],
         "scores": {name: score.value for name, score in layer.scores.items()},
         "stderr": {name: score.stderr for name, score in layer.scores.items()},
         "params_before": layer.params_before,
         "params_after": layer.params_after,
+        "weights_before": layer.weights_before,
+        "weights_after": layer.weights_after,
         "kv_bytes_before": dict(layer.kv_bytes_before),
         "kv_bytes_after": dict(layer.kv_bytes_after),
         "reason": layer.reason,

@@ -7,14 +7,16 @@ about the context that the recipe's asserts and budgets name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
+from lbdsl.layer.difference import given_windows
+from lbdsl.layer.spec import LayerSpec, has_path
 from lbdsl.plan.check import costs_asked
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.gate import judges
@@ -50,28 +52,17 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
 def widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
     """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
-    return max(
-        (
-            change.spec["window"]
-            for action in dict.fromkeys(actions)
-            for layer in range(facts.layers)
-            for change in action.changes(facts, layer)
-            if change.spec.get("window") and change.spec["window"] != facts.spec(layer).get("window")
-        ),
-        default=0,
-    )
+    found = 0
+    for action in dict.fromkeys(actions):
+        for spec, maps in dict.fromkeys(zip(facts.layer_specs, facts.linear_maps, strict=True)):
+            if all(has_path(spec, path) for path in action.claims()):
+                found = max([found, *given_windows((spec,), (action.change(spec, maps),))])
+    return found
 
 
-def judged_lengths(wanted: Evaluate, specs: Iterable[Mapping[str, Any]], facts: ModelFacts) -> Diagnosed[Evaluate]:
+def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFacts) -> Diagnosed[Evaluate]:
     """The same for what a finished model is judged on; `specs` is what its layers are."""
-    window = max(
-        (
-            spec["window"]
-            for layer, spec in enumerate(specs)
-            if spec.get("window") and spec["window"] != facts.spec(layer).get("window")
-        ),
-        default=0,
-    )
+    window = max(given_windows(facts.layer_specs, specs), default=0)
     found: list[Diagnostic] = []
     value = _settled(None, "eval", wanted, JUDGED, window, facts, found)
     return Diagnosed(None if any(d.is_error for d in found) else value, tuple(found))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Slot
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.layersets import fixed_members
 from lbdsl.plan.match import Match, ranks_rest
@@ -19,13 +21,14 @@ def selection_findings(
     facts: ModelFacts,
     matches: tuple[Match, ...],
     table: Table,
+    specs: Sequence[LayerSpec],
 ) -> tuple[Diagnostic, ...]:
-    """Warnings and notes on a resolved table, in the order of the rules."""
+    """Warnings and notes on a resolved table that gives the layers `specs`, in the order of the rules."""
     found: list[Diagnostic] = []
     sizes = dict(table.sizes)
     for index, rule in enumerate(recipe.rules):
-        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index))
-    free = [i for i in range(facts.layers) if all(row[i] is None for row in table.claims.values())]
+        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index), specs)
+    free = [i for i in range(facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
         found.append(note("LB311", f"no rule claims {_layers(free)}, kept as {kept}", help="say `else keep` to mean it"))
@@ -40,6 +43,7 @@ def _of_rule(
     match: Match,
     table: Table,
     size: int | None,
+    specs: Sequence[LayerSpec],
 ) -> Iterator[Diagnostic]:
     got, lost, selector, span = table.got[index], table.lost[index], rule.selector, recipe.span(rule)
     if isinstance(selector, ElseSelector):
@@ -56,7 +60,7 @@ def _of_rule(
             labels=_labels(recipe, lost, match, table),
             help="write `of rest` to rank only the layers that are left",
         )
-    elif not got and not _holds(table, index):
+    elif not got and not any(_holds(facts, table, index, layer, specs[layer]) for layer in lost):
         yield warning(
             "LB307",
             f"rule {rule.number} gets no layer: {_claimed(recipe, rule, lost, len(lost), match, table)}",
@@ -72,12 +76,35 @@ def _of_rule(
                 f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
                 f"{'is' if len(got) == 1 else 'are'} left",
                 span,
+                help=_in_the_way(recipe, index, match, table),
             )
 
 
-def _holds(table: Table, index: int) -> bool:
-    """Whether a rule has a part of some layer: a `keep` that gets no whole layer still keeps what is left of it."""
-    return any(claim is not None and claim.rule == index for row in table.claims.values() for claim in row)
+def _in_the_way(recipe: Recipe, index: int, match: Match, table: Table) -> tuple[str, ...]:
+    """Which paths of the layers that a ranking could not take are claimed, and by which rules."""
+    ways: dict[tuple[str, int], list[int]] = {}
+    for layer, takes in enumerate(table.takes):
+        paths, wanted = table.paths[layer], _wanted(match, layer)
+        for take in takes:
+            touched = paths.touched_by(take.paths) & wanted if take.rule < index else 0
+            for name in paths.named(touched):
+                ways.setdefault((name, take.rule), []).append(layer)
+    return tuple(
+        f"`{name}` of {_layers(layers)} is claimed by rule {recipe.rules[rule].number}"
+        for (name, rule), layers in sorted(ways.items(), key=lambda way: way[0][1])[:5]
+    )
+
+
+def _holds(facts: ModelFacts, table: Table, rule: int, layer: int, spec: LayerSpec) -> bool:
+    """Whether a rule has something of a layer that is left of it: a `keep` that gets no whole layer still keeps the rest of
+    it, and storage of a part that is gone means nothing."""
+    left = {f"{Slot.WEIGHTS}.{module}" for module in spec.linear_maps(facts)}
+    return any(
+        not path.startswith(f"{Slot.WEIGHTS}.") or path in left
+        for take in table.takes[layer]
+        if take.rule == rule
+        for path in table.paths[layer].named(take.paths)
+    )
 
 
 def _claimed(recipe: Recipe, rule: Rule, lost: tuple[int, ...], matched: int, match: Match, table: Table) -> str:
@@ -99,18 +126,18 @@ def _labels(recipe: Recipe, lost: tuple[int, ...], match: Match, table: Table) -
 def _owners(lost: tuple[int, ...], match: Match, table: Table) -> dict[int, list[int]]:
     """The rules that the lost layers went to."""
     owners: dict[int, list[int]] = {}
-    rule_of = {
-        layer: min(
-            claim.rule
-            for item in match.wanted
-            for slot in item.of(layer)
-            if (claim := table.claims[slot][layer]) is not None
-        )
-        for layer in lost
-    }
-    for layer, owner in rule_of.items():
-        owners.setdefault(owner, []).append(layer)
+    for layer in lost:
+        owner = table.owner(layer, _wanted(match, layer))
+        if owner is not None:
+            owners.setdefault(owner.rule, []).append(layer)
     return owners
+
+
+def _wanted(match: Match, layer: int) -> int:
+    found = 0
+    for item in match.wanted:
+        found |= item.paths[layer]
+    return found
 
 
 def _empty_help(rule: Rule, facts: ModelFacts) -> tuple[str, ...]:

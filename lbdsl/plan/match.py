@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.plan.claims import Known, Wanted, known_before_measuring
+from lbdsl.plan.claims import Known, known_of
 from lbdsl.plan.evaluate import World, holds, score_of, scores_in
 from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.plan.paths import Claimable, Wanted
 from lbdsl.plan.words import ordinal, score_text
 from lbdsl.recipe.schema import (
     AllLayers,
@@ -43,13 +44,14 @@ class Match:
 def match_rules(
     recipe: Recipe,
     facts: ModelFacts,
+    claims: Claimable,
     measurements: Mapping[Request, Measurement],
 ) -> Diagnosed[tuple[Match, ...]]:
     """A `Match` for every rule; every missing or NaN score of the recipe is an error, each reported once."""
     world = World(recipe, facts, measurements=measurements)
     matches: list[Match | None] = []
     found: list[Diagnostic] = []
-    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+    for rule, known in zip(recipe.rules, known_of(recipe, facts, claims), strict=True):
         match, problems = _match(rule, known, world)
         matches.append(match)
         found += problems
@@ -93,8 +95,7 @@ def _layers(selector: LayersSelector | ModulesSelector, known: Known, world: Wor
         return chosen[id(ranked)]
 
     layers = members(layer_set, world.facts.layers, ranking)
-    if isinstance(selector, ModulesSelector):
-        layers &= frozenset(i for i in layers if any(item.of(i) for item in known.wanted))
+    layers &= frozenset(i for i in layers if any(item.paths[i] for item in known.wanted))
     said = _words(world.recipe, selector, "named by the rule")
     if selector.where is None:
         return Diagnosed(Match(known.wanted, tuple(sorted(layers)), tuple((i, said) for i in sorted(layers))))

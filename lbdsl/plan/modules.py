@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import ModulePattern, ModulesSelector, Recipe
@@ -22,12 +22,6 @@ class Module(NamedTuple):
     name: str
     layer: int
     part: str
-
-
-class Part(NamedTuple):
-    """The weights of one module of a layer, as something that a rule claims."""
-
-    name: str
 
 
 @lru_cache(maxsize=8)
@@ -45,6 +39,14 @@ def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
     """The modules whose full name matches one of the rule's patterns, in whatever layer."""
     tests = [matcher(pattern.text, glob=pattern.glob) for pattern in selector.patterns]
     return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
+
+
+def chosen_modules(selector: ModulesSelector, facts: ModelFacts) -> tuple[tuple[str, ...], ...]:
+    """Of each layer, the modules that the rule's patterns match, by name below the layer."""
+    rows: list[list[str]] = [[] for _ in range(facts.layers)]
+    for module in matched(selector, facts):
+        rows[module.layer].append(module.part)
+    return tuple(tuple(row) for row in rows)
 
 
 def pattern_problems(recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Request
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import known_before_measuring

@@ -12,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from lbdsl.actions import Action
 from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.layer.difference import given_windows, marks_of
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Mark, Slot
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Value(BaseModel):
@@ -30,50 +34,57 @@ class ScoreValue(Value):
 
 
 class PlannedAction(Value):
-    """One action on one layer, and the rule that chose it (None: no rule claimed the layer). `modules` are the names below
-    the layer whose weights it is about, those that other actions remove left out."""
+    """What a rule, by its number, took of a layer with an action. Of a divisible action, `paths` names a part as a whole
+    where all of it was taken."""
 
-    aspect: Literal["mixer", "ffn", "weights"]
     action: SerializeAsAny[Action]
-    rule: int | None
-    modules: tuple[str, ...] = ()
+    rule: int
+    paths: tuple[str, ...]
 
     @field_validator("action", mode="before")
     @classmethod
     def _known_action(cls, value: Any) -> Any:
         return action_from(value)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules, by name below the layer, whose weights it took."""
+        prefix = f"{Slot.WEIGHTS}."
+        return tuple(path.removeprefix(prefix) for path in self.paths if path.startswith(prefix))
+
 
 class LayerPlan(Value):
-    """What becomes of one layer of the source model.
+    """What one layer of the source model is, and what it becomes.
 
-    `spec` is the layer's entry in the saved configuration, e.g. {"attn": "swa", "window": 512, "sinks": 4};
-    an unchanged layer has {"attn": "full"}.
-    `removes` are the parameter-name prefixes below the layer that are gone. `scores` are keyed by the score's text.
-    Costs are of this layer, before and after.
+    `scores` are keyed by the score's text. Costs are of this layer, before and after; `weights` in bytes.
     """
 
     index: int
+    before: LayerSpec
+    after: LayerSpec
     actions: tuple[PlannedAction, ...]
-    spec: dict[str, Any]
-    removes: tuple[str, ...] = ()
     scores: dict[str, ScoreValue] = {}
     params_before: int
     params_after: int
+    weights_before: int
+    weights_after: int
     kv_bytes_before: dict[str, int]
     kv_bytes_after: dict[str, int]
     reason: str = ""
 
     @property
     def changed(self) -> bool:
-        return any(not planned.action.keeps for planned in self.actions)
+        return self.after != self.before
 
     @property
-    def mark(self) -> Literal["keep", "change", "drop"]:
-        """What becomes of it in one word; `drop` when a sub-block is gone."""
-        if "none" in (self.spec.get("attn"), self.spec.get("mlp")):
-            return "drop"
-        return "change" if self.changed else "keep"
+    def acting(self) -> tuple[PlannedAction, ...]:
+        """What took part in changing it."""
+        return tuple(planned for planned in self.actions if not planned.action.keeps)
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """How it stands in the rows of a plan's picture."""
+        return marks_of(self.before, self.after)
 
 
 class RuleReport(Value):
@@ -89,10 +100,11 @@ class RuleReport(Value):
 
 
 class Totals(Value):
-    """Costs of a whole model. Maps are keyed by the context in tokens, as text. `kv_bytes` is of one sequence in the
-    model's dtype; `flops_per_token` of one decoded token at that context."""
+    """Costs of a whole model. Maps are keyed by the context in tokens, as text. `weights` is in bytes, as stored;
+    `kv_bytes` is of one sequence in the model's dtype; `flops_per_token` of one decoded token at that context."""
 
     params: int
+    weights: int
     kv_bytes: dict[str, int]
     flops_per_token: dict[str, int]
 
@@ -181,7 +193,7 @@ class RecipeRef(Value):
 
 
 class ModelRef(Value):
-    """The model the plan is for. `name` is for people; `facts` is its ModelFacts as a JSON object."""
+    """The model the plan is for. `name` is for people."""
 
     source: str
     name: str = ""
@@ -190,7 +202,7 @@ class ModelRef(Value):
     family: str
     layers: int
     dtype: str
-    facts: dict[str, Any]
+    facts: ModelFacts
 
 
 class MeasuredOn(Value):
@@ -210,7 +222,8 @@ PREDICTED = ("speeds", "estimate", "serving")
 
 
 class Plan(Value):
-    """The whole of it. `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
+    """The whole of it. `changes` counts layers by what is done to a part of them (`windowed`), in the order of the parts.
+    `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
     error was found; `errored`: errors were found on the way. See `PREDICTED` for the last three."""
 
     format_version: int = FORMAT_VERSION
@@ -243,16 +256,27 @@ class Plan(Value):
         return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {mark}" for mark, count in self.changes.items())
         name = self.recipe.name or os.path.basename(self.recipe.path)
-        return f"<Plan: {name} of {self.model.name or self.model.source}: {counts}>"
+        return f"<Plan: {name} of {self.model.name or self.model.source}: {self.summary}>"
+
+    @property
+    def changed(self) -> tuple[LayerPlan, ...]:
+        """The layers that do not stay as they are."""
+        return tuple(layer for layer in self.layers if layer.changed)
+
+    @property
+    def summary(self) -> str:
+        """`5 of 30 layers unchanged; 8 without attention, 16 windowed`."""
+        left = len(self.layers) - len(self.changed)
+        said = ", ".join(f"{count} {words}" for words, count in self.changes.items())
+        return f"{left} of {len(self.layers)} layers unchanged" + (f"; {said}" if said else "")
 
     @property
     def windowed(self) -> bool:
         """Whether the plan gives a layer a window."""
-        return any(layer.changed and layer.spec.get("window") for layer in self.layers)
+        return bool(given_windows(self.model.facts.layer_specs, self.specs))
 
     @property
-    def specs(self) -> tuple[dict[str, Any], ...]:
-        """The `lbdsl.layers` list of the saved configuration."""
-        return tuple(dict(layer.spec) for layer in self.layers)
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """What every layer becomes."""
+        return tuple(layer.after for layer in self.layers)

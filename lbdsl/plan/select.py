@@ -1,60 +1,55 @@
-"""Selection: which action each part of each layer gets, and by which rule. A pure function of its arguments."""
+"""Selection: what each layer becomes, and by which rules. A pure function of its arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
-from lbdsl.actions import Action, Aspect
+from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
-from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.model.hybrid.lbdsl_layers import merged_spec
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.claims import slots_of
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
-from lbdsl.plan.modules import Part, layer_modules
-from lbdsl.plan.table import Table
+from lbdsl.plan.paths import claimable
+from lbdsl.plan.table import Table, planned_spec
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
 from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One aspect of one layer. `rule` is the claiming rule's number; both are None where no rule claims it.
+class Taken:
+    """The paths of a layer that a rule, by its number, took with an action."""
 
-    Of a layer's weights different rules may have different modules: one choice each, with the modules' names below the
-    layer.
-    """
-
-    aspect: Aspect
-    action: Action | None
-    rule: int | None
-    modules: tuple[str, ...] = ()
+    action: Action
+    rule: int
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """All aspects of one layer, and why it got what it got."""
+    """What a layer was and what it becomes, what the rules took of it, and why."""
 
     index: int
-    choices: tuple[Choice, ...]
+    base: LayerSpec
+    spec: LayerSpec
+    taken: tuple[Taken, ...]
     reason: str
+
+    @property
+    def changed(self) -> bool:
+        return self.spec != self.base
 
     @property
     def changing(self) -> tuple[Action, ...]:
         """The actions that change the layer, each once."""
-        found: list[Action] = []
-        for choice in self.choices:
-            if choice.action is not None and not choice.action.keeps and choice.action not in found:
-                found.append(choice.action)
-        return tuple(found)
+        return tuple(dict.fromkeys(item.action for item in self.taken if not item.action.keeps))
 
 
 @dataclass(frozen=True)
@@ -77,30 +72,27 @@ class Selection:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the changing actions of each layer: what a joint measurement is keyed by."""
-        return digest_of([[action.model_dump(mode="json") for action in layer.changing] for layer in self.layers])
+        """sha256 over what each layer becomes: what a joint measurement is keyed by."""
+        return digest_of([layer.spec.to_json() for layer in self.layers])
 
     @property
     def changed(self) -> tuple[int, ...]:
-        return tuple(layer.index for layer in self.layers if layer.changing)
+        return tuple(layer.index for layer in self.layers if layer.changed)
 
     @property
-    def actions(self) -> tuple[tuple[Action, ...], ...]:
-        """The changing actions of each layer."""
-        return tuple(layer.changing for layer in self.layers)
+    def carried_out(self) -> bool:
+        """False when something has an action that this version only plans."""
+        return all(action.carried_out for layer in self.layers for action in layer.changing)
 
-    def specs(self, facts: ModelFacts) -> Mapping[int, Mapping[str, Any]]:
-        """The entry in the saved configuration of each changed layer."""
-        return MappingProxyType({i: spec_of(self.layers[i].changing, facts, i) for i in self.changed})
+    @property
+    def changes(self) -> Mapping[int, LayerSpec]:
+        """What the changed layers become."""
+        return MappingProxyType({i: self.layers[i].spec for i in self.changed})
 
-
-def spec_of(actions: tuple[Action, ...], facts: ModelFacts, layer: int) -> Mapping[str, Any]:
-    """The configuration entry of one layer under `actions`."""
-    spec = facts.spec(layer)
-    for action in actions:
-        for change in action.changes(facts, layer):
-            spec = merged_spec(spec, dict(change.spec))
-    return MappingProxyType(spec)
+    @property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """What every layer becomes."""
+        return tuple(layer.spec for layer in self.layers)
 
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
@@ -112,18 +104,18 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     problems = check_recipe(recipe, facts)
     if problems:
         return Diagnosed(None, problems)
-    matched = match_rules(recipe, facts, measurements)
+    claims = claimable(recipe, facts)
+    matched = match_rules(recipe, facts, claims, measurements)
     if matched.value is None:
         return Diagnosed(None, matched.diagnostics)
-    resolved = resolve(recipe, facts, matched.value, Table.empty(slots_of(recipe, facts), facts.layers))
+    resolved = resolve(recipe, facts, matched.value, Table.empty(claims.paths))
     if resolved.value is None:
         return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
     table = resolved.value
     reasons = tuple(
         _reasons(rule, match, got) for rule, match, got in zip(recipe.rules, matched.value, table.got, strict=True)
     )
-    modules = {(module.layer, Part(module.part)) for module in layer_modules(facts.modules)}
-    layers = tuple(_layer(recipe, table, reasons, index, modules) for index in range(facts.layers))
+    layers = tuple(_layer(recipe, facts, table, reasons, index) for index in range(facts.layers))
     sizes = dict(table.sizes)
     # `else` is about what is left, so nothing of it is ever shadowed.
     lost = tuple(
@@ -131,8 +123,9 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
         for rule, shadowed in zip(recipe.rules, table.lost, strict=True)
     )
     rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
-    found = selection_findings(recipe, facts, matched.value, table) + tuple(_model_findings(recipe, facts, table))
     selection = Selection(layers, rules)
+    found = selection_findings(recipe, facts, matched.value, table, selection.specs)
+    found += tuple(_model_findings(recipe, facts, table))
     return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
 
 
@@ -149,41 +142,25 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
 
 
 def _layer(
-    recipe: Recipe, table: Table, reasons: tuple[dict[int, str], ...], index: int, modules: Container[tuple[int, Part]]
+    recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int
 ) -> LayerChoice:
-    choices: list[Choice] = []
-    weights: dict[tuple[int | None, str], list[str]] = {}
-    acting: dict[tuple[int | None, str], Action | None] = {}
-    owner = None
-    for slot, row in table.claims.items():
-        claim = row[index]
-        number = recipe.rules[claim.rule].number if claim else None
-        if isinstance(slot, Aspect):
-            choices.append(Choice(slot, claim.action if claim else None, number))
-        elif (index, slot) in modules:
-            key = (number, claim.action.text() if claim else "")
-            weights.setdefault(key, []).append(slot.name)
-            acting[key] = claim.action if claim else None
-        if claim is not None and (owner is None or (owner.action.keeps and not claim.action.keeps)):
-            owner = claim
-    choices += [
-        Choice(Aspect.WEIGHTS, acting[key], key[0], tuple(weights[key]))
-        for key in sorted(weights, key=lambda key: (key[0] is None, key[0] or 0))
-    ]
+    base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
+    spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
+    taken = tuple(Taken(take.action, recipe.rules[take.rule].number, paths.named(take.paths)) for take in takes)
+    owner = next((take for take in takes if not take.action.keeps), takes[0] if takes else None)
     if owner is None:
-        return LayerChoice(index, tuple(choices), "no rule claims it")
+        return LayerChoice(index, base, spec, taken, "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")
     because = recipe.rules[owner.rule].because
-    return LayerChoice(index, tuple(choices), f"{reason}; {because}" if because else reason)
+    return LayerChoice(index, base, spec, taken, f"{reason}; {because}" if because else reason)
 
 
 def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:
     """What the chosen actions say of this model, each thing once, at the rule that chose the action."""
     seen: set[tuple[str, str]] = set()
-    for index in range(facts.layers):
-        for row in table.claims.values():
-            claim = row[index]
-            for finding in claim.action.check(facts, index) if claim is not None else ():
-                if claim is not None and (finding.code, finding.message) not in seen:
+    for index, takes in enumerate(table.takes):
+        for take in takes:
+            for finding in take.action.check(facts, index):
+                if (finding.code, finding.message) not in seen:
                     seen.add((finding.code, finding.message))
-                    yield replace(finding, span=finding.span or recipe.span(recipe.rules[claim.rule]))
+                    yield replace(finding, span=finding.span or recipe.span(recipe.rules[take.rule]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lbdsl.core.units import Unit, bytes_text, count_text
-from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, walk
+from lbdsl.plan.evaluate import SHARED_UNITS, Quantity, World, evaluate, holds, walk
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import amount_text
 from lbdsl.recipe.schema import Compare, CostOf, Expr, Fact, Logic, Not, PostScore, Recipe, Score
@@ -73,7 +73,7 @@ def _of_pair(pair: Compare, world: World) -> tuple[int, Shown] | None:
 
 def _share(expr: Expr, bound: Expr, value: Quantity, world: World) -> float | None:
     limit = evaluate(bound, world).value
-    if value.unit not in COST_UNITS.values() or not isinstance(limit, Quantity) or limit.unit is not Unit.RATIO:
+    if value.unit not in SHARED_UNITS or not isinstance(limit, Quantity) or limit.unit is not Unit.RATIO:
         return None
     base = evaluate(expr, replace(world, cost=world.base)).value
     return value.value / base.value if isinstance(base, Quantity) and base.value else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, error, warning
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import context_findings, facts_only
 from lbdsl.plan.claims import Known, fixed_layers, known_before_measuring
-from lbdsl.plan.cost import base_cost, changed_cost
+from lbdsl.plan.cost import base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
@@ -36,8 +36,7 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
     selection, chosen = select(recipe, facts, {})
     if selection is None:
         return chosen
-    before = base_cost(facts)
-    world = World(recipe, facts, cost=changed_cost(before, selection.actions), base=before)
+    world = World(recipe, facts, cost=model_cost(facts, selection.specs), base=base_cost(facts))
     unbuilt = unbuilt_chosen(recipe, facts, selection)
     found = (*chosen, *unbuilt, *_asserts(recipe, world, costs=True), *context_findings(recipe, facts))
     return found + with_lengths(recipe, facts).diagnostics
@@ -46,7 +45,6 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
 def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     """Rules whose layers earlier rules claim whatever the scores are."""
     found: list[Diagnostic] = []
-    taken: set[tuple[int, object]] = set()
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         if isinstance(rule.selector, ElseSelector):
             continue
@@ -60,9 +58,7 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
                     help=f"the model has {facts.layers} layers",
                 )
             )
-        elif not known.domain or (
-            layers is not None and all((i, slot) in taken for i in layers for item in known.wanted for slot in item.of(i))
-        ):
+        elif not known.open:
             claimed = (
                 f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules"
                 if layers is not None
@@ -76,14 +72,6 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
                     help="move it up, or remove it",
                 )
             )
-        if layers is not None:
-            taken |= {
-                (i, slot)
-                for i in layers
-                for item in known.wanted
-                if item.divisible or len(item.slots) == 1
-                for slot in item.of(i)
-            }
     return found
 
 

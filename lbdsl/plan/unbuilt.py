@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
-from lbdsl.actions import Action, Aspect
 from lbdsl.core.diagnostic import Diagnostic, Severity
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.parts import Slot
 from lbdsl.plan.check import no_engine
 from lbdsl.plan.claims import known_before_measuring
-from lbdsl.plan.select import Choice, Selection
+from lbdsl.plan.select import Selection
 from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import RankSelector, Recipe, Rule
 
 
-def removed_by(actions: Iterable[Action], facts: ModelFacts, layer: int) -> tuple[str, ...]:
-    """Prefixes of the modules that a layer loses."""
-    return tuple(prefix for action in actions for change in action.changes(facts, layer) for prefix in change.removes)
-
-
-def modules_left(choice: Choice, removes: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the modules that a choice is about, those that the layer keeps."""
-    return tuple(name for name in choice.modules if not f"{name}.".startswith(removes))
-
-
 def unbuilt_chosen(recipe: Recipe, facts: ModelFacts, selection: Selection) -> list[Diagnostic]:
-    """Errors for the rules that got layers or modules for such an action."""
-    modules: Counter[int] = Counter()
-    chosen: set[int] = set()
+    """Errors for the rules that got layers or modules for such an action; of parts that are gone nothing counts."""
+    modules: dict[int, int] = {}
     for layer in selection.layers:
-        if all(item.action is None or item.action.carried_out for item in layer.choices):
-            continue
-        removes = removed_by(layer.changing, facts, layer.index)
-        for item in layer.choices:
-            left = modules_left(item, removes)
-            if item.action is None or item.rule is None or item.action.carried_out:
-                continue
-            if left or item.aspect is not Aspect.WEIGHTS:
-                chosen.add(item.rule)
-                modules[item.rule] += len(left)
+        unbuilt = [item for item in layer.taken if not item.action.carried_out]
+        maps = layer.spec.linear_maps(facts) if unbuilt else ()
+        for item in unbuilt:
+            left = sum(f"{Slot.WEIGHTS}.{module}" in item.paths for module in maps)
+            if left or not all(path.startswith(Slot.WEIGHTS) for path in item.paths):
+                modules[item.rule] = modules.get(item.rule, 0) + left
     return [
         no_engine(recipe, rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
         for rule in recipe.rules
-        if rule.number in chosen
+        if rule.number in modules
     ]
 
 
@@ -54,7 +37,7 @@ def unbuilt_possible(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     if all(action.carried_out for rule in recipe.rules for action in rule.actions):
         return found
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
-        if all(action.carried_out for action in rule.actions) or not known.free:
+        if all(action.carried_out for action in rule.actions) or not known.open:
             continue
         if _takes_some(rule):
             found.append(no_engine(recipe, rule, f"rule {rule.number}"))

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.cost import STATIC_VALUES, LayerCost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.core.units import Unit
-from lbdsl.plan.cost import BlockCosts, ModelCost, base_cost, changed_cost
-from lbdsl.plan.evaluate import COST_UNITS, Quantity, World, evaluate, holds, walk
+from lbdsl.parts import Slot
+from lbdsl.plan.cost import LayerCosts, ModelCost, base_cost, model_cost
+from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
 from lbdsl.plan.match import Match, ranks_rest
-from lbdsl.plan.table import Table
+from lbdsl.plan.table import Table, Take, planned_spec
 from lbdsl.plan.words import amount_text, plural
 from lbdsl.recipe.schema import Compare, CostOf, ElseSelector, Expr, RankSelector, Recipe, Rule
 from lbdsl.syntax.lexer import one_line
@@ -54,7 +57,8 @@ class _Reader:
     facts: ModelFacts
     matches: tuple[Match, ...]
     base: ModelCost
-    blocks: BlockCosts = field(default_factory=dict)
+    _costs: LayerCosts = field(default_factory=dict)
+    _specs: dict[tuple[int, tuple[Take, ...]], LayerSpec] = field(default_factory=dict)
 
     def read(self, start: int, table: Table) -> Diagnosed[Table]:
         for index in range(start, len(self.recipe.rules)):
@@ -77,7 +81,7 @@ class _Reader:
 
     def _free(self, match: Match, table: Table) -> tuple[int, ...]:
         assert match.layers is not None
-        return tuple(layer for layer in match.layers if table.free(match.wanted, layer))
+        return tuple(layer for layer in match.layers if table.is_rest(match.wanted, layer))
 
     def _until(self, index: int, selector: RankSelector, until: Expr, table: Table) -> Diagnosed[Table]:
         match = self.matches[index]
@@ -103,7 +107,14 @@ class _Reader:
         )
 
     def _cost(self, table: Table) -> ModelCost:
-        return changed_cost(self.base, [table.actions(layer) for layer in range(self.facts.layers)], self.blocks)
+        return model_cost(self.facts, [self._spec(table, layer) for layer in range(self.facts.layers)], self._costs)
+
+    def _spec(self, table: Table, layer: int) -> LayerSpec:
+        key = (layer, table.takes[layer])
+        if key not in self._specs:
+            base, maps = self.facts.layer_specs[layer], self.facts.linear_maps[layer]
+            self._specs[key] = planned_spec(base, table.takes[layer], table.paths[layer], maps).stored(self.facts)
+        return self._specs[key]
 
     def _try(self, until: Expr, world: World, size: int, table: Table) -> list[_Try]:
         side = _compared_cost(until)
@@ -144,8 +155,9 @@ class _Reader:
         model = self._cost(table)
         parts: dict[int | None, list[int]] = {}
         for layer in range(self.facts.layers):
-            claim = next(iter(table.claims.values()))[layer]
-            parts.setdefault(claim.rule if claim else None, []).append(_layer_cost(cost, model, layer))
+            # What binds is the attention, of which most costs are.
+            take = table.owner(layer, table.paths[layer].bit(Slot.MIXER))
+            parts.setdefault(take.rule if take else None, []).append(_layer_cost(cost, model.layers[layer]))
         total = sum(cost for costs in parts.values() for cost in costs)
         if not total:
             return None
@@ -154,11 +166,8 @@ class _Reader:
         return self.recipe.rules[rule] if rule is not None else None, len(others[rule]), sum(others[rule]) / total
 
 
-def _layer_cost(cost: CostOf, model: ModelCost, layer: int) -> int:
-    if cost.name == "params":
-        return model.layer_params(layer)
-    assert cost.ctx is not None
-    return model.layer_kv_bytes(layer, cost.ctx) if cost.name == "kv" else model.layer_flops(layer, cost.ctx)
+def _layer_cost(cost: CostOf, layer: LayerCost) -> int:
+    return STATIC_VALUES[cost.name].of(layer, cost.ctx or 0)
 
 
 def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
@@ -167,7 +176,7 @@ def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
         if isinstance(part, Compare):
             for i, op in enumerate(part.ops):
                 for here, there, less in ((i, i + 1, "<"), (i + 1, i, ">")):
-                    costs = [p for p in walk(part.operands[here]) if isinstance(p, CostOf) and p.name in COST_UNITS]
+                    costs = [p for p in walk(part.operands[here]) if isinstance(p, CostOf)]
                     if costs and op[0] in "<>":
                         bound = part.operands[there]
                         return part.operands[here], op[0] == less, getattr(bound, "unit", None) is Unit.RATIO

@@ -11,6 +11,7 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, metrics
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Score
@@ -23,7 +24,6 @@ LATER_ACTIONS = frozenset({"linear"})
 LATER_METRICS = frozenset({"task"})
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 POST_NAMES = ("ppl_increase", "agreement", "kl_healed")
-COST_NAMES = ("kv", "flops", "params")
 
 
 def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
@@ -162,7 +162,7 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
             )
             return
         if not rule:
-            known = [kind for kind, cls in metrics().items() if cls.joint] + [*COST_NAMES, *POST_NAMES]
+            known = [kind for kind, cls in metrics().items() if cls.joint] + [*STATIC_VALUES, *POST_NAMES]
         if name in FACTS:
             said = (
                 "the same for every layer of a model, so it cannot rank or choose layers"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from lbdsl.actions import Action, Aspect
+from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
+from lbdsl.layer.spec import touch
+from lbdsl.parts import Slot
 from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
 
 _Ranges = list[tuple[int, int]]
@@ -104,9 +106,9 @@ def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
 
 def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
     """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
-    weights = any(Aspect.WEIGHTS in action.aspects() for rule in rules for action in rule.actions)
-    claimed: dict[Aspect, _Ranges] = {}
-    owners: list[tuple[Rule, _Ranges, frozenset[Aspect]]] = []
+    weights = any(touch(root, Slot.WEIGHTS) for rule in rules for a in rule.actions if not a.keeps for root in a.claims())
+    claimed: dict[str, _Ranges] = {}
+    owners: list[tuple[Rule, _Ranges, tuple[str, ...]]] = []
     for rule in rules:
         if isinstance(rule.selector, ElseSelector):
             return
@@ -115,9 +117,10 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
         ranges = _ranges(rule.selector.layers)
         if ranges is None:
             continue
-        aspects = frozenset().union(*(_aspects(action, weights) for action in rule.actions))
-        if all(_inside(ranges, claimed.get(aspect, [])) for aspect in aspects):
-            by = [owner for owner, theirs, parts in owners if parts & aspects and _overlap(theirs, ranges)]
+        roots = {action: _roots(action, weights) for action in rule.actions}
+        every = tuple(dict.fromkeys(root for of_action in roots.values() for root in of_action))
+        if all(_shadows(action, of_action, ranges, claimed) for action, of_action in roots.items()):
+            by = [owner for owner, theirs, paths in owners if _touch(paths, every) and _overlap(theirs, ranges)]
             total = sum(last - first + 1 for first, last in ranges)
             count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
             yield warning(
@@ -128,17 +131,46 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
                 labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]),
             )
             continue
-        if any(action.keeps for action in rule.actions) and _inside(ranges, claimed.get(Aspect.MIXER, [])):
-            by = [owner for owner, theirs, parts in owners if Aspect.MIXER in parts and _overlap(theirs, ranges)]
+        mixer = (Slot.MIXER.value,)
+        if any(action.keeps and Slot.FFN in of_action for action, of_action in roots.items()) and _inside(
+            ranges, _taken(mixer, claimed)
+        ):
+            by = [owner for owner, theirs, paths in owners if _touch(paths, mixer) and _overlap(theirs, ranges)]
             yield _kept_late(rule, by, span_of)
         if rule.selector.where is None:
-            if Aspect.BLOCK in aspects:
-                # A whole layer is taken or left: of one whose parts are claimed in part, it gets nothing.
-                for part in (Aspect.MIXER, Aspect.FFN):
-                    ranges = _without(ranges, claimed.get(part, []))
-            for aspect in aspects:
-                _add(claimed.setdefault(aspect, []), ranges)
-            owners.append((rule, ranges, aspects))
+            taken = [
+                (root, ranges if action.divisible else _without(ranges, _taken(of_action, claimed)))
+                for action, of_action in roots.items()
+                for root in of_action
+            ]
+            for root, left in taken:
+                _add(claimed.setdefault(root, []), left)
+            owners.append((rule, ranges, every))
+
+
+def _roots(action: Action, weights: bool) -> tuple[str, ...]:
+    """What an action claims; `keep` claims weights where the recipe has rules on them, else nobody asks."""
+    return tuple(root for root in action.claims() if weights or not action.keeps or not touch(root, Slot.WEIGHTS))
+
+
+def _touch(some: Sequence[str], others: Sequence[str]) -> bool:
+    return any(touch(a, b) for a in some for b in others)
+
+
+def _taken(roots: Sequence[str], claimed: Mapping[str, _Ranges]) -> _Ranges:
+    """Where something that touches one of `roots` is claimed."""
+    return _merged([pair for path, ranges in claimed.items() if _touch((path,), roots) for pair in ranges])
+
+
+def _shadows(action: Action, roots: Sequence[str], ranges: _Ranges, claimed: Mapping[str, _Ranges]) -> bool:
+    """Whether nothing is left for an action in `ranges`: of a divisible one all that it claims is claimed, of another one
+    something is everywhere."""
+    if not action.divisible:
+        return _inside(ranges, _taken(roots, claimed))
+    return all(
+        _inside(ranges, _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there]))
+        for root in roots
+    )
 
 
 def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:
@@ -159,14 +191,6 @@ def _named(rules: Sequence[Rule]) -> str:
 
 
 _ALL = 2**62
-
-
-def _aspects(action: Action, weights: bool) -> frozenset[Aspect]:
-    """What an action claims; `weights` says whether the recipe has rules on them, which `keep` claims then too."""
-    if action.keeps:
-        return frozenset({Aspect.MIXER, Aspect.FFN, *((Aspect.WEIGHTS,) if weights else ())})
-    aspects = action.aspects()
-    return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
 
 
 def _ranges(layers: LayerSet) -> _Ranges | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 
 from lbdsl.actions import Action, actions
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import STATIC_VALUES
 
 
 class Phase(StrEnum):
@@ -98,11 +99,19 @@ class PostScore(Node):
 
 
 class CostOf(Node):
-    """`kv(32Ki)` (bytes a sequence), `flops(8Ki)` (a decoded token), `params` of the changed model."""
+    """`kv(32Ki)` (bytes a sequence), `flops(8Ki)` (a decoded token), `params`, `weights` (bytes) of the changed model: one
+    of `lbdsl.layer.cost.STATIC_VALUES`."""
 
     node: Literal["cost"] = "cost"
-    name: Literal["kv", "flops", "params"]
+    name: str
     ctx: int | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in STATIC_VALUES:
+            raise ValueError(f"no cost is called {value!r}")
+        return value
 
 
 class Fact(Node):

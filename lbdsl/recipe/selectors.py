@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lbdsl.actions import Action, Aspect
+from lbdsl.actions import Action
+from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Label
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.expressions import resolve_condition
@@ -89,7 +90,7 @@ def _on_weights(scope: Scope, node: tree.RuleStatement, actions: list[Action]) -
     """Whether the actions of a `modules` rule are about weights."""
     good = True
     for action, call in zip(actions, node.actions, strict=True):
-        if not action.keeps and action.aspects() != {Aspect.WEIGHTS}:
+        if not acts_on_weights(action):
             scope.error(
                 "LB216",
                 f"`{action.kind}` is not about the weights of modules",
@@ -104,42 +105,27 @@ def _on_weights(scope: Scope, node: tree.RuleStatement, actions: list[Action]) -
 def _compose(
     scope: Scope, first: Action, second: Action, first_node: tree.Call, second_node: tree.Call, rule: tree.RuleStatement
 ) -> bool:
-    if first.keeps or second.keeps:
-        name = (first if first.keeps else second).kind
+    path = touching(first, second)
+    if path is None:
+        return True
+    keep = next((action for action in (first, second) if action.keeps and len(action.claims()) > 1), None)
+    if keep is not None:
         whole = rule.actions[0].span.to(rule.actions[-1].span)
-        others = [one_line(call.span.text) for call in rule.actions if call.name.name != name]
+        others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
         scope.error(
             "LB204",
-            f"`{name}` combines with nothing",
+            f"`{keep.text()}` combines with nothing",
             whole,
-            help=f"write `{name}`" + (f" or `{' + '.join(others)}`" if others else ""),
-            fix=None if others else replace(whole, name),
+            help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
+            fix=None if others else replace(whole, keep.text()),
         )
         return False
-    block = next((action for action in (first, second) if Aspect.BLOCK in action.aspects()), None)
-    if block is not None and not _parts(first) & _parts(second):
-        scope.error(
-            "LB204",
-            f"`{block.text()}` combines with nothing",
-            rule.actions[0].span.to(rule.actions[-1].span),
-            help=f"write `{block.text()}`: the layer is gone",
-        )
-        return False
-    shared = _parts(first) & _parts(second)
-    if shared:
-        names = " and ".join(sorted(aspect.value for aspect in shared))
-        one, other = (first.text(), second.text()) if first.kind == second.kind else (first.kind, second.kind)
-        scope.error(
-            "LB203",
-            f"`{one}` and `{other}` both change the {names} of a layer",
-            second_node.span,
-            labels=(Label(first_node.span, "changes it first"),),
-            help="use one of them",
-        )
-        return False
-    return True
-
-
-def _parts(action: Action) -> frozenset[Aspect]:
-    aspects = action.aspects()
-    return aspects | {Aspect.MIXER, Aspect.FFN} if Aspect.BLOCK in aspects else aspects
+    one, other = (first.text(), second.text()) if first.kind == second.kind else (first.kind, second.kind)
+    scope.error(
+        "LB203",
+        f"`{one}` and `{other}` both change the {path} of a layer",
+        second_node.span,
+        labels=(Label(first_node.span, "changes it first"),),
+        help="use one of them",
+    )
+    return False

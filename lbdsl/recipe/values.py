@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import metrics
-from lbdsl.recipe.calls import COST_NAMES, POST_NAMES, is_metric, resolve_score, unknown_value
+from lbdsl.recipe.calls import POST_NAMES, is_metric, resolve_score, unknown_value
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.schema_expr import FACTS
@@ -27,7 +28,7 @@ def report_model_value(scope: Scope, call: tree.Call) -> bool:
             call.span,
             help="a rule decides before healing; move it to `assert`",
         )
-    elif name in COST_NAMES:
+    elif name in STATIC_VALUES:
         scope.error(
             "LB109",
             f"`{name}` is a value of the whole model, and a layer's is wanted",
@@ -78,7 +79,7 @@ def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
         return None
     if name in POST_NAMES:
         return _post(scope, node, place)
-    if name in COST_NAMES:
+    if name in STATIC_VALUES:
         return _cost(scope, node, place)
     if is_metric(name):
         return _joint(scope, node, place)
@@ -121,16 +122,17 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
 
 def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     name = node.name.name
-    if name == "params":
+    static = STATIC_VALUES[name]
+    if not static.takes_context:
         if node.args is not None:
             scope.error(
                 "LB104",
-                "`params` takes no arguments",
+                f"`{name}` takes no arguments",
                 node.span,
-                help="it is of the whole model: write `params`",
+                help=f"it is of the whole model: write `{name}`",
             )
             return None
-        return Typed(CostOf.model_construct(name="params", at=at(node)), "number", Unit.PARAMS, cost=True)
+        return Typed(CostOf.model_construct(name=name, at=at(node)), "number", static.unit, cost=True)
     if node.args is None or len(node.args) != 1 or node.args[0].key is not None:
         scope.error("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
         return None
@@ -143,8 +145,7 @@ def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
         scope.error("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
         return None
     warn_decimal(scope, value)
-    unit = Unit.BYTES if name == "kv" else Unit.FLOPS
-    return Typed(CostOf.model_construct(name=name, ctx=context, at=at(node)), "number", unit, cost=True)
+    return Typed(CostOf.model_construct(name=name, ctx=context, at=at(node)), "number", static.unit, cost=True)
 
 
 def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:

@@ -155,20 +155,20 @@ def _action(name: str) -> Page | None:
         return None
     title, facts = parts_of(cls.__doc__ or "")
     parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
-    aspects = sorted({aspect.value for aspect in _example_aspects(cls)})
-    return Page("action", name, title, (*facts, ("Changes", ", ".join(aspects)), *parameters), form=signature(cls))
+    claims = ", ".join(sorted(_example_claims(cls)))
+    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(cls))
 
 
-def _example_aspects(cls: Any) -> frozenset[Any]:
-    """The aspects of the action in its examples."""
+def _example_claims(cls: Any) -> frozenset[str]:
+    """The paths of a layer that the action claims in its examples."""
     from lbdsl.recipe import recipe_from_text
 
-    found: frozenset[Any] = frozenset()
+    found: frozenset[str] = frozenset()
     for example in (cls.example, *cls.examples):
         for head in ("layers 0", 'modules "*.q_proj"'):
             recipe = recipe_from_text(f"{head} {example}\nelse keep").value
             if recipe is not None:
-                found |= recipe.rules[0].actions[0].aspects()
+                found |= frozenset(recipe.rules[0].actions[0].claims())
                 break
     return found
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.model.inspect import dropped_layers, windowed_layers
 from lbdsl.plan.words import ranges_text

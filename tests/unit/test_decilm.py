@@ -16,7 +16,7 @@ from lbdsl.export.base import Subject, subject_of
 from lbdsl.export.decilm import CONFIGURATION, LACKS, DeciLM, decilm_config, ffn_mult
 from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 
 FULL, NONE, GONE = {"attn": "full"}, {"attn": "none"}, {"attn": "none", "mlp": "none"}
 NO_MLP = {"attn": "full", "mlp": "none"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lbdsl.model.families import FAMILIES
+from lbdsl.families import FAMILIES
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source

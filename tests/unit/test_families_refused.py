@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.model.families import FAMILIES
-from lbdsl.model.families.missing import _BY_TYPE
+from lbdsl.families import FAMILIES
+from lbdsl.families.missing import _BY_TYPE
 from lbdsl.model.layout import layout_of
 from tests.family_cases import OPTIONS, family_base
 

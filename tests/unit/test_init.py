@@ -15,7 +15,7 @@ from lbdsl.api.inspecting import inspect_model
 from lbdsl.api.starting import Template, recipe_for, starting_recipe
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe import recipe_from_text

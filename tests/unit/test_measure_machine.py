@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure import calibrate as calibration
 from lbdsl.measure.machine import Machine, machine_for
 

@@ -11,7 +11,7 @@ from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.costs import NO_COST, SubBlockCost, attention_cost
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost, decode_bounds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for
 
-from lbdsl.core.facts import ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.json import plan_json
 from lbdsl.plan.modules import layer_modules, matched
 from lbdsl.plan.requests import requests_of

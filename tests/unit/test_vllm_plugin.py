@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lbdsl.vllm as plugin
-from lbdsl.model.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 
 FOLDER = Path(plugin.__file__).parent
 ROOT = FOLDER.parents[1]

@@ -32,6 +32,22 @@ class TensorRow:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """An RMS norm over the residual stream, named below a layer; `gguf` is llama.cpp's name for it."""
+
+    name: str
+    gguf: str = ""
+
+    @property
+    def row(self) -> TensorRow:
+        return TensorRow(f"{self.name}.weight", f"{self.gguf}.weight" if self.gguf else "", ("hidden",))
+
+
+Norms = tuple[Norm | None, Norm | None]
+"""Before and after a sub-block."""
+
+
+@dataclass(frozen=True)
 class Limit:
     """A field of the config that may only have one of these values; absent counts as None."""
 
@@ -111,8 +127,8 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 class Family:
     """One family, keyed by transformers' `model_type`.
 
-    `attention` and `mlp` are the two sub-blocks of a layer, each with its norms, named below `layer_prefix`;
-    `embedding`, `head` and `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config,
+    `attention` and `mlp` are the parameters of the two sub-blocks of a layer, named below `layer_prefix`, and
+    `attention_norms` and `mlp_norms` the norms before and after each, None where there is none; `embedding`, `head` and `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config,
     `size_defaults` gives those that transformers fills in when the field is absent, `gguf_sizes` maps them to GGUF
     metadata keys below the architecture's name; `gguf_architecture` is None where GGUF files are not read.
     """
@@ -124,6 +140,8 @@ class Family:
     tied_by_default: bool
     examples: str
     """Well-known models of the family, for messages and the page of supported models."""
+    attention_norms: Norms = (Norm("input_layernorm", "attn_norm"), None)
+    mlp_norms: Norms = (Norm("post_attention_layernorm", "ffn_norm"), None)
     windows: Windows = no_windows
     gguf_architecture: str | None = None
     layer_prefix: str = "model.layers.{}."
@@ -145,6 +163,21 @@ class Family:
     """Defaults of the boolean fields that `TensorRow.when` names."""
     attention_softcap: str | None = None
     """The config's field for a cap on attention scores: SDPA cannot compute one, so such a model runs eagerly."""
+
+    @property
+    def mixer_rows(self) -> tuple[TensorRow, ...]:
+        """The attention with its norms."""
+        return _with_norms(self.attention_norms, self.attention)
+
+    @property
+    def ffn_rows(self) -> tuple[TensorRow, ...]:
+        """The MLP with its norms."""
+        return _with_norms(self.mlp_norms, self.mlp)
+
+
+def _with_norms(norms: Norms, rows: tuple[TensorRow, ...]) -> tuple[TensorRow, ...]:
+    before, after = norms
+    return (*([before.row] if before else []), *rows, *([after.row] if after else []))
 
 
 SIZES: Mapping[str, str] = MappingProxyType(

@@ -2,15 +2,17 @@
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import CAUSAL, COMMON_LIMITS, Family, windows_by_type
-from lbdsl.model.families.rows import ALL, gated_mlp, norm, projections
+from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm, windows_by_type
+from lbdsl.families.rows import ALL, gated_mlp, projections
 
 FAMILY = Family(
     model_type="gemma2",
     architecture="Gemma2ForCausalLM",
     examples="Gemma 2",
-    attention=(norm("input_layernorm"), *projections(biased=ALL, when="attention_bias"), norm("post_attention_layernorm")),
-    mlp=(norm("pre_feedforward_layernorm"), *gated_mlp(), norm("post_feedforward_layernorm")),
+    attention=projections(biased=ALL, when="attention_bias"),
+    attention_norms=(Norm("input_layernorm"), Norm("post_attention_layernorm")),
+    mlp=gated_mlp(),
+    mlp_norms=(Norm("pre_feedforward_layernorm"), Norm("post_feedforward_layernorm")),
     tied_by_default=True,
     windows=windows_by_type(4096, lambda layer, config: layer % 2 == 0),
     size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),

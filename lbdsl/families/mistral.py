@@ -2,15 +2,15 @@
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import COMMON_LIMITS, Family, Limit, one_window
-from lbdsl.model.families.rows import gated_mlp, norm, projections
+from lbdsl.families.base import COMMON_LIMITS, Family, Limit, one_window
+from lbdsl.families.rows import gated_mlp, projections
 
 FAMILY = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
     examples="Mistral 7B, Mistral Nemo",
-    attention=(norm("input_layernorm"), *projections()),
-    mlp=(norm("post_attention_layernorm"), *gated_mlp()),
+    attention=projections(),
+    mlp=gated_mlp(),
     tied_by_default=False,
     windows=one_window(4096),
     size_defaults=MappingProxyType({"kv_heads": 8}),

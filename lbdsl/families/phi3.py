@@ -1,7 +1,6 @@
 """Phi-3: one projection for queries, keys and values, one for gate and up; one window for all layers or none."""
 
-from lbdsl.model.families.base import COMMON_LIMITS, Family, Limit, TensorRow, one_window
-from lbdsl.model.families.rows import norm
+from lbdsl.families.base import COMMON_LIMITS, Family, Limit, TensorRow, one_window
 
 _NO_DROPOUT = "healing would drop residuals that measuring did not"
 
@@ -10,12 +9,10 @@ FAMILY = Family(
     architecture="Phi3ForCausalLM",
     examples="Phi-3 mini and medium at 4k",
     attention=(
-        norm("input_layernorm"),
         TensorRow("self_attn.qkv_proj.weight", "", ("qkv", "hidden")),
         TensorRow("self_attn.o_proj.weight", "", ("hidden", "query")),
     ),
     mlp=(
-        norm("post_attention_layernorm"),
         TensorRow("mlp.gate_up_proj.weight", "", ("gate_up", "hidden")),
         TensorRow("mlp.down_proj.weight", "", ("hidden", "intermediate")),
     ),

@@ -2,8 +2,8 @@
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import COMMON_LIMITS, Family, Limit
-from lbdsl.model.families.rows import ALL, gated_mlp, norm, projections
+from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.rows import ALL, gated_mlp, projections
 
 _WINDOW_TRAP = "Llama's attention ignores it while its cache obeys it, so prefill and decoding would differ"
 
@@ -12,8 +12,8 @@ FAMILY = Family(
     architecture="LlamaForCausalLM",
     examples="Llama 2 and 3, SmolLM2, TinyLlama",
     gguf_architecture="llama",
-    attention=(norm("input_layernorm", "attn_norm"), *projections(biased=ALL, when="attention_bias")),
-    mlp=(norm("post_attention_layernorm", "ffn_norm"), *gated_mlp(biases_when="mlp_bias")),
+    attention=projections(biased=ALL, when="attention_bias"),
+    mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=False,
     limits=(
         Limit("sliding_window", (None,), _WINDOW_TRAP),

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lbdsl.model.families.base import Family, TensorRow
+from lbdsl.families.base import Family, TensorRow
 
 __all__ = ["ARTIFACT_PREFIX", "FAMILIES", "Family", "TensorRow"]
 

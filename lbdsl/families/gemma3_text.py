@@ -3,8 +3,8 @@ with rotary embeddings of their own."""
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import CAUSAL, COMMON_LIMITS, GGUF_SIZES, Family, windows_by_type
-from lbdsl.model.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, norm, projections
+from lbdsl.families.base import CAUSAL, COMMON_LIMITS, GGUF_SIZES, Family, Norm, windows_by_type
+from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 
 
 def _not_every_sixth(layer: int, config) -> bool:
@@ -17,13 +17,10 @@ FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     examples="Gemma 3 270M and 1B",
     gguf_architecture="gemma3",
-    attention=(
-        norm("input_layernorm", "attn_norm"),
-        *projections(biased=ALL, when="attention_bias"),
-        *QK_HEAD_NORMS,
-        norm("post_attention_layernorm", "post_attention_norm"),
-    ),
-    mlp=(norm("pre_feedforward_layernorm", "ffn_norm"), *gated_mlp(), norm("post_feedforward_layernorm", "post_ffw_norm")),
+    attention=(*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS),
+    attention_norms=(Norm("input_layernorm", "attn_norm"), Norm("post_attention_layernorm", "post_attention_norm")),
+    mlp=gated_mlp(),
+    mlp_norms=(Norm("pre_feedforward_layernorm", "ffn_norm"), Norm("post_feedforward_layernorm", "post_ffw_norm")),
     tied_by_default=True,
     windows=windows_by_type(4096, _not_every_sixth),
     size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),

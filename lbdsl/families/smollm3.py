@@ -2,8 +2,8 @@
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import Family, windows_by_type
-from lbdsl.model.families.rows import ALL, gated_mlp, norm, projections
+from lbdsl.families.base import Family, windows_by_type
+from lbdsl.families.rows import ALL, gated_mlp, projections
 
 
 def _without_rope(layer: int, config) -> bool:
@@ -18,8 +18,8 @@ FAMILY = Family(
     model_type="smollm3",
     architecture="SmolLM3ForCausalLM",
     examples="SmolLM3 3B",
-    attention=(norm("input_layernorm"), *projections(biased=ALL, when="attention_bias")),
-    mlp=(norm("post_attention_layernorm"), *gated_mlp(biases_when="mlp_bias")),
+    attention=projections(biased=ALL, when="attention_bias"),
+    mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=True,
     windows=windows_by_type(None, _without_rope, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 4}),

@@ -2,8 +2,8 @@
 
 from types import MappingProxyType
 
-from lbdsl.model.families.base import Family, windows_by_type
-from lbdsl.model.families.rows import gated_mlp, norm, projections
+from lbdsl.families.base import Family, windows_by_type
+from lbdsl.families.rows import gated_mlp, projections
 
 
 def later_layers(layer: int, config) -> bool:
@@ -16,8 +16,8 @@ FAMILY = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     examples="Qwen2, Qwen2.5",
-    attention=(norm("input_layernorm"), *projections(biased=("q", "k", "v"))),
-    mlp=(norm("post_attention_layernorm"), *gated_mlp()),
+    attention=projections(biased=("q", "k", "v")),
+    mlp=gated_mlp(),
     tied_by_default=False,
     windows=windows_by_type(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32}),

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from lbdsl.model.families.base import TensorRow
-
-
-def norm(name: str, gguf: str = "") -> TensorRow:
-    """An RMS norm over the residual stream."""
-    return TensorRow(f"{name}.weight", f"{gguf}.weight" if gguf else "", ("hidden",))
+from lbdsl.families.base import TensorRow
 
 
 def projections(*, biased: tuple[str, ...] = (), when: str | None = None) -> tuple[TensorRow, ...]:

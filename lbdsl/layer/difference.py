@@ -1,0 +1,108 @@
+"""What differs between two specifications of a layer: by field, as marks of a plan's picture, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Mark, Part, Slot
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.base import ROWS, WORDS
+
+SUB_BLOCKS = (Slot.MIXER, Slot.FFN)
+
+
+def differences(before: LayerSpec, after: LayerSpec) -> dict[str, tuple[Any, Any]]:
+    """What changed, by path: (before, after) as JSON values; a part that is another kind, or gone, is one change."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for slot in SUB_BLOCKS:
+        was, becomes = before.part(slot), after.part(slot)
+        if was is None or becomes is None or type(was) is not type(becomes):
+            if was != becomes:
+                found[slot.value] = (_json(was), _json(becomes))
+        else:
+            found |= {
+                f"{slot}.{name}": (_json(getattr(was, name)), _json(getattr(becomes, name)))
+                for name in _changed(was, becomes)
+            }
+    for module, stored in _storage_changes(before, after).items():
+        found[f"{Slot.WEIGHTS}.{module}"] = (_json(before.storage(module)), _json(stored))
+    return found
+
+
+def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
+    """The marks of a layer by row."""
+    found: dict[str, Mark] = {}
+    for slot in SUB_BLOCKS:
+        was, becomes, row = before.part(slot), after.part(slot), ROWS[slot]
+        if becomes is not None:
+            found |= {mark.row: mark for mark in becomes.marks(was)}
+        else:
+            style = "drop" if was is not None else "same"
+            counted = f"without {WORDS[slot]}" if was is not None else ""
+            found[row] = Mark(row, "-", style, "none", counted)
+    row = ROWS[Slot.WEIGHTS]
+    found[row] = Mark(row, ".", "same")
+    changed = _storage_changes(before, after)
+    for module, stored in sorted(changed.items(), reverse=True):
+        if stored is not None:
+            found |= {mark.row: mark for mark in stored.marks(before.storage(module))}
+    return found
+
+
+def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
+    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4, group=128)`: parts that are gone first."""
+    gone = [WORDS[slot] for slot in SUB_BLOCKS if before.part(slot) is not None and after.part(slot) is None]
+    found = [f"{' and '.join(gone)} dropped"] if gone else []
+    for slot in SUB_BLOCKS:
+        was, becomes = before.part(slot), after.part(slot)
+        if was is None or becomes is None or was == becomes:
+            continue
+        if type(was) is not type(becomes):
+            found.append(f"{WORDS[slot]} {arrow} {_text(becomes)}")
+        else:
+            found += [
+                f"{name.replace('_', ' ')} {was.field_text(name)} {arrow} {becomes.field_text(name)}"
+                for name in _changed(was, becomes)
+            ]
+    stored: dict[str, int] = {}
+    for part in _storage_changes(before, after).values():
+        text = "as in the base" if part is None else _text(part)
+        stored[text] = stored.get(text, 0) + 1
+    return [*found, *(f"{count} module{'' if count == 1 else 's'} {arrow} {text}" for text, count in stored.items())]
+
+
+def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tuple[int, ...]:
+    """The sizes of the windows, in tokens, that layers have after and did not have before."""
+    sizes = ((window_size(was), window_size(becomes)) for was, becomes in zip(before, after, strict=True))
+    return tuple(size for own, size in sizes if size is not None and size != own)
+
+
+def window_size(spec: LayerSpec) -> int | None:
+    """Tokens of the layer's window; None where it has none."""
+    window = spec.mixer.window if isinstance(spec.mixer, Attention) else None
+    return None if window is None else window.size
+
+
+def _changed(was: Part, becomes: Part) -> list[str]:
+    return [name for name in becomes.field_names() if getattr(was, name) != getattr(becomes, name)]
+
+
+def _storage_changes(before: LayerSpec, after: LayerSpec) -> dict[str, Part | None]:
+    """How each module is stored whose storage changed; one that is gone with its part is not among them."""
+    return {
+        module: after.storage(module)
+        for module in sorted({name for name, _ in (*before.weights, *after.weights)})
+        if before.storage(module) != after.storage(module)
+    }
+
+
+def _json(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _text(part: Part) -> str:
+    shown = [name for name in part.field_names() if getattr(part, name) != type(part).model_fields[name].default]
+    fields = ", ".join(f"{name}={part.field_text(name)}" for name in shown)
+    return f"{part.kind}({fields})" if fields else part.kind

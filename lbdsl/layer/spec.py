@@ -1,0 +1,147 @@
+"""LayerSpec: what one layer is made of. And its paths, by which rules claim and change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializeAsAny
+
+from lbdsl.parts import Part, Slot, TensorShape, parts
+from lbdsl.parts.base import Storage, Value
+
+if TYPE_CHECKING:
+    from lbdsl.layer.facts import ModelFacts
+
+
+def part_from(value: Any, slot: Slot) -> Part | None:
+    """A part from itself or its JSON; ValueError that names a kind, field or value that is not known."""
+    if value is None and slot is not Slot.WEIGHTS:
+        return None
+    if isinstance(value, Mapping):
+        kind = value.get("kind")
+        known = {name: cls for name, cls in parts().items() if cls.slot is slot}
+        if not isinstance(kind, str) or kind not in known:
+            raise ValueError(f"no part kind of a layer's {slot} is called {kind!r}; known: {', '.join(known)}")
+        return known[kind].model_validate(dict(value))
+    if isinstance(value, Part) and value.slot is slot:
+        return value
+    raise ValueError(f"a layer's {slot} is a part kind with its fields, not {value!r}")
+
+
+def _pairs(value: Any) -> tuple[tuple[str, Part], ...]:
+    items = dict(value).items() if isinstance(value, Mapping | tuple | list) else None
+    if items is None:
+        raise ValueError(f"`weights` maps modules to how they are stored, not {value!r}")
+    return tuple(sorted((str(name), _storage(item)) for name, item in items))
+
+
+def _storage(value: Any) -> Part:
+    part = part_from(value, Slot.WEIGHTS)
+    assert part is not None
+    return part
+
+
+def _json(weights: tuple[tuple[str, Part], ...]) -> dict[str, Any]:
+    return {name: part.model_dump(mode="json") for name, part in weights}
+
+
+MixerField = Annotated[SerializeAsAny[Part] | None, BeforeValidator(lambda value: part_from(value, Slot.MIXER))]
+FfnField = Annotated[SerializeAsAny[Part] | None, BeforeValidator(lambda value: part_from(value, Slot.FFN))]
+Weights = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs), PlainSerializer(_json)]
+
+
+class LayerSpec(Value):
+    """One decoder layer. `mixer` and `ffn` are None where there is none; `weights` are (module, storage) of the modules
+    whose matrix is not in the model's dtype, by name below the layer, sorted. Equal specifications are equal values, and
+    hash alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mixer: MixerField
+    ffn: FfnField
+    weights: Weights = ()
+
+    def part(self, slot: Slot) -> Part | None:
+        return self.mixer if slot is Slot.MIXER else self.ffn
+
+    def storage(self, module: str) -> Storage | None:
+        return dict(self.weights).get(module)
+
+    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+        """The layer's parameters with the norms around its sub-blocks, attention first."""
+        family = model.family_data
+        found: list[TensorShape] = []
+        for part, (before, after) in ((self.mixer, family.attention_norms), (self.ffn, family.mlp_norms)):
+            if part is not None:
+                found += model.shaped((before.row,) if before else (), {})
+                found += part.tensors(model)
+                found += model.shaped((after.row,) if after else (), {})
+        return tuple(found)
+
+    def linear_maps(self, model: ModelFacts) -> tuple[str, ...]:
+        """Modules with a weight matrix, by name below the layer."""
+        return tuple(tensor.module for tensor in self.tensors(model) if tensor.is_matrix)
+
+    def stored(self, model: ModelFacts) -> LayerSpec:
+        """Without storage of modules that are gone: it means nothing, and is not counted."""
+        if not self.weights:
+            return self
+        left = set(self.linear_maps(model))
+        return self.replace(weights=tuple(pair for pair in self.weights if pair[0] in left))
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `config.json`'s `lbdsl.layers`."""
+        return self.model_dump(mode="json")
+
+
+# Paths ---------------------------------------------------------------------------------------------------------------
+
+
+def touch(a: str, b: str) -> bool:
+    """Whether two paths are equal, or one is a prefix of the other."""
+    return a == b or a.startswith(b + ".") or b.startswith(a + ".")
+
+
+def leaves(spec: LayerSpec, modules: tuple[str, ...]) -> Iterator[str]:
+    """Every path of a layer with these linear maps: the fields of its parts, and the weights of its modules."""
+    for slot in (Slot.MIXER, Slot.FFN):
+        part = spec.part(slot)
+        names = part.field_names() if part is not None else ()
+        yield from (f"{slot}.{name}" for name in names) if names else (slot.value,)
+    yield from (f"{Slot.WEIGHTS}.{module}" for module in modules)
+
+
+def has_path(spec: LayerSpec, path: str) -> bool:
+    """False for a field of a part that the layer does not have."""
+    slot, _, rest = path.partition(".")
+    if slot == Slot.WEIGHTS:
+        return True
+    value: Any = getattr(spec, slot, None)
+    if not rest:
+        return slot in (Slot.MIXER, Slot.FFN)
+    for name in rest.split("."):
+        if value is None or name not in type(value).model_fields:
+            return False
+        value = getattr(value, name)
+    return True
+
+
+def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> LayerSpec:
+    """`spec` with what `other` has at `paths`."""
+    for path in paths:
+        slot, _, rest = path.partition(".")
+        if slot == Slot.WEIGHTS:
+            kept = {name: part for name, part in spec.weights if name != rest}
+            stored = other.storage(rest)
+            spec = spec.replace(weights={**kept, rest: stored} if stored is not None else kept)
+        else:
+            spec = spec.replace(**{slot: _set(getattr(spec, slot), getattr(other, slot), rest)})
+    return spec
+
+
+def _set(value: Any, other: Any, path: str) -> Any:
+    if not path or value == other:
+        return other
+    name, _, rest = path.partition(".")
+    return value.replace(**{name: _set(getattr(value, name), getattr(other, name), rest)})

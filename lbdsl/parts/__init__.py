@@ -1,0 +1,18 @@
+"""Part kinds, what a layer can be made of: one file each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+
+from lbdsl.core.registry import discover
+from lbdsl.parts.base import Mark, Part, Slot, TensorShape
+
+__all__ = ["Mark", "Part", "Slot", "TensorShape", "parts"]
+
+
+@cache
+def parts() -> Mapping[str, type[Part]]:
+    """Every part kind by name, found once."""
+    return discover(sys.modules[__name__], Part, "lbdsl.actions")

@@ -1,0 +1,92 @@
+"""Softmax attention with grouped queries: over all tokens so far, or over a sliding window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from lbdsl.parts.base import Mark, Part, Slot, TensorShape, Value
+
+if TYPE_CHECKING:
+    from lbdsl.layer.facts import ModelFacts
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Window(Value):
+    """The last `size` tokens, the token itself included, and the row's first `sink_tokens` that are not padding."""
+
+    size: Count
+    sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+    @property
+    def held(self) -> int:
+        """Tokens that are seen and held at most."""
+        return self.size + self.sink_tokens
+
+    def __str__(self) -> str:
+        return f"{self.size} + {self.sink_tokens} sinks" if self.sink_tokens else str(self.size)
+
+
+class Attention(Part):
+    """Causal softmax attention: `heads` query heads of `head_dim`, which share `kv_heads` heads of keys and values.
+
+    A query at position q sees keys k <= q, with a window only q - size < k, and its sink tokens.
+    """
+
+    slot: ClassVar[Slot] = Slot.MIXER
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_mixer_attention.py"
+    kind: Literal["attention"] = "attention"
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    window: Window | None = None
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Attention:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} KV heads alike")
+        return self
+
+    def field_text(self, name: str) -> str:
+        return "full" if getattr(self, name) is None else super().field_text(name)
+
+    def seen(self, ctx: int) -> int:
+        """Tokens that a query sees, and the cache holds, after `ctx` tokens."""
+        return ctx if self.window is None else min(ctx, self.window.held)
+
+    def token_bytes(self, model: ModelFacts) -> int:
+        """Bytes of one token's keys and values."""
+        return 2 * self.kv_heads * self.head_dim * model.dtype_bytes
+
+    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        sizes = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value, "head_dim": self.head_dim}
+        return model.shaped(model.family_data.attention, sizes)
+
+    def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
+        return self.token_bytes(model) * self.seen(ctx)
+
+    def decode_flops(self, model: ModelFacts, ctx: int) -> int:
+        return 4 * self.heads * self.head_dim * self.seen(ctx)
+
+    def prefill_flops(self, model: ModelFacts, n: int) -> int:
+        v = self.seen(n)
+        return 4 * self.heads * self.head_dim * (2 * n * v - v * v) // 2
+
+    def marks(self, before: Part | None) -> tuple[Mark, ...]:
+        was = before if isinstance(before, Attention) else None
+        windowed = was is None or self.window != was.window
+        fewer = was is not None and self.kv_heads != was.kv_heads
+        return (
+            Mark("attn", "~", "change", "window", "windowed") if windowed else Mark("attn", "=", "same"),
+            Mark(
+                "kv",
+                str(self.kv_heads) if self.kv_heads < 10 else "+",
+                "change" if fewer else "same",
+                "digits: KV heads",
+                "with fewer KV heads" if fewer else "",
+            ),
+        )

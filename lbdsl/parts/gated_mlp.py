@@ -1,0 +1,32 @@
+"""A gated MLP: three matrices of hidden x width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lbdsl.parts.attention import Count
+from lbdsl.parts.base import Mark, Part, Slot, TensorShape
+
+if TYPE_CHECKING:
+    from lbdsl.layer.facts import ModelFacts
+
+
+class GatedMLP(Part):
+    """down(act(gate(x)) * up(x)) with `width` channels between.
+
+    Source: Shazeer, GLU variants improve transformers (arXiv 2002.05202).
+    """
+
+    slot: ClassVar[Slot] = Slot.FFN
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_ffn_gated_mlp.py"
+    kind: Literal["gated_mlp"] = "gated_mlp"
+    width: Count
+
+    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+        return model.shaped(model.family_data.mlp, {"intermediate": self.width, "gate_up": 2 * self.width})
+
+    def marks(self, before: Part | None) -> tuple[Mark, ...]:
+        if isinstance(before, GatedMLP) and before.width == self.width:
+            return (Mark("mlp", "=", "same"),)
+        return (Mark("mlp", "<", "change", "narrower", "narrower"),)
