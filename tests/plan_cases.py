@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
@@ -15,6 +15,7 @@ from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+
 
 def llama_facts(
     *,

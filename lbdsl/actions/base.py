@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, touch
+from lbdsl.layer.spec import LayerSpec, has_path, touch
 from lbdsl.parts import Slot
 
 
@@ -70,8 +70,17 @@ class Action(BaseModel):
 
     @abstractmethod
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        """The layer with the claimed paths set; what it changes elsewhere is not looked at. `layer` is the base's and has
-        the claimed paths; `modules` are its linear maps, or those whose weights were taken where it claims weights. Pure."""
+        """The layer with the claimed paths set; what it changes elsewhere is not looked at. Pure.
+
+        `layer` is the base's and has the claimed paths. `modules` are its linear maps; those whose weights were taken,
+        where it claims weights."""
+
+    def under(self, facts: ModelFacts, layer: int) -> LayerSpec | None:
+        """A layer of the base under this action alone; None where it lacks a path that the action claims."""
+        spec = facts.layer_specs[layer]
+        if not all(has_path(spec, path) for path in self.claims()):
+            return None
+        return self.change(spec, facts.linear_maps[layer])
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""

@@ -8,7 +8,7 @@ from lbdsl.api.applying import set_values
 from lbdsl.api.planning import Planned, plan_text
 from lbdsl.core.diagnostic import fail
 from lbdsl.plan.words import ranges_text
-from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema import ModulesSelector, Recipe
 
 SUFFIX = ", changed by hand"
 
@@ -24,11 +24,10 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     recipe, plan = planned.recipe, planned.plan
     if not 0 <= layer < len(plan.layers):
         raise fail("LB300", f"layer {layer} does not exist", help=f"the model has layers 0-{len(plan.layers) - 1}")
-    if any(item.aspect == "weights" and not item.action.keeps for entry in plan.layers for item in entry.actions):
+    if any(isinstance(rule.selector, ModulesSelector) for rule in recipe.rules):
         raise fail("LB345", "this plan has rules on modules, which cannot be changed by hand")
     texts = {
-        entry.index: " + ".join(dict.fromkeys(item.action.text() for item in entry.actions if not item.action.keeps))
-        or "keep"
+        entry.index: " + ".join(dict.fromkeys(item.action.text() for item in entry.acting)) or "keep"
         for entry in plan.layers
     }
     text = _with_rules(recipe, {**texts, layer: action})

@@ -9,8 +9,11 @@ from dataclasses import replace
 from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import digest_text
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import Found, NotFound
 from lbdsl.recipe.schema import Recipe
@@ -27,47 +30,28 @@ EXAMPLE_FILES: Mapping[str, str] = {
 
 EXAMPLE_LAYERS = 30
 
-_HIDDEN, _HEAD, _HEADS, _KV_HEADS, _INNER, _VOCAB = 576, 64, 9, 3, 1536, 49152
-_ATTENTION = _HIDDEN * _HEAD * (2 * _HEADS + 2 * _KV_HEADS) + _HIDDEN
-_MLP = 3 * _HIDDEN * _INNER + _HIDDEN
+_EXAMPLE_LAYER = LayerSpec(mixer=Attention(heads=9, kv_heads=3, head_dim=64), ffn=GatedMLP(width=1536))
 
 EXAMPLE_MODEL = ModelFacts(
     family="llama",
     architecture="LlamaForCausalLM",
-    layers=EXAMPLE_LAYERS,
-    hidden=_HIDDEN,
-    heads=_HEADS,
-    kv_heads=_KV_HEADS,
-    head_dim=_HEAD,
-    intermediate=_INNER,
-    vocab=_VOCAB,
+    hidden=576,
+    vocab=49152,
     positions=8192,
     tied=True,
     dtype="bfloat16",
-    attention_params=(_ATTENTION,) * EXAMPLE_LAYERS,
-    mlp_params=(_MLP,) * EXAMPLE_LAYERS,
-    other_params=_VOCAB * _HIDDEN + _HIDDEN,
-    native_window=(None,) * EXAMPLE_LAYERS,
-    modules=tuple(
-        f"model.layers.{layer}.{name}"
-        for layer in range(EXAMPLE_LAYERS)
-        for name in (
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        )
-    ),
+    layer_specs=(_EXAMPLE_LAYER,) * EXAMPLE_LAYERS,
 )
 """The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
 
 _CONTEXTS = (1024, 8192)
 """Where costs are counted; none is beyond the model's positions."""
 
-_WINDOWED = replace(EXAMPLE_MODEL, native_window=(1024,) * EXAMPLE_LAYERS)
+_WINDOWED = replace(
+    EXAMPLE_MODEL,
+    layer_specs=(_EXAMPLE_LAYER.replace(mixer=Attention(heads=9, kv_heads=3, head_dim=64, window=Window(size=1024))),)
+    * EXAMPLE_LAYERS,
+)
 
 
 class _Beside:
@@ -156,7 +140,9 @@ def _planned(
     chosen = select(recipe, facts, scores)
     if chosen.value is None:
         return chosen.diagnostics
-    ref = ModelRef(source="example", digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts={})
+    ref = ModelRef(
+        source="example", digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=facts
+    )
     rise = 0.06 if chosen.value.changed else 0.0
     loss = Loss(joint=rise, joint_stderr=0.01, joint_kl=rise, base_nll=2.2, tokens=4096) if joint else None
     built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)

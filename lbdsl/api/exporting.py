@@ -20,8 +20,8 @@ from lbdsl.execute.place import Input, check_free, check_place, free_name, is_ta
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
-from lbdsl.model.config_file import read_json_object
 from lbdsl.families import FAMILIES
+from lbdsl.model.config_file import read_json_object
 
 FORMAT_VERSION = 1
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from lbdsl.api.checking import check_recipe, on_model
 from lbdsl.api.fixing import Fixed, fix_text
 from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.files import replace_file
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FolderReader, Reader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
         family=facts.family,
         layers=facts.layers,
         dtype=facts.dtype,
-        facts=asdict(facts),
+        facts=facts,
     )
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
     built = build(
@@ -281,8 +281,8 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.store import open_store
 
-    changes = selection.specs(bench.facts)
-    if not changes or not all(action.carried_out for actions in selection.actions for action in actions):
+    changes = selection.changes
+    if not changes or not selection.carried_out:
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:

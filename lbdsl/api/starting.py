@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lbdsl.actions import Action, Aspect, actions
+from lbdsl.actions import Action, actions
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.source import is_artifact
-from lbdsl.plan.cost import ModelCost, base_cost
+from lbdsl.parts.attention import Attention
+from lbdsl.plan.cost import ModelCost, base_cost, model_cost
 from lbdsl.plan.words import ranges_text
 from lbdsl.syntax.format import format_text
 
@@ -73,10 +74,10 @@ class _Shape:
 
     @classmethod
     def of(cls, facts: ModelFacts, name: str) -> _Shape:
-        full = [i for i, window in enumerate(facts.native_window) if window is None]
-        windowed = [i for i, window in enumerate(facts.native_window) if window]
-        chosen = full or windowed
-        seen = min([facts.positions, *(facts.native_window[i] or facts.positions for i in chosen)])
+        attentions = {i: spec.mixer for i, spec in enumerate(facts.layer_specs) if isinstance(spec.mixer, Attention)}
+        full = [i for i, attention in attentions.items() if attention.window is None]
+        chosen = full or list(attentions)
+        seen = min([facts.positions, *(attentions[i].seen(facts.positions) for i in chosen)])
         if not chosen or seen < 8:
             raise fail(
                 "LB048",
@@ -120,15 +121,13 @@ class _Shape:
 
     def after(self, choices: Sequence[tuple[Action, int]]) -> ModelCost:
         """The cost when each action gets so many of the free layers, those that gain least first."""
-        mixers, ffns = list(self.base.mixers), list(self.base.ffns)
-        order = sorted(self.free, key=lambda layer: self.base.layer_kv_bytes(layer, self.ctx))
+        specs = list(self.facts.layer_specs)
+        order = sorted(self.free, key=lambda layer: self.base.layers[layer].kv_bytes(self.ctx))
         for action, count in choices:
             for layer in order[:count]:
-                cost = action.cost(self.facts, layer)
-                mixers[layer] = cost.get(Aspect.MIXER, mixers[layer])
-                ffns[layer] = cost.get(Aspect.FFN, ffns[layer])
+                specs[layer] = action.change(specs[layer], self.facts.linear_maps[layer])
             order = order[count:]
-        return replace(self.base, mixers=tuple(mixers), ffns=tuple(ffns))
+        return model_cost(self.facts, specs)
 
     def cache_share(self, choices: Sequence[tuple[Action, int]]) -> float:
         return self.after(choices).kv_bytes(self.ctx) / self.base.kv_bytes(self.ctx)

@@ -8,14 +8,13 @@ from typing import Any
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
-from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
-from lbdsl.model.config_file import read_json_object
+from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served
@@ -183,7 +182,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     """LB509: the groups, and what the log will say, against the base."""
     facts = subject.facts
     serving = Serving(max_model_len=facts.positions)
-    base, changed = _base_layout(facts), cache_layout(windows_of(subject.specs), facts.layer_kv_bytes_per_token)
+    base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
     before, after = base.capacity(serving), changed.capacity(serving)
     gain = f" (x{after / before:.2f})" if before else ""
     held = [bytes_text(layout.held_bytes(serving.max_model_len, serving)) for layout in (base, changed)]
@@ -224,13 +223,6 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
         "concurrent_batches": serving.batches,
     }
     return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}
-
-
-def _base_layout(facts: ModelFacts) -> CacheLayout:
-    return cache_layout(
-        {layer: window or None for layer, window in enumerate(facts.native_window) if window != 0},
-        facts.layer_kv_bytes_per_token,
-    )
 
 
 def _groups_text(layout: CacheLayout) -> str:

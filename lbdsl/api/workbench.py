@@ -9,9 +9,9 @@ from typing import Any
 
 from lbdsl.api.options import RunOptions
 from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source

@@ -74,8 +74,8 @@ def _plan_lines(record: Record) -> list[str]:
     lines = ["## Layers", "", "| layer | what became of it | rule |", "|---|---|---|"]
     for layer in record.plan.layers:
         if layer.changed:
-            done = " + ".join(planned.action.text() for planned in layer.actions if not planned.action.keeps)
-            rules = ", ".join(str(planned.rule) for planned in layer.actions if not planned.action.keeps)
+            done = " + ".join(planned.action.text() for planned in layer.acting)
+            rules = ", ".join(str(planned.rule) for planned in layer.acting)
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [str(layer.index) for layer in record.plan.layers if not layer.changed]
     return [*lines, "", f"Kept as they were: {', '.join(kept) or 'none'}.", ""]

@@ -8,9 +8,9 @@ from typing import Any
 from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
+from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.computing import cast_weights
-from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
@@ -49,7 +49,7 @@ def load_artifact(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
     hybrid = model.config.model_type.startswith(ARTIFACT_PREFIX)
-    if not hybrid or (plan is not None and tuple(model.config.lbdsl["layers"]) != plan.specs):
+    if not hybrid or (plan is not None and not _as_planned(model, plan)):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return (model if compute is None else cast_weights(model, compute)).to(device).eval()
 
@@ -61,6 +61,11 @@ def stream_artifact(
     when the files do not fit together, LB465 when it is not what `plan` says."""
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
     model = StreamedModel(folder, facts, device, compute)
-    if plan is not None and tuple(model.hybrid.config.lbdsl["layers"]) != plan.specs:
+    if plan is not None and not _as_planned(model.hybrid, plan):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model
+
+
+def _as_planned(model: Any, plan: Plan) -> bool:
+    """Whether its configuration has the plan's layers."""
+    return bool(model.config.lbdsl["layers"] == [spec.to_json() for spec in plan.specs])

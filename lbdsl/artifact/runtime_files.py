@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model import hybrid
-from lbdsl.model.hybrid.lbdsl_mixers import runtime_files
+from lbdsl.model.hybrid.lbdsl_parts import runtime_files
+from lbdsl.parts import Slot
 
-SHARED = ("lbdsl_layers.py", "lbdsl_cache.py", "lbdsl_masks.py", "lbdsl_hybrid.py", "lbdsl_mixer_full.py")
+SHARED = (
+    "lbdsl_layers.py",
+    "lbdsl_cache.py",
+    "lbdsl_masks.py",
+    "lbdsl_hybrid.py",
+    "lbdsl_full_attention.py",
+    "lbdsl_window_attention.py",
+)
 """Files that every artifact needs, whatever its family and plan."""
 
-MIXERS_FILE = "lbdsl_mixers.py"
+PARTS_FILE = "lbdsl_parts.py"
 
 
 def auto_map_for(config: Any) -> dict[str, str]:
@@ -33,34 +43,47 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     family = config.lbdsl["base_model_type"]
     for name in (*SHARED, f"configuration_lbdsl_{family}.py", f"modeling_lbdsl_{family}.py"):
         shutil.copyfile(home / name, folder / name)
-    used = sorted({spec["attn"] for spec in config.lbdsl["layers"]} - {"full", "none"})
+    used = {}
+    for spec in map(LayerSpec.model_validate, config.lbdsl["layers"]):
+        parts = (spec.mixer, spec.ffn, *dict(spec.weights).values())
+        used |= {part.kind: part.slot for part in parts if part is not None}
     installed = runtime_files()
-    for name in used:
-        shutil.copyfile(installed[name], folder / installed[name].name)
-    (folder / MIXERS_FILE).write_text(_mixers_text({name: installed[name].stem for name in used}), encoding="utf-8")
+    for kind in used:
+        shutil.copyfile(installed[kind], folder / installed[kind].name)
+    (folder / PARTS_FILE).write_text(
+        _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())}), encoding="utf-8"
+    )
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["auto_map"] = auto_map_for(config)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _mixers_text(stems: dict[str, str]) -> str:
-    """The artifact's `lbdsl_mixers.py`: static imports, because transformers finds files to load by reading them."""
-    lines = [
-        '"""The mixers of this model, by the name that a layer\'s specification gives as `attn`."""',
-        "",
-        "from .lbdsl_mixer_full import MIXER as FULL",
-    ]
-    lines += [f"from .{stem} import MIXER as MIXER_{number}" for number, stem in enumerate(stems.values())]
-    lines += ["", 'MIXERS = {"full": FULL']
-    lines[-1] += "".join(f', "{name}": MIXER_{number}' for number, name in enumerate(stems)) + "}"
-    lines += [
-        "",
-        "",
-        "def mixer(name):",
-        "    if name not in MIXERS:",
-        '        raise ValueError(f"this model has no mixer called {name!r}; it has: {sorted(MIXERS)}")',
-        "    return MIXERS[name]",
-        "",
-    ]
-    return "\n".join(lines)
+def _parts_text(used: Mapping[str, tuple[Slot, str]]) -> str:
+    """The artifact's `lbdsl_parts.py`: static imports, because transformers finds files to load by reading them."""
+    imports = "".join(f"from .{stem} import PART as PART_{place}\n" for place, (_, stem) in enumerate(used.values()))
+    kinds = "".join(f'    "{kind}": PART_{place},\n' for place, kind in enumerate(used))
+    known = "".join(
+        f'    "{slot}": {{'
+        + ", ".join(f'"{kind}": PARTS["{kind}"].FIELDS' for kind, (at, _) in used.items() if at is slot)
+        + "},\n"
+        for slot in Slot
+    )
+    return f'''"""The parts of this model, by their kind in a layer's specification."""
+
+from .lbdsl_layers import check_layer
+{imports}
+PARTS = {{
+{kinds}}}
+KNOWN = {{
+{known}}}
+
+
+def part(kind):
+    return PARTS[kind]
+
+
+def checked_spec(spec, layer_idx):
+    check_layer(spec, f"layer {{layer_idx}}", KNOWN)
+    return spec
+'''

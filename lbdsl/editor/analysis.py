@@ -10,10 +10,10 @@ from pathlib import Path
 from lbdsl.actions import actions
 from lbdsl.api.checking import on_model
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import metrics
 from lbdsl.recipe.includes import with_includes
 from lbdsl.recipe.lets import resolve_let

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Span
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.select import select

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.actions import Action, actions
+from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.settings import SETTINGS
@@ -62,7 +62,10 @@ KEYWORDS: Mapping[str, str] = {
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
     **{
-        name: (f"{name}(CTX)" if value.takes_context else name, f"{value.meaning} A percentage is a share of the base model's.")
+        name: (
+            f"{name}(CTX)" if value.takes_context else name,
+            f"{value.meaning} A percentage is a share of the base model's.",
+        )
         for name, value in STATIC_VALUES.items()
     },
     "ppl_increase": ("ppl_increase", "Rise of perplexity of the finished model over its base, on held-out text."),

@@ -20,12 +20,12 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.editor import protocol
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.documents import UNITS, Change, Text
 from lbdsl.editor.features import register_editing, register_reading
 from lbdsl.editor.project import configured_model, facts_of
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.version import VERSION
 
 DELAY = 0.015

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.core.diagnostic import fail
 from lbdsl.plan.schema import Plan
 
 
-def apply_changes(model: Any, plan: Plan, facts: ModelFacts) -> tuple[dict[str, Any], ...]:
-    """Apply every planned action to a hybrid model, in place; the records tell what was done, in order.
+def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
+    """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
 
-    The result is checked against the plan: the same specification of every layer, and exactly as many parameters.
+    The result is checked against the plan: the same specification of every layer, and exactly as many parameters. LB449
+    where a layer has lost the weights that it needs, LB469 where the result is another one.
     """
     records = []
     for layer in plan.layers:
-        for planned in layer.actions:
-            for change in planned.action.changes(facts, layer.index):
-                records.append(planned.action.apply(model, change))
-    done = [dict(entry) for entry in model.config.lbdsl["layers"]]
-    assert done == [dict(spec) for spec in plan.specs], "the changed model is not the planned one"
+        if not layer.changed:
+            continue
+        try:
+            model.set_layer(layer.index, layer.after.to_json())
+        except ValueError as problem:
+            raise fail("LB449", str(problem), help="start from the base model instead of an artifact") from None
+        records += [
+            {"layer": layer.index, "action": item.action.text(), "paths": list(item.paths)} for item in layer.acting
+        ]
     params = sum(p.numel() for p in model.parameters())
-    assert params == plan.after.params, f"{params} parameters, planned {plan.after.params}"
+    if model.config.lbdsl["layers"] != [spec.to_json() for spec in plan.specs] or params != plan.after.params:
+        raise fail(
+            "LB469",
+            f"the changed model is not the planned one: it has {params} parameters, and {plan.after.params} were planned",
+            help="an action that changes what its plan does not say is a defect of that action",
+        )
     return tuple(records)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from lbdsl.actions import Action
 from lbdsl.artifact.save import file_hashes, save_all_but_weights
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Report
 from lbdsl.execute.changes import apply_changes
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.plan.schema import Plan
@@ -56,12 +55,8 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | Non
 
     Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
     """
-    actions = [planned.action for layer in plan.layers for planned in layer.actions]
-    if any(type(action).apply is not Action.apply for action in actions):
-        # What an action does to a model in its own way may be more than its specification says.
-        return None
     model = skeleton_of(source, facts)
-    records = apply_changes(model, plan, facts)
+    records = apply_changes(model, plan)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = read_tensors(source)
     rename = _other_name_of_a_tied_head(wanted, found, facts)

@@ -18,13 +18,13 @@ from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import load_artifact, stream_artifact
 from lbdsl.artifact.save import save_model
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
 from lbdsl.execute.changes import apply_changes
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.plan.schema import AssertResult, Plan
 
@@ -127,7 +127,7 @@ def _make(
     """Change, heal and save; the model is let go when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
-        records = apply_changes(model, plan, inputs.facts)
+        records = apply_changes(model, plan)
     healed, before = None, []
     if inputs.heal_blocks is not None:
         before = _judge_unhealed(inputs, model, work, progress)
@@ -258,7 +258,7 @@ def _record(
 
 def room_needed(plan: Plan, facts: ModelFacts) -> int:
     """Bytes: the saved model, and three checkpoints of healing, as many as there are while one is being written."""
-    weights = plan.after.params * facts.dtype_bytes + 2**20
+    weights = plan.after.weights + 2**20
     if plan.heal is None:
         return weights
     if plan.heal.method.node == "full":

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.progress import Report
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.layout import checked_specs
 
 
@@ -22,32 +22,29 @@ class Subject:
     """A changed model as far as it is known without its weights: before the work (a plan), or of an artifact.
 
     config: the fields of the base model's config.json, with the base's own `model_type` and no `lbdsl` entry.
-    facts: of the base model. specs: what each layer becomes, as in `config.json`'s `lbdsl.layers`; a layer that is kept
-    and has a native window is {"attn": "swa", "window": its window, "sinks": 0}.
+    facts: of the base model. specs: what each layer becomes.
     """
 
     config: Mapping[str, Any]
     facts: ModelFacts
-    specs: tuple[Mapping[str, Any], ...]
+    specs: tuple[LayerSpec, ...]
 
-    def attention(self, layer: int) -> str:
-        """`full`, `swa`, `none`, or the name of an action's own mixer."""
-        return str(self.specs[layer].get("attn", "full"))
+    def has_attention(self, layer: int) -> bool:
+        return self.specs[layer].mixer is not None
 
     def has_mlp(self, layer: int) -> bool:
-        return self.specs[layer].get("mlp", "full") != "none"
+        return self.specs[layer].ffn is not None
+
+    @property
+    def windows(self) -> dict[int, int]:
+        """The size of the window, in tokens, of each layer that has one."""
+        sizes = {layer: window_size(spec) for layer, spec in enumerate(self.specs)}
+        return {layer: size for layer, size in sizes.items() if size is not None}
 
 
-def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Mapping[str, Any]]) -> Subject:
-    """A Subject in which every window is said: a kept layer sees its native window, where it has one. LB402 for
-    specifications that are none, or of another number of layers."""
-    said = []
-    for spec, native in zip(checked_specs(specs, len(facts.native_window)), facts.native_window, strict=True):
-        full = {"attn": "full", **spec}
-        if full["attn"] == "full" and native:
-            full = {**full, "attn": "swa", "window": native, "sinks": 0}
-        said.append(full)
-    return Subject(dict(config), facts, tuple(said))
+def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Any]) -> Subject:
+    """A Subject of LayerSpecs or their JSON. LB402 for specifications that are none, or of another number of layers."""
+    return Subject(dict(config), facts, checked_specs(specs, facts.layers))
 
 
 class Exporter(ABC):
@@ -59,15 +56,27 @@ class Exporter(ABC):
     engine: ClassVar[str]
     """The engine's name after `plan --target`, e.g. vllm, llamacpp, transformers."""
 
+    where: ClassVar[str]
+    """What messages call the format or its engine."""
+
+    expresses: ClassVar[Expresses]
+    """The part kinds, fields and values that it can say; `refusals` refuses the rest."""
+
     @classmethod
     def kind_name(cls) -> str:
         return cls.kind
 
     @classmethod
+    def refusals(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        """Errors for what is not in `expresses`, by name."""
+        return refusals(cls.expresses, subject.specs, subject.facts.layer_specs, cls.where)
+
+    @classmethod
     @abstractmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         """Errors for what the format or its engine cannot express, one for each reason, with the layers and a help;
-        warnings and notes for what a user should know before the work. Pure, and free of torch."""
+        warnings and notes for what a user should know before the work. The refusals are part of it. Pure, and free of
+        torch."""
 
     @classmethod
     @abstractmethod

@@ -36,7 +36,7 @@ def export_card(record: Record, kind: str, how_to_load: str) -> str:
     ]
     done: dict[str, list[str]] = {}
     for layer in plan.layers:
-        actions = " + ".join(planned.action.text() for planned in layer.actions if not planned.action.keeps)
+        actions = " + ".join(planned.action.text() for planned in layer.acting)
         done.setdefault(actions, []).append(str(layer.index))
     lines += [f"| {', '.join(layers)} | {f'`{actions}`' if actions else 'kept'} |" for actions, layers in done.items()]
     lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]

@@ -11,8 +11,9 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, layers_text, one_window, own_mixers, sink_tokens
+from lbdsl.export.reasons import first_attention, layers_text
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
 
@@ -64,18 +65,15 @@ class DeciLM(Exporter):
 
     kind = "decilm"
     engine = "vllm"
+    where = "DeciLM"
+    expresses = Expresses(
+        mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
+        ffn={"gated_mlp": {"width": AS_BASE}},
+    )
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        where = "DeciLM"
-        return (
-            *_family(subject),
-            *own_mixers(subject, where),
-            *first_attention(subject, where),
-            *sink_tokens(subject, where),
-            *one_window(subject, where),
-            *_sglang(subject),
-        )
+        return (*_family(subject), *cls.refusals(subject), *first_attention(subject, cls.where), *_sglang(subject))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -92,7 +90,7 @@ class DeciLM(Exporter):
 def decilm_config(subject: Subject) -> dict[str, Any]:
     """The fields of the export's config.json. The only place where DeciLM's are derived from the specifications."""
     layers = range(len(subject.specs))
-    windows = {subject.specs[i]["window"] for i in layers if subject.attention(i) == "swa"}
+    windows = subject.windows
     fields = {name: value for name, value in subject.config.items() if name not in _DROPPED_FIELDS}
     module = f"{CONFIGURATION.stem}.LbdslDeciLMConfig"
     return {
@@ -104,9 +102,9 @@ def decilm_config(subject: Subject) -> dict[str, Any]:
         "head_dim": subject.facts.head_dim,
         "num_key_value_heads": subject.facts.kv_heads,
         "tie_word_embeddings": subject.facts.tied,
-        "layer_types": ["sliding_attention" if subject.attention(i) == "swa" else "full_attention" for i in layers],
-        "sliding_window": windows.pop() if windows else None,
-        "lbdsl_blocks": [{"attention": subject.attention(i) != "none", "mlp": subject.has_mlp(i)} for i in layers],
+        "layer_types": ["sliding_attention" if i in windows else "full_attention" for i in layers],
+        "sliding_window": next(iter(windows.values()), None),
+        "lbdsl_blocks": [{"attention": subject.has_attention(i), "mlp": subject.has_mlp(i)} for i in layers],
         "ffn_mult": ffn_mult(subject.facts.hidden, subject.facts.intermediate),
     }
 
@@ -148,12 +146,11 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
 
 def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
     """LB510: what SGLang makes of the same files."""
-    windowed = [i for i in range(len(subject.specs)) if subject.attention(i) == "swa"]
-    if windowed:
+    if subject.windows:
         return (
             note(
                 "LB510",
-                f"SGLang has no window in DeciLM: it would compute {layers_text(windowed)} in full",
+                f"SGLang has no window in DeciLM: it would compute {layers_text(subject.windows)} in full",
                 help="serve this export with vLLM only",
             ),
         )

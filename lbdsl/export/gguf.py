@@ -8,8 +8,9 @@ from typing import ClassVar
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.expresses import Expresses
 from lbdsl.export.gguf_metadata import model_fields
-from lbdsl.export.gguf_target import Target, target_of
+from lbdsl.export.gguf_target import EXPRESSES, Target, target_of
 from lbdsl.export.gguf_tensors import out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
@@ -37,6 +38,8 @@ class Gguf(Exporter):
 
     kind: ClassVar[str] = "gguf"
     engine: ClassVar[str] = "llamacpp"
+    where: ClassVar[str] = "llama.cpp"
+    expresses: ClassVar[Expresses] = EXPRESSES
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:

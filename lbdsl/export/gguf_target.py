@@ -8,13 +8,21 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.export.base import Subject
+from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses, refusals
 from lbdsl.export.gguf_architectures import DECI, GRANITE_SWA, LLAMA_LIKE, NATIVE, NOT_LLAMA_LIKE, Architecture
 from lbdsl.export.gguf_rope import TWO_KINDS, Rope, rope_of, rope_problem
-from lbdsl.export.reasons import layers_text, own_mixers, sink_tokens
+from lbdsl.export.reasons import layers_text, retyped_layers
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
+
+EXPRESSES = Expresses(
+    mixer={"attention": {**BASE_HEADS, "window": {"size": ANY, "sink_tokens": NO_SINKS}}},
+    ffn={"gated_mlp": {"width": AS_BASE}},
+)
 
 _BIGGEST = {"gemma2": 46, "gemma3_text": 62}
 _MOST_LAYERS = 512
@@ -22,13 +30,15 @@ _MOST_LAYERS = 512
 
 @dataclass(frozen=True)
 class Target:
-    """What is written. `layers` are the artifact's indices of the layers that are left; `attends`, `feeds`, `windowed` and
+    """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are; `attends`, `feeds`, `windowed` and
     `turns` (has rotary embeddings) go with them. `local_rope` is that of windowed layers where it is one of their own."""
 
     architecture: Architecture
     layout: Layout
+    facts: ModelFacts
     config: Mapping[str, Any]
     layers: tuple[int, ...]
+    specs: tuple[LayerSpec, ...]
     attends: tuple[bool, ...]
     feeds: tuple[bool, ...]
     windowed: tuple[bool, ...]
@@ -45,14 +55,10 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     """
     layout, config = layout_of(subject.config), subject.config
     family, sizes = layout.family.model_type, layout.sizes
-    left = tuple(i for i in range(len(subject.specs)) if subject.attention(i) != "none" or subject.has_mlp(i))
+    left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
     # A window beyond all positions is none, except where it decides the rotary embeddings.
-    windows = {
-        i: subject.specs[i]["window"]
-        for i in left
-        if subject.attention(i) == "swa" and (subject.specs[i]["window"] < sizes.positions or family in TWO_KINDS)
-    }
-    dropped = tuple(i for i in left if subject.attention(i) == "none")
+    windows = {i: size for i, size in subject.windows.items() if size < sizes.positions or family in TWO_KINDS}
+    dropped = tuple(i for i in left if not subject.has_attention(i))
     alone = tuple(i for i in left if not subject.has_mlp(i))
     found = list(_refusals(subject, left, windows, dropped, alone))
     turns = _turns(config, family, left)
@@ -78,8 +84,10 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
         Target(
             architecture,
             layout,
+            subject.facts,
             config,
             left,
+            tuple(subject.specs[i] for i in left),
             tuple(i not in dropped for i in left),
             tuple(i not in alone for i in left),
             tuple(i in windows for i in left),
@@ -95,7 +103,7 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
 def _refusals(
     subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...], alone: tuple[int, ...]
 ) -> list[Diagnostic]:
-    found = [*own_mixers(subject, "llama.cpp"), *sink_tokens(subject, "llama.cpp")]
+    found = list(refusals(EXPRESSES, subject.specs, subject.facts.layer_specs, "llama.cpp"))
     if not left:
         found.append(error("LB524", "no layer is left", help="keep at least one"))
     sizes = sorted(set(windows.values()))
@@ -181,7 +189,7 @@ def _rope_refusals(
                 )
             )
     if len(ropes) > 1 and (ropes[0] != ropes[1]):
-        retyped = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
+        retyped = retyped_layers(subject, left, windows)
         if retyped:
             found.append(
                 error(
@@ -206,11 +214,10 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, architecture: Arc
     activation = config.get("hidden_activation") or config.get("hidden_act") or architecture.activation
     if activation != architecture.activation and not (architecture.activation == "silu" and activation == "swish"):
         refuse(f"the activation {activation!r}; it has {architecture.activation}")
-    if architecture.square and sizes.query != sizes.hidden:
+    if architecture.square and sizes.heads * sizes.head_dim != sizes.hidden:
         refuse(f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: it wants them equal")
-    flags = {name for name, on in layout.flags.items() if on}
     needed = {"attention_bias": {"attn_q", "attn_k", "attn_v", "attn_output"}, "mlp_bias": {"ffn_gate"}}
-    for flag in sorted(flags & set(needed)):
+    for flag in sorted(set(layout.flags) & set(needed)):
         if not needed[flag] <= architecture.biases:
             refuse(f"the biases of {flag}")
     scale = config.get("query_pre_attn_scalar")

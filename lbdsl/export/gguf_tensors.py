@@ -32,7 +32,7 @@ class OutTensor:
 
 def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
     """What to write, in the order of the layers. LB409 when the artifact lacks one of them."""
-    family, sizes = target.layout.family, target.layout.sizes
+    family, sizes, facts = target.layout.family, target.layout.sizes, target.facts
 
     def find(name: str) -> TensorInfo:
         if name not in tensors:
@@ -59,10 +59,8 @@ def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutT
         found.append(OutTensor("rope_freqs.weight", (len(divisors),), values=tuple(divisors)))
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
-        rows = target.layout.rows(family.attention) if target.attends[place] else ()
-        rows += target.layout.rows(family.mlp) if target.feeds[place] else ()
-        for row in rows:
-            found += _layer_tensors(target, f"blk.{place}.", find(prefix + row.name), row.name)
+        for tensor in target.specs[place].tensors(facts):
+            found += _layer_tensors(target, f"blk.{place}.", find(prefix + tensor.name), tensor.name)
         found += _constants(target, place, sizes)
     return tuple(found)
 
@@ -79,10 +77,10 @@ def _layer_tensors(target: Target, block: str, info: TensorInfo, name: str) -> I
     if module in ("self_attn.q_norm", "self_attn.k_norm"):
         yield OutTensor(f"{block}{base}.{leaf}", info.shape, info, offset=architecture.norm_offset)
     elif module == "self_attn.qkv_proj" and not architecture.fused:
-        rest, kv = info.shape[1:], sizes.key_value
-        yield OutTensor(f"{block}attn_q.{leaf}", (sizes.query, *rest), info, 0, turned)
-        yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, sizes.query, turned)
-        yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, sizes.query + kv)
+        rest, query, kv = info.shape[1:], sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+        yield OutTensor(f"{block}attn_q.{leaf}", (query, *rest), info, 0, turned)
+        yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, query, turned)
+        yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, query + kv)
     elif module == "mlp.gate_up_proj" and not architecture.fused:
         shape = (sizes.intermediate, *info.shape[1:])
         yield OutTensor(f"{block}ffn_gate.{leaf}", shape, info, 0)

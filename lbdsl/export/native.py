@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import TWO_KINDS, rope_of
-from lbdsl.export.reasons import layers_text, one_window, own_mixers, sink_tokens
+from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.rewrite.shards import rewrite_shards
@@ -32,6 +33,12 @@ SWITCHED = frozenset({"qwen2", "qwen3", "smollm3"})
 """Families that ignore `sliding_window` unless `use_sliding_window` is true."""
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
+
+EXPRESSES = Expresses(
+    mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
+    ffn={"gated_mlp": {"width": AS_BASE}},
+    empty=("block",),
+)
 
 _OURS = (
     "lbdsl",
@@ -71,6 +78,8 @@ class Native(Exporter):
 
     kind: ClassVar[str] = "native"
     engine: ClassVar[str] = "transformers"
+    where: ClassVar[str] = WHERE
+    expresses: ClassVar[Expresses] = EXPRESSES
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -100,12 +109,10 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     layout = layout_of(subject.config)
     family = layout.family.model_type
     everything = range(len(subject.specs))
-    left = tuple(i for i in everything if subject.attention(i) != "none" or subject.has_mlp(i))
-    windows = {i: subject.specs[i]["window"] for i in left if subject.attention(i) == "swa"}
+    left = tuple(i for i in everything if subject.has_attention(i) or subject.has_mlp(i))
+    windows = subject.windows
     found = [
-        *own_mixers(subject, WHERE),
-        *sink_tokens(subject, WHERE),
-        *one_window(subject, WHERE),
+        *refusals(EXPRESSES, subject.specs, subject.facts.layer_specs, WHERE),
         *_half_layers(subject, left),
         *_retyped(subject, family, left, windows),
     ]
@@ -125,7 +132,7 @@ def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
     if not left:
         found.append(error("LB530", "no layer is left", help="keep at least one"))
     for part, layers in (
-        ("attention", [i for i in left if subject.attention(i) == "none"]),
+        ("attention", [i for i in left if not subject.has_attention(i)]),
         ("MLP", [i for i in left if not subject.has_mlp(i)]),
     ):
         if layers:
@@ -143,7 +150,7 @@ def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapp
     """LB523 for layers that would get the rotary embeddings of another type."""
     if family not in TWO_KINDS or rope_of(subject.config, LAYER_TYPES[0]) == rope_of(subject.config, LAYER_TYPES[1]):
         return []
-    wrong = [i for i in left if (i in windows) != (subject.facts.native_window[i] is not None)]
+    wrong = retyped_layers(subject, left, windows)
     if not wrong:
         return []
     return [
@@ -161,7 +168,7 @@ def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None
     family = layout.family.model_type
     if not windowed or family in BY_TYPE or (all_windowed and family in ONE_WINDOW):
         return family
-    if family in AS_MINISTRAL and not any(layout.flags.values()):
+    if family in AS_MINISTRAL and not layout.flags:
         return "ministral"
     return None
 

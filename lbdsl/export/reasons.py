@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.export.base import Subject
+from lbdsl.layer.difference import window_size
 
-BUILT_IN = ("full", "swa", "none")
-"""What `attn` may be without an action's own mixer."""
-
-
-def own_mixers(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
-    """LB505 for layers with a mixer that an action brought. `where` names the format or its engine."""
-    found: dict[str, list[int]] = {}
-    for layer in range(len(subject.specs)):
-        if subject.attention(layer) not in BUILT_IN:
-            found.setdefault(subject.attention(layer), []).append(layer)
-    return tuple(
-        error(
-            "LB505",
-            f"{where} has no mixer called `{name}` ({layers_text(layers)})",
-            help="serve the artifact with transformers, or use another action on these layers",
-        )
-        for name, layers in found.items()
-    )
-
-
-def sink_tokens(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
-    """LB503 for windowed layers that keep sink tokens."""
-    layers = [i for i, spec in enumerate(subject.specs) if subject.attention(i) == "swa" and spec.get("sinks", 0)]
-    if not layers:
-        return ()
-    return (
-        error(
-            "LB503",
-            f"{where} cannot keep sink tokens ({layers_text(layers)})",
-            help="write `sinks=0` in the recipe and heal for it; serve this one with transformers",
-        ),
-    )
-
-
-def one_window(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
-    """LB504 when windowed layers differ in their window."""
-    windows: dict[int, list[int]] = {}
-    for layer, spec in enumerate(subject.specs):
-        if subject.attention(layer) == "swa":
-            windows.setdefault(spec["window"], []).append(layer)
-    if len(windows) < 2:
-        return ()
-    named = "; ".join(f"{window} in {layers_text(layers)}" for window, layers in sorted(windows.items()))
-    return (
-        error(
-            "LB504",
-            f"{where} has one window for all layers, this model has {len(windows)}: {named}",
-            help="give all windowed layers, those with a native window too, the same window",
-        ),
-    )
+if TYPE_CHECKING:
+    from lbdsl.export.base import Subject
 
 
 def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
     """LB502 when the first layer in which anything is left has no attention. Layers without both parts before it are
     passed through."""
     for layer in range(len(subject.specs)):
-        if subject.attention(layer) != "none":
+        if subject.has_attention(layer):
             return ()
         if subject.has_mlp(layer):
             return (
@@ -74,6 +27,11 @@ def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
                 ),
             )
     return (error("LB502", f"{where} needs at least one layer with attention"),)
+
+
+def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
+    """Of the layers that are left, those that have a window now and had none, or the other way round."""
+    return [i for i in left if (i in set(windows)) != (window_size(subject.facts.layer_specs[i]) is not None)]
 
 
 def layers_text(layers: Iterable[int]) -> str:

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses
 from lbdsl.export.files import link_files
-from lbdsl.export.reasons import own_mixers, sink_tokens
 from lbdsl.vllm import FAMILIES
 
 LACKS: Mapping[str, str] = MappingProxyType(
@@ -37,11 +37,15 @@ class VllmPlugin(Exporter):
 
     kind = "vllm"
     engine = "vllm"
+    where = "vLLM with lbdsl's plug-in"
+    expresses = Expresses(
+        mixer={"attention": {**BASE_HEADS, "window": {"size": ANY, "sink_tokens": NO_SINKS}}},
+        ffn={"gated_mlp": {"width": AS_BASE}},
+    )
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        where = "vLLM with lbdsl's plug-in"
-        return (*_family(subject), *own_mixers(subject, where), *sink_tokens(subject, where), *_something(subject))
+        return (*_family(subject), *cls.refusals(subject), *_something(subject))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -76,7 +80,7 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
 
 
 def _something(subject: Subject) -> tuple[Diagnostic, ...]:
-    if any(subject.attention(i) != "none" for i in range(len(subject.specs))):
+    if any(subject.has_attention(i) for i in range(len(subject.specs))):
         return ()
     return (
         error(

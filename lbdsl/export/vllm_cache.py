@@ -17,6 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention
+
 GIB = 2**30
 
 
@@ -108,13 +112,11 @@ def cache_layout(windows: Mapping[int, int | None], layer_bytes: int) -> CacheLa
     return CacheLayout(tuple(groups), size, layer_bytes)
 
 
-def windows_of(specs: Iterable[Mapping[str, Any]]) -> dict[int, int | None]:
-    """The `windows` of `cache_layout`, from the specifications of all layers."""
-    return {
-        layer: spec["window"] if spec.get("attn") == "swa" else None
-        for layer, spec in enumerate(specs)
-        if spec.get("attn", "full") != "none"
-    }
+def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayout:
+    """The layout for layers with softmax attention, whose KV heads are alike."""
+    attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
+    windows = {i: mixer.window.size if mixer.window is not None else None for i, mixer in attentions.items()}
+    return cache_layout(windows, max((mixer.token_bytes(model) for mixer in attentions.values()), default=0))
 
 
 def _worst_blocks(group: Group, serving: Serving) -> int:

@@ -98,9 +98,7 @@ class ModelFacts:
     def modules(self) -> tuple[str, ...]:
         """Full names of the layers' modules with a weight matrix."""
         prefix = self.family_data.layer_prefix
-        return tuple(
-            prefix.format(index) + module for index, maps in enumerate(self.linear_maps) for module in maps
-        )
+        return tuple(prefix.format(index) + module for index, maps in enumerate(self.linear_maps) for module in maps)
 
     @cached_property
     def linear_maps(self) -> tuple[tuple[str, ...], ...]:

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from lbdsl.actions import Action
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.residual import residual_sums
 from lbdsl.measure.store import Store, Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming_scores import measure_from_disk
-from lbdsl.measure.variant import entries_of, variant_of
+from lbdsl.measure.variant import variant_of
 from lbdsl.measure.work import BASE_NLL, Found, MicroBatch, Suffix, key_of
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
@@ -49,7 +51,7 @@ def measure_requests(
     measured layer by layer from disk, with the same numbers; called only when something is missing. actions: the action
     of every non-empty `Request.action` text. progress: told of layer-forwards of one sequence, the head weighted by its
     cost. batch: sequences at a time; a stored measurement should be resumed with the same.
-    The result also has `BASE_NLL`. Raises LbdslError LB449 for an action that changes no layer specification, LB448
+    The result also has `BASE_NLL`. Raises LbdslError LB449 for a layer that has lost what an action needs, LB448
     for a store that cannot be used.
     """
     wanted = sorted(set(requests), key=lambda r: (r.layer, r.action, r.metric))
@@ -89,9 +91,20 @@ def _suffixes(wanted: Sequence[Request], facts: ModelFacts, actions: Mapping[str
         if issubclass(metric, LogitsMetric):
             grouped.setdefault((request.layer, request.action), []).append(metric)
     return [
-        Suffix(layer, action, entries_of(actions[action], facts, layer), tuple(kinds))
+        Suffix(layer, action, _under(actions[action], facts, layer), tuple(kinds))
         for (layer, action), kinds in grouped.items()
     ]
+
+
+def _under(action: Action, facts: ModelFacts, layer: int) -> LayerSpec:
+    spec = action.under(facts, layer)
+    if spec is None:
+        raise fail(
+            "LB449",
+            f"`{action.text()}` cannot be measured at layer {layer}: it has no `{'`, `'.join(action.claims())}`",
+            help="rank or choose among the layers that have one",
+        )
+    return spec
 
 
 def _measured(model: Any, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None) -> Iterator[Found]:
@@ -153,7 +166,7 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequ
 
     for index, run in enumerate(micro_batch.suffixes):
         with torch.inference_mode():
-            replace = {run.layer: variant_of(model, run.layer, run.entries)}
+            replace = {run.layer: variant_of(model, run.layer, run.spec)}
             changed_BND = model.model.run_layers(kept[run.layer], inputs, start=run.layer, replace=replace)
             sums = base.compare(changed_BND, run.metrics)
         if all(later.layer != run.layer for later in micro_batch.suffixes[index + 1 :]):

@@ -13,6 +13,7 @@ from torch import Tensor
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
@@ -39,7 +40,7 @@ class JointLoss:
 
 def measure_joint(
     model: Callable[[], Any],
-    changes: Mapping[int, Mapping[str, Any]],
+    changes: Mapping[int, LayerSpec],
     blocks: TokenBlocks,
     store: Store,
     fingerprint: str,
@@ -51,7 +52,7 @@ def measure_joint(
     """Measure the model with the layers of `changes` under their specifications, on JOINT text.
 
     model: gives the hybrid base model, which is not changed, or a StreamedModel, which is measured from disk; called
-    only when something is missing. changes: {layer: specification entries}, possibly empty. The stretch before the first
+    only when something is missing. changes: possibly empty. The stretch before the first
     changed layer runs once for both. Kept in the store under `selection_digest`, which must identify `changes`; sums are
     stored after each micro-batch.
     """
@@ -80,7 +81,7 @@ def measure_joint(
 
 def _measured(
     model: Any,
-    changes: Mapping[int, Mapping[str, Any]],
+    changes: Mapping[int, LayerSpec],
     blocks: TokenBlocks,
     work: Sequence[range],
     joint: Sequence[type[LogitsMetric]],
@@ -91,7 +92,7 @@ def _measured(
     meter = Meter(progress, model)
     for rows in work:
         meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
-    variants = {layer: variant_of(model, layer, entries) for layer, entries in sorted(changes.items())}
+    variants = {layer: variant_of(model, layer, spec) for layer, spec in sorted(changes.items())}
     for rows in work:
         ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
         sums = _compare(model, ids_BN, first, variants, joint)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.digest import digest_of, short
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.machine import machine_identity
 from lbdsl.plan.estimate import units
 

@@ -10,9 +10,9 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
-from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.model.load import attention_of
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.core.registry import nearest
+from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from lbdsl.model.config_file import read_json_object
-from lbdsl.families import TensorRow
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.parts import Slot
+from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.base import WORDS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of `inspect --json`."""
 
 _ALIASES = {
@@ -58,7 +60,7 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         return Diagnosed(None, problem.diagnostics)
     if problems:
         return Diagnosed(None, problems)
-    return Diagnosed(_facts(layout, tensors, wanted or usual))
+    return Diagnosed(layout.facts(wanted or usual))
 
 
 def normal_dtype(name: str) -> str:
@@ -75,23 +77,21 @@ def normal_dtype(name: str) -> str:
     return plain
 
 
-def dropped_layers(facts: ModelFacts) -> dict[str, list[int]]:
+def dropped_layers(facts: ModelFacts) -> dict[Slot, list[int]]:
     """Layers without attention, and without an MLP."""
-    specs = [facts.spec(layer) for layer in range(facts.layers)]
     return {
-        name: [layer for layer, spec in enumerate(specs) if spec.get(part) == "none"]
-        for name, part in (("attention", "attn"), ("mlp", "mlp"))
+        slot: [layer for layer, spec in enumerate(facts.layer_specs) if spec.part(slot) is None]
+        for slot in (Slot.MIXER, Slot.FFN)
     }
 
 
-def windowed_layers(facts: ModelFacts) -> dict[tuple[int, int], list[int]]:
-    """Layers by the window and the sinks, in tokens, that they have by themselves or from a plan."""
-    found: dict[tuple[int, int], list[int]] = {}
-    for layer in range(facts.layers):
-        spec = facts.spec(layer)
-        if spec.get("attn") == "swa":
-            found.setdefault((spec["window"], spec.get("sinks", 0)), []).append(layer)
-    return dict(sorted(found.items()))
+def windowed_layers(facts: ModelFacts) -> dict[Window, list[int]]:
+    """Layers by the window that they have by themselves or from a plan, the smallest first."""
+    found: dict[Window, list[int]] = {}
+    for layer, spec in enumerate(facts.layer_specs):
+        if isinstance(spec.mixer, Attention) and spec.mixer.window is not None:
+            found.setdefault(spec.mixer.window, []).append(layer)
+    return dict(sorted(found.items(), key=lambda item: (item[0].size, item[0].sink_tokens)))
 
 
 def facts_summary(
@@ -107,7 +107,7 @@ def facts_summary(
         "layers": facts.layers,
         "params": facts.params,
         "dtype": facts.dtype,
-        "weight_bytes": facts.params * facts.dtype_bytes,
+        "weight_bytes": weight_bytes(facts),
         "kv_bytes_per_token": facts.kv_bytes(1),
         "kv_bytes_at_positions": facts.kv_bytes(facts.positions),
         "hidden": facts.hidden,
@@ -118,15 +118,11 @@ def facts_summary(
         "vocab": facts.vocab,
         "positions": facts.positions,
         "tied": facts.tied,
-        "attention_params": list(facts.attention_params),
-        "mlp_params": list(facts.mlp_params),
         "other_params": facts.other_params,
-        "native_window": list(facts.native_window),
-        "dropped": dropped_layers(facts),
-        "windows": [
-            {"window": window, "sinks": sinks, "layers": layers}
-            for (window, sinks), layers in windowed_layers(facts).items()
-        ],
+        "layer_params": [LayerCost.of(spec, facts).params for spec in facts.layer_specs],
+        "layer_specs": [spec.to_json() for spec in facts.layer_specs],
+        "dropped": {WORDS[slot].lower(): layers for slot, layers in dropped_layers(facts).items()},
+        "windows": [{**window.model_dump(), "layers": layers} for window, layers in windowed_layers(facts).items()],
         "modules": list(facts.modules),
     }
     if source is not None:
@@ -143,41 +139,31 @@ def _relevant(layout: Layout, tensors: Mapping[str, TensorInfo]) -> dict[str, Te
     return {name: info for name, info in tensors.items() if not name.endswith(layout.family.ignored)}
 
 
-def _expected(layout: Layout) -> dict[str, tuple[int, ...]]:
-    family, sizes = layout.family, layout.sizes
-    rows = [(row.name, row) for row in (family.embedding, *layout.rows(family.other))]
-    rows += [named for layer in range(sizes.layers) for named in layout.layer_rows(layer)]
-    if not layout.tied:
-        rows.append((family.head.name, family.head))
-    return {name: sizes.shape(row) for name, row in rows}
+def weight_bytes(facts: ModelFacts) -> int:
+    """Bytes of a model's weights, as its layers store them."""
+    outside = facts.other_params * facts.dtype_bytes
+    return outside + sum(LayerCost.of(spec, facts).weights for spec in facts.layer_specs)
 
 
-def _mixer_prefixes(layout: Layout) -> tuple[str, ...]:
-    """Where the parameters of mixers that actions brought may stand."""
-    return tuple(
-        layout.family.layer_prefix.format(layer) + part
-        for layer in range(layout.sizes.layers)
-        if layout.own_mixer(layer)
-        for part in _parts(layout.family.attention)
-    )
-
-
-def _parts(rows: tuple[TensorRow, ...]) -> tuple[str, ...]:
-    """The first parts of the names of a sub-block's tensors, below the layer."""
-    return tuple(dict.fromkeys(row.name.split(".")[0] + "." for row in rows))
+def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
+    """Every parameter by its full name, with its shape."""
+    found = {tensor.name: tensor.shape for tensor in facts.outside}
+    for layer, spec in enumerate(facts.layer_specs):
+        prefix = facts.family_data.layer_prefix.format(layer)
+        found |= {prefix + tensor.name: tensor.shape for tensor in spec.tensors(facts)}
+    return found
 
 
 def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> tuple[Diagnostic, ...]:
-    expected = _expected(layout)
+    expected = _expected(layout.facts("float32"))
     head, embedding = layout.family.head.name, layout.family.embedding.name
     if layout.tied and head in tensors:
         # Both names for one tensor are common in converted checkpoints, and either may be the one that is there.
         expected[head] = expected[embedding]
         if embedding not in tensors:
             del expected[embedding]
-    own = _mixer_prefixes(layout)
     missing = [name for name in expected if name not in tensors]
-    extra = [name for name in tensors if name not in expected and not (own and name.startswith(own))]
+    extra = [name for name in tensors if name not in expected]
     wrong = [name for name in expected if name in tensors and tensors[name].shape != expected[name]]
     odd = [] if quantized else [name for name in expected if name in tensors and tensors[name].dtype not in _FLOATS]
     found = []
@@ -253,52 +239,3 @@ def _checkpoint_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInf
             help=f"run it in another with --dtype, one of {', '.join(DTYPE_BYTES)}",
         )
     return plain
-
-
-def _facts(layout: Layout, tensors: Mapping[str, TensorInfo], dtype: str) -> ModelFacts:
-    family, sizes = layout.family, layout.sizes
-    layers = range(sizes.layers)
-    parts = _parts(layout.family.attention)
-    by_layer: list[list[TensorInfo]] = [[] for _ in layers]
-    for index in layers:
-        prefix = family.layer_prefix.format(index)
-        names = [name for name, _ in layout.layer_rows(index)]
-        if layout.own_mixer(index):
-            names += sorted(
-                name for name in tensors if name.startswith(tuple(prefix + part for part in parts)) and name not in names
-            )
-        by_layer[index] = [tensors[name] for name in names]
-
-    def is_attention(info: TensorInfo, index: int) -> bool:
-        return info.name[len(family.layer_prefix.format(index)) :].startswith(parts)
-
-    attention = tuple(sum(t.elements for t in by_layer[i] if is_attention(t, i)) for i in layers)
-    mlp = tuple(sum(t.elements for t in by_layer[i] if not is_attention(t, i)) for i in layers)
-    outside = [*layout.rows(family.other), family.embedding] + ([] if layout.tied else [family.head])
-    return ModelFacts(
-        family=family.model_type,
-        architecture=layout.architecture,
-        layers=sizes.layers,
-        hidden=sizes.hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        intermediate=sizes.intermediate,
-        vocab=sizes.vocab,
-        positions=sizes.positions,
-        tied=layout.tied,
-        dtype=dtype,
-        attention_params=attention,
-        mlp_params=mlp,
-        other_params=sum(math.prod(sizes.shape(row)) for row in outside),
-        native_window=tuple(layout.native_window(i) for i in layers),
-        modules=tuple(
-            t.name.rpartition(".")[0]
-            for i in layers
-            for t in by_layer[i]
-            if t.name.endswith(".weight") and len(t.shape) == 2
-        ),
-        layer_specs=tuple(tuple(sorted(spec.items())) for spec in layout.specs),
-        attention_parts=parts,
-        mlp_parts=_parts(family.mlp),
-    )

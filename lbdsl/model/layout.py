@@ -1,16 +1,22 @@
-"""From a configuration to sizes and to the tensors that must be there."""
+"""From a configuration to sizes, and to what each layer is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.model.config_file import check_positive, positive_int
-from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family, TensorRow
+from pydantic import ValidationError
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
 from lbdsl.families.missing import missing
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.model.config_file import check_positive, positive_int
+from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000
@@ -48,10 +54,13 @@ _ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
 _IMPLEMENTATIONS = (None, "sdpa", "eager")
 
 
+LAYERS_VERSION = 2
+"""Of the list of layers in an artifact's config.json."""
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that `TensorRow.dims` names; `query` and `key_value` are heads times head_dim, `qkv` and `gate_up` those
-    of fused projections."""
+    """The sizes that a configuration gives for all layers."""
 
     layers: int
     hidden: int
@@ -62,72 +71,35 @@ class Sizes:
     vocab: int
     positions: int
 
-    @property
-    def query(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def key_value(self) -> int:
-        return self.kv_heads * self.head_dim
-
-    @property
-    def qkv(self) -> int:
-        return self.query + 2 * self.key_value
-
-    @property
-    def gate_up(self) -> int:
-        return 2 * self.intermediate
-
-    def shape(self, row: TensorRow) -> tuple[int, ...]:
-        return tuple(getattr(self, dim) for dim in row.dims)
-
-
-FULL: Mapping[str, Any] = MappingProxyType({"attn": "full"})
-
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint's structure. `specs` has one entry a layer: `lbdsl.layers` of an artifact, else what the family's own
-    attention is, full or with its native window."""
+    """A checkpoint's structure. `specs` has one entry a layer: `lbdsl.layers` of an artifact, else the family's own layers,
+    with full attention or its native window."""
 
     family: Family
     architecture: str
     sizes: Sizes
     tied: bool
-    flags: Mapping[str, bool]
-    specs: tuple[Mapping[str, Any], ...]
+    flags: tuple[str, ...]
+    """The boolean fields that are on."""
+
+    specs: tuple[LayerSpec, ...]
     eager: bool = False
     """True when SDPA cannot compute the attention."""
 
-    def rows(self, rows: tuple[TensorRow, ...]) -> tuple[TensorRow, ...]:
-        """Those rows that the configuration switches on."""
-        return tuple(row for row in rows if row.when is None or self.flags[row.when])
-
-    def has_attention(self, layer: int) -> bool:
-        return self.specs[layer].get("attn", "full") != "none"
-
-    def has_mlp(self, layer: int) -> bool:
-        return self.specs[layer].get("mlp", "full") != "none"
-
-    def own_mixer(self, layer: int) -> bool:
-        """True when an action brought a mixer of its own, whose parameters are not in the table."""
-        return self.specs[layer].get("attn", "full") not in ("full", "swa", "none")
-
-    def native_window(self, layer: int) -> int | None:
-        """Tokens a layer sees at most: None for all of them, 0 for a layer without attention."""
-        spec = self.specs[layer]
-        if not self.has_attention(layer):
-            return 0
-        if spec.get("attn") == "swa":
-            return spec["window"] + spec.get("sinks", 0)
-        return None
-
-    def layer_rows(self, layer: int) -> Iterator[tuple[str, TensorRow]]:
-        """Full names and rows of the parameters of one layer, attention first."""
-        prefix = self.family.layer_prefix.format(layer)
-        rows = self.family.attention if self.has_attention(layer) and not self.own_mixer(layer) else ()
-        for row in self.rows(rows) + (self.rows(self.family.mlp) if self.has_mlp(layer) else ()):
-            yield prefix + row.name, row
+    def facts(self, dtype: str) -> ModelFacts:
+        return ModelFacts(
+            family=self.family.model_type,
+            architecture=self.architecture,
+            hidden=self.sizes.hidden,
+            vocab=self.sizes.vocab,
+            positions=self.sizes.positions,
+            tied=self.tied,
+            dtype=dtype,
+            layer_specs=self.specs,
+            flags=self.flags,
+        )
 
 
 def layout_of(config: Mapping[str, Any]) -> Layout:
@@ -160,25 +132,31 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes.layers)
+    specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes)
     _check_rope(family, config)
     return Layout(
         family,
         _architecture(family, config, artifact),
         sizes,
         tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
-        flags=MappingProxyType({name: _flag(config, name, usual) for name, usual in family.flags.items()}),
+        flags=tuple(name for name, usual in family.flags.items() if _flag(config, name, usual)),
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
     )
 
 
-def native_specs(family: Family, config: Mapping[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
+def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
     """What each layer of an unchanged model is. Raises LB402 or LB404."""
-    return tuple(
-        FULL if window is None else MappingProxyType({"attn": "swa", "window": window, "sinks": 0})
-        for window in family.windows(config, layers)
-    )
+    ffn = GatedMLP(width=sizes.intermediate)
+
+    def layer(window: int | None) -> LayerSpec:
+        seen = None if window is None else Window(size=window)
+        mixer = Attention(heads=sizes.heads, kv_heads=sizes.kv_heads, head_dim=sizes.head_dim, window=seen)
+        return LayerSpec(mixer=mixer, ffn=ffn)
+
+    windows = family.windows(config, sizes.layers)
+    kinds = {window: layer(window) for window in windows}
+    return tuple(kinds[window] for window in windows)
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
@@ -301,28 +279,36 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
     return value
 
 
-def _artifact_specs(config: dict[str, Any], layers: int) -> tuple[Mapping[str, Any], ...]:
-    stub = config.get("lbdsl")
-    return checked_specs(stub.get("layers") if isinstance(stub, dict) else None, layers)
+def _artifact_specs(config: dict[str, Any], layers: int) -> tuple[LayerSpec, ...]:
+    entry = config.get("lbdsl")
+    version = entry.get("version") if isinstance(entry, dict) else None
+    if version != LAYERS_VERSION:
+        old = " It was made by an earlier lbdsl." if version == 1 else ""
+        raise fail(
+            "LB403" if isinstance(version, int) else "LB402",
+            f"lbdsl.version in the configuration is {version!r}; this lbdsl reads version {LAYERS_VERSION}",
+            help=f"make the artifact again from its base model: its recipe is in lbdsl.json.{old}",
+        )
+    return checked_specs(entry.get("layers") if isinstance(entry, dict) else None, layers)
 
 
-def checked_specs(specs: Any, layers: int) -> tuple[Mapping[str, Any], ...]:
-    """The specifications of so many layers, as `lbdsl.layers` of an artifact's config.json has them. Raises LB402."""
+def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:
+    """The specifications of so many layers, as `lbdsl.layers` of an artifact's config.json has them. Raises LB402 with the
+    name of a kind, field or value that is not known."""
     if not isinstance(specs, list | tuple) or len(specs) != layers:
         raise fail("LB402", f"lbdsl.layers in the configuration is not a list of {layers} layers")
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
 
-def _spec(spec: Any, layer: int) -> Mapping[str, Any]:
-    def bad(what: str) -> LbdslError:
-        return fail("LB402", f"lbdsl.layers[{layer}] in the configuration {what}")
-
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("attn", "full"), str):
-        raise bad("is not an object with a text `attn`")
-    if spec.get("mlp", "full") not in ("full", "none"):
-        raise bad("has an `mlp` that is neither full nor none")
-    if spec.get("attn") == "swa":
-        window, sinks = spec.get("window"), spec.get("sinks", 0)
-        if type(window) is not int or window < 1 or type(sinks) is not int or sinks < 0:
-            raise bad("is a window without a positive `window`, or with negative `sinks`")
-    return MappingProxyType(dict(spec))
+def _spec(spec: Any, layer: int) -> LayerSpec:
+    try:
+        return LayerSpec.model_validate(spec)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        said = f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else first["msg"]
+        raise fail(
+            "LB402",
+            f"lbdsl.layers[{layer}] in the configuration is not understood: {said}",
+            help="a part kind of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS",
+        ) from None

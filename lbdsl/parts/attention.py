@@ -37,7 +37,7 @@ class Attention(Part):
     """
 
     slot: ClassVar[Slot] = Slot.MIXER
-    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_mixer_attention.py"
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_attention.py"
     kind: Literal["attention"] = "attention"
     heads: Count
     kv_heads: Count

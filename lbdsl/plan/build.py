@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
+from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import leaves
 from lbdsl.parts import Slot
-from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.check import beyond_positions, context_findings, facts_only, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds
@@ -240,9 +239,9 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
 
 
 def _about_weights(rule: Rule) -> bool:
-    return any(root == Slot.WEIGHTS for action in rule.actions if not action.keeps for root in action.claims()) or isinstance(
-        rule.selector, ModulesSelector
-    )
+    return any(
+        root == Slot.WEIGHTS for action in rule.actions if not action.keeps for root in action.claims()
+    ) or isinstance(rule.selector, ModulesSelector)
 
 
 def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.units import tokens_text
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.claims import action_conflicts, scores_of
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.layersets import layer_problems

@@ -11,10 +11,10 @@ from typing import Any
 
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.cost import ModelCost
 from lbdsl.plan.schema import Loss
 from lbdsl.recipe.patterns import matcher

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.claims import fixed_layers

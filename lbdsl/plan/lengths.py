@@ -12,11 +12,11 @@ from typing import Any
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note, warning
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
-from lbdsl.layer.spec import LayerSpec, has_path
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.check import costs_asked
 from lbdsl.plan.claims import scores_of
 from lbdsl.plan.gate import judges
@@ -54,9 +54,9 @@ def widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
     """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
     found = 0
     for action in dict.fromkeys(actions):
-        for spec, maps in dict.fromkeys(zip(facts.layer_specs, facts.linear_maps, strict=True)):
-            if all(has_path(spec, path) for path in action.claims()):
-                found = max([found, *given_windows((spec,), (action.change(spec, maps),))])
+        for layer, spec in enumerate(facts.layer_specs):
+            changed = action.under(facts, layer)
+            found = max([found, *(given_windows((spec,), (changed,)) if changed is not None else ())])
     return found
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.claims import Known, known_of
 from lbdsl.plan.evaluate import World, holds, score_of, scores_in
 from lbdsl.plan.layersets import members, ranked_sets

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.nearest import nearest, slip
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import ModulePattern, ModulesSelector, Recipe
 

@@ -87,9 +87,7 @@ class Claimable:
 def claimable(recipe: Recipe, facts: ModelFacts) -> Claimable:
     """The claims of a recipe's rules on the layers of a model."""
     paths = tuple(Paths() for _ in range(facts.layers))
-    whole = tuple(
-        paths[i].set_of(leaves(spec, facts.linear_maps[i])) for i, spec in enumerate(facts.layer_specs)
-    )
+    whole = tuple(paths[i].set_of(leaves(spec, facts.linear_maps[i])) for i, spec in enumerate(facts.layer_specs))
     return Claimable(paths, whole, tuple(_of_rule(rule, facts, paths) for rule in recipe.rules))
 
 
@@ -115,7 +113,5 @@ def _claimed(
         roots = tuple(root for root in roots if touch(root, Slot.WEIGHTS))
     if action.divisible:
         return paths.set_of(leaf for leaf in leaves(spec, modules) if any(touch(leaf, root) for root in roots))
-    wanted = [
-        path for root in roots for path in ([f"{root}.{m}" for m in modules] if root == Slot.WEIGHTS else [root])
-    ]
+    wanted = [path for root in roots for path in ([f"{root}.{m}" for m in modules] if root == Slot.WEIGHTS else [root])]
     return paths.set_of(wanted) if all(has_path(spec, path) for path in wanted) else 0

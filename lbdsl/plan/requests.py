@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.measurement import Request
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import known_before_measuring
 from lbdsl.plan.evaluate import scores_in

@@ -141,9 +141,7 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
     return reasons
 
 
-def _layer(
-    recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int
-) -> LayerChoice:
+def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
     base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
     spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
     taken = tuple(Taken(take.action, recipe.rules[take.rule].number, paths.named(take.paths)) for take in takes)

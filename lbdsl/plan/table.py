@@ -65,9 +65,7 @@ class Table:
                     success = success or not item.action.keeps or taken == item.paths[layer]
             (got if success else lost).append(layer)
         sizes = self.sizes if size is None else (*self.sizes, (rule, size))
-        return Table(
-            self.paths, tuple(takes), tuple(claimed), (*self.got, tuple(got)), (*self.lost, tuple(lost)), sizes
-        )
+        return Table(self.paths, tuple(takes), tuple(claimed), (*self.got, tuple(got)), (*self.lost, tuple(lost)), sizes)
 
     def owner(self, layer: int, paths: int) -> Take | None:
         """What the first rule took of a layer that touches `paths`."""

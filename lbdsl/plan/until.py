@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
+from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.core.units import Unit
 from lbdsl.parts import Slot
 from lbdsl.plan.cost import LayerCosts, ModelCost, base_cost, model_cost
 from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk

@@ -168,7 +168,10 @@ def _shadows(action: Action, roots: Sequence[str], ranges: _Ranges, claimed: Map
     if not action.divisible:
         return _inside(ranges, _taken(roots, claimed))
     return all(
-        _inside(ranges, _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there]))
+        _inside(
+            ranges,
+            _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there]),
+        )
         for root in roots
     )
 

@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.units import bytes_text, count_text, tokens_text
-from lbdsl.model.inspect import dropped_layers, windowed_layers
+from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
+from lbdsl.parts.base import WORDS
 from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
@@ -24,7 +26,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         ("family", f"{facts.family} ({facts.architecture})"),
         (
             "parameters",
-            f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(facts.params * facts.dtype_bytes)}"
+            f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(weight_bytes(facts))}"
             f" in {facts.dtype}" + (f" ({was.params:,} in the base)" if was else ""),
         ),
         ("layers", f"{facts.layers}: hidden {facts.hidden}, MLP {facts.intermediate}"),
@@ -44,13 +46,15 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         table.add_row(*row)
     console.print(Text(printable(name), style="bold"))
     console.print(table, highlight=False)
+    layers = [LayerCost.of(spec, facts) for spec in facts.layer_specs]
+    attention = sum(LayerCost.of(spec.replace(ffn=None), facts).params for spec in facts.layer_specs)
     shares = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shares.add_column("part")
     shares.add_column("parameters", justify="right")
     shares.add_column("share", justify="right")
     for part, count in (
-        ("attentions with their norms", sum(facts.attention_params)),
-        ("MLPs with their norms", sum(facts.mlp_params)),
+        ("attentions with their norms", attention),
+        ("MLPs with their norms", sum(layer.params for layer in layers) - attention),
         ("embeddings, head, final norm", facts.other_params),
     ):
         shares.add_row(part, count_text(count), f"{100 * count / facts.params:.1f} %")
@@ -61,13 +65,13 @@ def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
     """Windows, and the parts that layers do not have."""
     rows = []
     windows = [
-        f"{tokens_text(window)} tokens{f' and {sinks} sinks' if sinks else ''} in {_layers(layers)}"
-        for (window, sinks), layers in windowed_layers(facts).items()
+        f"{tokens_text(window.size)} tokens{f' and {window.sink_tokens} sinks' if window.sink_tokens else ''}"
+        f" in {_layers(layers)}"
+        for window, layers in windowed_layers(facts).items()
     ]
     if windows:
         rows.append(("windows", "; ".join(windows)))
-    names = {"attention": "attention", "mlp": "MLP"}
-    gone = [f"{names[part]} of {_layers(layers)}" for part, layers in dropped_layers(facts).items() if layers]
+    gone = [f"{WORDS[slot]} of {_layers(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
     if gone:
         rows.append(("dropped", "; ".join(gone)))
     return rows

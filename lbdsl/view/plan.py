@@ -12,12 +12,13 @@ from rich.text import Text
 
 from lbdsl.core.digest import short
 from lbdsl.core.units import bytes_text, tokens_text
+from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, duration_text, plural
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_changes import change_lines
 from lbdsl.view.plan_tables import assert_lines, cost_lines, rule_lines
-from lbdsl.view.strip import ASCII_LEVELS, LEVELS, MARKS, STYLES, Row, Scale, strip_lines
+from lbdsl.view.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
 
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -98,8 +99,17 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 
 
 def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
-    marks = [layer.mark for layer in plan.layers]
-    rows = [Row("plan", [MARKS[mark] for mark in marks], [STYLES[mark] for mark in marks])]
+    rows, meanings = [], []
+    for name in dict.fromkeys(row for layer in plan.layers for row in layer.marks):
+        marks = [layer.marks.get(name) for layer in plan.layers]
+        if all(mark is None or mark.style == "same" for mark in marks):
+            continue
+        signs = [" " if mark is None else mark.sign for mark in marks]
+        rows.append(Row(name, signs, ["" if mark is None else STYLES[mark.style] for mark in marks]))
+        meanings += _meanings([mark for mark in marks if mark is not None])
+    if not rows:
+        rows.append(Row("layers", ["="] * len(plan.layers), [STYLES["same"]] * len(plan.layers)))
+        meanings.append(("=", "as in the base", STYLES["same"]))
     legends = []
     for key, label in score_labels(plan).items():
         values = [layer.scores[key].value if key in layer.scores else None for layer in plan.layers]
@@ -117,12 +127,21 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         )
     yield from strip_lines(rows, width)
     line = Text("  ")
-    for mark in ("keep", "change", "drop"):
-        line.append(f"{MARKS[mark]} {mark}", style=STYLES[mark]).append("   ")
+    for sign, meaning, style in dict.fromkeys(meanings):
+        line.append(f"{sign} {meaning}" if sign else meaning, style=style).append("   ")
     line.rstrip()
     yield line
     for legend in legends:
         yield from _wrapped(f"  {legend}", width, 4, "dim")
+
+
+def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
+    """(sign, meaning, style) of the marks of one row; digits are explained together."""
+    for mark in marks:
+        if mark.legend.startswith("digits"):
+            yield "", mark.legend, "yellow"
+        elif mark.legend or mark.sign in "=.":
+            yield mark.sign, mark.legend or "as in the base", STYLES[mark.style]
 
 
 def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
@@ -163,7 +182,7 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     found = plan.estimate
-    if found is None or not any(layer.changed for layer in plan.layers):
+    if found is None or not plan.changed:
         return
     work = (("healing", found.heal_seconds), ("judging", found.judge_seconds))
     parts = [f"{name} {duration_text(seconds)}" for name, seconds in work if seconds]
@@ -186,7 +205,7 @@ def _serving_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     loss = plan.loss
-    if not any(layer.changed for layer in plan.layers):
+    if not plan.changed:
         return
     if loss.joint is None:
         yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
@@ -213,7 +232,7 @@ def _perplexity(nll: float) -> str:
 
 def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
     heal = plan.heal
-    if not any(layer.changed for layer in plan.layers):
+    if not plan.changed:
         return
     if heal is None:
         yield Text(" heal: nothing, the damage stays", style="yellow")
@@ -239,15 +258,11 @@ def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 
 def _closing(plan: Plan) -> Iterator[Text]:
-    counts = plan.changes
-    line = Text("Plan: ", style="bold")
-    for index, mark in enumerate(("keep", "change", "drop")):
-        line.append(", " if index else "").append(f"{counts.get(mark, 0)} {mark}", style=STYLES[mark])
-    line.append(".")
-    if not any(layer.changed for layer in plan.layers):
+    line = Text("Plan: ", style="bold").append(plan.summary).append(".")
+    if not plan.changed:
         line.append(" The model stays as it is.")
     yield line
-    changed = sum(layer.changed for layer in plan.layers)
+    changed = len(plan.changed)
     lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
     if changed and lacks:
         yield Text(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.layer.difference import changes_text
+from lbdsl.parts import Mark
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.view.console import printable
-from lbdsl.view.strip import MARKS, STYLES, Scale
+from lbdsl.view.strip import STYLES, Scale
 
 OF_EACH_KIND = 2
 BAR = 8
@@ -19,7 +20,7 @@ BAR = 8
 
 def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iterator[Text]:
     """Two lines a layer; without `all_layers` the first two of each kind of change."""
-    changed = [layer for layer in plan.layers if layer.changed]
+    changed = list(plan.changed)
     shown = changed if all_layers else _some(changed)
     if not shown:
         return
@@ -27,18 +28,18 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
         key: Scale.of([layer.scores[key].value for layer in plan.layers if key in layer.scores], "")
         for key in {key for layer in plan.layers for key in layer.scores}
     }
-    becomes = [_becomes(plan, layer, ascii_) for layer in shown]
+    becomes = [_becomes(layer, ascii_) for layer in shown]
     column = min(max(len(", ".join(parts)) for parts in becomes), width - 46)
     digits = len(str(len(plan.layers) - 1))
     for layer, parts in zip(shown, becomes, strict=True):
-        style = STYLES[layer.mark]
+        mark = _mark(layer)
         first, *more = _lines(parts, column)
-        line = Text(f" {MARKS[layer.mark]} layer {layer.index:>{digits}}  {first:<{column}}", style=style)
+        line = Text(f" {mark.sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
         line.append(f"  {_savings(plan, layer, ascii_)}")
         line.rstrip()
         yield line
         for part in more:
-            yield Text(" " * (11 + digits) + part, style=style)
+            yield Text(" " * (11 + digits) + part, style=STYLES[mark.style])
         yield from _why(layer, scales, width, 11 + digits, ascii_)
     if len(changed) > len(shown):
         yield Text(f"   ... {len(changed) - len(shown)} more (--all)", style="dim")
@@ -48,12 +49,18 @@ def _some(changed: list[LayerPlan]) -> list[LayerPlan]:
     kinds: dict[tuple[str, ...], int] = {}
     shown = []
     for layer in changed:
-        kind = tuple(f"{planned.action.text()} {planned.rule}" for planned in layer.actions if not planned.action.keeps)
+        kind = tuple(f"{planned.action.text()} {planned.rule}" for planned in layer.acting)
         kinds[kind] = kinds.get(kind, 0) + 1
         if kinds[kind] <= OF_EACH_KIND:
             shown.append(layer)
     # One or two left out would cost a line to say so.
     return changed if len(changed) - len(shown) <= 1 else shown
+
+
+def _mark(layer: LayerPlan) -> Mark:
+    """The mark of the layer's largest change: a part that is gone before others, then in the order of the rows."""
+    changes = [mark for mark in layer.marks.values() if mark.style != "same"]
+    return next((mark for mark in changes if mark.style == "drop"), changes[0] if changes else Mark("", "~", "change"))
 
 
 def _lines(parts: list[str], column: int) -> list[str]:
@@ -62,31 +69,11 @@ def _lines(parts: list[str], column: int) -> list[str]:
     return [line.replace("\xa0", " ") for line in textwrap.wrap(", ".join(kept), column, break_on_hyphens=False)] or [""]
 
 
-def _becomes(plan: Plan, layer: LayerPlan, ascii_: bool) -> list[str]:
-    """Every action of a layer, then the parameters that it loses."""
-    own = _own(plan, layer.index)
-    gone = [
-        name
-        for part, name in (("attn", "attention"), ("mlp", "MLP"))
-        if layer.spec.get(part) == "none" and own.get(part) != "none"
-    ]
-    acting = [planned.action for planned in layer.actions if not planned.action.keeps]
-    rest = dict.fromkeys(action.text() for action in acting if not (gone and action.kind == "drop"))
-    said = [" + ".join(rest)] if rest else []
-    if "attention" not in gone and said:
-        windows = plan.model.facts.get("native_window") or ()
-        window = windows[layer.index] if layer.index < len(windows) else None
-        said = [f"{'full' if window is None else f'window {window}'} {'->' if ascii_ else '→'} {said[0]}"]
-    dropped = [f"{' and '.join(gone)} dropped"] if gone else []
+def _becomes(layer: LayerPlan, ascii_: bool) -> list[str]:
+    """What changes of a layer, then the parameters that it loses."""
     saved = layer.params_after - layer.params_before
     params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
-    return [*dropped, *said, *params] if "attention" in gone else [*said, *dropped, *params]
-
-
-def _own(plan: Plan, layer: int) -> dict[str, Any]:
-    """What a layer is before the plan, where the base is no plain model."""
-    specs = plan.model.facts.get("layer_specs") or ()
-    return dict(specs[layer]) if layer < len(specs) else {}
+    return [*changes_text(layer.before, layer.after, "->" if ascii_ else "→"), *params]
 
 
 def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
@@ -102,7 +89,7 @@ def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
 
 
 def _why(layer: LayerPlan, scales: dict[str, Scale | None], width: int, indent: int, ascii_: bool) -> Iterator[Text]:
-    rules = sorted({planned.rule for planned in layer.actions if planned.rule is not None and not planned.action.keeps})
+    rules = sorted({planned.rule for planned in layer.acting})
     number = f"rule {', '.join(map(str, rules))}: " if rules else ""
     key = next((key for key in layer.scores if layer.reason.startswith(f"{key} ")), None)
     scale = scales.get(key) if key is not None else None

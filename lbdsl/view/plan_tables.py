@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.layer.difference import window_size
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.shown import value_text
 from lbdsl.plan.words import plural, ranges_text
@@ -55,6 +56,9 @@ def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
     yield _cost(
         "params", count_text(plan.before.params), count_text(plan.after.params), plan.before.params, plan.after.params
     )
+    yield _cost(
+        "weights", bytes_text(plan.before.weights), bytes_text(plan.after.weights), plan.before.weights, plan.after.weights
+    )
     facts = plan.model.facts
     for title, was, becomes, text in (
         ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
@@ -64,11 +68,10 @@ def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
             key = str(context)
             name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"
             line = _cost(name, text(was[key]), text(becomes[key]), was[key], becomes[key])
-            if context > int(facts.get("positions", context)) and title == "KV/seq":
-                line.append(f"  beyond {tokens_text(facts['positions'])} positions", style="dim")
+            if context > facts.positions and title == "KV/seq":
+                line.append(f"  beyond {tokens_text(facts.positions)} positions", style="dim")
             yield line
-    windows = facts.get("native_window") or ()
-    native = [i for i, window in enumerate(windows) if window is not None and not plan.layers[i].changed]
+    native = [layer.index for layer in plan.layers if window_size(layer.before) is not None and not layer.changed]
     if native:
         yield Text(f" layers {ranges_text(native)} have windows of their own and are counted so", style="dim")
 

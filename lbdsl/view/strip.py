@@ -11,9 +11,8 @@ from rich.text import Text
 GROUP = 8
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS = ".:+*#@"
-KEEP, CHANGE, DROP = "=", "~", "-"
-MARKS = {"keep": KEEP, "change": CHANGE, "drop": DROP}
-STYLES = {"keep": "green", "change": "yellow", "drop": "red"}
+STYLES = {"same": "green", "change": "yellow", "drop": "red"}
+"""Of the marks of layers."""
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ DATA = (
     Code(
         "LB449",
         "action cannot be measured",
-        reason="Scores are taken by running a layer under a changed specification; this action changes something else.",
+        reason="Scores are taken by running a layer under the action; this layer lacks what that needs.",
         example="lowest 8 by nll(quantize(bits=4)) drop",
         fixed="lowest 8 by nll(swa(window=64)) drop",
     ),

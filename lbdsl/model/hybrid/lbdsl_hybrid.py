@@ -1,19 +1,20 @@
 """What hybrid models of all families share: layers by specification, masks and caches that fit, and running a part."""
 
 import copy
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, StaticLayer
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .lbdsl_cache import CACHE_NAME, NoCacheLayer, adopt_cache
-from .lbdsl_layers import merged_spec, spec_key
+from .lbdsl_layers import native_layers
 from .lbdsl_masks import MaskContext, first_real_columns, packed_segments, real_columns
-from .lbdsl_mixers import mixer
+from .lbdsl_parts import checked_spec, part
 
 
 @dataclass
@@ -26,12 +27,13 @@ class LayerInputs:
     extra: dict
     _masks: dict = field(default_factory=dict)
 
-    def mask(self, spec, layer_idx):
-        key = spec_key(spec)
-        if key not in self._masks:
+    def mask(self, layer, layer_idx):
+        """The mask of a layer with attention; layers whose masks depend on the same share one."""
+        if layer.mask_key not in self._masks:
             self.context.layer_idx = layer_idx
-            self._masks[key] = mixer(spec["attn"]).make_mask(self.context, spec)
-        return self._masks[key]
+            mixer = layer.spec["mixer"]
+            self._masks[layer.mask_key] = part(mixer["kind"]).make_mask(self.context, mixer)
+        return self._masks[layer.mask_key]
 
 
 class HybridDecoderLayer(GradientCheckpointingLayer):
@@ -48,17 +50,25 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config, layer_idx):
         super().__init__()
         self.layer_idx = layer_idx
-        self.spec = dict(config.lbdsl["layers"][layer_idx])
+        self.mask_key = None
+        self.spec = checked_spec(config.lbdsl["layers"][layer_idx], layer_idx)
+        mixer, ffn = self.spec["mixer"], self.spec["ffn"]
         self.self_attn = self.mlp = None
         for name in (*self.attention_norms, *self.mlp_norms):
             if name is not None:
                 setattr(self, name, None)
-        if self.spec["attn"] != "none":
-            self.self_attn = mixer(self.spec["attn"]).build_attention(self.attention_class, config, layer_idx, self.spec)
+        if mixer is not None:
+            kind = part(mixer["kind"])
+            self.self_attn = kind.build(self.attention_class, config, layer_idx, mixer)
+            self.mask_key = json.dumps([mixer["kind"], *(mixer[name] for name in kind.MASK_FIELDS)], sort_keys=True)
             self._add_norms(self.attention_norms, config)
-        if self.spec.get("mlp", "full") != "none":
-            self.mlp = self.mlp_class(config)
+        if ffn is not None:
+            self.mlp = part(ffn["kind"]).build(self.mlp_class, config, ffn)
             self._add_norms(self.mlp_norms, config)
+        for name, stored in self.spec["weights"].items():
+            owner, _, leaf = name.rpartition(".")
+            module = self.get_submodule(owner)
+            setattr(module, leaf, part(stored["kind"]).wrap(getattr(module, leaf), stored))
 
     def _add_norms(self, names, config):
         for name in names:
@@ -88,7 +98,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         if self.self_attn is None:
             return hidden_BND
         kwargs = {"position_embeddings": inputs.position_embeddings[self.layer_idx], **inputs.extra}
-        return self._attend(hidden_BND, inputs.mask(self.spec, self.layer_idx), kwargs)
+        return self._attend(hidden_BND, inputs.mask(self, self.layer_idx), kwargs)
 
 
 class _Supports:
@@ -174,7 +184,7 @@ class HybridModelMixin(_Supports):
         """One layer, which need not be the model's own at `index`: [B, N, D] to [B, N, D]."""
         mask = None
         if layer.self_attn is not None:
-            mask = inputs.mask(layer.spec, index)
+            mask = inputs.mask(layer, index)
         elif inputs.context.cache is not None:
             inputs.context.cache.layers[index].advance(hidden_BND.shape[1])
         return layer(hidden_BND, attention_mask=mask, position_embeddings=inputs.position_embeddings[index], **inputs.extra)
@@ -221,29 +231,34 @@ class HybridModelMixin(_Supports):
         """One empty cache layer a decoder layer; full ones reserve `reserved` tokens at once where that is given."""
         layers = []
         for index, spec in enumerate(self.config.lbdsl["layers"]):
-            if spec["attn"] == "none":
+            mixer = spec["mixer"]
+            if mixer is None:
                 layers.append(NoCacheLayer())
-            elif spec["attn"] == "full" and reserved is not None:
-                layers.append(StaticLayer(max_cache_len=reserved))
             else:
-                layers.append(mixer(spec["attn"]).make_cache(self.config, index, spec))
+                layers.append(part(mixer["kind"]).make_cache(self.config, index, mixer, reserved))
         return layers
 
     def layer_variant(self, index, spec):
         """A decoder layer under `spec` that shares every parameter of layer `index` that it has use for.
 
-        Parameters that only the variant has are made as its mixer makes them. ValueError when it needs weights that
-        are gone.
+        Parameters that only the variant has are made as its parts make them. ValueError when it needs weights that are
+        gone, or of another shape.
         """
         before = self.layers[index]
         ours = dict(before.named_parameters())
         layer = self._new_layer(index, spec, "meta")
         names = [name for name, _ in layer.named_parameters()]
         new = [name for name in names if name not in ours]
-        of_the_family = {name for name, _ in self._new_layer(index, {"attn": "full"}, "meta").named_parameters()}
+        native = native_layers(self.config)[index]
+        of_the_family = {name for name, _ in self._new_layer(index, native, "meta").named_parameters()}
         lost = sorted(of_the_family.intersection(new))
         if lost:
-            raise ValueError(f"layer {index} has lost the weights that {spec} needs: {', '.join(lost)}")
+            raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
+        other = [
+            name for name, parameter in layer.named_parameters() if name in ours and parameter.shape != ours[name].shape
+        ]
+        if other:
+            raise ValueError(f"layer {index} has weights of another shape than it would need: {', '.join(other)}")
         if new or any(True for _ in layer.buffers()):
             like = next(self.parameters())
             layer = self._new_layer(index, spec, like.device)
@@ -271,9 +286,8 @@ class HybridModelMixin(_Supports):
         layers = [dict(spec if place == index else old) for place, old in enumerate(self.config.lbdsl["layers"])]
         return {**self.config.lbdsl, "layers": layers}
 
-    def set_layer(self, index, entries):
-        """Put `entries` into the specification of layer `index` and swap the layer; weights without use are let go."""
-        spec = merged_spec(self.config.lbdsl["layers"][index], entries)
+    def set_layer(self, index, spec):
+        """Make layer `index` what `spec` says; weights without use are let go."""
         layer = self.layer_variant(index, spec)
         self.config.lbdsl = self._with_spec(index, spec)
         self.layers[index] = layer
@@ -317,9 +331,9 @@ class HybridCausalLMMixin(_Supports):
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def set_layer(self, index, entries):
+    def set_layer(self, index, spec):
         """Change what layer `index` is; see HybridModelMixin.set_layer."""
-        self.model.set_layer(index, entries)
+        self.model.set_layer(index, spec)
 
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, *_args, **_kwargs):

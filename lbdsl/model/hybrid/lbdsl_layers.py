@@ -1,8 +1,16 @@
-"""The `lbdsl` entry of a configuration: what each layer of a hybrid model is."""
+"""The `lbdsl` entry of a configuration: what each layer of a hybrid model is.
 
-import json
+    {"version": 2, "base_model_type": "llama", "layers": [
+        {"mixer": {"kind": "attention", "heads": 9, "kv_heads": 3, "head_dim": 64, "window": null},
+         "ffn": {"kind": "gated_mlp", "width": 1536}, "weights": {}}, ...]}
 
-VERSION = 1
+`mixer` and `ffn` are null where there is none; `weights` says of modules, by name below the layer, how their matrix is stored.
+"""
+
+import copy
+
+VERSION = 2
+SLOTS = ("mixer", "ffn", "weights")
 
 
 def checked_layers(entry, base_model_type, config):
@@ -20,35 +28,69 @@ def checked_layers(entry, base_model_type, config):
         found = len(layers) if isinstance(layers, (list, tuple)) else "no"
         raise ValueError(f"config.lbdsl describes {found} layers, the model has {count}")
     for index, spec in enumerate(layers):
-        if not isinstance(spec, dict) or not isinstance(spec.get("attn"), str):
-            raise ValueError(f"config.lbdsl.layers[{index}] has no `attn`: {spec!r}")
-        if spec.get("mlp", "full") not in ("full", "none"):
-            raise ValueError(f"config.lbdsl.layers[{index}].mlp is {spec['mlp']!r}; it is full or none")
-    return {"version": VERSION, "base_model_type": base_model_type, "layers": [dict(spec) for spec in layers]}
+        check_layer(spec, f"config.lbdsl.layers[{index}]")
+    return {"version": VERSION, "base_model_type": base_model_type, "layers": [copy.deepcopy(spec) for spec in layers]}
+
+
+def check_layer(spec, where, known=None):
+    """ValueError for what is no specification of a layer. `known` gives the fields of each kind by slot, such as
+    {"ffn": {"gated_mlp": ("width",)}}; with it every other kind and field is refused, by name."""
+    check_fields(spec, SLOTS, where)
+    if not isinstance(spec["weights"], dict):
+        raise ValueError(f"{where}.weights is {spec['weights']!r}; it maps modules to how they are stored")
+    parts = [(slot, spec[slot], f"{where}.{slot}") for slot in ("mixer", "ffn") if spec[slot] is not None]
+    parts += [("weights", part, f"{where}.weights[{name!r}]") for name, part in spec["weights"].items()]
+    for slot, part, place in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("kind"), str):
+            raise ValueError(f"{place} has no `kind`: {part!r}")
+        if known is not None:
+            kinds = known.get(slot, {})
+            if part["kind"] not in kinds:
+                raise ValueError(f"{place} is of the kind {part['kind']!r}; known here: {', '.join(kinds) or 'none'}")
+            check_fields(part, ("kind", *kinds[part["kind"]]), place)
+
+
+def check_fields(value, names, where):
+    """ValueError unless `value` is a mapping with exactly these keys; it names those that are not known, or missing."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}, not an object")
+    unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
+    if unknown or missing:
+        said = f"has the unknown field {unknown[0]!r}" if unknown else f"lacks the field {missing[0]!r}"
+        raise ValueError(f"{where} {said}; its fields are {', '.join(names)}")
 
 
 def native_layers(config):
-    """What each layer of an unchanged model of `config` is: full, or a window that the family has by itself.
+    """What each layer of an unchanged model of `config` is: full, or with a window that the family has by itself.
 
     A family without `layer_types` has one window for all layers, or none.
     """
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    heads = config.num_attention_heads
     return [
-        {"attn": "swa", "window": window, "sinks": 0}
-        if kind == "sliding_attention" and window is not None
-        else {"attn": "full"}
+        {
+            "mixer": {
+                "kind": "attention",
+                "heads": heads,
+                "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+                "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+                "window": {"size": window, "sink_tokens": 0}
+                if kind == "sliding_attention" and window is not None
+                else None,
+            },
+            "ffn": {"kind": "gated_mlp", "width": config.intermediate_size},
+            "weights": {},
+        }
         for kind in types
     ]
 
 
-def merged_spec(spec, entries):
-    """A layer's specification with `entries` put in; a new `attn` takes the old one's parameters away."""
-    if "attn" in entries:
-        spec = {key: value for key, value in spec.items() if key == "mlp"}
-    return {**spec, **entries}
-
-
-def spec_key(spec):
-    """What makes two layers share a mask: the specification of their attention."""
-    return json.dumps({key: value for key, value in spec.items() if key != "mlp"}, sort_keys=True)
+def config_with(config, sizes):
+    """`config` itself where it has these sizes, else a copy that has them: what one layer's classes are built from."""
+    if all(getattr(config, name, None) == value for name, value in sizes.items()):
+        return config
+    config = copy.copy(config)
+    for name, value in sizes.items():
+        setattr(config, name, value)
+    return config

@@ -15,45 +15,35 @@ Sources: sliding windows, Longformer (arXiv 2004.05150); sinks, StreamingLLM (ar
 import torch
 
 from .lbdsl_cache import HybridCacheLayer
-from .lbdsl_mixer_full import MIXER as FULL
+from .lbdsl_full_attention import make_full_mask
 
 
-class SlidingWindowMixer:
-    """The family's attention with a narrower mask and a ring for a cache."""
-
-    def build_attention(self, attention_class, config, layer_idx, spec):
-        _checked(spec)
-        return attention_class(config=config, layer_idx=layer_idx)
-
-    def make_cache(self, config, layer_idx, spec):
-        return RingLayer(*_checked(spec))
-
-    def make_mask(self, context, spec):
-        window, sinks = _checked(spec)
-        if context.attention_mask is not None and context.attention_mask.dim() == 4:
-            raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
-        total = context.seen + context.queries
-        if context.real_BK is not None and (context.queries > 1 or context.seen == 0):
-            _check_sinks(context.real_BK, sinks)
-        if context.seen == 0 and total <= window:
-            return FULL.make_mask(context, spec)
-        if context.cache is not None and context.queries == 1 and context.real_BK is None:
-            # One token, no padding: the ring holds just what it may see.
-            return None
-        if context.cache is None or total <= window + sinks:
-            columns, valid = torch.arange(total, device=context.device).unsqueeze(0), None
-        elif context.queries == 1:
-            columns, valid = ring_columns(total, window, sinks, context.starts, context.device)
-        else:
-            columns, valid = stored_columns(context.seen, window, sinks, context.starts, context.device)
-            new = torch.arange(context.seen, total, device=context.device).expand(columns.shape[0], -1)
-            columns = torch.cat([columns, new], dim=1)
-            valid = None if valid is None else torch.cat([valid, torch.ones_like(new, dtype=torch.bool)], dim=1)
-        query_Q = torch.arange(context.seen, total, device=context.device)
-        if context.segments_BQ is not None:
-            return context.as_attention_mask(visible_packed(context.segments_BQ, window, sinks))
-        allowed = visible(query_Q, columns, valid, context.real_BK, context.starts, window, sinks)
-        return context.as_attention_mask(allowed)
+def make_window_mask(context, window, sinks):
+    """The mask of what `window` tokens and the first `sinks` leave visible, over what the ring holds."""
+    if context.attention_mask is not None and context.attention_mask.dim() == 4:
+        raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
+    total = context.seen + context.queries
+    if context.real_BK is not None and (context.queries > 1 or context.seen == 0):
+        _check_sinks(context.real_BK, sinks)
+    if context.seen == 0 and total <= window:
+        return make_full_mask(context)
+    if context.cache is not None and context.queries == 1 and context.real_BK is None:
+        # One token, no padding: the ring holds just what it may see.
+        return None
+    if context.cache is None or total <= window + sinks:
+        columns, valid = torch.arange(total, device=context.device).unsqueeze(0), None
+    elif context.queries == 1:
+        columns, valid = ring_columns(total, window, sinks, context.starts, context.device)
+    else:
+        columns, valid = stored_columns(context.seen, window, sinks, context.starts, context.device)
+        new = torch.arange(context.seen, total, device=context.device).expand(columns.shape[0], -1)
+        columns = torch.cat([columns, new], dim=1)
+        valid = None if valid is None else torch.cat([valid, torch.ones_like(new, dtype=torch.bool)], dim=1)
+    query_Q = torch.arange(context.seen, total, device=context.device)
+    if context.segments_BQ is not None:
+        return context.as_attention_mask(visible_packed(context.segments_BQ, window, sinks))
+    allowed = visible(query_Q, columns, valid, context.real_BK, context.starts, window, sinks)
+    return context.as_attention_mask(allowed)
 
 
 def visible(query_Q, columns_BK, valid_BK, real_BC, starts, window, sinks):
@@ -210,14 +200,6 @@ def _starts(starts, device):
     return torch.tensor(starts if starts is not None else (0,), device=device)
 
 
-def _checked(spec):
-    window, sinks = spec.get("window"), spec.get("sinks", 0)
-    unknown = set(spec) - {"attn", "mlp", "window", "sinks"}
-    if unknown or type(window) is not int or type(sinks) is not int or window < 1 or sinks < 0:
-        raise ValueError(f"swa wants a window of at least 1 and sinks of at least 0, both integers: {spec}")
-    return window, sinks
-
-
 def _check_sinks(real_BK, sinks):
     """ValueError when a row's first real tokens are not side by side: their places could not be told apart."""
     is_sink_BK = real_BK & (real_BK.cumsum(dim=1) <= sinks)
@@ -226,6 +208,3 @@ def _check_sinks(real_BK, sinks):
     if bool(split.any()):
         row = int(split.int().argmax())
         raise ValueError(f"row {row} has padding among its first {sinks} real tokens; pad on the left")
-
-
-MIXER = SlidingWindowMixer()

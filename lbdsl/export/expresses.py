@@ -1,0 +1,142 @@
+"""What a format can say of a layer, declared by part kind and field; everything else is refused, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.export.reasons import layers_text
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Part, Slot
+from lbdsl.parts.base import Value
+
+NAMES = {Slot.MIXER: "mixer", Slot.FFN: "MLP", Slot.WEIGHTS: "storage of weights"}
+
+
+@dataclass(frozen=True)
+class Can:
+    """What a format can say of one field.
+
+    values: those that it can say, None for any
+    one:    True when all layers must have the same
+    base:   True when it must be the base model's
+    code, refusal, help: what is said of another value; without `refusal` the field is named
+    """
+
+    values: tuple[Any, ...] | None = None
+    one: bool = False
+    base: bool = False
+    code: str = "LB505"
+    refusal: str = ""
+    help: str = "serve the artifact with transformers, or use another action on these layers"
+
+    @property
+    def words(self) -> str:
+        """For the table of formats: `any`, `one for all layers`, `the base's`, `0`."""
+        if self.values is not None:
+            return " or ".join(map(str, self.values))
+        return "the base's" if self.base else "one for all layers" if self.one else "any"
+
+
+Fields = Mapping[str, "Can | Fields"]
+
+ANY = Can()
+AS_BASE = Can(base=True)
+NO_SINKS = Can(
+    values=(0,),
+    code="LB503",
+    refusal="cannot keep sink tokens",
+    help="write `sinks=0` in the recipe and heal for it; serve this one with transformers",
+)
+ONE_WINDOW = Can(
+    one=True,
+    code="LB504",
+    refusal="has one window for all layers",
+    help="give all windowed layers, those with a native window too, the same window",
+)
+BASE_HEADS: Fields = {"heads": AS_BASE, "kv_heads": AS_BASE, "head_dim": AS_BASE}
+
+
+@dataclass(frozen=True)
+class Expresses:
+    """The part kinds of each place with their fields, and the places that may be empty: `mixer`, `ffn`, or `block` for
+    both at once."""
+
+    mixer: Mapping[str, Fields]
+    ffn: Mapping[str, Fields]
+    weights: Mapping[str, Fields] = field(default_factory=dict)
+    empty: tuple[str, ...] = ("mixer", "ffn")
+
+    def kinds(self, slot: Slot) -> Mapping[str, Fields]:
+        return {Slot.MIXER: self.mixer, Slot.FFN: self.ffn, Slot.WEIGHTS: self.weights}[slot]
+
+    def plain(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The fields of each kind by place, for code that has no values of ours (see `lbdsl_layers.check_layer`)."""
+        return {slot.value: {kind: tuple(fields) for kind, fields in self.kinds(slot).items()} for slot in Slot}
+
+
+def refusals(
+    expresses: Expresses, specs: tuple[LayerSpec, ...], base: tuple[LayerSpec, ...], where: str
+) -> tuple[Diagnostic, ...]:
+    """An error for each thing that some layers have and `where`, a format or its engine, cannot say."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+
+    def refuse(layer: int, code: str, message: str, help: str) -> None:
+        found.setdefault((code, message, help), []).append(layer)
+
+    seen: dict[tuple[str, Can], dict[Any, list[int]]] = {}
+    for layer, spec in enumerate(specs):
+        for slot, part, was in _parts(spec, base[layer]):
+            if part is None:
+                if not {slot.value, "block"} & set(expresses.empty):
+                    refuse(layer, "LB505", f"{where} has a {NAMES[slot]} in every layer", ANY.help)
+                continue
+            fields = expresses.kinds(slot).get(part.kind)
+            if fields is None:
+                refuse(layer, "LB505", f"{where} has no {NAMES[slot]} called `{part.kind}`", ANY.help)
+                continue
+            for path, value, own, can in _fields(slot.value, part, was, fields):
+                if can is None:
+                    refuse(layer, "LB505", f"{where} cannot say `{path}`", ANY.help)
+                elif (can.values is not None and value not in can.values) or (can.base and value != own):
+                    said = can.refusal or f"cannot change `{path}`, here {value} instead of {own}"
+                    refuse(layer, can.code, f"{where} {said}", can.help)
+                elif can.one:
+                    seen.setdefault((path, can), {}).setdefault(value, []).append(layer)
+    errors = [
+        error(code, f"{message} ({layers_text(layers)})", help=help) for (code, message, help), layers in found.items()
+    ]
+    return (*errors, *_several(seen, where))
+
+
+def _several(seen: Mapping[tuple[str, Can], Mapping[Any, list[int]]], where: str) -> Iterator[Diagnostic]:
+    for (path, can), values in seen.items():
+        if len(values) > 1:
+            named = "; ".join(f"{value} in {layers_text(layers)}" for value, layers in sorted(values.items()))
+            said = can.refusal or f"has one `{path}` for all layers"
+            yield error(can.code, f"{where} {said}, this model has {len(values)}: {named}", help=can.help)
+
+
+def _parts(spec: LayerSpec, base: LayerSpec) -> Iterator[tuple[Slot, Part | None, Part | None]]:
+    yield Slot.MIXER, spec.mixer, base.mixer
+    yield Slot.FFN, spec.ffn, base.ffn
+    for module, part in spec.weights:
+        yield Slot.WEIGHTS, part, base.storage(module)
+
+
+def _fields(path: str, value: Value, was: Value | None, fields: Fields) -> Iterator[tuple[str, Any, Any, Can | None]]:
+    """(path, value, the base's, what can be said) of each field; a nested value is looked into where it is there."""
+    for name in type(value).model_fields:
+        if name == "kind":
+            continue
+        here, own = getattr(value, name), getattr(was, name, None)
+        can = fields.get(name)
+        if isinstance(can, Mapping):
+            if isinstance(here, Value):
+                yield from _fields(f"{path}.{name}", here, own, can)
+            elif here is not None:
+                yield f"{path}.{name}", here, own, None
+        else:
+            yield f"{path}.{name}", here, own, can

@@ -1,0 +1,34 @@
+"""The family's own attention: over all tokens so far, bit for bit as in the base model."""
+
+import torch
+from transformers.masking_utils import create_causal_mask
+
+from .lbdsl_cache import CACHE_NAME, HybridStaticCache
+
+
+def make_full_mask(context):
+    """transformers' own causal mask."""
+    given = context.attention_mask
+    if context.queries == 1 and isinstance(context.cache, HybridStaticCache) and (given is None or given.dim() == 2):
+        return _single_over_reserved(context)
+    return create_causal_mask(
+        config=context.config,
+        inputs_embeds=context.inputs_embeds,
+        attention_mask=given,
+        position_ids=context.position_ids,
+        layer_idx=context.layer_idx,
+        **{CACHE_NAME: context.cache},
+    )
+
+
+def _single_over_reserved(context):
+    """For one query a row over a static layer. transformers leaves the mask out in some cases, for such a cache is not
+    compiled, and the query would see all that is only reserved."""
+    reserved, _ = context.cache.get_mask_sizes(1, context.layer_idx)
+    allowed_B1K = (torch.arange(reserved, device=context.device) <= context.seen).view(1, 1, -1)
+    if context.real_BK is not None:
+        real_BK = torch.nn.functional.pad(context.real_BK, (0, reserved - context.real_BK.shape[1]))
+        # A query always sees itself, so that padding does not give a row without any key.
+        real_BK[:, context.seen] = True
+        allowed_B1K = allowed_B1K & real_BK.unsqueeze(1)
+    return context.as_attention_mask(allowed_B1K)

@@ -1,0 +1,66 @@
+"""Softmax attention, over all tokens so far or over a window; and what a part's runtime file is.
+
+A part's file is named `lbdsl_part_<kind>.py` and defines one object, `PART`, with `FIELDS`, the names of the fields that it
+computes, and by the part's place in a layer
+
+    mixer    build(attention_class, config, layer_idx, part) -> nn.Module   called as the family's attention is
+             make_cache(config, layer_idx, part, reserved) -> cache layer   see lbdsl_cache.HybridCacheLayer; `reserved` is
+                                                                            the length of a static cache, else None
+             make_mask(context, part) -> what the attention gets as `attention_mask`, once a forward; see
+                                                                            lbdsl_masks.MaskContext
+             MASK_FIELDS                                                    the fields that masks depend on
+    ffn      build(mlp_class, config, part) -> nn.Module                    called as the family's MLP is
+    weights  wrap(linear, part) -> nn.Module                                computes what the linear map does
+
+`part` is the part's entry in the layer's specification: a mapping with `kind` and the fields.
+"""
+
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from .lbdsl_full_attention import make_full_mask
+from .lbdsl_layers import check_fields, config_with
+from .lbdsl_window_attention import RingLayer, make_window_mask
+
+
+class AttentionPart:
+    """The family's attention; a window narrows its mask and makes a ring of its cache."""
+
+    FIELDS = ("heads", "kv_heads", "head_dim", "window")
+    MASK_FIELDS = ("window",)
+
+    def build(self, attention_class, config, layer_idx, part):
+        _window(part)
+        sizes = {
+            "num_attention_heads": part["heads"],
+            "num_key_value_heads": part["kv_heads"],
+            "head_dim": part["head_dim"],
+        }
+        module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
+        # The model's own configuration, so that a later change (the attention implementation) reaches it.
+        module.config = config
+        return module
+
+    def make_cache(self, config, layer_idx, part, reserved):
+        window = _window(part)
+        if window is not None:
+            return RingLayer(*window)
+        return DynamicLayer() if reserved is None else StaticLayer(max_cache_len=reserved)
+
+    def make_mask(self, context, part):
+        window = _window(part)
+        return make_full_mask(context) if window is None else make_window_mask(context, *window)
+
+
+def _window(part):
+    """(tokens, sink tokens) of the window, or None. Raises ValueError."""
+    window = part["window"]
+    if window is None:
+        return None
+    check_fields(window, ("size", "sink_tokens"), "a window")
+    size, sinks = window["size"], window["sink_tokens"]
+    if type(size) is not int or type(sinks) is not int or size < 1 or sinks < 0:
+        raise ValueError(f"a window has a size of at least 1 and sink_tokens of at least 0, both integers: {window}")
+    return size, sinks
+
+
+PART = AttentionPart()

@@ -1,0 +1,66 @@
+"""Parts by their kind in a layer's specification. Beside saved weights this file is another one: it imports just the parts
+that the model uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .lbdsl_layers import check_layer
+
+
+@cache
+def _part(kind: str) -> Any:
+    return _load(runtime_files()[kind]).PART
+
+
+def part(kind: str) -> Any:
+    """The PART object of a kind."""
+    return _part(kind)
+
+
+def checked_spec(spec: dict[str, Any], layer_idx: int) -> dict[str, Any]:
+    """The layer's specification; ValueError for a kind or field that nothing installed computes, by name."""
+    check_layer(spec, f"layer {layer_idx}", _known())
+    return spec
+
+
+@cache
+def _known() -> dict[str, dict[str, tuple[str, ...]]]:
+    from lbdsl.parts import Slot, parts
+
+    return {
+        slot.value: {kind: tuple(part(kind).FIELDS) for kind, cls in parts().items() if cls.slot is slot and cls.runtime}
+        for slot in Slot
+    }
+
+
+def runtime_files() -> dict[str, Path]:
+    """The runtime file of every part kind that has one."""
+    from lbdsl.parts import parts
+
+    return {kind: cls.runtime for kind, cls in parts().items() if cls.runtime is not None}
+
+
+def _load(path: Path) -> Any:
+    """Import a flat file as a module of this package, wherever it lies, so that its relative imports work."""
+    name = f"{__package__}.{path.stem}"
+    if name in sys.modules:
+        loaded = sys.modules[name]
+        if Path(str(loaded.__file__)).resolve() != path.resolve():
+            raise ValueError(f"two runtime files are called {path.name}: {loaded.__file__} and {path}")
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
