@@ -35,9 +35,8 @@ class Quantize(Action):
         return (Slot.WEIGHTS.value,)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        return layer.replace(
-            weights={**dict(layer.weights), **dict.fromkeys(modules, Int(bits=self.bits, group=self.group))}
-        )
+        stored = Int(bits=self.bits, group=self.group)
+        return layer.replace(weights={**dict(layer.weights), **dict.fromkeys(modules, stored)})
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         if facts.hidden % self.group == 0:

@@ -43,7 +43,7 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     family = config.lbdsl["base_model_type"]
     for name in (*SHARED, f"configuration_lbdsl_{family}.py", f"modeling_lbdsl_{family}.py"):
         shutil.copyfile(home / name, folder / name)
-    used = {}
+    used: dict[str, Slot] = {}
     for spec in map(LayerSpec.model_validate, config.lbdsl["layers"]):
         parts = (spec.mixer, spec.ffn, *dict(spec.weights).values())
         used |= {part.kind: part.slot for part in parts if part is not None}

@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import Report
+from lbdsl.export.expresses import Expresses, refusals
+from lbdsl.layer.difference import window_size
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs
 
 

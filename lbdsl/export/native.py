@@ -26,7 +26,7 @@ BY_TYPE = frozenset({"qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo
 AS_MINISTRAL = frozenset({"llama", "mistral"})
 """Families whose weights Ministral's class reads under the same names; it follows `layer_types`."""
 
-ONE_WINDOW = frozenset({"mistral", "phi3"})
+ALL_OR_NONE = frozenset({"mistral", "phi3"})
 """Families whose own class has one window, for all layers or for none."""
 
 SWITCHED = frozenset({"qwen2", "qwen3", "smollm3"})
@@ -166,7 +166,7 @@ def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapp
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None:
     """The `model_type` whose class computes it; None when there is none."""
     family = layout.family.model_type
-    if not windowed or family in BY_TYPE or (all_windowed and family in ONE_WINDOW):
+    if not windowed or family in BY_TYPE or (all_windowed and family in ALL_OR_NONE):
         return family
     if family in AS_MINISTRAL and not layout.flags:
         return "ministral"

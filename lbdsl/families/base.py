@@ -15,7 +15,7 @@ Windows = Callable[[Mapping[str, Any], int], tuple[int | None, ...]]
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One parameter. `dims` are names of sizes (see `Sizes`), outermost first, as torch stores them.
+    """One parameter. `dims` are names of sizes (see `ModelFacts.shaped`), outermost first, as torch stores them.
 
     `when` names a boolean field of the config; without it, the parameter is always there. `gguf` is the name that
     llama.cpp gives it, empty where files of that format are not read for the family.
@@ -128,9 +128,10 @@ class Family:
     """One family, keyed by transformers' `model_type`.
 
     `attention` and `mlp` are the parameters of the two sub-blocks of a layer, named below `layer_prefix`, and
-    `attention_norms` and `mlp_norms` the norms before and after each, None where there is none; `embedding`, `head` and `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config,
-    `size_defaults` gives those that transformers fills in when the field is absent, `gguf_sizes` maps them to GGUF
-    metadata keys below the architecture's name; `gguf_architecture` is None where GGUF files are not read.
+    `attention_norms` and `mlp_norms` the norms before and after each, None where there is none; `embedding`, `head` and
+    `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config, `size_defaults` gives those
+    that transformers fills in when the field is absent, `gguf_sizes` maps them to GGUF metadata keys below the
+    architecture's name; `gguf_architecture` is None where GGUF files are not read.
     """
 
     model_type: str

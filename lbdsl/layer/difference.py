@@ -39,9 +39,8 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
         if becomes is not None:
             found |= {mark.row: mark for mark in becomes.marks(was)}
         else:
-            style = "drop" if was is not None else "same"
-            counted = f"without {WORDS[slot]}" if was is not None else ""
-            found[row] = Mark(row, "-", style, "none", counted)
+            gone = was is not None
+            found[row] = Mark(row, "-", "drop" if gone else "same", "none", f"without {WORDS[slot]}" if gone else "")
     row = ROWS[Slot.WEIGHTS]
     found[row] = Mark(row, ".", "same")
     changed = _storage_changes(before, after)

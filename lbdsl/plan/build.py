@@ -239,9 +239,9 @@ def _bare_findings(recipe: Recipe, layers: tuple[LayerPlan, ...]) -> list[Diagno
 
 
 def _about_weights(rule: Rule) -> bool:
-    return any(
-        root == Slot.WEIGHTS for action in rule.actions if not action.keeps for root in action.claims()
-    ) or isinstance(rule.selector, ModulesSelector)
+    """Whether modules are worth counting: it names them, or an action of it changes weights."""
+    roots = [root for action in rule.actions if not action.keeps for root in action.claims()]
+    return isinstance(rule.selector, ModulesSelector) or Slot.WEIGHTS in roots
 
 
 def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: int) -> int:

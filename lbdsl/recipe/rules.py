@@ -167,13 +167,11 @@ def _shadows(action: Action, roots: Sequence[str], ranges: _Ranges, claimed: Map
     something is everywhere."""
     if not action.divisible:
         return _inside(ranges, _taken(roots, claimed))
-    return all(
-        _inside(
-            ranges,
-            _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there]),
-        )
-        for root in roots
-    )
+
+    def covered(root: str) -> _Ranges:
+        return _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there])
+
+    return all(_inside(ranges, covered(root)) for root in roots)
 
 
 def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:

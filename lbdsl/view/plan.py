@@ -99,7 +99,8 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 
 
 def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
-    rows, meanings = [], []
+    rows: list[Row] = []
+    meanings: list[tuple[str, str, str]] = []
     for name in dict.fromkeys(row for layer in plan.layers for row in layer.marks):
         marks = [layer.marks.get(name) for layer in plan.layers]
         if all(mark is None or mark.style == "same" for mark in marks):

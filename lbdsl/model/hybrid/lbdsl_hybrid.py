@@ -254,9 +254,8 @@ class HybridModelMixin(_Supports):
         lost = sorted(of_the_family.intersection(new))
         if lost:
             raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
-        other = [
-            name for name, parameter in layer.named_parameters() if name in ours and parameter.shape != ours[name].shape
-        ]
+        shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}
+        other = [name for name in names if name in ours and shapes[name] != ours[name].shape]
         if other:
             raise ValueError(f"layer {index} has weights of another shape than it would need: {', '.join(other)}")
         if new or any(True for _ in layer.buffers()):

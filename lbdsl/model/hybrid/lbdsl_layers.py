@@ -4,7 +4,8 @@
         {"mixer": {"kind": "attention", "heads": 9, "kv_heads": 3, "head_dim": 64, "window": null},
          "ffn": {"kind": "gated_mlp", "width": 1536}, "weights": {}}, ...]}
 
-`mixer` and `ffn` are null where there is none; `weights` says of modules, by name below the layer, how their matrix is stored.
+`mixer` and `ffn` are null where there is none; `weights` says of modules, by name below the layer, how their matrix is
+stored.
 """
 
 import copy
@@ -65,7 +66,8 @@ def native_layers(config):
 
     A family without `layer_types` has one window for all layers, or none.
     """
-    window = getattr(config, "sliding_window", None)
+    size = getattr(config, "sliding_window", None)
+    window = None if size is None else {"size": size, "sink_tokens": 0}
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     heads = config.num_attention_heads
     return [
@@ -75,9 +77,7 @@ def native_layers(config):
                 "heads": heads,
                 "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
                 "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-                "window": {"size": window, "sink_tokens": 0}
-                if kind == "sliding_attention" and window is not None
-                else None,
+                "window": window if kind == "sliding_attention" else None,
             },
             "ffn": {"kind": "gated_mlp", "width": config.intermediate_size},
             "weights": {},
