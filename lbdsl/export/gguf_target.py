@@ -31,8 +31,8 @@ _MOST_LAYERS = 512
 @dataclass(frozen=True)
 class Target:
     """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are; `attends`,
-    `feeds`, `windowed` and `turns` (has rotary embeddings) go with them. `local_rope` is that of windowed layers where it is
-    one of their own."""
+    `feeds`, `windowed` and `turns` (has rotary embeddings) go with them. `local_rope` is that of windowed layers where it
+    is one of their own."""
 
     architecture: Architecture
     layout: Layout

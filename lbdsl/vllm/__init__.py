@@ -9,6 +9,13 @@ from __future__ import annotations
 FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
 """Families that the plug-in has layers for, by the base's `model_type`."""
 
+KNOWN = {
+    "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window")},
+    "ffn": {"gated_mlp": ("width",)},
+    "weights": {},
+}
+"""The fields of the part kinds that the plug-in computes, by their place in a layer."""
+
 CLASSES = {
     "llama": "LbdslLlamaForCausalLM",
     "mistral": "LbdslMistralForCausalLM",

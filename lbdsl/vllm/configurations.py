@@ -19,18 +19,17 @@ from transformers import (
     SmolLM3Config,
 )
 
+from lbdsl.model.hybrid.lbdsl_layers import check_layer, checked_layers
+from lbdsl.vllm import KNOWN
 
-def checked(lbdsl: dict[str, Any] | None, family: str, count: int) -> dict[str, Any]:
-    """The entry; without one every layer is full. ValueError for another version or another number of layers."""
-    if lbdsl is None:
-        return {"version": 1, "base_model_type": family, "layers": [{"attn": "full"}] * count}
-    if lbdsl.get("version") != 1:
-        raise ValueError(f"config.lbdsl has version {lbdsl.get('version')!r}; this plug-in reads version 1")
-    if lbdsl.get("base_model_type") != family:
-        raise ValueError(f"config.lbdsl is for {lbdsl.get('base_model_type')!r}, not for {family!r}")
-    if len(lbdsl["layers"]) != count:
-        raise ValueError(f"config.lbdsl describes {len(lbdsl['layers'])} layers, the model has {count}")
-    return lbdsl
+
+def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:
+    """The entry; without one every layer is as in the base. ValueError for another version or number of layers, and for a
+    part kind or field that the plug-in does not know, by name."""
+    entry = checked_layers(lbdsl, family, config)
+    for index, spec in enumerate(entry["layers"]):
+        check_layer(spec, f"config.lbdsl.layers[{index}]", KNOWN)
+    return entry
 
 
 class LbdslLlamaVllmConfig(LlamaConfig):
@@ -38,7 +37,7 @@ class LbdslLlamaVllmConfig(LlamaConfig):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "llama", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "llama", self)
 
 
 class LbdslMistralVllmConfig(MistralConfig):
@@ -46,7 +45,7 @@ class LbdslMistralVllmConfig(MistralConfig):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "mistral", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "mistral", self)
 
 
 class LbdslPhi3VllmConfig(Phi3Config):
@@ -54,7 +53,7 @@ class LbdslPhi3VllmConfig(Phi3Config):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "phi3", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "phi3", self)
 
 
 class LbdslQwen2VllmConfig(Qwen2Config):
@@ -62,7 +61,7 @@ class LbdslQwen2VllmConfig(Qwen2Config):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "qwen2", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "qwen2", self)
 
 
 class LbdslQwen3VllmConfig(Qwen3Config):
@@ -70,7 +69,7 @@ class LbdslQwen3VllmConfig(Qwen3Config):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "qwen3", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "qwen3", self)
 
 
 class LbdslSmolLM3VllmConfig(SmolLM3Config):
@@ -78,7 +77,7 @@ class LbdslSmolLM3VllmConfig(SmolLM3Config):
 
     def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "smollm3", self.num_hidden_layers)
+        self.lbdsl = checked(lbdsl, "smollm3", self)
 
 
 CONFIGURATIONS = (

@@ -18,6 +18,8 @@ from vllm.model_executor.models.qwen2 import Qwen2Attention, Qwen2MLP
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.model_executor.models.utils import extract_layer_index
 
+from lbdsl.model.hybrid.lbdsl_layers import check_fields
+
 
 def _llama_parts(attention):
     """Attention and MLP of families whose attention is built as Llama's."""
@@ -127,13 +129,15 @@ class LbdslDecoderLayer(nn.Module):
         spec = config.lbdsl["layers"][extract_layer_index(prefix)]
         make_attention, make_mlp = PARTS[config.lbdsl["base_model_type"]]
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
-        if spec["attn"] != "none":
-            window = window_of(spec, prefix)
+        mixer, ffn = spec["mixer"], spec["ffn"]
+        check_sizes(config, mixer, ffn, prefix)
+        if mixer is not None:
+            window = window_of(mixer, prefix)
             self.self_attn = make_attention(
                 config_for(config), cache_for(vllm_config.cache_config, window), quant_config, f"{prefix}.self_attn"
             )
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        if spec.get("mlp", "full") != "none":
+        if ffn is not None:
             self.mlp = make_mlp(config, quant_config, f"{prefix}.mlp")
             self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -153,16 +157,34 @@ def _normed(norm, hidden_states, residual):
     return norm(hidden_states, residual)
 
 
-def window_of(spec, prefix):
+def check_sizes(config, mixer, ffn, prefix):
+    """ValueError for sizes of this layer that are not the model's: vLLM's own classes are built from its configuration."""
+    asked = {} if mixer is None else {name: mixer[name] for name in ("heads", "kv_heads", "head_dim")}
+    asked |= {} if ffn is None else {"width": ffn["width"]}
+    heads = config.num_attention_heads
+    has = {
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "width": config.intermediate_size,
+    }
+    for name, value in asked.items():
+        if value != has[name]:
+            raise ValueError(f"{prefix}: lbdsl's vLLM plug-in has no layers with another {name}: {value}, not {has[name]}")
+
+
+def window_of(mixer, prefix):
     """The layer's window in tokens, None for full attention; ValueError for what vLLM's attention cannot do."""
-    if spec["attn"] not in ("full", "swa"):
-        raise ValueError(f"{prefix}: lbdsl's vLLM plug-in has no mixer called {spec['attn']!r}")
-    if spec.get("sinks", 0):
+    window = mixer["window"]
+    if window is None:
+        return None
+    check_fields(window, ("size", "sink_tokens"), f"{prefix}: a window")
+    if window["sink_tokens"]:
         raise ValueError(
-            f"{prefix}: vLLM cannot keep sink tokens (sinks={spec['sinks']}); it frees the first blocks of a "
+            f"{prefix}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
             "sequence when they leave the window"
         )
-    return spec["window"] if spec["attn"] == "swa" else None
+    return window["size"]
 
 
 def cache_for(cache_config, window):
@@ -185,7 +207,7 @@ class LbdslForCausalLM(LlamaForCausalLM):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         specs = vllm_config.model_config.hf_config.lbdsl["layers"]
-        if all(spec["attn"] == "none" for spec in specs):
+        if all(spec["mixer"] is None for spec in specs):
             raise ValueError("every attention of this model is gone; vLLM serves no such model")
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LbdslDecoderLayer)
 
