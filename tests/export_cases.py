@@ -10,8 +10,8 @@ from typing import Any
 from lbdsl.artifact.save import save_model
 from lbdsl.export import Subject
 from lbdsl.export.base import subject_of
-from lbdsl.model.config_file import read_json_object
 from lbdsl.families import FAMILIES
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
+from lbdsl.plan.cost import ModelCost, model_cost
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
 from lbdsl.plan.select import select
@@ -44,6 +47,33 @@ def llama_facts(
         dtype=dtype,
         layer_specs=(LayerSpec(mixer=mixer, ffn=GatedMLP(width=intermediate)),) * layers,
     )
+
+
+MODULES = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+"""The linear maps of a layer."""
+
+
+def windowed(facts: ModelFacts, windows: Sequence[int | None]) -> ModelFacts:
+    """The same model with these native windows, in tokens: None for none, 0 for a layer without attention."""
+    specs = []
+    for spec, size in zip(facts.layer_specs, windows, strict=True):
+        window = None if size is None else Window(size=size or 1)
+        specs.append(spec.replace(mixer=None if size == 0 else spec.mixer.replace(window=window)))
+    return replace(facts, layer_specs=tuple(specs))
+
+
+def changed_cost(facts: ModelFacts, actions: Sequence[Sequence[Action]]) -> ModelCost:
+    """The cost of the model whose layers have these actions."""
+    specs = list(facts.layer_specs)
+    for layer, chosen in enumerate(actions):
+        for action in chosen:
+            specs[layer] = action.change(specs[layer], facts.linear_maps[layer])
+    return model_cost(facts, specs)
+
+
+def token_bytes(facts: ModelFacts) -> int:
+    """Bytes of one token's keys and values in one layer."""
+    return facts.layer_specs[0].mixer.token_bytes(facts)
 
 
 def smollm2_facts() -> ModelFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -270,14 +271,14 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, by the words of their marks, in the order of the rows."""
-    counts: dict[str, dict[str, int]] = {}
+    """How many layers are changed in which way, by the words of their marks: in the order of the rows, what is gone first."""
+    counts: dict[str, Counter[tuple[bool, str]]] = {}
     for layer in layers:
         for row, mark in layer.marks.items():
-            of_row = counts.setdefault(row, {})
+            of_row = counts.setdefault(row, Counter())
             if mark.counted:
-                of_row[mark.counted] = of_row.get(mark.counted, 0) + 1
-    return {words: count for of_row in counts.values() for words, count in of_row.items()}
+                of_row[mark.style != "drop", mark.counted] += 1
+    return {words: of_row[key] for of_row in counts.values() for key in sorted(of_row) for words in key[1:]}
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
+from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts, token_bytes
 
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.json import plan_json
@@ -15,7 +16,7 @@ from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
 
 SMOL = smollm2_facts()
-REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts={})
+REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)
 JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
 RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse swa(window=256, sinks=4)\n"
 
@@ -33,15 +34,16 @@ def codes(found) -> list[str]:
 
 def test_counts_and_costs():
     plan = plan_of(RULES, SMOL, joint=JOINT)
-    assert plan.changes == {"keep": 4, "change": 19, "drop": 7}
+    assert plan.changes == {"without attention": 7, "windowed": 19}
+    assert plan.summary == "4 of 30 layers unchanged; 7 without attention, 19 windowed"
     assert plan.before.params == 134_515_008
     assert plan.after.params == 134_515_008 - 7 * (576 * 64 * 24 + 576)
     per_token = 2 * 3 * 64 * 2
     assert plan.after.kv_bytes["8192"] == per_token * (4 * 8192 + 19 * 260)
-    assert plan.layers[5].removes == ("input_layernorm.", "self_attn.")
     assert sum(layer.kv_bytes_after["8192"] for layer in plan.layers) == plan.after.kv_bytes["8192"]
-    assert plan.specs[3] == {"attn": "swa", "window": 256, "sinks": 4}
-    assert [plan.specs[i] for i in (0, 5)] == [{"attn": "full"}, {"attn": "none"}]
+    base = SMOL.layer_specs[0]
+    assert plan.specs[3].mixer == base.mixer.replace(window=Window(size=256, sink_tokens=4))
+    assert [plan.specs[i] for i in (0, 5)] == [base, base.replace(mixer=None)]
 
 
 @pytest.mark.parametrize(
@@ -131,21 +133,18 @@ def test_a_score_of_one_sequence_has_no_error():
 
 def test_json_has_the_promised_fields():
     value = plan_json(plan_of(RULES + "assert kv(8Ki) <= 50%", SMOL, joint=JOINT))
-    assert value["format_version"] == 1
+    assert value["format_version"] == 2
     assert set(value["recipe"]) >= {"name", "sha256"}
     assert value["model"] | {"family": "llama", "layers": 30, "digest": "b968" * 16} == value["model"]
-    assert {key: value["layers"][3][key] for key in ("index", "attn", "mlp", "window", "sinks", "rules")} == {
-        "index": 3,
-        "attn": "swa",
-        "mlp": "full",
-        "window": 256,
-        "sinks": 4,
-        "rules": {"mixer": 3, "ffn": None},
-    }
-    assert value["layers"][5]["attn"] == "none"
+    third = value["layers"][3]
+    assert third["changes"] == {"mixer.window": [None, {"size": 256, "sink_tokens": 4}]}
+    assert third["actions"] == [{"action": "swa(window=256, sinks=4)", "rule": 3, "paths": ["mixer.window"]}]
+    assert third["before"] == SMOL.layer_specs[3].to_json()
+    assert third["after"]["mixer"]["window"] == {"size": 256, "sink_tokens": 4}
+    assert value["layers"][5]["after"]["mixer"] is None
     assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
     for side in ("before", "after"):
-        assert set(value[side]) >= {"params", "kv_bytes", "flops_per_token"}
+        assert set(value[side]) >= {"params", "weights", "kv_bytes", "flops_per_token"}
         assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
     assert set(value["loss"]) >= {"joint", "joint_stderr", "sum"}
     assert value["asserts"][0] == {
@@ -156,7 +155,7 @@ def test_json_has_the_promised_fields():
         "on": None,
     }
     assert (value["changes"], value["complete"], value["applyable"], value["errored"]) == (
-        {"keep": 4, "change": 19, "drop": 7},
+        {"without attention": 7, "windowed": 19},
         True,
         True,
         False,
@@ -166,7 +165,7 @@ def test_json_has_the_promised_fields():
 def test_a_native_window_is_counted_before_and_after():
     facts = llama_facts(layers=4, native_window=64)
     plan = plan_of("layers 0 swa(window=128)\nlayers 1 swa(window=16)\nelse keep", facts, joint=JOINT, contexts=(512,))
-    assert [layer.kv_bytes_after["512"] // facts.layer_kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
+    assert [layer.kv_bytes_after["512"] // token_bytes(facts) for layer in plan.layers] == [64, 16, 64, 64]
 
 
 @pytest.mark.parametrize(
