@@ -271,7 +271,7 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, by the words of their marks: in the order of the rows, what is gone first."""
+    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
     counts: dict[str, Counter[tuple[bool, str]]] = {}
     for layer in layers:
         for row, mark in layer.marks.items():
