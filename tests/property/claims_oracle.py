@@ -34,8 +34,8 @@ from hypothesis import strategies as st
 from plan_cases import llama_facts
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
@@ -391,7 +391,8 @@ def until_text(until: tuple[Any, ...]) -> str:
     if kind in ("and", "or"):
         return f" {kind} ".join(f"({until_text(part)})" for part in args)
     op, limit, ctx = args
-    return f"{f'kv({ctx})' if kind == 'kv' else kind} {op} {limit}"
+    unit = "B" if isinstance(limit, int) and kind != "params" else ""
+    return f"{f'kv({ctx})' if kind == 'kv' else kind} {op} {limit}{unit}"
 
 
 def rule_text(rule: Rule) -> str:
