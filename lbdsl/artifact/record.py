@@ -13,6 +13,7 @@ from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.paths import did_you_mean
+from lbdsl.core.units import Unit
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
 
@@ -27,14 +28,20 @@ class _Pair:
 
 
 @dataclass(frozen=True)
+class _Score:
+    value: float | None
+    stderr: float | None
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class _Judged:
     """What is read of `evaluation`; null stands for what is no number."""
 
     data: str
     tokens: int
     perplexity: _Pair
-    kl: float | None
-    agreement: float | None
+    scores: dict[str, _Score]
 
 
 @dataclass(frozen=True)

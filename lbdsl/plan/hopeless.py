@@ -6,6 +6,7 @@ from lbdsl.actions import Aspect
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.facts import ModelFacts
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
 from lbdsl.plan.claims import fixed_layers
 from lbdsl.plan.match import ranks_rest
 from lbdsl.plan.select import select
@@ -18,7 +19,7 @@ def hopeless_untils(recipe: Recipe, facts: ModelFacts, requests: tuple[Request, 
     if not (_alike(facts) and _counts_decide(recipe, facts)):
         return ()
     # Any scores give the costs that the real ones will.
-    scores = dict.fromkeys(requests, Measurement(0.0, 0.0, "nats/token", 1, 1))
+    scores = dict.fromkeys(requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
     return tuple(d for d in select(recipe, facts, scores).diagnostics if d.code == "LB312")
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 
 import pytest
-from plan_cases import llama_facts, plan_of, smollm2_facts
+from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
-from lbdsl.plan.schema import Loss, Speed
+from lbdsl.plan.schema import Speed
 from lbdsl.view.console import ascii_only, make_console, printable, stderr_console, stdout_console
 from lbdsl.view.facts import render_facts
 from lbdsl.view.plan import render_plan, score_labels
 from lbdsl.view.report import render_report
 from lbdsl.view.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
 
-JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
+JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 
 
 class Terminal(io.StringIO):
@@ -140,7 +140,7 @@ def test_markup_of_a_recipe_is_text():
 
 
 def test_the_perplexity_of_a_broken_model_is_drawn():
-    broken = JOINT.model_copy(update={"joint": 1000.0, "base_nll": 2.0})
+    broken = joint_loss(1000.0, base_nll=2.0)
     assert "perplexity 7.39 → e^1002" in drawn(plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=broken))
 
 
