@@ -92,7 +92,7 @@ def _quality_table(source: dict[str, Any]) -> Table:
     table.add_row("loss rise, nats/token", "", *rises)
     for name, score in source["scores"].items():
         cells = (cell_text(**each["scores"][name]) if name in each["scores"] else "" for each in models)
-        table.add_row(row_title(name, score["unit"]), "", *cells)
+        table.add_row(Text(printable(row_title(name, score["unit"]))), "", *cells)
     return table
 
 

@@ -9,11 +9,12 @@ from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
-from lbdsl.plan.schema import Speed
+from lbdsl.core.units import Unit
+from lbdsl.plan.schema import ScoreValue, Speed
 from lbdsl.view.console import ascii_only, make_console, printable, stderr_console, stdout_console
 from lbdsl.view.facts import render_facts
 from lbdsl.view.plan import render_plan, score_labels
-from lbdsl.view.report import render_report
+from lbdsl.view.report import render_quality, render_report
 from lbdsl.view.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
 
 JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
@@ -220,3 +221,25 @@ def test_what_the_model_lacked_before_is_not_shown_as_dropped():
     layers = tuple(layer.model_copy(update={"spec": {**layer.spec, "mlp": "none"}}) for layer in plan.layers)
     update = {"model": plan.model.model_copy(update={"facts": facts}), "layers": layers}
     assert "MLP dropped" not in drawn(plan.model_copy(update=update))
+
+
+def test_a_metrics_name_from_a_file_is_text():
+    name = "m[bold]x[/red]\x1b[31m"
+    loss = JOINT.model_copy(update={"scores": {**JOINT.scores, name: ScoreValue(value=0.25, unit=Unit.RATIO)}})
+    plan = plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=loss)
+    assert "m[bold]x[/red]?[31m 25 %" in " ".join(drawn(plan).split())
+    score = {"value": 0.25, "stderr": None, "unit": "ratio"}
+    quality = {
+        "data": "x",
+        "tokens": 1,
+        "perplexity": {"base": 2.0, "artifact": None},
+        "loss_rise": 0.1,
+        "scores": {name: score},
+        "stderr": {"perplexity_base": None, "perplexity_artifact": None, "loss_rise": 0.01},
+    }
+    out = io.StringIO()
+    render_quality(quality, (), make_console(out, 80))
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["perplexity", "2.00", "not", "a", "number"] in rows
+    assert ["loss", "rise,", "nats/token", "0.1000", "±0.0100"] in rows
+    assert ["m[bold]x[/red]?[31m", "25.00", "%"] in rows
