@@ -7,14 +7,16 @@ from dataclasses import replace
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
 from lbdsl.plan.cost import ModelCost, model_cost
 from lbdsl.plan.requests import requests_of
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
@@ -129,9 +131,18 @@ def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2
     for request in requests:
         value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
         value *= 1.0 if request.metric == "nll" else 0.5
-        unit = "1" if request.metric == "influence" else "nats/token"
-        scores[request] = Measurement(value, 0.004, unit, 8192, 8)
+        scores[request] = Measurement(value, 0.004, metrics()[request.metric].unit, 8192, 8)
     return scores
+
+
+def joint_loss(
+    nll: float, kl: float | None = None, stderr: float | None = None, base_nll: float | None = None, tokens: int = 4096
+) -> Loss:
+    """What was measured of the whole changed model; `stderr` is of `nll`."""
+    scores = {"nll": ScoreValue(value=nll, stderr=stderr, unit=Unit.NATS)}
+    if kl is not None:
+        scores["kl"] = ScoreValue(value=kl, unit=Unit.NATS)
+    return Loss(scores=scores, base_nll=base_nll, tokens=tokens)
 
 
 def plan_of(

@@ -73,7 +73,7 @@ def build(
     problems = [*broken, *problems]
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
-    complete = loss.joint is not None or not selection.changed
+    complete = bool(loss.scores) or not selection.changed
     plan = Plan(
         lbdsl_version=lbdsl_version,
         recipe=_recipe_ref(recipe),
@@ -158,14 +158,17 @@ def _score(measurement: Measurement) -> ScoreValue:
 
 def _finite(joint: Loss | None) -> tuple[Loss | None, list[Diagnostic]]:
     """The joint loss; none, with LB306, when it is no number."""
-    values = () if joint is None else (joint.joint, joint.joint_kl, joint.base_nll)
-    wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
+    if joint is None:
+        return None, []
+    values = {f"`{name}` of the whole changed model": score.value for name, score in joint.scores.items()}
+    values |= {} if joint.base_nll is None else {"the base model's own loss": joint.base_nll}
+    wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if wrong is None:
         return joint, []
     return None, [
         error(
             "LB306",
-            f"the loss of the whole changed model is {wrong}",
+            f"{wrong} is {values[wrong]}",
             help=("the plan breaks the model: change fewer layers", "or try `--dtype float32`"),
         )
     ]
@@ -210,6 +213,7 @@ def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertR
         phase=phase,
         status="pass" if truth else "fail",
         value=float(shown.value.value) if shown is not None else None,
+        unit=shown.value.unit if shown is not None else None,
     )
     if truth:
         return result, ()

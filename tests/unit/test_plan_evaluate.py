@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import changed_cost, llama_facts, recipe_of, smollm2_facts
+from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.plan.cost import base_cost
 from lbdsl.plan.evaluate import World, holds
@@ -78,7 +78,7 @@ def test_results_that_are_no_number():
 
 
 def test_joint_losses():
-    loss = Loss(joint=0.4, joint_kl=0.3)
+    loss = joint_loss(0.4, 0.3)
     assert of_model("nll < 0.5 and kl < 0.31", joint=loss).unwrap() is True
     assert of_model("nll < 0.4", joint=loss).unwrap() is False
     assert [d.code for d in of_model("nll < 0.4").diagnostics] == ["LB323"]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 
 import pytest
-from plan_cases import llama_facts, plan_of, smollm2_facts
+from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
-from lbdsl.plan.schema import Loss, Speed
+from lbdsl.core.units import Unit
+from lbdsl.plan.schema import ScoreValue, Speed
 from lbdsl.view.console import ascii_only, make_console, printable, stderr_console, stdout_console
 from lbdsl.view.facts import render_facts
 from lbdsl.view.plan import render_plan, score_labels
-from lbdsl.view.report import render_report
+from lbdsl.view.report import render_quality, render_report
 from lbdsl.view.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
 
-JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
+JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 
 
 class Terminal(io.StringIO):
@@ -140,7 +141,7 @@ def test_markup_of_a_recipe_is_text():
 
 
 def test_the_perplexity_of_a_broken_model_is_drawn():
-    broken = JOINT.model_copy(update={"joint": 1000.0, "base_nll": 2.0})
+    broken = joint_loss(1000.0, base_nll=2.0)
     assert "perplexity 7.39 → e^1002" in drawn(plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=broken))
 
 
@@ -222,3 +223,25 @@ def test_what_the_model_lacked_before_is_not_shown_as_dropped():
         for layer in plan.layers
     )
     assert "MLP dropped" not in drawn(plan.model_copy(update={"layers": layers}))
+
+
+def test_a_metrics_name_from_a_file_is_text():
+    name = "m[bold]x[/red]\x1b[31m"
+    loss = JOINT.model_copy(update={"scores": {**JOINT.scores, name: ScoreValue(value=0.25, unit=Unit.RATIO)}})
+    plan = plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=loss)
+    assert "m[bold]x[/red]?[31m 25 %" in " ".join(drawn(plan).split())
+    score = {"value": 0.25, "stderr": None, "unit": "ratio"}
+    quality = {
+        "data": "x",
+        "tokens": 1,
+        "perplexity": {"base": 2.0, "artifact": None},
+        "loss_rise": 0.1,
+        "scores": {name: score},
+        "stderr": {"perplexity_base": None, "perplexity_artifact": None, "loss_rise": 0.01},
+    }
+    out = io.StringIO()
+    render_quality(quality, (), make_console(out, 80))
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["perplexity", "2.00", "not", "a", "number"] in rows
+    assert ["loss", "rise,", "nats/token", "0.1000", "±0.0100"] in rows
+    assert ["m[bold]x[/red]?[31m", "25.00", "%"] in rows
