@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import Part
+from lbdsl.layer.facts import ModelFacts
 
 LAYERS, VOCAB = 4, 97
 

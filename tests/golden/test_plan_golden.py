@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, smollm2_facts
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.resources import resource_folder
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.view.console import make_console
 from lbdsl.view.plan import render_plan

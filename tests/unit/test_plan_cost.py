@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from lbdsl.core.costs import NO_COST, SubBlockCost, attention_cost
 from plan_cases import llama_facts, smollm2_facts
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.core.costs import NO_COST, SubBlockCost, attention_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.cost import ModelCost, base_cost, changed_cost, decode_bounds
 
