@@ -35,8 +35,8 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_it_needs_only_what_vllm_brings(path: Path) -> None:
-    allowed = {"vllm", "torch", "transformers", "lbdsl.vllm", "lbdsl.vllm.configurations"} | set(sys.stdlib_module_names)
-    allowed |= {"lbdsl.model.hybrid.lbdsl_layers"}
+    ours = {"lbdsl.vllm", "lbdsl.vllm.layers", "lbdsl.vllm.configurations", "lbdsl.model.hybrid.lbdsl_layers"}
+    allowed = {"vllm", "torch", "transformers"} | ours | set(sys.stdlib_module_names)
     assert imported(path) <= allowed
 
 
