@@ -7,8 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from lbdsl.actions import Action, Aspect, Change
 from lbdsl.core.costs import SubBlockCost
+
+from lbdsl.actions import Action, Aspect, Change
 from lbdsl.layer.facts import ModelFacts
 
 

@@ -132,7 +132,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes)
+    specs = artifact_specs(config.get("lbdsl"), sizes.layers) if artifact else native_specs(family, config, sizes)
     _check_rope(family, config)
     return Layout(
         family,
@@ -279,8 +279,9 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
     return value
 
 
-def _artifact_specs(config: dict[str, Any], layers: int) -> tuple[LayerSpec, ...]:
-    entry = config.get("lbdsl")
+def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
+    """The layers of the `lbdsl` entry of an artifact's config.json. LB403 for another version, LB402 for what is not
+    understood."""
     version = entry.get("version") if isinstance(entry, dict) else None
     if version != LAYERS_VERSION:
         old = " It was made by an earlier lbdsl." if version == 1 else ""

@@ -19,17 +19,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from lbdsl.model.hybrid.lbdsl_layers import check_layer, checked_layers
-from lbdsl.vllm import KNOWN
-
-
-def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:
-    """The entry; without one every layer is as in the base. ValueError for another version or number of layers, and for a
-    part kind or field that the plug-in does not know, by name."""
-    entry = checked_layers(lbdsl, family, config)
-    for index, spec in enumerate(entry["layers"]):
-        check_layer(spec, f"config.lbdsl.layers[{index}]", KNOWN)
-    return entry
+from lbdsl.vllm.layers import checked
 
 
 class LbdslLlamaVllmConfig(LlamaConfig):

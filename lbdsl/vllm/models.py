@@ -18,7 +18,7 @@ from vllm.model_executor.models.qwen2 import Qwen2Attention, Qwen2MLP
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 from vllm.model_executor.models.utils import extract_layer_index
 
-from lbdsl.model.hybrid.lbdsl_layers import check_fields
+from lbdsl.vllm.layers import window_of
 
 
 def _llama_parts(attention):
@@ -130,7 +130,6 @@ class LbdslDecoderLayer(nn.Module):
         make_attention, make_mlp = PARTS[config.lbdsl["base_model_type"]]
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
         mixer, ffn = spec["mixer"], spec["ffn"]
-        check_sizes(config, mixer, ffn, prefix)
         if mixer is not None:
             window = window_of(mixer, prefix)
             self.self_attn = make_attention(
@@ -155,36 +154,6 @@ def _normed(norm, hidden_states, residual):
     if residual is None:
         return norm(hidden_states), hidden_states
     return norm(hidden_states, residual)
-
-
-def check_sizes(config, mixer, ffn, prefix):
-    """ValueError for sizes of this layer that are not the model's: vLLM's own classes are built from its configuration."""
-    asked = {} if mixer is None else {name: mixer[name] for name in ("heads", "kv_heads", "head_dim")}
-    asked |= {} if ffn is None else {"width": ffn["width"]}
-    heads = config.num_attention_heads
-    has = {
-        "heads": heads,
-        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-        "width": config.intermediate_size,
-    }
-    for name, value in asked.items():
-        if value != has[name]:
-            raise ValueError(f"{prefix}: lbdsl's vLLM plug-in has no layers with another {name}: {value}, not {has[name]}")
-
-
-def window_of(mixer, prefix):
-    """The layer's window in tokens, None for full attention; ValueError for what vLLM's attention cannot do."""
-    window = mixer["window"]
-    if window is None:
-        return None
-    check_fields(window, ("size", "sink_tokens"), f"{prefix}: a window")
-    if window["sink_tokens"]:
-        raise ValueError(
-            f"{prefix}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
-            "sequence when they leave the window"
-        )
-    return window["size"]
 
 
 def cache_for(cache_config, window):

@@ -55,7 +55,7 @@ def planned(example: str, bench: Workbench):
         family=bench.facts.family,
         layers=bench.facts.layers,
         dtype=bench.facts.dtype,
-        facts={},
+        facts=bench.facts,
     )
     plan = build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").value
     assert plan is not None
@@ -132,7 +132,7 @@ def test_applied_costs_are_the_planned_ones_and_the_saved_model_loads(
     bench = Workbench(tiny)
     plan = planned(example, bench)
     model = bench.fresh_copy()
-    apply_changes(model, plan, bench.facts)
+    apply_changes(model, plan)
     assert sum(p.numel() for p in model.parameters()) == plan.after.params
     ids = torch.randint(0, 256, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

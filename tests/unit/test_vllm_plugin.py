@@ -12,6 +12,7 @@ import pytest
 
 import lbdsl.vllm as plugin
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from tests.specs import attention_layer, layer_of
 
 FOLDER = Path(plugin.__file__).parent
 ROOT = FOLDER.parents[1]
@@ -34,7 +35,8 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_it_needs_only_what_vllm_brings(path: Path) -> None:
-    allowed = {"vllm", "torch", "transformers", "lbdsl.vllm", "lbdsl.vllm.configurations"} | set(sys.stdlib_module_names)
+    ours = {"lbdsl.vllm", "lbdsl.vllm.layers", "lbdsl.vllm.configurations", "lbdsl.model.hybrid.lbdsl_layers"}
+    allowed = {"vllm", "torch", "transformers"} | ours | set(sys.stdlib_module_names)
     assert imported(path) <= allowed
 
 
@@ -67,12 +69,11 @@ def test_configurations_read_what_artifacts_say() -> None:
     assert {found.model_type for found in configurations.CONFIGURATIONS} == {
         ARTIFACT_PREFIX + family for family in plugin.FAMILIES
     }
-    stub = {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}, {"attn": "full"}]}
+    own = attention_layer(heads=32, kv_heads=32, head_dim=128, width=11008)
+    stub = {"version": 2, "base_model_type": "llama", "layers": [layer_of(own, attention=False), own]}
     config = configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=2)
     assert config.lbdsl == stub
-    assert configurations.LbdslQwen3VllmConfig(num_hidden_layers=2).lbdsl["layers"] == [{"attn": "full"}] * 2
-    with pytest.raises(ValueError, match="reads version 1"):
-        configurations.LbdslLlamaVllmConfig(lbdsl={**stub, "version": 2}, num_hidden_layers=2)
+    assert configurations.LbdslLlamaVllmConfig(num_hidden_layers=2).lbdsl["layers"] == [own] * 2
     with pytest.raises(ValueError, match="is for 'llama', not for 'qwen2'"):
         configurations.LbdslQwen2VllmConfig(lbdsl=stub, num_hidden_layers=2)
     with pytest.raises(ValueError, match="describes 2 layers, the model has 3"):
