@@ -77,7 +77,7 @@ def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path
     from lbdsl.layer.facts import ModelFacts
     from lbdsl.measure import calibrate, machine
 
-    facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, 0, 0, 0, 0, 0, False, "float32", (), (), 0, (), ())
+    facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, False, "float32", ())
     known = tmp_path_factory.mktemp("machine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrate, "_BUDGET", 0.02)

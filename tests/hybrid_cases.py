@@ -7,12 +7,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 from lbdsl.model.surgery import to_hybrid
+from tests.specs import attention_layer, layer_of, window_of
 
-FULL, NONE = {"attn": "full"}, {"attn": "none"}
+FULL = attention_layer(heads=4, kv_heads=2, head_dim=8, width=48)
+NONE = layer_of(FULL, attention=False)
 
 
 def swa(window: int, sinks: int = 0) -> dict:
-    return {"attn": "swa", "window": window, "sinks": sinks}
+    return layer_of(FULL, window, sinks)
 
 
 def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
@@ -56,15 +58,16 @@ def hybrid_of(base, specs: list[dict]):
 
 
 def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
-    """Additive [B, 1, N, N] mask written token by token, from the definition of `swa`."""
+    """Additive [B, 1, N, N] mask written token by token, from the definition of a window."""
     batch, length = real_BN.shape
+    window = window_of(spec) or {"size": length, "sink_tokens": 0}
     mask = torch.full((batch, 1, length, length), torch.finfo(torch.float32).min)
     for row in range(batch):
         real = [c for c in range(length) if real_BN[row, c]]
-        sinks = set(real[: spec.get("sinks", 0)])
+        sinks = set(real[: window["sink_tokens"]])
         for q in range(length):
             for k in range(q + 1):
-                near = spec["attn"] == "full" or k > q - spec["window"] or k in sinks
+                near = k > q - window["size"] or k in sinks
                 if (near and real_BN[row, k]) or k == q:
                     mask[row, 0, q, k] = 0.0
     return mask
@@ -78,9 +81,9 @@ def stock_logits(
     real = torch.ones_like(ids, dtype=torch.bool) if real is None else real.bool()
     handles = []
     for layer, spec in zip(base.model.layers, specs, strict=True):
-        if spec.get("mlp") == "none":
+        if spec["ffn"] is None:
             handles.append(layer.mlp.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
-        if spec["attn"] == "none":
+        if spec["mixer"] is None:
             handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
         else:
             mask = explicit_mask(real, spec)
