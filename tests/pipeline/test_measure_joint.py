@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measure_cases import LAYERS, naive_scores, text, tiny_llama
+from measure_cases import LAYERS, naive_scores, text, tiny_layer, tiny_llama
 
 from lbdsl.data.split import Part
 from lbdsl.measure.joint import measure_joint
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
 
+NONE = tiny_layer(attention=False)
 BLOCKS = text(3, 29, Part.JOINT)
 PLANS = {
-    "mixed": {1: {"attn": "none"}, 2: {"attn": "swa", "window": 5, "sinks": 1}, 3: {"attn": "none"}},
-    "first": {0: {"attn": "swa", "window": 4, "sinks": 0}},
-    "last": {LAYERS - 1: {"attn": "none"}},
+    "mixed": {1: NONE, 2: tiny_layer(window=5, sinks=1), 3: NONE},
+    "first": {0: tiny_layer(window=4)},
+    "last": {LAYERS - 1: NONE},
 }
 
 
@@ -75,7 +76,7 @@ def test_unchanged_prefix_runs_once(hybrid, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hybrid.model, "run_layers", counted)
     reports = []
-    joint(hybrid, tmp_path, {3: {"attn": "none"}}, batch=3, progress=lambda d, t, note="": reports.append((d, t)))
+    joint(hybrid, tmp_path, {3: NONE}, batch=3, progress=lambda d, t, note="": reports.append((d, t)))
     assert sum(layers) == 3 + 1 + 1
     assert reports[-1][0] == pytest.approx(reports[-1][1])
 
