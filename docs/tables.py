@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from docs.language_tables import LANGUAGE_TABLES
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES, Family
-from lbdsl.families.base import no_windows
+from lbdsl.families.windows import NO_WINDOWS
 
 
 def families() -> str:
@@ -17,7 +17,7 @@ def families() -> str:
     for row in FAMILIES.values():
         lines.append(
             f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
-            f"{'no' if row.windows is no_windows else 'yes'} | {'yes' if row.gguf_architecture else 'no'} |"
+            f"{'no' if row.windows is NO_WINDOWS else 'yes'} | {'yes' if row.gguf.read else 'no'} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -181,7 +181,7 @@ def _last_hidden(model: Any, batches: Sequence[Tensor]) -> Iterable[Tensor]:
 
 
 def _forward(model: Any, ids_BN: Tensor) -> Tensor:
-    embedded_BND = model.model.embed_tokens(ids_BN)
+    embedded_BND = model.model.embed(ids_BN)
     return model.model.run_layers(embedded_BND, model.model.prepare(embedded_BND))
 
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses
 from lbdsl.export.files import link_files
-from lbdsl.vllm import FAMILIES
-
-LACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "gemma2": "its norms after each sub-block and its capped logits",
-        "gemma3_text": "its norms after each sub-block and its two kinds of rotary embeddings",
-        "olmo3": "its norms after each sub-block and over all heads at once",
-    }
-)
-"""What the plug-in's layers have no place for, by family."""
+from lbdsl.families.engines import Lacks
+from lbdsl.vllm import served
 
 
 class VllmPlugin(Exporter):
@@ -63,19 +53,18 @@ class VllmPlugin(Exporter):
 
 
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:
-    family = subject.facts.family
-    if family not in FAMILIES:
-        lacks = LACKS.get(family, "what its layers have of their own")
+    family = subject.facts.family_data
+    if isinstance(family.vllm, Lacks):
         return (
             error(
                 "LB506",
-                f"the plug-in's layers have no place for {family}: {lacks}",
-                help=f"the plug-in serves {', '.join(FAMILIES)}; serve this one with transformers",
+                f"the plug-in's layers have no place for {family.vllm.what}, which {family.model_type} models have",
+                help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
             ),
         )
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
-        return (error("LB506", f"vLLM's {family} layers have no {activation} activation, only silu"),)
+        return (error("LB506", f"vLLM's {family.model_type} layers have no {activation} activation, only silu"),)
     return ()
 
 

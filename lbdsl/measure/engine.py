@@ -128,7 +128,7 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: MicroBatch) -> tuple[Any
     kept: dict[int, Tensor] = {}
     found: Found = []
     before: dict[int, Tensor] = {}
-    embedded_BND = layers.embed_tokens(ids_BN)
+    embedded_BND = layers.embed(ids_BN)
     inputs = layers.prepare(embedded_BND)
 
     def observe(layer: int, hidden_BND: Tensor) -> None:

@@ -101,7 +101,7 @@ def _compare(
     model: Any, ids_BN: Tensor, first: int, variants: Mapping[int, torch.nn.Module], joint: Sequence[type[LogitsMetric]]
 ) -> dict[str, list[Sum]]:
     layers = model.model
-    embedded_BND = layers.embed_tokens(ids_BN)
+    embedded_BND = layers.embed(ids_BN)
     inputs = layers.prepare(embedded_BND)
     shared_BND = layers.run_layers(embedded_BND, inputs, stop=first)
     base = Predictions(model, layers.run_layers(shared_BND, inputs, start=first), ids_BN)

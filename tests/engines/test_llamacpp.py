@@ -132,7 +132,7 @@ def test_logits_are_the_same(case, python, tmp_path):
     found = target_of(changed.subject)
     assert not any(d.is_error for d in found.diagnostics), found.diagnostics
     target = found.unwrap()
-    assert target.architecture.name == architecture
+    assert target.graph.name == architecture
     Gguf.write(changed.folder, changed.subject, tmp_path)
     ids = torch.randint(0, 256, (1, 90), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -36,7 +36,13 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "drop and window": ("llama", [OWN, NONE, swa(9), OWN], {}, "LB521", "layer 2"),
     "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
     "qwen3 drop": ("qwen3", [OWN, NONE, OWN, OWN], {}, "LB520", "norms of queries and keys"),
-    "qwen3 window": ("qwen3", [OWN, swa(8), OWN, OWN], {}, "LB520", "windows together with qwen3"),
+    "qwen3 window": (
+        "qwen3",
+        [OWN, swa(8), OWN, OWN],
+        {},
+        "LB520",
+        "windows together with the norms",
+    ),
     "smollm3 drop": ("smollm3", [OWN, NONE, OWN, OWN], {}, "LB520", "rotary"),
     "gemma2 mlp": ("gemma2", [OWN, NO_MLP, OWN, OWN], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
     "gemma3 retyped": ("gemma3_text", [OWN, swa(20), OWN, OWN], GEMMA3, "LB523", "layer 1"),
@@ -100,7 +106,7 @@ CHOSEN = {
 def test_it_chooses(what):
     family, specs, options, name = CHOSEN[what]
     found = target_of(base_subject(family, specs, **options))
-    assert found.unwrap().architecture.name == name
+    assert found.unwrap().graph.name == name
 
 
 def test_it_says_what_is_written_with_zeros():
