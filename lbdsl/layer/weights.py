@@ -1,0 +1,232 @@
+"""Weights of a layer as expressions over the weights that it had: values without tensors, evaluated elsewhere.
+
+An expression is exact about shapes, so that costs are known before anything is computed, and canonical as JSON, so that it
+is part of a plan's digest.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from lbdsl.parts.base import Value
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Expr(Value):
+    """Base of all expressions. `node` tells them apart in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    node: str
+
+    @abstractmethod
+    def shape(self, old: Shapes) -> Shape:
+        """The result's shape; `old` are the shapes of what `Ref` and `Stat` name. ValueError where they do not fit."""
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        """The expressions in it."""
+        return ()
+
+
+class Ref(Expr):
+    """A parameter that the layer had, by name below the layer."""
+
+    node: Literal["ref"] = "ref"
+    name: str
+
+    def shape(self, old: Shapes) -> Shape:
+        if self.name not in old:
+            raise ValueError(f"the layer has no weights called {self.name}")
+        return old[self.name]
+
+
+class Stat(Expr):
+    """What calibration gave for the layer, by the statistic's name."""
+
+    node: Literal["stat"] = "stat"
+    name: str
+
+    def shape(self, old: Shapes) -> Shape:
+        if self.name not in old:
+            raise ValueError(f"no statistic is called {self.name}")
+        return old[self.name]
+
+
+class Largest(Value):
+    """The `count` places where a vector is largest, in ascending order; ties go to the lower place. A place stands for
+    `size` neighbouring indices."""
+
+    of: AnyExpr
+    count: Positive
+    size: Positive = 1
+
+    def fits(self, length: int, old: Shapes) -> None:
+        shape = self.of.shape(old)
+        if len(shape) != 1 or shape[0] * self.size != length or self.count > shape[0]:
+            raise ValueError(f"{self.count} of {list(shape)} places of {self.size} cannot be taken of {length}")
+
+
+class Take(Expr):
+    """Some of `x` along an axis, in the order of the indices."""
+
+    node: Literal["take"] = "take"
+    x: AnyExpr
+    axis: int
+    indices: tuple[int, ...] | Largest
+
+    def shape(self, old: Shapes) -> Shape:
+        shape, indices = self.x.shape(old), self.indices
+        if isinstance(indices, Largest):
+            indices.fits(shape[self.axis], old)
+            return _with(shape, self.axis, indices.count * indices.size)
+        if any(not 0 <= index < shape[self.axis] for index in indices):
+            raise ValueError(f"an index is not below {shape[self.axis]}")
+        return _with(shape, self.axis, len(indices))
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x, self.indices.of) if isinstance(self.indices, Largest) else (self.x,)
+
+
+class Mean(Expr):
+    """The mean over `group` neighbouring blocks of `size` along an axis."""
+
+    node: Literal["mean"] = "mean"
+    x: AnyExpr
+    axis: int
+    size: Positive
+    group: Positive
+
+    def shape(self, old: Shapes) -> Shape:
+        shape = self.x.shape(old)
+        if shape[self.axis] % (self.size * self.group):
+            raise ValueError(f"{shape[self.axis]} are not blocks of {self.size} in groups of {self.group}")
+        return _with(shape, self.axis, shape[self.axis] // self.group)
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x,)
+
+
+class Concat(Expr):
+    """Several one after the other along an axis."""
+
+    node: Literal["concat"] = "concat"
+    xs: tuple[AnyExpr, ...]
+    axis: int
+
+    @model_validator(mode="after")
+    def _some(self) -> Concat:
+        if not self.xs:
+            raise ValueError("nothing to put together")
+        return self
+
+    def shape(self, old: Shapes) -> Shape:
+        shapes = [x.shape(old) for x in self.xs]
+        if len({_with(shape, self.axis, 0) for shape in shapes}) > 1:
+            raise ValueError(f"shapes {shapes} do not go together along axis {self.axis}")
+        return _with(shapes[0], self.axis, sum(shape[self.axis] for shape in shapes))
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return self.xs
+
+
+class Slice(Expr):
+    """`start` to `stop` - 1 of `x` along an axis."""
+
+    node: Literal["slice"] = "slice"
+    x: AnyExpr
+    axis: int
+    start: int
+    stop: int
+
+    def shape(self, old: Shapes) -> Shape:
+        shape = self.x.shape(old)
+        if not 0 <= self.start < self.stop <= shape[self.axis]:
+            raise ValueError(f"{self.start} to {self.stop} is not within {shape[self.axis]}")
+        return _with(shape, self.axis, self.stop - self.start)
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x,)
+
+
+class MatMul(Expr):
+    """a @ b. Where one of them is [blocks, n, m], the other one is cut into as many blocks along the dimension that is
+    summed over, each is multiplied with its own matrix, and the results stand one after the other."""
+
+    node: Literal["matmul"] = "matmul"
+    a: AnyExpr
+    b: AnyExpr
+
+    def shape(self, old: Shapes) -> Shape:
+        a, b = self.a.shape(old), self.b.shape(old)
+        if len(a) == len(b) == 2 and a[1] == b[0]:
+            return (a[0], b[1])
+        if len(a) == 3 and len(b) in (1, 2) and a[0] * a[2] == b[0]:
+            return (a[0] * a[1], *b[1:])
+        if len(a) == 2 and len(b) == 3 and a[1] == b[0] * b[1]:
+            return (a[0], b[0] * b[2])
+        raise ValueError(f"matrices of {list(a)} and {list(b)} have no product")
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.a, self.b)
+
+
+class Init(Expr):
+    """Numbers of a normal distribution with this standard deviation, from a seed; 0 gives zeros."""
+
+    node: Literal["init"] = "init"
+    dims: Shape
+    std: float
+    seed: int = 0
+
+    def shape(self, old: Shapes) -> Shape:
+        return self.dims
+
+
+AnyExpr = Annotated[
+    Ref | Stat | Take | Mean | Concat | Slice | MatMul | Init,
+    Field(discriminator="node"),
+]
+
+
+def walk(expr: AnyExpr) -> Iterator[AnyExpr]:
+    """`expr` and everything in it."""
+    yield expr
+    for part in expr.parts():
+        yield from walk(part)
+
+
+def names_in(expr: AnyExpr) -> tuple[str, ...]:
+    """The parameters that it is made from."""
+    return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Ref)))
+
+
+def stats_in(expr: AnyExpr) -> tuple[str, ...]:
+    """The statistics that it is made from."""
+    return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Stat)))
+
+
+def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:
+    """Two sets of new weights as one: `then` is over the weights that `first` made, the result over those before."""
+    return {**first, **{name: _substituted(expr, first) for name, expr in then.items()}}
+
+
+def _substituted(expr: Any, made: Mapping[str, AnyExpr]) -> Any:
+    if isinstance(expr, Ref):
+        return made.get(expr.name, expr)
+    if isinstance(expr, tuple):
+        return tuple(_substituted(item, made) for item in expr)
+    if isinstance(expr, Value):
+        return expr.model_copy(update={name: _substituted(getattr(expr, name), made) for name in type(expr).model_fields})
+    return expr
+
+
+def _with(shape: Shape, axis: int, size: int) -> Shape:
+    place = axis % len(shape)
+    return (*shape[:place], size, *shape[place + 1 :])

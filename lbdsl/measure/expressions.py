@@ -1,0 +1,66 @@
+"""Evaluating weight expressions: the one place where new weights are made, for scoring, healing and rewriting files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from lbdsl.layer.weights import AnyExpr, Concat, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Take
+
+Tensors = Callable[[str], Tensor]
+"""A parameter of the layer as it was, by name below the layer."""
+
+
+@torch.no_grad()
+def evaluate(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """The value of an expression, rounded once to `dtype`, the one that the weights are saved in.
+
+    Everything before is in float64, so that it does not depend on the dtype that a model computes in, nor on its device.
+    """
+    return _of(expr, tensors, stats).to(dtype).contiguous()
+
+
+def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
+    def of(part: AnyExpr) -> Tensor:
+        return _of(part, tensors, stats)
+
+    match expr:
+        case Ref():
+            return tensors(expr.name).detach().to("cpu", torch.float64)
+        case Stat():
+            return stats[expr.name].to("cpu", torch.float64)
+        case Take():
+            indices = expr.indices
+            places = _largest(indices, of(indices.of)) if isinstance(indices, Largest) else torch.tensor(indices)
+            return of(expr.x).index_select(expr.axis, places)
+        case Mean():
+            x = of(expr.x)
+            blocks = x.unflatten(expr.axis, (-1, expr.group, expr.size))
+            axis = expr.axis % x.dim()
+            return blocks.mean(dim=axis + 1).flatten(axis, axis + 1)
+        case Concat():
+            return torch.cat([of(x) for x in expr.xs], dim=expr.axis)
+        case Slice():
+            return of(expr.x).narrow(expr.axis, expr.start, expr.stop - expr.start)
+        case MatMul():
+            return _product(of(expr.a), of(expr.b))
+        case Init():
+            generator = torch.Generator().manual_seed(expr.seed)
+            return torch.randn(expr.dims, generator=generator, dtype=torch.float64) * expr.std
+
+
+def _largest(places: Largest, values: Tensor) -> Tensor:
+    order = torch.argsort(values, descending=True, stable=True)[: places.count].sort().values
+    return (order.unsqueeze(1) * places.size + torch.arange(places.size)).flatten()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """See `MatMul`."""
+    if a.dim() == 3:
+        blocks = b.unflatten(0, (a.shape[0], a.shape[2]))
+        return torch.einsum("kij,kj...->ki...", a, blocks).flatten(0, 1)
+    if b.dim() == 3:
+        return torch.einsum("nki,kij->nkj", a.unflatten(1, (b.shape[0], b.shape[1])), b).flatten(1, 2)
+    return a @ b
