@@ -134,7 +134,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         _check_limits(family, config)
     specs = artifact_specs(config.get("lbdsl"), sizes.layers) if artifact else native_specs(family, config, sizes)
     _check_rope(family, config)
-    return Layout(
+    layout = Layout(
         family,
         _architecture(family, config, artifact),
         sizes,
@@ -143,6 +143,18 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
     )
+    _check_stored(layout)
+    return layout
+
+
+def _check_stored(layout: Layout) -> None:
+    """LB402 for weights of a module that its layer does not have."""
+    for index, spec in enumerate(layout.specs):
+        if spec.weights and spec != (had := spec.stored(layout.facts("float32"))):
+            gone = next(name for name, _ in spec.weights if had.storage(name) is None)
+            raise fail(
+                "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such map"
+            )
 
 
 def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
