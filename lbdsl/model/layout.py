@@ -30,6 +30,10 @@ _NUMBERS = (
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
     "original_max_position_embeddings",
 )
 _ROPE_NUMBERS = (
