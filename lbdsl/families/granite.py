@@ -10,7 +10,7 @@ _MULTIPLIERS = Lacks("multipliers of embeddings, scores, sub-blocks and logits")
 
 FAMILY = Family(
     model_type="granite",
-    examples="Granite 3 and 4 (dense, without Mamba layers)",
+    examples="Granite 3 (dense)",
     classes=Classes("granite", "Granite"),
     attention=projections(biased=ALL, when="attention_bias"),
     mlp=gated_mlp(biases_when="mlp_bias"),

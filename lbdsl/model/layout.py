@@ -126,7 +126,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                     if reason or base_type is None
                     else (
                         "a family of pre- or post-norm layers with softmax "
-                        "attention and a gated MLP is two files: docs/families.md",
+                        "attention and a gated MLP is one file: docs/families.md",
                     )
                 ),
             ),
