@@ -12,8 +12,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import Part
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Window
+from tests.specs import attention_layer, layer_of
 
 LAYERS, VOCAB = 4, 97
+BASE = attention_layer(heads=4, kv_heads=2, head_dim=12, width=80)
+
+
+def tiny_layer(**changes) -> LayerSpec:
+    """A layer of the tiny model, changed as in `tests.specs.layer_of`."""
+    return LayerSpec.model_validate(layer_of(BASE, **changes))
 
 
 def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -33,25 +42,15 @@ def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCau
 
 
 def facts_of(model: LlamaForCausalLM) -> ModelFacts:
-    config = model.config
     return ModelFacts(
         family="llama",
         architecture="LlamaForCausalLM",
-        layers=LAYERS,
-        hidden=config.hidden_size,
-        heads=4,
-        kv_heads=2,
-        head_dim=12,
-        intermediate=80,
+        hidden=model.config.hidden_size,
         vocab=VOCAB,
         positions=256,
         tied=False,
         dtype="float32",
-        attention_params=(0,) * LAYERS,
-        mlp_params=(0,) * LAYERS,
-        other_params=0,
-        native_window=(None,) * LAYERS,
-        modules=(),
+        layer_specs=(tiny_layer(),) * LAYERS,
     )
 
 
@@ -62,17 +61,17 @@ def text(sequences: int = 5, seq: int = 37, part: Part = Part.SCORE) -> TokenBlo
 
 
 def naive_logp(
-    model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]], dtype: torch.dtype = torch.float64
+    model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, LayerSpec], dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Log-probabilities [S, N, V] of the stock model, layers changed from outside by hooks."""
     with ExitStack() as stack, torch.no_grad():
-        for layer, spec in changes.items():
-            attention = model.model.layers[layer].self_attn
+        for index, spec in changes.items():
+            attention = model.model.layers[index].self_attn
             hook: Callable[..., object]
-            if spec["attn"] == "none":
+            if spec.mixer is None:
                 hook = attention.register_forward_hook(lambda _m, _a, out: (torch.zeros_like(out[0]), *out[1:]))
             else:
-                mask = window_mask(ids_SN.shape[1], spec["window"], spec["sinks"])
+                mask = window_mask(ids_SN.shape[1], spec.mixer.window)
 
                 def use_mask(_module, args, kwargs, mask=mask):
                     return args, {**kwargs, "attention_mask": mask}
@@ -82,12 +81,12 @@ def naive_logp(
         return torch.log_softmax(model(ids_SN).logits, dim=-1, dtype=dtype)
 
 
-def window_mask(n: int, window: int, sinks: int) -> Tensor:
+def window_mask(n: int, window: Window) -> Tensor:
     query, key = torch.arange(n)[:, None], torch.arange(n)[None, :]
-    return ((key <= query) & ((key > query - window) | (key < sinks)))[None, None]
+    return ((key <= query) & ((key > query - window.size) | (key < window.sink_tokens)))[None, None]
 
 
-def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, Mapping[str, object]]) -> dict[str, Tensor]:
+def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, LayerSpec]) -> dict[str, Tensor]:
     """Per-token `nll` and `kl` of the changed model, and `base_nll`; each [S, N - 1]."""
     base, changed = (naive_logp(model, ids_SN, c)[:, :-1] for c in ({}, changes))
     target = ids_SN[:, 1:, None]
@@ -99,10 +98,10 @@ def naive_scores(model: LlamaForCausalLM, ids_SN: Tensor, changes: Mapping[int, 
     }
 
 
-def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, layer: int, whole: bool = False) -> Tensor:
+def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, index: int, whole: bool = False) -> Tensor:
     """1 - cosine of the stream before and after the attention sub-block of a layer, or the whole of it; [S, N]."""
     seen = {}
-    block = model.model.layers[layer]
+    block = model.model.layers[index]
     hooks = [
         block.register_forward_pre_hook(lambda _m, args: seen.setdefault("before", args[0])),
         block.register_forward_hook(lambda _m, _args, out: seen.update(after=out))

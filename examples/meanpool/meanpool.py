@@ -1,16 +1,42 @@
-"""An action of one's own: replace attention by the causal mean of the values."""
+"""An action of one's own, with a part of its own: replace attention by the causal mean of the values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from lbdsl.core.costs import SubBlockCost
-
-from lbdsl.actions import Action, Aspect, Change
+from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Part, Slot, TensorShape
+from lbdsl.parts.attention import Attention
+
+
+class MeanPoolMixer(Part):
+    """y_t = o_proj(mean of v_0 ... v_t), with the values of `kv_heads` heads, each for `heads / kv_heads` heads of y."""
+
+    slot: ClassVar[Slot] = Slot.MIXER
+    runtime: ClassVar[Path | None] = Path(__file__).with_name("lbdsl_part_meanpool.py")
+    kind: Literal["meanpool"] = "meanpool"
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+        return (
+            TensorShape("self_attn.v_proj.weight", (self.kv_heads * self.head_dim, model.hidden)),
+            TensorShape("self_attn.o_proj.weight", (model.hidden, self.heads * self.head_dim)),
+        )
+
+    def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
+        return 4 * self.kv_heads * self.head_dim if ctx else 0  # the running sum, in fp32
+
+    def decode_flops(self, model: ModelFacts, ctx: int) -> int:
+        return self.kv_heads * self.head_dim
+
+    def prefill_flops(self, model: ModelFacts, n: int) -> int:
+        return n * self.kv_heads * self.head_dim
 
 
 class MeanPool(Action):
@@ -24,25 +50,18 @@ class MeanPool(Action):
 
     kind: Literal["meanpool"] = "meanpool"
     example: ClassVar[str] = "meanpool"
-    runtime: ClassVar[Path | None] = Path(__file__).with_name("lbdsl_mixer_meanpool.py")
 
-    def aspects(self) -> frozenset[Aspect]:
-        return frozenset({Aspect.MIXER})
+    def claims(self) -> tuple[str, ...]:
+        return ("mixer",)
 
-    def cost(self, facts: ModelFacts, layer: int) -> Mapping[Aspect, SubBlockCost]:
-        value = facts.hidden * facts.kv_heads * facts.head_dim
-        output = facts.hidden * facts.heads * facts.head_dim
-        state = 4 * facts.kv_heads * facts.head_dim  # the running sum, in fp32
-        return {
-            Aspect.MIXER: SubBlockCost(
-                params=value + output + facts.hidden,  # and the norm
-                matmul_params=value + output,
-                kv_bytes=lambda ctx: state if ctx else 0,
-                decode_flops=lambda ctx: facts.kv_heads * facts.head_dim,
-                prefill_flops=lambda n: n * facts.kv_heads * facts.head_dim,
-            )
-        }
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        was = layer.mixer
+        if not isinstance(was, Attention):
+            return layer
+        return layer.replace(mixer=MeanPoolMixer(heads=was.heads, kv_heads=was.kv_heads, head_dim=was.head_dim))
 
-    def changes(self, facts: ModelFacts, layer: int) -> tuple[Change, ...]:
-        spec = MappingProxyType({"attn": "meanpool"})
-        return (Change(layer, Aspect.MIXER, spec, removes=("self_attn.q_proj.", "self_attn.k_proj.")),)
+    def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+        has = {tensor.name for tensor in facts.layer_specs[layer].tensors(facts)}
+        if {"self_attn.v_proj.weight", "self_attn.o_proj.weight"} <= has and "self_attn.v_proj.bias" not in has:
+            return ()
+        return (error("LB404", "`meanpool` needs attention with projections of its own and without biases"),)

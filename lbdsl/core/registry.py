@@ -2,7 +2,7 @@
 
 Three places are looked in, in this order: the modules of the package itself, installed distributions with an entry
 point in the group, and the modules or `.py` files named in `LBDSL_PLUGINS` (separated as `PATH` is). A plug-in that
-fails to import raises: a missing action must never turn into another error later.
+cannot be loaded is an error (LB483): a missing action must never turn into another error later.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TypeVar
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.nearest import nearest
 
 __all__ = ["PLUGINS_VARIABLE", "discover", "nearest"]
@@ -28,14 +29,15 @@ PLUGINS_VARIABLE = "LBDSL_PLUGINS"
 
 
 def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, type[T]]:
-    """Every concrete subclass of `base` found, by its `kind`; two with one kind raise ValueError."""
+    """Every concrete subclass of `base` found, by its `kind`; two with one kind are LB483."""
     modules = [
         importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
         if info.name != "base"
     ]
-    modules += [importlib.import_module(point.module) for point in entry_points(group=group)]
-    modules += [_plugin(name) for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
+    plugins = [point.module for point in entry_points(group=group)]
+    plugins += [name for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
+    modules += [_plugin(name) for name in plugins]
     found: dict[str, type[T]] = {}
     for module in modules:
         for value in vars(module).values():
@@ -48,23 +50,38 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
             ):
                 kind = value.kind_name()  # type: ignore[attr-defined]
                 if found.setdefault(kind, value) is not value:
-                    raise ValueError(
-                        f"two {base.__name__.lower()}s are called {kind!r}: {found[kind].__module__} and {value.__module__}"
-                    )
+                    where = f"{found[kind].__module__} and {value.__module__}"
+                    raise fail("LB483", f"two {base.__name__.lower()}s are called {kind!r}: {where}")
     return MappingProxyType(dict(sorted(found.items())))
 
 
 def _plugin(name: str) -> ModuleType:
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name).resolve()
+    try:
+        return _from_file(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
+    except Exception as problem:
+        raise fail(
+            "LB483",
+            f"the plug-in {name} cannot be loaded: {type(problem).__name__}: {problem}",
+            help="docs/actions.md has a plug-in for this version; CHANGELOG.md says what earlier ones must change",
+        ) from problem
+
+
+def _from_file(path: Path) -> ModuleType:
     module_name = f"lbdsl_plugin_{path.stem}"
     if module_name in sys.modules:
-        return sys.modules[module_name]
+        loaded = sys.modules[module_name]
+        if Path(str(loaded.__file__)) != path:
+            raise ValueError(f"another one has that name: {loaded.__file__}")
+        return loaded
     spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ValueError(f"{PLUGINS_VARIABLE} names {name}, which is not a Python file")
+    if spec is None or spec.loader is None:
+        raise ValueError("it is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        # Looked for again, it must fail again.
+        del sys.modules[module_name]
+        raise
     return module

@@ -12,7 +12,7 @@ def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
     """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
 
     The result is checked against the plan: the same specification of every layer, and exactly as many parameters. LB449
-    where a layer has lost the weights that it needs, LB469 where the result is another one.
+    where a layer has lost the weights that it needs, LB475 where the result is another one.
     """
     records = []
     for layer in plan.layers:
@@ -28,7 +28,7 @@ def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
     params = sum(p.numel() for p in model.parameters())
     if model.config.lbdsl["layers"] != [spec.to_json() for spec in plan.specs] or params != plan.after.params:
         raise fail(
-            "LB469",
+            "LB475",
             f"the changed model is not the planned one: it has {params} parameters, and {plan.after.params} were planned",
             help="an action that changes what its plan does not say is a defect of that action",
         )

@@ -1,24 +1,28 @@
-"""An action from outside, with its own mixer and cache, is one file and its runtime file: `examples/meanpool`."""
+"""An action from outside, with its own part and cache, is one file and its runtime file: `examples/meanpool`."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lbdsl.actions import Action
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.registry import discover
 from tests.clean_process import CleanProcess, Done
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "meanpool" / "meanpool.py"
 
 IN_PROCESS = """
 import sys, torch
-from dataclasses import asdict
 from pathlib import Path
-from lbdsl.actions import actions, Aspect
+from lbdsl.actions import actions
 from lbdsl.artifact.runtime_files import write_runtime
+from lbdsl.layer.cost import LayerCost
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
@@ -28,13 +32,11 @@ base = tiny_base()
 base.save_pretrained(sys.argv[1] + "/base")
 facts = inspect_model(resolve_source(sys.argv[1] + "/base"), "float32").unwrap()
 action = actions()["meanpool"]()
-specs = [{"attn": "full"}] * 4
-for layer in (0, 2):
-    specs[layer] = dict(action.changes(facts, layer)[0].spec)
-model = hybrid_of(base, specs)
-
-planned = facts.params - sum(facts.attention_params[i] - action.cost(facts, i)[Aspect.MIXER].params for i in (0, 2))
-assert sum(p.numel() for p in model.parameters()) == planned
+specs = [action.under(facts, i) if i in (0, 2) else spec for i, spec in enumerate(facts.layer_specs)]
+model = hybrid_of(base, [spec.to_json() for spec in specs])
+costs = [LayerCost.of(spec, facts) for spec in specs]
+assert sum(p.numel() for p in model.parameters()) == facts.other_params + sum(cost.params for cost in costs)
+assert costs[0].params < costs[1].params
 
 ids = torch.randint(1, 101, (1, 40))
 with torch.no_grad():
@@ -45,8 +47,7 @@ with torch.no_grad():
         cache = {CACHE_NAME: cache_of(out)}
         parts.append(out.logits)
         seen = min(start + 3, 40)
-        expected = sum(action.cost(facts, i)[Aspect.MIXER].kv_bytes(seen) if i in (0, 2)
-                       else facts.layer_kv_bytes_per_token * seen for i in range(4))
+        expected = sum(cost.kv_bytes(seen) for cost in costs)
         assert cache_storage_bytes(cache_of(out)) == expected, (seen, expected)
 assert (torch.cat(parts, 1) - whole).abs().max() < 1e-4
 # A row of a left-padded batch equals the row alone.
@@ -55,6 +56,9 @@ mask = torch.cat([torch.zeros(1, 5), torch.ones(1, 40)], 1).long()
 with torch.no_grad():
     row = model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0)).logits[:, 5:]
 assert (row - whole).abs().max() < 1e-4
+
+prompt, options = ids[:, :9], {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+assert torch.equal(model.generate(prompt, cache_implementation="static", **options), model.generate(prompt, **options))
 
 folder = Path(sys.argv[1]) / "saved"
 model.save_pretrained(folder)
@@ -85,10 +89,9 @@ def test_costs_caches_and_saved_models_are_right(tmp_path: Path, clean_process: 
     run(clean_process, IN_PROCESS, tmp_path)
     run(clean_process, WITHOUT_LBDSL, tmp_path)
     copied = {path.name for path in (tmp_path / "saved").glob("*.py")}
-    assert "lbdsl_mixer_meanpool.py" in copied
-    assert "lbdsl_mixer_swa.py" not in copied
+    assert {"lbdsl_part_meanpool.py", "lbdsl_part_attention.py"} <= copied
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert config["lbdsl"]["layers"][0] == {"attn": "meanpool"}
+    assert config["lbdsl"]["layers"][0]["mixer"] == {"kind": "meanpool", "heads": 4, "kv_heads": 2, "head_dim": 8}
 
 
 def test_without_the_plug_in_it_does_not_exist() -> None:
@@ -97,6 +100,32 @@ def test_without_the_plug_in_it_does_not_exist() -> None:
     if os.environ.get("LBDSL_PLUGINS"):
         pytest.fail("tests run without plug-ins")
     assert "meanpool" not in actions()
+
+
+@pytest.mark.parametrize("text", ["from lbdsl.actions import Aspect\n", "1 / 0\n", "(\n", None])
+def test_a_plug_in_that_cannot_be_loaded_is_an_error_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    import lbdsl.actions as package
+
+    if text is not None:
+        (tmp_path / "broken.py").write_text(text)
+    monkeypatch.setenv("LBDSL_PLUGINS", str(tmp_path / "broken.py"))
+    for _ in range(2):
+        with pytest.raises(LbdslError, match=r"broken\.py cannot be loaded") as caught:
+            discover(package, Action, "lbdsl.actions")
+        assert [d.code for d in caught.value.diagnostics] == ["LB483"]
+
+
+def test_a_second_file_of_the_same_name_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lbdsl.actions as package
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same_name.py").write_text("")
+    monkeypatch.setenv("LBDSL_PLUGINS", os.pathsep.join(str(tmp_path / name / "same_name.py") for name in "ab"))
+    with pytest.raises(LbdslError, match="another one has that name"):
+        discover(package, Action, "lbdsl.actions")
 
 
 LIVE = """
@@ -136,7 +165,31 @@ def test_it_goes_through_check_plan_apply_and_load(
     assert checked.returncode == 0, checked.stderr + checked.stdout
     planned = lbdsl("plan", recipe, "model", "-o", "x.lbplan", "--ctx", "100", "--json")
     assert planned.returncode == 0, planned.stderr
-    assert [layer["attn"] for layer in json.loads(planned.stdout)["layers"]].count("meanpool") == 2
+    assert [layer["after"]["mixer"]["kind"] for layer in json.loads(planned.stdout)["layers"]].count("meanpool") == 2
     applied = lbdsl("apply", "x.lbplan", "-o", "out")
     assert applied.returncode == 0, applied.stderr
     run(clean_process, LIVE, tmp_path)
+
+
+@pytest.mark.torch
+def test_a_part_that_counts_wrong_is_seen_before_anything_is_saved(
+    tmp_path: Path, clean_process: CleanProcess, new_cache: Callable[[Path], Path]
+) -> None:
+    from tests.tiny_model import save_tiny_model
+
+    text = EXAMPLE.read_text()
+    wrong = text.replace("(model.hidden, self.heads * self.head_dim)", "(model.hidden, self.head_dim)")
+    assert wrong != text
+    (tmp_path / "wrong.py").write_text(wrong)
+    shutil.copy(EXAMPLE.with_name("lbdsl_part_meanpool.py"), tmp_path)
+    save_tiny_model(tmp_path / "model")
+    new_cache(tmp_path / "cache")
+    (tmp_path / "x.lbr").write_text("layers 1 meanpool\n")
+    done = clean_process.lbdsl(
+        *("apply", "x.lbr", "model", "-o", "out", "--yes"),
+        cwd=tmp_path,
+        LBDSL_CACHE_DIR=tmp_path / "cache",
+        LBDSL_PLUGINS=tmp_path / "wrong.py",
+    )
+    assert (done.returncode, "LB475" in done.stderr) == (6, True), done.stderr[-3000:]
+    assert not (tmp_path / "out").exists()

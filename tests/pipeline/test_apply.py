@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import lbdsl.hf  # noqa: F401
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
+from lbdsl.layer.difference import window_size
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from tests.hybrid_cases import cache_of
 from tests.tiny_model import RECIPE
@@ -27,7 +28,7 @@ def test_apply_makes_a_whole_artifact_that_keeps_the_plan(workplace: Path, lbdsl
     assert record.status == "accepted"
     assert not (workplace / "out.lbdsl-work").exists()
     plan = record.plan
-    assert plan.changes == {"keep": 2, "change": 2, "drop": 2}
+    assert plan.changes == {"without attention": 2, "windowed": 2}
 
     model = AutoModelForCausalLM.from_pretrained("out").eval()
     assert sum(p.numel() for p in model.parameters()) == plan.after.params
@@ -65,7 +66,7 @@ def test_apply_again_is_a_no_op_and_another_output_is_refused(workplace: Path, l
     assert record.plan.recipe.set_params == ("window",)
     assert record.no_heal
     assert record.heal is None
-    windows = {layer.spec.get("window") for layer in record.plan.layers}
+    windows = {window_size(spec) for spec in record.plan.specs}
     assert windows == {None, 8}
 
 
@@ -138,7 +139,7 @@ def test_plan_exit_codes_and_json(workplace: Path, lbdsl) -> None:
     plan = json.loads(done.out)
     assert plan["complete"]
     assert plan["applyable"]
-    assert plan["loss"]["joint"] is not None
+    assert set(plan["loss"]["scores"]) == {"nll", "kl"}
     assert [layer["index"] for layer in plan["layers"]] == list(range(6))
     (workplace / "keep.lbr").write_text("else keep\n")
     assert lbdsl("plan", "keep.lbr", "model", "--detailed-exitcode").code == 0
@@ -231,7 +232,7 @@ def test_inspect_says_what_an_artifact_lacks(workplace: Path, lbdsl) -> None:
     assert lbdsl("apply", "x.lbr", "model", "-o", "out", "--yes").code == 0
     found = json.loads(lbdsl("inspect", "out", "--json").out)
     assert found["dropped"] == {"attention": [1, 2, 5], "mlp": [4, 5]}
-    assert found["windows"] == [{"window": 16, "sinks": 2, "layers": [3]}]
+    assert found["windows"] == [{"size": 16, "sink_tokens": 2, "layers": [3]}]
     base = json.loads(lbdsl("inspect", "model", "--json").out)
     assert base["dropped"] == {"attention": [], "mlp": []}
     assert base["windows"] == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plan_cases import joint_loss
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.save import save_model
@@ -14,7 +15,7 @@ from lbdsl.execute.changes import apply_changes
 from lbdsl.layer.difference import window_size
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.schema import ModelRef
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from tests.clean_process import CleanProcess
@@ -59,7 +60,7 @@ def planned(text: str, bench: Workbench):
         dtype=bench.facts.dtype,
         facts=bench.facts,
     )
-    return build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").unwrap()
+    return build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -131,4 +132,4 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
     with torch.no_grad():
         rise = model(input_ids=ids, labels=ids).loss - planned_.bench.base(input_ids=ids, labels=ids).loss
-    assert planned_.plan.loss.joint == pytest.approx(rise.item(), abs=1e-4)
+    assert planned_.plan.loss.rise.value == pytest.approx(rise.item(), abs=1e-4)

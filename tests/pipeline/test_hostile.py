@@ -294,11 +294,11 @@ class TestArtifacts:
         "record nested deep": written("lbdsl.json", '{"a":' * 100_000),
         "record is a list": written("lbdsl.json", "[]"),
         "record with a huge number": written("lbdsl.json", '{"format_version": ' + "9" * 10_000 + "}"),
-        "record of a later format": lambda f: edit_json(f / "lbdsl.json", format_version=2),
+        "record of a later format": lambda f: edit_json(f / "lbdsl.json", format_version=3),
         "record with a field too much": lambda f: edit_json(f / "lbdsl.json", more=1),
         "config edited": lambda f: edit_json(f / "config.json", rms_norm_eps=0.5),
         "layers edited": lambda f: (f / "config.json").write_text(
-            (f / "config.json").read_text().replace('"window": 16', '"window": 17')
+            (f / "config.json").read_text().replace('"size": 16', '"size": 17')
         ),
         "code too much": lambda f: (f / "evil.py").write_text(EVIL.format(marker=str(f.parent / "marker"))),
         "code edited": lambda f: (f / "lbdsl_masks.py").write_text(EVIL.format(marker=str(f.parent / "marker"))),

@@ -14,7 +14,7 @@ import torch
 from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.artifact.save import file_hashes, save_model
 from tests.clean_process import CleanProcess
-from tests.hybrid_cases import hybrid_of, plans, tiny_base
+from tests.hybrid_cases import NONE, hybrid_of, plans, tiny_base
 from tests.tiny_model import byte_tokenizer
 
 WITHOUT_LBDSL = """
@@ -93,16 +93,16 @@ def test_others_may_read_all_that_was_saved_and_enter_its_folders(tmp_path: Path
 
 
 def test_only_what_the_plan_needs_is_copied(tmp_path: Path) -> None:
-    model = hybrid_of(tiny_base(), plans()["drop 0"])
+    model = hybrid_of(tiny_base(), [NONE] * 4)
     model.save_pretrained(tmp_path)
     write_runtime(tmp_path, model.config)
     names = {path.name for path in tmp_path.glob("*.py")}
-    assert "lbdsl_mixer_full.py" in names
-    assert "lbdsl_mixer_swa.py" not in names
+    assert "lbdsl_part_gated_mlp.py" in names
+    assert "lbdsl_part_attention.py" not in names
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_lbdsl_llama.LbdslLlamaForCausalLM"
-    assert config["lbdsl"]["layers"][0] == {"attn": "none"}
-    assert {"model.safetensors", "config.json", "lbdsl_mixers.py"} <= set(file_hashes(tmp_path))
+    assert config["lbdsl"]["layers"][0] == NONE
+    assert {"model.safetensors", "config.json", "lbdsl_parts.py"} <= set(file_hashes(tmp_path))
 
 
 TOKENIZER = """

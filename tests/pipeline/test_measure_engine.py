@@ -7,20 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
-from measure_cases import LAYERS, facts_of, naive_influence, naive_scores, text, tiny_llama
+from measure_cases import LAYERS, facts_of, naive_influence, naive_scores, text, tiny_layer, tiny_llama
 
-from lbdsl.actions import Action, Change
-from lbdsl.actions.base import Aspect
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.engine import BASE_NLL, measure_requests
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import Key, open_store
@@ -60,8 +59,8 @@ def measured(hybrid, tmp_path_factory):
     return measure(hybrid, tmp_path_factory.mktemp("store"))
 
 
-def spec_of(action: str, layer: int) -> dict:
-    return {k: v for change in ACTIONS[action].changes(facts_of(tiny_llama()), layer) for k, v in change.spec.items()}
+def spec_of(action: str, layer: int) -> LayerSpec:
+    return ACTIONS[action].under(facts_of(tiny_llama()), layer)
 
 
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name != "keep"])
@@ -194,32 +193,11 @@ def test_broken_weights_are_named(tmp_path):
             measure(model, tmp_path, [Request("nll", "drop", 1)])
 
 
-class Elsewhere(Action):
-    """Changes something that no layer specification says."""
-
-    kind: Literal["elsewhere"] = "elsewhere"
-
-    def aspects(self):
-        return frozenset({Aspect.WEIGHTS})
-
-    def cost(self, facts, layer):
-        return {}
-
-    def changes(self, facts, layer):
-        return (Change(layer, Aspect.WEIGHTS),)
-
-
-def test_action_without_a_specification_cannot_be_measured(hybrid, tmp_path):
-    with open_store(tmp_path) as store, pytest.raises(LbdslError, match="elsewhere") as caught:
-        measure_requests(
-            fail_to_load,
-            facts_of(hybrid),
-            [Request("nll", "elsewhere", 0)],
-            {"elsewhere": Elsewhere()},
-            text(),
-            store,
-            "print",
-        )
+def test_a_layer_without_what_an_action_changes_cannot_be_measured(hybrid, tmp_path):
+    facts = facts_of(hybrid)
+    facts = replace(facts, layer_specs=(tiny_layer(attention=False), *facts.layer_specs[1:]))
+    with open_store(tmp_path) as store, pytest.raises(LbdslError, match=r"it has no `mixer\.window`") as caught:
+        measure_requests(fail_to_load, facts, [Request("nll", "swa(window=9)", 0)], ACTIONS, text(), store, "print")
     assert caught.value.diagnostics[0].code == "LB449"
 
 
@@ -259,7 +237,7 @@ def test_resumed_after_a_kill(hybrid, measured, tmp_path, monkeypatch):
 
 def test_layer_without_its_weights_is_a_coded_error(tmp_path):
     model = to_hybrid(tiny_llama())
-    model.set_layer(1, {"attn": "none"})
+    model.set_layer(1, tiny_layer(attention=False).to_json())
     assert measure(model, tmp_path, [Request("nll", "drop", 1)])[Request("nll", "drop", 1)].value == 0
     with pytest.raises(LbdslError, match="layer 1") as caught:
         measure(model, tmp_path, [Request("nll", "swa(window=9)", 1)])

@@ -15,13 +15,13 @@ from lbdsl.data.split import Part
 from lbdsl.measure.engine import measure_requests
 from lbdsl.measure.joint import measure_joint
 from lbdsl.measure.store import open_store
+from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base, load_tokenizer
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.real_model import model_folder
 
 LAYERS = 30
-DROP = {"attn": "none"}
 
 
 @pytest.mark.slow
@@ -31,10 +31,12 @@ def test_smollm2(tmp_path):
     blocks = token_blocks("builtin:pydoc", Part.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)
     target = blocks.ids[:, 1:, None]
 
+    facts = inspect_model(source, "float32").unwrap()
+    drop = Drop().under(facts, 0)
     naive, naive_seconds = [], 0.0
     for layer in (None, *range(LAYERS)):
         start = time.perf_counter()
-        changes = {} if layer is None else {layer: DROP}
+        changes = {} if layer is None else {layer: drop}
         logp = torch.cat([naive_logp(stock, row[None], changes, torch.float32) for row in blocks.ids])[:, :-1]
         naive.append(-logp.gather(-1, target).mean().item())
         naive_seconds += time.perf_counter() - start
@@ -43,7 +45,7 @@ def test_smollm2(tmp_path):
     requests = [Request("nll", "drop", layer) for layer in range(LAYERS)]
     with open_store(tmp_path) as store:
         start = time.perf_counter()
-        found = measure_requests(lambda: hybrid, None, requests, {"drop": Drop()}, blocks, store, "print")
+        found = measure_requests(lambda: hybrid, facts, requests, {"drop": Drop()}, blocks, store, "print")
         seconds = time.perf_counter() - start
         scores = [found[request].value for request in requests]
         assert scores == pytest.approx([value - naive[0] for value in naive[1:]], abs=2e-5)
@@ -53,5 +55,5 @@ def test_smollm2(tmp_path):
         order = sorted(range(LAYERS), key=scores.__getitem__)
         assert {0, 1} == set(order[-2:]), "the first layers carry the model"
         chosen = order[:8]
-        joint = measure_joint(lambda: hybrid, dict.fromkeys(chosen, DROP), blocks, store, "print", "eight")
-        assert joint.nll.value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"
+        joint = measure_joint(lambda: hybrid, dict.fromkeys(chosen, drop), blocks, store, "print", "eight")
+        assert joint.scores["nll"].value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import lbdsl
+from lbdsl.layer.difference import window_size
+from lbdsl.parts.attention import Window
 
 
 @pytest.fixture
@@ -16,11 +18,11 @@ def planned(workplace: Path):
 
 def test_paths_and_numbers_are_taken(planned) -> None:
     assert planned.recipe.params == {"window": 8}
-    assert {layer.spec["window"] for layer in planned.plan.layers if layer.spec.get("window")} == {8}
+    assert {window_size(spec) for spec in planned.plan.specs} == {None, 8}
 
 
 def test_results_have_a_short_repr_and_draw_themselves(planned) -> None:
-    assert repr(planned) == "<Planned: tiny of model: 2 keep, 2 change, 2 drop>"
+    assert repr(planned) == "<Planned: tiny of model: 2 of 6 layers unchanged; 2 without attention, 2 windowed>"
     assert repr(planned.plan).startswith("<Plan: tiny of model: ")
     html = planned._repr_html_()
     assert html.startswith("<pre")
@@ -34,13 +36,14 @@ def test_a_plan_is_saved_and_loaded(planned, workplace: Path) -> None:
 
 
 def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
-    layer = next(item.index for item in planned.plan.layers if item.mark == "drop")
+    layer = next(item.index for item in planned.plan.layers if item.after.mixer is None)
     changed = lbdsl.change_layer(planned, layer, "swa(window=32)")
     before, after = planned.plan.specs, changed.plan.specs
     assert [i for i in range(len(before)) if before[i] != after[i]] == [layer]
-    assert after[layer] == {"attn": "swa", "window": 32, "sinks": 0}
+    assert after[layer].mixer == before[layer - 1].mixer.replace(window=Window(size=32))
     assert changed.plan.heal.model_dump() == planned.plan.heal.model_dump()
-    assert changed.plan.loss.joint not in (None, planned.plan.loss.joint)
+    assert changed.plan.loss.scores.keys() == planned.plan.loss.scores.keys() == {"nll", "kl"}
+    assert changed.plan.loss.rise != planned.plan.loss.rise
     back = lbdsl.change_layer(changed, layer, "drop")
     assert back.plan.specs == before
     done = lbdsl.apply_saved_plan(changed.save("hand.lbplan"), chosen=lbdsl.ApplyOptions(output=Path("out"), no_heal=True))

@@ -30,7 +30,6 @@ ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), Drop(
 REQUESTS = tuple(
     Request(metric, action, layer) for metric in ("nll", "kl") for action in ACTIONS for layer in range(LAYERS)
 ) + tuple(Request("influence", part, layer) for part in ("", "block") for layer in range(LAYERS))
-CHANGES = {0: {"attn": "swa", "window": 6, "sinks": 1}, 2: {"attn": "none"}, 3: {"mlp": "none"}}
 
 
 def case(folder, name: str, dtype: str = "float32", **changes) -> SimpleNamespace:
@@ -60,9 +59,15 @@ def measure(model, facts, folder, requests=REQUESTS, **options):
         return measure_requests(lambda: model, facts, requests, ACTIONS, blocks_of(), store, "print", **options)
 
 
-def joint(model, folder, changes=CHANGES, **options):
+def changes_of(facts):
+    """A window, no attention, no MLP."""
+    changing = {0: SlidingWindow(window=6, sinks=1), 2: Drop(), 3: Drop(target="mlp")}
+    return {layer: action.under(facts, layer) for layer, action in changing.items()}
+
+
+def joint(model, facts, folder, **options):
     with open_store(folder) as store:
-        return measure_joint(lambda: model, changes, blocks_of(), store, "print", "selection", **options)
+        return measure_joint(lambda: model, changes_of(facts), blocks_of(), store, "print", "selection", **options)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -73,7 +78,7 @@ def test_scores_equal_the_engines(tmp_path, name):
     disk = measure(streamed, it.facts, tmp_path / "b", batch=2)
     assert disk == engine
     assert len({value.value for value in disk.values()}) > len(disk) / 2
-    assert joint(streamed, tmp_path / "b", batch=2) == joint(it.hybrid, tmp_path / "a", batch=2)
+    assert joint(streamed, it.facts, tmp_path / "b", batch=2) == joint(it.hybrid, it.facts, tmp_path / "a", batch=2)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -96,7 +101,9 @@ def test_passes_of_any_size_give_the_same(llama, tmp_path, monkeypatch, streams)
         streamed, llama.facts, tmp_path / "b", batch=2, progress=lambda done, total, note="": reports.append((done, total))
     )
     assert disk == engine
-    assert joint(streamed, tmp_path / "b", batch=2) == joint(llama.hybrid, tmp_path / "a", batch=2)
+    assert joint(streamed, llama.facts, tmp_path / "b", batch=2) == joint(
+        llama.hybrid, llama.facts, tmp_path / "a", batch=2
+    )
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
     assert reports[-1][0] == pytest.approx(reports[-1][1])
     assert len({total for _, total in reports}) == 1
@@ -164,8 +171,8 @@ def test_an_artifact_from_disk(llama, tmp_path):
     from lbdsl.artifact.runtime_files import write_runtime
 
     changed = to_hybrid(load_base(resolve_source(str(llama.folder)), device="cpu"))
-    for layer, entries in CHANGES.items():
-        changed.set_layer(layer, entries)
+    for layer, spec in changes_of(llama.facts).items():
+        changed.set_layer(layer, spec.to_json())
     changed.save_pretrained(tmp_path / "artifact")
     write_runtime(tmp_path / "artifact", changed.config)
     facts = inspect_model(resolve_source(str(tmp_path / "artifact"))).unwrap()

@@ -11,7 +11,6 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 CONFIG = {
@@ -105,7 +104,7 @@ def plan_for(folder: Path):
         family=facts.family,
         layers=facts.layers,
         dtype=facts.dtype,
-        facts=asdict(facts),
+        facts=facts,
     )
     return build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap(), source, facts
 

@@ -20,8 +20,9 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
-from tests.hybrid_cases import FULL, NONE, cache_of, swa
+from tests.hybrid_cases import cache_of
 from tests.real_model import run_lbdsl
+from tests.specs import attention_layer, layer_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]
 ROOT = Path(__file__).parents[2]
@@ -72,10 +73,10 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
     ids = token_blocks("builtin:pydoc", Part.EVAL, Workbench(smollm2).tokenizer, 2048, 1024).ids
     q = torch.arange(1024)
     for layer, spec in zip(stock.model.layers, specs, strict=True):
-        if spec["attn"] == "none":
+        if spec.mixer is None:
             layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None))
-        elif spec["attn"] == "swa":
-            near = (q[None] > q[:, None] - spec["window"]) | (q[None] < spec["sinks"])
+        elif spec.mixer.window is not None:
+            near = (q[None] > q[:, None] - spec.mixer.window.size) | (q[None] < spec.mixer.window.sink_tokens)
             mask = (near & (q[None] <= q[:, None]))[None, None]
             layer.self_attn.register_forward_pre_hook(
                 lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
@@ -83,6 +84,14 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
     with torch.inference_mode():
         ours, theirs = (m(input_ids=ids, labels=ids, use_cache=False).loss.exp().item() for m in (model, stock))
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+FULL = attention_layer(heads=9, kv_heads=3, head_dim=64, width=1536)
+NONE = layer_of(FULL, attention=False)
+
+
+def swa(window: int, sinks: int) -> dict:
+    return layer_of(FULL, window, sinks)
 
 
 PLANS = {

@@ -8,14 +8,23 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, swa, tiny_base
+from tests.specs import window_of
 
 W, N = 5, 3
 TOKEN_BYTES = 2 * 2 * 8 * 4  # keys and values, 2 kv heads of 8, fp32
+UNBOUNDED = 10**9
 
 
 def formula(specs, tokens: int) -> int:
-    held = {"none": lambda s: 0, "full": lambda s: tokens, "swa": lambda s: min(tokens, s["window"] + s["sinks"])}
-    return TOKEN_BYTES * sum(held[s["attn"]](s) for s in specs)
+    return TOKEN_BYTES * sum(min(tokens, held(spec)) for spec in specs)
+
+
+def held(spec) -> int:
+    """Tokens that a layer holds at most."""
+    if spec["mixer"] is None:
+        return 0
+    window = window_of(spec)
+    return UNBOUNDED if window is None else window["size"] + window["sink_tokens"]
 
 
 @pytest.mark.parametrize("name", plans())
@@ -31,7 +40,7 @@ def test_storage_is_the_formula_at_every_length(name: str, prefill: int) -> None
             out = model(input_ids=ids[:, seen : seen + 1], use_cache=True, **{CACHE_NAME: cache_of(out)})
     assert cache_of(out).get_seq_length() == prefill + 12
     for layer, spec in zip(cache_of(out).layers, specs, strict=True):
-        if spec["attn"] == "none":
+        if spec["mixer"] is None:
             assert layer.keys is None
 
 
@@ -163,9 +172,9 @@ def test_a_static_cache_gives_the_same(name: str, beams: int) -> None:
     static = model.generate(ids, cache_implementation="static", **options)
     assert torch.equal(static.sequences, model.generate(ids, **options).sequences)
     rows = 2 * beams
-    reserved = [layer for layer, spec in zip(cache_of(static).layers, specs, strict=True) if spec["attn"] == "full"]
+    reserved = [layer for layer, spec in zip(cache_of(static).layers, specs, strict=True) if held(spec) == UNBOUNDED]
     assert all(layer.keys.shape[2] >= 31 for layer in reserved)
-    others = sum(spec["window"] + spec["sinks"] for spec in specs if spec["attn"] == "swa")
+    others = sum(held(spec) for spec in specs if held(spec) < UNBOUNDED)
     full = sum(layer.keys.shape[2] for layer in reserved)
     counters = 8 * len(reserved)
     assert cache_storage_bytes(cache_of(static)) == rows * TOKEN_BYTES * (others + full) + counters

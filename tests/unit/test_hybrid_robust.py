@@ -12,6 +12,7 @@ import lbdsl.hf  # noqa: F401  (registers the model types)
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 from lbdsl.model.surgery import to_hybrid
 from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, stock_logits, swa, tiny_base
+from tests.specs import layer_of
 
 W, N = 5, 3
 
@@ -206,69 +207,80 @@ def test_wide_mask_as_stock_takes_it():
         assert torch.equal(model(input_ids=ids, attention_mask=mask, use_cache=True).logits, want)
 
 
-def plugin_mixer(name, attention, **more):
+@pytest.fixture
+def add_part(monkeypatch):
+    """Makes the runtime know one part kind more, a mixer that keeps nothing."""
     from lbdsl.model.hybrid import lbdsl_hybrid
+    from lbdsl.model.hybrid.lbdsl_cache import NoCacheLayer
 
-    class M:
-        def build_attention(self, cls, config, i, spec):
-            return attention(config, i)
+    def add(kind, module, fields=()):
+        class Part:
+            FIELDS = MASK_FIELDS = fields
 
-        def make_cache(self, config, i, spec):
-            from lbdsl.model.hybrid.lbdsl_cache import NoCacheLayer
+            def build(self, attention_class, config, layer_idx, part):
+                return module(config)
 
-            return NoCacheLayer()
+            def make_cache(self, config, layer_idx, part, reserved):
+                return NoCacheLayer()
 
-        def make_mask(self, context, spec):
-            return None
+            def make_mask(self, context, part):
+                return None
 
-    real = lbdsl_hybrid.mixer
-    return lambda n: M() if n == name else real(n)
+        real = lbdsl_hybrid.part
+        monkeypatch.setattr(lbdsl_hybrid, "part", lambda name: Part() if name == kind else real(name))
+        monkeypatch.setattr(lbdsl_hybrid, "checked_spec", lambda spec, index: spec)
+        return {**FULL, "mixer": {"kind": kind}}
+
+    return add
 
 
-def test_weights_that_are_gone_are_not_made_up(monkeypatch):
-    from lbdsl.model.hybrid import lbdsl_hybrid
-
+def test_weights_that_are_gone_are_not_made_up(add_part):
     class VO(torch.nn.Module):
-        def __init__(self, c, i):
+        def __init__(self, c):
             super().__init__()
             self.v_proj = torch.nn.Linear(c.hidden_size, 16, bias=False)
             self.o_proj = torch.nn.Linear(32, c.hidden_size, bias=False)
 
-    monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("vo", VO))
     model = hybrid_of(tiny_base(), [FULL] * 4)
-    model.set_layer(1, {"attn": "vo"})
+    model.set_layer(1, add_part("vo", VO))
     with pytest.raises(ValueError, match="lost the weights"):
-        model.set_layer(1, {"attn": "swa", "window": 4})
+        model.set_layer(1, swa(4))
 
 
-def test_a_mixer_may_have_buffers(monkeypatch):
-    from lbdsl.model.hybrid import lbdsl_hybrid
+def test_weights_of_another_shape_are_not_taken(add_part):
+    class Narrow(torch.nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            self.v_proj = torch.nn.Linear(c.hidden_size, 8, bias=False)
 
+    model = hybrid_of(tiny_base(), [FULL] * 4)
+    with pytest.raises(ValueError, match=r"another shape than it would need: self_attn\.v_proj\.weight"):
+        model.set_layer(1, add_part("narrow", Narrow))
+
+
+def test_a_mixer_may_have_buffers(add_part):
     class Buf(torch.nn.Module):
-        def __init__(self, c, i):
+        def __init__(self, c):
             super().__init__()
             self.v_proj = torch.nn.Linear(c.hidden_size, 16, bias=False)
             self.register_buffer("decay", torch.full((4,), 0.5))
 
-    monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("buf", Buf))
     model = hybrid_of(tiny_base(), [FULL] * 4)
-    model.set_layer(1, {"attn": "buf"})
+    model.set_layer(1, add_part("buf", Buf))
     assert not model.model.layers[1].self_attn.decay.is_meta
 
 
-def test_a_specification_may_hold_a_list(monkeypatch):
-    from lbdsl.model.hybrid import lbdsl_hybrid
-
+def test_a_specification_may_hold_a_list(add_part):
     class Nop(torch.nn.Module):
-        def __init__(self, c, i):
+        def __init__(self, c):
             super().__init__()
 
         def forward(self, hidden_states, **k):
             return torch.zeros_like(hidden_states), None
 
-    monkeypatch.setattr(lbdsl_hybrid, "mixer", plugin_mixer("nop", Nop))
     model = hybrid_of(tiny_base(), [FULL] * 4)
-    model.set_layer(1, {"attn": "nop", "dilations": [1, 2]})
+    entry = add_part("nop", Nop, ("dilations",))
+    model.set_layer(1, {**entry, "mixer": {**entry["mixer"], "dilations": [1, 2]}})
     model(input_ids=gen(1, 1, 5), use_cache=False)
 
 
@@ -289,21 +301,38 @@ def test_set_layer_leaves_copies_of_the_config():
 
 def test_failed_layer_keeps_config():
     model = hybrid_of(tiny_base(), [FULL] * 4)
-    with pytest.raises(ValueError, match="swa wants a window"):
-        model.set_layer(1, {"attn": "swa", "window": 0})
+    with pytest.raises(ValueError, match="a window has a size of at least 1"):
+        model.set_layer(1, swa(0))
     assert model.config.lbdsl["layers"][1] == FULL
 
 
-@pytest.mark.parametrize("spec", [{"attn": "swa", "window": 8, "sink": 4}, {"attn": "swa", "window": True}])
-def test_bad_swa_entries_are_refused(spec):
-    with pytest.raises(ValueError, match="swa wants a window"):
-        hybrid_of(tiny_base(), [spec, FULL, FULL, FULL])
+def with_window(**window):
+    return {**FULL, "mixer": {**FULL["mixer"], "window": window}}
 
 
-def test_mlp_none():
-    base = tiny_base()
-    model = hybrid_of(base, [{"mlp": "none"}, {"attn": "none", "mlp": "none"}, FULL, FULL])
-    assert model.config.lbdsl["layers"][0] == {"attn": "full", "mlp": "none"}
+WRONG = {
+    "unknown field 'sink'": with_window(size=8, sink_tokens=4, sink=4),
+    "lacks the field 'sink_tokens'": with_window(size=8),
+    "both integers": with_window(size=True, sink_tokens=0),
+    "of the kind 'linear'; known here: attention": {**FULL, "mixer": {**FULL["mixer"], "kind": "linear"}},
+    "layer 0.mixer has the unknown field 'rank'": {**FULL, "mixer": {**FULL["mixer"], "rank": 4}},
+    "layer 0.ffn has no `kind`": {**FULL, "ffn": {"width": 48}},
+    "layer 0 has the unknown field 'attn'": {**FULL, "attn": "full"},
+    "layer 0 lacks the field 'weights'": {"mixer": None, "ffn": None},
+    "known here: none": {**FULL, "weights": {"mlp.up_proj": {"kind": "int", "bits": 4}}},
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_nothing_computes_is_refused_by_name(said):
+    with pytest.raises(ValueError, match=said.replace("`", ".")):
+        hybrid_of(tiny_base(), [WRONG[said], FULL, FULL, FULL])
+
+
+def test_layers_without_an_mlp():
+    no_mlp = layer_of(FULL, mlp=False)
+    model = hybrid_of(tiny_base(), [no_mlp, layer_of(FULL, attention=False, mlp=False), FULL, FULL])
+    assert model.config.lbdsl["layers"][0] == no_mlp
     model.generate(gen(1, 1, 5), max_new_tokens=8, do_sample=False, pad_token_id=0)
 
 

@@ -24,4 +24,4 @@ class Code:
     @property
     def is_command(self) -> bool:
         """Whether the example is a command line or a call; the others are recipes."""
-        return self.example.startswith(("lbdsl ", "lbdsl."))
+        return self.example.startswith(("lbdsl ", "lbdsl.", "LBDSL_"))

@@ -375,6 +375,22 @@ ARTIFACT = (
         fixed="lbdsl check recipe.lbr --format json",
     ),
     Code(
+        "LB475",
+        "the changed model is not the planned one",
+        "Layers and parameters are compared with the plan before anything is saved. An action or a part kind whose counts "
+        "are not those of its modules is seen here.",
+        exit_code=6,
+        example="LBDSL_PLUGINS=an_action_that_counts_wrong.py lbdsl apply x.lbr MODEL",
+        fixed="LBDSL_PLUGINS=the_action_put_right.py lbdsl apply x.lbr MODEL",
+    ),
+    Code(
+        "LB483",
+        "a plug-in cannot be loaded",
+        "An action or a metric from outside is a Python file or module for this version of lbdsl; it runs when named.",
+        example="LBDSL_PLUGINS=of_an_earlier_version.py lbdsl check x.lbr",
+        fixed="LBDSL_PLUGINS=examples/meanpool/meanpool.py lbdsl check x.lbr",
+    ),
+    Code(
         "LB481",
         "out of memory",
         "The model, its copy and what is measured must fit into the device's memory.",

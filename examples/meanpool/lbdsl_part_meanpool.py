@@ -1,4 +1,4 @@
-"""Causal mean pooling: the runtime of the `meanpool` action. It travels with the weights, so it needs only torch."""
+"""Causal mean pooling: the runtime of the part kind `meanpool`. It travels with the weights, so it needs only torch."""
 
 import torch
 from torch import nn
@@ -9,13 +9,13 @@ from .lbdsl_cache import CACHE_NAME, HybridCacheLayer
 class MeanPoolAttention(nn.Module):
     """o_proj(mean of the values so far), [B, N, D] to [B, N, D]; means are made in fp32, padding counts for nothing."""
 
-    def __init__(self, config, layer_idx):
+    def __init__(self, config, layer_idx, part):
         super().__init__()
         self.layer_idx = layer_idx
-        self.groups = config.num_attention_heads // config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
+        self.groups = part["heads"] // part["kv_heads"]
+        self.head_dim = part["head_dim"]
+        self.v_proj = nn.Linear(config.hidden_size, part["kv_heads"] * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(part["heads"] * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, hidden_states, attention_mask=None, **kwargs):
         """`attention_mask` is what make_mask gave: the weight of each new token and the count of real tokens up to it,
@@ -70,16 +70,17 @@ class SumLayer(HybridCacheLayer):
             raise ValueError("a sum cannot be taken apart: mean pooling cannot go back")
 
 
-class MeanPoolMixer:
-    def build_attention(self, attention_class, config, layer_idx, spec):
-        if config.attention_bias:
-            raise ValueError("mean pooling is made for projections without biases")
-        return MeanPoolAttention(config, layer_idx)
+class MeanPoolPart:
+    FIELDS = ("heads", "kv_heads", "head_dim")
+    MASK_FIELDS = ()
 
-    def make_cache(self, config, layer_idx, spec):
+    def build(self, attention_class, config, layer_idx, part):
+        return MeanPoolAttention(config, layer_idx, part)
+
+    def make_cache(self, config, layer_idx, part, reserved):
         return SumLayer()
 
-    def make_mask(self, context, spec):
+    def make_mask(self, context, part):
         if context.segments_BQ is not None:
             raise ValueError("mean pooling runs over a whole row: give packed sequences as rows of their own")
         total = context.seen + context.queries
@@ -91,4 +92,4 @@ class MeanPoolMixer:
         return real[:, context.seen :].unsqueeze(-1), count
 
 
-MIXER = MeanPoolMixer()
+PART = MeanPoolPart()
