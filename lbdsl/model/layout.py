@@ -30,6 +30,10 @@ _NUMBERS = (
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
     "original_max_position_embeddings",
 )
 _ROPE_NUMBERS = (
@@ -122,7 +126,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                     if reason or base_type is None
                     else (
                         "a family of pre- or post-norm layers with softmax "
-                        "attention and a gated MLP is two files: docs/families.md",
+                        "attention and a gated MLP is one file: docs/families.md",
                     )
                 ),
             ),
