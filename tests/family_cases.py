@@ -57,6 +57,14 @@ OPTIONS = {
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
         },
     },
+    "granite": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 1.7,
+    },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
     "olmo3": {
         "sliding_window": NATIVE,
@@ -80,6 +88,7 @@ NATIVE_LAYERS = {
     "smollm3": (1, 3),
     "gemma2": (0, 2),
     "gemma3_text": (0, 2),
+    "granite": (),
     "phi3": (0, 1, 2, 3),
     "olmo3": (0, 1, 2),
 }

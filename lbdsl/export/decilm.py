@@ -37,8 +37,7 @@ class DeciLM(Exporter):
     attention or no MLP, and which attend over a window. Weights are hard-linked.
     Engine: vLLM (0.32 tried), with `trust_remote_code` for the configuration file alone. SGLang reads the same files,
     but has no windows there.
-    Limits: families whose layers are Llama's, with or without biases; attention in the first layer that has
-    anything; one window; no sink tokens; no mixer of an action's own.
+    Limits: families whose layers are Llama's, biases aside; attention in the first layer that has anything.
     Source: vllm/model_executor/models/nemotron_nas.py; DeciLM and Puzzle (arXiv 2411.19146).
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses, refusals
+from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.families import Family
@@ -16,12 +16,13 @@ from lbdsl.families.engines import ALL_BIASES, Graph
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
+from lbdsl.parts.attention import Attention, Window
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
 
 EXPRESSES = Expresses(
-    mixer={"attention": {**BASE_HEADS, "window": {"size": ANY, "sink_tokens": NO_SINKS}}},
+    mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
     ffn={"gated_mlp": {"width": AS_BASE}},
 )
 
@@ -109,18 +110,10 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
 def _refusals(
     subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...], alone: tuple[int, ...]
 ) -> list[Diagnostic]:
-    found = list(refusals(EXPRESSES, subject.specs, subject.facts.layer_specs, "llama.cpp"))
+    specs = tuple(spec if i in windows else _unwindowed(spec) for i, spec in enumerate(subject.specs))
+    found = list(refusals(EXPRESSES, specs, subject.facts.layer_specs, "llama.cpp"))
     if not left:
         found.append(error("LB524", "no layer is left", help="keep at least one"))
-    sizes = sorted(set(windows.values()))
-    if len(sizes) > 1:
-        found.append(
-            error(
-                "LB504",
-                f"llama.cpp has one window size a model; this plan has {', '.join(map(str, sizes))}",
-                help="give every windowed layer the same window",
-            )
-        )
     changed = sorted({*dropped, *alone})
     if windows and changed:
         found.append(
@@ -132,6 +125,14 @@ def _refusals(
             )
         )
     return found
+
+
+def _unwindowed(spec: LayerSpec) -> LayerSpec:
+    """A layer whose window is beyond all positions, as it is written: sink tokens are in sight anyway."""
+    mixer = spec.mixer
+    if not isinstance(mixer, Attention) or type(mixer.window) is not Window:
+        return spec
+    return spec.replace(mixer=mixer.replace(window=None))
 
 
 def _choose(family: Family, windows: bool, incomplete: bool, has_rope: tuple[bool, ...]) -> tuple[Graph | None, str]:

@@ -59,11 +59,10 @@ class Native(Exporter):
 
     What: layers removed whole are gone and the others renumbered; windowed layers are named in `layer_types`. Files of
     weights in which nothing changes are hard links to the artifact's.
-    Engine: transformers 5.16 and later, the family's own class; Llama and Mistral models of which only some layers are
-    windowed load as Ministral, which has the same weights.
-    Limits: a layer has both attention and MLP, or neither. One window, no sink tokens. Llama with biases, and Phi-3,
-    cannot have some layers windowed. In Gemma 3 and Olmo 3 a layer's type decides its rotary embeddings, so only layers
-    with a native window can have another one.
+    Engine: transformers 5.16 and later, the family's own class, or another one that has the same weights and windows in
+    some layers.
+    Limits: a layer has both attention and MLP, or neither. In families with other rotary embeddings in windowed layers a
+    layer's type decides which it has, so only layers with a native window can have another one.
     Source: transformers, models/*/modeling_*.py and masking_utils.py.
     """
 

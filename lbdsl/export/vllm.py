@@ -19,10 +19,9 @@ class VllmPlugin(Exporter):
     What: the artifact's own files, hard-linked: vLLM reads what each layer is from `config.json`.
     Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
-    Limits: families llama, mistral, phi3, qwen2, qwen3, smollm3; no sink tokens (what vLLM calls sinks are learned
-    numbers in the softmax); no mixer of an action's own. It can do what DeciLM cannot: a first layer without attention,
-    several windows, QK norms.
-    Source: vLLM, docs/design/plugin_system.md; vllm/model_executor/models/llama.py, qwen2.py, qwen3.py.
+    Limits: no sink tokens: what vLLM calls sinks are learned numbers in the softmax. It can do what DeciLM cannot: a first
+    layer without attention, several windows, norms of queries and keys.
+    Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 
     kind = "vllm"

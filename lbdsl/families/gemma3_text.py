@@ -47,5 +47,5 @@ FAMILY = Family(
         fields=MappingProxyType({"attention.sliding_window": "sliding_window"}),
     ),
     decilm=Lacks("norms after each sub-block and of queries and keys"),
-    vllm=Lacks("norms after each sub-block and its two kinds of rotary embeddings"),
+    vllm=Lacks("norms after each sub-block and two kinds of rotary embeddings"),
 )

@@ -180,15 +180,29 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
-    """LoRA on every linear map of the layers, or the layers' weights themselves in fp32; all else is frozen."""
+    """LoRA on the linear maps of the layers, or the layers' weights themselves in fp32; all else is frozen. LoRA leaves out
+    maps that are stored in a way of their own: what it adds to their weights is not what it adds to their output. LB484
+    where there are no others."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):
         from peft import LoraConfig, get_peft_model
 
-        targets = [
+        maps = [
             name for name, module in student.named_modules() if isinstance(module, nn.Linear) and ".layers." in f".{name}"
         ]
+        stored = tuple(
+            f"{name}.{module}."
+            for name, layer in student.named_modules()
+            for module in getattr(layer, "spec", {}).get("weights", ())
+        )
+        targets = [name for name in maps if not f"{name}.".startswith(stored)]
+        if not targets:
+            raise fail(
+                "LB484",
+                "LoRA has nothing to train: every linear map of the layers is stored in a way of its own",
+                help="use `method = full` in the heal block, or leave some maps as they are",
+            )
         config = LoraConfig(
             r=heal.method.rank,
             lora_alpha=heal.method.alpha,  # type: ignore[arg-type]

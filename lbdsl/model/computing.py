@@ -20,5 +20,6 @@ def cast_weights(model: nn.Module, dtype: str) -> Any:
     """Parameters alone, in place: `model.to` would round buffers too, and rotary frequencies rounded to bfloat16 are wrong
     ones."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, dtype))
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
     return model

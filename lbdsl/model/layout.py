@@ -30,6 +30,10 @@ _NUMBERS = (
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
     "original_max_position_embeddings",
 )
 _ROPE_NUMBERS = (
@@ -122,7 +126,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                     if reason or base_type is None
                     else (
                         "a family of pre- or post-norm layers with softmax "
-                        "attention and a gated MLP is two files: docs/families.md",
+                        "attention and a gated MLP is one file: docs/families.md",
                     )
                 ),
             ),
@@ -134,7 +138,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         _check_limits(family, config)
     specs = artifact_specs(config.get("lbdsl"), sizes.layers) if artifact else native_specs(family, config, sizes)
     _check_rope(family, config)
-    return Layout(
+    layout = Layout(
         family,
         _architecture(family, config, artifact),
         sizes,
@@ -143,6 +147,18 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
     )
+    _check_stored(layout)
+    return layout
+
+
+def _check_stored(layout: Layout) -> None:
+    """LB402 for weights of a module that its layer does not have."""
+    for index, spec in enumerate(layout.specs):
+        if spec.weights and spec != (had := spec.stored(layout.facts("float32"))):
+            gone = next(name for name, _ in spec.weights if had.storage(name) is None)
+            raise fail(
+                "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such map"
+            )
 
 
 def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:

@@ -58,6 +58,12 @@ OLMO_ROPES = {
     "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "original_max_position_embeddings": 64},
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 1.7,
+}
 
 CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "llama as it is": ("llama", "llama", {}, {}),
@@ -114,6 +120,8 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {1: GONE},
         {**GEMMA, "sliding_window": 600, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
     ),
+    "granite, blocks dropped": ("granite", "granite", {1: GONE}, {**MULTIPLIERS, "attention_bias": True}),
+    "granite, windows": ("granite", "granite_swa", {0: swa(9), 3: swa(9)}, MULTIPLIERS),
     "olmo3, windows narrowed": (
         "olmo3",
         "olmo2",

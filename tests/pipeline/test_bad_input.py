@@ -54,6 +54,19 @@ def test_an_unknown_family(model: Path, lbdsl) -> None:
     refused(apply(lbdsl), 6, "LB403", "mamba")
 
 
+def test_weights_stored_of_a_module_that_is_not_there(workplace: Path, lbdsl) -> None:
+    Path("x.lbr").write_text("layers 1 drop\n")
+    assert lbdsl("apply", "x.lbr", "model", "-o", "first", "--yes").code == 0
+    config = json.loads(Path("first/config.json").read_text())
+    config["lbdsl"]["layers"][1]["weights"] = {
+        "self_attn.k_proj": {"kind": "int", "bits": 4, "group": 128, "activations": 16}
+    }
+    Path("first/config.json").write_text(json.dumps(config))
+    done = lbdsl("inspect", "first")
+    assert (done.code, "LB402" in done.err) == (6, True), done.err
+    assert "lbdsl.layers[1].weights in the configuration names 'self_attn.k_proj'" in " ".join(done.err.split())
+
+
 def test_truncated_weights(model: Path, lbdsl) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -67,6 +67,12 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {i: swa(9) for i in range(4)},
         {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": ONE_ROPE},
     ),
+    "granite, blocks": (
+        "granite",
+        "Granite",
+        {0: GONE, 2: GONE},
+        {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6, "logits_scaling": 1.7},
+    ),
     "phi3, blocks": ("phi3", "Phi3", {3: GONE}, {"sliding_window": 11}),
     "phi3, all windowed": ("phi3", "Phi3", {i: swa(8) for i in range(4)}, {"sliding_window": None}),
     "olmo3, narrowed": (

@@ -104,9 +104,9 @@ assert ppl_increase < 1000%
 """
 
 
-@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3"])
+@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3", "granite"])
 def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
-    """The three that differ most: capped logits, fused projections, norms after the sub-blocks."""
+    """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
     from lbdsl.api.applying import ApplyOptions
     from lbdsl.api.options import RunOptions

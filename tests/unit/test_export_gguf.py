@@ -12,6 +12,7 @@ import torch
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export.gguf import Gguf
+from lbdsl.export.gguf_metadata import model_fields
 from lbdsl.export.gguf_target import target_of
 from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
@@ -32,7 +33,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 # what: (family, specs, options, code, words of the message)
 REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "sinks": ("llama", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
-    "two windows": ("llama", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8, 9"),
+    "two windows": ("llama", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8 in layer 1; 9 in layer 2"),
     "drop and window": ("llama", [OWN, NONE, swa(9), OWN], {}, "LB521", "layer 2"),
     "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
     "qwen3 drop": ("qwen3", [OWN, NONE, OWN, OWN], {}, "LB520", "norms of queries and keys"),
@@ -46,6 +47,7 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "smollm3 drop": ("smollm3", [OWN, NONE, OWN, OWN], {}, "LB520", "rotary"),
     "gemma2 mlp": ("gemma2", [OWN, NO_MLP, OWN, OWN], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
     "gemma3 retyped": ("gemma3_text", [OWN, swa(20), OWN, OWN], GEMMA3, "LB523", "layer 1"),
+    "granite drop": ("granite", [OWN, NONE, OWN, OWN], {}, "LB520", "deci, has no place for multipliers"),
     "olmo3 drop": ("olmo3", [OWN, OWN, NONE, OWN], {"layer_types": ["full_attention"] * 4}, "LB520", "norms after"),
     "partial rotary": ("phi3", [OWN] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
     "yarn of its own": ("llama", [OWN] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
@@ -97,6 +99,9 @@ CHOSEN = {
     "dropped": ("qwen2", [OWN, NONE, OWN, OWN], {}, "deci"),
     "blocks": ("qwen3", [GONE, OWN, GONE, OWN], {}, "qwen3"),
     "windows": ("smollm3", [swa(9), OWN, OWN, OWN], {}, "granite_swa"),
+    "multipliers": ("granite", [OWN, GONE, OWN, OWN], {}, "granite"),
+    "multipliers and windows": ("granite", [swa(9), GONE, OWN, OWN], {}, "granite_swa"),
+    "layers that all have rotary embeddings": ("smollm3", [OWN] * 4, {"no_rope_layers": [1] * 4}, "granite_swa"),
     "a window beyond all positions": ("mistral", [OWN] * 4, {"sliding_window": 4096}, "llama"),
     "blocks and windows": ("phi3", [GONE, swa(9), OWN, OWN], {"sliding_window": None}, "granite_swa"),
 }
@@ -146,6 +151,21 @@ def test_the_file_says_what_each_layer_has(written):
         assert np.array_equal(got[2 * row + 1], query[row + 8])
     # Our own reader of GGUF, which trusts nothing, agrees.
     assert {info.name for info in read_gguf_header(path).tensors} == set(tensors)
+
+
+def test_multipliers_are_written():
+    options = {
+        "attention_multiplier": 0.25,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 4,
+    }
+    keys = ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")
+    for layers, name in (([OWN] * 4, "granite"), ([swa(9), OWN, OWN, OWN], "granite_swa")):
+        fields = model_fields(target_of(base_subject("granite", layers, **options)).unwrap())
+        assert [fields[f"{name}.{key}"] for key in keys] == [0.25, 12.0, 0.5, 4.0]
+    fields = model_fields(target_of(base_subject("llama", [swa(9), OWN, OWN, OWN])).unwrap())
+    assert [fields.get(f"granite_swa.{key}") for key in keys] == [None, None, None, 1.0]
 
 
 def test_number_formats(tmp_path):

@@ -23,6 +23,7 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "nothing left": ("llama", [GONE] * 4, {}, "LB530", "no layer"),
     "llama with biases": ("llama", [OWN, swa(8), OWN, OWN], {"attention_bias": True}, "LB530", "biases"),
     "phi3 in some layers": ("phi3", [OWN, swa(8), OWN, OWN], {"sliding_window": None}, "LB530", "one mask"),
+    "granite windows": ("granite", [OWN, swa(8), OWN, OWN], {}, "LB530", "one mask"),
     "gemma3 retyped": ("gemma3_text", [OWN, swa(20), OWN, OWN], GEMMA3, "LB523", "layer 1"),
 }
 

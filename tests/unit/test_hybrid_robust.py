@@ -258,6 +258,30 @@ def test_weights_of_another_shape_are_not_taken(add_part):
         model.set_layer(1, add_part("narrow", Narrow))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mlp.up_proj", "lost the weights that it would need: mlp.up_proj.inner.weight"), ("mlp.z", "no linear map 'mlp.z'")],
+)
+def test_storage_takes_the_weights_of_a_map_that_is_there(monkeypatch, name, said):
+    from lbdsl.model.hybrid import lbdsl_hybrid
+
+    class Renamed(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+    class Part:
+        def wrap(self, linear, part):
+            return Renamed(linear)
+
+    real = lbdsl_hybrid.part
+    monkeypatch.setattr(lbdsl_hybrid, "part", lambda kind: Part() if kind == "renamed" else real(kind))
+    monkeypatch.setattr(lbdsl_hybrid, "checked_spec", lambda spec, index: spec)
+    model = hybrid_of(tiny_base(), [FULL] * 4)
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        model.set_layer(1, {**FULL, "weights": {name: {"kind": "renamed"}}})
+
+
 def test_a_mixer_may_have_buffers(add_part):
     class Buf(torch.nn.Module):
         def __init__(self, c):

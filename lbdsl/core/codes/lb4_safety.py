@@ -405,6 +405,13 @@ ARTIFACT = (
         fixed="lbdsl apply recipe-with-heal.lbr A-VERY-LARGE-MODEL --no-heal",
     ),
     Code(
+        "LB484",
+        "LoRA has nothing to train",
+        "LoRA adds to the weights of linear maps; maps whose weights are stored in a way of their own are left out.",
+        example="lbdsl apply every-map-stored-otherwise.lbr MODEL",
+        fixed="lbdsl apply some-maps-stored-otherwise.lbr MODEL",
+    ),
+    Code(
         "LB480",
         "a setting outside the command line cannot be used",
         "`lbdsl.toml` must be TOML with names of options. Whether a model's own code may run is said on the command line "

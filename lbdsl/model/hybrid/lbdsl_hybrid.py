@@ -66,10 +66,12 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         if ffn is not None:
             self.mlp = part(ffn["kind"]).build(self.mlp_class, config, ffn)
             self._add_norms(self.mlp_norms, config)
+        maps = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, stored in self.spec["weights"].items():
+            if name not in maps:
+                raise ValueError(f"layer {layer_idx} has no linear map {name!r}, and its weights say how it is stored")
             owner, _, leaf = name.rpartition(".")
-            module = self.get_submodule(owner)
-            setattr(module, leaf, part(stored["kind"]).wrap(getattr(module, leaf), stored))
+            setattr(self.get_submodule(owner), leaf, part(stored["kind"]).wrap(maps[name], stored))
 
     def _add_norms(self, names, config):
         for name in names:
@@ -254,8 +256,8 @@ class HybridModelMixin(_Supports):
     def layer_variant(self, index, spec):
         """A decoder layer under `spec` that shares every parameter of layer `index` that it has use for.
 
-        Parameters that only the variant has are made as its parts make them. ValueError when it needs weights that are
-        gone, or of another shape.
+        Parameters that only the variant has are made as its parts make them, but for those of a map that is stored in
+        another way: they are the map's own. ValueError when it needs weights that are gone, or of another shape.
         """
         before = self.layers[index]
         ours = dict(before.named_parameters())
@@ -264,7 +266,8 @@ class HybridModelMixin(_Supports):
         new = [name for name in names if name not in ours]
         native = native_layers(self.config)[index]
         of_the_family = {name for name, _ in self._new_layer(index, native, "meta").named_parameters()}
-        lost = sorted(of_the_family.intersection(new))
+        stored = tuple(f"{name}." for name in layer.spec["weights"])
+        lost = sorted(name for name in new if name in of_the_family or name.startswith(stored))
         if lost:
             raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
         shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}
