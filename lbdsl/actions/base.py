@@ -8,13 +8,15 @@ is edited.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, has_path, touch
+from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
 
 
@@ -63,6 +65,9 @@ class Action(BaseModel):
                 parts.append(f"{name}={value}")
         return f"{self.kind}({', '.join(parts)})" if parts else self.kind
 
+    stage: ClassVar[int] = 0
+    """Where several actions make weights of one layer: those of a lower stage first."""
+
     @abstractmethod
     def claims(self) -> tuple[str, ...]:
         """The paths of a layer that it claims, such as ("mixer.window",); may depend on the arguments. `weights` alone
@@ -75,16 +80,44 @@ class Action(BaseModel):
         `layer` is the base's and has the claimed paths. `modules` are its linear maps; those whose weights were taken,
         where it claims weights."""
 
-    def under(self, facts: ModelFacts, layer: int) -> LayerSpec | None:
+    def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        """How weights that the change needs are made, by name below the layer, over those of `base`. `layer` is what it
+        becomes; what it has no use for need not be left out. Pure."""
+        return {}
+
+    def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:
         """A layer of the base under this action alone; None where it lacks a path that the action claims."""
-        spec = facts.layer_specs[layer]
-        if not all(has_path(spec, path) for path in self.claims()):
+        base = facts.layer_specs[layer]
+        if not all(has_path(base, path) for path in self.claims()):
             return None
-        return self.change(spec, facts.linear_maps[layer])
+        spec = self.change(base, facts.linear_maps[layer])
+        return LayerChange(spec, made_weights([self], base, spec, facts))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""
         return ()
+
+
+def made_weights(
+    actions: Iterable[Action], base: LayerSpec, layer: LayerSpec, model: ModelFacts
+) -> tuple[tuple[str, AnyExpr], ...]:
+    """How the new weights of a layer that becomes `layer` under these actions are made. LB475 for a shape that is not the
+    layer's."""
+    made: dict[str, AnyExpr] = {}
+    for action in sorted(actions, key=lambda action: (action.stage, action.text())):
+        made = after(made, action.weights(base, layer, model))
+    old = {tensor.name: tensor.shape for tensor in base.tensors(model)}
+    found = []
+    for tensor in layer.tensors(model):
+        if tensor.name in made:
+            try:
+                shape = made[tensor.name].shape(old)
+            except ValueError as problem:
+                raise fail("LB475", f"{tensor.name} cannot be made: {problem}") from None
+            if shape != tensor.shape:
+                raise fail("LB475", f"{tensor.name} is made as {list(shape)}, and the layer needs {list(tensor.shape)}")
+            found.append((tensor.name, made[tensor.name]))
+    return tuple(sorted(found))
 
 
 def acts_on_weights(action: Action) -> bool:

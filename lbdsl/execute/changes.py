@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.plan.schema import Plan
+from lbdsl.plan.schema import LayerPlan, Plan
+
+Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
+"""The new parameters of a layer of a model, by name below the layer."""
 
 
-def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
+def made_from_weights(model: Any, layer: LayerPlan) -> Mapping[str, Any]:
+    """Made from the weights that the model has."""
+    from lbdsl.measure.expressions import made_of
+
+    return made_of(model, layer.index, layer.change.weights)
+
+
+def apply_changes(model: Any, plan: Plan, made: Made = made_from_weights) -> tuple[dict[str, Any], ...]:
     """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
 
     The result is checked against the plan: the same specification of every layer, and exactly as many parameters. LB449
@@ -19,7 +30,7 @@ def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
         if not layer.changed:
             continue
         try:
-            model.set_layer(layer.index, layer.after.to_json())
+            model.set_layer(layer.index, layer.after.to_json(), made(model, layer))
         except ValueError as problem:
             raise fail("LB449", str(problem), help="start from the base model instead of an artifact") from None
         records += [

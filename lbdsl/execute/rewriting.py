@@ -14,11 +14,14 @@ import torch
 
 from lbdsl.artifact.save import file_hashes, save_all_but_weights
 from lbdsl.core.progress import Report
-from lbdsl.execute.changes import apply_changes
+from lbdsl.execute.changes import Made, apply_changes
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.measure.skeleton import skeleton_of
+from lbdsl.layer.weights import AnyExpr
+from lbdsl.measure.expressions import evaluate
+from lbdsl.measure.skeleton import skeleton_of, stand_in
+from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.model.checkpoint import read_tensors
-from lbdsl.plan.schema import Plan
+from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.rewrite.layout import RewritePlan, plan_rewrite
 from lbdsl.rewrite.shards import carry_out
 
@@ -26,11 +29,21 @@ from lbdsl.rewrite.shards import carry_out
 class Rewriting:
     """A plan's changes as a rewriting of the base's checkpoint. `records` are as `apply_changes` gives them."""
 
-    def __init__(self, model: Any, records: tuple[dict[str, Any], ...], weights: RewritePlan, facts: ModelFacts):
+    def __init__(
+        self,
+        model: Any,
+        records: tuple[dict[str, Any], ...],
+        weights: RewritePlan,
+        facts: ModelFacts,
+        made: Mapping[str, tuple[str, AnyExpr]],
+        source: Path,
+    ):
         self.records = records
         self._model = model
         self._weights = weights
         self._facts = facts
+        self._made = made
+        self._source = source
 
     def bytes_to_write(self, folder: Path) -> int:
         """Room that the result takes below `folder`, or below the first of its parents that exists: files that stay as
@@ -46,8 +59,16 @@ class Rewriting:
         OSError is the caller's to report. LB419 when the base's checkpoint changes meanwhile.
         """
         save_all_but_weights(self._model, tokenizer, self._facts.dtype, folder)
-        carry_out(self._weights, folder, cast=cast, progress=progress)
+        carry_out(self._weights, folder, cast=cast, make=self._make, progress=progress)
         return file_hashes(folder)
+
+    def _make(self, name: str) -> bytes:
+        """The bytes of a new weight, made from those of its layer, which are read for it alone."""
+        prefix, expr = self._made[name]
+        dtype = getattr(torch, self._facts.dtype)
+        files = TensorFiles(self._source, dtype, "cpu")
+        made = evaluate(expr, lambda old: files.read(prefix + old), {}, dtype)
+        return made.view(torch.uint8).numpy().tobytes()
 
 
 def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | None:
@@ -56,15 +77,39 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | Non
     Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
     """
     model = skeleton_of(source, facts)
-    records = apply_changes(model, plan)
+    records = apply_changes(model, plan, _stand_ins(facts))
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = read_tensors(source)
     rename = _other_name_of_a_tied_head(wanted, found, facts)
+    made = _made(plan, facts)
     left = {rename.get(name, name): info.shape for name, info in found.items() if rename.get(name, name) in wanted}
+    left |= {name: wanted[name] for name in made if name in wanted}
     if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
         return None
     drop = {name for name in found if rename.get(name, name) not in wanted}
-    return Rewriting(model, records, plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype), facts)
+    shapes = {name: wanted[name] for name in made}
+    weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=shapes)
+    return Rewriting(model, records, weights, facts, made, source)
+
+
+def _stand_ins(facts: ModelFacts) -> Made:
+    """New parameters of which only the shape matters."""
+
+    def made(model: Any, layer: LayerPlan) -> dict[str, Any]:
+        old = {tensor.name: tensor.shape for tensor in layer.before.tensors(facts)}
+        return {name: stand_in(expr.shape(old), model.dtype) for name, expr in layer.weights.items()}
+
+    return made
+
+
+def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[str, AnyExpr]]:
+    """By full name, the layer's prefix and the expression of each new weight."""
+    prefix = facts.family_data.layer_prefix
+    return {
+        prefix.format(layer.index) + name: (prefix.format(layer.index), expr)
+        for layer in plan.layers
+        for name, expr in layer.weights.items()
+    }
 
 
 def _other_name_of_a_tied_head(wanted: Mapping[str, Any], found: Mapping[str, Any], facts: ModelFacts) -> dict[str, str]:

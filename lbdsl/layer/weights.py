@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.base import Value
 
 Shape = tuple[int, ...]
@@ -193,6 +194,17 @@ AnyExpr = Annotated[
     Ref | Stat | Take | Mean | Concat | Slice | MatMul | Init,
     Field(discriminator="node"),
 ]
+
+
+class LayerChange(NamedTuple):
+    """What a layer becomes: its specification, and how those of its weights are made, by name below the layer, that are not
+    the base's."""
+
+    spec: LayerSpec
+    weights: tuple[tuple[str, AnyExpr], ...] = ()
+
+    def to_json(self) -> list[Any]:
+        return [self.spec.to_json(), {name: expr.model_dump(mode="json") for name, expr in self.weights}]
 
 
 def walk(expr: AnyExpr) -> Iterator[AnyExpr]:

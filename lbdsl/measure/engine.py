@@ -15,7 +15,7 @@ from lbdsl.core.progress import Report
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.residual import residual_sums
@@ -97,15 +97,15 @@ def _suffixes(wanted: Sequence[Request], facts: ModelFacts, actions: Mapping[str
     ]
 
 
-def _under(action: Action, facts: ModelFacts, layer: int) -> LayerSpec:
-    spec = action.under(facts, layer)
-    if spec is None:
+def _under(action: Action, facts: ModelFacts, layer: int) -> LayerChange:
+    change = action.under(facts, layer)
+    if change is None:
         raise fail(
             "LB449",
             f"`{action.text()}` cannot be measured at layer {layer}: it has no `{'`, `'.join(action.claims())}`",
             help="rank or choose among the layers that have one",
         )
-    return spec
+    return change
 
 
 def _measured(model: Any, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None) -> Iterator[Found]:
@@ -167,7 +167,7 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequ
 
     for index, run in enumerate(micro_batch.suffixes):
         with torch.inference_mode():
-            replace = {run.layer: variant_of(model, run.layer, run.spec)}
+            replace = {run.layer: variant_of(model, run.layer, run.change)}
             changed_BND = model.model.run_layers(kept[run.layer], inputs, start=run.layer, replace=replace)
             sums = base.compare(changed_BND, run.metrics)
         if all(later.layer != run.layer for later in micro_batch.suffixes[index + 1 :]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,24 @@ def evaluate(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype
     Everything before is in float64, so that it does not depend on the dtype that a model computes in, nor on its device.
     """
     return _of(expr, tensors, stats).to(dtype).contiguous()
+
+
+def made_of(
+    model: Any,
+    layer: int,
+    weights: Iterable[tuple[str, AnyExpr]],
+    stats: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """The new weights of a layer of a hybrid model, in the dtype and on the device that it computes in.
+
+    They are rounded to the dtype that the model is saved in first: what is measured is what a file would hold.
+    """
+    old = model.model.layers[layer].get_parameter
+    saved = getattr(torch, getattr(model, "saved_dtype", None) or str(model.dtype).removeprefix("torch."))
+    return {
+        name: evaluate(expr, old, stats, saved).to(device=model.lm_head.weight.device, dtype=model.dtype)
+        for name, expr in weights
+    }
 
 
 def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
@@ -37,7 +37,7 @@ class JointLoss:
 
 def measure_joint(
     model: Callable[[], Any],
-    changes: Mapping[int, LayerSpec],
+    changes: Mapping[int, LayerChange],
     blocks: TokenBlocks,
     store: Store,
     fingerprint: str,
@@ -77,7 +77,7 @@ def measure_joint(
 
 def _measured(
     model: Any,
-    changes: Mapping[int, LayerSpec],
+    changes: Mapping[int, LayerChange],
     blocks: TokenBlocks,
     work: Sequence[range],
     joint: Sequence[type[LogitsMetric]],
@@ -88,7 +88,7 @@ def _measured(
     meter = Meter(progress, model)
     for rows in work:
         meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
-    variants = {layer: variant_of(model, layer, spec) for layer, spec in sorted(changes.items())}
+    variants = {layer: variant_of(model, layer, change) for layer, change in sorted(changes.items())}
     for rows in work:
         ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
         sums = _compare(model, ids_BN, first, variants, joint)

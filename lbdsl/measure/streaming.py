@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.variant import variant_of
 
-Changes = Mapping[int, LayerSpec]
+Changes = Mapping[int, LayerChange]
 """What layers become: it makes a changed model out of the base."""
 
 Observer = Callable[[Any, Tensor, Tensor, Any], None]
@@ -56,7 +56,7 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
         flow.changed = [None] * len(flow.changes)
     for index in range(model.layers):
         with model.layer(index) as layer:
-            made: dict[LayerSpec, Any] = {}
+            made: dict[LayerChange, Any] = {}
             for flow in flows:
                 _through(model, flow, layer, index, made)
             # Variants share the layer's weights, which must go before the next layer's come.
@@ -66,7 +66,7 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
         flow.changed = [flow.last_BND if state is None else state for state in flow.changed]
 
 
-def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dict[LayerSpec, Any]) -> None:
+def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dict[LayerChange, Any]) -> None:
     """One flow through one layer; `made` keeps the layer's variants for the flows after it."""
     body = model.hybrid.model
     for number, changes in enumerate(flow.changes):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.memory import free_bytes
 from lbdsl.measure.meter import Meter
 from lbdsl.measure.predictions import Predictions
@@ -49,7 +49,7 @@ def measure_from_disk(
 
 def joint_from_disk(
     model: StreamedModel,
-    changes: Mapping[int, LayerSpec],
+    changes: Mapping[int, LayerChange],
     blocks: TokenBlocks,
     work: Sequence[range],
     joint: Sequence[type[LogitsMetric]],
@@ -81,7 +81,7 @@ def _pass(
     flows = [
         Flow(
             _ids(model, blocks, part.rows),
-            tuple({run.layer: run.spec} for run in part.suffixes),
+            tuple({run.layer: run.change} for run in part.suffixes),
             _observers(part, found),
         )
         for part, found in zip(todo, seen, strict=True)

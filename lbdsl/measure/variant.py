@@ -9,27 +9,30 @@ import torch
 from lbdsl.core.diagnostic import fail
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
+from lbdsl.measure.expressions import made_of
 
 
-def variant_of(model: Any, layer: int, spec: LayerSpec) -> torch.nn.Module:
-    """Layer `layer` under `spec`; it shares the base's parameters. The base's own where nothing changes.
+def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
+    """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew. The base's own where
+    nothing changes.
 
     Parameters that a part brings anew start from a fixed seed, so that a measurement can be repeated. Raises LB449
     where the layer has lost the weights that it would need.
     """
     present = model.config.lbdsl["layers"][layer]
-    wanted = spec.to_json()
-    if wanted == present:
+    wanted = change.spec.to_json()
+    if wanted == present and not change.weights:
         return model.model.layers[layer]
     device = model.lm_head.weight.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         try:
-            return model.model.layer_variant(layer, wanted)
+            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights))
         except ValueError as problem:
-            change = ", ".join(changes_text(LayerSpec.model_validate(present), spec, "->"))
+            said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->"))
             raise fail(
                 "LB449",
-                f"layer {layer} cannot become this ({change}): {problem}",
+                f"layer {layer} cannot become this ({said}): {problem}",
                 help="start from the base model instead of an artifact",
             ) from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lbdsl.core.measurement import Request
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.store import MODEL_LAYER, Key, Sum
 from lbdsl.metrics import LogitsMetric
 
@@ -19,17 +19,17 @@ Found = list[tuple[Key, int, Sum]]
 
 @dataclass(frozen=True)
 class Suffix:
-    """A run from `layer` to the end with that layer under `spec`; it serves all its metrics."""
+    """A run from `layer` to the end with that layer changed; it serves all its metrics."""
 
     layer: int
     action: str
-    spec: LayerSpec
+    change: LayerChange
     metrics: tuple[type[LogitsMetric], ...]
 
     def only(self, missing: set[Key]) -> Suffix:
         """With the metrics that are missing."""
         left = tuple(metric for metric in self.metrics if Key(metric.kind, self.action, self.layer) in missing)
-        return Suffix(self.layer, self.action, self.spec, left)
+        return Suffix(self.layer, self.action, self.change, left)
 
     def found(self, rows: range, sums: Mapping[str, list[Sum]]) -> Found:
         """The sums of its metrics by name, one a sequence of `rows`, as the store takes them."""

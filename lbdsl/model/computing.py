@@ -19,6 +19,8 @@ def compute_dtype(dtype: str, device: Any) -> str:
 def cast_weights(model: nn.Module, dtype: str) -> Any:
     """Parameters alone, in place: `model.to` would round buffers too, and rotary frequencies rounded to bfloat16 are wrong
     ones."""
+    # New weights are rounded as those that are saved.
+    model.saved_dtype = str(next(model.parameters()).dtype).removeprefix("torch.")  # type: ignore[assignment]
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(getattr(torch, dtype))

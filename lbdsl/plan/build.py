@@ -128,6 +128,7 @@ def _layer(
         index=index,
         before=choice.base,
         after=choice.spec,
+        weights=dict(choice.weights),
         actions=tuple(_planned(facts, choice, item) for item in choice.taken),
         scores=scores,
         params_before=was.params,

@@ -59,6 +59,7 @@ def _layer(layer: LayerPlan) -> dict[str, Any]:
         "after": layer.after.to_json(),
         "changes": {path: list(pair) for path, pair in differences(layer.before, layer.after).items()},
         "actions": [{"action": item.action.text(), "rule": item.rule, "paths": list(item.paths)} for item in layer.actions],
+        "new_weights": sorted(layer.weights),
         "scores": {name: score.value for name, score in layer.scores.items()},
         "stderr": {name: score.stderr for name, score in layer.scores.items()},
         "params_before": layer.params_before,

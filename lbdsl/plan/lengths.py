@@ -57,7 +57,7 @@ def widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
     for action in dict.fromkeys(actions):
         for spec, layer in alike.items():
             changed = action.under(facts, layer)
-            found = max([found, *(given_windows((spec,), (changed,)) if changed is not None else ())])
+            found = max([found, *(given_windows((spec,), (changed.spec,)) if changed is not None else ())])
     return found
 
 

@@ -16,6 +16,7 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.difference import given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, LayerChange
 from lbdsl.parts import Mark, Slot
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
 
@@ -58,13 +59,15 @@ class PlannedAction(Value):
 class LayerPlan(Value):
     """What one layer of the source model is, and what it becomes.
 
-    `scores` are keyed by the score's text. Costs are of this layer, before and after; `weights` in bytes.
+    `weights` says how those of its parameters are made, by name below the layer, that are not the base's. `scores` are
+    keyed by the score's text. Costs are of this layer, before and after; `weights` in bytes.
     """
 
     index: int
     before: LayerSpec
     after: LayerSpec
     actions: tuple[PlannedAction, ...]
+    weights: dict[str, AnyExpr] = {}
     scores: dict[str, ScoreValue] = {}
     params_before: int
     params_after: int
@@ -76,7 +79,11 @@ class LayerPlan(Value):
 
     @property
     def changed(self) -> bool:
-        return self.after != self.before
+        return self.after != self.before or bool(self.weights)
+
+    @property
+    def change(self) -> LayerChange:
+        return LayerChange(self.after, tuple(sorted(self.weights.items())))
 
     @property
     def acting(self) -> tuple[PlannedAction, ...]:

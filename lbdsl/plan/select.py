@@ -8,11 +8,13 @@ from functools import cached_property
 from types import MappingProxyType
 
 from lbdsl.actions import Action
+from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, LayerChange
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
@@ -34,17 +36,22 @@ class Taken:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What a layer was and what it becomes, what the rules took of it, and why."""
+    """What a layer was and what it becomes, how its new weights are made, what the rules took of it, and why."""
 
     index: int
     base: LayerSpec
     spec: LayerSpec
+    weights: tuple[tuple[str, AnyExpr], ...]
     taken: tuple[Taken, ...]
     reason: str
 
     @property
+    def change(self) -> LayerChange:
+        return LayerChange(self.spec, self.weights)
+
+    @property
     def changed(self) -> bool:
-        return self.spec != self.base
+        return self.spec != self.base or bool(self.weights)
 
     @property
     def changing(self) -> tuple[Action, ...]:
@@ -73,7 +80,7 @@ class Selection:
     @cached_property
     def digest(self) -> str:
         """sha256 over what each layer becomes: what a joint measurement is keyed by."""
-        return digest_of([layer.spec.to_json() for layer in self.layers])
+        return digest_of([layer.change.to_json() for layer in self.layers])
 
     @property
     def changed(self) -> tuple[int, ...]:
@@ -85,9 +92,9 @@ class Selection:
         return all(action.carried_out for layer in self.layers for action in layer.changing)
 
     @property
-    def changes(self) -> Mapping[int, LayerSpec]:
+    def changes(self) -> Mapping[int, LayerChange]:
         """What the changed layers become."""
-        return MappingProxyType({i: self.layers[i].spec for i in self.changed})
+        return MappingProxyType({i: self.layers[i].change for i in self.changed})
 
     @property
     def specs(self) -> tuple[LayerSpec, ...]:
@@ -145,12 +152,14 @@ def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[
     base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
     spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
     taken = tuple(Taken(take.action, recipe.rules[take.rule].number, paths.named(take.paths)) for take in takes)
+    acting = dict.fromkeys(take.action for take in takes if not take.action.keeps)
+    weights = made_weights(acting, base, spec, facts)
     owner = next((take for take in takes if not take.action.keeps), takes[0] if takes else None)
     if owner is None:
-        return LayerChoice(index, base, spec, taken, "no rule claims it")
+        return LayerChoice(index, base, spec, weights, taken, "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")
     because = recipe.rules[owner.rule].because
-    return LayerChoice(index, base, spec, taken, f"{reason}; {because}" if because else reason)
+    return LayerChoice(index, base, spec, weights, taken, f"{reason}; {because}" if because else reason)
 
 
 def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:

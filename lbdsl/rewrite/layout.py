@@ -19,12 +19,13 @@ _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 @dataclass(frozen=True)
 class Piece:
     """A tensor of a new file: where it comes from, and its name, dtype and bytes there (`start` counts from the data's
-    begin)."""
+    begin). One that is `made` has no bytes in the old file: `source` is its shape, and the place of what it replaces."""
 
     source: TensorInfo
     name: str
     dtype: str
     start: int
+    made: bool = False
 
     @property
     def size(self) -> int:
@@ -32,7 +33,7 @@ class Piece:
 
     @property
     def is_cast(self) -> bool:
-        return self.dtype != self.source.dtype
+        return not self.made and self.dtype != self.source.dtype
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,24 @@ def plan_rewrite(
     drop: Callable[[str], bool] | Collection[str] = (),
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
+    made: Mapping[str, tuple[int, ...]] | None = None,
 ) -> RewritePlan:
     """Plan leaving out tensors, renaming tensors and casting floating-point tensors to `dtype` (torch's name).
 
-    `drop` names the tensors to leave out, `rename` maps old names to new ones. Reads headers only, and trusts nothing in
-    them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does.
+    `drop` names the tensors to leave out, `rename` maps old names to new ones; `made` are the shapes of tensors that are
+    made, in `dtype`, each in place of the one with its name, or after the last one. Reads headers only, and trusts nothing
+    in them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does.
     """
     dropped = drop if callable(drop) else frozenset(drop).__contains__
     names = rename or {}
     tensors = read_tensors(source_folder)
+    made = made or {}
+    assert not made or dtype, "what is made is made in some dtype"
+    last = max(tensors.values(), key=lambda info: (info.file, info.stop))
+    new = {
+        name: replace(tensors.get(name, last), name=name, dtype=dtype, shape=shape) for name, shape in made.items() if dtype
+    }
+    tensors = {**tensors, **new}
     kept = [info for info in tensors.values() if not dropped(info.name)]
     assert kept, "a rewritten checkpoint has tensors"
     new_names = {names.get(info.name, info.name) for info in kept}
@@ -116,19 +126,27 @@ def plan_rewrite(
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
         all_of_file = [info for info in tensors.values() if info.file == file]
-        pieces = _pieces([info for info in all_of_file if not dropped(info.name)], names, dtype)
+        pieces = _pieces([info for info in all_of_file if not dropped(info.name)], names, dtype, made)
         linked = len(pieces) == len(all_of_file) and all(
-            piece.name == piece.source.name and not piece.is_cast for piece in pieces
+            piece.name == piece.source.name and not piece.is_cast and not piece.made for piece in pieces
         )
         if pieces:
             shards.append(ShardPlan(file, file, pieces, linked))
     return RewritePlan(source_folder, _named(shards))
 
 
-def _pieces(infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None) -> tuple[Piece, ...]:
+def _pieces(
+    infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None, made: Collection[str]
+) -> tuple[Piece, ...]:
     """Wide elements first, so that every tensor is aligned to its element; else in the order of the old file."""
     pieces = [
-        Piece(info, names.get(info.name, info.name), dtype if dtype and info.dtype in _FLOATS else info.dtype, 0)
+        Piece(
+            info,
+            names.get(info.name, info.name),
+            dtype if dtype and info.dtype in _FLOATS else info.dtype,
+            0,
+            info.name in made,
+        )
         for info in infos
     ]
     placed, end = [], 0

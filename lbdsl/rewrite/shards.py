@@ -54,9 +54,14 @@ def rewrite_shards(
 
 
 def carry_out(
-    plan: RewritePlan, output_folder: Path, *, cast: Cast | None = None, progress: Report | None = None
+    plan: RewritePlan,
+    output_folder: Path,
+    *,
+    cast: Cast | None = None,
+    make: Callable[[str], bytes] | None = None,
+    progress: Report | None = None,
 ) -> tuple[str, ...]:
-    """Write what `plan_rewrite` planned; see `rewrite_shards`."""
+    """Write what `plan_rewrite` planned; see `rewrite_shards`. `make` gives the bytes of a tensor that is made, by name."""
     done = 0
 
     def tell(count: int) -> None:
@@ -71,7 +76,7 @@ def carry_out(
         if shard.linked:
             link_or_copy(plan.source / shard.source, target, tell)
         else:
-            _write(plan.source / shard.source, shard, target, cast, tell)
+            _write(plan.source / shard.source, shard, target, cast, make, tell)
     names = [shard.name for shard in plan.shards]
     if not plan.is_single:
         with whole_file(output_folder / INDEX) as writer:
@@ -82,13 +87,24 @@ def carry_out(
     return tuple(names)
 
 
-def _write(source: Path, shard: ShardPlan, target: Path, cast: Cast | None, tell: Callable[[int], None]) -> None:
+def _write(
+    source: Path,
+    shard: ShardPlan,
+    target: Path,
+    cast: Cast | None,
+    make: Callable[[str], bytes] | None,
+    tell: Callable[[int], None],
+) -> None:
     reader = os.open(source, os.O_RDONLY)
     try:
         with whole_file(target) as writer:
             write_all(writer, shard.header())
             for run in _runs(shard.pieces):
-                if run[0].is_cast:
+                if run[0].made:
+                    assert make is not None, "a plan with new tensors needs a way to make them"
+                    write_all(writer, make(run[0].name))
+                    tell(run[0].size)
+                elif run[0].is_cast:
                     assert cast is not None, "a plan with another dtype needs a way to cast"
                     _write_cast(reader, writer, run[0], cast, tell)
                 else:
@@ -99,10 +115,12 @@ def _write(source: Path, shard: ShardPlan, target: Path, cast: Cast | None, tell
 
 
 def _runs(pieces: tuple[Piece, ...]) -> Iterator[list[Piece]]:
-    """Pieces that lie one after the other in the old file too are copied as one range; a cast one stands alone."""
+    """Pieces that lie one after the other in the old file too are copied as one range; one that is cast or made stands
+    alone."""
     run: list[Piece] = []
     for piece in pieces:
-        joins = run and not piece.is_cast and not run[-1].is_cast and run[-1].source.stop == piece.source.start
+        alone = piece.is_cast or piece.made or (bool(run) and (run[-1].is_cast or run[-1].made))
+        joins = run and not alone and run[-1].source.stop == piece.source.start
         if run and not joins:
             yield run
             run = []

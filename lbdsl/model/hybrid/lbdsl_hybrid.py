@@ -253,8 +253,9 @@ class HybridModelMixin(_Supports):
                 layers.append(part(mixer["kind"]).make_cache(self.config, index, mixer, reserved))
         return layers
 
-    def layer_variant(self, index, spec):
-        """A decoder layer under `spec` that shares every parameter of layer `index` that it has use for.
+    def layer_variant(self, index, spec, made=None):
+        """A decoder layer under `spec` that shares every parameter of layer `index` that it has use for, but for those in
+        `made`, new ones by name.
 
         Parameters that only the variant has are made as its parts make them, but for those of a map that is stored in
         another way: they are the map's own. ValueError when it needs weights that are gone, or of another shape.
@@ -263,7 +264,9 @@ class HybridModelMixin(_Supports):
         ours = dict(before.named_parameters())
         layer = self._new_layer(index, spec, "meta")
         names = [name for name, _ in layer.named_parameters()]
-        new = [name for name in names if name not in ours]
+        made = made or {}
+        ours = {name: parameter for name, parameter in ours.items() if name not in made}
+        new = [name for name in names if name not in ours and name not in made]
         native = native_layers(self.config)[index]
         of_the_family = {name for name, _ in self._new_layer(index, native, "meta").named_parameters()}
         stored = tuple(f"{name}." for name in layer.spec["weights"])
@@ -271,7 +274,8 @@ class HybridModelMixin(_Supports):
         if lost:
             raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
         shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}
-        other = [name for name in names if name in ours and shapes[name] != ours[name].shape]
+        given = {**ours, **made}
+        other = [name for name in names if name in given and shapes[name] != given[name].shape]
         if other:
             raise ValueError(f"layer {index} has weights of another shape than it would need: {', '.join(other)}")
         if new or any(True for _ in layer.buffers()):
@@ -281,9 +285,10 @@ class HybridModelMixin(_Supports):
                 parameter = layer.get_parameter(name)
                 parameter.data = parameter.data.to(like.dtype)
         for name in names:
-            if name in ours:
+            if name in given:
                 owner, _, leaf = name.rpartition(".")
-                setattr(layer.get_submodule(owner), leaf, ours[name])
+                value = ours[name] if name in ours else nn.Parameter(made[name])
+                setattr(layer.get_submodule(owner), leaf, value)
         for name in ("gradient_checkpointing", "_gradient_checkpointing_func"):
             if hasattr(before, name):
                 setattr(layer, name, getattr(before, name))
@@ -301,9 +306,9 @@ class HybridModelMixin(_Supports):
         layers = [dict(spec if place == index else old) for place, old in enumerate(self.config.lbdsl["layers"])]
         return {**self.config.lbdsl, "layers": layers}
 
-    def set_layer(self, index, spec):
-        """Make layer `index` what `spec` says; weights without use are let go."""
-        layer = self.layer_variant(index, spec)
+    def set_layer(self, index, spec, made=None):
+        """Make layer `index` what `spec` says, with the new parameters `made`; weights without use are let go."""
+        layer = self.layer_variant(index, spec, made)
         self.config.lbdsl = self._with_spec(index, spec)
         self.layers[index] = layer
 
@@ -360,9 +365,9 @@ class HybridCausalLMMixin(_Supports):
         cap = self.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def set_layer(self, index, spec):
+    def set_layer(self, index, spec, made=None):
         """Change what layer `index` is; see HybridModelMixin.set_layer."""
-        self.model.set_layer(index, spec)
+        self.model.set_layer(index, spec, made)
 
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, *_args, **_kwargs):
