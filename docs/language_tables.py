@@ -9,7 +9,7 @@ from lbdsl.api.explaining import example_findings
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax.names import GRAMMAR, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS, STATEMENTS
@@ -73,7 +73,11 @@ def action_sections() -> str:
 
 
 def metric_sections() -> str:
-    return described("metric", iter(["sensitivity", *metrics()]))
+    return described("metric", iter(["sensitivity", *metrics_of(Of.LAYER)]))
+
+
+def finished_sections() -> str:
+    return described("metric", iter(metrics_of(Of.FINISHED)))
 
 
 def values() -> str:
@@ -161,6 +165,7 @@ LANGUAGE_TABLES: Mapping[str, Callable[[], str]] = {
     "keywords": keywords,
     "actions": action_sections,
     "metrics": metric_sections,
+    "finished": finished_sections,
     "values": values,
     "facts": facts,
     "types": types,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from docs.language_tables import LANGUAGE_TABLES
 from lbdsl.export import exporters
+from lbdsl.export.expresses import Can, Expresses, Fields
 from lbdsl.families import FAMILIES, Family
-from lbdsl.families.base import no_windows
+from lbdsl.families.engines import Lacks
+from lbdsl.families.windows import NO_WINDOWS, OneWindow, WindowsByType
+from lbdsl.parts import Slot
 
 
 def families() -> str:
@@ -17,7 +20,7 @@ def families() -> str:
     for row in FAMILIES.values():
         lines.append(
             f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
-            f"{'no' if row.windows is no_windows else 'yes'} | {'yes' if row.gguf_architecture else 'no'} |"
+            f"{'no' if row.windows is NO_WINDOWS else 'yes'} | {'yes' if row.gguf.read else 'no'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -30,15 +33,78 @@ def _attention(row: Family) -> str:
     biased = [tensor for tensor in row.attention if tensor.name.endswith("proj.bias")]
     if biased:
         words.append("biases" if biased[0].when is None else f"biases with `{biased[0].when}`")
+    if row.multipliers.residual:
+        words.append("multipliers")
     if row.attention_softcap:
         words.append("capped scores (eager attention)")
     return ", ".join(words)
 
 
 def _norms(row: Family) -> str:
-    rows = [tensor.name for tensor in (row.attention[0], row.attention[-1])]
-    before, after = (name.endswith("layernorm.weight") for name in rows)
+    before, after = row.attention_norms
     return "before and after" if before and after else "before" if before else "after"
+
+
+def expresses() -> str:
+    """What each format can say of a layer, from what its exporter declares."""
+    said = {kind: _sayings(exporter.expresses) for kind, exporter in exporters().items()}
+    rows = dict.fromkeys(name for kind in said.values() for name in kind)
+    lines = [f"| a layer's | {' | '.join(f'`{kind}`' for kind in said)} |", f"|---{'|---' * len(said)}|"]
+    lines += [f"| {row} | {' | '.join(kind.get(row, 'no') for kind in said.values())} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _sayings(expresses: Expresses) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for slot, other in ((Slot.MIXER, "ffn"), (Slot.FFN, "mixer")):
+        here, both = slot.value in expresses.empty, "block" in expresses.empty
+        found[f"`{slot}` may be gone"] = "yes" if here else f"only with the `{other}`" if both else "no"
+    for slot in Slot:
+        for kind, fields in expresses.kinds(slot).items():
+            found[f"`{slot}` of kind `{kind}`"] = "yes"
+            found |= {f"`{slot}.{path}`": words for path, words in _words(fields)}
+    found["`weights` stored in another way"] = "yes" if expresses.weights else "no"
+    return found
+
+
+def _words(fields: Fields, before: str = "") -> Iterator[tuple[str, str]]:
+    for name, can in fields.items():
+        if isinstance(can, Can):
+            yield before + name, can.words
+        else:
+            yield from _words(can, f"{before}{name}.")
+
+
+def serving() -> str:
+    """What engines have for each family, from what the family declares."""
+    columns = ("`decilm`", "`gguf`", "`gguf`, parts gone", "`gguf`, windows", "`native`, windows", "`vllm`")
+    lines = [f"| family | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    for name, row in FAMILIES.items():
+        graph = row.gguf.graph
+        cells = (
+            _or_lacks(row.decilm),
+            f"`{graph.name}`",
+            _or_lacks(row.gguf.deci or "`deci`"),
+            f"`{graph.name}`" if graph.windows else _or_lacks(row.gguf.granite_swa or "`granite_swa`"),
+            _native_windows(row),
+            _or_lacks(row.vllm),
+        )
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _or_lacks(value: object) -> str:
+    if isinstance(value, Lacks):
+        return f"no: {value.what}"
+    return value if isinstance(value, str) else "yes"
+
+
+def _native_windows(row: Family) -> str:
+    if isinstance(row.windows, WindowsByType):
+        return "in some layers" if not row.rope_by_layer_type else "in layers with a native window"
+    every = ["in all layers"] if isinstance(row.windows, OneWindow) else []
+    other = [f"as `{row.windowed_as.model_type}`{', without biases' if row.flags else ''}"] if row.windowed_as else []
+    return "; ".join(every + other) or "no"
 
 
 def exports() -> str:
@@ -50,4 +116,10 @@ def exports() -> str:
     return re.sub(r"^(What|Engine|Limits|Source): ", r"- **\1**: ", text, flags=re.MULTILINE)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"families": families, "exports": exports, **LANGUAGE_TABLES}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "families": families,
+    "expresses": expresses,
+    "serving": serving,
+    "exports": exports,
+    **LANGUAGE_TABLES,
+}

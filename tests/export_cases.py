@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from lbdsl.artifact.save import save_model
 from lbdsl.export import Subject
 from lbdsl.export.base import subject_of
-from lbdsl.model.config_file import read_json_object
 from lbdsl.families import FAMILIES
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
+from tests.layer_changes import Layer
 
 SIZES = {
     "vocab_size": 260,
@@ -78,14 +80,24 @@ def base_facts(family: str, **options: Any) -> tuple[dict[str, Any], Any]:
         return read_json_object(Path(folder) / "config.json"), inspect_model(resolve_source(folder)).unwrap()
 
 
-def changed_model(place: Path, family: str, changes: dict[int, dict[str, Any]], **options: Any) -> Changed:
+def base_subject(family: str, layers: list[Layer], **options: Any) -> Subject:
+    """A description as exporters get it; nothing is on disk."""
+    config, facts = base_facts(family, **options)
+    return subject_of(config, facts, changed_specs(facts, layers))
+
+
+def changed_specs(facts: Any, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    return [layer.of(own.to_json()) for layer, own in zip(layers, facts.layer_specs, strict=True)]
+
+
+def changed_model(place: Path, family: str, changes: dict[int, Layer], **options: Any) -> Changed:
     """A base model with `changes` by layer, saved below `place`."""
     base = base_model(family, **options)
     base.save_pretrained(place / "base")
     facts = inspect_model(resolve_source(str(place / "base"))).unwrap()
     model = to_hybrid(base)
-    for layer, spec in changes.items():
-        model.set_layer(layer, {**facts.spec(layer), **spec} if "attn" not in spec else spec)
+    for index, layer in changes.items():
+        model.set_layer(index, layer.of(facts.layer_specs[index].to_json()))
     save_model(model, small_tokenizer(), place / "artifact")
     return Changed(model, place / "artifact", artifact_subject(place / "artifact", facts))
 

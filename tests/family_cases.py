@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from lbdsl.families import FAMILIES
-from tests.hybrid_cases import FULL, NONE, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.specs import attention_layer
 
 VOCAB = 101
 NATIVE = 9
@@ -56,6 +57,14 @@ OPTIONS = {
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 9e5},
         },
     },
+    "granite": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 1.7,
+    },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
     "olmo3": {
         "sliding_window": NATIVE,
@@ -79,11 +88,11 @@ NATIVE_LAYERS = {
     "smollm3": (1, 3),
     "gemma2": (0, 2),
     "gemma3_text": (0, 2),
+    "granite": (),
     "phi3": (0, 1, 2, 3),
     "olmo3": (0, 1, 2),
 }
 FAMILY_NAMES = tuple(FAMILIES)
-MLP_GONE, BLOCK_GONE = {"mlp": "none"}, {"attn": "none", "mlp": "none"}
 
 
 def family_base(name: str, seed: int = 0, **changes):
@@ -103,26 +112,30 @@ def family_base(name: str, seed: int = 0, **changes):
 
 
 def native_specs(name: str) -> list[dict]:
-    return [swa(NATIVE) if layer in NATIVE_LAYERS[name] else dict(FULL) for layer in range(4)]
+    """The base's layers, as in config.json."""
+    head_dim = OPTIONS[name].get("head_dim", 8)
+    base = attention_layer(heads=4, kv_heads=2, head_dim=head_dim, width=COMMON["intermediate_size"])
+    return [swa(NATIVE).of(base) if layer in NATIVE_LAYERS[name] else base for layer in range(4)]
 
 
 def family_plans(name: str, w: int = 5, n: int = 3) -> dict[str, list[dict]]:
-    """The plan shapes that break caches and masks, over a model whose own layers may be windowed: changes by layer."""
-    keep: dict = {}
-    changes = {
-        "drop 0": [NONE, keep, keep, keep],
-        "swa 0": [swa(w, n), keep, keep, keep],
-        "drop + swa first": [NONE, swa(w, n), keep, keep],
-        "no full layer": [swa(w, n), NONE, swa(w, n), NONE],
-        "all kept": [keep, keep, keep, keep],
-        "drop mlp": [keep, MLP_GONE, keep, MLP_GONE],
-        "drop block": [BLOCK_GONE, keep, BLOCK_GONE, keep],
-        "drop mlp + swa": [{**swa(w, n), **MLP_GONE}, keep, {**NONE, **MLP_GONE}, swa(w, 0)],
-    }
-    native = native_specs(name)
+    """The plan shapes that break caches and masks, over a model whose own layers may be windowed."""
     return {
-        title: [change if "attn" in change else {**own, **change} for own, change in zip(native, plan, strict=True)]
-        for title, plan in changes.items()
+        title: [change.of(own) for change, own in zip(plan, native_specs(name), strict=True)]
+        for title, plan in _plans(w, n).items()
+    }
+
+
+def _plans(w: int, n: int) -> dict[str, list[Layer]]:
+    return {
+        "drop 0": [NONE, OWN, OWN, OWN],
+        "swa 0": [swa(w, n), OWN, OWN, OWN],
+        "drop + swa first": [NONE, swa(w, n), OWN, OWN],
+        "no full layer": [swa(w, n), NONE, swa(w, n), NONE],
+        "all kept": [OWN, OWN, OWN, OWN],
+        "drop mlp": [OWN, NO_MLP, OWN, NO_MLP],
+        "drop block": [GONE, OWN, GONE, OWN],
+        "drop mlp + swa": [Layer(w, n, mlp=False), OWN, GONE, swa(w, 0)],
     }
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
+from lbdsl.plan.cost import ModelCost, model_cost
 from lbdsl.plan.requests import requests_of
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
@@ -44,6 +49,33 @@ def llama_facts(
         dtype=dtype,
         layer_specs=(LayerSpec(mixer=mixer, ffn=GatedMLP(width=intermediate)),) * layers,
     )
+
+
+MODULES = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+"""The linear maps of a layer."""
+
+
+def windowed(facts: ModelFacts, windows: Sequence[int | None]) -> ModelFacts:
+    """The same model with these native windows, in tokens: None for none, 0 for a layer without attention."""
+    specs = []
+    for spec, size in zip(facts.layer_specs, windows, strict=True):
+        window = None if size is None else Window(size=size or 1)
+        specs.append(spec.replace(mixer=None if size == 0 else spec.mixer.replace(window=window)))
+    return replace(facts, layer_specs=tuple(specs))
+
+
+def changed_cost(facts: ModelFacts, actions: Sequence[Sequence[Action]]) -> ModelCost:
+    """The cost of the model whose layers have these actions."""
+    specs = list(facts.layer_specs)
+    for layer, chosen in enumerate(actions):
+        for action in chosen:
+            specs[layer] = action.change(specs[layer], facts.linear_maps[layer])
+    return model_cost(facts, specs)
+
+
+def token_bytes(facts: ModelFacts) -> int:
+    """Bytes of one token's keys and values in one layer."""
+    return facts.layer_specs[0].mixer.token_bytes(facts)
 
 
 def smollm2_facts() -> ModelFacts:
@@ -99,9 +131,18 @@ def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2
     for request in requests:
         value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
         value *= 1.0 if request.metric == "nll" else 0.5
-        unit = "1" if request.metric == "influence" else "nats/token"
-        scores[request] = Measurement(value, 0.004, unit, 8192, 8)
+        scores[request] = Measurement(value, 0.004, metrics()[request.metric].unit, 8192, 8)
     return scores
+
+
+def joint_loss(
+    nll: float, kl: float | None = None, stderr: float | None = None, base_nll: float | None = None, tokens: int = 4096
+) -> Loss:
+    """What was measured of the whole changed model; `stderr` is of `nll`."""
+    scores = {"nll": ScoreValue(value=nll, stderr=stderr, unit=Unit.NATS)}
+    if kl is not None:
+        scores["kl"] = ScoreValue(value=kl, unit=Unit.NATS)
+    return Loss(scores=scores, base_nll=base_nll, tokens=tokens)
 
 
 def plan_of(

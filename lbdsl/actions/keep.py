@@ -8,8 +8,8 @@ from lbdsl.actions.base import Action
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 
-_CLAIMS: dict[str | None, tuple[str, ...]] = {
-    None: (Slot.MIXER.value, Slot.FFN.value, Slot.WEIGHTS.value),
+_CLAIMS = {
+    "layer": (Slot.MIXER.value, Slot.FFN.value, Slot.WEIGHTS.value),
     "attention": (Slot.MIXER.value,),
     "mlp": (Slot.FFN.value,),
 }
@@ -26,14 +26,14 @@ class Keep(Action):
     """
 
     kind: Literal["keep"] = "keep"
-    target: Literal["attention", "mlp"] | None = None
+    target: Literal["layer", "attention", "mlp"] = "layer"
     example: ClassVar[str] = "keep"
     examples: ClassVar[tuple[str, ...]] = ("keep(attention)", "keep(mlp)")
     divisible: ClassVar[bool] = True
     keeps: ClassVar[bool] = True
 
     def text(self) -> str:
-        return self.kind if self.target is None else f"{self.kind}({self.target})"
+        return self.kind if self.target == "layer" else f"{self.kind}({self.target})"
 
     def claims(self) -> tuple[str, ...]:
         return _CLAIMS[self.target]

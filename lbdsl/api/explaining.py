@@ -12,6 +12,7 @@ from lbdsl.core.digest import digest_text
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.recipe import recipe_from_text
@@ -117,7 +118,7 @@ def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     for request in needed[0]:
         edge = min(request.layer, facts.layers - 1 - request.layer)
         value = 0.02 + 0.5 / (1 + edge) + 0.001 * ((7 * request.layer) % 5)
-        scores[request] = Measurement(value, 0.004, "nats/token", 8192, 8)
+        scores[request] = Measurement(value, 0.004, metrics()[request.metric].unit, 8192, 8)
     return scores
 
 
@@ -131,7 +132,7 @@ def _planned(
     """The planner's findings."""
     from lbdsl.plan.build import build
     from lbdsl.plan.lengths import with_lengths
-    from lbdsl.plan.schema import Loss, ModelRef
+    from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
     from lbdsl.plan.select import select
 
     lengths = with_lengths(recipe, facts)
@@ -144,6 +145,9 @@ def _planned(
         source="example", digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=facts
     )
     rise = 0.06 if chosen.value.changed else 0.0
-    loss = Loss(joint=rise, joint_stderr=0.01, joint_kl=rise, base_nll=2.2, tokens=4096) if joint else None
+    measured = {
+        name: ScoreValue(value=rise, stderr=0.01, unit=metric.unit) for name, metric in metrics_of(Of.CHANGED).items()
+    }
+    loss = Loss(scores=measured, base_nll=2.2, tokens=4096) if joint else None
     built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)
     return (*lengths.diagnostics, *chosen.diagnostics, *built.diagnostics)

@@ -22,6 +22,7 @@ from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
 from lbdsl.families import FAMILIES
 from lbdsl.model.config_file import read_json_object
+from lbdsl.model.layout import artifact_specs
 
 FORMAT_VERSION = 1
 
@@ -137,7 +138,8 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     config.pop("auto_map", None)
     config["model_type"] = base_type
     config["architectures"] = [FAMILIES[base_type].architecture]
-    return subject_of(config, facts_of(record), stub.get("layers"))
+    facts = facts_of(record)
+    return subject_of(config, facts, artifact_specs(stub, facts.layers))
 
 
 def _there(what: str, model: str) -> tuple[Input, ...]:

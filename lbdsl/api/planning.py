@@ -23,7 +23,7 @@ from lbdsl.plan.file import save_plan
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import Selection, select
 from lbdsl.plan.static import action_findings
 from lbdsl.recipe import load_recipe, recipe_from_text
@@ -276,7 +276,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
 
 
 def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss | None, str | None]:
-    """The loss rise of the whole changed model on text that no score was taken on."""
+    """What is measured of the whole changed model, on text that no score was taken on."""
     from lbdsl.api.texts import data_folder, joint_blocks
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.store import open_store
@@ -296,13 +296,11 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
             progress=report,
             batch=bench.options.batch,
         )
-    return Loss(
-        joint=found.nll.value,
-        joint_stderr=_number(found.nll.stderr),
-        joint_kl=found.kl.value,
-        base_nll=found.base_nll.value,
-        tokens=found.nll.tokens,
-    ), blocks.digest
+    scores = {
+        name: ScoreValue(value=score.value, stderr=_number(score.stderr), unit=score.unit)
+        for name, score in found.scores.items()
+    }
+    return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest
 
 
 def _number(value: float) -> float | None:

@@ -11,7 +11,7 @@ from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.shown import value_text
+from lbdsl.plan.shown import cell_text, joint_text, row_title, value_text
 from lbdsl.plan.words import AS_SAVED, PREFILL
 
 
@@ -140,10 +140,11 @@ def _heal_lines(record: Record) -> list[str]:
 def _quality_lines(record: Record) -> list[str]:
     lines = ["## Quality", ""]
     loss = record.plan.loss
-    if loss.joint is not None:
-        error = f" ± {loss.joint_stderr:.3f}" if loss.joint_stderr is not None else ""
+    if loss.rise is not None:
+        error = f" ± {loss.rise.stderr:.3f}" if loss.rise.stderr is not None else ""
+        others = "".join(f", {joint_text(name, score)}" for name, score in loss.others.items())
         lines += [
-            f"Before healing the loss rose by {loss.joint:.3f}{error} nats a token "
+            f"Before healing the loss rose by {loss.rise.value:.3f}{error} nats a token{others} "
             f"(measured on calibration text, {loss.tokens} tokens).",
             "",
         ]
@@ -164,23 +165,24 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
     """Of one text; the model before healing has a column of its own."""
     models = [*([source["before_healing"]] if source.get("before_healing") else []), source]
     titles = ["before healing", "this model"][-len(models) :]
-    rows = [
-        ("perplexity", _number(source["perplexity"]["base"], 2), [_number(m["perplexity"]["artifact"], 2) for m in models]),
-        ("KL to the base, nats/token", "0", [_number(m["kl"], 4) for m in models]),
-        ("top-1 agreement", "1", [_number(m["agreement"], 4) for m in models]),
-    ]
+    perplexities = [_perplexity(source["perplexity"]["base"]), *(_perplexity(m["perplexity"]["artifact"]) for m in models)]
+    rows = [("perplexity", perplexities)]
+    for name, score in source["scores"].items():
+        values = [m["scores"].get(name) for m in models]
+        cells = [cell_text(value["value"], None, value["unit"]) if value else "" for value in values]
+        rows.append((row_title(name, score["unit"]), ["", *cells]))
     return [
         f"On `{source['data']}`, {source['tokens']} tokens apart from calibration and healing:",
         "",
         f"| | base | {' | '.join(titles)} |",
         "|---|---|" + "---|" * len(models),
-        *[f"| {name} | {base} | {' | '.join(values)} |" for name, base, values in rows],
+        *[f"| {title} | {' | '.join(values)} |" for title, values in rows],
         "",
     ]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "not a number" if value is None else f"{value:.{digits}f}"
+def _perplexity(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.2f}"
 
 
 def _draw_curve(curve: list[list[float]], path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, Valida
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
 from lbdsl.core.digest import digest_of
 from lbdsl.core.paths import did_you_mean
+from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
@@ -27,14 +28,20 @@ class _Pair:
 
 
 @dataclass(frozen=True)
+class _Score:
+    value: float | None
+    stderr: float | None
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class _Judged:
     """What is read of `evaluation`; null stands for what is no number."""
 
     data: str
     tokens: int
     perplexity: _Pair
-    kl: float | None
-    agreement: float | None
+    scores: dict[str, _Score]
 
 
 @dataclass(frozen=True)

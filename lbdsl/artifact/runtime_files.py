@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lbdsl.families import FAMILIES
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model import hybrid
 from lbdsl.model.hybrid.lbdsl_parts import runtime_files
+from lbdsl.model.hybrid.rendered import configuration_module, flat_files, modeling_module
+from lbdsl.model.runtime import hybrid_classes
 from lbdsl.parts import Slot
 
 SHARED = (
@@ -29,20 +32,22 @@ PARTS_FILE = "lbdsl_parts.py"
 def auto_map_for(config: Any) -> dict[str, str]:
     """Where `AutoConfig` and the rest find their classes in the artifact's own files."""
     family = config.lbdsl["base_model_type"]
-    names = {"AutoConfig": f"configuration_lbdsl_{family}.{type(config).__name__}"}
-    stem = type(config).__name__.removesuffix("Config")
-    for auto, suffix in (("AutoModel", "Model"), ("AutoModelForCausalLM", "ForCausalLM")):
-        names[auto] = f"modeling_lbdsl_{family}.{stem}{suffix}"
-    return names
+    classes, modeling = hybrid_classes(family), modeling_module(family)
+    return {
+        "AutoConfig": f"{configuration_module(family)}.{classes.config.__name__}",
+        "AutoModel": f"{modeling}.{classes.body.__name__}",
+        "AutoModelForCausalLM": f"{modeling}.{classes.causal_lm.__name__}",
+    }
 
 
 def write_runtime(folder: Path | str, config: Any) -> None:
-    """Copy the files that a model of `config` needs into `folder`, and name them in its config.json."""
+    """Write the files that a model of `config` needs into `folder`, and name them in its config.json."""
     folder = Path(folder)
     home = Path(next(iter(hybrid.__path__)))
-    family = config.lbdsl["base_model_type"]
-    for name in (*SHARED, f"configuration_lbdsl_{family}.py", f"modeling_lbdsl_{family}.py"):
+    for name in SHARED:
         shutil.copyfile(home / name, folder / name)
+    for module, text in flat_files(FAMILIES[config.lbdsl["base_model_type"]]).items():
+        (folder / f"{module}.py").write_text(text, encoding="utf-8")
     used: dict[str, Slot] = {}
     for spec in map(LayerSpec.model_validate, config.lbdsl["layers"]):
         parts = (spec.mixer, spec.ffn, *dict(spec.weights).values())

@@ -32,6 +32,14 @@ def _combined(op: str, left: Any, right: Any) -> Any:
             return left // right if exact else left / right
 
 
+def exponential(value: float) -> float:
+    """exp, infinite where a float cannot hold it: a model can be that broken."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
 def finite(value: float) -> bool:
     """Whether a number is within what the language computes with."""
     return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31

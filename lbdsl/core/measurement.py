@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lbdsl.core.units import Unit
+
 
 @dataclass(frozen=True)
 class Request:
@@ -27,12 +29,12 @@ class Measurement:
 
     value: float
     stderr: float
-    unit: str
+    unit: Unit
     tokens: int
     sequences: int
 
 
-def clustered_mean(sums: Sequence[float], counts: Sequence[int], unit: str) -> Measurement:
+def clustered_mean(sums: Sequence[float], counts: Sequence[int], unit: Unit) -> Measurement:
     """Mean of all tokens and its cluster-robust standard error.
 
     `sums[s]` is the sum over sequence s of the per-token values, `counts[s]` its number of tokens. With N tokens in S

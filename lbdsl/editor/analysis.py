@@ -14,7 +14,7 @@ from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.includes import with_includes
 from lbdsl.recipe.lets import resolve_let
 from lbdsl.recipe.load import recipe_from_text
@@ -122,7 +122,7 @@ class Analysis:
             if isinstance(statement, tree.Block) and statement.kind.name == "measure":
                 for setting in statement.settings:
                     if setting.key.name == "metric" and isinstance(setting.value, tree.Call):
-                        return setting.value.name.name if setting.value.name.name in metrics() else "nll"
+                        return setting.value.name.name if setting.value.name.name in metrics_of(Of.LAYER) else "nll"
         return "nll"
 
     @cached_property

@@ -25,7 +25,7 @@ from lbdsl.editor.pages import (
     parameter_page,
     setting_page,
 )
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.params import TYPES
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
@@ -120,15 +120,15 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 if (not role.owner or _changes(name)) and (role.key != "modules" or _is_for_modules(name)):
                     yield _action(name)
         case "metric" | "layer":
-            for name in ("sensitivity", *metrics()):
+            for name in ("sensitivity", *metrics_of(Of.LAYER)):
                 yield Item(name, "metric", "score of a layer", metric_page(name, analysis.metric))
         case "model":
             for name, (form, said) in FUNCTIONS.items():
                 takes = "(" in form
                 yield Item(name, "function", form, said, f"{name}(${{1:8Ki}})" if takes else name, takes)
-            for name, metric in metrics().items():
-                if metric.joint:
-                    yield Item(name, "metric", "of the whole changed model", metric_page(name, analysis.metric))
+            for of in (Of.CHANGED, Of.FINISHED):
+                for name in metrics_of(of):
+                    yield Item(name, "metric", f"of {of.value}", metric_page(name, analysis.metric))
         case "constant":
             yield from _words(("true", "false"))
         case "any":
@@ -145,7 +145,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
         case "setting":
             yield from _words({"method": METHODS, "loss": LOSSES, "metrics": EVAL_METRICS}.get(role.key, ()))
             if role.key == "metric":
-                for name in metrics():
+                for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
 
 
@@ -180,9 +180,7 @@ def _sample(key: str) -> str:
 def _words(names: Sequence[str]) -> Iterator[Item]:
     for name in names:
         known = metrics().get(name)
-        yield Item(
-            name, "word", "", metric_page(name) if known is not None else WORDS.get(name, FUNCTIONS.get(name, ("", ""))[1])
-        )
+        yield Item(name, "word", "", metric_page(name) if known is not None else WORDS.get(name, ""))
 
 
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:

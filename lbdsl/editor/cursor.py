@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbdsl.core.span import Source
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
@@ -128,7 +128,8 @@ class Cursor:
                 position, key = position + 1, ""
             elif depth == 0 and token.kind == "KEY":
                 key = token.text
-        if name in metrics() and metrics()[name].takes_action and not self.block:
+        metric = metrics_of(Of.LAYER).get(name)
+        if metric is not None and metric.takes_action and not self.block:
             return Role("action", name)
         return Role("argument", name, key, position)
 

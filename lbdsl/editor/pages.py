@@ -9,8 +9,9 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
+from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.metrics import Metric, metrics
+from lbdsl.metrics import Metric, Of, metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax.place import FORMS
@@ -68,11 +69,8 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
         )
         for name, value in STATIC_VALUES.items()
     },
-    "ppl_increase": ("ppl_increase", "Rise of perplexity of the finished model over its base, on held-out text."),
-    "agreement": ("agreement", "Share of tokens at which the finished model and its base predict the same one."),
-    "kl_healed": ("kl_healed", "KL(base || finished model), nats a token, on held-out text."),
 }
-"""Values of the whole model."""
+"""Costs of the whole model."""
 
 WORDS: Mapping[str, str] = {
     "lora": "Trains low-rank additions and merges them: `lora(rank=16, alpha=32)`.",
@@ -118,9 +116,27 @@ def metric_page(name: str, stands_for: str | None = None) -> str:
             "`measure { metric = ... }`."
         )
     cls = metrics()[name]
-    form = f"{name}(ACTION)" if cls.takes_action else name
-    bare = f"\n\nBare `{name}` is `{name}({cls.default_action})`." if cls.takes_action else ""
-    return f"```lbr\n{form}\n```\nUnit: {cls.unit}\n\n{page_of_class(cls)}{bare}"
+    uses = "\n".join(f"- {head}: {said}" for head, said in uses_of(cls))
+    return f"```lbr\n{cls.form()}\n```\nUnit: {unit_text(cls)}\n\n{page_of_class(cls)}\n\n{uses}"
+
+
+def unit_text(cls: type[Metric]) -> str:
+    return "none" if cls.unit is Unit.NONE else cls.unit.value
+
+
+def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
+    """Where a metric may stand, and what it means there."""
+    name = cls.kind
+    meant = f"; `{name}` means `{name}({cls.default_action})`" if cls.takes_action else ""
+    said = {
+        Of.LAYER: ("In `where` and `by`", f"the value of each layer{meant}"),
+        Of.CHANGED: ("In `assert`", f"`{name}` is that of the whole changed model, before healing"),
+        Of.FINISHED: (
+            "In `assert`",
+            f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them',
+        ),
+    }
+    return tuple(said[of] for of in Of if of in cls.of)
 
 
 def keyword_page(word: str) -> str:

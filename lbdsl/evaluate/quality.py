@@ -1,25 +1,27 @@
-"""How good an artifact is against its base model: perplexity, KL, top-1 agreement, with standard errors."""
+"""How good an artifact is against its base model: perplexity and every metric of the finished model, with errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lbdsl.core.arithmetic import exponential
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Progress, Report
+from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming import Flow, push
-from lbdsl.metrics import LogitsMetric
-from lbdsl.metrics.kl import KullbackLeibler
+from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
 
 
@@ -27,8 +29,8 @@ from lbdsl.metrics.nll import NextTokenLoss
 class Quality:
     """Means over the tokens of the evaluation text; standard errors are clustered by sequence.
 
-    `rise` is the artifact's next-token loss minus the base's, paired token by token (nats a token); `kl` is
-    KL(base || artifact); `agreement` the share of tokens at which both models' most likely next token is the same.
+    `rise` is the artifact's next-token loss minus the base's, paired token by token (nats a token); `scores` has every
+    metric that may stand of the finished model, by name.
     """
 
     data: str
@@ -36,26 +38,16 @@ class Quality:
     base_nll: Measurement
     nll: Measurement
     rise: Measurement
-    kl: Measurement
-    agreement: Measurement
-
-    @property
-    def ppl_increase(self) -> float:
-        """Perplexity of the artifact over the base's, minus one (a ratio)."""
-        return _exp(self.rise.value) - 1
-
-    @property
-    def ppl_increase_stderr(self) -> float:
-        """First-order standard error of `ppl_increase`."""
-        return _exp(self.rise.value) * self.rise.stderr
+    scores: Mapping[str, Measurement]
 
     def post_scores(self) -> Mapping[str, float]:
         """The values that post asserts speak of."""
-        return post_scores(self.to_json())
+        return {name: score.value for name, score in self.scores.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `eval --json` that come from measuring."""
-        base, artifact = _exp(self.base_nll.value), _exp(self.nll.value)
+        """The fields of `eval --json` that come from measuring. `scores` has every metric; some have a field, too."""
+        base, artifact = exponential(self.base_nll.value), exponential(self.nll.value)
+        fields = {field: self.scores[name] for field, name in _FIELDS.items()}
         return _finite(
             {
                 "data": self.data,
@@ -65,25 +57,28 @@ class Quality:
                 "perplexity": {"base": base, "artifact": artifact},
                 "nll": {"base": self.base_nll.value, "artifact": self.nll.value},
                 "loss_rise": self.rise.value,
-                "ppl_increase": self.ppl_increase,
-                "kl": self.kl.value,
-                "agreement": self.agreement.value,
+                **{field: score.value for field, score in fields.items()},
+                "scores": {
+                    name: {"value": score.value, "stderr": score.stderr, "unit": score.unit}
+                    for name, score in self.scores.items()
+                },
                 "stderr": {
                     "perplexity_base": base * self.base_nll.stderr,
                     "perplexity_artifact": artifact * self.nll.stderr,
                     "loss_rise": self.rise.stderr,
-                    "ppl_increase": self.ppl_increase_stderr,
-                    "kl": self.kl.stderr,
-                    "agreement": self.agreement.stderr,
+                    **{field: score.stderr for field, score in fields.items()},
                 },
             }
         )
 
 
+_FIELDS = {"ppl_increase": "ppl_increase", "kl": "kl_healed", "agreement": "agreement"}
+"""Fields of the JSON that were there before `scores`, and the metric that each holds."""
+
+
 def post_scores(source: Mapping[str, Any]) -> Mapping[str, float]:
     """The values that post asserts speak of, from the JSON of one text; NaN where that has null."""
-    names = {"ppl_increase": "ppl_increase", "agreement": "agreement", "kl_healed": "kl"}
-    return {name: math.nan if source[key] is None else source[key] for name, key in names.items()}
+    return {name: math.nan if score["value"] is None else score["value"] for name, score in source["scores"].items()}
 
 
 def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -102,20 +97,31 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _exp(nats: float) -> float:
-    """exp, infinite where it overflows: a model can be that broken."""
-    return math.exp(nats) if nats < 700 else math.inf
+def comparisons() -> tuple[type[LogitsMetric], ...]:
+    """What is measured of two models at every token: the rise of the loss, and all that values of the finished model are
+    made of, each once."""
+    found: dict[str, type[LogitsMetric]] = {NextTokenLoss.kind: NextTokenLoss}
+    for metric in metrics_of(Of.FINISHED).values():
+        for each in _parts(metric):
+            if found.setdefault(each.kind, each) is not each:
+                raise ValueError(f"two comparisons are called {each.kind!r}, one of them for {metric.kind!r}")
+    return tuple(found.values())
 
 
-class _Agreement(LogitsMetric):
-    """1 where both models find the same next token most likely."""
+def _parts(metric: type[Metric]) -> tuple[type[LogitsMetric], ...]:
+    if issubclass(metric, DerivedMetric):
+        return metric.means
+    assert issubclass(metric, LogitsMetric), "no other metric may stand of the finished model"
+    return (metric,)
 
-    kind = "agreement"
-    unit = "1"
 
-    @staticmethod
-    def per_token(base_logp_NV: Tensor, changed_logp_NV: Tensor, target_N: Tensor) -> Tensor:
-        return (base_logp_NV.argmax(-1) == changed_logp_NV.argmax(-1)).double()
+def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurement:
+    """The value of a metric of the finished model, from the means of the comparisons by name."""
+    parts = [means[part.kind] for part in _parts(metric)]
+    if not issubclass(metric, DerivedMetric):
+        return parts[0]
+    value, stderr = metric.value(parts)
+    return replace(parts[0], value=value, stderr=stderr, unit=metric.unit)
 
 
 @torch.inference_mode()
@@ -124,7 +130,8 @@ def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, p
     first of each is predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
     """
     base_nll: list[Sum] = []
-    found: dict[str, list[Sum]] = {metric.kind: [] for metric in _COMPARED}
+    compared = comparisons()
+    found: dict[str, list[Sum]] = {metric.kind: [] for metric in compared}
     device = base.device
     batches = [ids_SN[start : start + batch].to(device) for start in range(0, ids_SN.shape[0], batch)]
     states = zip(batches, _last_hidden(base, batches), _last_hidden(artifact, batches), strict=True)
@@ -133,19 +140,20 @@ def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, p
         for ids_BN, base_BND, artifact_BND in states:
             predictions = Predictions(before, base_BND, ids_BN)
             base_nll += predictions.losses()
-            for kind, sums in predictions.compare(artifact_BND, _COMPARED, after).items():
+            for kind, sums in predictions.compare(artifact_BND, compared, after).items():
                 found[kind] += sums
             done += len(ids_BN)
             progress(done, ids_SN.shape[0])
-    nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, found["nll"], strict=True)]
+    rises = found[NextTokenLoss.kind]
+    nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
+    means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}
     return Quality(
         data=data,
         digest=digest,
-        base_nll=_mean(base_nll, "nats/token"),
-        nll=_mean(nll, "nats/token"),
-        rise=_mean(found["nll"], "nats/token"),
-        kl=_mean(found["kl"], "nats/token"),
-        agreement=_mean(found["agreement"], "1"),
+        base_nll=_mean(base_nll, Unit.NATS),
+        nll=_mean(nll, Unit.NATS),
+        rise=means[NextTokenLoss.kind],
+        scores=MappingProxyType({name: score_of(metric, means) for name, metric in metrics_of(Of.FINISHED).items()}),
     )
 
 
@@ -162,9 +170,6 @@ def judge_on(
     return tuple(found)
 
 
-_COMPARED: tuple[type[LogitsMetric], ...] = (NextTokenLoss, KullbackLeibler, _Agreement)
-
-
 def _last_hidden(model: Any, batches: Sequence[Tensor]) -> Iterable[Tensor]:
     """The residual streams after the last layer, before the final norm, [B, N, D], one after the other; of a model on
     disk all at once."""
@@ -176,7 +181,7 @@ def _last_hidden(model: Any, batches: Sequence[Tensor]) -> Iterable[Tensor]:
 
 
 def _forward(model: Any, ids_BN: Tensor) -> Tensor:
-    embedded_BND = model.model.embed_tokens(ids_BN)
+    embedded_BND = model.model.embed(ids_BN)
     return model.model.run_layers(embedded_BND, model.model.prepare(embedded_BND))
 
 
@@ -184,5 +189,5 @@ def _predictor(model: Any) -> AbstractContextManager[Any]:
     return model.head() if isinstance(model, StreamedModel) else nullcontext(model)
 
 
-def _mean(sums: list[Sum], unit: str) -> Measurement:
+def _mean(sums: list[Sum], unit: Unit) -> Measurement:
     return clustered_mean([item.total for item in sums], [item.tokens for item in sums], unit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -14,30 +13,10 @@ from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.reasons import first_attention, layers_text
+from lbdsl.families import FAMILIES, Family
+from lbdsl.families.engines import Lacks
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
-
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "llama": {},
-        "mistral": {},
-        # Qwen2 has biases at queries, keys and values, none at the output; its config.json does not say so.
-        "qwen2": {"qkv_bias": True, "attention_bias": False},
-    }
-)
-"""Families whose layers are DeciLM's, by `model_type`, with what their configuration takes for granted."""
-
-LACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "qwen3": "the norms of queries and keys",
-        "smollm3": "layers without rotary embeddings",
-        "phi3": "fused projections and their scaled rotary embeddings",
-        "gemma2": "norms after each sub-block and capped logits",
-        "gemma3_text": "norms after each sub-block and of queries and keys",
-        "olmo3": "norms after each sub-block instead of before",
-    }
-)
-"""What DeciLM has no place for, by family."""
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _DROPPED_FIELDS = (
@@ -58,8 +37,7 @@ class DeciLM(Exporter):
     attention or no MLP, and which attend over a window. Weights are hard-linked.
     Engine: vLLM (0.32 tried), with `trust_remote_code` for the configuration file alone. SGLang reads the same files,
     but has no windows there.
-    Limits: families with Llama's layers (llama, mistral, qwen2); attention in the first layer that has anything; one
-    window; no sink tokens; no mixer of an action's own.
+    Limits: families whose layers are Llama's, biases aside; attention in the first layer that has anything.
     Source: vllm/model_executor/models/nemotron_nas.py; DeciLM and Puzzle (arXiv 2411.19146).
     """
 
@@ -95,7 +73,7 @@ def decilm_config(subject: Subject) -> dict[str, Any]:
     module = f"{CONFIGURATION.stem}.LbdslDeciLMConfig"
     return {
         **fields,
-        **FAMILIES[subject.facts.family],
+        **_own_fields(subject.facts.family_data),
         "model_type": "lbdsl_decilm",
         "architectures": ["DeciLMForCausalLM"],
         "auto_map": {"AutoConfig": module},
@@ -121,16 +99,20 @@ def ffn_mult(hidden: int, intermediate: int) -> float | None:
     return None
 
 
+def _own_fields(family: Family) -> Mapping[str, Any]:
+    return {} if isinstance(family.decilm, Lacks) else family.decilm
+
+
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:
     """LB506 for what every layer has and DeciLM's do not."""
-    family = subject.facts.family
-    if family not in FAMILIES:
-        lacks = LACKS.get(family, "this family's layers")
+    family = subject.facts.family_data
+    if isinstance(family.decilm, Lacks):
+        served = (name for name, row in FAMILIES.items() if not isinstance(row.decilm, Lacks))
         return (
             error(
                 "LB506",
-                f"DeciLM has no place for {lacks}, which {family} models have",
-                help=f"DeciLM can say: {', '.join(FAMILIES)}; see `plan --target vllm` for lbdsl's plug-in",
+                f"DeciLM has no place for {family.decilm.what}, which {family.model_type} models have",
+                help=f"DeciLM can say: {', '.join(served)}; see `plan --target vllm` for lbdsl's plug-in",
             ),
         )
     found = []

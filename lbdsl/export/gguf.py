@@ -26,13 +26,12 @@ class Gguf(Exporter):
     What: weights, tokenizer and chat template in `model.gguf`. Weights of 16 bits are written as float16: llama.cpp rounds
     activations to the type of the weights, and float16 has three bits more than bfloat16. A matrix that has a number beyond
     65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
-    Engine: architecture `deci` for layers without attention or MLP, `granite_swa` for windows in families that are Llama's
-    layers (Llama, Mistral, Qwen2, Phi-3, SmolLM3), the family's own for Gemma 2, Gemma 3 and Olmo 3 and for unchanged
-    layers. Layers that were removed whole are simply not there.
+    Engine: the family's own architecture where layers are whole and it has windows, else `deci` for layers without
+    attention or MLP, `granite_swa` for windows in layers like Llama's. Layers that were removed whole are simply not there.
     Start llama.cpp with `-fa on`: without flash attention it gives layers without attention room for values all the same.
-    Limits: no sink tokens, one window size, not windows and removed attention together. Removed attention only in families
-    whose layers are Llama's. In Gemma 3 and Olmo 3 a layer's window decides its rotary embeddings, so only layers with a
-    native window can have another one. The tokenizer must be one that llama.cpp knows how to split text for.
+    Limits: not windows and removed attention together. In families with other rotary embeddings in windowed layers a
+    layer's window decides which it has, so only layers with a native window can have another one. The tokenizer must be one
+    that llama.cpp knows how to split text for.
     Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp and llama-vocab.cpp.
     """
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lbdsl.families import Family
+
 _DEFAULT_BETAS = (32.0, 1.0)
 _TYPES = ("default", "linear", "llama3", "yarn")
-_THETAS = {"gemma3_text": 1_000_000.0, "olmo3": 500_000.0, "smollm3": 2_000_000.0}
-"""transformers' base where a configuration names none; 10,000 for all others, and for Gemma 3's windowed layers."""
-TWO_KINDS = frozenset({"gemma3_text", "olmo3"})
-"""Families whose windowed layers have rotary embeddings of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +28,20 @@ class Rope:
         return float(self.rest.get("factor", 1.0))
 
 
-def rope_of(config: Mapping[str, Any], layer_type: str | None = None) -> Rope:
-    """The rotary embeddings of `layer_type` ("sliding_attention" or "full_attention"; None where all layers have one).
+def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -> Rope:
+    """The rotary embeddings of layers, or of `windowed` ones in a family where those have their own.
 
     Reads `rope_parameters` (transformers 5, flat or by layer type) and the older `rope_theta`, `rope_local_base_freq` and
     `rope_scaling`.
     """
-    family = config.get("model_type")
-    theta = config.get("rope_theta", _THETAS.get(str(family), 10_000.0))
+    theta = config.get("rope_theta", family.rope_theta)
     scaling = config.get("rope_scaling")
-    if layer_type == "sliding_attention" and family in TWO_KINDS:
+    layer_type = None
+    if family.rope_by_layer_type:
+        layer_type = "sliding_attention" if windowed else "full_attention"
+    if layer_type is not None and windowed:
         # The older fields scale only the layers that see everything.
-        theta, scaling = config.get("rope_local_base_freq", theta if family == "olmo3" else 10_000.0), None
+        theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
     given = config.get("rope_parameters") or scaling or {}
     if layer_type is not None and isinstance(given.get(layer_type), Mapping):
         given = given[layer_type]

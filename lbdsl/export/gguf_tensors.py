@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.export.gguf_architectures import GRANITE_SWA, MODULES
 from lbdsl.export.gguf_rope import frequency_divisors
 from lbdsl.export.gguf_target import ZERO_WIDTH, Target
+from lbdsl.families import TensorRow
 from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
 
@@ -50,62 +50,58 @@ def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutT
         embedding = family.head.name
     found = [
         whole("token_embd.weight", embedding),
-        whole("output_norm.weight", family.other[0].name, target.architecture.norm_offset),
+        whole("output_norm.weight", family.other[0].name, target.graph.norm_offset),
     ]
-    if not tied or target.architecture.head_always:
+    if not tied or target.graph.head_always:
         found.append(whole("output.weight", embedding if tied else family.head.name))
     divisors = frequency_divisors(target.rope, sizes.head_dim)
     if divisors is not None:
         found.append(OutTensor("rope_freqs.weight", (len(divisors),), values=tuple(divisors)))
+    rows = {row.name: row for row in family.mixer_rows + family.ffn_rows}
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
         for tensor in target.specs[place].tensors(facts):
-            found += _layer_tensors(target, f"blk.{place}.", find(prefix + tensor.name), tensor.name)
+            found += _layer_tensors(target, f"blk.{place}.", find(prefix + tensor.name), rows[tensor.name])
         found += _constants(target, place, sizes)
     return tuple(found)
 
 
-def _layer_tensors(target: Target, block: str, info: TensorInfo, name: str) -> Iterator[OutTensor]:
+def _layer_tensors(target: Target, block: str, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
     """What one parameter of a layer becomes: one tensor, or the parts of a fused one."""
-    architecture, sizes = target.architecture, target.layout.sizes
-    module, _, leaf = name.rpartition(".")
-    turned = sizes.head_dim if architecture.pairs else None
-    if module in architecture.norms:
-        yield OutTensor(f"{block}{architecture.norms[module]}.{leaf}", info.shape, info, offset=architecture.norm_offset)
-        return
-    base = MODULES[module]
-    if module in ("self_attn.q_norm", "self_attn.k_norm"):
-        yield OutTensor(f"{block}{base}.{leaf}", info.shape, info, offset=architecture.norm_offset)
-    elif module == "self_attn.qkv_proj" and not architecture.fused:
-        rest, query, kv = info.shape[1:], sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    graph, sizes = target.graph, target.layout.sizes
+    module, _, leaf = row.gguf.rpartition(".")
+    turned = sizes.head_dim if graph.pairs else None
+    query, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    rest = info.shape[1:]
+    if row.dims[0] == "qkv" and not graph.fused:
         yield OutTensor(f"{block}attn_q.{leaf}", (query, *rest), info, 0, turned)
         yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, query, turned)
         yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, query + kv)
-    elif module == "mlp.gate_up_proj" and not architecture.fused:
-        shape = (sizes.intermediate, *info.shape[1:])
-        yield OutTensor(f"{block}ffn_gate.{leaf}", shape, info, 0)
-        yield OutTensor(f"{block}ffn_up.{leaf}", shape, info, sizes.intermediate)
+    elif row.dims[0] == "gate_up" and not graph.fused:
+        yield OutTensor(f"{block}ffn_gate.{leaf}", (sizes.intermediate, *rest), info, 0)
+        yield OutTensor(f"{block}ffn_up.{leaf}", (sizes.intermediate, *rest), info, sizes.intermediate)
     else:
-        pair_dim = turned if base in ("attn_q", "attn_k") else None
-        yield OutTensor(f"{block}{base}.{leaf}", info.shape, info, pair_dim=pair_dim)
+        pair_dim = turned if module in ("attn_q", "attn_k") else None
+        offset = graph.norm_offset if module.endswith("_norm") else 0.0
+        yield OutTensor(f"{block}{row.gguf}", info.shape, info, pair_dim=pair_dim, offset=offset)
 
 
 def _constants(target: Target, place: int, sizes: Sizes) -> list[OutTensor]:
     """Zeros for what llama.cpp insists on, and sinks without weight."""
     block, hidden = f"blk.{place}.", sizes.hidden
     found = []
-    if not target.attends[place] and place == 0:
+    if not target.has_attention[place] and place == 0:
         found += [
             OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
             OutTensor(f"{block}attn_output.weight", (hidden, hidden)),
         ]
-    if not target.feeds[place]:
+    if not target.has_mlp[place]:
         found += [
             OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
             OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),
             OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
             OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH)),
         ]
-    if target.architecture is GRANITE_SWA:
+    if target.graph.sink_logits:
         found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
     return found

@@ -12,25 +12,16 @@ from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.gguf_rope import TWO_KINDS, rope_of
+from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import layers_text, retyped_layers
+from lbdsl.families import Family
+from lbdsl.families.engines import StockClass
+from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.rewrite.shards import rewrite_shards
 
 WHERE = "a plain transformers class"
-
-BY_TYPE = frozenset({"qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo3"})
-"""Families whose own class follows `layer_types`."""
-
-AS_MINISTRAL = frozenset({"llama", "mistral"})
-"""Families whose weights Ministral's class reads under the same names; it follows `layer_types`."""
-
-ALL_OR_NONE = frozenset({"mistral", "phi3"})
-"""Families whose own class has one window, for all layers or for none."""
-
-SWITCHED = frozenset({"qwen2", "qwen3", "smollm3"})
-"""Families that ignore `sliding_window` unless `use_sliding_window` is true."""
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -68,11 +59,10 @@ class Native(Exporter):
 
     What: layers removed whole are gone and the others renumbered; windowed layers are named in `layer_types`. Files of
     weights in which nothing changes are hard links to the artifact's.
-    Engine: transformers 5.16 and later, the family's own class; Llama and Mistral models of which only some layers are
-    windowed load as Ministral, which has the same weights.
-    Limits: a layer has both attention and MLP, or neither. One window, no sink tokens. Llama with biases, and Phi-3,
-    cannot have some layers windowed. In Gemma 3 and Olmo 3 a layer's type decides its rotary embeddings, so only layers
-    with a native window can have another one.
+    Engine: transformers 5.16 and later, the family's own class, or another one that has the same weights and windows in
+    some layers.
+    Limits: a layer has both attention and MLP, or neither. In families with other rotary embeddings in windowed layers a
+    layer's type decides which it has, so only layers with a native window can have another one.
     Source: transformers, models/*/modeling_*.py and masking_utils.py.
     """
 
@@ -94,7 +84,7 @@ class Native(Exporter):
             if form.layers == tuple(range(len(form.layers))):
                 link_files(artifact, output, weight_names(artifact), progress)
             else:
-                prefix = layout_of(subject.config).family.layer_prefix
+                prefix = subject.facts.family_data.layer_prefix
                 rewrite_shards(artifact, output, rename=_renamed(artifact, prefix, form.layers), progress=progress)
         except OSError as problem:
             raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
@@ -107,9 +97,8 @@ class Native(Exporter):
 def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     """The stock configuration that computes the same; diagnostics LB503-LB505, LB523, LB530 and LB531. Pure."""
     layout = layout_of(subject.config)
-    family = layout.family.model_type
-    everything = range(len(subject.specs))
-    left = tuple(i for i in everything if subject.has_attention(i) or subject.has_mlp(i))
+    family = layout.family
+    left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
     windows = subject.windows
     found = [
         *refusals(EXPRESSES, subject.specs, subject.facts.layer_specs, WHERE),
@@ -119,8 +108,10 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
     if stock is None:
         found.append(_no_class(family, windows))
-    elif stock != family:
-        found.append(note("LB531", f"it loads as {stock}, whose class has windows in some layers and the same weights"))
+    elif stock.model_type != family.model_type:
+        found.append(
+            note("LB531", f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights")
+        )
     if stock is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
     config = _stock_config(subject.config, layout, stock, left, windows)
@@ -146,9 +137,9 @@ def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
     return found
 
 
-def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
+def _retyped(subject: Subject, family: Family, left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
     """LB523 for layers that would get the rotary embeddings of another type."""
-    if family not in TWO_KINDS or rope_of(subject.config, LAYER_TYPES[0]) == rope_of(subject.config, LAYER_TYPES[1]):
+    if rope_of(family, subject.config) == rope_of(family, subject.config, windowed=True):
         return []
     wrong = retyped_layers(subject, left, windows)
     if not wrong:
@@ -156,70 +147,65 @@ def _retyped(subject: Subject, family: str, left: tuple[int, ...], windows: Mapp
     return [
         error(
             "LB523",
-            f"in {family} a layer's type decides its window and its rotary embeddings: "
+            f"in {family.model_type} a layer's type decides its window and its rotary embeddings: "
             f"{layers_text(wrong)} would get the wrong ones",
             help="window only layers that have a window in the base model",
         )
     ]
 
 
-def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> str | None:
-    """The `model_type` whose class computes it; None when there is none."""
-    family = layout.family.model_type
-    if not windowed or family in BY_TYPE or (all_windowed and family in ALL_OR_NONE):
-        return family
-    if family in AS_MINISTRAL and not layout.flags:
-        return "ministral"
-    return None
+def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> StockClass | None:
+    """The class that computes it; None when there is none."""
+    family = layout.family
+    own = StockClass(family.model_type, family.architecture)
+    by_type, one = isinstance(family.windows, WindowsByType), isinstance(family.windows, OneWindow)
+    if not windowed or by_type or (all_windowed and one):
+        return own
+    return None if layout.flags else family.windowed_as
 
 
-def _no_class(family: str, windows: Mapping[int, int]) -> Diagnostic:
-    why = "because of its biases" if family in AS_MINISTRAL else "which has one mask for all layers"
+def _no_class(family: Family, windows: Mapping[int, int]) -> Diagnostic:
+    why = "because of its biases" if family.windowed_as else "which has one mask for all layers"
     return error(
         "LB530",
-        f"no stock class of transformers computes windows in {layers_text(windows)} of this {family} model, {why}",
+        f"no stock class of transformers computes windows in {layers_text(windows)} of this {family.model_type} model, "
+        f"{why}",
         help="load the artifact itself with trust_remote_code=True",
     )
 
 
 def _stock_config(
-    config: Mapping[str, Any], layout: Layout, stock: str, left: tuple[int, ...], windows: Mapping[int, int]
+    config: Mapping[str, Any], layout: Layout, stock: StockClass, left: tuple[int, ...], windows: Mapping[int, int]
 ) -> dict[str, Any]:
     """The base's configuration with the layers that are left, everything about them said and nothing derived."""
     new = {key: value for key, value in config.items() if key not in _OURS}
-    sizes, names = layout.sizes, layout.family.sizes
+    sizes, family = layout.sizes, layout.family
+    own = stock.model_type == family.model_type
     # Defaults differ between families, so what one class left out is said to the other.
-    new |= {names[size]: getattr(sizes, size) for size in names}
+    new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}
     new |= {
-        "model_type": stock,
-        "architectures": [_ARCHITECTURES.get(stock, layout.family.architecture)],
+        "model_type": stock.model_type,
+        "architectures": [stock.architecture],
         "num_hidden_layers": len(left),
         "tie_word_embeddings": layout.tied,
     }
-    if isinstance(config.get("no_rope_layers"), list):
-        new["no_rope_layers"] = [config["no_rope_layers"][i] for i in left]
-    elif stock == "smollm3":
-        interval = config.get("no_rope_layer_interval") or 4
-        new["no_rope_layers"] = [int((i + 1) % interval != 0) for i in left]
-    if stock in BY_TYPE or stock == "ministral":
+    if family.without_rope is not None:
+        new["no_rope_layers"] = [int(family.has_rope(i, config)) for i in left]
+    new.pop("layer_types", None)
+    kind = family.windows
+    if isinstance(kind, WindowsByType) or not own:
         new["layer_types"] = [LAYER_TYPES[i in windows] for i in left]
-    else:
-        new.pop("layer_types", None)
-    if stock == "llama":
+    # A class with windows by type and no switch makes the mask of windowed layers even if there is none.
+    always = own and isinstance(kind, WindowsByType) and kind.switch is None
+    if own and isinstance(kind, NoWindows):
         new.pop("sliding_window", None)
-    elif windows or stock not in _ALWAYS_A_WINDOW:
+    elif windows or not always:
         new["sliding_window"] = next(iter(windows.values()), None)
-    if stock in SWITCHED:
-        new["use_sliding_window"] = bool(windows)
+    if isinstance(kind, WindowsByType) and kind.switch is not None:
+        new[kind.switch] = bool(windows)
     if not {"rope_parameters", "rope_theta", "rope_scaling"} & set(new):
-        new["rope_theta"] = rope_of(config).theta
+        new["rope_theta"] = rope_of(family, config).theta
     return new
-
-
-_ALWAYS_A_WINDOW = frozenset({"gemma2", "gemma3_text", "olmo3"})
-"""Classes that make the mask of windowed layers even if there is none."""
-
-_ARCHITECTURES = {"ministral": "MinistralForCausalLM"}
 
 
 def _renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:

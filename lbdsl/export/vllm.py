@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses
 from lbdsl.export.files import link_files
-from lbdsl.vllm import FAMILIES
-
-LACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "gemma2": "its norms after each sub-block and its capped logits",
-        "gemma3_text": "its norms after each sub-block and its two kinds of rotary embeddings",
-        "olmo3": "its norms after each sub-block and over all heads at once",
-    }
-)
-"""What the plug-in's layers have no place for, by family."""
+from lbdsl.families.engines import Lacks
+from lbdsl.vllm import served
 
 
 class VllmPlugin(Exporter):
@@ -29,10 +19,9 @@ class VllmPlugin(Exporter):
     What: the artifact's own files, hard-linked: vLLM reads what each layer is from `config.json`.
     Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
-    Limits: families llama, mistral, phi3, qwen2, qwen3, smollm3; no sink tokens (what vLLM calls sinks are learned
-    numbers in the softmax); no mixer of an action's own. It can do what DeciLM cannot: a first layer without attention,
-    several windows, QK norms.
-    Source: vLLM, docs/design/plugin_system.md; vllm/model_executor/models/llama.py, qwen2.py, qwen3.py.
+    Limits: no sink tokens: what vLLM calls sinks are learned numbers in the softmax. It can do what DeciLM cannot: a first
+    layer without attention, several windows, norms of queries and keys.
+    Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 
     kind = "vllm"
@@ -63,19 +52,18 @@ class VllmPlugin(Exporter):
 
 
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:
-    family = subject.facts.family
-    if family not in FAMILIES:
-        lacks = LACKS.get(family, "what its layers have of their own")
+    family = subject.facts.family_data
+    if isinstance(family.vllm, Lacks):
         return (
             error(
                 "LB506",
-                f"the plug-in's layers have no place for {family}: {lacks}",
-                help=f"the plug-in serves {', '.join(FAMILIES)}; serve this one with transformers",
+                f"the plug-in's layers have no place for {family.vllm.what}, which {family.model_type} models have",
+                help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
             ),
         )
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
-        return (error("LB506", f"vLLM's {family} layers have no {activation} activation, only silu"),)
+        return (error("LB506", f"vLLM's {family.model_type} layers have no {activation} activation, only silu"),)
     return ()
 
 

@@ -1,6 +1,7 @@
-"""The supported model families: one file each here, and one runtime file each in `lbdsl.model.hybrid`.
+"""The supported model families: one file each.
 
-To add one, write both (docs/families.md); nothing else knows a family by name.
+To add one, write its file (docs/families.md), and a second one below `lbdsl.vllm` where vLLM's layers of the family are
+built in a way of their own; nothing else knows a family by name.
 """
 
 from __future__ import annotations

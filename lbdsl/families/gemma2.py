@@ -2,21 +2,47 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm, windows_by_type
+from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm
+from lbdsl.families.engines import Classes, Gguf, Graph, Lacks
 from lbdsl.families.rows import ALL, gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
+
+ATTENTION_NORMS = (Norm("input_layernorm", "attn_norm"), Norm("post_attention_layernorm", "post_attention_norm"))
+MLP_NORMS = (Norm("pre_feedforward_layernorm", "ffn_norm"), Norm("post_feedforward_layernorm", "post_ffw_norm"))
+GELU = "gelu_pytorch_tanh"
+_CAPS = {
+    "attn_logit_softcapping": ("attn_logit_softcapping", 50.0),
+    "final_logit_softcapping": ("final_logit_softcapping", 30.0),
+}
+
+
+def _uncapped(config) -> str | None:
+    capped = all(config.get(field, usual) for field, usual in _CAPS.values())
+    return None if capped else "Gemma 2 without caps on scores and logits"
+
 
 FAMILY = Family(
     model_type="gemma2",
-    architecture="Gemma2ForCausalLM",
     examples="Gemma 2",
+    classes=Classes("gemma2", "Gemma2"),
     attention=projections(biased=ALL, when="attention_bias"),
-    attention_norms=(Norm("input_layernorm"), Norm("post_attention_layernorm")),
+    attention_norms=ATTENTION_NORMS,
     mlp=gated_mlp(),
-    mlp_norms=(Norm("pre_feedforward_layernorm"), Norm("post_feedforward_layernorm")),
+    mlp_norms=MLP_NORMS,
     tied_by_default=True,
-    windows=windows_by_type(4096, lambda layer, config: layer % 2 == 0),
+    windows=WindowsByType(4096, lambda layer, config: layer % 2 == 0),
     size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),
     limits=(CAUSAL, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
+    logit_softcap="final_logit_softcapping",
     attention_softcap="attn_logit_softcapping",
+    gguf=Gguf(
+        Graph("gemma2", windows=True, always_windowed=True, norm_offset=1.0, activation=GELU),
+        deci=Lacks("norms after each sub-block"),
+        numbers=MappingProxyType(_CAPS),
+        problem=_uncapped,
+        biggest=46,
+    ),
+    decilm=Lacks("norms after each sub-block and capped logits"),
+    vllm=Lacks("norms after each sub-block and capped logits"),
 )

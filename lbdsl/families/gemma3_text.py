@@ -3,8 +3,11 @@ with rotary embeddings of their own."""
 
 from types import MappingProxyType
 
-from lbdsl.families.base import CAUSAL, COMMON_LIMITS, GGUF_SIZES, Family, Norm, windows_by_type
+from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family
+from lbdsl.families.engines import GGUF_SIZES, Classes, Gguf, Graph, Lacks
+from lbdsl.families.gemma2 import ATTENTION_NORMS, GELU, MLP_NORMS
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
 
 
 def _not_every_sixth(layer: int, config) -> bool:
@@ -12,20 +15,37 @@ def _not_every_sixth(layer: int, config) -> bool:
     return isinstance(pattern, int) and pattern > 0 and (layer + 1) % pattern != 0
 
 
+def _capped(config) -> str | None:
+    return "a cap on scores" if config.get("attn_logit_softcapping") else None
+
+
 FAMILY = Family(
     model_type="gemma3_text",
-    architecture="Gemma3ForCausalLM",
     examples="Gemma 3 270M and 1B",
-    gguf_architecture="gemma3",
+    classes=Classes("gemma3", "Gemma3", body="Gemma3TextModel", config="Gemma3TextConfig"),
     attention=(*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS),
-    attention_norms=(Norm("input_layernorm", "attn_norm"), Norm("post_attention_layernorm", "post_attention_norm")),
+    attention_norms=ATTENTION_NORMS,
     mlp=gated_mlp(),
-    mlp_norms=(Norm("pre_feedforward_layernorm", "ffn_norm"), Norm("post_feedforward_layernorm", "post_ffw_norm")),
+    mlp_norms=MLP_NORMS,
     tied_by_default=True,
-    windows=windows_by_type(4096, _not_every_sixth),
+    windows=WindowsByType(4096, _not_every_sixth),
+    rope_by_layer_type=True,
+    rope_theta=1_000_000.0,
+    local_rope_theta=10_000.0,
     size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),
-    gguf_sizes=MappingProxyType({**GGUF_SIZES, "head_dim": "attention.key_length"}),
-    gguf_fields=MappingProxyType({"attention.sliding_window": "sliding_window"}),
     limits=(CAUSAL, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
+    logit_softcap="final_logit_softcapping",
+    gguf=Gguf(
+        Graph("gemma3", windows=True, full_yarn=False, norm_offset=1.0, activation=GELU),
+        deci=Lacks("norms after each sub-block"),
+        numbers=MappingProxyType({"final_logit_softcapping": ("final_logit_softcapping", 0.0)}),
+        problem=_capped,
+        biggest=62,
+        read=True,
+        sizes=MappingProxyType({**GGUF_SIZES, "head_dim": "attention.key_length"}),
+        fields=MappingProxyType({"attention.sliding_window": "sliding_window"}),
+    ),
+    decilm=Lacks("norms after each sub-block and of queries and keys"),
+    vllm=Lacks("norms after each sub-block and two kinds of rotary embeddings"),
 )

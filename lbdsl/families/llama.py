@@ -3,15 +3,17 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, StockClass, VllmLayers
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
 _WINDOW_TRAP = "Llama's attention ignores it while its cache obeys it, so prefill and decoding would differ"
+GRAPH = Graph("llama", pairs=True, frequency_table=True, biases=ALL_BIASES)
+MINISTRAL = StockClass("ministral", "MinistralForCausalLM")
 
 FAMILY = Family(
     model_type="llama",
-    architecture="LlamaForCausalLM",
     examples="Llama 2 and 3, SmolLM2, TinyLlama",
-    gguf_architecture="llama",
+    classes=Classes("llama", "Llama"),
     attention=projections(biased=ALL, when="attention_bias"),
     mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=False,
@@ -21,4 +23,8 @@ FAMILY = Family(
         *COMMON_LIMITS,
     ),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
+    gguf=Gguf(GRAPH, read=True),
+    decilm={},
+    vllm=VllmLayers("lbdsl.vllm.llama"),
+    windowed_as=MINISTRAL,
 )

@@ -2,17 +2,20 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import COMMON_LIMITS, Family, Limit, one_window
+from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.engines import Classes, Gguf, VllmLayers
+from lbdsl.families.llama import GRAPH, MINISTRAL
 from lbdsl.families.rows import gated_mlp, projections
+from lbdsl.families.windows import OneWindow
 
 FAMILY = Family(
     model_type="mistral",
-    architecture="MistralForCausalLM",
     examples="Mistral 7B, Mistral Nemo",
+    classes=Classes("mistral", "Mistral"),
     attention=projections(),
     mlp=gated_mlp(),
     tied_by_default=False,
-    windows=one_window(4096),
+    windows=OneWindow(4096),
     size_defaults=MappingProxyType({"kv_heads": 8}),
     limits=(
         Limit(
@@ -22,4 +25,8 @@ FAMILY = Family(
         ),
         *COMMON_LIMITS,
     ),
+    gguf=Gguf(GRAPH),
+    decilm={},
+    vllm=VllmLayers("lbdsl.vllm.mistral"),
+    windowed_as=MINISTRAL,
 )

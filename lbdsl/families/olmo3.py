@@ -3,18 +3,29 @@ embeddings of their own."""
 
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, Norm, windows_by_type
+from lbdsl.families.base import Family, Norm
+from lbdsl.families.engines import Classes, Gguf, Graph, Lacks
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
 
 FAMILY = Family(
     model_type="olmo3",
-    architecture="Olmo3ForCausalLM",
     examples="Olmo 3 7B and 32B",
+    classes=Classes("olmo3", "Olmo3"),
     attention=(*projections(biased=ALL, when="attention_bias"), *QK_NORMS),
-    attention_norms=(None, Norm("post_attention_layernorm")),
+    attention_norms=(None, Norm("post_attention_layernorm", "post_attention_norm")),
     mlp=gated_mlp(),
-    mlp_norms=(None, Norm("post_feedforward_layernorm")),
+    mlp_norms=(None, Norm("post_feedforward_layernorm", "post_ffw_norm")),
     tied_by_default=False,
-    windows=windows_by_type(4096, lambda layer, config: (layer + 1) % 4 != 0),
+    windows=WindowsByType(4096, lambda layer, config: (layer + 1) % 4 != 0),
+    rope_by_layer_type=True,
+    rope_theta=500_000.0,
     flags=MappingProxyType({"attention_bias": False}),
+    epsilon=1e-5,
+    gguf=Gguf(
+        Graph("olmo2", windows=True, square=True, head_always=True),
+        deci=Lacks("norms after each sub-block"),
+    ),
+    decilm=Lacks("norms after each sub-block instead of before"),
+    vllm=Lacks("norms after each sub-block and over all heads at once"),
 )

@@ -2,8 +2,10 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, windows_by_type
+from lbdsl.families.base import Family
+from lbdsl.families.engines import Classes, Gguf, Graph, VllmLayers
 from lbdsl.families.rows import gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
 
 
 def later_layers(layer: int, config) -> bool:
@@ -14,11 +16,15 @@ def later_layers(layer: int, config) -> bool:
 
 FAMILY = Family(
     model_type="qwen2",
-    architecture="Qwen2ForCausalLM",
     examples="Qwen2, Qwen2.5",
+    classes=Classes("qwen2", "Qwen2"),
     attention=projections(biased=("q", "k", "v")),
     mlp=gated_mlp(),
     tied_by_default=False,
-    windows=windows_by_type(4096, later_layers, switch="use_sliding_window"),
+    windows=WindowsByType(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32}),
+    gguf=Gguf(Graph("qwen2", biases=frozenset({"attn_q", "attn_k", "attn_v"}), square=True)),
+    # Its config.json does not say that there are biases at queries, keys and values, and none at the output.
+    decilm={"qkv_bias": True, "attention_bias": False},
+    vllm=VllmLayers("lbdsl.vllm.qwen2"),
 )

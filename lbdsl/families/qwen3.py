@@ -2,18 +2,25 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, windows_by_type
+from lbdsl.families.base import Family
+from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
 from lbdsl.families.qwen2 import later_layers
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
+
+_QK_NORMS = Lacks("the norms of queries and keys")
 
 FAMILY = Family(
     model_type="qwen3",
-    architecture="Qwen3ForCausalLM",
     examples="Qwen3 (dense)",
+    classes=Classes("qwen3", "Qwen3"),
     attention=(*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS),
     mlp=gated_mlp(),
     tied_by_default=False,
-    windows=windows_by_type(4096, later_layers, switch="use_sliding_window"),
+    windows=WindowsByType(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32, "head_dim": 128}),
     flags=MappingProxyType({"attention_bias": False}),
+    gguf=Gguf(Graph("qwen3"), deci=_QK_NORMS, granite_swa=_QK_NORMS),
+    decilm=_QK_NORMS,
+    vllm=VllmLayers("lbdsl.vllm.qwen3"),
 )

@@ -2,8 +2,10 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, windows_by_type
+from lbdsl.families.base import Family
+from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import ALL, gated_mlp, projections
+from lbdsl.families.windows import WindowsByType
 
 
 def _without_rope(layer: int, config) -> bool:
@@ -14,14 +16,21 @@ def _without_rope(layer: int, config) -> bool:
     return isinstance(interval, int) and interval > 0 and (layer + 1) % interval == 0
 
 
+_ROPE = Lacks("layers without rotary embeddings")
+
 FAMILY = Family(
     model_type="smollm3",
-    architecture="SmolLM3ForCausalLM",
     examples="SmolLM3 3B",
+    classes=Classes("smollm3", "SmolLM3"),
     attention=projections(biased=ALL, when="attention_bias"),
     mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=True,
-    windows=windows_by_type(None, _without_rope, switch="use_sliding_window"),
+    windows=WindowsByType(None, _without_rope, switch="use_sliding_window"),
+    without_rope=_without_rope,
+    rope_theta=2_000_000.0,
     size_defaults=MappingProxyType({"kv_heads": 4}),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
+    gguf=Gguf(Graph("smollm3", pairs=True, no_rope_every=4), deci=_ROPE),
+    decilm=_ROPE,
+    vllm=VllmLayers("lbdsl.vllm.smollm3"),
 )

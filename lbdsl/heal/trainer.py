@@ -67,13 +67,13 @@ class HealTrainer(Trainer):
         student = _causal_lm(self.accelerator.unwrap_model(model))
         with _captured(student, self._hidden_weight > 0) as learned:
             outputs = model(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
-        width = learned.final_BND.shape[-1]
+        # Logits are linear in the hidden states, so these may be divided instead.
+        learned_ND, taught_ND = (
+            hidden_BND.flatten(0, -2) / (student.logits_divisor or 1.0)
+            for hidden_BND in (learned.final_BND, taught.final_BND)
+        )
         loss = self._kl_weight * chunked_kl(
-            learned.final_BND.reshape(-1, width),
-            student.lm_head.weight,
-            taught.final_BND.reshape(-1, width),
-            teacher.lm_head.weight,
-            cap=getattr(student.config, "final_logit_softcapping", None),
+            learned_ND, student.lm_head.weight, taught_ND, teacher.lm_head.weight, cap=student.logit_softcap
         )
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)

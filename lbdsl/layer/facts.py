@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 from lbdsl.families import FAMILIES, Family, TensorRow
 from lbdsl.layer.spec import LayerSpec
@@ -33,6 +34,10 @@ class ModelFacts:
     dtype: str
     layer_specs: tuple[LayerSpec, ...]
     flags: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: what is derived from them is made again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def family_data(self) -> Family:

@@ -56,7 +56,7 @@ class LayerSpec(Value):
     whose matrix is not in the model's dtype, by name below the layer, sorted. Equal specifications are equal values, and
     hash alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     mixer: MixerField
     ffn: FfnField

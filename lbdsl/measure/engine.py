@@ -12,6 +12,7 @@ from lbdsl.actions import Action
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
+from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -127,7 +128,7 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: MicroBatch) -> tuple[Any
     kept: dict[int, Tensor] = {}
     found: Found = []
     before: dict[int, Tensor] = {}
-    embedded_BND = layers.embed_tokens(ids_BN)
+    embedded_BND = layers.embed(ids_BN)
     inputs = layers.prepare(embedded_BND)
 
     def observe(layer: int, hidden_BND: Tensor) -> None:
@@ -176,6 +177,6 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequ
 
 
 def _mean(request: Request, sums: Mapping[int, Sum], sequences: int) -> Measurement:
-    unit = "nats/token" if request == BASE_NLL else metrics()[request.metric].unit
+    unit = Unit.NATS if request == BASE_NLL else metrics()[request.metric].unit
     values = [sums[row] for row in range(sequences)]
     return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)

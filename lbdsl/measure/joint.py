@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Report
+from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.meter import Meter
@@ -20,22 +21,18 @@ from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming_scores import joint_from_disk
 from lbdsl.measure.variant import variant_of
-from lbdsl.metrics import LogitsMetric, metrics
+from lbdsl.metrics import LogitsMetric, Of, metrics_of
 
 _BASE = Key("base_nll", "", MODEL_LAYER)
 
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Of the whole changed model: rise of the loss, KL from the base, and the base's loss, in nats a token.
+    """Of the whole changed model: every metric that may stand of it, by name, `nll` and `kl` among them; and the base's
+    loss on the same text, in nats a token."""
 
-    `scores` has every metric that exists for a whole model, `nll` and `kl` among them, by name.
-    """
-
-    nll: Measurement
-    kl: Measurement
+    scores: Mapping[str, Measurement]
     base_nll: Measurement
-    scores: Mapping[str, Measurement] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def measure_joint(
@@ -56,7 +53,7 @@ def measure_joint(
     changed layer runs once for both. Kept in the store under `selection_digest`, which must identify `changes`; sums are
     stored after each micro-batch.
     """
-    joint = tuple(metric for metric in metrics().values() if issubclass(metric, LogitsMetric) and metric.joint)
+    joint = tuple(cast(type[LogitsMetric], metric) for metric in metrics_of(Of.CHANGED).values())
     keys = {metric.kind: Key(metric.kind, f"joint {selection_digest}", MODEL_LAYER) for metric in joint}
     known = {key: dict(store.get(fingerprint, key)) for key in (*keys.values(), _BASE)}
     work = [range(start, min(start + batch, blocks.sequences)) for start in range(0, blocks.sequences, batch)]
@@ -75,8 +72,7 @@ def measure_joint(
                 known[key][row] = value
 
     means = {metric.kind: _mean(known[keys[metric.kind]], blocks.sequences, metric.unit) for metric in joint}
-    base_nll = _mean(known[_BASE], blocks.sequences, "nats/token")
-    return JointLoss(means["nll"], means["kl"], base_nll, MappingProxyType(means))
+    return JointLoss(MappingProxyType(means), _mean(known[_BASE], blocks.sequences, Unit.NATS))
 
 
 def _measured(
@@ -105,7 +101,7 @@ def _compare(
     model: Any, ids_BN: Tensor, first: int, variants: Mapping[int, torch.nn.Module], joint: Sequence[type[LogitsMetric]]
 ) -> dict[str, list[Sum]]:
     layers = model.model
-    embedded_BND = layers.embed_tokens(ids_BN)
+    embedded_BND = layers.embed(ids_BN)
     inputs = layers.prepare(embedded_BND)
     shared_BND = layers.run_layers(embedded_BND, inputs, stop=first)
     base = Predictions(model, layers.run_layers(shared_BND, inputs, start=first), ids_BN)
@@ -113,6 +109,6 @@ def _compare(
     return {_BASE.metric: base.losses(), **base.compare(changed_BND, joint)}
 
 
-def _mean(sums: Mapping[int, Sum], sequences: int, unit: str) -> Measurement:
+def _mean(sums: Mapping[int, Sum], sequences: int, unit: Unit) -> Measurement:
     values = [sums[row] for row in range(sequences)]
     return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)

@@ -54,7 +54,7 @@ class StreamedModel:
         """[B, N] tokens to the stream before the first layer, [B, N, D]; only the rows that occur are read."""
         rows, places = torch.unique(ids_BN, return_inverse=True)
         with _real(self.hybrid.model.embed_tokens, {"weight": self._files.gather(self._embedding, rows.tolist())}):
-            return self.hybrid.model.embed_tokens(places)
+            return self.hybrid.model.embed(places)
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lbdsl.core.units import Unit
 from lbdsl.metrics.base import ResidualMetric
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 class Influence(ResidualMetric):
     """1 - cosine of the residual stream before and after the attention sub-block, or with `influence(block)` the whole
-    layer; without unit.
+    layer.
 
     What: 1 - cosine(x, x + Attn(norm(x))), or 1 - cosine(x, Layer(x)); near 0 where that part hardly changes the stream.
     One pass over the text serves all layers.
@@ -22,7 +23,7 @@ class Influence(ResidualMetric):
     """
 
     kind = "influence"
-    unit = "1"
+    unit = Unit.RATIO
 
     @staticmethod
     def per_token(before_ND: torch.Tensor, after_ND: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lbdsl.core.units import Unit
 from lbdsl.metrics.base import LogitsMetric
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class KullbackLeibler(LogitsMetric):
     """
 
     kind = "kl"
-    unit = "nats/token"
+    unit = Unit.NATS
+    title = "KL"
 
     @staticmethod
     def per_token(base_logp_NV: torch.Tensor, changed_logp_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:

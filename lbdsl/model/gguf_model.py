@@ -25,16 +25,16 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
     """Translate the header of a GGUF file. Raises LbdslError with LB403, LB405 or LB410."""
     header = read_gguf_header(path)
     named = header.metadata.get("general.architecture")
-    family = next((row for row in FAMILIES.values() if row.gguf_architecture == named), None)
+    readable = {row.gguf.graph.name: row for row in FAMILIES.values() if row.gguf.read}
+    family = readable.get(str(named))
     if family is None:
-        read = ", ".join(row.gguf_architecture for row in FAMILIES.values() if row.gguf_architecture)
         raise fail(
             "LB403",
             f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
-            help=f"supported: {read}; of others, give the safetensors folder",
+            help=f"supported: {', '.join(readable)}; of others, give the safetensors folder",
         )
     _refuse_lost(path, family, header)
-    layers = header.metadata.get(f"{named}.{family.gguf_sizes['layers']}")
+    layers = header.metadata.get(f"{named}.{family.gguf.sizes['layers']}")
     if type(layers) is not int or not 0 < layers <= 10_000:
         raise fail("LB410", f"{path.name} does not say how many layers it has")
     names = _names(family, layers)
@@ -47,7 +47,7 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
 
 def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     """What the file says and transformers does not read: the loaded model would be another one, silently."""
-    scaling = header.metadata.get(f"{family.gguf_architecture}.rope.scaling.type", "none")
+    scaling = header.metadata.get(f"{family.gguf.graph.name}.rope.scaling.type", "none")
     scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
     if scaled_table or scaling not in ("none", ""):
         raise fail(
@@ -63,7 +63,7 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
             f"{path.name} has biases ({lost[0]}), and they are lost when a GGUF file is read",
             help="give the model's safetensors folder instead",
         )
-    experts = header.metadata.get(f"{family.gguf_architecture}.expert_count", 0)
+    experts = header.metadata.get(f"{family.gguf.graph.name}.expert_count", 0)
     if experts:
         raise fail("LB403", f"{path.name} holds a mixture of {experts} experts", help="only dense models are supported")
 
@@ -72,14 +72,14 @@ def _names(family: Family, layers: int) -> dict[str, str]:
     names = {row.gguf: row.name for row in (family.embedding, family.head, *family.other)}
     for layer in range(layers):
         for row in family.mixer_rows + family.ffn_rows:
-            names[family.gguf_layer_prefix.format(layer) + row.gguf] = family.layer_prefix.format(layer) + row.name
+            names[f"blk.{layer}.{row.gguf}"] = family.layer_prefix.format(layer) + row.name
     return names
 
 
 def _config(family: Family, header: GgufHeader, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     config: dict[str, Any] = {"model_type": family.model_type}
-    for size, key in family.gguf_sizes.items():
-        value = header.metadata.get(f"{family.gguf_architecture}.{key}")
+    for size, key in family.gguf.sizes.items():
+        value = header.metadata.get(f"{family.gguf.graph.name}.{key}")
         if isinstance(value, ArrayLength):
             raise fail("LB410", f"{key} differs from layer to layer in this file", help="only uniform models are read")
         if value is not None:
@@ -88,7 +88,7 @@ def _config(family: Family, header: GgufHeader, tensors: Mapping[str, TensorInfo
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if vocab not in config and isinstance(tokens, ArrayLength):
         config[vocab] = tokens.length
-    for key, field in family.gguf_fields.items():
-        config[field] = header.metadata.get(f"{family.gguf_architecture}.{key}")
+    for key, field in family.gguf.fields.items():
+        config[field] = header.metadata.get(f"{family.gguf.graph.name}.{key}")
     config["tie_word_embeddings"] = family.head.name not in tensors
     return config

@@ -30,6 +30,10 @@ _NUMBERS = (
     "query_pre_attn_scalar",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
     "original_max_position_embeddings",
 )
 _ROPE_NUMBERS = (
@@ -122,7 +126,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
                     if reason or base_type is None
                     else (
                         "a family of pre- or post-norm layers with softmax "
-                        "attention and a gated MLP is two files: docs/families.md",
+                        "attention and a gated MLP is one file: docs/families.md",
                     )
                 ),
             ),
@@ -132,7 +136,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = _artifact_specs(config, sizes.layers) if artifact else native_specs(family, config, sizes)
+    specs = artifact_specs(config.get("lbdsl"), sizes.layers) if artifact else native_specs(family, config, sizes)
     _check_rope(family, config)
     layout = Layout(
         family,
@@ -291,8 +295,9 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
     return value
 
 
-def _artifact_specs(config: dict[str, Any], layers: int) -> tuple[LayerSpec, ...]:
-    entry = config.get("lbdsl")
+def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
+    """The layers of the `lbdsl` entry of an artifact's config.json. LB403 for another version, LB402 for what is not
+    understood."""
     version = entry.get("version") if isinstance(entry, dict) else None
     if version != LAYERS_VERSION:
         old = " It was made by an earlier lbdsl." if version == 1 else ""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.families import FAMILIES
+from lbdsl.model import hybrid
+from lbdsl.model.hybrid.rendered import configuration_module, modeling_module
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,9 @@ class HybridClasses:
 
 def hybrid_classes(model_type: str) -> HybridClasses:
     """The classes of the family called `model_type` (without prefix); its files are imported on the first call."""
-    family = FAMILIES[model_type]
-    stem = f"Lbdsl{family.architecture.removesuffix('ForCausalLM')}"
-    modeling = importlib.import_module(f"lbdsl.model.hybrid.modeling_lbdsl_{model_type}")
-    configuration = importlib.import_module(f"lbdsl.model.hybrid.configuration_lbdsl_{model_type}")
+    stem = f"Lbdsl{FAMILIES[model_type].classes.stem}"
+    modeling = importlib.import_module(f"{hybrid.__name__}.{modeling_module(model_type)}")
+    configuration = importlib.import_module(f"{hybrid.__name__}.{configuration_module(model_type)}")
     return HybridClasses(
         getattr(configuration, f"{stem}Config"), getattr(modeling, f"{stem}Model"), getattr(modeling, f"{stem}ForCausalLM")
     )

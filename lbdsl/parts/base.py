@@ -69,7 +69,7 @@ class Mark:
 class Value(BaseModel):
     """A frozen value; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     def replace(self, **fields: Any) -> Self:
         """The same with other fields, checked as a new one is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -72,7 +73,7 @@ def build(
     problems = [*broken, *problems]
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
-    complete = loss.joint is not None or not selection.changed
+    complete = bool(loss.scores) or not selection.changed
     plan = Plan(
         lbdsl_version=lbdsl_version,
         recipe=_recipe_ref(recipe),
@@ -157,14 +158,17 @@ def _score(measurement: Measurement) -> ScoreValue:
 
 def _finite(joint: Loss | None) -> tuple[Loss | None, list[Diagnostic]]:
     """The joint loss; none, with LB306, when it is no number."""
-    values = () if joint is None else (joint.joint, joint.joint_kl, joint.base_nll)
-    wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
+    if joint is None:
+        return None, []
+    values = {f"`{name}` of the whole changed model": score.value for name, score in joint.scores.items()}
+    values |= {} if joint.base_nll is None else {"the base model's own loss": joint.base_nll}
+    wrong = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if wrong is None:
         return joint, []
     return None, [
         error(
             "LB306",
-            f"the loss of the whole changed model is {wrong}",
+            f"{wrong} is {values[wrong]}",
             help=("the plan breaks the model: change fewer layers", "or try `--dtype float32`"),
         )
     ]
@@ -209,6 +213,7 @@ def _assert(recipe: Recipe, assertion: Assertion, world: World) -> tuple[AssertR
         phase=phase,
         status="pass" if truth else "fail",
         value=float(shown.value.value) if shown is not None else None,
+        unit=shown.value.unit if shown is not None else None,
     )
     if truth:
         return result, ()
@@ -270,14 +275,14 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
 
 
 def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, by the words of their marks, in the order of the rows."""
-    counts: dict[str, dict[str, int]] = {}
+    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
+    counts: dict[str, Counter[tuple[bool, str]]] = {}
     for layer in layers:
         for row, mark in layer.marks.items():
-            of_row = counts.setdefault(row, {})
+            of_row = counts.setdefault(row, Counter())
             if mark.counted:
-                of_row[mark.counted] = of_row.get(mark.counted, 0) + 1
-    return {words: count for of_row in counts.values() for words, count in of_row.items()}
+                of_row[mark.style != "drop", mark.counted] += 1
+    return {words: of_row[key] for of_row in counts.values() for key in sorted(of_row) for words in key[1:]}
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

@@ -15,6 +15,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.metrics import metrics
 from lbdsl.plan.cost import ModelCost
 from lbdsl.plan.schema import Loss
 from lbdsl.recipe.patterns import matcher
@@ -191,19 +192,20 @@ class _Evaluator:
 
     def _score(self, score: Score) -> Quantity | None:
         if score.joint:
-            joint = self.world.joint
-            value = None if joint is None else {"nll": joint.joint, "kl": joint.joint_kl}.get(score.metric)
-            if value is None:
-                return self._fail("LB323", f"`{score.metric}` of the whole changed model is not measured", score)
-            if not math.isfinite(value):
-                return self._fail("LB306", f"`{score.metric}` of the whole changed model is {value}", score)
-        else:
-            assert self.world.layer is not None, "a layer's score is asked for outside a layer"
-            value, found = score_of(score, self.world.layer, self.world)
-            self.errors += found
-            if value is None:
-                return None
-        return Quantity(value)
+            return self._joint(score)
+        assert self.world.layer is not None, "a layer's score is asked for outside a layer"
+        value, found = score_of(score, self.world.layer, self.world)
+        self.errors += found
+        return None if value is None else Quantity(value, metrics()[score.metric].unit)
+
+    def _joint(self, score: Score) -> Quantity | None:
+        joint = self.world.joint
+        known = None if joint is None else joint.scores.get(score.metric)
+        if known is None:
+            return self._fail("LB323", f"`{score.metric}` of the whole changed model is not measured", score)
+        if not math.isfinite(known.value):
+            return self._fail("LB306", f"`{score.metric}` of the whole changed model is {known.value}", score)
+        return Quantity(known.value, known.unit)
 
     def _post(self, score: PostScore) -> Quantity | None:
         scores = self.world.post if score.source is None else self.world.post_on.get(score.source, {})
@@ -212,7 +214,7 @@ class _Evaluator:
             return self._wrong(score, f"`{score.name}` is known only after healing")
         if not math.isfinite(value):
             return self._fail("LB306", f"`{score.name}` of the finished model is {value}", score)
-        return Quantity(value, Unit.NATS if score.name == "kl_healed" else Unit.RATIO)
+        return Quantity(value, metrics()[score.name].unit)
 
     def _cost(self, node: CostOf, cost: ModelCost | None) -> Quantity | None:
         if cost is None:

@@ -64,6 +64,6 @@ def _result(assertion: Assertion, known: AssertResult, worlds: Mapping[str, Worl
 
 def _on(assertion: Assertion, world: World) -> AssertResult:
     shown = deciding(assertion.expr, world)
-    value = float(shown.value.value) if shown is not None else None
+    value, unit = (float(shown.value.value), shown.value.unit) if shown is not None else (None, None)
     status: Literal["pass", "fail"] = "pass" if holds(assertion.expr, world).value else "fail"
-    return AssertResult(text=assertion.text, phase="post", status=status, value=value)
+    return AssertResult(text=assertion.text, phase="post", status=status, value=value, unit=unit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
@@ -20,7 +21,7 @@ def hopeless_untils(recipe: Recipe, facts: ModelFacts, requests: tuple[Request, 
     if not (_alike(facts) and _counts_decide(recipe, facts)):
         return ()
     # Any scores give the costs that the real ones will.
-    scores = dict.fromkeys(requests, Measurement(0.0, 0.0, "nats/token", 1, 1))
+    scores = dict.fromkeys(requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
     return tuple(d for d in select(recipe, facts, scores).diagnostics if d.code == "LB312")
 
 

@@ -53,8 +53,9 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 def widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
     """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
     found = 0
+    alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
     for action in dict.fromkeys(actions):
-        for layer, spec in enumerate(facts.layer_specs):
+        for spec, layer in alike.items():
             changed = action.under(facts, layer)
             found = max([found, *(given_windows((spec,), (changed,)) if changed is not None else ())])
     return found

@@ -86,8 +86,8 @@ def _in_the_way(recipe: Recipe, index: int, match: Match, table: Table) -> tuple
     for layer, takes in enumerate(table.takes):
         paths, wanted = table.paths[layer], _wanted(match, layer)
         for take in takes:
-            touched = paths.touched_by(take.paths) & wanted if take.rule < index else 0
-            for name in paths.named(touched):
+            in_the_way = paths.touched_by(wanted) & take.paths if take.rule < index else 0
+            for name in paths.named(in_the_way):
                 ways.setdefault((name, take.rule), []).append(layer)
     return tuple(
         f"`{name}` of {_layers(layers)} is claimed by rule {recipe.rules[rule].number}"

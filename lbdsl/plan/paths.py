@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import has_path, leaves, touch
+from lbdsl.layer.spec import LayerSpec, has_path, leaves, touch
 from lbdsl.parts import Slot
 from lbdsl.plan.modules import chosen_modules
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule
+from lbdsl.recipe.schema import ModulesSelector, Recipe
 
 
 @dataclass
@@ -76,39 +76,53 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Claimable:
-    """What the rules of a recipe claim of a model's layers. `paths`: of each layer; `whole`: every path that a layer has;
-    `wanted`: by rule, then by action."""
+    """What the rules of a recipe claim of a model's layers. `paths`: of each layer; `wanted`: by rule, then by action."""
 
     paths: tuple[Paths, ...]
-    whole: tuple[int, ...]
     wanted: tuple[tuple[Wanted, ...], ...]
 
 
 def claimable(recipe: Recipe, facts: ModelFacts) -> Claimable:
     """The claims of a recipe's rules on the layers of a model."""
-    paths = tuple(Paths() for _ in range(facts.layers))
-    whole = tuple(paths[i].set_of(leaves(spec, facts.linear_maps[i])) for i, spec in enumerate(facts.layer_specs))
-    return Claimable(paths, whole, tuple(_of_rule(rule, facts, paths) for rule in recipe.rules))
+    # Layers that are alike share their paths, and rules with one action what it claims.
+    of_spec = {spec: Paths() for spec in facts.layer_specs}
+    paths = tuple(of_spec[spec] for spec in facts.layer_specs)
+    alike: dict[LayerSpec, list[int]] = {}
+    for layer, spec in enumerate(facts.layer_specs):
+        alike.setdefault(spec, []).append(layer)
+    known: dict[Action, Wanted] = {}
 
+    def of_layers(action: Action) -> Wanted:
+        if action not in known:
+            found = [0] * facts.layers
+            for spec, layers in alike.items():
+                claimed = _claimed(action, spec, facts.linear_maps[layers[0]], False, of_spec[spec])
+                for layer in layers:
+                    found[layer] = claimed
+            known[action] = Wanted(action, tuple(found))
+        return known[action]
 
-def _of_rule(rule: Rule, facts: ModelFacts, paths: tuple[Paths, ...]) -> tuple[Wanted, ...]:
-    modules = rule_modules(rule, facts)
-    only_weights = isinstance(rule.selector, ModulesSelector)
-    return tuple(
-        Wanted(action, tuple(_claimed(action, facts, i, modules[i], only_weights, paths[i]) for i in range(facts.layers)))
-        for action in rule.actions
+    def of_modules(action: Action, selector: ModulesSelector) -> Wanted:
+        chosen = chosen_modules(selector, facts)
+        return Wanted(
+            action,
+            tuple(_claimed(action, spec, chosen[i], True, paths[i]) for i, spec in enumerate(facts.layer_specs)),
+        )
+
+    return Claimable(
+        paths,
+        tuple(
+            tuple(
+                of_modules(action, rule.selector) if isinstance(rule.selector, ModulesSelector) else of_layers(action)
+                for action in rule.actions
+            )
+            for rule in recipe.rules
+        ),
     )
 
 
-def rule_modules(rule: Rule, facts: ModelFacts) -> tuple[tuple[str, ...], ...]:
-    """The linear maps of each layer that a rule is about: all of them, or those that its patterns choose."""
-    return chosen_modules(rule.selector, facts) if isinstance(rule.selector, ModulesSelector) else facts.linear_maps
-
-
-def _claimed(
-    action: Action, facts: ModelFacts, layer: int, modules: tuple[str, ...], only_weights: bool, paths: Paths
-) -> int:
-    spec, roots = facts.layer_specs[layer], action.claims()
+def _claimed(action: Action, spec: LayerSpec, modules: tuple[str, ...], only_weights: bool, paths: Paths) -> int:
+    roots = action.claims()
     if only_weights:
         roots = tuple(root for root in roots if touch(root, Slot.WEIGHTS))
     if action.divisible:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from lbdsl.actions import Action
 from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.units import Unit
 from lbdsl.layer.difference import given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -26,11 +27,12 @@ class Value(BaseModel):
 
 
 class ScoreValue(Value):
-    """A measured score of one layer, mean over tokens, with its clustered standard error (None: one sequence only)."""
+    """A measured score of one layer or of the whole changed model, mean over tokens, with its clustered standard error
+    (None: one sequence only)."""
 
     value: float
     stderr: float | None = None
-    unit: str
+    unit: Unit
 
 
 class PlannedAction(Value):
@@ -138,25 +140,35 @@ class Served(Value):
 
 
 class Loss(Value):
-    """The loss rise before healing in nats a token: `joint` measured on the whole changed model, `sum` the single
-    layers' scores added up (None where a layer has no score)."""
+    """The damage before healing: `scores` has every metric of the whole changed model by name, on `tokens` tokens; it is
+    empty where nothing is measured. In nats a token, `base_nll` is the base's loss on that text, and `sum` the loss rises
+    of the single layers added up (None where a layer has no score)."""
 
-    joint: float | None = None
-    joint_stderr: float | None = None
-    joint_kl: float | None = None
+    scores: dict[str, ScoreValue] = {}
     base_nll: float | None = None
     sum: float | None = None
     tokens: int = 0
 
+    @property
+    def rise(self) -> ScoreValue | None:
+        """Of the next-token loss; None where nothing is measured."""
+        return self.scores.get("nll")
+
+    @property
+    def others(self) -> dict[str, ScoreValue]:
+        """All scores but that of the next-token loss."""
+        return {name: score for name, score in self.scores.items() if name != "nll"}
+
 
 class AssertResult(Value):
-    """A gate. `value` is the cost or score that decides it: bytes, FLOPs, parameters, a share or nats/token. A measured one
-    is "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
+    """A gate. `value` is the cost or score that decides it, in `unit`; both None where it has none yet. A measured one is
+    "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
 
     text: str
     phase: Literal["static", "measured", "post"]
     status: Literal["pass", "fail", "after healing", "not measured"]
     value: float | None = None
+    unit: Unit | None = None
     on: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""The value that a condition turns on: what to print beside an assert that holds or fails."""
+"""The value that a condition turns on, to print beside an assert that holds or fails, and how measured values are said."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lbdsl.core.units import Unit, bytes_text, count_text
+from lbdsl.metrics import title_of
 from lbdsl.plan.evaluate import SHARED_UNITS, Quantity, World, evaluate, holds, walk
-from lbdsl.plan.schema import AssertResult
+from lbdsl.plan.schema import AssertResult, ScoreValue
 from lbdsl.plan.words import amount_text
 from lbdsl.recipe.schema import Compare, CostOf, Expr, Fact, Logic, Not, PostScore, Recipe, Score
 from lbdsl.syntax.lexer import one_line
@@ -86,15 +87,41 @@ def _name(expr: Expr, recipe: Recipe) -> str:
 
 
 def value_text(item: AssertResult) -> str:
-    """The deciding value, with its unit where that is plain from the text."""
+    """The deciding value in words of its unit."""
     if item.value is None:
         return ""
-    if {"and", "or", "not"} & set(item.text.split()):
-        return f"{item.value:.6g}"
-    if item.text.lstrip().startswith(("ppl_increase", "agreement")):
-        return f"{100 * item.value:.4g} %"
-    if item.text.lstrip().startswith("kv("):
-        return bytes_text(item.value)
-    if item.text.lstrip().startswith(("params", "flops(")):
-        return count_text(item.value)
-    return f"{item.value:.4g}"
+    match item.unit:
+        case Unit.RATIO:
+            return f"{100 * item.value:.4g} %"
+        case Unit.BYTES:
+            return bytes_text(item.value)
+        case Unit.PARAMS | Unit.FLOPS:
+            return count_text(item.value)
+        case _:
+            return f"{item.value:.4g}"
+
+
+def joint_text(name: str, score: ScoreValue) -> str:
+    """A value of the whole changed model, named: `KL 0.53 nats/token`, `flips 3.2 %`."""
+    factor, unit = _words_of(score.unit)
+    return f"{title_of(name)} {factor * score.value:.3g}{unit}"
+
+
+def row_title(name: str, unit: str) -> str:
+    """The head of a metric's row in a table: `KL to the base, nats/token`. A share has its sign in the cells."""
+    return title_of(name) + (f", {unit}" if unit == Unit.NATS else "")
+
+
+def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
+    """A metric's cell in a table: `0.1234 ±0.0021`, `3.21 ±0.40 %`; None stands for what is no number."""
+    if value is None:
+        return "not a number"
+    factor, sign = _words_of(unit)
+    digits = 4 if factor == 1 else 2
+    error = "" if stderr is None else f" ±{factor * stderr:.{digits}f}"
+    return f"{factor * value:.{digits}f}{error}{sign if factor != 1 else ''}"
+
+
+def _words_of(unit: str) -> tuple[int, str]:
+    """What a value is multiplied by to be said, and the words after it."""
+    return (100, " %") if unit == Unit.RATIO else (1, " nats/token" if unit == Unit.NATS else "")

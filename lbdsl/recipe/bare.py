@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Fix
 from lbdsl.core.units import Unit
-from lbdsl.recipe.schema import Arithmetic, CostOf, Expr, Fact, Negate, PostScore
+from lbdsl.recipe.schema import Arithmetic, CostOf, Expr, Fact, Negate, PostScore, Score
 from lbdsl.recipe.scope import Scope, replace
 from lbdsl.recipe.typed import Typed
 from lbdsl.syntax import tree
@@ -26,13 +26,13 @@ class Operand(NamedTuple):
 def bare_number_fits(scope: Scope, number: Operand, other: Operand) -> bool:
     """Whether a constant without a unit may be compared with `other`; an error otherwise.
 
-    Losses and `influence` are plain numbers anyhow. `ppl_increase` and `agreement` are shares: 5 would be 500 %. Bytes,
-    FLOPs and parameters are counted in whole ones.
+    Losses and `influence` are plain numbers anyhow. Of a model, a metric in shares is one, as `ppl_increase` is: 5 would be
+    500 %. Bytes, FLOPs and parameters are counted in whole ones.
     """
     value, quantity = number.typed.value, other.typed
     if number.typed.unit is not Unit.NONE or value is None or quantity.value is not None:
         return True
-    if quantity.unit is Unit.RATIO and isinstance(_inner(quantity.expr), PostScore) and abs(value) > 1:
+    if quantity.unit is Unit.RATIO and _of_model(_inner(quantity.expr)) and abs(value) > 1:
         name = one_line(other.node.span.text)
         said = f"`{name}` is a share, and {_said(number)} without `%` is {100 * value:g} %"
         _refuse(scope, number, said, value / 100, "write")
@@ -73,6 +73,11 @@ def _said(number: Operand) -> str:
     """`5`, or `$most`, which is 5."""
     text, value = one_line(number.node.span.text), f"{number.typed.value:.12g}"
     return f"`{text}`" if isinstance(number.node, tree.Number) else f"`{text}` ({value})"
+
+
+def _of_model(expr: Expr) -> bool:
+    """Whether it is a metric of the changed or the finished model."""
+    return isinstance(expr, PostScore) or (isinstance(expr, Score) and expr.joint)
 
 
 def _inner(expr: Expr) -> Expr:

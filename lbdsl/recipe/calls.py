@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.metrics import Metric, metrics
+from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Score
 from lbdsl.recipe.schema_expr import FACTS
@@ -23,7 +23,6 @@ from lbdsl.syntax.wishes import wish
 LATER_ACTIONS = frozenset({"linear"})
 LATER_METRICS = frozenset({"task"})
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
-POST_NAMES = ("ppl_increase", "agreement", "kl_healed")
 
 
 def resolve_action(scope: Scope, call: tree.Call) -> Action | None:
@@ -134,9 +133,9 @@ def _bare(kind: str) -> Action:
     return actions()[kind].model_validate({})
 
 
-def is_metric(name: str) -> bool:
+def is_layer_score(name: str) -> bool:
     """Whether a name is that of a layer's score."""
-    return name == "sensitivity" or name in metrics()
+    return name == "sensitivity" or name in metrics_of(Of.LAYER)
 
 
 def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
@@ -152,7 +151,7 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
     elif name in LATER_METRICS:
         scope.error("LB125", f"the metric `{name}` is not in this version", span)
     else:
-        known = ["sensitivity", *metrics()]
+        known = ["sensitivity", *metrics_of(Of.LAYER)]
         if rule and name in _LAYER_NUMBERS:
             scope.error(
                 "LB102",
@@ -162,7 +161,7 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
             )
             return
         if not rule:
-            known = [kind for kind, cls in metrics().items() if cls.joint] + [*STATIC_VALUES, *POST_NAMES]
+            known = [*metrics_of(Of.CHANGED), *STATIC_VALUES, *metrics_of(Of.FINISHED)]
         if name in FACTS:
             said = (
                 "the same for every layer of a model, so it cannot rank or choose layers"
@@ -195,7 +194,7 @@ def _unknown_action(scope: Scope, call: tree.Call) -> None:
             call.name.span,
             help="actions: " + ", ".join(f"`{known}`" for known in actions()),
         )
-    elif is_metric(name):
+    elif name == "sensitivity" or name in metrics():
         scope.error(
             "LB101",
             f"`{name}` is a metric, not an action",

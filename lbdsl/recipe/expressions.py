@@ -9,6 +9,7 @@ from __future__ import annotations
 from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
+from lbdsl.metrics import metrics
 from lbdsl.recipe.comparisons import compare
 from lbdsl.recipe.constants import constant
 from lbdsl.recipe.lets import use_expression
@@ -22,6 +23,8 @@ from lbdsl.recipe.schema import (
     Not,
     Number,
     Phase,
+    PostScore,
+    Score,
     Text,
 )
 from lbdsl.recipe.scope import Constant, Scope, at
@@ -188,8 +191,10 @@ def _compare_it(typed: Typed, text: str) -> str | tuple[str, ...]:
         return f'compare it, as in `{text} == "llama"`' if isinstance(typed.expr, Fact) else ()
     if typed.cost:
         bound = "<= 50%"
+    elif isinstance(typed.expr, Score | PostScore):
+        bound = metrics()[typed.expr.metric if isinstance(typed.expr, Score) else typed.expr.name].bound
     elif typed.phase is Phase.POST and typed.unit is Unit.RATIO:
-        bound = ">= 90%" if text == "agreement" else "< 5%"
+        bound = "< 5%"
     elif typed.phase is Phase.STATIC:
         bound = _BOUNDS.get(typed.unit, ">= 24")
     else:

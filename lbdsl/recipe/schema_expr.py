@@ -89,12 +89,11 @@ class Score(Node):
 
 
 class PostScore(Node):
-    """Known only of the finished artifact: `ppl_increase` (ratio, 0.05 is 5 % more perplexity than the base),
-    `agreement` (ratio of tokens with the base's top-1 choice), `kl_healed` (nats a token). `source` names one of the
-    texts of the `eval` block; None stands for each of them."""
+    """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
+    None stands for each of them."""
 
     node: Literal["post"] = "post"
-    name: Literal["ppl_increase", "agreement", "kl_healed"]
+    name: str
     source: str | None = None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
-from lbdsl.recipe.calls import is_metric, resolve_score, unknown_value
+from lbdsl.recipe.calls import is_layer_score, resolve_score, unknown_value
 from lbdsl.recipe.constants import variable, whole
 from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
 from lbdsl.recipe.schema import (
@@ -111,7 +111,7 @@ def resolve_pattern(scope: Scope, node: tree.Pattern | tree.String) -> ModulePat
 
 def resolve_by(scope: Scope, call: tree.Call) -> Score | None:
     """The metric after `by`."""
-    if is_metric(call.name.name):
+    if is_layer_score(call.name.name):
         return resolve_score(scope, call)
     from lbdsl.recipe.values import report_model_value
 

@@ -11,7 +11,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.calls import resolve_score
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import FullWeights, Lora, Node
@@ -150,9 +150,10 @@ def _plain(scope: Scope, node: tree.Expr, name: str | None) -> bool:
 
 
 def metric(scope: Scope, setting: tree.Setting) -> Mapping[str, Any] | None:
-    name = _name(scope, setting.value, dict(metrics()), "a metric")
+    known = metrics_of(Of.LAYER)
+    name = _name(scope, setting.value, known, "a metric")
     node = setting.value
-    if name is not None and isinstance(node, tree.Call) and node.args and not metrics()[name].takes_action:
+    if name is not None and isinstance(node, tree.Call) and node.args and not known[name].takes_action:
         score = resolve_score(scope, node)
         return None if score is None else {"metric": score.text}
     return {"metric": name} if _plain(scope, setting.value, name) else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.metrics import metrics
-from lbdsl.recipe.calls import POST_NAMES, is_metric, resolve_score, unknown_value
+from lbdsl.metrics import Of, metrics, metrics_of
+from lbdsl.recipe.calls import is_layer_score, resolve_score, unknown_value
 from lbdsl.recipe.constants import constant, warn_decimal, whole
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.schema_expr import FACTS
@@ -15,13 +15,11 @@ from lbdsl.recipe.typed import Place, Typed
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip
 
-_UNITS = {"nats/token": Unit.NATS, "1": Unit.RATIO}
-
 
 def report_model_value(scope: Scope, call: tree.Call) -> bool:
     """Report a value of the model where a layer's is wanted; False when the name is none."""
     name = call.name.name
-    if name in POST_NAMES:
+    if name in metrics_of(Of.FINISHED):
         scope.error(
             "LB108",
             f"`{name}` is known only after healing",
@@ -34,6 +32,13 @@ def report_model_value(scope: Scope, call: tree.Call) -> bool:
             f"`{name}` is a value of the whole model, and a layer's is wanted",
             call.span,
             help=f"use `{name}` in `until`, `requires` or `assert`",
+        )
+    elif name in metrics_of(Of.CHANGED):
+        scope.error(
+            "LB109",
+            f"`{name}` is a value of the whole changed model, and a layer's is wanted",
+            call.span,
+            help=f"use `{name}` in `requires` or `assert`",
         )
     else:
         return False
@@ -67,21 +72,17 @@ def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     if node.args is None and name in ("true", "false"):
         return Typed(Boolean.model_construct(value=name == "true", at=at(node)), "boolean")
     if place == "where":
-        if is_metric(name):
+        if is_layer_score(name):
             score = resolve_score(scope, node)
-            return (
-                None
-                if score is None
-                else Typed(score, "number", _UNITS.get(metrics()[score.metric].unit, Unit.NONE), Phase.MEASURED)
-            )
+            return None if score is None else Typed(score, "number", metrics()[score.metric].unit, Phase.MEASURED)
         if not report_model_value(scope, node):
             unknown_value(scope, node, rule=True)
         return None
-    if name in POST_NAMES:
+    if name in metrics_of(Of.FINISHED):
         return _post(scope, node, place)
     if name in STATIC_VALUES:
         return _cost(scope, node, place)
-    if is_metric(name):
+    if name in metrics_of(Of.CHANGED) or is_layer_score(name):
         return _joint(scope, node, place)
     unknown_value(scope, node, rule=False)
     return None
@@ -116,8 +117,8 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
             return None
         source = str(value.value)
         scope.judged_on.append((source, argument.span))
-    unit = Unit.NATS if name == "kl_healed" else Unit.RATIO
-    return Typed(PostScore.model_construct(name=name, source=source, at=at(node)), "number", unit, Phase.POST)
+    score = PostScore.model_construct(name=name, source=source, at=at(node))
+    return Typed(score, "number", metrics()[name].unit, Phase.POST)
 
 
 def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
@@ -150,10 +151,9 @@ def _cost(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
 
 def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     name = node.name.name
-    cls = metrics().get(name)
-    joint = sorted(kind for kind, known in metrics().items() if known.joint)
-    if cls is None or not cls.joint:
-        instead = scope.metric if scope.metric in joint else joint[0] if joint else ""
+    joint = metrics_of(Of.CHANGED)
+    if name not in joint:
+        instead = scope.metric if scope.metric in joint else next(iter(joint))
         scope.error(
             "LB109",
             f"`{name}` is a layer's value, and the model's is wanted",
@@ -180,6 +180,6 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Typed | None:
     return Typed(
         Score.model_construct(name=name, metric=name, action=None, joint=True, at=at(node)),
         "number",
-        _UNITS.get(cls.unit, Unit.NONE),
+        joint[name].unit,
         Phase.MEASURED,
     )

@@ -155,8 +155,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "",
-        "weights size bytes weight_bytes model_size disk file_size",
-        "the language has no value for the bytes of weights; `assert params <= 90%` counts parameters",
+        "size bytes weight_bytes model_size disk file_size",
+        "the bytes of a model's weights are `weights`, as in `assert weights <= 90%`",
     ),
     ("parameter", "weights", "`quantize` is about weights already: the bits are `bits`"),
     ("", "kv_cache kvcache cache kv_size cache_size", "the bytes of the KV cache are `kv(CTX)`, as in `kv(32Ki) <= 50%`"),

@@ -11,7 +11,7 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import all_codes, code_for
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
-from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page
+from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.schema_expr import FACTS
@@ -75,7 +75,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
     groups = {
         "actions": list(actions()),
         "metrics": ["sensitivity", *metrics()],
-        "values of the model": list(FUNCTIONS),
+        "costs of the model": list(FUNCTIONS),
         "facts of the model": [f"model.{fact}" for fact in FACTS],
         "keywords": list(KEYWORDS),
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
@@ -195,12 +195,7 @@ def _metric(name: str) -> Page | None:
     if cls is None:
         return None
     title, facts = parts_of(cls.__doc__ or "")
-    more = [("Unit", "none" if cls.unit == "1" else cls.unit)]
-    if cls.takes_action:
-        more.append(("Alone", f"`{name}` means `{name}({cls.default_action})`"))
-    if cls.joint:
-        more.append(("In `assert`", f"`{name}` is that of the whole changed model"))
-    return Page("metric", name, title, (*facts, *more), form=f"{name}(ACTION)" if cls.takes_action else name)
+    return Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
 
 
 def _keyword(word: str) -> Page | None:

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.digest import short
-from lbdsl.core.units import bytes_text, tokens_text
+from lbdsl.core.units import Unit, bytes_text, tokens_text
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
+from lbdsl.plan.shown import joint_text
 from lbdsl.plan.words import PREFILL, duration_text, plural
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_changes import change_lines
@@ -123,7 +124,7 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         name = label if label == key else f"{label}: {key}"
         legends.append(
             f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
-            f"{'' if unit == '1' else ' ' + unit}, logarithmic"
+            f"{' ' + unit if unit is Unit.NATS else ''}, logarithmic"
             + (", blank: not needed" if len(known) < len(values) else "")
         )
     yield from strip_lines(rows, width)
@@ -208,21 +209,21 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     loss = plan.loss
     if not plan.changed:
         return
-    if loss.joint is None:
+    if loss.rise is None:
         yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
         return
     pm = "+-" if ascii_ else "±"
-    error = f" {pm}{loss.joint_stderr:.2g}" if loss.joint_stderr is not None else ""
-    said = f" loss: {loss.joint:+.3g}{error} nats/token measured jointly, before healing"
+    error = f" {pm}{loss.rise.stderr:.2g}" if loss.rise.stderr is not None else ""
+    said = f" loss: {loss.rise.value:+.3g}{error} nats/token measured jointly, before healing"
     if loss.sum is not None:
         said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
     yield from _wrapped(said, width, 7, "")
+    others = "".join(f", {printable(joint_text(name, score))}" for name, score in loss.others.items())
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
-        kl = f", KL {loss.joint_kl:.3g} nats/token" if loss.joint_kl is not None else ""
-        was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.joint))
+        was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.rise.value))
         yield from _wrapped(
-            f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{kl}", width, 7, ""
+            f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{others}", width, 7, ""
         )
 
 

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lbdsl.artifact.record import Record
-from lbdsl.core.units import count_text
+from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult
+from lbdsl.plan.shown import cell_text, row_title
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_tables import result_lines
 
@@ -65,8 +66,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
 
 
 def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
-    """Perplexity of both models, KL and agreement on each text, with standard errors; before healing, too, where it was
-    healed."""
+    """Perplexity of both models and every metric of the finished one on each text, with standard errors; before healing,
+    too, where it was healed."""
     for source in quality.get("sources", [quality]):
         console.print(_quality_table(source), highlight=False)
     _render_asserts(asserts, console)
@@ -82,38 +83,29 @@ def _quality_table(source: dict[str, Any]) -> Table:
         table.add_column("before healing", justify="right")
     table.add_column("healed" if before else "artifact", justify="right")
     models = [before, source] if before else [source]
-    perplexity = _number(source["perplexity"]["base"], source["stderr"]["perplexity_base"], 2)
     table.add_row(
         "perplexity",
-        perplexity,
-        *(_number(each["perplexity"]["artifact"], each["stderr"]["perplexity_artifact"], 2) for each in models),
+        _perplexity(source, "base"),
+        *(_perplexity(each, "artifact") for each in models),
     )
-    table.add_row("perplexity increase", "", *map(_increase, models))
-    for title, name in (
-        ("loss rise, nats/token", "loss_rise"),
-        ("KL to the base, nats/token", "kl"),
-        ("top-1 agreement", "agreement"),
-    ):
-        table.add_row(title, "", *(_number(each[name], each["stderr"][name], 4) for each in models))
+    rises = (cell_text(each["loss_rise"], each["stderr"]["loss_rise"], Unit.NATS) for each in models)
+    table.add_row("loss rise, nats/token", "", *rises)
+    for name, score in source["scores"].items():
+        cells = (cell_text(**each["scores"][name]) if name in each["scores"] else "" for each in models)
+        table.add_row(Text(printable(row_title(name, score["unit"]))), "", *cells)
     return table
 
 
-def _increase(source: dict[str, Any]) -> str:
-    value, error = source["ppl_increase"], source["stderr"]["ppl_increase"]
+def _perplexity(source: dict[str, Any], model: str) -> str:
+    value, error = source["perplexity"][model], source["stderr"][f"perplexity_{model}"]
     if value is None:
-        return _number(None, None, 2)
-    return _number(100 * value, None if error is None else 100 * error, 2) + " %"
+        return cell_text(None, None, Unit.NONE)
+    return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
     for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
         console.print(line, highlight=False)
-
-
-def _number(value: float | None, error: float | None, digits: int) -> str:
-    if value is None:
-        return "not a number"
-    return f"{value:.{digits}f}" + ("" if error is None else f" ±{error:.{digits}f}")
 
 
 def _sparkline(losses: Sequence[float], console: Console) -> str:

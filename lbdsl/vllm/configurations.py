@@ -9,85 +9,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+import transformers
+from transformers import AutoConfig
 
-from lbdsl.model.hybrid.lbdsl_layers import check_layer, checked_layers
-from lbdsl.vllm import KNOWN
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.vllm import served
+from lbdsl.vllm.layers import checked
 
 
-def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:
-    """The entry; without one every layer is as in the base. ValueError for another version or number of layers, and for a
-    part kind or field that the plug-in does not know, by name."""
-    entry = checked_layers(lbdsl, family, config)
-    for index, spec in enumerate(entry["layers"]):
-        check_layer(spec, f"config.lbdsl.layers[{index}]", KNOWN)
-    return entry
+def _configuration(family: str) -> Any:
+    base: Any = getattr(transformers, FAMILIES[family].classes.config)
+
+    def init(self: Any, lbdsl: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        base.__init__(self, **kwargs)
+        self.lbdsl = checked(lbdsl, family, self)
+
+    name = f"Lbdsl{FAMILIES[family].classes.stem}VllmConfig"
+    fields = {"__module__": __name__, "__init__": init, "model_type": ARTIFACT_PREFIX + family}
+    return type(name, (base,), fields)
 
 
-class LbdslLlamaVllmConfig(LlamaConfig):
-    model_type = "lbdsl_llama"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "llama", self)
-
-
-class LbdslMistralVllmConfig(MistralConfig):
-    model_type = "lbdsl_mistral"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "mistral", self)
-
-
-class LbdslPhi3VllmConfig(Phi3Config):
-    model_type = "lbdsl_phi3"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "phi3", self)
-
-
-class LbdslQwen2VllmConfig(Qwen2Config):
-    model_type = "lbdsl_qwen2"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "qwen2", self)
-
-
-class LbdslQwen3VllmConfig(Qwen3Config):
-    model_type = "lbdsl_qwen3"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "qwen3", self)
-
-
-class LbdslSmolLM3VllmConfig(SmolLM3Config):
-    model_type = "lbdsl_smollm3"
-
-    def __init__(self, lbdsl: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.lbdsl = checked(lbdsl, "smollm3", self)
-
-
-CONFIGURATIONS = (
-    LbdslLlamaVllmConfig,
-    LbdslMistralVllmConfig,
-    LbdslPhi3VllmConfig,
-    LbdslQwen2VllmConfig,
-    LbdslQwen3VllmConfig,
-    LbdslSmolLM3VllmConfig,
-)
+CONFIGURATIONS = tuple(_configuration(family) for family in served())
+globals().update({cls.__name__: cls for cls in CONFIGURATIONS})
 
 
 def register_configurations() -> None:

@@ -7,113 +7,17 @@ lack either, also in layer 0, and gives each attention its own window.
 from __future__ import annotations
 
 import copy
+import importlib
 
 import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.models.llama import LlamaAttention, LlamaForCausalLM, LlamaMLP
-from vllm.model_executor.models.mistral import MistralAttention
-from vllm.model_executor.models.qwen2 import Qwen2Attention, Qwen2MLP
-from vllm.model_executor.models.qwen3 import Qwen3Attention
+from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import extract_layer_index
 
-from lbdsl.model.hybrid.lbdsl_layers import check_fields
-
-
-def _llama_parts(attention):
-    """Attention and MLP of families whose attention is built as Llama's."""
-
-    def make_attention(config, cache_config, quant_config, prefix):
-        bias = bool(getattr(config, "attention_bias", False))
-        return attention(
-            config=config,
-            hidden_size=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            max_position_embeddings=config.max_position_embeddings,
-            quant_config=quant_config,
-            bias=bias,
-            bias_o_proj=bias,
-            cache_config=cache_config,
-            prefix=prefix,
-        )
-
-    def make_mlp(config, quant_config, prefix):
-        return LlamaMLP(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            hidden_act=config.hidden_act,
-            quant_config=quant_config,
-            bias=bool(getattr(config, "mlp_bias", False)),
-            prefix=prefix,
-        )
-
-    return make_attention, make_mlp
-
-
-def _qwen_mlp(config, quant_config, prefix):
-    return Qwen2MLP(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        hidden_act=config.hidden_act,
-        quant_config=quant_config,
-        prefix=prefix,
-    )
-
-
-def _qwen2_attention(config, cache_config, quant_config, prefix):
-    return Qwen2Attention(
-        hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        max_position=config.max_position_embeddings,
-        rope_parameters=config.rope_parameters,
-        cache_config=cache_config,
-        quant_config=quant_config,
-        prefix=prefix,
-    )
-
-
-def _qwen3_attention(config, cache_config, quant_config, prefix):
-    return Qwen3Attention(
-        hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        max_position=config.max_position_embeddings,
-        rope_parameters=config.rope_parameters,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.rms_norm_eps,
-        qkv_bias=bool(getattr(config, "attention_bias", False)),
-        cache_config=cache_config,
-        quant_config=quant_config,
-        prefix=prefix,
-    )
-
-
-class _NoRotary(nn.Module):
-    """In place of rotary embeddings: queries and keys as they are."""
-
-    def forward(self, positions, query, key):
-        return query, key
-
-
-def _smollm3_attention(config, cache_config, quant_config, prefix):
-    attention = _llama_parts(LlamaAttention)[0](config, cache_config, quant_config, prefix)
-    if not config.no_rope_layers[extract_layer_index(prefix)]:
-        attention.rotary_emb = _NoRotary()
-    return attention
-
-
-PARTS = {
-    "llama": _llama_parts(LlamaAttention),
-    "mistral": _llama_parts(MistralAttention),
-    "phi3": _llama_parts(LlamaAttention),
-    "qwen2": (_qwen2_attention, _qwen_mlp),
-    "qwen3": (_qwen3_attention, _qwen_mlp),
-    "smollm3": (_smollm3_attention, _llama_parts(LlamaAttention)[1]),
-}
-"""How a family's attention and MLP are made, by the base's `model_type`."""
+from lbdsl.vllm import layers_of, served
+from lbdsl.vllm.layers import window_of
 
 
 class LbdslDecoderLayer(nn.Module):
@@ -127,18 +31,14 @@ class LbdslDecoderLayer(nn.Module):
         super().__init__()
         config, quant_config = vllm_config.model_config.hf_config, vllm_config.quant_config
         spec = config.lbdsl["layers"][extract_layer_index(prefix)]
-        make_attention, make_mlp = PARTS[config.lbdsl["base_model_type"]]
+        parts = importlib.import_module(layers_of(config.lbdsl["base_model_type"]).module)
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
-        mixer, ffn = spec["mixer"], spec["ffn"]
-        check_sizes(config, mixer, ffn, prefix)
-        if mixer is not None:
-            window = window_of(mixer, prefix)
-            self.self_attn = make_attention(
-                config_for(config), cache_for(vllm_config.cache_config, window), quant_config, f"{prefix}.self_attn"
-            )
+        if spec["mixer"] is not None:
+            cache_config = cache_for(vllm_config.cache_config, window_of(spec["mixer"], prefix))
+            self.self_attn = parts.attention(config_for(config), cache_config, quant_config, f"{prefix}.self_attn")
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        if ffn is not None:
-            self.mlp = make_mlp(config, quant_config, f"{prefix}.mlp")
+        if spec["ffn"] is not None:
+            self.mlp = parts.mlp(config, quant_config, f"{prefix}.mlp")
             self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None):
@@ -155,36 +55,6 @@ def _normed(norm, hidden_states, residual):
     if residual is None:
         return norm(hidden_states), hidden_states
     return norm(hidden_states, residual)
-
-
-def check_sizes(config, mixer, ffn, prefix):
-    """ValueError for sizes of this layer that are not the model's: vLLM's own classes are built from its configuration."""
-    asked = {} if mixer is None else {name: mixer[name] for name in ("heads", "kv_heads", "head_dim")}
-    asked |= {} if ffn is None else {"width": ffn["width"]}
-    heads = config.num_attention_heads
-    has = {
-        "heads": heads,
-        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-        "width": config.intermediate_size,
-    }
-    for name, value in asked.items():
-        if value != has[name]:
-            raise ValueError(f"{prefix}: lbdsl's vLLM plug-in has no layers with another {name}: {value}, not {has[name]}")
-
-
-def window_of(mixer, prefix):
-    """The layer's window in tokens, None for full attention; ValueError for what vLLM's attention cannot do."""
-    window = mixer["window"]
-    if window is None:
-        return None
-    check_fields(window, ("size", "sink_tokens"), f"{prefix}: a window")
-    if window["sink_tokens"]:
-        raise ValueError(
-            f"{prefix}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
-            "sequence when they leave the window"
-        )
-    return window["size"]
 
 
 def cache_for(cache_config, window):
@@ -212,27 +82,13 @@ class LbdslForCausalLM(LlamaForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LbdslDecoderLayer)
 
 
-class LbdslLlamaForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of Llama models."""
+FUSED = {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
 
 
-class LbdslMistralForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of Mistral models."""
+def _model(family: str, name: str):
+    """The class of an architecture. Where weights are stored as vLLM holds them, fused, they are not put together."""
+    fields = {"packed_modules_mapping": FUSED} if layers_of(family).fused else {}
+    return type(name, (LbdslForCausalLM,), {"__module__": __name__, **fields})
 
 
-class LbdslPhi3ForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of Phi-3 models, whose weights are stored as vLLM holds them: fused."""
-
-    packed_modules_mapping = {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
-
-
-class LbdslQwen2ForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of Qwen2 models."""
-
-
-class LbdslQwen3ForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of Qwen3 models."""
-
-
-class LbdslSmolLM3ForCausalLM(LbdslForCausalLM):
-    """Architecture of artifacts of SmolLM3 models, some of whose layers have no rotary embeddings."""
+globals().update({name: _model(family, name) for family, name in served().items()})

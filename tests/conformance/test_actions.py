@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plan_cases import joint_loss
 
 from lbdsl import check_recipe
 from lbdsl.actions import actions
@@ -17,7 +18,7 @@ from lbdsl.execute.changes import apply_changes
 from lbdsl.layer.spec import has_path
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.schema import ModelRef
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from tests.clean_process import CleanProcess
@@ -56,7 +57,7 @@ def planned(example: str, bench: Workbench):
         dtype=bench.facts.dtype,
         facts=bench.facts,
     )
-    plan = build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").value
+    plan = build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").value
     assert plan is not None
     return plan
 

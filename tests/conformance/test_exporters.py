@@ -20,7 +20,9 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export import Subject, exporters
 from lbdsl.export.files import companions
+from lbdsl.layer.spec import LayerSpec
 from tests.export_cases import base_model, small_tokenizer
+from tests.specs import layer_of
 
 PLANS = ("layers 2 drop(block)", "layers 2 drop", "layers 1-2 swa(window=8)")
 """At least one of these small plans every format must be able to express."""
@@ -81,32 +83,23 @@ def test_its_page_is_written(kind: str) -> None:
 @pytest.mark.parametrize("kind", exporters())
 def test_check_is_pure_and_free_of_torch(kind: str, artifacts: list[Path], tmp_path: Path) -> None:
     value = subject(artifacts[1])
-    plain = dataclasses.replace(value, specs=tuple(dict(spec) for spec in value.specs), config=dict(value.config))
-    (tmp_path / "subject").write_bytes(pickle.dumps(plain))
+    (tmp_path / "subject").write_bytes(pickle.dumps(value))
     done = subprocess.run([sys.executable, "-c", PURE, kind, str(tmp_path / "subject")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("kind", exporters())
-def test_it_refuses_a_mixer_of_an_actions_own(kind: str, artifacts: list[Path]) -> None:
-    value = subject(expressible(kind, artifacts))
-    strange = dataclasses.replace(value, specs=({"attn": "retention"}, *value.specs[1:]))
-    errors = [d for d in exporters()[kind].check(strange) if d.is_error]
-    assert errors, f"{kind} takes any mixer"
-    assert any("layer 0" in d.message for d in errors)
-    for finding in errors:
-        assert finding.help, finding
-        assert finding.exit_code == 6
-        assert code_for(finding.code).reason
 
 
 @pytest.mark.parametrize("kind", exporters())
 def test_it_refuses_sink_tokens(kind: str, artifacts: list[Path]) -> None:
     """No engine of today keeps them; one that does may be taken out here."""
     value = subject(artifacts[2])
-    sinks = dataclasses.replace(value, specs=tuple({**s, "sinks": 4} if s["attn"] == "swa" else s for s in value.specs))
-    errors = [d for d in exporters()[kind].check(sinks) if d.is_error]
+    sinks = tuple(LayerSpec.model_validate(layer_of(own.to_json(), 8, sinks=4)) for own in value.facts.layer_specs[1:3])
+    specs = (value.specs[0], *sinks, *value.specs[3:])
+    errors = [d for d in exporters()[kind].check(dataclasses.replace(value, specs=specs)) if d.is_error]
     assert any("sink" in d.message and "layers 1, 2" in d.message for d in errors)
+    for finding in errors:
+        assert finding.help, finding
+        assert finding.exit_code == 6
+        assert code_for(finding.code).reason
 
 
 @pytest.mark.parametrize("kind", exporters())

@@ -13,17 +13,11 @@ from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
 from tests.engines.environments import clean_environment, engine_python
 from tests.export_cases import changed_model
+from tests.layer_changes import GONE, NO_MLP, NONE, Layer, swa
 
 pytestmark = pytest.mark.engine
 
 SIDE = Path(__file__).with_name("llamacpp_side.py")
-NONE = {"attn": "none"}
-MLP_GONE = {"mlp": "none"}
-GONE = {"attn": "none", "mlp": "none"}
-
-
-def swa(window: int) -> dict[str, Any]:
-    return {"attn": "swa", "window": window, "sinks": 0}
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +58,14 @@ OLMO_ROPES = {
     "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "original_max_position_embeddings": 64},
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 1.7,
+}
 
-CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "llama as it is": ("llama", "llama", {}, {}),
     "llama with biases, llama3 rope": (
         "llama",
@@ -83,8 +83,8 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
     "llama, attention dropped": ("llama", "deci", {1: NONE, 3: NONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, attention dropped, llama3 rope": ("llama", "deci", {2: NONE}, {"rope_parameters": LLAMA3, "head_dim": 24}),
     "llama, first attention dropped": ("llama", "deci", {0: NONE, 2: NONE}, {}),
-    "llama, mlp dropped": ("llama", "deci", {1: MLP_GONE, 3: MLP_GONE}, {}),
-    "llama, everything dropped somewhere": ("llama", "deci", {0: NONE, 1: GONE, 2: MLP_GONE}, {}),
+    "llama, mlp dropped": ("llama", "deci", {1: NO_MLP, 3: NO_MLP}, {}),
+    "llama, everything dropped somewhere": ("llama", "deci", {0: NONE, 1: GONE, 2: NO_MLP}, {}),
     "llama, blocks dropped": ("llama", "llama", {0: GONE, 2: GONE}, {}),
     "llama, windows": ("llama", "granite_swa", {0: swa(10), 2: swa(10)}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows, llama3 rope": ("llama", "granite_swa", {1: swa(10), 2: swa(10), 3: GONE}, {"rope_parameters": LLAMA3}),
@@ -120,6 +120,8 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
         {1: GONE},
         {**GEMMA, "sliding_window": 600, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
     ),
+    "granite, blocks dropped": ("granite", "granite", {1: GONE}, {**MULTIPLIERS, "attention_bias": True}),
+    "granite, windows": ("granite", "granite_swa", {0: swa(9), 3: swa(9)}, MULTIPLIERS),
     "olmo3, windows narrowed": (
         "olmo3",
         "olmo2",
@@ -138,7 +140,7 @@ def test_logits_are_the_same(case, python, tmp_path):
     found = target_of(changed.subject)
     assert not any(d.is_error for d in found.diagnostics), found.diagnostics
     target = found.unwrap()
-    assert target.architecture.name == architecture
+    assert target.graph.name == architecture
     Gguf.write(changed.folder, changed.subject, tmp_path)
     ids = torch.randint(0, 256, (1, 90), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_same_tokens_and_perplexity(name, smollm2, texts, python, tmp_path):  # 
     done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
     files = {"F32": done.folder / "model.gguf", "F16": tmp_path / "f16.gguf"}
     target = target_of(artifact_subject(folder, record)).unwrap()
-    assert target.architecture.name == ARCHITECTURES[name]
+    assert target.graph.name == ARCHITECTURES[name]
     write_model(folder, target, files["F16"], numbers="F16")
     assert files["F16"].stat().st_size < 0.52 * files["F32"].stat().st_size
     for numbers, path in files.items():

@@ -15,11 +15,13 @@ from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.export.decilm import DeciLM
-from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
+from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from tests.engines.environments import engines_folder, kept_artifact
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import changed_model
+from tests.layer_changes import GONE, NO_MLP, NONE, swa
 from tests.real_model import run_lbdsl
+from tests.specs import window_of
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
@@ -60,7 +62,7 @@ def decilm(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def layout_of(folder: Path) -> CacheLayout:
     subject = artifact_subject(folder, read_record(folder).unwrap())
-    return cache_layout(windows_of(subject.specs), subject.facts.layer_kv_bytes_per_token)
+    return layout_of_layers(subject.specs, subject.facts)
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
@@ -130,10 +132,11 @@ def compare(name: str, model, prompts: list[list[int]], served: Served, tie: flo
 
 def check_that_windows_count(model, prompts: list[list[int]], served: Served) -> None:
     """The comparison sees it when a window is ignored: such a model says other tokens after every long prompt."""
-    windows = {i: dict(layer.spec) for i, layer in enumerate(model.model.layers) if layer.spec["attn"] == "swa"}
+    specs = {i: layer.spec for i, layer in enumerate(model.model.layers)}
+    windows = {i: window_of(spec)["size"] for i, spec in specs.items() if window_of(spec)}
     for index in windows:
-        model.set_layer(index, {"attn": "full"})
-    longest = max(spec["window"] for spec in windows.values())
+        model.set_layer(index, {**specs[index], "mixer": {**specs[index]["mixer"], "window": None}})
+    longest = max(windows.values())
     long = [i for i, prompt in enumerate(prompts) if len(prompt) > 2 * longest]
     wrong = [logits_of(model, prompts[i], served.tokens[i]).argmax(-1).tolist() != served.tokens[i] for i in long]
     assert wrong
@@ -142,7 +145,7 @@ def check_that_windows_count(model, prompts: list[list[int]], served: Served) ->
 
 def test_capacity_of_the_base(base: Path, smollm2: str, tmp_path: Path) -> None:
     facts = Workbench(smollm2).facts
-    layout = cache_layout(dict.fromkeys(range(facts.layers)), facts.layer_kv_bytes_per_token)
+    layout = layout_of_layers(facts.layer_specs, facts)
     served = serve(base, [[1, 2, 3]], tmp_path, max_tokens=1)
     check_capacity("base", served, layout, on_cpu(2048))
 
@@ -256,10 +259,6 @@ def test_the_plugin_serves_qwen3_without_attention_in_layer_0(plugin: Path, tmp_
     check_that_windows_count(model, prompts, served)
 
 
-def swa(window: int) -> dict:
-    return {"attn": "swa", "window": window, "sinks": 0}
-
-
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "initializer_range": 0.12, "vocab_size": 260}
 FAMILIES = {
     "llama": {
@@ -283,19 +282,17 @@ FAMILIES = {
     "qwen3": {"head_dim": 64},
     "smollm3": {"no_rope_layer_interval": 2},
 }
-NOTHING, NO_ATTENTION, NO_MLP = {"attn": "none", "mlp": "none"}, {"attn": "none"}, {"mlp": "none"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
     """Attention gone in layer 0, an MLP, a whole layer, and two windows."""
     changed = changed_model(
-        tmp_path, family, {0: NO_ATTENTION, 2: NO_MLP, 3: NOTHING, 4: swa(24), 5: swa(40)}, **SHAPE, **FAMILIES[family]
+        tmp_path, family, {0: NONE, 2: NO_MLP, 3: GONE, 4: swa(24), 5: swa(40)}, **SHAPE, **FAMILIES[family]
     )
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
-    facts = changed.subject.facts
-    layout = cache_layout(windows_of(changed.subject.specs), facts.layer_kv_bytes_per_token)
+    layout = layout_of_layers(changed.subject.specs, changed.subject.facts)
     check_capacity(f"plug-in, {family}", served, layout, on_cpu(512))
     assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
     check_that_windows_count(changed.model, prompts, served)
@@ -304,9 +301,7 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
 def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
     """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window."""
-    changed = changed_model(
-        tmp_path, family, {0: NOTHING, 2: NO_MLP, 3: NO_ATTENTION, 4: swa(40)}, **SHAPE, **FAMILIES[family]
-    )
+    changed = changed_model(tmp_path, family, {0: GONE, 2: NO_MLP, 3: NONE, 4: swa(40)}, **SHAPE, **FAMILIES[family])
     assert not [d for d in DeciLM.check(changed.subject) if d.is_error]
     output = tmp_path / "decilm"
     output.mkdir()
@@ -339,4 +334,4 @@ def test_the_plugin_refuses_sink_tokens(plugin: Path, tmp_path: Path) -> None:
         tiny(LlamaConfig), "measure { tokens = 256; seq = 64 }\nelse swa(window=16, sinks=4)\n", tmp_path
     )
     served = serve(artifact, [[1, 2, 3]], tmp_path, dtype="float32", max_model_len=512, plugin=plugin, expect=1)
-    assert "vLLM cannot keep sink tokens (sinks=4)" in served.log
+    assert "vLLM cannot keep sink tokens (sink_tokens=4)" in served.log

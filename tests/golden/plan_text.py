@@ -33,17 +33,25 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
 
 def _layer(layer: dict[str, Any]) -> str:
     """What becomes of it, by which rules, its costs before -> after, its scores, the reason, and all else that it has."""
-    size = _words({name: layer.pop(name) for name in ("window", "sinks")})
-    rules = layer.pop("rules")
+    changes = layer.pop("changes")
+    del layer["before"], layer["after"]
     parts = [
-        f"{layer.pop('index'):2} {layer.pop('attn')}/{layer.pop('mlp')} {size}".rstrip(),
-        ", ".join(f"{aspect} {action} by {rules[aspect]}" for aspect, action in layer.pop("actions").items()),
-        *(f"{name} {_change(layer.pop(f'{name}_before'), layer.pop(f'{name}_after'))}" for name in ("params", "kv_bytes")),
+        f"{layer.pop('index'):2} "
+        + (", ".join(f"{path} {_pair(*pair)}" for path, pair in changes.items()) or "as in the base"),
+        ", ".join(f"{','.join(item['paths'])} {item['action']} by {item['rule']}" for item in layer.pop("actions")),
+        *(
+            f"{name} {_change(layer.pop(f'{name}_before'), layer.pop(f'{name}_after'))}"
+            for name in ("params", "weights", "kv_bytes")
+        ),
     ]
     errors = layer.pop("stderr")
     parts += [f"{name} {value:.6g} ±{errors[name]}" for name, value in layer.pop("scores").items()]
     parts += [layer.pop("reason"), _words(layer)]
     return " | ".join(part for part in parts if part)
+
+
+def _pair(before: Any, after: Any) -> str:
+    return f"({_words(before) or 'none'}) -> ({_words(after) or 'none'})"
 
 
 def _change(before: Any, after: Any) -> str:

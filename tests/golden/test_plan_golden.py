@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, smollm2_facts
+from plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_facts
 
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.core.resources import resource_folder
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.view.console import make_console
 from lbdsl.view.plan import render_plan
@@ -25,7 +25,7 @@ WIDE = ("half-kv", "eighty")
 
 FOLDER = Path(__file__).parent / "plans"
 SPEEDS = (Speed(context=8192, batch=1, bound=1.6), Speed(context=8192, batch=16, bound=4.57))
-JOINT = Loss(joint=0.4731, joint_stderr=0.0213, joint_kl=0.4108, base_nll=2.8827, tokens=4096)
+JOINT = joint_loss(0.4731, 0.4108, stderr=0.0213, base_nll=2.8827)
 
 
 @dataclass(frozen=True)

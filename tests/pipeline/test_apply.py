@@ -139,7 +139,7 @@ def test_plan_exit_codes_and_json(workplace: Path, lbdsl) -> None:
     plan = json.loads(done.out)
     assert plan["complete"]
     assert plan["applyable"]
-    assert plan["loss"]["joint"] is not None
+    assert set(plan["loss"]["scores"]) == {"nll", "kl"}
     assert [layer["index"] for layer in plan["layers"]] == list(range(6))
     (workplace / "keep.lbr").write_text("else keep\n")
     assert lbdsl("plan", "keep.lbr", "model", "--detailed-exitcode").code == 0

@@ -71,7 +71,7 @@ def test_what_is_no_artifact_or_was_edited_is_refused(artifact: Path, lbdsl) -> 
     assert lbdsl("export", "model", "--to", "decilm").code == 1
     assert lbdsl("export", "nowhere", "--to", "decilm").code == 1
     config = artifact / "config.json"
-    config.write_text(config.read_text().replace('"window": 16', '"window": 17'))
+    config.write_text(config.read_text().replace('"size": 16', '"size": 17'))
     done = lbdsl("export", "out", "--to", "decilm")
     assert done.code == 6
     assert "config.json changed after it was saved" in done.err
@@ -207,7 +207,7 @@ def test_a_tokenizer_of_another_form_is_a_coded_error(artifact: Path, lbdsl, par
     tokenizer["model"]["vocab"]["ab"] = 257
     tokenizer[part] = [5]
     (artifact / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (artifact / "config.json").write_text((artifact / "config.json").read_text().replace('"window": 16', '"window": 512'))
+    (artifact / "config.json").write_text((artifact / "config.json").read_text().replace('"size": 16', '"size": 512'))
     sealed(artifact)
     done = lbdsl("export", "out", "--to", "gguf")
     assert done.code != 0

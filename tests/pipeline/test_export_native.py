@@ -14,13 +14,7 @@ import torch
 
 from lbdsl.export.native import Native
 from tests.export_cases import base_model, changed_model
-
-GONE = {"attn": "none", "mlp": "none"}
-
-
-def swa(window: int) -> dict[str, Any]:
-    return {"attn": "swa", "window": window, "sinks": 0}
-
+from tests.layer_changes import GONE, Layer, swa
 
 TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
@@ -31,7 +25,7 @@ GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 QWEN = {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2}
 
 # name: (family, class that it loads as, changes, options)
-CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "llama, unchanged": ("llama", "Llama", {}, {}),
     "llama, blocks": ("llama", "Llama", {0: GONE, 2: GONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows": ("llama", "Ministral", {0: swa(9), 3: swa(9)}, {"tie_word_embeddings": True, "head_dim": 24}),
@@ -72,6 +66,12 @@ CASES: dict[str, tuple[str, str, dict[int, Any], dict[str, Any]]] = {
         "Gemma3",
         {i: swa(9) for i in range(4)},
         {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": ONE_ROPE},
+    ),
+    "granite, blocks": (
+        "granite",
+        "Granite",
+        {0: GONE, 2: GONE},
+        {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.6, "logits_scaling": 1.7},
     ),
     "phi3, blocks": ("phi3", "Phi3", {3: GONE}, {"sliding_window": 11}),
     "phi3, all windowed": ("phi3", "Phi3", {i: swa(8) for i in range(4)}, {"sliding_window": None}),
@@ -174,7 +174,7 @@ def test_nothing_of_ours_is_left(loaded, name):
     config = json.loads((folder / "config.json").read_text())
     assert "lbdsl" not in json.dumps(config)
     assert not list(folder.glob("*.py"))
-    gone = sum(spec == GONE for spec in CASES[name][2].values())
+    gone = sum(layer == GONE for layer in CASES[name][2].values())
     assert config["num_hidden_layers"] == 4 - gone
     weights = folder / "model.safetensors"
     moves = gone and any(CASES[name][2].get(i) == GONE for i in range(3))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from plan_cases import joint_loss
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.save import save_model
 from lbdsl.execute.changes import apply_changes
+from lbdsl.layer.difference import window_size
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.schema import ModelRef
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from tests.clean_process import CleanProcess
@@ -56,9 +58,9 @@ def planned(text: str, bench: Workbench):
         family=bench.facts.family,
         layers=bench.facts.layers,
         dtype=bench.facts.dtype,
-        facts={},
+        facts=bench.facts,
     )
-    return build(recipe, bench.facts, selection, {}, Loss(joint=0.0), ref, None, (CONTEXT,), "0").unwrap()
+    return build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -70,11 +72,10 @@ def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path, clean_pro
     for name, text in RECIPES.items():
         plan = planned(text, bench)
         model = bench.fresh_copy()
-        apply_changes(model, plan, bench.facts)
+        apply_changes(model, plan)
         assert sum(p.numel() for p in model.parameters()) == plan.after.params
-        for layer in plan.layers:
-            kept = [key for key, _ in model.model.layers[layer.index].named_parameters()]
-            assert not any(key.startswith(layer.removes) for key in kept)
+        for layer, spec in zip(model.model.layers, plan.specs, strict=True):
+            assert {key for key, _ in layer.named_parameters()} == {t.name for t in spec.tensors(bench.facts)}
         ids = torch.randint(1, VOCAB, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             cache = cache_of(model(input_ids=ids, use_cache=True))
@@ -85,7 +86,7 @@ def test_planned_changed_saved_and_loaded(family: str, tmp_path: Path, clean_pro
         expected[name] = (ids, logits, tokens)
         saved = Workbench(str(tmp_path / name))
         assert saved.facts.params == plan.after.params
-        assert [saved.facts.spec(layer) for layer in range(4)] == list(plan.specs)
+        assert saved.facts.layer_specs == plan.specs
     torch.save(expected, tmp_path / "expected.pt")
     done = clean_process.run(LOAD, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -103,9 +104,9 @@ assert ppl_increase < 1000%
 """
 
 
-@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3"])
+@pytest.mark.parametrize("family", ["gemma2", "phi3", "olmo3", "granite"])
 def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
-    """The three that differ most: capped logits, fused projections, norms after the sub-blocks."""
+    """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
     from lbdsl.api.applying import ApplyOptions
     from lbdsl.api.options import RunOptions
@@ -118,17 +119,17 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     )
     assert planned_.plan.applyable, planned_.diagnostics
     specs = planned_.plan.specs
-    assert [sum(spec["attn"] == "none" for spec in specs), sum(spec.get("mlp") == "none" for spec in specs)] == [1, 1]
-    assert sum(spec.get("window") == 5 for spec in specs) == 1
+    assert [sum(spec.mixer is None for spec in specs), sum(spec.ffn is None for spec in specs)] == [1, 1]
+    assert sum(window_size(spec) == 5 for spec in specs) == 1
     done = lbdsl.apply_plan(planned_, chosen=ApplyOptions(output=tmp_path / "out"))
     assert done.exit_code == 0, done.diagnostics
     assert done.record.evaluation is not None
     # The loss before healing, measured layer by layer, is that of the whole changed model.
     model = planned_.bench.fresh_copy()
-    apply_changes(model, planned_.plan, planned_.bench.facts)
+    apply_changes(model, planned_.plan)
     from lbdsl.api.texts import joint_blocks
 
     ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
     with torch.no_grad():
         rise = model(input_ids=ids, labels=ids).loss - planned_.bench.base(input_ids=ids, labels=ids).loss
-    assert planned_.plan.loss.joint == pytest.approx(rise.item(), abs=1e-4)
+    assert planned_.plan.loss.rise.value == pytest.approx(rise.item(), abs=1e-4)

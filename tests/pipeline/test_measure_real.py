@@ -56,4 +56,4 @@ def test_smollm2(tmp_path):
         assert {0, 1} == set(order[-2:]), "the first layers carry the model"
         chosen = order[:8]
         joint = measure_joint(lambda: hybrid, dict.fromkeys(chosen, drop), blocks, store, "print", "eight")
-        assert joint.nll.value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"
+        assert joint.scores["nll"].value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"

@@ -13,6 +13,7 @@ import torch
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from lbdsl.parts.attention import Window
 from tests.hybrid_cases import cache_of
 from tests.real_model import GEMMA3, model_folder, run_lbdsl
 
@@ -36,9 +37,10 @@ def test_planned_as_what_it_is(artifact: tuple[Path, str]) -> None:
     folder, said = artifact
     record = read_record(folder).unwrap()
     specs = record.plan.specs
-    own = {"attn": "swa", "window": 512, "sinks": 0}
-    assert sum(spec == own for spec in specs) == 15 - sum(spec["attn"] == "none" for spec in specs)
-    assert specs[11] == {"attn": "swa", "window": 512, "sinks": 4}
+    own = Window(size=512)
+    windows = [spec.mixer and spec.mixer.window for spec in specs]
+    assert windows.count(own) == 15 - sum(spec.mixer is None for spec in specs)
+    assert windows[11] == Window(size=512, sink_tokens=4)
     # 256 elements of keys and of values in bf16 a token and layer; 15 layers hold 512 tokens at most.
     assert record.plan.before.kv_bytes["4096"] == 1024 * (15 * 512 + 3 * 4096)
     assert "windows of their own" in said

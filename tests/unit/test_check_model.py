@@ -6,12 +6,11 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from plan_cases import llama_facts, plan_of, smollm2_facts
+from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
 
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
@@ -245,7 +244,7 @@ def test_an_until_is_called_hopeless_before_measuring_just_when_no_scores_meet_i
 def test_an_until_whose_end_depends_on_scores_is_left_to_them() -> None:
     text = "where nll < 0.1 drop\nlowest of rest by nll until kv(8Ki) <= 0% drop\nelse keep" + GATED
     assert "LB312" not in codes(text)
-    mixed = replace(smollm2_facts(), native_window=(512, *(None,) * 29))
+    mixed = windowed(smollm2_facts(), (512, *(None,) * 29))
     recipe = recipe_from_text("lowest of rest by nll until kv(8Ki) <= 0% swa(window=8)\nelse keep").unwrap()
     for facts, errors in ((mixed, []), (smollm2_facts(), ["LB312"])):
         requests, _ = requests_of(recipe, facts).unwrap()

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_cases import llama_facts
 
 from lbdsl.core.diagnostic import Severity
 from lbdsl.export.base import Subject, subject_of
-from lbdsl.export.decilm import CONFIGURATION, LACKS, DeciLM, decilm_config, ffn_mult
+from lbdsl.export.decilm import CONFIGURATION, DeciLM, decilm_config, ffn_mult
 from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import FAMILIES
+from lbdsl.families.engines import Lacks
+from tests.export_cases import changed_specs
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.plan_cases import llama_facts
 
-FULL, NONE, GONE = {"attn": "full"}, {"attn": "none"}, {"attn": "none", "mlp": "none"}
-NO_MLP = {"attn": "full", "mlp": "none"}
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -38,13 +39,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def swa(window: int = 32, sinks: int = 0) -> dict[str, Any]:
-    return {"attn": "swa", "window": window, "sinks": sinks}
-
-
-def subject(*specs: dict[str, Any], family: str = "llama", native: int | None = None, **config: Any) -> Subject:
-    facts = dataclasses.replace(llama_facts(layers=len(specs), native_window=native), family=family)
-    return subject_of({**CONFIG, "num_hidden_layers": len(specs), "model_type": family, **config}, facts, specs)
+def subject(*layers: Layer, family: str = "llama", native: int | None = None, **config: Any) -> Subject:
+    facts = dataclasses.replace(llama_facts(layers=len(layers), native_window=native), family=family)
+    specs = changed_specs(facts, layers)
+    return subject_of({**CONFIG, "num_hidden_layers": len(layers), "model_type": family, **config}, facts, specs)
 
 
 def codes(exporter: Any, value: Subject) -> list[str]:
@@ -54,45 +52,44 @@ def codes(exporter: Any, value: Subject) -> list[str]:
 @pytest.mark.parametrize(
     ("specs", "refused"),
     [
-        ((FULL, FULL, FULL, FULL), []),
-        ((FULL, NONE, swa(), NO_MLP), []),
-        ((GONE, GONE, FULL, NONE), []),
-        ((NO_MLP, NONE, FULL, FULL), []),
-        ((NONE, FULL, FULL, FULL), ["LB502"]),
-        ((GONE, NONE, FULL, FULL), ["LB502"]),
+        ((OWN, OWN, OWN, OWN), []),
+        ((OWN, NONE, swa(32), NO_MLP), []),
+        ((GONE, GONE, OWN, NONE), []),
+        ((NO_MLP, NONE, OWN, OWN), []),
+        ((NONE, OWN, OWN, OWN), ["LB502"]),
+        ((GONE, NONE, OWN, OWN), ["LB502"]),
         ((GONE, GONE, GONE, GONE), ["LB502"]),
-        ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
-        ((FULL, swa(32), swa(64), FULL), ["LB504"]),
-        ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
-        ((NONE, {"attn": "retention"}, swa(32, 4), swa(64)), ["LB505", "LB502", "LB503", "LB504"]),
+        ((OWN, swa(32, 4), OWN, OWN), ["LB503"]),
+        ((OWN, swa(32), swa(64), OWN), ["LB504"]),
+        ((NONE, OWN, swa(32, 4), swa(64)), ["LB503", "LB504", "LB502"]),
     ],
 )
-def test_each_refusal_has_its_code(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
+def test_each_refusal_has_its_code(specs: tuple[Layer, ...], refused: list[str]) -> None:
     assert codes(DeciLM, subject(*specs)) == refused
 
 
 def test_a_refusal_names_the_layers_and_a_way_out() -> None:
-    found = DeciLM.check(subject(FULL, swa(32), swa(64), swa(64)))
+    found = DeciLM.check(subject(OWN, swa(32), swa(64), swa(64)))
     assert found[0].message == ("DeciLM has one window for all layers, this model has 2: 32 in layer 1; 64 in layers 2, 3")
     assert found[0].help
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", "mistral", "qwen2")])
+@pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if isinstance(row.decilm, Lacks)])
 def test_every_other_family_is_refused_with_what_decilm_lacks(family: str) -> None:
-    found = [d for d in DeciLM.check(subject(FULL, NONE, FULL, family=family)) if d.is_error]
+    found = [d for d in DeciLM.check(subject(OWN, NONE, OWN, family=family)) if d.is_error]
     assert [d.code for d in found] == ["LB506"]
-    assert LACKS[family] in found[0].message
+    assert FAMILIES[family].decilm.what in found[0].message
 
 
 def test_other_settings_are_refused() -> None:
-    assert codes(DeciLM, subject(FULL, hidden_act="gelu")) == ["LB506"]
-    assert codes(DeciLM, subject(FULL, rope_parameters={"rope_type": "dynamic"})) == ["LB506"]
-    assert codes(VllmPlugin, subject(FULL, hidden_act="gelu")) == ["LB506"]
+    assert codes(DeciLM, subject(OWN, hidden_act="gelu")) == ["LB506"]
+    assert codes(DeciLM, subject(OWN, rope_parameters={"rope_type": "dynamic"})) == ["LB506"]
+    assert codes(VllmPlugin, subject(OWN, hidden_act="gelu")) == ["LB506"]
 
 
 def test_a_kept_native_window_is_a_window() -> None:
-    assert codes(DeciLM, subject(FULL, NONE, swa(32), family="mistral", native=64)) == ["LB504"]
-    value = subject(FULL, NONE, swa(64), family="mistral", native=64)
+    assert codes(DeciLM, subject(OWN, NONE, swa(32), family="mistral", native=64)) == ["LB504"]
+    value = subject(OWN, NONE, swa(64), family="mistral", native=64)
     assert codes(DeciLM, value) == []
     config = decilm_config(value)
     assert config["layer_types"] == ["sliding_attention", "full_attention", "sliding_attention"]
@@ -104,22 +101,21 @@ def test_a_kept_native_window_is_a_window() -> None:
     [
         ((NONE, swa(32), swa(64), NO_MLP), []),
         ((NONE, NONE, GONE, NO_MLP), []),
-        ((FULL, swa(32, 4), FULL, FULL), ["LB503"]),
+        ((OWN, swa(32, 4), OWN, OWN), ["LB503"]),
         ((NONE, NONE, NONE, GONE), ["LB502"]),
-        ((FULL, {"attn": "retention"}, FULL, FULL), ["LB505"]),
     ],
 )
-def test_what_the_plugin_refuses(specs: tuple[dict[str, Any], ...], refused: list[str]) -> None:
+def test_what_the_plugin_refuses(specs: tuple[Layer, ...], refused: list[str]) -> None:
     for family in ("llama", "qwen3"):
         assert codes(VllmPlugin, subject(*specs, family=family)) == refused
-    assert codes(VllmPlugin, subject(FULL, family="gemma2")) == ["LB506"]
+    assert codes(VllmPlugin, subject(OWN, family="gemma2")) == ["LB506"]
 
 
 def test_sglang_is_told_apart() -> None:
-    windowed = DeciLM.check(subject(FULL, swa(), FULL, swa(), intermediate_size=256))
+    windowed = DeciLM.check(subject(OWN, swa(32), OWN, swa(32), intermediate_size=256))
     assert [(d.code, d.severity) for d in windowed] == [("LB510", Severity.NOTE)]
     assert "layers 1, 3 in full" in windowed[0].message
-    odd = DeciLM.check(subject(FULL, NONE))
+    odd = DeciLM.check(subject(OWN, NONE))
     assert "no MLP of 128" in odd[0].message
 
 
@@ -156,7 +152,7 @@ def config_class() -> Any:
 def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    value = subject(FULL, NONE, swa(), NO_MLP, qkv_bias=None)
+    value = subject(OWN, NONE, swa(32), NO_MLP, qkv_bias=None)
     written = decilm_config(value)
     (tmp_path / "config.json").write_text(json.dumps(written))
     (tmp_path / CONFIGURATION.name).write_text(CONFIGURATION.read_text())
@@ -181,7 +177,7 @@ def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
     config = config_class()(
         **{
             k: v
-            for k, v in decilm_config(subject(FULL, NONE, family="qwen2")).items()
+            for k, v in decilm_config(subject(OWN, NONE, family="qwen2")).items()
             if k not in ("model_type", "auto_map", "architectures")
         }
     )

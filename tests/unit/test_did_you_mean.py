@@ -10,7 +10,7 @@ import pytest
 
 from lbdsl.actions import actions
 from lbdsl.core.nearest import distance, nearest
-from lbdsl.metrics import metrics
+from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.syntax.lexer import tables
@@ -95,7 +95,7 @@ def contexts() -> Iterator[tuple[str, str, str]]:
     """(kind, word, a recipe with WORD in its place)."""
     for word, text in KEYWORDS.items():
         yield "keyword", word, text
-    for name in ("sensitivity", *metrics()):
+    for name in ("sensitivity", *metrics_of(Of.LAYER)):
         yield "metric", name, "lowest 3 by WORD drop"
         yield "metric", name, "where WORD < 0.1 drop"
     for name, cls in actions().items():
@@ -116,7 +116,7 @@ def contexts() -> Iterator[tuple[str, str, str]]:
         yield "value", name, "eval { metrics = [WORD] }"
     for name in ("kv", "flops"):
         yield "cost", name, "assert WORD(1Ki) <= 50%"
-    for name in ("params", "ppl_increase", "agreement", "kl_healed"):
+    for name in ("params", *metrics_of(Of.FINISHED)):
         yield "cost", name, "assert WORD < 50%"
     for name in ("layers", "family", "hidden", "kv_heads", "positions"):
         yield "fact", name, "requires model.WORD >= 2"
@@ -150,9 +150,6 @@ WORDS = {
     "kv",
     "flops",
     "params",
-    "ppl_increase",
-    "agreement",
-    "kl_healed",
     *(key for rows in SETTINGS.values() for key in rows),
 }
 

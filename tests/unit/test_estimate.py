@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_cases import plan_of, smollm2_facts
+from plan_cases import joint_loss, plan_of, smollm2_facts
 
 from lbdsl.plan.estimate import estimate, head_layers, measuring_units, units
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import Loss
 
 SMOL = smollm2_facts()
 TEXT = """lowest 4 by sensitivity drop
@@ -22,7 +21,7 @@ eval { data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 8Ki; seq = 2Ki }
 def estimated(text: str, facts=SMOL, **more):
     from lbdsl.recipe import recipe_from_text
 
-    plan = plan_of(text, facts, joint=Loss(joint=0.1, base_nll=2.0, tokens=100))
+    plan = plan_of(text, facts, joint=joint_loss(0.1, base_nll=2.0, tokens=100))
     plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})
     return estimate(plan, facts, **{"forward": 350.0, "healing": None, "passes": None, "room": 7, **more})
 

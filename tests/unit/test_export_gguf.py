@@ -11,30 +11,16 @@ import pytest
 import torch
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.export import Subject
-from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import Gguf
+from lbdsl.export.gguf_metadata import model_fields
 from lbdsl.export.gguf_target import target_of
 from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_header import read_gguf_header
-from tests.export_cases import SIZES, base_facts, changed_model, small_tokenizer
-
-NONE, GONE, MLP_GONE = {"attn": "none"}, {"attn": "none", "mlp": "none"}, {"attn": "full", "mlp": "none"}
-FULL = {"attn": "full"}
-
-
-def swa(window: int, sinks: int = 0) -> dict[str, Any]:
-    return {"attn": "swa", "window": window, "sinks": sinks}
-
-
-def subject(family: str, specs: list[dict[str, Any]], **options: Any) -> Subject:
-    """A description as the exporter gets it; nothing is on disk."""
-    config, facts = base_facts(family, **options)
-    return subject_of(config, facts, specs)
-
+from tests.export_cases import SIZES, base_subject, changed_model, small_tokenizer
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
 
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 TWO_ROPES = {
@@ -45,24 +31,30 @@ GEMMA3 = {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 # what: (family, specs, options, code, words of the message)
-REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] = {
-    "sinks": ("llama", [FULL, swa(8, 4), FULL, FULL], {}, "LB503", "layer 1"),
-    "two windows": ("llama", [FULL, swa(8), swa(9), FULL], {}, "LB504", "8, 9"),
-    "drop and window": ("llama", [FULL, NONE, swa(9), FULL], {}, "LB521", "layer 2"),
-    "own mixer": ("llama", [FULL, {"attn": "linear"}, FULL, FULL], {}, "LB505", "linear"),
+REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
+    "sinks": ("llama", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
+    "two windows": ("llama", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8 in layer 1; 9 in layer 2"),
+    "drop and window": ("llama", [OWN, NONE, swa(9), OWN], {}, "LB521", "layer 2"),
     "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
-    "qwen3 drop": ("qwen3", [FULL, NONE, FULL, FULL], {}, "LB520", "norms of queries and keys"),
-    "qwen3 window": ("qwen3", [FULL, swa(8), FULL, FULL], {}, "LB520", "windows together with qwen3"),
-    "smollm3 drop": ("smollm3", [FULL, NONE, FULL, FULL], {}, "LB520", "rotary"),
-    "gemma2 mlp": ("gemma2", [FULL, MLP_GONE, FULL, FULL], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
-    "gemma3 retyped": ("gemma3_text", [FULL, swa(20), FULL, FULL], GEMMA3, "LB523", "layer 1"),
-    "olmo3 drop": ("olmo3", [FULL, FULL, NONE, FULL], {"layer_types": ["full_attention"] * 4}, "LB520", "norms after"),
-    "partial rotary": ("phi3", [FULL] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
-    "yarn of its own": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
-    "yarn with betas": ("llama", [FULL] * 4, {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "LB523", "betas"),
+    "qwen3 drop": ("qwen3", [OWN, NONE, OWN, OWN], {}, "LB520", "norms of queries and keys"),
+    "qwen3 window": (
+        "qwen3",
+        [OWN, swa(8), OWN, OWN],
+        {},
+        "LB520",
+        "windows together with the norms",
+    ),
+    "smollm3 drop": ("smollm3", [OWN, NONE, OWN, OWN], {}, "LB520", "rotary"),
+    "gemma2 mlp": ("gemma2", [OWN, NO_MLP, OWN, OWN], {**GEMMA, "sliding_window": 600}, "LB520", "deci"),
+    "gemma3 retyped": ("gemma3_text", [OWN, swa(20), OWN, OWN], GEMMA3, "LB523", "layer 1"),
+    "granite drop": ("granite", [OWN, NONE, OWN, OWN], {}, "LB520", "deci, has no place for multipliers"),
+    "olmo3 drop": ("olmo3", [OWN, OWN, NONE, OWN], {"layer_types": ["full_attention"] * 4}, "LB520", "norms after"),
+    "partial rotary": ("phi3", [OWN] * 4, {"sliding_window": None, "partial_rotary_factor": 0.5}, "LB523", "50%"),
+    "yarn of its own": ("llama", [OWN] * 4, {"rope_parameters": {**YARN, "attention_factor": 1.5}}, "LB523", "YaRN"),
+    "yarn with betas": ("llama", [OWN] * 4, {"rope_parameters": {**YARN, "beta_fast": 16.0}}, "LB523", "betas"),
     "llama3 in qwen2": (
         "qwen2",
-        [FULL] * 4,
+        [OWN] * 4,
         {
             "rope_parameters": {
                 "rope_type": "llama3",
@@ -76,15 +68,15 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] =
         "LB523",
         "llama3 scaling",
     ),
-    "activation": ("llama", [FULL] * 4, {"hidden_act": "relu"}, "LB524", "relu"),
-    "biases": ("qwen3", [FULL] * 4, {"attention_bias": True}, "LB524", "attention_bias"),
-    "heads": ("olmo3", [FULL] * 4, {"hidden_size": 96, "head_dim": 16}, "LB524", "hidden size of 96"),
-    "score scale": ("gemma2", [FULL] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
-    "no cap": ("gemma2", [FULL] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
-    "a cap": ("gemma3_text", [FULL] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
+    "activation": ("llama", [OWN] * 4, {"hidden_act": "relu"}, "LB524", "relu"),
+    "biases": ("qwen3", [OWN] * 4, {"attention_bias": True}, "LB524", "attention_bias"),
+    "heads": ("olmo3", [OWN] * 4, {"hidden_size": 96, "head_dim": 16}, "LB524", "hidden size of 96"),
+    "score scale": ("gemma2", [OWN] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
+    "no cap": ("gemma2", [OWN] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
+    "a cap": ("gemma3_text", [OWN] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
     "layers that tell the model": (
         "gemma2",
-        [FULL] * 46 + [GONE],
+        [OWN] * 46 + [GONE],
         {**GEMMA, "num_hidden_layers": 47, "head_dim": 24, "query_pre_attn_scalar": 24},
         "LB524",
         "46 layers",
@@ -95,7 +87,7 @@ REFUSED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str, str]] =
 @pytest.mark.parametrize("what", REFUSED)
 def test_it_refuses(what):
     family, specs, options, code, words = REFUSED[what]
-    errors = [d for d in Gguf.check(subject(family, specs, **options)) if d.is_error]
+    errors = [d for d in Gguf.check(base_subject(family, specs, **options)) if d.is_error]
     assert [d.code for d in errors] == [code], errors
     assert words in errors[0].message
     assert errors[0].help
@@ -103,31 +95,34 @@ def test_it_refuses(what):
 
 
 CHOSEN = {
-    "as it is": ("llama", [FULL] * 4, {}, "llama"),
-    "dropped": ("qwen2", [FULL, NONE, FULL, FULL], {}, "deci"),
-    "blocks": ("qwen3", [GONE, FULL, GONE, FULL], {}, "qwen3"),
-    "windows": ("smollm3", [swa(9), FULL, FULL, FULL], {}, "granite_swa"),
-    "a window beyond all positions": ("mistral", [FULL] * 4, {"sliding_window": 4096}, "llama"),
-    "blocks and windows": ("phi3", [GONE, swa(9), FULL, FULL], {"sliding_window": None}, "granite_swa"),
+    "as it is": ("llama", [OWN] * 4, {}, "llama"),
+    "dropped": ("qwen2", [OWN, NONE, OWN, OWN], {}, "deci"),
+    "blocks": ("qwen3", [GONE, OWN, GONE, OWN], {}, "qwen3"),
+    "windows": ("smollm3", [swa(9), OWN, OWN, OWN], {}, "granite_swa"),
+    "multipliers": ("granite", [OWN, GONE, OWN, OWN], {}, "granite"),
+    "multipliers and windows": ("granite", [swa(9), GONE, OWN, OWN], {}, "granite_swa"),
+    "layers that all have rotary embeddings": ("smollm3", [OWN] * 4, {"no_rope_layers": [1] * 4}, "granite_swa"),
+    "a window beyond all positions": ("mistral", [OWN] * 4, {"sliding_window": 4096}, "llama"),
+    "blocks and windows": ("phi3", [GONE, swa(9), OWN, OWN], {"sliding_window": None}, "granite_swa"),
 }
 
 
 @pytest.mark.parametrize("what", CHOSEN)
 def test_it_chooses(what):
     family, specs, options, name = CHOSEN[what]
-    found = target_of(subject(family, specs, **options))
-    assert found.unwrap().architecture.name == name
+    found = target_of(base_subject(family, specs, **options))
+    assert found.unwrap().graph.name == name
 
 
 def test_it_says_what_is_written_with_zeros():
-    codes = [d.code for d in Gguf.check(subject("llama", [NONE, MLP_GONE, FULL, FULL]))]
+    codes = [d.code for d in Gguf.check(base_subject("llama", [NONE, NO_MLP, OWN, OWN]))]
     assert codes == ["LB525", "LB525"]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> tuple[Any, Path]:
     place = tmp_path_factory.mktemp("gguf")
-    changed = changed_model(place, "llama", {0: NONE, 1: MLP_GONE, 2: GONE})
+    changed = changed_model(place, "llama", {0: NONE, 1: NO_MLP, 2: GONE})
     Gguf.write(changed.folder, changed.subject, place)
     return changed, place / "model.gguf"
 
@@ -156,6 +151,21 @@ def test_the_file_says_what_each_layer_has(written):
         assert np.array_equal(got[2 * row + 1], query[row + 8])
     # Our own reader of GGUF, which trusts nothing, agrees.
     assert {info.name for info in read_gguf_header(path).tensors} == set(tensors)
+
+
+def test_multipliers_are_written():
+    options = {
+        "attention_multiplier": 0.25,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 4,
+    }
+    keys = ("attention.scale", "embedding_scale", "residual_scale", "logit_scale")
+    for layers, name in (([OWN] * 4, "granite"), ([swa(9), OWN, OWN, OWN], "granite_swa")):
+        fields = model_fields(target_of(base_subject("granite", layers, **options)).unwrap())
+        assert [fields[f"{name}.{key}"] for key in keys] == [0.25, 12.0, 0.5, 4.0]
+    fields = model_fields(target_of(base_subject("llama", [swa(9), OWN, OWN, OWN])).unwrap())
+    assert [fields.get(f"granite_swa.{key}") for key in keys] == [None, None, None, 1.0]
 
 
 def test_number_formats(tmp_path):

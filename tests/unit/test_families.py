@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from lbdsl.families import FAMILIES
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, NATIVE, PLAN_NAMES, VOCAB, family_base, family_plans, native_specs
 from tests.hybrid_cases import assert_same_greedy, cache_of, hybrid_of, stock_logits
+from tests.layer_changes import GONE, NONE
+from tests.specs import window_of
 
 W, N = 5, 3
 
@@ -72,9 +75,10 @@ def test_all_kept_is_the_base_bit_for_bit(family: str) -> None:
 
 
 def held(spec: dict, tokens: int) -> int:
-    if spec["attn"] == "none":
+    if spec["mixer"] is None:
         return 0
-    return tokens if spec["attn"] == "full" else min(tokens, spec["window"] + spec["sinks"])
+    window = window_of(spec)
+    return tokens if window is None else min(tokens, window["size"] + window["sink_tokens"])
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -106,17 +110,17 @@ def test_headers_tell_what_the_model_is(family: str, tmp_path: Path) -> None:
     base.save_pretrained(tmp_path)
     facts = inspect_model(resolve_source(str(tmp_path))).unwrap()
     assert facts.params == sum(p.numel() for p in base.parameters())
-    assert [facts.spec(layer) for layer in range(4)] == native_specs(family)
+    own = native_specs(family)
+    assert [spec.to_json() for spec in facts.layer_specs] == own
     model = to_hybrid(base)
     for layer in range(4):
-        before = sum(p.numel() for p in model.parameters())
-        model.set_layer(layer, {"attn": "none"})
-        gone = before - sum(p.numel() for p in model.parameters())
-        assert gone == facts.attention_params[layer]
-        model.set_layer(layer, {"mlp": "none"})
-        assert before - gone - sum(p.numel() for p in model.parameters()) == facts.mlp_params[layer]
-        names = {name for name, _ in base.model.layers[layer].named_parameters()}
-        assert all(name.startswith(facts.attention_parts + facts.mlp_parts) for name in names)
+        expected = [LayerSpec.model_validate(change.of(own[layer])) for change in (NONE, GONE)]
+        for spec in (facts.layer_specs[layer], *expected):
+            model.set_layer(layer, spec.to_json())
+            parameters = dict(model.model.layers[layer].named_parameters())
+            assert {name: tuple(value.shape) for name, value in parameters.items()} == {
+                tensor.name: tensor.shape for tensor in spec.tensors(facts)
+            }
     assert sum(p.numel() for p in model.parameters()) == facts.other_params
 
 
@@ -138,7 +142,7 @@ def test_fields_that_a_config_may_leave_out(family: str, tmp_path: Path) -> None
     layout = layout_of(content)
     from lbdsl.model.hybrid.lbdsl_layers import native_layers
 
-    assert [dict(spec) for spec in layout.specs] == native_layers(loaded)
+    assert [spec.to_json() for spec in layout.specs] == native_layers(loaded)
     assert layout.tied == loaded.tie_word_embeddings
     assert layout.sizes.kv_heads == loaded.num_key_value_heads
     bare = {
@@ -154,7 +158,7 @@ def test_fields_that_a_config_may_leave_out(family: str, tmp_path: Path) -> None
     path.write_text(json.dumps(bare))
     loaded = AutoConfig.from_pretrained(tmp_path)
     layout = layout_of(bare)
-    assert [dict(spec) for spec in layout.specs] == native_layers(loaded)
+    assert [spec.to_json() for spec in layout.specs] == native_layers(loaded)
     assert layout.tied == loaded.tie_word_embeddings
     assert layout.sizes.kv_heads == loaded.num_key_value_heads
     assert layout.sizes.head_dim == (getattr(loaded, "head_dim", None) or 4)

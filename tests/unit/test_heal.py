@@ -14,12 +14,13 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
 from lbdsl.heal.objective import chunked_kl, hidden_loss
 from lbdsl.heal.trainer import last_whole_checkpoint
+from lbdsl.model.surgery import to_hybrid
 from lbdsl.recipe.schema import FullWeights, Heal, Lora
 
 HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
 
 
-def tiny(seed: int = 0) -> LlamaForCausalLM:
+def tiny(seed: int = 0):
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=97,
@@ -32,10 +33,10 @@ def tiny(seed: int = 0) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         initializer_range=0.2,
     )
-    return LlamaForCausalLM(config).eval()
+    return to_hybrid(LlamaForCausalLM(config).eval())
 
 
-def damaged(teacher: LlamaForCausalLM) -> LlamaForCausalLM:
+def damaged(teacher):
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         student.model.layers[1].self_attn.o_proj.weight.zero_()

@@ -22,7 +22,7 @@ from lbdsl.recipe import recipe_from_text
 from lbdsl.syntax.format import format_text
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
-from tests.plan_cases import llama_facts, plan_of
+from tests.plan_cases import llama_facts, plan_of, windowed
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES: tuple[Template, ...] = ("balanced", "cache", "speed")
@@ -76,16 +76,14 @@ SHAPES = {
         tied=False,
     ),
     "mistral": llama_facts(layers=32, positions=32768, native_window=4096),
-    "gemma3": replace(
-        llama_facts(layers=26, positions=32768), native_window=tuple(None if i % 6 == 5 else 512 for i in range(26))
-    ),
+    "gemma3": windowed(llama_facts(layers=26, positions=32768), [None if i % 6 == 5 else 512 for i in range(26)]),
     "odd positions": llama_facts(layers=24, positions=40960),
     "three layers": llama_facts(layers=3, positions=2048),
     "one layer": llama_facts(layers=1, positions=4000),
     "few positions": llama_facts(layers=12, positions=8),
     "tiny window": llama_facts(layers=5, positions=64, native_window=9),
-    "one full layer": replace(llama_facts(layers=8, positions=1024), native_window=(64,) * 7 + (None,)),
-    "a layer without attention": replace(llama_facts(layers=6), native_window=(None, 0, None, None, None, None)),
+    "one full layer": windowed(llama_facts(layers=8, positions=1024), (64,) * 7 + (None,)),
+    "a layer without attention": windowed(llama_facts(layers=6), (None, 0, None, None, None, None)),
 }
 
 
@@ -119,7 +117,7 @@ def _some():
 
 
 def test_models_that_leave_nothing_to_change() -> None:
-    for facts in (llama_facts(positions=4), replace(llama_facts(layers=2), native_window=(0, 0))):
+    for facts in (llama_facts(positions=4), windowed(llama_facts(layers=2), (0, 0))):
         with pytest.raises(LbdslError, match="LB048"):
             recipe_for(replace(_some(), facts=facts), "balanced")
 

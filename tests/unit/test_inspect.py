@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from model_cases import edit_json, save_gguf, save_llama, tiny_llama
+from plan_cases import token_bytes
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.inspect import facts_summary, inspect_model, normal_dtype
+from lbdsl.model.layout import layout_of
 from lbdsl.model.source import is_artifact, resolve_source
+from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 
 pytestmark = pytest.mark.torch  # to save models
 
@@ -26,6 +33,13 @@ def counts(model):
         sum(p.numel() for m in (layer.mlp, layer.post_attention_layernorm) for p in m.parameters()) for layer in layers
     )
     return attention, mlp, sum(p.numel() for p in model.parameters()) - sum(attention) - sum(mlp)
+
+
+def params_of(facts):
+    """The same from the facts: what a layer costs with one of its sub-blocks alone."""
+    attention = tuple(LayerCost.of(spec.replace(ffn=None), facts).params for spec in facts.layer_specs)
+    mlp = tuple(LayerCost.of(spec.replace(mixer=None), facts).params for spec in facts.layer_specs)
+    return attention, mlp, facts.other_params
 
 
 @pytest.mark.parametrize(
@@ -56,7 +70,7 @@ def test_facts_agree_with_the_loaded_model(tmp_path, options):
     model = save_llama(tmp_path, **options)
     facts = inspect_model(resolve_source(str(tmp_path))).unwrap()
     config = model.config
-    assert (facts.attention_params, facts.mlp_params, facts.other_params) == counts(model)
+    assert params_of(facts) == counts(model)
     assert facts.params == sum(p.numel() for p in model.parameters())
     assert (facts.family, facts.architecture) == ("llama", "LlamaForCausalLM")
     assert (facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.head_dim) == (
@@ -69,7 +83,7 @@ def test_facts_agree_with_the_loaded_model(tmp_path, options):
     assert (facts.intermediate, facts.vocab, facts.positions) == (48, 96, 128)
     assert facts.tied is config.tie_word_embeddings
     assert facts.dtype == options.get("dtype", "float32")
-    assert facts.native_window == (None,) * facts.layers
+    assert [spec.mixer.window for spec in facts.layer_specs] == [None] * facts.layers
     modules = dict(model.named_modules())
     assert len(facts.modules) == 7 * facts.layers
     assert all(hasattr(modules[name], "weight") for name in facts.modules)
@@ -121,7 +135,7 @@ def test_gguf_counts_are_of_the_dequantized_model(tmp_path):
         source = resolve_source(str(tmp_path / f"tiny-{tied}.Q4_1.gguf"))
         assert source.short_name == f"tiny-{tied}"
         facts = inspect_model(source).unwrap()
-        assert (facts.attention_params, facts.mlp_params, facts.other_params) == counts(model)
+        assert params_of(facts) == counts(model)
         assert facts.tied is tied
         assert facts.dtype == "bfloat16"
 
@@ -139,14 +153,23 @@ def test_an_artifact_is_counted_as_it_is(tmp_path):
         "model.layers.2.post_attention_layernorm.",
     )
     save_file({k: v for k, v in load_file(path).items() if not k.startswith(gone)}, path, metadata={"format": "pt"})
-    specs = [{"attn": "swa", "window": 16, "sinks": 4}, {"attn": "none"}, {"attn": "full", "mlp": "none"}]
+    base = inspect_model(resolve_source(str(tmp_path)))
+    assert [d.code for d in base.diagnostics] == ["LB409"]
+    native = LayerSpec(mixer=Attention(heads=4, kv_heads=2, head_dim=8), ffn=GatedMLP(width=48))
+    window = Window(size=16, sink_tokens=4)
+    layers = [
+        native.replace(mixer=native.mixer.replace(window=window)),
+        native.replace(mixer=None),
+        native.replace(ffn=None),
+    ]
+    specs = [layer.to_json() for layer in layers]
     edit_json(
         tmp_path / "config.json",
         model_type="lbdsl_llama",
         architectures=["LbdslLlamaForCausalLM"],
         layer_types=["sliding_attention", "full_attention", "full_attention"],
         sliding_window=16,
-        lbdsl={"version": 1, "base_model_type": "llama", "layers": specs},
+        lbdsl={"version": 2, "base_model_type": "llama", "layers": specs},
     )
     source = resolve_source(str(tmp_path))
     assert not is_artifact(source)
@@ -154,33 +177,36 @@ def test_an_artifact_is_counted_as_it_is(tmp_path):
     assert is_artifact(source)
     facts = inspect_model(source).unwrap()
     assert (facts.family, facts.architecture) == ("llama", "LbdslLlamaForCausalLM")
-    assert facts.attention_params == (attention[0], 0, attention[2])
-    assert facts.mlp_params == (mlp[0], mlp[1], 0)
-    assert facts.other_params == other
-    assert facts.native_window == (20, 0, None)
+    assert params_of(facts) == ((attention[0], 0, attention[2]), (mlp[0], mlp[1], 0), other)
+    assert list(facts.layer_specs) == layers
     assert not any(name.startswith(("model.layers.1.self_attn", "model.layers.2.mlp")) for name in facts.modules)
     summary = facts_summary(facts, source)
     assert summary["artifact"] is True
-    assert summary["kv_bytes_per_token"] == 2 * facts.layer_kv_bytes_per_token
+    assert summary["kv_bytes_per_token"] == 2 * token_bytes(facts)
+    assert summary["dropped"] == {"attention": [1], "mlp": [2]}
 
-    edit_json(tmp_path / "config.json", lbdsl={"layers": specs[:2]})
+    edit_json(tmp_path / "config.json", lbdsl={"version": 2, "layers": specs[:2]})
     assert [d.code for d in inspect_model(source).diagnostics] == ["LB402"]
 
 
-def test_an_action_with_its_own_mixer_is_counted_from_its_tensors(tmp_path):
+def test_a_tensor_that_no_part_has_is_refused(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    model = save_llama(tmp_path)
+    save_llama(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     tensors["model.layers.1.self_attn.feature_map.weight"] = torch.ones(5, 7)
     save_file(tensors, path, metadata={"format": "pt"})
-    specs = [{"attn": "full"}, {"attn": "linear"}, {"attn": "full"}]
-    edit_json(tmp_path / "config.json", model_type="lbdsl_llama", lbdsl={"version": 1, "layers": specs})
-    facts = inspect_model(resolve_source(str(tmp_path))).unwrap()
-    attention = counts(model)[0]
-    assert facts.attention_params == (attention[0], attention[1] + 35, attention[2])
+    specs = [spec.to_json() for spec in inspect_model_of(tmp_path)]
+    edit_json(tmp_path / "config.json", model_type="lbdsl_llama", lbdsl={"version": 2, "layers": specs})
+    found = inspect_model(resolve_source(str(tmp_path)))
+    assert [d.code for d in found.diagnostics] == ["LB409"]
+    assert "feature_map" in found.diagnostics[0].message
+
+
+def inspect_model_of(folder: Path) -> tuple[LayerSpec, ...]:
+    return layout_of(json.loads((folder / "config.json").read_text())).specs
 
 
 def test_summary_has_the_promised_fields_and_is_json(tmp_path):

@@ -30,6 +30,11 @@ def found(folder):
     return result.diagnostics
 
 
+def artifact(layer: dict, version: int = 2) -> dict:
+    """A configuration of three such layers."""
+    return {"lbdsl": {"version": version, "layers": [layer] * 3}, "model_type": "lbdsl_llama"}
+
+
 @pytest.fixture
 def folder(tmp_path):
     save_llama(tmp_path)
@@ -108,9 +113,11 @@ def test_config_that_is_not_text(folder):
         ({"num_hidden_layers": 2}, "LB409", "no place"),
         ({"intermediate_size": 64}, "LB409", "[48, 32], expected [64, 32]"),
         ({"attention_bias": True}, "LB409", "q_proj.bias"),
-        ({"lbdsl": {"layers": [{"attn": 1}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "lbdsl.layers[0]"),
-        ({"lbdsl": {"layers": [{"attn": "swa"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "window"),
-        ({"lbdsl": {"layers": [{"mlp": "half"}] * 3}, "model_type": "lbdsl_llama"}, "LB402", "mlp"),
+        (artifact({"attn": 1}), "LB402", "lbdsl.layers[0]"),
+        (artifact({"mixer": {"kind": "attention", "heads": 4}, "ffn": None}), "LB402", "kv_heads"),
+        (artifact({"mixer": None, "ffn": {"kind": "half_mlp"}}), "LB402", "half_mlp"),
+        (artifact({"mixer": None, "ffn": None, "norms": None}), "LB402", "norms"),
+        (artifact({"mixer": None, "ffn": None}, version=3), "LB403", "configuration is 3"),
         ({"model_type": "lbdsl_gpt"}, "LB403", "lbdsl_gpt"),
     ],
 )

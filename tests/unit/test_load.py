@@ -138,7 +138,7 @@ def test_a_tokenizer_that_the_library_refuses_is_coded(tmp_path):
         {},
         [1],
         {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}] * 3},
-        {"version": 1, "base_model_type": "llama", "layers": [{"attn": "swa", "window": 1}] * 3},
+        {"version": 2, "base_model_type": "llama", "layers": [{"mixer": None, "ffn": None, "weights": {}}] * 3},
     ],
     ids=str,
 )
@@ -151,7 +151,7 @@ def test_an_entry_of_ours_in_a_stock_model_means_nothing(tmp_path, entry):
     assert torch.equal(logits(hybrid), logits(saved))
     skeleton = skeleton_of(source.path, inspect_model(source).unwrap())
     assert skeleton.config.lbdsl == hybrid.config.lbdsl
-    assert hybrid.config.lbdsl["layers"] == [{"attn": "full"}] * 3
+    assert hybrid.config.lbdsl["layers"] == [spec.to_json() for spec in inspect_model(source).unwrap().layer_specs]
 
 
 def test_a_stock_model_is_not_loaded_as_an_artifact(tmp_path):

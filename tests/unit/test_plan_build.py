@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 
 import pytest
-from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
+from plan_cases import (
+    SMOLLM2_NLL,
+    joint_loss,
+    llama_facts,
+    plan_of,
+    recipe_of,
+    scores_for,
+    smollm2_facts,
+    token_bytes,
+)
 
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
+from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
 from lbdsl.plan.gate import gate_of
 from lbdsl.plan.json import plan_json
@@ -15,8 +26,8 @@ from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
 
 SMOL = smollm2_facts()
-REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts={})
-JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
+REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)
+JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse swa(window=256, sinks=4)\n"
 
 
@@ -33,15 +44,16 @@ def codes(found) -> list[str]:
 
 def test_counts_and_costs():
     plan = plan_of(RULES, SMOL, joint=JOINT)
-    assert plan.changes == {"keep": 4, "change": 19, "drop": 7}
+    assert plan.changes == {"without attention": 7, "windowed": 19}
+    assert plan.summary == "4 of 30 layers unchanged; 7 without attention, 19 windowed"
     assert plan.before.params == 134_515_008
     assert plan.after.params == 134_515_008 - 7 * (576 * 64 * 24 + 576)
     per_token = 2 * 3 * 64 * 2
     assert plan.after.kv_bytes["8192"] == per_token * (4 * 8192 + 19 * 260)
-    assert plan.layers[5].removes == ("input_layernorm.", "self_attn.")
     assert sum(layer.kv_bytes_after["8192"] for layer in plan.layers) == plan.after.kv_bytes["8192"]
-    assert plan.specs[3] == {"attn": "swa", "window": 256, "sinks": 4}
-    assert [plan.specs[i] for i in (0, 5)] == [{"attn": "full"}, {"attn": "none"}]
+    base = SMOL.layer_specs[0]
+    assert plan.specs[3].mixer == base.mixer.replace(window=Window(size=256, sink_tokens=4))
+    assert [plan.specs[i] for i in (0, 5)] == [base, base.replace(mixer=None)]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,7 @@ def test_contexts_beyond_the_positions():
 def test_the_sum_needs_every_changed_layers_own_score():
     plan = plan_of("lowest 4 by nll drop\nelse keep", SMOL, joint=JOINT)
     assert plan.loss.sum == pytest.approx(sum(sorted(SMOLLM2_NLL)[:4]))
-    assert plan.loss.joint == 0.47
+    assert plan.loss.rise.value == 0.47
     assert plan_of(RULES, SMOL, joint=JOINT).loss.sum is None
     assert plan_of("lowest 4 by kl drop\nelse keep", SMOL, joint=JOINT).loss.sum is None
 
@@ -115,7 +127,7 @@ def test_the_sum_needs_every_changed_layers_own_score():
 def test_scores_that_were_not_asked_for_change_nothing():
     recipe = recipe_of(RULES)
     scores = scores_for(recipe, SMOL)
-    more = {**scores, Request("influence", "", 3): Measurement(0.5, 0.1, "1", 8, 2)}
+    more = {**scores, Request("influence", "", 3): Measurement(0.5, 0.1, Unit.RATIO, 8, 2)}
     plans = [
         build(recipe, SMOL, select(recipe, SMOL, some).unwrap(), some, JOINT, REF, None).unwrap() for some in (scores, more)
     ]
@@ -131,32 +143,38 @@ def test_a_score_of_one_sequence_has_no_error():
 
 def test_json_has_the_promised_fields():
     value = plan_json(plan_of(RULES + "assert kv(8Ki) <= 50%", SMOL, joint=JOINT))
-    assert value["format_version"] == 1
+    assert value["format_version"] == 2
     assert set(value["recipe"]) >= {"name", "sha256"}
     assert value["model"] | {"family": "llama", "layers": 30, "digest": "b968" * 16} == value["model"]
-    assert {key: value["layers"][3][key] for key in ("index", "attn", "mlp", "window", "sinks", "rules")} == {
-        "index": 3,
-        "attn": "swa",
-        "mlp": "full",
-        "window": 256,
-        "sinks": 4,
-        "rules": {"mixer": 3, "ffn": None},
-    }
-    assert value["layers"][5]["attn"] == "none"
+    third = value["layers"][3]
+    assert third["changes"] == {"mixer.window": [None, {"size": 256, "sink_tokens": 4}]}
+    assert third["actions"] == [{"action": "swa(window=256, sinks=4)", "rule": 3, "paths": ["mixer.window"]}]
+    assert third["before"] == SMOL.layer_specs[3].to_json()
+    assert third["after"]["mixer"]["window"] == {"size": 256, "sink_tokens": 4}
+    assert value["layers"][5]["after"]["mixer"] is None
     assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
     for side in ("before", "after"):
-        assert set(value[side]) >= {"params", "kv_bytes", "flops_per_token"}
+        assert set(value[side]) >= {"params", "weights", "kv_bytes", "flops_per_token"}
         assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
-    assert set(value["loss"]) >= {"joint", "joint_stderr", "sum"}
+    assert value["loss"] == {
+        "scores": {
+            "nll": {"value": 0.47, "stderr": 0.02, "unit": "nats/token"},
+            "kl": {"value": 0.41, "stderr": None, "unit": "nats/token"},
+        },
+        "base_nll": 2.88,
+        "sum": None,
+        "tokens": 4096,
+    }
     assert value["asserts"][0] == {
         "text": "kv(8Ki) <= 50%",
         "phase": "static",
         "status": "pass",
         "value": value["after"]["kv_bytes"]["8192"],
+        "unit": "bytes",
         "on": None,
     }
     assert (value["changes"], value["complete"], value["applyable"], value["errored"]) == (
-        {"keep": 4, "change": 19, "drop": 7},
+        {"without attention": 7, "windowed": 19},
         True,
         True,
         False,
@@ -166,7 +184,7 @@ def test_json_has_the_promised_fields():
 def test_a_native_window_is_counted_before_and_after():
     facts = llama_facts(layers=4, native_window=64)
     plan = plan_of("layers 0 swa(window=128)\nlayers 1 swa(window=16)\nelse keep", facts, joint=JOINT, contexts=(512,))
-    assert [layer.kv_bytes_after["512"] // facts.layer_kv_bytes_per_token for layer in plan.layers] == [64, 16, 64, 64]
+    assert [layer.kv_bytes_after["512"] // token_bytes(facts) for layer in plan.layers] == [64, 16, 64, 64]
 
 
 @pytest.mark.parametrize(
@@ -188,12 +206,12 @@ def test_the_value_of_a_failed_assert_is_that_of_the_part_that_fails(condition, 
 
 def test_the_value_of_a_plan_is_the_deciding_one():
     values = [
-        item.value
+        (item.value, item.unit)
         for item in built(
             RULES + "assert 1 > nll and kl < 0.3\nassert kl < 0.5 or nll < 0.1\nassert nll < 1 and kl < 1"
         ).value.asserts
     ]
-    assert values == [0.41, 0.41, 0.47]
+    assert values == [(0.41, "nats/token"), (0.41, "nats/token"), (0.47, "nats/token")]
 
 
 def test_the_gate_gives_the_value_that_decides():
@@ -202,7 +220,7 @@ def test_the_gate_gives_the_value_that_decides():
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)(
         {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}
     )
-    assert [(item.status, item.value) for item in results] == [("fail", 0.8), ("pass", 0.8)]
+    assert [(item.status, item.value, item.unit) for item in results] == [("fail", 0.8, "ratio"), ("pass", 0.8, "ratio")]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -224,11 +242,20 @@ def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 
 
-@pytest.mark.parametrize("broken", [{"joint": math.nan}, {"joint_kl": math.inf}, {"base_nll": math.nan}])
-def test_a_joint_loss_that_is_no_number_is_an_error(broken):
-    plan = built(f"{RULES}assert not nll > 1\n", joint=JOINT.model_copy(update=broken)).value
-    assert [finding.code for finding in plan.findings if finding.severity == "error"] == ["LB306", "LB323"]
-    assert (plan.loss.joint, plan.applyable, plan.complete) == (None, False, False)
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (joint_loss(math.nan, 0.4, base_nll=2.9), "`nll` of the whole changed model is nan"),
+        (joint_loss(0.4, math.inf, base_nll=2.9), "`kl` of the whole changed model is inf"),
+        (joint_loss(0.4, 0.4, base_nll=math.nan), "the base model's own loss is nan"),
+    ],
+)
+def test_a_joint_score_that_is_no_number_is_an_error(broken, said):
+    plan = built(f"{RULES}assert not nll > 1\n", joint=broken).value
+    errors = [finding for finding in plan.findings if finding.severity == "error"]
+    assert [finding.code for finding in errors] == ["LB306", "LB323"]
+    assert errors[0].message == said
+    assert (plan.loss.scores, plan.applyable, plan.complete) == ({}, False, False)
     assert len(plan.digest) == 64
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
-from plan_cases import llama_facts, smollm2_facts
+from plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.core.costs import NO_COST, SubBlockCost, attention_cost
+from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import ModelCost, base_cost, changed_cost, decode_bounds
+from lbdsl.plan.cost import ModelCost, base_cost, decode_bounds
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,29 @@ H100 = Constants(3.35e12, 989e12, 80e9)
 
 def quarter_plan(facts: ModelFacts) -> ModelCost:
     """25 % keep, 50 % swa(512), 25 % drop: exact shares, so of 30 layers seven and a half are kept."""
-    base = base_cost(facts)
-    halves, windowed = divmod(facts.layers, 2)[0], attention_cost(facts, 0, window=512)
-    whole, half = divmod(halves, 2)
-    kept = [base.mixers[0]] * whole + [half_of(base.mixers[0])] * half
-    mixers = kept + [windowed] * halves
-    return ModelCost(facts, tuple(mixers + [NO_COST] * (facts.layers - len(mixers))), base.ffns)
+    whole, half = divmod(facts.layers // 2, 2)
+    layers = [[Keep()]] * whole + [[]] * half + [[SlidingWindow(window=512)]] * (facts.layers // 2)
+    cost = changed_cost(facts, layers + [[Drop()]] * (facts.layers - len(layers)))
+    if not half:
+        return cost
+    base, dropped = cost.layers[whole], cost.layers[-1]
+    return replace(cost, layers=(*cost.layers[:whole], HalfAttention(base, dropped), *cost.layers[whole + 1 :]))
 
 
-def half_of(cost: SubBlockCost) -> SubBlockCost:
-    return SubBlockCost(
-        cost.params // 2,
-        cost.matmul_params // 2,
-        lambda ctx: cost.kv_bytes(ctx) // 2,
-        lambda ctx: cost.decode_flops(ctx) // 2,
-        lambda n: cost.prefill_flops(n) // 2,
-    )
+@dataclass(frozen=True)
+class HalfAttention:
+    """A layer whose attention costs half of what it does."""
+
+    whole: LayerCost
+    without: LayerCost
+
+    @property
+    def spec(self):
+        return self.whole.spec
+
+    def __getattr__(self, name):
+        one, other = getattr(self.whole, name), getattr(self.without, name)
+        return (one + other) // 2 if isinstance(one, int) else lambda ctx: (one(ctx) + other(ctx)) // 2
 
 
 def llama3_8b() -> ModelFacts:
@@ -93,12 +100,12 @@ def test_smollm2_counts():
 def test_flops_by_hand():
     facts = llama_facts(layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, intermediate=16, vocab=32)
     a, f, h = 8 * 4 * (2 * 2 + 2 * 1), 3 * 8 * 16, 8 * 32
-    cost = changed_cost(base_cost(facts), [[SlidingWindow(window=3, sinks=1)], [Keep()]])
-    assert cost.step_weights == 2 * a + 2 * f + h
+    cost = changed_cost(facts, [[SlidingWindow(window=3, sinks=1)], [Keep()]])
+    assert cost.matrix == 2 * a + 2 * f + h
     assert cost.flops(10) == 2 * (2 * a + 2 * f + h) + 4 * 2 * 4 * (10 + 4)
     n, v = 10, 4
     assert cost.prefill_flops(n) == 2 * n * (2 * a + 2 * f) + 2 * h + 4 * 2 * 4 * (n * n // 2 + n * v - v * v // 2)
-    dropped = changed_cost(base_cost(facts), [[Drop()], [Drop()]])
+    dropped = changed_cost(facts, [[Drop()], [Drop()]])
     assert dropped.kv_bytes(100) == 0
     assert dropped.fitting_batch(H100, 100) == float("inf")
     assert dropped.params == base_cost(facts).params - 2 * (a + 8)
@@ -106,8 +113,8 @@ def test_flops_by_hand():
 
 def test_native_window_bounds_a_kept_layer():
     facts = llama_facts(native_window=128)
-    assert base_cost(facts).kv_bytes(1000) == 4 * 128 * facts.layer_kv_bytes_per_token
-    wider = changed_cost(base_cost(facts), [[SlidingWindow(window=256)]] * 4)
+    assert base_cost(facts).kv_bytes(1000) == 4 * 128 * token_bytes(facts)
+    wider = changed_cost(facts, [[SlidingWindow(window=256)]] * 4)
     assert wider.kv_bytes(1000) == base_cost(facts).kv_bytes(1000)
 
 
@@ -121,5 +128,5 @@ def test_a_base_that_does_not_fit_has_no_bound():
 def test_per_layer_times_count_the_sub_blocks_that_are_left():
     facts = llama_facts(layers=3)
     slow = Constants(1e30, 1e30, 1e12, t_attn=1.0, t_mlp=10.0, t_head=100.0)
-    cost = changed_cost(base_cost(facts), [[Drop()], [Keep()], [SlidingWindow(window=4)]])
+    cost = changed_cost(facts, [[Drop()], [Keep()], [SlidingWindow(window=4)]])
     assert cost.step_seconds(slow, 64, 1) == pytest.approx(2 * 1.0 + 3 * 10.0 + 100.0)

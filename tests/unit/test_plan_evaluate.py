@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import llama_facts, recipe_of, smollm2_facts
+from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2_facts
 
-from lbdsl.plan.cost import base_cost, changed_cost
+from lbdsl.plan.cost import base_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.schema import Loss
 from lbdsl.recipe.schema import Arithmetic, Boolean, Compare, CostOf, Fact, Logic, Not, Number, Text
@@ -18,7 +18,7 @@ def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert {condition}")
     base = base_cost(FACTS)
     actions = [recipe.rules[0].actions if i < drops else () for i in range(FACTS.layers)]
-    world = World(recipe, FACTS, cost=changed_cost(base, actions), base=base, joint=joint)
+    world = World(recipe, FACTS, cost=changed_cost(FACTS, actions), base=base, joint=joint)
     return holds(recipe.asserts[0].expr, world)
 
 
@@ -65,7 +65,7 @@ def test_a_share_of_so_many_layers_is_exact(layers, drops, share):
     facts = llama_facts(layers=layers)
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert kv(512) <= {share} and kv(512) >= {share}")
     base = base_cost(facts)
-    after = changed_cost(base, [recipe.rules[0].actions if i < drops else () for i in range(layers)])
+    after = changed_cost(facts, [recipe.rules[0].actions if i < drops else () for i in range(layers)])
     assert holds(recipe.asserts[0].expr, World(recipe, facts, cost=after, base=base)).unwrap() is True
 
 
@@ -78,7 +78,7 @@ def test_results_that_are_no_number():
 
 
 def test_joint_losses():
-    loss = Loss(joint=0.4, joint_kl=0.3)
+    loss = joint_loss(0.4, 0.3)
     assert of_model("nll < 0.5 and kl < 0.31", joint=loss).unwrap() is True
     assert of_model("nll < 0.4", joint=loss).unwrap() is False
     assert [d.code for d in of_model("nll < 0.4").diagnostics] == ["LB323"]

@@ -6,13 +6,13 @@ import json
 import os
 
 import pytest
-from plan_cases import plan_of, recipe_of, smollm2_facts
+from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 
 from lbdsl.api.applying import planned_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.plan.file import load_plan, save_plan
-from lbdsl.plan.schema import PREDICTED, Loss
+from lbdsl.plan.schema import PREDICTED
 from lbdsl.plan.verify import staleness
 
 TEXT = "param $n: int in 1..9 = 4\nlowest $n by nll drop\nelse keep\nassert ppl_increase < 5%"
@@ -20,7 +20,7 @@ TEXT = "param $n: int in 1..9 = 4\nlowest $n by nll drop\nelse keep\nassert ppl_
 
 @pytest.fixture(scope="module")
 def plan():
-    return plan_of(TEXT, smollm2_facts(), joint=Loss(joint=0.18, joint_stderr=0.01, base_nll=2.9, tokens=4096))
+    return plan_of(TEXT, smollm2_facts(), joint=joint_loss(0.18, stderr=0.01, base_nll=2.9))
 
 
 def test_round_trip(plan, tmp_path):

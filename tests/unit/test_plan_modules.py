@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for
+from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.parts.int_weights import Int
 from lbdsl.plan.json import plan_json
 from lbdsl.plan.modules import layer_modules, matched
 from lbdsl.plan.requests import requests_of
@@ -25,11 +26,11 @@ def selected(text: str, facts: ModelFacts = FACTS) -> Selection:
 def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
     """Modules under an action, by their full name, and the rule that has each."""
     return {
-        f"model.layers.{layer.index}.{name}": choice.rule
+        f"model.layers.{layer.index}.{path.removeprefix('weights.')}": item.rule
         for layer in selection.layers
-        for choice in layer.choices
-        for name in choice.modules
-        if choice.action is not None and choice.action.kind == action and choice.rule is not None
+        for item in layer.taken
+        for path in item.paths
+        if item.action.kind == action and path.startswith("weights.")
     }
 
 
@@ -104,9 +105,8 @@ def test_the_first_rule_that_matches_a_module_claims_it() -> None:
     assert rules == {f"model.layers.{i}.self_attn.k_proj": 2 for i in range(1, 6)} | {
         f"model.layers.{i}.{part}": 4 for i in (1, 2) for part in left
     }
-    # Weights are an aspect of their own: the attention goes all the same.
-    mixers = [layer.choices[0].action for layer in selection.layers]
-    assert [action.kind for action in mixers if action is not None] == ["keep"] + ["drop"] * 5
+    # How weights are stored is claimed apart: the attention goes all the same.
+    assert [layer.spec.mixer is None for layer in selection.layers] == [False] + [True] * 5
     assert owners(selection, "keep") == {f"model.layers.0.{part}": 1 for part in MODULES} | {
         f"model.layers.{i}.mlp.down_proj": 3 for i in range(1, 6)
     }
@@ -117,8 +117,10 @@ def test_the_first_rule_that_matches_a_module_claims_it() -> None:
 def test_claims_partition_the_modules() -> None:
     selection = selected('modules "*.k_proj" quantize(bits=8)\nlowest 2 of rest by nll quantize(bits=4)\nlayers 5 keep')
     for layer in selection.layers:
-        names = [name for choice in layer.choices for name in choice.modules]
-        assert sorted(names) == sorted(MODULES)
+        paths = [path for item in layer.taken for path in item.paths]
+        assert len(paths) == len(set(paths))
+        if layer.index == 5:
+            assert {path for path in paths if path.startswith("weights.")} == {f"weights.{name}" for name in MODULES}
 
 
 def test_a_ranking_of_the_rest_looks_at_the_weights() -> None:
@@ -127,15 +129,13 @@ def test_a_ranking_of_the_rest_looks_at_the_weights() -> None:
 
 
 def test_layers_need_not_have_the_same_modules() -> None:
-    facts = llama_facts(layers=2)
-    facts = ModelFacts(**{**vars(facts), "modules": (*facts.modules[:7], "model.layers.1.moe.w1", "model.layers.1.moe.w2")})
-    selection = selected('modules "*.w?", "*.q_proj" quantize(bits=4)\nelse keep', facts)
+    facts = windowed(llama_facts(layers=2), (None, 0))
+    selection = selected('modules "*.up_proj", "*.q_proj" quantize(bits=4)\nelse keep', facts)
     assert owners(selection) == {
         "model.layers.0.self_attn.q_proj": 1,
-        "model.layers.1.moe.w1": 1,
-        "model.layers.1.moe.w2": 1,
+        "model.layers.0.mlp.up_proj": 1,
+        "model.layers.1.mlp.up_proj": 1,
     }
-    assert {name for choice in selection.layers[1].choices for name in choice.modules} == {"moe.w1", "moe.w2"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
         problems = select(Recipe.model_validate(rule), FACTS, {}).diagnostics
         assert code in [d.code for d in problems]
     block = recipe_of("layers 3 drop(block)").model_dump()
-    block["rules"][0]["actions"] = [{"kind": "drop", "target": "block"}, {"kind": "quantize", "bits": 4}]
+    block["rules"][0]["actions"] = [{"kind": "drop", "target": "block"}, {"kind": "drop", "target": "mlp"}]
     assert [d.code for d in select(Recipe.model_validate(block), FACTS, {}).diagnostics] == ["LB316"]
 
 
@@ -189,23 +189,21 @@ def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
     assert (problem.severity, problem.line) == ("error", 2)
     assert "rule 2 matches 3 modules" in problem.message
     # The key projection of layer 3 goes with its attention.
-    weights = {
-        layer.index: [(p.modules, p.action.kind) for p in layer.actions if p.aspect == "weights"]
-        for layer in plan.layers
-        if layer.index in (2, 3)
-    }
-    assert weights[2][0] == (("self_attn.k_proj", "mlp.up_proj"), "quantize")
-    assert weights[3][0] == (("mlp.up_proj",), "quantize")
-    assert weights[3][1] == (("mlp.gate_proj", "mlp.down_proj"), "keep")
+    assert [dict(plan.layers[i].after.weights) for i in (2, 3)] == [
+        {"self_attn.k_proj": Int(bits=4, group=64), "mlp.up_proj": Int(bits=4, group=64)},
+        {"mlp.up_proj": Int(bits=4, group=64)},
+    ]
     assert plan.rules[1].modules == 3
     shown = plan_json(plan)["layers"][3]
-    assert shown["rules"] == {"mixer": 1, "ffn": 3, "weights": 2}
-    assert {"names": ["mlp.up_proj"], "action": "quantize(bits=4, group=64)", "rule": 2} in shown["modules"]
-
-
-def test_recipes_without_weights_have_no_such_claims() -> None:
-    for layer in selected("layers 0-3 keep\nelse drop").layers:
-        assert [choice.aspect.value for choice in layer.choices] == ["mixer", "ffn"]
+    assert {
+        "action": "quantize(bits=4, group=64)",
+        "rule": 2,
+        "paths": ["weights.mlp.up_proj", "weights.self_attn.k_proj"],
+    } in (shown["actions"])
+    elements = 64 * 128
+    assert shown["weights_before"] - shown["weights_after"] == 2 * (
+        shown["params_before"] - shown["params_after"]
+    ) + elements * 2 - (elements // 2 + 2 * elements // 64)
 
 
 def test_groups_that_do_not_divide_the_width() -> None:

@@ -53,8 +53,8 @@ def test_layer_sets(layers, expected):
 
 def test_first_match_wins_in_each_aspect():
     selection = chosen("layers 3 drop\nlayers 3-4 keep\nelse swa(window=64)").unwrap()
-    third = {choice.aspect.value: choice.rule for choice in selection.layers[3].choices}
-    assert third == {"mixer": 1, "ffn": 2}
+    third = {path.split(".")[0]: item.rule for item in selection.layers[3].taken for path in item.paths}
+    assert third == {"mixer": 1, "ffn": 2, "weights": 2}
     assert selection.rules[1].claims == (4,)
     assert selection.rules[1].shadowed == (3,)
     assert selection.rules[2].claims == (0, 1, 2, *range(5, 30))
@@ -348,5 +348,5 @@ def test_digest_is_of_what_changes_only():
     one = chosen("layers 3 drop\nelse keep").unwrap()
     other = chosen("layers 0-2 keep\nlayers 3, 3 drop").unwrap()
     assert one.digest == other.digest
-    assert one.specs(SMOL) == {3: {"attn": "none"}}
+    assert one.changes == {3: SMOL.layer_specs[3].replace(mixer=None)}
     assert one.digest != chosen("layers 4 drop\nelse keep").unwrap().digest

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 
 import pytest
-from plan_cases import llama_facts, plan_of, smollm2_facts
+from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
-from lbdsl.plan.schema import Loss, Speed
+from lbdsl.core.units import Unit
+from lbdsl.plan.schema import ScoreValue, Speed
 from lbdsl.view.console import ascii_only, make_console, printable, stderr_console, stdout_console
 from lbdsl.view.facts import render_facts
 from lbdsl.view.plan import render_plan, score_labels
-from lbdsl.view.report import render_report
+from lbdsl.view.report import render_quality, render_report
 from lbdsl.view.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
 
-JOINT = Loss(joint=0.47, joint_stderr=0.02, joint_kl=0.41, base_nll=2.88, tokens=4096)
+JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 
 
 class Terminal(io.StringIO):
@@ -70,7 +71,7 @@ def test_default_shows_two_of_each_kind_and_all_shows_all(plan):
     assert "... 24 more (--all)" in short
     assert "more (--all)" not in full
     assert full.count("attention dropped") == 7
-    assert full.count("→ swa(window=256, sinks=4)") == 21
+    assert full.count("window full → 256 + 4 sinks") == 21
 
 
 def test_what_is_predicted_measured_and_missing_is_plain(plan):
@@ -117,7 +118,7 @@ def test_an_encoding_that_lacks_the_marks_gets_ascii(plan):
     render_plan(plan, make_console(file, 80))
     file.flush()
     text = raw.getvalue().decode("ascii")
-    assert "full -> swa(window=256, sinks=4)" in text
+    assert "window full -> 256 + 4 sinks" in text
     assert "+-0.02" in text
 
 
@@ -140,7 +141,7 @@ def test_markup_of_a_recipe_is_text():
 
 
 def test_the_perplexity_of_a_broken_model_is_drawn():
-    broken = JOINT.model_copy(update={"joint": 1000.0, "base_nll": 2.0})
+    broken = joint_loss(1000.0, base_nll=2.0)
     assert "perplexity 7.39 → e^1002" in drawn(plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=broken))
 
 
@@ -171,7 +172,7 @@ def test_markup_in_names_is_text(plan, tmp_path):
 def test_a_window_of_the_models_own_is_said():
     facts = llama_facts(layers=4, native_window=64)
     text = drawn(plan_of("layers 0 swa(window=16)\nelse keep", facts, joint=JOINT))
-    assert "window 64 → swa(window=16)" in text
+    assert "window 64 → 16" in text
     assert "layers 1-3 have windows of their own" in text
 
 
@@ -201,22 +202,46 @@ def test_a_layer_is_shown_with_every_action(width):
         'layers 6 drop(block)\nmodules "*.layers.7.mlp.*" quantize(bits=4)\nelse keep\n'
     )
     shown = " ".join(drawn(plan_of(text, smollm2_facts(), joint=JOINT), width, all_layers=True).split())
-    assert "layer 3 full → swa(window=256, sinks=4), " in shown
+    third = shown.split("layer 3 ")[1].split("layer 4 ")[0]
+    assert third.startswith("MLP dropped, ")
+    assert "window full → 256 + 4 sinks, " in third
     assert shown.split("layer 3 ")[1].split("layer 4 ")[0].count("MLP dropped") == 1
     assert "layer 4 MLP dropped" in shown
     fifth = shown.split("layer 5 ")[1].split("layer 6 ")[0]
     assert fifth.startswith("attention dropped, ")
-    assert "quantize(bits=4" in fifth
+    assert "3 modules → int(bits=4)" in fifth
     assert "layer 6 attention and MLP dropped" in shown
-    assert "layer 7 full → quantize(bits=4" in shown
+    assert "layer 7 3 modules → int(bits=4)" in shown
     assert shown.count("params") >= 4
     assert "…" not in shown
 
 
 def test_what_the_model_lacked_before_is_not_shown_as_dropped():
     plan = plan_of("layers 3 swa(window=256)\nelse keep", smollm2_facts(), joint=JOINT)
-    specs = [dict(layer.spec) for layer in plan.layers]
-    facts = {**plan.model.facts, "layer_specs": [list({**spec, "mlp": "none"}.items()) for spec in specs]}
-    layers = tuple(layer.model_copy(update={"spec": {**layer.spec, "mlp": "none"}}) for layer in plan.layers)
-    update = {"model": plan.model.model_copy(update={"facts": facts}), "layers": layers}
-    assert "MLP dropped" not in drawn(plan.model_copy(update=update))
+    layers = tuple(
+        layer.model_copy(update={"before": layer.before.replace(ffn=None), "after": layer.after.replace(ffn=None)})
+        for layer in plan.layers
+    )
+    assert "MLP dropped" not in drawn(plan.model_copy(update={"layers": layers}))
+
+
+def test_a_metrics_name_from_a_file_is_text():
+    name = "m[bold]x[/red]\x1b[31m"
+    loss = JOINT.model_copy(update={"scores": {**JOINT.scores, name: ScoreValue(value=0.25, unit=Unit.RATIO)}})
+    plan = plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=loss)
+    assert "m[bold]x[/red]?[31m 25 %" in " ".join(drawn(plan).split())
+    score = {"value": 0.25, "stderr": None, "unit": "ratio"}
+    quality = {
+        "data": "x",
+        "tokens": 1,
+        "perplexity": {"base": 2.0, "artifact": None},
+        "loss_rise": 0.1,
+        "scores": {name: score},
+        "stderr": {"perplexity_base": None, "perplexity_artifact": None, "loss_rise": 0.01},
+    }
+    out = io.StringIO()
+    render_quality(quality, (), make_console(out, 80))
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["perplexity", "2.00", "not", "a", "number"] in rows
+    assert ["loss", "rise,", "nats/token", "0.1000", "±0.0100"] in rows
+    assert ["m[bold]x[/red]?[31m", "25.00", "%"] in rows

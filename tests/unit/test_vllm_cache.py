@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, windows_of
+from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, layout_of_layers
+from lbdsl.layer.spec import LayerSpec
+from tests.export_cases import changed_specs
+from tests.layer_changes import GONE, NONE, OWN, swa
+from tests.plan_cases import llama_facts
 
 SMOLLM2_LAYER = 768  # bytes a token: 2 x 3 heads x 64 x 2
 CPU = Serving(max_model_len=2048, block_size=128, batched_tokens=4096, batches=1)
@@ -68,7 +72,9 @@ def test_smaller_batches_reserve_less_for_windows() -> None:
     assert sizes[0] > 2.5 * layout(30, 0).capacity(Serving(8192, 16))
 
 
-def test_windows_of_specifications() -> None:
-    specs = [{"attn": "full"}, {"attn": "none"}, {"attn": "swa", "window": 5, "sinks": 0}, {"attn": "none", "mlp": "none"}]
-    assert windows_of(specs) == {0: None, 2: 5}
+def test_layers_of_specifications() -> None:
+    facts = llama_facts(dtype="bfloat16")
+    specs = [LayerSpec.model_validate(spec) for spec in changed_specs(facts, [OWN, NONE, swa(5), GONE])]
+    found = layout_of_layers(specs, facts)
+    assert found == cache_layout({0: None, 2: 5}, 2 * 2 * 16 * 2)
     assert cache_layout({}, 100).capacity(CPU) == 0

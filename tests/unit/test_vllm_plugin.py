@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import lbdsl.vllm as plugin
+from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from tests.specs import attention_layer, layer_of
 
 FOLDER = Path(plugin.__file__).parent
 ROOT = FOLDER.parents[1]
@@ -32,10 +35,23 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+OURS = {"lbdsl.families", "lbdsl.families.engines", "lbdsl.model.hybrid.lbdsl_layers"}
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_it_needs_only_what_vllm_brings(path: Path) -> None:
-    allowed = {"vllm", "torch", "transformers", "lbdsl.vllm", "lbdsl.vllm.configurations"} | set(sys.stdlib_module_names)
-    assert imported(path) <= allowed
+    found = {name for name in imported(path) if not name.startswith("lbdsl.vllm")}
+    assert found <= {"vllm", "torch", "transformers"} | OURS | set(sys.stdlib_module_names)
+
+
+def test_what_it_needs_of_lbdsl_needs_no_more() -> None:
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        f"import {', '.join(sorted(OURS))}, lbdsl.vllm; assert lbdsl.vllm.served()\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "assert new <= {'lbdsl', *sys.stdlib_module_names}, new"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
@@ -51,13 +67,16 @@ def test_vllm_finds_it() -> None:
     assert project["entry-points"]["vllm.general_plugins"] == {"lbdsl": "lbdsl.vllm:register"}
 
 
-def test_names_are_those_of_artifacts() -> None:
-    tree = ast.parse((FOLDER / "models.py").read_text(encoding="utf-8"))
-    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    for family, name in plugin.CLASSES.items():
+def test_it_serves_what_its_families_say() -> None:
+    assert VllmPlugin.expresses.plain() == plugin.KNOWN
+    for family, name in plugin.served().items():
         assert name == f"Lbdsl{FAMILIES[family].architecture}"
-        assert name in classes
-    assert set(plugin.CLASSES) == set(plugin.FAMILIES)
+        path = ROOT / f"{plugin.layers_of(family).module.replace('.', '/')}.py"
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assigned = {name.id for node in tree.body if isinstance(node, ast.Assign) for name in node.targets}
+        listed = {name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+        assert {"attention", "mlp"} <= functions | assigned | listed
 
 
 @pytest.mark.torch
@@ -65,14 +84,15 @@ def test_configurations_read_what_artifacts_say() -> None:
     from lbdsl.vllm import configurations
 
     assert {found.model_type for found in configurations.CONFIGURATIONS} == {
-        ARTIFACT_PREFIX + family for family in plugin.FAMILIES
+        ARTIFACT_PREFIX + family for family in plugin.served()
     }
-    stub = {"version": 1, "base_model_type": "llama", "layers": [{"attn": "none"}, {"attn": "full"}]}
+    own = attention_layer(heads=32, kv_heads=32, head_dim=128, width=11008)
+    for found in configurations.CONFIGURATIONS:
+        assert pickle.loads(pickle.dumps(found)) is found
+    stub = {"version": 2, "base_model_type": "llama", "layers": [layer_of(own, attention=False), own]}
     config = configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=2)
     assert config.lbdsl == stub
-    assert configurations.LbdslQwen3VllmConfig(num_hidden_layers=2).lbdsl["layers"] == [{"attn": "full"}] * 2
-    with pytest.raises(ValueError, match="reads version 1"):
-        configurations.LbdslLlamaVllmConfig(lbdsl={**stub, "version": 2}, num_hidden_layers=2)
+    assert configurations.LbdslLlamaVllmConfig(num_hidden_layers=2).lbdsl["layers"] == [own] * 2
     with pytest.raises(ValueError, match="is for 'llama', not for 'qwen2'"):
         configurations.LbdslQwen2VllmConfig(lbdsl=stub, num_hidden_layers=2)
     with pytest.raises(ValueError, match="describes 2 layers, the model has 3"):

@@ -39,17 +39,18 @@ class LayerInputs:
 class HybridDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer under a specification; an absent attention or MLP has no weights and no norms.
 
-    A family gives its `attention_class`, `mlp_class` and `norm_class`, and the names of the norms before and after each
-    sub-block, None where it has none.
+    A family gives its `attention_class`, `mlp_class` and `norm_class`, the names of the norms before and after each
+    sub-block, None where it has none, and the configuration's field for what each sub-block's output is multiplied with.
     """
 
     attention_class = mlp_class = norm_class = None
-    attention_norms = ("input_layernorm", None)
-    mlp_norms = ("post_attention_layernorm", None)
+    attention_norms = mlp_norms = (None, None)
+    residual_multiplier_field = None
 
     def __init__(self, config, layer_idx):
         super().__init__()
         self.layer_idx = layer_idx
+        self.multiplier = _number(config, self.residual_multiplier_field)
         self.mask_key = None
         self.spec = checked_spec(config.lbdsl["layers"][layer_idx], layer_idx)
         mixer, ffn = self.spec["mixer"], self.spec["ffn"]
@@ -82,7 +83,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             hidden_states = self._attend(hidden_states, attention_mask, kwargs)
         if self.mlp is not None:
             before, after = self.mlp_norms
-            hidden_states = hidden_states + self._normed(after, self.mlp(self._normed(before, hidden_states)))
+            hidden_states = self._added(hidden_states, self._normed(after, self.mlp(self._normed(before, hidden_states))))
         return hidden_states
 
     def _attend(self, hidden_states, attention_mask, kwargs):
@@ -90,7 +91,10 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         attended = self.self_attn(
             hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs
         )[0]
-        return hidden_states + self._normed(after, attended)
+        return self._added(hidden_states, self._normed(after, attended))
+
+    def _added(self, hidden_states, change):
+        return hidden_states + (change if self.multiplier is None else change * self.multiplier)
 
     def _normed(self, name, hidden_states):
         return hidden_states if name is None else getattr(self, name)(hidden_states)
@@ -120,6 +124,8 @@ class HybridModelMixin(_Supports):
     """
 
     layer_class = None
+    embedding_multiplier_field = None
+    """The configuration's field for what embeddings are multiplied with."""
     rope_by_layer_type = False
     """Whether the family has other rotary embeddings for each of `config.layer_types`."""
 
@@ -128,6 +134,14 @@ class HybridModelMixin(_Supports):
             super().__init__(config)
         self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
         self.post_init()
+
+    def embed(self, input_ids):
+        """[B, N] tokens to the stream before the first layer, [B, N, D]."""
+        return self._multiplied(self.embed_tokens(input_ids))
+
+    def _multiplied(self, inputs_embeds):
+        multiplier = _number(self.config, self.embedding_multiplier_field)
+        return inputs_embeds if multiplier is None else inputs_embeds * multiplier
 
     def prepare(self, inputs_embeds_BND, attention_mask=None, position_ids=None, cache=None, use_cache=False, **extra):
         """LayerInputs for N new tokens a row: position embeddings, masks, and our layers in a fresh cache."""
@@ -206,8 +220,7 @@ class HybridModelMixin(_Supports):
         cache = next((value for value in given if value is not None), None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+        inputs_embeds = self.embed(input_ids) if inputs_embeds is None else self._multiplied(inputs_embeds)
         if use_cache is None:
             use_cache = self.config.use_cache
         if use_cache and self.training and getattr(self, "gradient_checkpointing", False):
@@ -301,6 +314,10 @@ class HybridModelMixin(_Supports):
                 module.config = self.config
 
 
+def _number(config, field):
+    return None if field is None else getattr(config, field)
+
+
 @contextmanager
 def _no_layers(config):
     """Within, the configuration is of a model without layers: the family's constructor makes all but those."""
@@ -312,9 +329,11 @@ def _no_layers(config):
 
 
 class HybridCausalLMMixin(_Supports):
-    """What the causal language models of all families share; the family gives its hybrid `body_class`."""
+    """What the causal language models of all families share; the family gives its hybrid `body_class`, and the
+    configuration's fields for what logits are divided by and bounded to."""
 
     body_class = None
+    logits_divisor_field = logit_softcap_field = None
     # Set where lbdsl is installed: writes the runtime's code beside weights that were just saved.
     after_save: object = None
 
@@ -324,13 +343,21 @@ class HybridCausalLMMixin(_Supports):
         self.model = self.body_class(config)
         self.post_init()
 
-    def predict(self, hidden):
-        """Logits [..., V] of the stream after the last layer, [..., D]: final norm, head, and the family's cap."""
-        return self.capped(self.lm_head(self.model.norm(hidden)))
+    @property
+    def logits_divisor(self):
+        return _number(self.config, self.logits_divisor_field)
 
-    def capped(self, logits):
-        """Gemma 2 keeps logits within a bound; others leave them as they are."""
-        cap = getattr(self.config, "final_logit_softcapping", None)
+    @property
+    def logit_softcap(self):
+        return _number(self.config, self.logit_softcap_field)
+
+    def predict(self, hidden):
+        """Logits [..., V] of the stream after the last layer, [..., D]: final norm, head, and what the family does to
+        logits."""
+        logits = self.lm_head(self.model.norm(hidden))
+        if self.logits_divisor is not None:
+            logits = logits / self.logits_divisor
+        cap = self.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def set_layer(self, index, spec):

@@ -10,8 +10,9 @@ computes, and by the part's place in a layer
                                                                             lbdsl_masks.MaskContext
              MASK_FIELDS                                                    the fields that masks depend on
     ffn      build(mlp_class, config, part) -> nn.Module                    called as the family's MLP is
-    weights  wrap(linear, part) -> nn.Module                                computes what the map does, with the names and
-                                                                            shapes of its parameters
+    weights  wrap(linear, part) -> nn.Module                                computes what the linear map does; its
+                                                                            parameters have the names and shapes of the
+                                                                            map's
 
 `part` is the part's entry in the layer's specification: a mapping with `kind` and the fields.
 """

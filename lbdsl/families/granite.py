@@ -1,0 +1,34 @@
+"""Granite, the dense models: Llama's layers, with numbers that embeddings, scores, sub-blocks and logits are scaled by."""
+
+from types import MappingProxyType
+
+from lbdsl.families.base import Family, Multipliers
+from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, Lacks
+from lbdsl.families.rows import ALL, gated_mlp, projections
+
+_MULTIPLIERS = Lacks("multipliers of embeddings, scores, sub-blocks and logits")
+
+FAMILY = Family(
+    model_type="granite",
+    examples="Granite 3 (dense)",
+    classes=Classes("granite", "Granite"),
+    attention=projections(biased=ALL, when="attention_bias"),
+    mlp=gated_mlp(biases_when="mlp_bias"),
+    tied_by_default=False,
+    flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
+    multipliers=Multipliers("embedding_multiplier", "residual_multiplier", "logits_scaling"),
+    gguf=Gguf(
+        Graph("granite", pairs=True, frequency_table=True, multipliers=True, biases=ALL_BIASES),
+        deci=_MULTIPLIERS,
+        numbers=MappingProxyType(
+            {
+                "attention.scale": ("attention_multiplier", 1.0),
+                "embedding_scale": ("embedding_multiplier", 1.0),
+                "residual_scale": ("residual_multiplier", 1.0),
+                "logit_scale": ("logits_scaling", 1.0),
+            }
+        ),
+    ),
+    decilm=_MULTIPLIERS,
+    vllm=_MULTIPLIERS,
+)

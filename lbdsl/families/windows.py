@@ -1,0 +1,82 @@
+"""Native windows of a family: from a config.json to the tokens that each layer's attention sees, None for all of them.
+
+Each is called with the config's fields and the number of layers, and gives one entry a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+
+Config = Mapping[str, Any]
+Windows = Callable[[Config, int], tuple[int | None, ...]]
+
+
+@dataclass(frozen=True)
+class NoWindows:
+    """The family has none."""
+
+    def __call__(self, config: Config, layers: int) -> tuple[int | None, ...]:
+        return (None,) * layers
+
+
+NO_WINDOWS = NoWindows()
+
+
+@dataclass(frozen=True)
+class OneWindow:
+    """`sliding_window` holds for every layer; `default` where the field is absent."""
+
+    default: int | None
+
+    def __call__(self, config: Config, layers: int) -> tuple[int | None, ...]:
+        return (_window(config, self.default),) * layers
+
+
+@dataclass(frozen=True)
+class WindowsByType:
+    """`layer_types` says which layers `sliding_window` holds for; where it is absent, `is_windowed(layer, config)`.
+
+    `default` is the window where the field is absent. `switch` names a boolean field, off when absent, without which the
+    window is not used.
+    """
+
+    default: int | None
+    is_windowed: Callable[[int, Config], bool]
+    switch: str | None = None
+
+    def __call__(self, config: Config, layers: int) -> tuple[int | None, ...]:
+        window = _window(config, self.default)
+        if self.switch is not None and not config.get(self.switch):
+            window = None
+        types = config.get("layer_types")
+        if types is None:
+            types = [
+                "sliding_attention" if window is not None and self.is_windowed(i, config) else "full_attention"
+                for i in range(layers)
+            ]
+        if not isinstance(types, list) or len(types) != layers:
+            raise fail("LB402", f"layer_types in the configuration is not a list of {layers} layers")
+        for kind in types:
+            if kind not in ("full_attention", "sliding_attention"):
+                raise fail(
+                    "LB404", f"layer_types holds {str(kind)[:40]!r}; full_attention and sliding_attention are understood"
+                )
+        if window is None and "sliding_attention" in types:
+            switched = f" and {self.switch}" if self.switch else ""
+            raise fail(
+                "LB404",
+                "layer_types names windowed layers, but the window is switched off in this model",
+                help=f"set sliding_window{switched}, or name no such layers",
+            )
+        return tuple(window if kind == "sliding_attention" else None for kind in types)
+
+
+def _window(config: Config, default: int | None) -> int | None:
+    value = config.get("sliding_window", default)
+    if value is not None and (type(value) is not int or value < 1):
+        raise fail("LB402", f"sliding_window in the configuration is {str(value)[:40]}, not a positive whole number")
+    return value

@@ -1,0 +1,31 @@
+"""`agreement`: how often the finished model and its base predict the same token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbdsl.core.units import Unit
+from lbdsl.metrics.base import LogitsMetric, Of
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Agreement(LogitsMetric):
+    """Share of tokens at which the finished model and its base predict the same one.
+
+    What: the share of tokens at which both find the same next token most likely, whether the text goes on with it or not.
+    Why: without sampling, where they agree a user sees no difference.
+    Example: `assert agreement >= 90%`
+    Source: Stanton and others, 2021 (arXiv 2106.05945), of a student and its teacher.
+    """
+
+    kind = "agreement"
+    unit = Unit.RATIO
+    of = frozenset({Of.FINISHED})
+    title = "top-1 agreement"
+    bound = ">= 90%"
+
+    @staticmethod
+    def per_token(base_logp_NV: torch.Tensor, changed_logp_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        return (base_logp_NV.argmax(-1) == changed_logp_NV.argmax(-1)).double()

@@ -1,0 +1,138 @@
+"""The two flat files of a family, `configuration_lbdsl_<family>.py` and `modeling_lbdsl_<family>.py`: written from what
+the family declares, beside saved weights, and imported here as modules of this package, from the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.abc import ExecutionLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from lbdsl.families import FAMILIES, Family
+from lbdsl.families.base import Norms
+
+CONFIGURATION = '''"""Configuration of {model_type} models whose layers differ."""
+
+from transformers import {config}
+
+from .lbdsl_layers import checked_layers
+
+
+class Lbdsl{stem}Config({config}):
+    """{config} with one more entry, `lbdsl`; see `lbdsl_layers.checked_layers`."""
+
+    model_type = "lbdsl_{model_type}"
+
+    def __init__(self, lbdsl=None, **kwargs):
+        super().__init__(**kwargs)
+        self.lbdsl = checked_layers(lbdsl, "{model_type}", self)
+'''
+MODELING = '''"""Models of the family {model_type} whose layers differ: each is what its specification says."""
+
+from transformers.models.{module}.modeling_{module} import (
+{imports}
+)
+
+from .configuration_lbdsl_{model_type} import Lbdsl{stem}Config
+from .lbdsl_hybrid import HybridCausalLMMixin, HybridDecoderLayer, HybridModelMixin
+
+
+class Lbdsl{stem}DecoderLayer(HybridDecoderLayer):
+    attention_class = {attention}
+    mlp_class = {mlp}
+    norm_class = {norm}
+    attention_norms = {attention_norms}
+    mlp_norms = {mlp_norms}
+{layer_fields}
+
+class Lbdsl{stem}Model(HybridModelMixin, {body}):
+    """{body} with each layer as its specification says."""
+
+    config_class = Lbdsl{stem}Config
+    layer_class = Lbdsl{stem}DecoderLayer
+    _no_split_modules = ["Lbdsl{stem}DecoderLayer"]
+{model_fields}
+
+class Lbdsl{stem}ForCausalLM(HybridCausalLMMixin, {causal_lm}):
+    """{causal_lm} on a hybrid body."""
+
+    config_class = Lbdsl{stem}Config
+    body_class = Lbdsl{stem}Model
+    _no_split_modules = ["Lbdsl{stem}DecoderLayer"]
+{causal_lm_fields}'''
+NO_SDPA = "    # SDPA cannot cap attention scores.\n    _supports_sdpa = False\n"
+
+
+def configuration_module(family: str) -> str:
+    return f"configuration_lbdsl_{family}"
+
+
+def modeling_module(family: str) -> str:
+    return f"modeling_lbdsl_{family}"
+
+
+def flat_files(family: Family) -> dict[str, str]:
+    """The text of the family's two flat files, by module."""
+    classes, scaled = family.classes, family.multipliers
+    sdpa = "" if family.attention_softcap is None else NO_SDPA
+    imported = (classes.attention, classes.causal_lm, classes.mlp, classes.body, classes.norm)
+    fields = {
+        "model_type": family.model_type,
+        "module": classes.module,
+        "stem": classes.stem,
+        "config": classes.config,
+        "attention": classes.attention,
+        "mlp": classes.mlp,
+        "norm": classes.norm,
+        "body": classes.body,
+        "causal_lm": classes.causal_lm,
+        "imports": "\n".join(f"    {name}," for name in sorted(imported)),
+        "attention_norms": _norms(family.attention_norms),
+        "mlp_norms": _norms(family.mlp_norms),
+        "layer_fields": _field("residual_multiplier_field", scaled.residual),
+        "model_fields": _field("embedding_multiplier_field", scaled.embedding)
+        + ("    rope_by_layer_type = True\n" if family.rope_by_layer_type else "")
+        + sdpa,
+        "causal_lm_fields": _field("logits_divisor_field", scaled.logits)
+        + _field("logit_softcap_field", family.logit_softcap)
+        + sdpa,
+    }
+    return {
+        configuration_module(family.model_type): CONFIGURATION.format_map(fields),
+        modeling_module(family.model_type): MODELING.format_map(fields),
+    }
+
+
+def _norms(norms: Norms) -> str:
+    names = (None if norm is None else f'"{norm.name}"' for norm in norms)
+    return f"({', '.join(map(str, names))})"
+
+
+def _field(name: str, value: str | None) -> str:
+    return "" if value is None else f'    {name} = "{value}"\n'
+
+
+class FlatModules(MetaPathFinder, ExecutionLoader):
+    """Imports the flat files as modules of the package `parent` in `folder`, where no such files lie."""
+
+    def __init__(self, parent: str, folder: Path) -> None:
+        self.parent, self.folder = parent, folder
+        self.files = {
+            f"{parent}.{module}": family
+            for family in FAMILIES
+            for module in (configuration_module(family), modeling_module(family))
+        }
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return spec_from_loader(fullname, self) if fullname in self.files else None
+
+    def get_source(self, fullname: str) -> str:
+        return flat_files(FAMILIES[self.files[fullname]])[fullname.rpartition(".")[2]]
+
+    def get_filename(self, fullname: str) -> str:
+        """Where the file would lie: tracebacks show it, with lines that they ask this loader for."""
+        return str(self.folder / f"{fullname.rpartition('.')[2]}.py")

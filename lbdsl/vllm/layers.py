@@ -1,0 +1,53 @@
+"""What the plug-in reads of an artifact's layers, and refuses by name. Free of vLLM, so that it can be tested without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lbdsl.model.hybrid.lbdsl_layers import check_fields, check_layer, checked_layers
+from lbdsl.vllm import KNOWN
+
+
+def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:
+    """The `lbdsl` entry of a configuration; without one every layer is as in the base. ValueError for another version or
+    number of layers, and for a part kind, field, size or window that the plug-in does not know, by name."""
+    entry = checked_layers(lbdsl, family, config)
+    for index, spec in enumerate(entry["layers"]):
+        where = f"config.lbdsl.layers[{index}]"
+        check_layer(spec, where, KNOWN)
+        _check_sizes(config, spec, where)
+        if spec["mixer"] is not None:
+            window_of(spec["mixer"], where)
+    return entry
+
+
+def window_of(mixer: dict[str, Any], where: str) -> int | None:
+    """The layer's window in tokens, None for full attention; ValueError for what vLLM's attention cannot do."""
+    window = mixer["window"]
+    if window is None:
+        return None
+    check_fields(window, ("size", "sink_tokens"), f"{where}: a window")
+    if window["sink_tokens"]:
+        raise ValueError(
+            f"{where}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
+            "sequence when they leave the window"
+        )
+    size: int = window["size"]
+    return size
+
+
+def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
+    """Sizes that are not the model's are refused: vLLM's own classes are built from its configuration."""
+    mixer, ffn = spec["mixer"], spec["ffn"]
+    asked = {} if mixer is None else {name: mixer[name] for name in ("heads", "kv_heads", "head_dim")}
+    asked |= {} if ffn is None else {"width": ffn["width"]}
+    heads = config.num_attention_heads
+    has = {
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "width": config.intermediate_size,
+    }
+    for name, value in asked.items():
+        if value != has[name]:
+            raise ValueError(f"{where}: lbdsl's vLLM plug-in has no layers with another {name}: {value}, not {has[name]}")

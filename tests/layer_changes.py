@@ -1,0 +1,28 @@
+"""Changes of a layer, whatever base model it is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.specs import layer_of
+
+
+@dataclass(frozen=True)
+class Layer:
+    """As the base's, but with `window` in tokens where that is given, and without what is said not to be there."""
+
+    window: int | None = None
+    sinks: int = 0
+    attention: bool = True
+    mlp: bool = True
+
+    def of(self, base: dict) -> dict:
+        """The specification of the changed layer, as in config.json."""
+        return layer_of(base, self.window, self.sinks, self.attention, self.mlp)
+
+
+OWN, NONE, NO_MLP, GONE = Layer(), Layer(attention=False), Layer(mlp=False), Layer(attention=False, mlp=False)
+
+
+def swa(window: int, sinks: int = 0) -> Layer:
+    return Layer(window, sinks)
