@@ -103,15 +103,18 @@ def plan_rewrite(
     """Plan leaving out tensors, renaming tensors and casting floating-point tensors to `dtype` (torch's name).
 
     `drop` names the tensors to leave out, `rename` maps old names to new ones. Reads headers only, and trusts nothing in
-    them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does.
+    them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError when nothing is left
+    or two tensors would have one name.
     """
     dropped = drop if callable(drop) else frozenset(drop).__contains__
     names = rename or {}
     tensors = read_tensors(source_folder)
     kept = [info for info in tensors.values() if not dropped(info.name)]
-    assert kept, "a rewritten checkpoint has tensors"
+    if not kept:
+        raise ValueError("nothing is left of the checkpoint")
     new_names = {names.get(info.name, info.name) for info in kept}
-    assert len(new_names) == len(kept), "two tensors cannot have one name"
+    if len(new_names) != len(kept):
+        raise ValueError("two tensors cannot have one name")
 
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
