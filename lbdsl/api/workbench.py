@@ -27,6 +27,7 @@ class Workbench:
         inspected = inspect_model(self.source, self.options.dtype)
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
+        self._files_checked = False
 
     @property
     def cache_dir(self) -> Path:
@@ -64,7 +65,7 @@ class Workbench:
         from lbdsl.model.load import load_base
         from lbdsl.model.surgery import to_hybrid
 
-        assert self._checked
+        self._check_files()
         self._say_computing()
         with self.progress.stage("loading the model"):
             if is_artifact(self.source):
@@ -90,21 +91,20 @@ class Workbench:
                 f"in {self.facts.dtype}"
             )
 
-    @cached_property
-    def _checked(self) -> bool:
-        """True; LB465 when the source is an artifact of lbdsl that was edited since it was saved."""
-        if is_artifact(self.source):
+    def _check_files(self) -> None:
+        """LB465 when the source is an artifact of lbdsl that was edited since it was saved. It is looked at once."""
+        if is_artifact(self.source) and not self._files_checked:
             from lbdsl.artifact.record import read_record
             from lbdsl.artifact.restore import check_files
 
             with self.progress.stage("checking the artifact"):
                 check_files(self.source.path, read_record(self.source.path).unwrap())
-        return True
+            self._files_checked = True
 
     @cached_property
     def weights_folder(self) -> Path:
         """The folder with the base's weights as safetensors: of a GGUF file, its dequantized copy."""
-        assert self._checked
+        self._check_files()
         if self.source.gguf_file is None:
             return self.source.path
         from lbdsl.model.gguf_copy import gguf_model_folder

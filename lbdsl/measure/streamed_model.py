@@ -90,7 +90,8 @@ class _PiecewiseHead(nn.Module):
 
     def __init__(self, head: nn.Linear, files: TensorFiles, name: str):
         super().__init__()
-        assert head.bias is None, "no supported family has a bias in its head"
+        if head.bias is not None:
+            raise ValueError("the head has a bias, and its product is made without one")
         self.weight = head.weight
         self._files = files
         self._name = name

@@ -16,7 +16,7 @@ def to_hybrid(model: Any) -> Any:
     """`model` in the hybrid class of its family, every layer as it is: the same outputs, bit for bit.
 
     Parameters and buffers are shared, not copied. An `lbdsl` entry in a stock configuration means
-    nothing. LB420 for a family without a hybrid runtime.
+    nothing. LB420 for a family without a hybrid runtime, LB417 for a model that lacks what it needs.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None or type(model).__name__ != family.architecture:
@@ -53,4 +53,5 @@ def _share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
         for leaf, buffer in module._buffers.items():
             setattr(modules[name], leaf, buffer)
     left = [name for name, tensor in (*target.named_parameters(), *target.named_buffers()) if tensor.is_meta]
-    assert not left, f"without a counterpart in the base model: {left[:3]}"
+    if left:
+        raise fail("LB417", f"the model has no {left[0]}, which its hybrid runtime needs")

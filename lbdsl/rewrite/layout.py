@@ -106,7 +106,8 @@ def plan_rewrite(
 
     `drop` names the tensors to leave out, `rename` maps old names to new ones; `made` are the shapes of tensors that are
     made, in `dtype`, each in place of the one with its name, or after the last one. Reads headers only, and trusts nothing
-    in them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does.
+    in them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError when nothing
+    is left or two tensors would have one name.
     """
     dropped = drop if callable(drop) else frozenset(drop).__contains__
     names = rename or {}
@@ -119,9 +120,11 @@ def plan_rewrite(
     }
     tensors = {**tensors, **new}
     kept = [info for info in tensors.values() if not dropped(info.name)]
-    assert kept, "a rewritten checkpoint has tensors"
+    if not kept:
+        raise ValueError("nothing is left of the checkpoint")
     new_names = {names.get(info.name, info.name) for info in kept}
-    assert len(new_names) == len(kept), "two tensors cannot have one name"
+    if len(new_names) != len(kept):
+        raise ValueError("two tensors cannot have one name")
 
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
