@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, error
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error
 from lbdsl.core.digest import digest_of
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
+from lbdsl.model.source import version1_finding
 from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
@@ -107,8 +109,9 @@ def write_record(record: Record, folder: Path) -> None:
     beside.replace(folder / RECORD_FILE)
 
 
-def read_record(folder: Path) -> Diagnosed[Record]:
-    """The record of an artifact; LB466 when there is none, LB465 when it was damaged, edited or is of another format."""
+def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:
+    """The record of an artifact; LB466 when there is none, LB465 when it was damaged, edited or is of another format, LB476
+    when it is of version 1. `from_version1` makes a record's fields of those of one of version 1; LB476 is a note then."""
     path = folder / RECORD_FILE
     if not folder.exists():
         return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
@@ -117,17 +120,12 @@ def read_record(folder: Path) -> Diagnosed[Record]:
     try:
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
-        if content.get("format_version") != FORMAT_VERSION:
-            return Diagnosed(
-                None,
-                (
-                    error(
-                        "LB465",
-                        f"{path} has format version {content.get('format_version')}; "
-                        f"this lbdsl reads version {FORMAT_VERSION}",
-                    ),
-                ),
-            )
+        version = content.get("format_version")
+        if version == 1 and from_version1 is None:
+            return Diagnosed(None, (version1_finding(folder, Severity.ERROR),))
+        if version not in (1, FORMAT_VERSION):
+            said = f"{path} has format version {version}; this lbdsl reads version {FORMAT_VERSION}"
+            return Diagnosed(None, (error("LB465", said),))
         if claimed != digest_of(content):
             return Diagnosed(
                 None,
@@ -139,9 +137,12 @@ def read_record(folder: Path) -> Diagnosed[Record]:
                     ),
                 ),
             )
+        if version == 1 and from_version1 is not None:
+            record = Record.model_validate(from_version1(content))
+            return Diagnosed(record, (version1_finding(folder, Severity.NOTE),))
         return Diagnosed(Record.model_validate(content))
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)
-    except (ValueError, ValidationError, OSError) as problem:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as problem:
         first = str(problem).splitlines()[0]
         return Diagnosed(None, (error("LB465", f"{path} cannot be read: {first}"),))

@@ -20,8 +20,12 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
 
     if what.is_dir():
         from lbdsl.artifact.record import read_record
+        from lbdsl.artifact.version1 import from_version1
+        from lbdsl.cli.output import show_diagnostics
 
-        record = read_record(what).unwrap()
+        found = read_record(what, from_version1)
+        record = found.unwrap()
+        show_diagnostics(found.diagnostics)
         if as_json:
             print_json(record.model_dump(mode="json"))
             return

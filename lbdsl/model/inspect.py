@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, Severity, error, fail
 from lbdsl.core.registry import nearest
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
@@ -15,7 +15,7 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.model.source import ModelSource, is_artifact, version1_finding
 from lbdsl.parts import Slot
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.base import WORDS
@@ -41,7 +41,8 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
     """Facts of a model, exact, from headers only; every tensor is checked against the configuration.
 
     `dtype` is the one to run in; without it the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
-    the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415.
+    the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415,
+    LB476.
     """
     try:
         wanted = None if dtype is None else normal_dtype(dtype)
@@ -57,6 +58,8 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         if not problems and source.gguf_path is None:
             problems = _untied(layout, source, tensors)
     except LbdslError as problem:
+        if problem.diagnostics[0].code == "LB476":
+            return Diagnosed(None, (version1_finding(source.path, Severity.ERROR),))
         return Diagnosed(None, problem.diagnostics)
     if problems:
         return Diagnosed(None, problems)

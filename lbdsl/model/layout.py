@@ -296,15 +296,14 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
 
 
 def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
-    """The layers of the `lbdsl` entry of an artifact's config.json. LB403 for another version, LB402 for what is not
-    understood."""
+    """The layers of the `lbdsl` entry of an artifact's config.json. LB476 for version 1, LB403 for another, LB402 for
+    what is not understood."""
     version = entry.get("version") if isinstance(entry, dict) else None
     if version != LAYERS_VERSION:
-        old = " It was made by an earlier lbdsl." if version == 1 else ""
         raise fail(
-            "LB403" if isinstance(version, int) else "LB402",
+            "LB476" if version == 1 else "LB403" if isinstance(version, int) else "LB402",
             f"lbdsl.version in the configuration is {version!r}; this lbdsl reads version {LAYERS_VERSION}",
-            help=f"make the artifact again from its base model: its recipe is in lbdsl.json.{old}",
+            help="make the artifact again from its base model: its recipe is in lbdsl.json",
         )
     return checked_specs(entry.get("layers") if isinstance(entry, dict) else None, layers)
 

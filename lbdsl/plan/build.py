@@ -100,7 +100,7 @@ def build(
         heal=recipe.heal,
         eval=recipe.eval,
         findings=tuple(_finding(recipe, d) for d in kept),
-        changes=_changes(layers),
+        changes=counted_changes(layers),
         complete=complete,
         errored=errored,
         applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts),
@@ -275,7 +275,7 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
     ]
 
 
-def _changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
+def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
     """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
     counts: dict[str, Counter[tuple[bool, str]]] = {}
     for layer in layers:

@@ -384,6 +384,15 @@ ARTIFACT = (
         fixed="LBDSL_PLUGINS=the_action_put_right.py lbdsl apply x.lbr MODEL",
     ),
     Code(
+        "LB476",
+        "an artifact of version 1",
+        "What a layer is was written in another form then. Its plan and report are still shown, and transformers alone "
+        "loads it with the code in its own folder; all else needs it made again.",
+        exit_code=6,
+        example="lbdsl eval an-artifact-of-version-1",
+        fixed="lbdsl show an-artifact-of-version-1",
+    ),
+    Code(
         "LB483",
         "a plug-in cannot be loaded",
         "An action or a metric from outside is a Python file or module for this version of lbdsl; it runs when named.",
