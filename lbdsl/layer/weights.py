@@ -23,7 +23,8 @@ Positive = Annotated[int, Field(ge=1)]
 class Expr(Value):
     """Base of all expressions. `node` tells them apart in JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+    # Lists of a saved plan are tuples here.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     node: str
 
@@ -63,6 +64,8 @@ class Stat(Expr):
 class Largest(Value):
     """The `count` places where a vector is largest, in ascending order; ties go to the lower place. A place stands for
     `size` neighbouring indices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     of: AnyExpr
     count: Positive
