@@ -70,6 +70,13 @@ NO_PER_LAYER = Limit("per_layer_config", (None,), "transformers saves it, but th
 CAUSAL = Limit("use_bidirectional_attention", (None, False), "only causal attention can be changed")
 COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER)
 
+
+def ignored_windows(name: str) -> tuple[Limit, ...]:
+    """For a family whose attention has no window, though its cache has."""
+    reason = f"{name}'s attention ignores it while its cache obeys it, so prefill and decoding would differ"
+    return (Limit("sliding_window", (None,), reason), Limit("layer_types", (None, "full_attention"), reason))
+
+
 ROPE_REASON = "its frequencies change as the text grows, so cached keys of a window would not fit new queries"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, Multipliers
+from lbdsl.families.base import COMMON_LIMITS, Family, Multipliers, ignored_windows
 from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, Lacks
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
@@ -15,6 +15,7 @@ FAMILY = Family(
     attention=projections(biased=ALL, when="attention_bias"),
     mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=False,
+    limits=(*ignored_windows("Granite"), *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     multipliers=Multipliers("embedding_multiplier", "residual_multiplier", "logits_scaling"),
     gguf=Gguf(

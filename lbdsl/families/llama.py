@@ -2,11 +2,10 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.base import COMMON_LIMITS, Family, ignored_windows
 from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, StockClass, VllmLayers
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
-_WINDOW_TRAP = "Llama's attention ignores it while its cache obeys it, so prefill and decoding would differ"
 GRAPH = Graph("llama", pairs=True, frequency_table=True, biases=ALL_BIASES)
 MINISTRAL = StockClass("ministral", "MinistralForCausalLM")
 
@@ -17,11 +16,7 @@ FAMILY = Family(
     attention=projections(biased=ALL, when="attention_bias"),
     mlp=gated_mlp(biases_when="mlp_bias"),
     tied_by_default=False,
-    limits=(
-        Limit("sliding_window", (None,), _WINDOW_TRAP),
-        Limit("layer_types", (None, "full_attention"), _WINDOW_TRAP),
-        *COMMON_LIMITS,
-    ),
+    limits=(*ignored_windows("Llama"), *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     gguf=Gguf(GRAPH, read=True),
     decilm={},

@@ -90,12 +90,12 @@ def applied(place: Place, plan: dict[str, Any]) -> str:
 @pytest.mark.torch
 def test_layers_are_chosen_by_it(plan: dict[str, Any]) -> None:
     windowed = [layer["scores"]["flips(swa(window=16))"] < 0.2 for layer in plan["layers"][1:]]
-    assert [layer["attn"] == "swa" for layer in plan["layers"][1:]] == windowed
+    assert ["mixer.window" in layer["changes"] for layer in plan["layers"][1:]] == windowed
     assert 0 < sum(windowed) < 5
     # `lowest ... by sensitivity`, which `measure` makes it, and `lowest of rest by flips until` a cost.
-    left = [layer for layer in plan["layers"][1:] if layer["attn"] != "swa"]
+    left = [layer for layer in plan["layers"][1:] if "mixer.window" not in layer["changes"]]
     ranked = sorted(left, key=lambda layer: (layer["scores"]["flips(drop)"], layer["index"]))
-    dropped = {layer["index"] for layer in left if layer["attn"] == "none"}
+    dropped = {layer["index"] for layer in left if layer["after"]["mixer"] is None}
     assert dropped == {layer["index"] for layer in ranked[: len(dropped)]}
     assert [len(rule["claims"]) for rule in plan["rules"]] == [
         1,

@@ -17,8 +17,7 @@ from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
-from tests.export_cases import changed_specs
-from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, changed_specs, swa
 from tests.plan_cases import llama_facts
 
 CONFIG: dict[str, Any] = {

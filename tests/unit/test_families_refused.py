@@ -51,6 +51,11 @@ def test_families_that_nobody_looked_at() -> None:
             {"model_type": "llama", "sliding_window": 9},
             "LB404: sliding_window is set in this llama model: Llama's attention",
         ),
+        (
+            {"model_type": "granite", "sliding_window": 9},
+            "LB404: sliding_window is set in this granite model: Granite's attention",
+        ),
+        ({"model_type": "granite", "residual_multiplier": 0}, "LB402: residual_multiplier"),
         ({"model_type": "llama", "layer_types": ["sliding_attention"] * 4}, "LB404: layer_types is set"),
         ({"model_type": "mistral", "layer_types": ["full_attention"] * 4}, "LB404: layer_types is set"),
         (

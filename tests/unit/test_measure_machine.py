@@ -14,7 +14,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure import calibrate as calibration
 from lbdsl.measure.machine import Machine, machine_for
 
-FACTS = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, 0, 0, 0, 0, 0, False, "float32", (), (), 0, (), ())
+FACTS = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, False, "float32", ())
 
 
 def test_constants_are_measured_and_plausible(monkeypatch):
