@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, has_path, touch
+from lbdsl.layer.spec import LayerSpec, has_path, touch, with_paths_of
 from lbdsl.parts import Slot
 
 
@@ -80,7 +80,7 @@ class Action(BaseModel):
         spec = facts.layer_specs[layer]
         if not all(has_path(spec, path) for path in self.claims()):
             return None
-        return self.change(spec, facts.linear_maps[layer])
+        return with_paths_of(spec, self.change(spec, facts.linear_maps[layer]), self.claims()).stored(facts)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""

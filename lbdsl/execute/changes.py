@@ -7,6 +7,8 @@ from typing import Any
 from lbdsl.core.diagnostic import fail
 from lbdsl.plan.schema import Plan
 
+AGAIN = "start from the base model instead of an artifact"
+
 
 def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
     """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
@@ -21,7 +23,11 @@ def apply_changes(model: Any, plan: Plan) -> tuple[dict[str, Any], ...]:
         try:
             model.set_layer(layer.index, layer.after.to_json())
         except ValueError as problem:
-            raise fail("LB449", str(problem), help="start from the base model instead of an artifact") from None
+            raise fail(
+                "LB449",
+                str(problem),
+                help=AGAIN if "has lost" in str(problem) else (),
+            ) from None
         records += [
             {"layer": layer.index, "action": item.action.text(), "paths": list(item.paths)} for item in layer.acting
         ]

@@ -51,7 +51,7 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
 
 
 def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
-    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4, group=128)`: parts that are gone first."""
+    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4)`: parts that are gone first."""
     gone = [WORDS[slot] for slot in SUB_BLOCKS if before.part(slot) is not None and after.part(slot) is None]
     found = [f"{' and '.join(gone)} dropped"] if gone else []
     for slot in SUB_BLOCKS:

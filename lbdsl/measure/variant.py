@@ -10,6 +10,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.spec import LayerSpec
 
+AGAIN = "start from the base model instead of an artifact"
+
 
 def variant_of(model: Any, layer: int, spec: LayerSpec) -> torch.nn.Module:
     """Layer `layer` under `spec`; it shares the base's parameters. The base's own where nothing changes.
@@ -31,5 +33,5 @@ def variant_of(model: Any, layer: int, spec: LayerSpec) -> torch.nn.Module:
             raise fail(
                 "LB449",
                 f"layer {layer} cannot become this ({change}): {problem}",
-                help="start from the base model instead of an artifact",
+                help=AGAIN if "has lost" in str(problem) else (),
             ) from None

@@ -37,11 +37,12 @@ class ScoreValue(Value):
 
 class PlannedAction(Value):
     """What a rule, by its number, took of a layer with an action. Of a divisible action, `paths` names a part as a whole
-    where all of it was taken."""
+    where all of it was taken. `effective`: the layer is another one for it."""
 
     action: SerializeAsAny[Action]
     rule: int
     paths: tuple[str, ...]
+    effective: bool
 
     @field_validator("action", mode="before")
     @classmethod
@@ -80,8 +81,8 @@ class LayerPlan(Value):
 
     @property
     def acting(self) -> tuple[PlannedAction, ...]:
-        """What took part in changing it."""
-        return tuple(planned for planned in self.actions if not planned.action.keeps)
+        """What changes it."""
+        return tuple(planned for planned in self.actions if planned.effective)
 
     @property
     def marks(self) -> dict[str, Mark]:

@@ -12,12 +12,12 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
-from lbdsl.plan.paths import claimable
-from lbdsl.plan.table import Table, planned_spec
+from lbdsl.plan.paths import Paths, claimable
+from lbdsl.plan.table import Table, Take, planned_spec
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
 from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
@@ -25,11 +25,13 @@ from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
 
 @dataclass(frozen=True)
 class Taken:
-    """The paths of a layer that a rule, by its number, took with an action."""
+    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for
+    it; how a part that is gone is stored changes nothing."""
 
     action: Action
     rule: int
     paths: tuple[str, ...]
+    effective: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class LayerChoice:
     @property
     def changing(self) -> tuple[Action, ...]:
         """The actions that change the layer, each once."""
-        return tuple(dict.fromkeys(item.action for item in self.taken if not item.action.keeps))
+        return tuple(dict.fromkeys(item.action for item in self.taken if item.effective))
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,20 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
 def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
     base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
     spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
-    taken = tuple(Taken(take.action, recipe.rules[take.rule].number, paths.named(take.paths)) for take in takes)
-    owner = next((take for take in takes if not take.action.keeps), takes[0] if takes else None)
+    taken = tuple(_taken(recipe, base, spec, paths, take) for take in takes)
+    acting = [take for take, item in zip(takes, taken, strict=True) if item.effective]
+    owner = next(iter((*acting, *takes)), None)
     if owner is None:
         return LayerChoice(index, base, spec, taken, "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")
     because = recipe.rules[owner.rule].because
     return LayerChoice(index, base, spec, taken, f"{reason}; {because}" if because else reason)
+
+
+def _taken(recipe: Recipe, base: LayerSpec, spec: LayerSpec, paths: Paths, take: Take) -> Taken:
+    named = paths.named(take.paths)
+    effective = not take.action.keeps and with_paths_of(base, spec, named) != base
+    return Taken(take.action, recipe.rules[take.rule].number, named, effective)
 
 
 def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:
