@@ -39,8 +39,8 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
         if becomes is not None:
             found |= {mark.row: mark for mark in becomes.marks(was)}
         else:
-            gone = was is not None
-            found[row] = Mark(row, "-", "drop" if gone else "same", "none", f"without {WORDS[slot]}" if gone else "")
+            gone = Mark(row, "-", "drop", "none", f"without {WORDS[slot]}")
+            found[row] = Mark(row, "=", "same") if was is None else gone
     row = ROWS[Slot.WEIGHTS]
     found[row] = Mark(row, ".", "same")
     changed = _storage_changes(before, after)

@@ -22,7 +22,10 @@ def part_from(value: Any, slot: Slot) -> Part | None:
         kind = value.get("kind")
         known = {name: cls for name, cls in parts().items() if cls.slot is slot}
         if not isinstance(kind, str) or kind not in known:
-            raise ValueError(f"no part kind of a layer's {slot} is called {kind!r}; known: {', '.join(known)}")
+            raise ValueError(
+                f"no part kind of a layer's {slot} is called {kind!r}; known: {', '.join(known)}; that of a plug-in needs "
+                "the plug-in installed, or named in LBDSL_PLUGINS"
+            )
         return known[kind].model_validate(dict(value))
     if isinstance(value, Part) and value.slot is slot:
         return value

@@ -156,9 +156,13 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
 
 
 def _check_layers(layout: Layout) -> None:
-    """LB402 for weights of a module that its layer does not have, and for another size of heads than that of the rotary
-    embeddings, which are one for all layers."""
+    """LB402 for a part that nothing computes yet, for weights of a module that its layer does not have, and for another
+    size of heads than that of the rotary embeddings, which are one for all layers."""
     for index, spec in enumerate(layout.specs):
+        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
+        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
+        if unbuilt is not None:
+            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
         if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
             raise fail(
                 "LB402",
@@ -333,6 +337,10 @@ def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
 
+_PLAIN = MappingProxyType({"extra_forbidden": "there is no such field", "missing": "it is not there"})
+"""What pydantic says of a value, in other words."""
+
+
 def _spec(spec: Any, layer: int) -> LayerSpec:
     try:
         found = LayerSpec.model_validate(spec)
@@ -343,9 +351,6 @@ def _spec(spec: Any, layer: int) -> LayerSpec:
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        said = f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else first["msg"]
-    raise fail(
-        "LB402",
-        f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:200]}",
-        help="a part kind of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS",
-    )
+        said = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
+        said = f"`{where}`: {said}" if where else said
+    raise fail("LB402", f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}")

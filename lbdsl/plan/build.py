@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -29,6 +28,7 @@ from lbdsl.plan.schema import (
     RecipeRef,
     RuleReport,
     ScoreValue,
+    counted_changes,
 )
 from lbdsl.plan.select import LayerChoice, Selection, Taken
 from lbdsl.plan.shown import deciding
@@ -268,17 +268,6 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
             help="a later version runs it with `lbdsl tune`; until then try values with `--set`",
         )
     ]
-
-
-def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
-    counts: dict[str, Counter[tuple[bool, str]]] = {}
-    for layer in layers:
-        for row, mark in layer.marks.items():
-            of_row = counts.setdefault(row, Counter())
-            if mark.counted:
-                of_row[mark.style != "drop", mark.counted] += 1
-    return {words: of_row[key] for of_row in counts.values() for key in sorted(of_row) for words in key[1:]}
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

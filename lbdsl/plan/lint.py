@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.layer.facts import ModelFacts
@@ -23,12 +23,14 @@ def selection_findings(
     matches: tuple[Match, ...],
     table: Table,
     specs: Sequence[LayerSpec],
+    acting: Collection[int],
 ) -> tuple[Diagnostic, ...]:
-    """Warnings and notes on a resolved table that gives the layers `specs`, in the order of the rules."""
+    """Warnings and notes on a resolved table that gives the layers `specs`, in the order of the rules; those numbered
+    `acting` change a layer."""
     found: list[Diagnostic] = []
     sizes = dict(table.sizes)
     for index, rule in enumerate(recipe.rules):
-        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index), specs)
+        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index), specs, acting)
     free = [i for i in range(facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
@@ -45,6 +47,7 @@ def _of_rule(
     table: Table,
     size: int | None,
     specs: Sequence[LayerSpec],
+    acting: Collection[int],
 ) -> Iterator[Diagnostic]:
     got, lost, selector, span = table.got[index], table.lost[index], rule.selector, recipe.span(rule)
     if isinstance(selector, ElseSelector):
@@ -81,6 +84,13 @@ def _of_rule(
                 span,
                 help=_in_the_way(recipe, facts, index, match, table),
             )
+    if got and not all(action.keeps for action in rule.actions) and rule.number not in acting:
+        yield warning(
+            "LB310",
+            f"rule {rule.number} changes nothing: what it claims of {_layers(list(got))} is gone, or is so already",
+            span,
+            help="remove it",
+        )
 
 
 def lacking_part(recipe: Recipe, rule: Rule, facts: ModelFacts, wanted: Sequence[Wanted]) -> Diagnostic | None:

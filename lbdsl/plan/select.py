@@ -126,7 +126,8 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     )
     rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
     selection = Selection(layers, rules)
-    found = selection_findings(recipe, facts, matched.value, table, selection.specs)
+    acting = {item.rule for layer in layers for item in layer.taken if item.effective}
+    found = selection_findings(recipe, facts, matched.value, table, selection.specs, acting)
     found += tuple(_model_findings(recipe, facts, table))
     return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
 

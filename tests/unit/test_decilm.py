@@ -39,7 +39,8 @@ CONFIG: dict[str, Any] = {
 
 
 def subject(*layers: Layer, family: str = "llama", native: int | None = None, **config: Any) -> Subject:
-    facts = dataclasses.replace(llama_facts(layers=len(layers), native_window=native), family=family)
+    width = config.get("intermediate_size", CONFIG["intermediate_size"])
+    facts = dataclasses.replace(llama_facts(layers=len(layers), native_window=native, intermediate=width), family=family)
     specs = changed_specs(facts, layers)
     return subject_of({**CONFIG, "num_hidden_layers": len(layers), "model_type": family, **config}, facts, specs)
 
