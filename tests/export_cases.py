@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
-from tests.layer_changes import Layer
+from tests.layer_changes import Layer, changed_specs
 
 SIZES = {
     "vocab_size": 260,
@@ -84,10 +83,6 @@ def base_subject(family: str, layers: list[Layer], **options: Any) -> Subject:
     """A description as exporters get it; nothing is on disk."""
     config, facts = base_facts(family, **options)
     return subject_of(config, facts, changed_specs(facts, layers))
-
-
-def changed_specs(facts: Any, layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    return [layer.of(own.to_json()) for layer, own in zip(layers, facts.layer_specs, strict=True)]
 
 
 def changed_model(place: Path, family: str, changes: dict[int, Layer], **options: Any) -> Changed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.specs import layer_of
 
@@ -26,3 +28,8 @@ OWN, NONE, NO_MLP, GONE = Layer(), Layer(attention=False), Layer(mlp=False), Lay
 
 def swa(window: int, sinks: int = 0) -> Layer:
     return Layer(window, sinks)
+
+
+def changed_specs(facts: Any, layers: Sequence[Layer]) -> list[dict]:
+    """The specifications of a base model's layers, changed."""
+    return [layer.of(own.to_json()) for layer, own in zip(layers, facts.layer_specs, strict=True)]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, has_path, touch
+from lbdsl.layer.spec import LayerSpec, has_path, touch, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
 
@@ -90,7 +90,7 @@ class Action(BaseModel):
         base = facts.layer_specs[layer]
         if not all(has_path(base, path) for path in self.claims()):
             return None
-        spec = self.change(base, facts.linear_maps[layer])
+        spec = with_paths_of(base, self.change(base, facts.linear_maps[layer]), self.claims()).stored(facts)
         return LayerChange(spec, made_weights([self], base, spec, facts))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:

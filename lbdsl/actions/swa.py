@@ -33,17 +33,20 @@ class SlidingWindow(Action):
         return ("mixer.window",)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        assert isinstance(layer.mixer, Attention), "only attention has a window"
-        own = layer.mixer.window
-        # Never wider than one that the layer has by itself.
-        size = self.window if own is None else min(self.window, own.size)
-        return layer.replace(mixer=layer.mixer.replace(window=Window(size=size, sink_tokens=self.sinks)))
+        assert isinstance(layer.mixer, Attention), "what claims a window is asked of layers with attention"
+        return layer.replace(mixer=layer.mixer.replace(window=self._window(layer.mixer.window)))
+
+    def _window(self, own: Window | None) -> Window:
+        """Never wider than one that the layer has by itself, whose sinks stay where nothing else changes."""
+        if own is not None and self.window >= own.size:
+            return own.replace(sink_tokens=self.sinks) if self.sinks else own
+        return Window(size=self.window, sink_tokens=self.sinks)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
         own = mixer.window if isinstance(mixer, Attention) else None
         if own is not None and self.window >= own.size:
-            rest = " but its sinks" if self.sinks else ""
+            rest = " but its sinks" if self._window(own) != own else ""
             return (
                 warning(
                     "LB327",

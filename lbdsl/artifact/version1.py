@@ -15,9 +15,8 @@ from lbdsl.core.digest import canonical_json
 from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.build import counted_changes
 from lbdsl.plan.schema import FORMAT_VERSION as PLAN_VERSION
-from lbdsl.plan.schema import LayerPlan
+from lbdsl.plan.schema import LayerPlan, counted_changes
 from lbdsl.recipe.schema import action_from
 
 Json = dict[str, Any]

@@ -11,6 +11,8 @@ from lbdsl.plan.schema import LayerPlan, Plan
 Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
 """The new parameters of a layer of a model, by name below the layer."""
 
+AGAIN = "start from the base model instead of an artifact"
+
 
 def made_from_weights(model: Any, layer: LayerPlan) -> Mapping[str, Any]:
     """Made from the weights that the model has."""
@@ -32,7 +34,11 @@ def apply_changes(model: Any, plan: Plan, made: Made = made_from_weights) -> tup
         try:
             model.set_layer(layer.index, layer.after.to_json(), made(model, layer))
         except ValueError as problem:
-            raise fail("LB449", str(problem), help="start from the base model instead of an artifact") from None
+            raise fail(
+                "LB449",
+                str(problem),
+                help=AGAIN if "has lost" in str(problem) else (),
+            ) from None
         records += [
             {"layer": layer.index, "action": item.action.text(), "paths": list(item.paths)} for item in layer.acting
         ]

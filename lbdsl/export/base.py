@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from lbdsl.export.expresses import Expresses, refusals
 from lbdsl.layer.difference import window_size
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.model.layout import checked_specs
+from lbdsl.model.layout import checked_specs, native_layers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Subject:
     config: Mapping[str, Any]
     facts: ModelFacts
     specs: tuple[LayerSpec, ...]
+
+    @cached_property
+    def base(self) -> tuple[LayerSpec, ...]:
+        """The layers of an unchanged model of this configuration: what an engine takes them for. `facts` may be of an
+        artifact that was changed again."""
+        return native_layers(self.config)
 
     def has_attention(self, layer: int) -> bool:
         return self.specs[layer].mixer is not None
@@ -72,7 +79,7 @@ class Exporter(ABC):
     @classmethod
     def refusals(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         """Errors for what is not in `expresses`, by name."""
-        return refusals(cls.expresses, subject.specs, subject.facts.layer_specs, cls.where)
+        return refusals(cls.expresses, subject.specs, subject.base, cls.where)
 
     @classmethod
     @abstractmethod

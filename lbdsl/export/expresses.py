@@ -72,15 +72,17 @@ class Expresses:
     def kinds(self, slot: Slot) -> Mapping[str, Fields]:
         return {Slot.MIXER: self.mixer, Slot.FFN: self.ffn, Slot.WEIGHTS: self.weights}[slot]
 
-    def plain(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """The fields of each kind by place, for code that has no values of ours (see `lbdsl_layers.check_layer`)."""
-        return {slot.value: {kind: tuple(fields) for kind, fields in self.kinds(slot).items()} for slot in Slot}
-
 
 def refusals(
-    expresses: Expresses, specs: tuple[LayerSpec, ...], base: tuple[LayerSpec, ...], where: str
+    expresses: Expresses,
+    specs: tuple[LayerSpec, ...],
+    base: tuple[LayerSpec, ...],
+    where: str,
+    *,
+    empty: bool = True,
 ) -> tuple[Diagnostic, ...]:
-    """An error for each thing that some layers have and `where`, a format or its engine, cannot say."""
+    """An error for each thing that some layers have and `where`, a format or its engine, cannot say. Without `empty` the
+    caller says by itself which places may not be empty."""
     found: dict[tuple[str, str, str], list[int]] = {}
 
     def refuse(layer: int, code: str, message: str, help: str) -> None:
@@ -90,7 +92,8 @@ def refusals(
     for layer, spec in enumerate(specs):
         for slot, part, was in _parts(spec, base[layer]):
             if part is None:
-                if not {slot.value, "block"} & set(expresses.empty):
+                whole = spec.mixer is None and spec.ffn is None
+                if empty and slot.value not in expresses.empty and not (whole and "block" in expresses.empty):
                     refuse(layer, "LB505", f"{where} has a {NAMES[slot]} in every layer", ANY.help)
                 continue
             fields = expresses.kinds(slot).get(part.kind)

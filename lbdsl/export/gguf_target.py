@@ -111,7 +111,7 @@ def _refusals(
     subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...], alone: tuple[int, ...]
 ) -> list[Diagnostic]:
     specs = tuple(spec if i in windows else _unwindowed(spec) for i, spec in enumerate(subject.specs))
-    found = list(refusals(EXPRESSES, specs, subject.facts.layer_specs, "llama.cpp"))
+    found = list(refusals(EXPRESSES, specs, subject.base, "llama.cpp"))
     if not left:
         found.append(error("LB524", "no layer is left", help="keep at least one"))
     changed = sorted({*dropped, *alone})

@@ -101,7 +101,7 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
     windows = subject.windows
     found = [
-        *refusals(EXPRESSES, subject.specs, subject.facts.layer_specs, WHERE),
+        *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),
         *_half_layers(subject, left),
         *_retyped(subject, family, left, windows),
     ]

@@ -31,7 +31,7 @@ def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
 
 def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
     """Of the layers that are left, those that have a window now and had none, or the other way round."""
-    return [i for i in left if (i in set(windows)) != (window_size(subject.facts.layer_specs[i]) is not None)]
+    return [i for i in left if (i in set(windows)) != (window_size(subject.base[i]) is not None)]
 
 
 def layers_text(layers: Iterable[int]) -> str:

@@ -39,8 +39,8 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
         if becomes is not None:
             found |= {mark.row: mark for mark in becomes.marks(was)}
         else:
-            gone = was is not None
-            found[row] = Mark(row, "-", "drop" if gone else "same", "none", f"without {WORDS[slot]}" if gone else "")
+            gone = Mark(row, "-", "drop", "none", f"without {WORDS[slot]}")
+            found[row] = Mark(row, "=", "same") if was is None else gone
     row = ROWS[Slot.WEIGHTS]
     found[row] = Mark(row, ".", "same")
     changed = _storage_changes(before, after)
@@ -51,7 +51,7 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
 
 
 def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
-    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4, group=128)`: parts that are gone first."""
+    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4)`: parts that are gone first."""
     gone = [WORDS[slot] for slot in SUB_BLOCKS if before.part(slot) is not None and after.part(slot) is None]
     found = [f"{' and '.join(gone)} dropped"] if gone else []
     for slot in SUB_BLOCKS:

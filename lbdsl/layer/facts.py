@@ -112,7 +112,8 @@ class ModelFacts:
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of cache that one sequence of `ctx` tokens holds."""
-        return sum(spec.mixer.cache_bytes(self, ctx) for spec in self.layer_specs if spec.mixer is not None)
+        parts = (part for spec in self.layer_specs for part in (spec.mixer, spec.ffn) if part is not None)
+        return sum(part.cache_bytes(self, ctx) for part in parts)
 
     @property
     def kv_bytes_per_token(self) -> int:

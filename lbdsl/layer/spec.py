@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializeAsAny
@@ -22,7 +22,10 @@ def part_from(value: Any, slot: Slot) -> Part | None:
         kind = value.get("kind")
         known = {name: cls for name, cls in parts().items() if cls.slot is slot}
         if not isinstance(kind, str) or kind not in known:
-            raise ValueError(f"no part kind of a layer's {slot} is called {kind!r}; known: {', '.join(known)}")
+            raise ValueError(
+                f"no part kind of a layer's {slot} is called {kind!r}; known: {', '.join(known)}; that of a plug-in needs "
+                "the plug-in installed, or named in LBDSL_PLUGINS"
+            )
         return known[kind].model_validate(dict(value))
     if isinstance(value, Part) and value.slot is slot:
         return value
@@ -30,10 +33,9 @@ def part_from(value: Any, slot: Slot) -> Part | None:
 
 
 def _pairs(value: Any) -> tuple[tuple[str, Part], ...]:
-    items = dict(value).items() if isinstance(value, Mapping | tuple | list) else None
-    if items is None:
+    if not isinstance(value, Mapping | tuple):
         raise ValueError(f"`weights` maps modules to how they are stored, not {value!r}")
-    return tuple(sorted((str(name), _storage(item)) for name, item in items))
+    return tuple(sorted((str(name), _storage(item)) for name, item in dict(value).items()))
 
 
 def _storage(value: Any) -> Part:
@@ -63,7 +65,8 @@ class LayerSpec(Value):
     weights: Weights = ()
 
     def part(self, slot: Slot) -> Part | None:
-        return self.mixer if slot is Slot.MIXER else self.ffn
+        """The mixer or the ffn."""
+        return {Slot.MIXER: self.mixer, Slot.FFN: self.ffn}[slot]
 
     def storage(self, module: str) -> Storage | None:
         return dict(self.weights).get(module)
@@ -112,6 +115,16 @@ def leaves(spec: LayerSpec, modules: tuple[str, ...]) -> Iterator[str]:
     yield from (f"{Slot.WEIGHTS}.{module}" for module in modules)
 
 
+def folded(paths: Iterable[str], every: Iterable[str]) -> tuple[str, ...]:
+    """`paths` with the name of a part in place of all that it has, where all of `every` below it is among them; sorted."""
+    left, every = set(paths), tuple(every)
+    for slot in Slot:
+        below = {path for path in every if path.startswith(f"{slot}.")}
+        if below and below <= left:
+            left = (left - below) | {slot.value}
+    return tuple(sorted(left))
+
+
 def has_path(spec: LayerSpec, path: str) -> bool:
     """False for a field of a part that the layer does not have."""
     slot, _, rest = path.partition(".")
@@ -131,7 +144,9 @@ def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> 
     """`spec` with what `other` has at `paths`."""
     for path in paths:
         slot, _, rest = path.partition(".")
-        if slot == Slot.WEIGHTS:
+        if path == Slot.WEIGHTS:
+            spec = spec.replace(weights=other.weights)
+        elif slot == Slot.WEIGHTS:
             kept = {name: part for name, part in spec.weights if name != rest}
             stored = other.storage(rest)
             spec = spec.replace(weights={**kept, rest: stored} if stored is not None else kept)

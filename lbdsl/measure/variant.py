@@ -12,6 +12,8 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.expressions import made_of
 
+AGAIN = "start from the base model instead of an artifact"
+
 
 def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
     """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew. The base's own where
@@ -34,5 +36,5 @@ def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
             raise fail(
                 "LB449",
                 f"layer {layer} cannot become this ({said}): {problem}",
-                help="start from the base model instead of an artifact",
+                help=AGAIN if "has lost" in str(problem) else (),
             ) from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import discover
 from lbdsl.core.units import Unit
 from lbdsl.metrics.base import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric
@@ -18,10 +19,13 @@ _TAKEN = frozenset({"sensitivity", "base_nll", "kv", "flops", "params", "true", 
 
 @cache
 def metrics() -> Mapping[str, type[Metric]]:
-    """Every metric by name, found once. Raises ValueError for a plug-in whose declaration cannot be kept."""
+    """Every metric by name, found once. LB483 for a plug-in whose declaration cannot be kept."""
     found = discover(sys.modules[__name__], Metric, "lbdsl.metrics")
     for cls in found.values():
-        check_declaration(cls)
+        try:
+            check_declaration(cls)
+        except ValueError as problem:
+            raise fail("LB483", str(problem)) from problem
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import canonical_json
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
 from lbdsl.families.missing import missing
 from lbdsl.layer.facts import ModelFacts
@@ -136,7 +137,10 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = artifact_specs(config.get("lbdsl"), sizes.layers) if artifact else native_specs(family, config, sizes)
+    specs = native_specs(family, config, sizes) if not artifact else artifact_specs(config.get("lbdsl"), sizes.layers)
+    if artifact and config["lbdsl"].get("base_model_type") != base_type:
+        of = str(config["lbdsl"].get("base_model_type"))[:40]
+        raise fail("LB402", f"lbdsl.base_model_type in the configuration is {of!r}, and model_type says {base_type}")
     _check_rope(family, config)
     layout = Layout(
         family,
@@ -147,18 +151,35 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
     )
-    _check_stored(layout)
+    _check_layers(layout)
     return layout
 
 
-def _check_stored(layout: Layout) -> None:
-    """LB402 for weights of a module that its layer does not have."""
+def _check_layers(layout: Layout) -> None:
+    """LB402 for a part that nothing computes yet, for weights of a module that its layer does not have, and for another
+    size of heads than that of the rotary embeddings, which are one for all layers."""
     for index, spec in enumerate(layout.specs):
+        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
+        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
+        if unbuilt is not None:
+            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
+        if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
+            raise fail(
+                "LB402",
+                f"lbdsl.layers[{index}] in the configuration has heads of {spec.mixer.head_dim}; the model's rotary "
+                f"embeddings are made for {layout.sizes.head_dim}",
+            )
         if spec.weights and spec != (had := spec.stored(layout.facts("float32"))):
             gone = next(name for name, _ in spec.weights if had.storage(name) is None)
             raise fail(
-                "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such map"
+                "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such module"
             )
+
+
+def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
+    """The layers of an unchanged model of a configuration with the family's own `model_type`, whatever else it says."""
+    family = FAMILIES[config["model_type"]]
+    return native_specs(family, config, _sizes(family, dict(config)))
 
 
 def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
@@ -299,9 +320,9 @@ def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
     """The layers of the `lbdsl` entry of an artifact's config.json. LB476 for version 1, LB403 for another, LB402 for
     what is not understood."""
     version = entry.get("version") if isinstance(entry, dict) else None
-    if version != LAYERS_VERSION:
+    if type(version) is not int or version != LAYERS_VERSION:
         raise fail(
-            "LB476" if version == 1 else "LB403" if isinstance(version, int) else "LB402",
+            "LB476" if version == 1 and type(version) is int else "LB403" if isinstance(version, int) else "LB402",
             f"lbdsl.version in the configuration is {version!r}; this lbdsl reads version {LAYERS_VERSION}",
             help="make the artifact again from its base model: its recipe is in lbdsl.json",
         )
@@ -316,15 +337,20 @@ def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
 
+_PLAIN = MappingProxyType({"extra_forbidden": "there is no such field", "missing": "it is not there"})
+"""What pydantic says of a value, in other words."""
+
+
 def _spec(spec: Any, layer: int) -> LayerSpec:
     try:
-        return LayerSpec.model_validate(spec)
+        found = LayerSpec.model_validate(spec)
+        # What is left out, or said in another way, is not what the runtime reads.
+        if isinstance(spec, LayerSpec) or found.to_json() == spec:
+            return found
+        said = f"it is written as {canonical_json(found.to_json())}"
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        said = f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else first["msg"]
-        raise fail(
-            "LB402",
-            f"lbdsl.layers[{layer}] in the configuration is not understood: {said}",
-            help="a part kind of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS",
-        ) from None
+        said = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
+        said = f"`{where}`: {said}" if where else said
+    raise fail("LB402", f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}")

@@ -77,16 +77,17 @@ class Attention(Part):
         return 4 * self.heads * self.head_dim * (2 * n * v - v * v) // 2
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
-        was = before if isinstance(before, Attention) else None
-        windowed = was is None or self.window != was.window
-        fewer = was is not None and self.kv_heads != was.kv_heads
+        if not isinstance(before, Attention):
+            return super().marks(before)
+        if self.window != before.window:
+            attn = Mark("attn", "~", "change", "window", "windowed")
+        elif self.replace(kv_heads=before.heads) != before.replace(kv_heads=before.heads):
+            return super().marks(before)
+        else:
+            attn = Mark("attn", "=", "same")
+        other = "" if self.kv_heads == before.kv_heads else "fewer" if self.kv_heads < before.kv_heads else "more"
+        sign = str(self.kv_heads) if self.kv_heads < 10 else "+"
         return (
-            Mark("attn", "~", "change", "window", "windowed") if windowed else Mark("attn", "=", "same"),
-            Mark(
-                "kv",
-                str(self.kv_heads) if self.kv_heads < 10 else "+",
-                "change" if fewer else "same",
-                "digits: KV heads",
-                "with fewer KV heads" if fewer else "",
-            ),
+            attn,
+            Mark("kv", sign, "change" if other else "same", "digits: KV heads", f"with {other} KV heads" if other else ""),
         )

@@ -29,4 +29,7 @@ class GatedMLP(Part):
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if isinstance(before, GatedMLP) and before.width == self.width:
             return (Mark("mlp", "=", "same"),)
-        return (Mark("mlp", "<", "change", "narrower", "narrower"),)
+        if not isinstance(before, GatedMLP):
+            return super().marks(before)
+        words = "narrower" if self.width < before.width else "wider"
+        return (Mark("mlp", "<" if words == "narrower" else ">", "change", words, words),)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import leaves
+from lbdsl.layer.spec import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.check import beyond_positions, context_findings, facts_only, requirement_problems
 from lbdsl.plan.cost import ModelCost, base_cost, model_cost
@@ -29,6 +28,7 @@ from lbdsl.plan.schema import (
     RecipeRef,
     RuleReport,
     ScoreValue,
+    counted_changes,
 )
 from lbdsl.plan.select import LayerChoice, Selection, Taken
 from lbdsl.plan.shown import deciding
@@ -60,7 +60,7 @@ def build(
     asked, _ = requests_of(recipe, facts).unwrap()
     measurements = {request: measurements[request] for request in asked if request in measurements}
     joint, broken = _finite(joint)
-    loss = _loss(selection, measurements, joint)
+    loss = _loss(facts, selection, measurements, joint)
     world = World(recipe, facts, measurements=measurements, cost=after, base=before, joint=loss)
     asserts, problems = _asserts(recipe, world)
     for requirement in recipe.requires:
@@ -144,12 +144,7 @@ def _layer(
 def _planned(facts: ModelFacts, choice: LayerChoice, item: Taken) -> PlannedAction:
     """With a part's name in place of all that it has, where all was taken."""
     every = list(leaves(choice.base, facts.linear_maps[choice.index]))
-    paths = list(item.paths)
-    for slot in Slot:
-        below = [path for path in every if path.startswith(f"{slot}.")]
-        if below and set(below) <= set(paths):
-            paths = [slot.value, *(path for path in paths if path not in below)]
-    return PlannedAction(action=item.action, rule=item.rule, paths=tuple(sorted(paths)))
+    return PlannedAction(action=item.action, rule=item.rule, paths=folded(item.paths, every), effective=item.effective)
 
 
 def _score(measurement: Measurement) -> ScoreValue:
@@ -175,14 +170,15 @@ def _finite(joint: Loss | None) -> tuple[Loss | None, list[Diagnostic]]:
     ]
 
 
-def _loss(selection: Selection, measurements: Mapping[Request, Measurement], joint: Loss | None) -> Loss:
+def _loss(facts: ModelFacts, selection: Selection, measurements: Mapping[Request, Measurement], joint: Loss | None) -> Loss:
     """The joint loss with the sum of the single layers' rises under the very actions chosen, where all are known."""
     rises: list[float] = []
     for layer in selection.layers:
         if layer.changed:
             text = " + ".join(action.text() for action in layer.changing)
             score = measurements.get(Request("nll", text, layer.index))
-            if score is None or not math.isfinite(score.value):
+            alone = layer.changing[0].under(facts, layer.index) if layer.changing else None
+            if score is None or not math.isfinite(score.value) or alone != layer.change:
                 return joint or Loss()
             rises.append(score.value)
     return (joint or Loss()).model_copy(update={"sum": math.fsum(rises)})
@@ -273,17 +269,6 @@ def _search_findings(recipe: Recipe) -> list[Diagnostic]:
             help="a later version runs it with `lbdsl tune`; until then try values with `--set`",
         )
     ]
-
-
-def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
-    counts: dict[str, Counter[tuple[bool, str]]] = {}
-    for layer in layers:
-        for row, mark in layer.marks.items():
-            of_row = counts.setdefault(row, Counter())
-            if mark.counted:
-                of_row[mark.style != "drop", mark.counted] += 1
-    return {words: of_row[key] for of_row in counts.values() for key in sorted(of_row) for words in key[1:]}
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lbdsl.actions import Action
+from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
@@ -31,9 +32,10 @@ def _alike(facts: ModelFacts) -> bool:
 
 def _counts_decide(recipe: Recipe, facts: ModelFacts) -> bool:
     untils = ranked = 0
+    changing = {action for rule in recipe.rules for action in rule.actions if not action.keeps}
+    if not all(_of_mixer(action) for action in changing) or not all(touching(a, b) for a in changing for b in changing):
+        return False
     for rule in recipe.rules:
-        if any(not action.keeps and not _of_mixer(action) for action in rule.actions):
-            return False
         match rule.selector:
             case RankSelector(until=until) as selector if ranks_rest(selector):
                 ranked += 1

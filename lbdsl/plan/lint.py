@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.spec import LayerSpec, folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.claims import scores_of
+from lbdsl.plan.claims import fixed_layers, scores_of
 from lbdsl.plan.layersets import fixed_members
 from lbdsl.plan.match import Match, ranks_rest
+from lbdsl.plan.paths import Wanted
 from lbdsl.plan.table import Table
 from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import ElseSelector, LayersSelector, RankSelector, Recipe, Rule
@@ -22,12 +23,14 @@ def selection_findings(
     matches: tuple[Match, ...],
     table: Table,
     specs: Sequence[LayerSpec],
+    acting: Collection[int],
 ) -> tuple[Diagnostic, ...]:
-    """Warnings and notes on a resolved table that gives the layers `specs`, in the order of the rules."""
+    """Warnings and notes on a resolved table that gives the layers `specs`, in the order of the rules; those numbered
+    `acting` change a layer."""
     found: list[Diagnostic] = []
     sizes = dict(table.sizes)
     for index, rule in enumerate(recipe.rules):
-        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index), specs)
+        found += _of_rule(recipe, facts, rule, index, matches[index], table, sizes.get(index), specs, acting)
     free = [i for i in range(facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
@@ -44,6 +47,7 @@ def _of_rule(
     table: Table,
     size: int | None,
     specs: Sequence[LayerSpec],
+    acting: Collection[int],
 ) -> Iterator[Diagnostic]:
     got, lost, selector, span = table.got[index], table.lost[index], rule.selector, recipe.span(rule)
     if isinstance(selector, ElseSelector):
@@ -51,7 +55,9 @@ def _of_rule(
     if size == 0:
         yield note("LB313", f"rule {rule.number} takes no layer: its `until` holds without it", span)
     elif not got and not lost:
-        yield warning("LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(rule, facts))
+        yield lacking_part(recipe, rule, facts, match.wanted) or warning(
+            "LB310", f"rule {rule.number} matches no layer", span, help=_empty_help(rule, facts)
+        )
     elif isinstance(selector, RankSelector) and not ranks_rest(selector) and lost:
         yield warning(
             "LB308",
@@ -76,22 +82,45 @@ def _of_rule(
                 f"rule {rule.number} asks for {asked} of the rest, and only {len(got)} "
                 f"{'is' if len(got) == 1 else 'are'} left",
                 span,
-                help=_in_the_way(recipe, index, match, table),
+                help=_in_the_way(recipe, facts, index, match, table),
             )
+    if got and not all(action.keeps for action in rule.actions) and rule.number not in acting:
+        yield warning(
+            "LB310",
+            f"rule {rule.number} changes nothing: what it claims of {_layers(list(got))} is gone, or is so already",
+            span,
+            help="remove it",
+        )
 
 
-def _in_the_way(recipe: Recipe, index: int, match: Match, table: Table) -> tuple[str, ...]:
+def lacking_part(recipe: Recipe, rule: Rule, facts: ModelFacts, wanted: Sequence[Wanted]) -> Diagnostic | None:
+    """LB310 for a rule that names layers of which none has what its actions claim; None for another rule."""
+    layers = fixed_layers(rule, facts)
+    if not layers or any(item.paths[layer] for item in wanted for layer in layers):
+        return None
+    paths = "`, `".join(dict.fromkeys(path for item in wanted for path in item.action.claims()))
+    return warning(
+        "LB310",
+        f"rule {rule.number} changes nothing: there is no `{paths}` in {_layers(sorted(layers))}",
+        recipe.span(rule),
+        help="`lbdsl inspect` lists what the layers of an artifact have",
+    )
+
+
+def _in_the_way(recipe: Recipe, facts: ModelFacts, index: int, match: Match, table: Table) -> tuple[str, ...]:
     """Which paths of the layers that a ranking could not take are claimed, and by which rules."""
-    ways: dict[tuple[str, int], list[int]] = {}
+    ways: dict[int, tuple[set[str], list[int]]] = {}
     for layer, takes in enumerate(table.takes):
         paths, wanted = table.paths[layer], _wanted(match, layer)
         for take in takes:
             in_the_way = paths.touched_by(wanted) & take.paths if take.rule < index else 0
-            for name in paths.named(in_the_way):
-                ways.setdefault((name, take.rule), []).append(layer)
+            if in_the_way:
+                names, layers = ways.setdefault(take.rule, (set(), []))
+                names.update(folded(paths.named(in_the_way), leaves(facts.layer_specs[layer], facts.linear_maps[layer])))
+                layers.append(layer)
     return tuple(
-        f"`{name}` of {_layers(layers)} is claimed by rule {recipe.rules[rule].number}"
-        for (name, rule), layers in sorted(ways.items(), key=lambda way: way[0][1])[:5]
+        f"rule {recipe.rules[rule].number} claims `{'`, `'.join(sorted(names))}` of {_layers(layers)}"
+        for rule, (names, layers) in sorted(ways.items())
     )
 
 

@@ -128,4 +128,8 @@ def _claimed(action: Action, spec: LayerSpec, modules: tuple[str, ...], only_wei
     if action.divisible:
         return paths.set_of(leaf for leaf in leaves(spec, modules) if any(touch(leaf, root) for root in roots))
     wanted = [path for root in roots for path in ([f"{root}.{m}" for m in modules] if root == Slot.WEIGHTS else [root])]
-    return paths.set_of(wanted) if all(has_path(spec, path) for path in wanted) else 0
+    gone = {slot.value for slot in (Slot.MIXER, Slot.FFN) if spec.part(slot) is None}
+    # Of a part that the layer does not have, nothing is left to change.
+    if gone.issuperset(wanted) or not all(has_path(spec, path) for path in wanted):
+        return 0
+    return paths.set_of(wanted)

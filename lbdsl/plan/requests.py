@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.claims import known_before_measuring
 from lbdsl.plan.evaluate import scores_in
 from lbdsl.plan.layersets import ranked_sets
+from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import LayersSelector, ModulesSelector, RankSelector, Recipe, Score, WhereSelector
 
 Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
@@ -31,9 +32,14 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     wanted: dict[Request, None] = {}
     actions: dict[str, Action] = {}
 
+    lacking: list[Diagnostic] = []
+
     def ask(score: Score, layers: tuple[int, ...]) -> None:
         if score.action is not None:
             actions[score.action_text] = score.action
+            without = [layer for layer in layers if score.action.under(facts, layer) is None]
+            if without:
+                lacking.append(_not_there(recipe, score, score.action, without))
         wanted.update(dict.fromkeys(Request(score.metric, score.action_text, layer) for layer in layers))
 
     everywhere = tuple(range(facts.layers))
@@ -51,4 +57,16 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
                     ask(score, known.domain)
             case _:
                 pass
+    if lacking:
+        return Diagnosed(None, tuple(lacking))
     return Diagnosed((tuple(wanted), MappingProxyType(actions)))
+
+
+def _not_there(recipe: Recipe, score: Score, action: Action, layers: list[int]) -> Diagnostic:
+    paths = "`, `".join(action.claims())
+    return error(
+        "LB449",
+        f"`{score.text}` cannot be measured: there is no `{paths}` in {plural(len(layers), 'layer')} {ranges_text(layers)}",
+        recipe.span(score),
+        help="claim those layers by an earlier rule, or choose among the others",
+    )

@@ -6,6 +6,7 @@ A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Nothing is selected 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
@@ -38,11 +39,12 @@ class ScoreValue(Value):
 
 class PlannedAction(Value):
     """What a rule, by its number, took of a layer with an action. Of a divisible action, `paths` names a part as a whole
-    where all of it was taken."""
+    where all of it was taken. `effective`: the layer is another one for it."""
 
     action: SerializeAsAny[Action]
     rule: int
     paths: tuple[str, ...]
+    effective: bool
 
     @field_validator("action", mode="before")
     @classmethod
@@ -87,8 +89,8 @@ class LayerPlan(Value):
 
     @property
     def acting(self) -> tuple[PlannedAction, ...]:
-        """What took part in changing it."""
-        return tuple(planned for planned in self.actions if not planned.action.keeps)
+        """What changes it."""
+        return tuple(planned for planned in self.actions if planned.effective)
 
     @property
     def marks(self) -> dict[str, Mark]:
@@ -236,6 +238,17 @@ class MeasuredOn(Value):
     joint_digest: str | None = None
 
 
+def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
+    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
+    counts: dict[str, Counter[tuple[bool, str]]] = {}
+    for layer in layers:
+        for row, mark in layer.marks.items():
+            of_row = counts.setdefault(row, Counter())
+            if mark.counted:
+                of_row[mark.style != "drop", mark.counted] += 1
+    return {words: of_row[key] for of_row in counts.values() for key in sorted(of_row) for words in key[1:]}
+
+
 PREDICTED = ("speeds", "estimate", "serving")
 """Fields of a plan that are no part of its digest: they say what one machine, and engines, make of it."""
 
@@ -287,7 +300,8 @@ class Plan(Value):
     def summary(self) -> str:
         """`5 of 30 layers unchanged; 8 without attention, 16 windowed`."""
         left = len(self.layers) - len(self.changed)
-        said = ", ".join(f"{count} {words}" for words, count in self.changes.items())
+        # A dictionary that was read from a file is in another order.
+        said = ", ".join(f"{count} {words}" for words, count in counted_changes(self.layers).items())
         return f"{left} of {len(self.layers)} layers unchanged" + (f"; {said}" if said else "")
 
     @property

@@ -13,13 +13,13 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
-from lbdsl.plan.paths import claimable
-from lbdsl.plan.table import Table, planned_spec
+from lbdsl.plan.paths import Paths, claimable
+from lbdsl.plan.table import Table, Take, planned_spec
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
 from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
@@ -27,11 +27,13 @@ from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
 
 @dataclass(frozen=True)
 class Taken:
-    """The paths of a layer that a rule, by its number, took with an action."""
+    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for
+    it; how a part that is gone is stored changes nothing."""
 
     action: Action
     rule: int
     paths: tuple[str, ...]
+    effective: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class LayerChoice:
     @property
     def changing(self) -> tuple[Action, ...]:
         """The actions that change the layer, each once."""
-        return tuple(dict.fromkeys(item.action for item in self.taken if not item.action.keeps))
+        return tuple(dict.fromkeys(item.action for item in self.taken if item.effective))
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     )
     rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
     selection = Selection(layers, rules)
-    found = selection_findings(recipe, facts, matched.value, table, selection.specs)
+    acting = {item.rule for layer in layers for item in layer.taken if item.effective}
+    found = selection_findings(recipe, facts, matched.value, table, selection.specs, acting)
     found += tuple(_model_findings(recipe, facts, table))
     return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
 
@@ -151,15 +154,24 @@ def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
 def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
     base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
     spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
-    taken = tuple(Taken(take.action, recipe.rules[take.rule].number, paths.named(take.paths)) for take in takes)
-    acting = dict.fromkeys(take.action for take in takes if not take.action.keeps)
-    weights = made_weights(acting, base, spec, facts)
-    owner = next((take for take in takes if not take.action.keeps), takes[0] if takes else None)
+    taken = tuple(_taken(recipe, facts, base, spec, paths, take) for take in takes)
+    acting = [take for take, item in zip(takes, taken, strict=True) if item.effective]
+    weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, facts)
+    owner = next(iter((*acting, *takes)), None)
     if owner is None:
         return LayerChoice(index, base, spec, weights, taken, "no rule claims it")
     reason = reasons[owner.rule].get(index, "left by the rules before")
     because = recipe.rules[owner.rule].because
     return LayerChoice(index, base, spec, weights, taken, f"{reason}; {because}" if because else reason)
+
+
+def _taken(recipe: Recipe, facts: ModelFacts, base: LayerSpec, spec: LayerSpec, paths: Paths, take: Take) -> Taken:
+    named = paths.named(take.paths)
+    made = take.action.weights(base, spec, facts)
+    effective = not take.action.keeps and (
+        with_paths_of(base, spec, named) != base or any(tensor.name in made for tensor in spec.tensors(facts))
+    )
+    return Taken(take.action, recipe.rules[take.rule].number, named, effective)
 
 
 def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.check import context_findings, facts_only
-from lbdsl.plan.claims import Known, fixed_layers, known_before_measuring
+from lbdsl.plan.claims import fixed_layers, known_before_measuring
 from lbdsl.plan.cost import base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.lint import lacking_part
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
@@ -58,6 +59,8 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
                     help=f"the model has {facts.layers} layers",
                 )
             )
+        elif (lacking := lacking_part(recipe, rule, facts, known.wanted)) is not None:
+            found.append(lacking)
         elif not known.open:
             claimed = (
                 f"shadowed, {len(layers)} of {len(layers)} claimed by earlier rules"
@@ -80,7 +83,7 @@ def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
         said: dict[str, tuple[Diagnostic, int]] = {}
-        for layer in _domain(known, facts):
+        for layer in known.domain:
             for action in rule.actions:
                 for d in action.check(facts, layer):
                     first, count = said.get(d.message, (d, 0))
@@ -92,10 +95,6 @@ def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
                 Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help, d.fix)
             )
     return found
-
-
-def _domain(known: Known, facts: ModelFacts) -> tuple[int, ...]:
-    return tuple(layer for layer in known.domain if layer < facts.layers)
 
 
 def _asserts(recipe: Recipe, world: World, *, costs: bool) -> list[Diagnostic]:

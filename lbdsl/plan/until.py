@@ -155,8 +155,13 @@ class _Reader:
         model = self._cost(table)
         parts: dict[int | None, list[int]] = {}
         for layer in range(self.facts.layers):
-            # What binds is the attention, of which most costs are.
-            take = table.owner(layer, table.paths[layer].bit(Slot.MIXER))
+            # Of another rule where one took something, and of the attention, of which most costs are.
+            mixer = table.paths[layer].bit(Slot.MIXER)
+            takes = sorted(
+                table.takes[layer],
+                key=lambda take: (take.rule == own, not table.paths[layer].touched_by(take.paths) & mixer),
+            )
+            take = next(iter(takes), None)
             parts.setdefault(take.rule if take else None, []).append(_layer_cost(cost, model.layers[layer]))
         total = sum(cost for costs in parts.values() for cost in costs)
         if not total:

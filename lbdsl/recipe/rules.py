@@ -132,9 +132,8 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
             )
             continue
         mixer = (Slot.MIXER.value,)
-        if any(action.keeps and Slot.FFN in of_action for action, of_action in roots.items()) and _inside(
-            ranges, _taken(mixer, claimed)
-        ):
+        whole = any(action.keeps and {Slot.MIXER, Slot.FFN} <= set(of_action) for action, of_action in roots.items())
+        if whole and _inside(ranges, _taken(mixer, claimed)):
             by = [owner for owner, theirs, paths in owners if _touch(paths, mixer) and _overlap(theirs, ranges)]
             yield _kept_late(rule, by, span_of)
         if rule.selector.where is None:

@@ -120,12 +120,13 @@ def _compose(
             fix=None if others else replace(whole, keep.text()),
         )
         return False
-    one, other = (first.text(), second.text()) if first.kind == second.kind else (first.kind, second.kind)
+    keeps = first.keeps or second.keeps
+    one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
     scope.error(
         "LB203",
-        f"`{one}` and `{other}` both change the {path} of a layer",
+        f"`{one}` and `{other}` both {'claim' if keeps else 'change'} the {path} of a layer",
         second_node.span,
-        labels=(Label(first_node.span, "changes it first"),),
+        labels=(Label(first_node.span, "claims it first" if keeps else "changes it first"),),
         help="use one of them",
     )
     return False

@@ -51,7 +51,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             _write(console, line)
         if lines:
             _write(console, Text())
-    for line in [*_closing(plan), *_serving_lines(plan, width)]:
+    for line in [*_closing(plan, width), *_serving_lines(plan, width)]:
         _write(console, line)
 
 
@@ -259,11 +259,9 @@ def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
             yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
 
 
-def _closing(plan: Plan) -> Iterator[Text]:
-    line = Text("Plan: ", style="bold").append(plan.summary).append(".")
-    if not plan.changed:
-        line.append(" The model stays as it is.")
-    yield line
+def _closing(plan: Plan, width: int) -> Iterator[Text]:
+    stays = "" if plan.changed else " The model stays as it is."
+    yield from _wrapped(f"Plan: {printable(plan.summary)}.{stays}", width, 6, "bold")
     changed = len(plan.changed)
     lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
     if changed and lacks:

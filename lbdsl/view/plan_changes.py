@@ -90,7 +90,7 @@ def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
 
 def _why(layer: LayerPlan, scales: dict[str, Scale | None], width: int, indent: int, ascii_: bool) -> Iterator[Text]:
     rules = sorted({planned.rule for planned in layer.acting})
-    number = f"rule {', '.join(map(str, rules))}: " if rules else ""
+    number = f"rule{'' if len(rules) == 1 else 's'} {', '.join(map(str, rules))}: " if rules else ""
     key = next((key for key in layer.scores if layer.reason.startswith(f"{key} ")), None)
     scale = scales.get(key) if key is not None else None
     bar = ""

@@ -95,6 +95,7 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "qwen2, windows": ("qwen2", "granite_swa", {2: swa(7)}, {"tie_word_embeddings": True}),
     "qwen3, blocks dropped": ("qwen3", "qwen3", {1: GONE}, {"head_dim": 24}),
     "smollm3 as it is": ("smollm3", "smollm3", {}, {}),
+    "smollm3 with rotary embeddings in all layers": ("smollm3", "granite_swa", {}, {"no_rope_layers": [1] * 4}),
     "smollm3, blocks dropped": ("smollm3", "granite_swa", {1: GONE}, {}),
     "smollm3, windows": ("smollm3", "granite_swa", {0: swa(9), 3: swa(9)}, {"no_rope_layer_interval": 2}),
     "phi3 as it is": ("phi3", "phi3", {}, {"sliding_window": None}),

@@ -17,8 +17,7 @@ from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
-from tests.export_cases import changed_specs
-from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, changed_specs, swa
 from tests.plan_cases import llama_facts
 
 CONFIG: dict[str, Any] = {
@@ -40,7 +39,8 @@ CONFIG: dict[str, Any] = {
 
 
 def subject(*layers: Layer, family: str = "llama", native: int | None = None, **config: Any) -> Subject:
-    facts = dataclasses.replace(llama_facts(layers=len(layers), native_window=native), family=family)
+    width = config.get("intermediate_size", CONFIG["intermediate_size"])
+    facts = dataclasses.replace(llama_facts(layers=len(layers), native_window=native, intermediate=width), family=family)
     specs = changed_specs(facts, layers)
     return subject_of({**CONFIG, "num_hidden_layers": len(layers), "model_type": family, **config}, facts, specs)
 

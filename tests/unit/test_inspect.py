@@ -199,7 +199,11 @@ def test_a_tensor_that_no_part_has_is_refused(tmp_path):
     tensors["model.layers.1.self_attn.feature_map.weight"] = torch.ones(5, 7)
     save_file(tensors, path, metadata={"format": "pt"})
     specs = [spec.to_json() for spec in inspect_model_of(tmp_path)]
-    edit_json(tmp_path / "config.json", model_type="lbdsl_llama", lbdsl={"version": 2, "layers": specs})
+    edit_json(
+        tmp_path / "config.json",
+        model_type="lbdsl_llama",
+        lbdsl={"version": 2, "base_model_type": "llama", "layers": specs},
+    )
     found = inspect_model(resolve_source(str(tmp_path)))
     assert [d.code for d in found.diagnostics] == ["LB409"]
     assert "feature_map" in found.diagnostics[0].message

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from lbdsl.export.vllm_cache import CacheLayout, Serving, cache_layout, layout_of_layers
 from lbdsl.layer.spec import LayerSpec
-from tests.export_cases import changed_specs
-from tests.layer_changes import GONE, NONE, OWN, swa
+from tests.layer_changes import GONE, NONE, OWN, changed_specs, swa
 from tests.plan_cases import llama_facts
 
 SMOLLM2_LAYER = 768  # bytes a token: 2 x 3 heads x 64 x 2

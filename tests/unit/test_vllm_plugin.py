@@ -14,6 +14,7 @@ import pytest
 import lbdsl.vllm as plugin
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.parts import Slot
 from tests.specs import attention_layer, layer_of
 
 FOLDER = Path(plugin.__file__).parent
@@ -68,7 +69,8 @@ def test_vllm_finds_it() -> None:
 
 
 def test_it_serves_what_its_families_say() -> None:
-    assert VllmPlugin.expresses.plain() == plugin.KNOWN
+    said = {slot.value: {kind: tuple(of) for kind, of in VllmPlugin.expresses.kinds(slot).items()} for slot in Slot}
+    assert said == plugin.KNOWN
     for family, name in plugin.served().items():
         assert name == f"Lbdsl{FAMILIES[family].architecture}"
         path = ROOT / f"{plugin.layers_of(family).module.replace('.', '/')}.py"

@@ -24,14 +24,14 @@ CODES = (
     Code(
         "LB203",
         "actions conflict",
-        "Two actions of one rule may not change the same part of a layer.",
+        "Two actions of one rule may not claim the same part of a layer.",
         "layers 3 drop + swa(window=64)",
         fixed="layers 3 drop(mlp) + swa(window=64)",
     ),
     Code(
         "LB204",
         "`keep` combined",
-        "`keep` leaves the whole layer alone, so nothing can stand beside it.",
+        "`keep` without an argument leaves the whole layer alone, so nothing can stand beside it.",
         "layers 3 keep + drop",
         fixed="layers 3 drop",
     ),

@@ -80,8 +80,8 @@ _RULES = (
     ),
     Code(
         "LB310",
-        "a rule matches no layer",
-        "A rule that matches nothing is allowed, because scores decide it, but it is seldom what was meant.",
+        "a rule matches no layer, or changes none",
+        "A rule without any effect is allowed, because scores and the model decide it, but it is seldom what was meant.",
         "where sensitivity < 0 drop",
         fixed="where sensitivity < 0.1 drop",
     ),
@@ -124,8 +124,8 @@ _RULES = (
     Code(
         "LB316",
         "two actions on one part of a layer",
-        "Actions joined by `+` must act on different parts; `keep` combines with nothing. In text LB203 and LB204 say so "
-        "first.",
+        "Actions joined by `+` must claim different parts; a whole `keep` combines with nothing. In text LB203 and LB204 "
+        "say so first.",
         "layers 3 keep + drop",
         fixed="layers 3 drop",
     ),
