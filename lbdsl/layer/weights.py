@@ -7,7 +7,7 @@ is part of a plan's digest.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
@@ -50,15 +50,21 @@ class Ref(Expr):
 
 
 class Stat(Expr):
-    """What calibration gave for the layer, by the statistic's name."""
+    """What calibration on the base gave for the layer: a statistic (see `lbdsl.statistics`) with its arguments, and the
+    shape that it has."""
 
     node: Literal["stat"] = "stat"
-    name: str
+    kind: str
+    args: tuple[tuple[str, int | str], ...] = ()
+    dims: Shape
+
+    @property
+    def text(self) -> str:
+        """`kv_rotations(n=1)`: under what it is kept."""
+        return self.kind + (f"({', '.join(f'{name}={value}' for name, value in self.args)})" if self.args else "")
 
     def shape(self, old: Shapes) -> Shape:
-        if self.name not in old:
-            raise ValueError(f"no statistic is called {self.name}")
-        return old[self.name]
+        return self.dims
 
 
 class Largest(Value):
@@ -181,6 +187,28 @@ class MatMul(Expr):
         return (self.a, self.b)
 
 
+class Factor(Expr):
+    """One of two matrices whose product is closest to `x` [n, m] in rank `rank`: `first` [n, rank] or `second` [rank, m].
+
+    Each has the square roots of the singular values; the largest number of a column of `first` is positive.
+    Source: Eckart and Young, The approximation of one matrix by another of lower rank (1936).
+    """
+
+    node: Literal["factor"] = "factor"
+    x: AnyExpr
+    rank: Positive
+    which: Literal["first", "second"]
+
+    def shape(self, old: Shapes) -> Shape:
+        n, m = self.x.shape(old)
+        if self.rank > min(n, m):
+            raise ValueError(f"[{n}, {m}] has no rank of {self.rank}")
+        return (n, self.rank) if self.which == "first" else (self.rank, m)
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x,)
+
+
 class Init(Expr):
     """Numbers of a normal distribution with this standard deviation, from a seed; 0 gives zeros."""
 
@@ -194,7 +222,7 @@ class Init(Expr):
 
 
 AnyExpr = Annotated[
-    Ref | Stat | Take | Mean | Concat | Slice | MatMul | Init,
+    Ref | Stat | Take | Mean | Concat | Slice | MatMul | Factor | Init,
     Field(discriminator="node"),
 ]
 
@@ -222,9 +250,9 @@ def names_in(expr: AnyExpr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Ref)))
 
 
-def stats_in(expr: AnyExpr) -> tuple[str, ...]:
-    """The statistics that it is made from."""
-    return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Stat)))
+def stats_in(exprs: Iterable[AnyExpr]) -> tuple[Stat, ...]:
+    """The statistics that they are made from, each once."""
+    return tuple(dict.fromkeys(part for expr in exprs for part in walk(expr) if isinstance(part, Stat)))
 
 
 def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:

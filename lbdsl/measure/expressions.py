@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbdsl.layer.weights import AnyExpr, Concat, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Take
+from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Take
 
 Tensors = Callable[[str], Tensor]
 """A parameter of the layer as it was, by name below the layer."""
@@ -50,7 +50,7 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
         case Ref():
             return tensors(expr.name).detach().to("cpu", torch.float64)
         case Stat():
-            return stats[expr.name].to("cpu", torch.float64)
+            return stats[expr.text].to("cpu", torch.float64)
         case Take():
             indices = expr.indices
             places = _largest(indices, of(indices.of)) if isinstance(indices, Largest) else torch.tensor(indices)
@@ -66,6 +66,8 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
             return of(expr.x).narrow(expr.axis, expr.start, expr.stop - expr.start)
         case MatMul():
             return _product(of(expr.a), of(expr.b))
+        case Factor():
+            return _factor(of(expr.x), expr.rank)[expr.which == "second"]
         case Init():
             generator = torch.Generator().manual_seed(expr.seed)
             return torch.randn(expr.dims, generator=generator, dtype=torch.float64) * expr.std
@@ -74,6 +76,15 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
 def _largest(places: Largest, values: Tensor) -> Tensor:
     order = torch.argsort(values, descending=True, stable=True)[: places.count].sort().values
     return (order.unsqueeze(1) * places.size + torch.arange(places.size)).flatten()
+
+
+def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """See `Factor`."""
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    left, right = left[:, :rank], right[:rank]
+    signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
+    roots = values[:rank].sqrt()
+    return left * signs * roots, (signs * roots).T * right
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

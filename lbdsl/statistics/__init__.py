@@ -1,0 +1,33 @@
+"""Statistics, what calibration tells of a layer before its new weights are made: one file each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+
+from pydantic import ValidationError
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.registry import discover
+from lbdsl.layer.weights import Stat
+from lbdsl.statistics.base import Statistic
+
+__all__ = ["Statistic", "statistic_of", "statistics"]
+
+
+@cache
+def statistics() -> Mapping[str, type[Statistic]]:
+    """Every statistic by name, found once."""
+    return discover(sys.modules[__name__], Statistic, "lbdsl.statistics")
+
+
+def statistic_of(named: Stat) -> Statistic:
+    """The statistic that an expression names. LB483 for one that is not known."""
+    found = statistics().get(named.kind)
+    if found is None:
+        raise fail("LB483", f"no statistic is called {named.kind!r}", help=f"known: {', '.join(statistics())}")
+    try:
+        return found(**dict(named.args))
+    except ValidationError as problem:
+        raise fail("LB483", f"{named.text} is not a statistic: {problem.errors()[0]['msg']}") from None
