@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,3 +115,19 @@ def naive_influence(model: LlamaForCausalLM, ids_SN: Tensor, index: int, whole: 
     for hook in hooks:
         hook.remove()
     return 1 - torch.cosine_similarity(seen["before"].double(), seen["after"].double(), dim=-1)
+
+
+@contextmanager
+def counting_layers(hybrid: Any) -> Iterator[list[int]]:
+    """Within, the number of each layer that a hybrid model runs, in order."""
+    run, ran = hybrid.model.run_layer, []
+
+    def counted(layer, index, *rest):
+        ran.append(index)
+        return run(layer, index, *rest)
+
+    hybrid.model.run_layer = counted
+    try:
+        yield ran
+    finally:
+        del hybrid.model.run_layer

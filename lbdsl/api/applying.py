@@ -155,7 +155,6 @@ def apply_plan(
     inputs = RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
-        device=bench.device,
         base=lambda: bench.base,
         judged_base=lambda: bench.judged_base,
         changed=bench.fresh_copy,

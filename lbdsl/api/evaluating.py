@@ -59,9 +59,8 @@ def evaluate_artifact(
     the base is not the one it was made from.
     """
     from lbdsl.api.texts import data_folder, eval_blocks
-    from lbdsl.artifact.restore import check_files, load_artifact, stream_artifact
+    from lbdsl.artifact.restore import artifact_beside, check_files
     from lbdsl.evaluate.quality import evaluation_json, judge_on
-    from lbdsl.measure.streamed_model import StreamedModel
 
     folder = Path(artifact)
     record = read_record(folder).unwrap()
@@ -83,13 +82,8 @@ def evaluate_artifact(
     asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
     wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
-    base, compute = bench.judged_base, bench.computed.dtype
-    if isinstance(base, StreamedModel):
-        changed: Any = stream_artifact(folder, plan, device=bench.device, dtype=bench.facts.dtype, compute=compute)
-    else:
-        import torch
-
-        changed = load_artifact(folder, plan, device=bench.device, dtype=getattr(torch, bench.facts.dtype), compute=compute)
+    base = bench.judged_base
+    changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
     recipe = planned_recipe(plan)
     found += judging_findings(recipe, wanted, bench.facts)

@@ -240,16 +240,15 @@ def _scores(
     recipe: Recipe, bench: Workbench, requests: tuple[Request, ...], actions: Mapping[str, Action]
 ) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
     from lbdsl.api.texts import data_folder, score_blocks
-    from lbdsl.measure.engine import measure_requests
     from lbdsl.measure.pace import Timed
+    from lbdsl.measure.scores import measure_requests
     from lbdsl.measure.store import open_store
-    from lbdsl.measure.work import key_of
 
     wanted = recipe.measure
     blocks = score_blocks(wanted, bench, data_folder(recipe.path))
     fingerprint = fingerprint_of(bench, blocks.digest)
     with open_store(bench.cache_dir) as store:
-        missing = [r for r in requests if len(store.get(fingerprint, key_of(r))) < blocks.sequences]
+        missing = [r for r in requests if len(store.get(fingerprint, r)) < blocks.sequences]
     say_measuring(bench, missing, blocks.tokens)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
         scores = measure_requests(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.api.options import RunOptions
 from lbdsl.core.diagnostic import Diagnostic, fail
@@ -15,6 +15,9 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
+
+if TYPE_CHECKING:
+    from lbdsl.measure.layer_source import LayerSource
 
 
 class Workbench:
@@ -113,17 +116,22 @@ class Workbench:
             return gguf_model_folder(self.source, self.facts, self.cache_dir)
 
     @cached_property
-    def measured_base(self) -> Any:
-        """What to measure: the base model, or one that stays on disk where that was asked for or it does not fit."""
-        return self._from_disk if self._too_large(1) else self.base
+    def measured_base(self) -> LayerSource:
+        """What to measure: the base model, which stays on disk where that was asked for or it does not fit."""
+        return self._source(1)
 
     @cached_property
-    def judged_base(self) -> Any:
+    def judged_base(self) -> LayerSource:
         """What to judge an artifact against: as `measured_base`, where the artifact must fit beside it."""
-        return self._from_disk if self._too_large(2) else self.base
+        return self._source(2)
+
+    def _source(self, models: int) -> LayerSource:
+        from lbdsl.measure.layer_source import LoadedModel
+
+        return self._from_disk if self._too_large(models) else LoadedModel(self.base)
 
     @cached_property
-    def _from_disk(self) -> Any:
+    def _from_disk(self) -> LayerSource:
         from lbdsl.measure.streamed_model import StreamedModel
 
         self._say_computing()

@@ -9,6 +9,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.families import ARTIFACT_PREFIX
+from lbdsl.measure.layer_source import LayerSource, LoadedModel
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.inspect import inspect_model
@@ -54,14 +55,18 @@ def load_artifact(
     return (model if compute is None else cast_weights(model, compute)).to(device).eval()
 
 
-def stream_artifact(
-    folder: Path, plan: Plan | None = None, *, device: Any, dtype: str | None = None, compute: str | None = None
-) -> StreamedModel:
-    """The saved model with its weights left on disk; `compute` as in `load_artifact`. `dtype` as in `inspect_model`; LB40x
-    when the files do not fit together, LB465 when it is not what `plan` says."""
+def artifact_beside(
+    base: LayerSource, folder: Path, plan: Plan, *, dtype: str | None = None, compute: str | None = None
+) -> LayerSource:
+    """The saved model to judge against `base`: where that is in memory, so is this one; else its weights stay on disk, too.
+
+    `dtype` of its weights, None for that of its files, and `compute` as in `load_artifact`. Raises LbdslError LB40x when
+    the files do not fit together, LB465 when it is not what `plan` says."""
+    if base.in_memory:
+        return LoadedModel(load_artifact(folder, plan, device=base.device, dtype=dtype or "auto", compute=compute))
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
-    model = StreamedModel(folder, facts, device, compute)
-    if plan is not None and not _as_planned(model.hybrid, plan):
+    model = StreamedModel(folder, facts, base.device, compute)
+    if not _as_planned(model.hybrid, plan):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model
 

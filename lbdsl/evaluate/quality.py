@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lbdsl.core.arithmetic import exponential
 from lbdsl.core.measurement import Measurement, clustered_mean
-from lbdsl.core.progress import Progress, Report
+from lbdsl.core.progress import Progress
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.measure.predictions import Predictions
+from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.predictions import Changed, compare
 from lbdsl.measure.store import Sum
-from lbdsl.measure.streamed_model import StreamedModel
-from lbdsl.measure.streaming import Flow, push
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
 
@@ -124,69 +120,48 @@ def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurem
     return replace(parts[0], value=value, stderr=stderr, unit=metric.unit)
 
 
-@torch.inference_mode()
-def judge(base: Any, artifact: Any, ids_SN: Tensor, *, data: str, digest: str, progress: Report, batch: int = 1) -> Quality:
-    """Compare two hybrid causal language models, or two StreamedModels, on S sequences of N tokens; every token but the
-    first of each is predicted. Logits are made in chunks, log-probabilities in fp32, sums in fp64.
+def judge_on(
+    base: LayerSource, artifact: LayerSource, texts: Sequence[TokenBlocks], title: str, progress: Progress, batch: int = 1
+) -> tuple[Quality, ...]:
+    """Compare two models on one text after the other, each a stage of its own; every token but the first of each sequence
+    is predicted. Micro-batches of `batch` sequences go through each model together, as many as their streams fit in memory.
     """
+    found = []
+    for blocks in texts:
+        with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report:
+            found.append(_judged(base, artifact, blocks, Meter(report, base), batch))
+    return tuple(found)
+
+
+def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter: Meter, batch: int) -> Quality:
     base_nll: list[Sum] = []
     compared = comparisons()
     found: dict[str, list[Sum]] = {metric.kind: [] for metric in compared}
-    device = base.device
-    batches = [ids_SN[start : start + batch].to(device) for start in range(0, ids_SN.shape[0], batch)]
-    states = zip(batches, _last_hidden(base, batches), _last_hidden(artifact, batches), strict=True)
-    done = 0
-    with _predictor(base) as before, _predictor(artifact) as after:
-        for ids_BN, base_BND, artifact_BND in states:
-            predictions = Predictions(before, base_BND, ids_BN)
-            base_nll += predictions.losses()
-            for kind, sums in predictions.compare(artifact_BND, compared, after).items():
-                found[kind] += sums
-            done += len(ids_BN)
-            progress(done, ids_SN.shape[0])
+    meter.expect(2 * meter.run(blocks.sequences))
+    room = 0.0 if base.in_memory and artifact.in_memory else room_for_streams(base, artifact)
+    for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
+        before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))
+        where = f"sequence {len(base_nll) + 1} of {blocks.sequences}"
+        push(base, before, meter.layers_of(before, f"{where}, base"))
+        push(artifact, after, meter.layers_of(after, where))
+        with base.head() as head, artifact.head() as other:
+            for flow, its in zip(before, after, strict=True):
+                losses, (sums,) = compare(head, flow.base_BND, flow.ids_BN, [Changed(its.base_BND, compared, other)])
+                base_nll += losses
+                for kind, values in sums.items():
+                    found[kind] += values
+                meter.add(2 * meter.heads(len(flow.ids_BN)), where)
     rises = found[NextTokenLoss.kind]
     nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
     means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}
     return Quality(
-        data=data,
-        digest=digest,
+        data=blocks.data,
+        digest=blocks.digest,
         base_nll=_mean(base_nll, Unit.NATS),
         nll=_mean(nll, Unit.NATS),
         rise=means[NextTokenLoss.kind],
         scores=MappingProxyType({name: score_of(metric, means) for name, metric in metrics_of(Of.FINISHED).items()}),
     )
-
-
-def judge_on(
-    base: Any, artifact: Any, texts: Sequence[TokenBlocks], title: str, progress: Progress, batch: int = 1
-) -> tuple[Quality, ...]:
-    """`judge` on one text after the other, each a stage of its own."""
-    found = []
-    for blocks in texts:
-        with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report:
-            found.append(
-                judge(base, artifact, blocks.ids, data=blocks.data, digest=blocks.digest, progress=report, batch=batch)
-            )
-    return tuple(found)
-
-
-def _last_hidden(model: Any, batches: Sequence[Tensor]) -> Iterable[Tensor]:
-    """The residual streams after the last layer, before the final norm, [B, N, D], one after the other; of a model on
-    disk all at once."""
-    if isinstance(model, StreamedModel):
-        flows = [Flow(ids_BN) for ids_BN in batches]
-        push(model, flows)
-        return [flow.last_BND for flow in flows]
-    return (_forward(model, ids_BN) for ids_BN in batches)
-
-
-def _forward(model: Any, ids_BN: Tensor) -> Tensor:
-    embedded_BND = model.model.embed(ids_BN)
-    return model.model.run_layers(embedded_BND, model.model.prepare(embedded_BND))
-
-
-def _predictor(model: Any) -> AbstractContextManager[Any]:
-    return model.head() if isinstance(model, StreamedModel) else nullcontext(model)
 
 
 def _mean(sums: list[Sum], unit: Unit) -> Measurement:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
-from lbdsl.artifact.restore import load_artifact, stream_artifact
+from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
@@ -25,7 +25,7 @@ from lbdsl.execute.changes import apply_changes
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.measure.layer_source import LayerSource, LoadedModel
 from lbdsl.plan.schema import AssertResult, Plan
 
 Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
@@ -37,7 +37,7 @@ class RunInputs:
     """What a run needs beside its plan.
 
     base:        gives the base model in the hybrid runtime
-    judged_base: gives it, or a StreamedModel, to judge the result against; the result then stays on disk, too
+    judged_base: gives it to judge the result against, which is loaded or stays on disk as the base does
     changed:     gives a model of its own to change
     weights:     gives the folder of the base's safetensors
     heal_blocks:  None when there is nothing to heal
@@ -47,9 +47,8 @@ class RunInputs:
 
     facts: ModelFacts
     tokenizer: Any
-    device: Any
     base: Callable[[], Any]
-    judged_base: Callable[[], Any]
+    judged_base: Callable[[], LayerSource]
     changed: Callable[[], Any]
     weights: Callable[[], Path]
     heal_blocks: TokenBlocks | None
@@ -205,8 +204,7 @@ def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) 
     if not inputs.eval_blocks:
         return ()
     base = inputs.judged_base()
-    load = stream_artifact if isinstance(base, StreamedModel) else load_artifact
-    artifact = load(work.artifact, plan, device=inputs.device, compute=inputs.compute)
+    artifact = artifact_beside(base, work.artifact, plan, compute=inputs.compute)
     return judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
 
 
@@ -218,7 +216,8 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
     known = work.unhealed()
     if [source.get("data_digest") for source in known] == texts:
         return known
-    judged = judge_on(inputs.base(), model, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
+    base, changed = LoadedModel(inputs.base()), LoadedModel(model)
+    judged = judge_on(base, changed, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
     found = [quality.to_json() for quality in judged]
     work.keep_unhealed(found)
     return found

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, cast
 
-import torch
-from torch import Tensor
-
-from lbdsl.core.measurement import Measurement, clustered_mean
+from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Report
-from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.weights import LayerChange
-from lbdsl.measure.meter import Meter
-from lbdsl.measure.predictions import Predictions
-from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
-from lbdsl.measure.streamed_model import StreamedModel
-from lbdsl.measure.streaming_scores import joint_from_disk
-from lbdsl.measure.variant import variant_of
-from lbdsl.metrics import LogitsMetric, Of, metrics_of
-
-_BASE = Key("base_nll", "", MODEL_LAYER)
+from lbdsl.measure.flow import Changes
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.runs import BASE_NLL, Run, measure_runs
+from lbdsl.measure.store import MODEL_LAYER, Store
+from lbdsl.metrics import Of, metrics_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +26,8 @@ class JointLoss:
 
 
 def measure_joint(
-    model: Callable[[], Any],
-    changes: Mapping[int, LayerChange],
+    model: Callable[[], LayerSource],
+    changes: Changes,
     blocks: TokenBlocks,
     store: Store,
     fingerprint: str,
@@ -46,69 +36,12 @@ def measure_joint(
     progress: Report | None = None,
     batch: int = 1,
 ) -> JointLoss:
-    """Measure the model with the layers of `changes` under their specifications, on JOINT text.
+    """Measure the model with all of `changes`, possibly none, on JOINT text; measured, stored and resumed as
+    `measure_runs` says, under `selection_digest`, which must identify `changes`.
 
-    model: gives the hybrid base model, which is not changed, or a StreamedModel, which is measured from disk; called
-    only when something is missing. changes: possibly empty. The stretch before the first
-    changed layer runs once for both. Kept in the store under `selection_digest`, which must identify `changes`; sums are
-    stored after each micro-batch.
+    model: gives the base, which is not changed.
     """
-    joint = tuple(cast(type[LogitsMetric], metric) for metric in metrics_of(Of.CHANGED).values())
-    keys = {metric.kind: Key(metric.kind, f"joint {selection_digest}", MODEL_LAYER) for metric in joint}
-    known = {key: dict(store.get(fingerprint, key)) for key in (*keys.values(), _BASE)}
-    work = [range(start, min(start + batch, blocks.sequences)) for start in range(0, blocks.sequences, batch)]
-    work = [rows for rows in work if not all(row in sums for sums in known.values() for row in rows)]
-    if work:
-        base = model()
-        measured = joint_from_disk if isinstance(base, StreamedModel) else _measured
-        for rows, sums in measured(base, changes, blocks, work, joint, progress):
-            found = [
-                (_BASE if kind == _BASE.metric else keys[kind], row, value)
-                for kind, values in sums.items()
-                for row, value in zip(rows, values, strict=True)
-            ]
-            store.put(fingerprint, found)
-            for key, row, value in found:
-                known[key][row] = value
-
-    means = {metric.kind: _mean(known[keys[metric.kind]], blocks.sequences, metric.unit) for metric in joint}
-    return JointLoss(MappingProxyType(means), _mean(known[_BASE], blocks.sequences, Unit.NATS))
-
-
-def _measured(
-    model: Any,
-    changes: Mapping[int, LayerChange],
-    blocks: TokenBlocks,
-    work: Sequence[range],
-    joint: Sequence[type[LogitsMetric]],
-    progress: Report | None,
-) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
-    """Sums a sequence by metric, the base's loss among them, of one micro-batch after the other."""
-    first = min(changes, default=len(model.model.layers))
-    meter = Meter(progress, model)
-    for rows in work:
-        meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
-    variants = {layer: variant_of(model, layer, change) for layer, change in sorted(changes.items())}
-    for rows in work:
-        ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
-        sums = _compare(model, ids_BN, first, variants, joint)
-        yield rows, sums
-        meter.add(meter.run(len(rows)) + meter.run(len(rows), first), f"sequence {rows.stop} of {blocks.sequences}")
-
-
-@torch.inference_mode()
-def _compare(
-    model: Any, ids_BN: Tensor, first: int, variants: Mapping[int, torch.nn.Module], joint: Sequence[type[LogitsMetric]]
-) -> dict[str, list[Sum]]:
-    layers = model.model
-    embedded_BND = layers.embed(ids_BN)
-    inputs = layers.prepare(embedded_BND)
-    shared_BND = layers.run_layers(embedded_BND, inputs, stop=first)
-    base = Predictions(model, layers.run_layers(shared_BND, inputs, start=first), ids_BN)
-    changed_BND = layers.run_layers(shared_BND, inputs, start=first, replace=variants)
-    return {_BASE.metric: base.losses(), **base.compare(changed_BND, joint)}
-
-
-def _mean(sums: Mapping[int, Sum], sequences: int, unit: Unit) -> Measurement:
-    values = [sums[row] for row in range(sequences)]
-    return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)
+    requests = {name: Request(name, f"joint {selection_digest}", MODEL_LAYER) for name in metrics_of(Of.CHANGED)}
+    run = Run(changes, tuple(requests.values()))
+    found = measure_runs(model, [run], (), blocks, store, fingerprint, progress=progress, batch=batch)
+    return JointLoss(MappingProxyType({name: found[request] for name, request in requests.items()}), found[BASE_NLL])

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.measurement import Request
 
 T = TypeVar("T")
 
@@ -41,14 +42,6 @@ def open_store(cache_dir: Path) -> Store:
     return Store(cache_dir / FILE_NAME)
 
 
-class Key(NamedTuple):
-    """What a sum is a measure of, within one fingerprint."""
-
-    metric: str
-    action: str
-    layer: int
-
-
 @dataclass(frozen=True)
 class Sum:
     """The sum of a per-token value over one sequence, and its number of tokens."""
@@ -58,7 +51,7 @@ class Sum:
 
 
 class Store:
-    """Sums by (fingerprint, metric, action, layer, sequence). A context manager; close it when done.
+    """Sums by (fingerprint, request, sequence). A context manager; close it when done.
 
     Every `put` is one transaction: after a kill the file holds all of it or nothing. Two processes may write at once.
     Raises LbdslError LB448 where the file is damaged, locked for long, of another version or cannot be written.
@@ -79,21 +72,24 @@ class Store:
             self.close()
             raise
 
-    def get(self, fingerprint: str, key: Key) -> Mapping[int, Sum]:
+    def get(self, fingerprint: str, request: Request) -> Mapping[int, Sum]:
         """Sums by sequence number; empty when nothing is known."""
         rows = self._guarded(
             lambda: self._connection.execute(
                 "SELECT sequence, total, tokens FROM sums "
                 "WHERE fingerprint = ? AND metric = ? AND action = ? AND layer = ?",
-                (fingerprint, *key),
+                (fingerprint, request.metric, request.action, request.layer),
             ).fetchall()
         )
         # SQLite has no NaN and keeps it as NULL.
         return {sequence: Sum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
 
-    def put(self, fingerprint: str, sums: Iterable[tuple[Key, int, Sum]]) -> None:
-        """Keep sums of (key, sequence); what is there is replaced. Durable when it returns."""
-        rows = [(fingerprint, *key, sequence, value.total, value.tokens) for key, sequence, value in sums]
+    def put(self, fingerprint: str, sums: Iterable[tuple[Request, int, Sum]]) -> None:
+        """Keep sums of (request, sequence); what is there is replaced. Durable when it returns."""
+        rows = [
+            (fingerprint, request.metric, request.action, request.layer, sequence, value.total, value.tokens)
+            for request, sequence, value in sums
+        ]
 
         def write() -> None:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.measure.tensor_files import TensorFiles
 
@@ -22,19 +23,20 @@ HEAD_BYTES = 2**30
 PIECE_BYTES = 2**28
 
 
-class StreamedModel:
+class StreamedModel(LayerSource):
     """The model of a checkpoint folder (a stock model's or an artifact's) that was inspected as `facts`, computing in
     `compute` where that is not the dtype of its weights.
 
-    `hybrid` is the model itself, with stand-ins for parameters (see `skeleton_of`); within `layer(i)` those of layer i are
-    real, within `head()` those that `hybrid.predict` uses. Computing with it is bit for bit what the loaded model
-    computes, but for heads larger than HEAD_BYTES, whose products may round differently.
+    `hybrid` has stand-ins for parameters (see `skeleton_of`); within `layer(i)` those of layer i are real, within `head()`
+    those that `hybrid.predict` uses. Computing with it is bit for bit what the loaded model computes, but for heads larger
+    than HEAD_BYTES, whose products may round differently.
     """
+
+    in_memory = False
 
     def __init__(self, folder: Path, facts: ModelFacts, device: Any, compute: str | None = None):
         computed = replace(facts, dtype=compute or facts.dtype)
-        self.hybrid = skeleton_of(folder, computed, device)
-        self.device = torch.device(device)
+        super().__init__(skeleton_of(folder, computed, device), device)
         self._files = TensorFiles(folder, getattr(torch, facts.dtype), device, getattr(torch, computed.dtype))
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
@@ -45,27 +47,21 @@ class StreamedModel:
         """Under which name the checkpoint holds a matrix that may be tied to another."""
         return name if name in self._files.infos else tied
 
-    @property
-    def layers(self) -> int:
-        return len(self.hybrid.model.layers)
-
     @torch.inference_mode()
     def embed(self, ids_BN: Tensor) -> Tensor:
-        """[B, N] tokens to the stream before the first layer, [B, N, D]; only the rows that occur are read."""
+        """See LayerSource.embed; only the rows that occur are read."""
         rows, places = torch.unique(ids_BN, return_inverse=True)
         with _real(self.hybrid.model.embed_tokens, {"weight": self._files.gather(self._embedding, rows.tolist())}):
             return self.hybrid.model.embed(places)
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """Layer `index` with its weights."""
         layer = self.hybrid.model.layers[index]
         with _real(layer, {name: self._files.read(f"model.layers.{index}.{name}") for name, _ in layer.named_parameters()}):
             yield layer
 
     @contextmanager
     def head(self) -> Iterator[Any]:
-        """The hybrid model, whose `predict` works within."""
         head = self.hybrid.lm_head
         info = self._files.infos[self._head]
         norms = {name: self._files.read(f"model.norm.{name}") for name, _ in self.hybrid.model.norm.named_parameters()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.layer.difference import changes_text
@@ -15,9 +17,9 @@ from lbdsl.measure.expressions import made_of
 AGAIN = "start from the base model instead of an artifact"
 
 
-def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
-    """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew. The base's own where
-    nothing changes.
+def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[str, Tensor]) -> torch.nn.Module:
+    """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew, from its `statistics`
+    where they name some. The base's own where nothing changes.
 
     Parameters that a part brings anew start from a fixed seed, so that a measurement can be repeated. Raises LB449
     where the layer has lost the weights that it would need.
@@ -30,7 +32,7 @@ def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         try:
-            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights))
+            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights, statistics))
         except ValueError as problem:
             said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->"))
             raise fail(

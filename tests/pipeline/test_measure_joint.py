@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measure_cases import LAYERS, naive_scores, text, tiny_layer, tiny_llama
+from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_layer, tiny_llama
 
 from lbdsl.data.split import Part
+from lbdsl.layer.weights import LayerChange
+from lbdsl.measure import flow
 from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
 
@@ -25,11 +28,11 @@ def hybrid():
     return to_hybrid(tiny_llama())
 
 
-def joint(hybrid, folder, changes, digest="d", **options):
+def joint(hybrid, folder, plan, digest="d", **options):
     with open_store(folder) as store:
         return measure_joint(
-            hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: hybrid,
-            changes,
+            hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: LoadedModel(hybrid),
+            {layer: LayerChange(spec) for layer, spec in plan.items()},
             BLOCKS,
             store,
             "print",
@@ -67,18 +70,21 @@ def test_kept_under_the_selection(hybrid, tmp_path):
     assert other.base_nll == first.base_nll
 
 
-def test_unchanged_prefix_runs_once(hybrid, tmp_path, monkeypatch):
-    run, layers = hybrid.model.run_layers, []
-
-    def counted(hidden, inputs, start=0, stop=None, **rest):
-        layers.append((LAYERS if stop is None else stop) - start)
-        return run(hidden, inputs, start=start, stop=stop, **rest)
-
-    monkeypatch.setattr(hybrid.model, "run_layers", counted)
+def test_unchanged_prefix_runs_once(hybrid, tmp_path):
     reports = []
-    joint(hybrid, tmp_path, {3: NONE}, batch=3, progress=lambda d, t, note="": reports.append((d, t)))
-    assert sum(layers) == 3 + 1 + 1
+    with counting_layers(hybrid) as ran:
+        joint(hybrid, tmp_path, {3: NONE}, batch=3, progress=lambda d, t, note="": reports.append((d, t)))
+    assert sorted(ran) == [0, 1, 2, 3, 3]
     assert reports[-1][0] == pytest.approx(reports[-1][1])
+
+
+def test_changed_layers_are_made_once_for_all_sequences(hybrid, tmp_path, monkeypatch):
+    made, variant_of = [], flow.variant_of
+    monkeypatch.setattr(
+        flow, "variant_of", lambda model, layer, *rest: (made.append(layer), variant_of(model, layer, *rest))[1]
+    )
+    joint(hybrid, tmp_path, PLANS["mixed"])
+    assert made == [1, 2, 3]
 
 
 def test_the_base_stays_as_it_was(hybrid, tmp_path):

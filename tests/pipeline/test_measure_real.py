@@ -12,8 +12,9 @@ from lbdsl.actions.drop import Drop
 from lbdsl.core.measurement import Request
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
-from lbdsl.measure.engine import measure_requests
 from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.scores import measure_requests
 from lbdsl.measure.store import open_store
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base, load_tokenizer
@@ -36,7 +37,7 @@ def test_smollm2(tmp_path):
     naive, naive_seconds = [], 0.0
     for layer in (None, *range(LAYERS)):
         start = time.perf_counter()
-        changes = {} if layer is None else {layer: drop}
+        changes = {} if layer is None else {layer: drop.spec}
         logp = torch.cat([naive_logp(stock, row[None], changes, torch.float32) for row in blocks.ids])[:, :-1]
         naive.append(-logp.gather(-1, target).mean().item())
         naive_seconds += time.perf_counter() - start
@@ -45,7 +46,7 @@ def test_smollm2(tmp_path):
     requests = [Request("nll", "drop", layer) for layer in range(LAYERS)]
     with open_store(tmp_path) as store:
         start = time.perf_counter()
-        found = measure_requests(lambda: hybrid, facts, requests, {"drop": Drop()}, blocks, store, "print")
+        found = measure_requests(lambda: LoadedModel(hybrid), facts, requests, {"drop": Drop()}, blocks, store, "print")
         seconds = time.perf_counter() - start
         scores = [found[request].value for request in requests]
         assert scores == pytest.approx([value - naive[0] for value in naive[1:]], abs=2e-5)
@@ -55,5 +56,5 @@ def test_smollm2(tmp_path):
         order = sorted(range(LAYERS), key=scores.__getitem__)
         assert {0, 1} == set(order[-2:]), "the first layers carry the model"
         chosen = order[:8]
-        joint = measure_joint(lambda: hybrid, dict.fromkeys(chosen, drop), blocks, store, "print", "eight")
+        joint = measure_joint(lambda: LoadedModel(hybrid), dict.fromkeys(chosen, drop), blocks, store, "print", "eight")
         assert joint.scores["nll"].value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"

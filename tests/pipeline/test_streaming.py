@@ -1,4 +1,4 @@
-"""Measuring from disk, one layer in memory at a time: the very numbers of the engine, in bounded memory."""
+"""Measuring from disk, one layer in memory at a time: the very numbers of a loaded model, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
-from lbdsl.measure import streamed_model, streaming_scores
-from lbdsl.measure.engine import BASE_NLL, measure_requests
+from lbdsl.measure import flow, runs, streamed_model
 from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.runs import BASE_NLL
+from lbdsl.measure.scores import measure_requests
 from lbdsl.measure.store import open_store
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.inspect import inspect_model
@@ -33,14 +35,16 @@ REQUESTS = tuple(
 
 
 def case(folder, name: str, dtype: str = "float32", **changes) -> SimpleNamespace:
-    """A saved model of a family, its facts, and the loaded hybrid."""
+    """A saved model of a family, its facts, and the model loaded."""
     model = family_base(name, **changes)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size="30KB")
     source = resolve_source(str(folder))
     facts = inspect_model(source, dtype).unwrap()
-    return SimpleNamespace(folder=folder, facts=facts, hybrid=to_hybrid(load_base(source, dtype=dtype, device="cpu")))
+    return SimpleNamespace(
+        folder=folder, facts=facts, loaded=LoadedModel(to_hybrid(load_base(source, dtype=dtype, device="cpu")))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +75,38 @@ def joint(model, facts, folder, **options):
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_scores_equal_the_engines(tmp_path, name):
+def test_the_same_numbers_as_loaded(tmp_path, name):
     it = case(tmp_path / "model", name)
     streamed = StreamedModel(it.folder, it.facts, "cpu")
-    engine = measure(it.hybrid, it.facts, tmp_path / "a", batch=2)
+    loaded = measure(it.loaded, it.facts, tmp_path / "a", batch=2)
     disk = measure(streamed, it.facts, tmp_path / "b", batch=2)
-    assert disk == engine
+    assert disk == loaded
     assert len({value.value for value in disk.values()}) > len(disk) / 2
-    assert joint(streamed, it.facts, tmp_path / "b", batch=2) == joint(it.hybrid, it.facts, tmp_path / "a", batch=2)
+    assert joint(streamed, it.facts, tmp_path / "b", batch=2) == joint(it.loaded, it.facts, tmp_path / "a", batch=2)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_in_bfloat16_and_from_another_dtype(tmp_path, tied):
     it = case(tmp_path / "model", "llama", "bfloat16", tie_word_embeddings=tied)
     streamed = StreamedModel(it.folder, it.facts, "cpu")
-    assert measure(streamed, it.facts, tmp_path / "b") == measure(it.hybrid, it.facts, tmp_path / "a")
+    assert measure(streamed, it.facts, tmp_path / "b") == measure(it.loaded, it.facts, tmp_path / "a")
     wide = inspect_model(resolve_source(str(it.folder)), "float32").unwrap()
-    loaded = to_hybrid(load_base(resolve_source(str(it.folder)), dtype="float32", device="cpu"))
+    loaded = LoadedModel(to_hybrid(load_base(resolve_source(str(it.folder)), dtype="float32", device="cpu")))
     assert measure(StreamedModel(it.folder, wide, "cpu"), wide, tmp_path / "c") == measure(loaded, wide, tmp_path / "d")
 
 
 @pytest.mark.parametrize("streams", [0, 3, 12, 40])
 def test_passes_of_any_size_give_the_same(llama, tmp_path, monkeypatch, streams):
-    engine = measure(llama.hybrid, llama.facts, tmp_path / "a", batch=2)
+    loaded = measure(llama.loaded, llama.facts, tmp_path / "a", batch=2)
     streamed = StreamedModel(llama.folder, llama.facts, "cpu")
-    monkeypatch.setattr(streaming_scores, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / streaming_scores.SHARE)
+    monkeypatch.setattr(flow, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / flow.SHARE)
     reports = []
     disk = measure(
         streamed, llama.facts, tmp_path / "b", batch=2, progress=lambda done, total, note="": reports.append((done, total))
     )
-    assert disk == engine
+    assert disk == loaded
     assert joint(streamed, llama.facts, tmp_path / "b", batch=2) == joint(
-        llama.hybrid, llama.facts, tmp_path / "a", batch=2
+        llama.loaded, llama.facts, tmp_path / "a", batch=2
     )
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
     assert reports[-1][0] == pytest.approx(reports[-1][1])
@@ -135,50 +139,50 @@ def test_each_layer_is_read_once(llama, tmp_path, monkeypatch):
 
 
 def test_a_large_head_is_used_in_pieces(llama, tmp_path, monkeypatch):
-    engine = measure(llama.hybrid, llama.facts, tmp_path / "a")
+    loaded = measure(llama.loaded, llama.facts, tmp_path / "a")
     monkeypatch.setattr(streamed_model, "HEAD_BYTES", 100)
     monkeypatch.setattr(streamed_model, "PIECE_BYTES", 32 * 4 * 7)
     streamed = StreamedModel(llama.folder, llama.facts, "cpu")
     reads = Reads(streamed, monkeypatch)
     disk = measure(streamed, llama.facts, tmp_path / "b")
     assert "lm_head.weight" not in reads.counts
-    for request, value in engine.items():
+    for request, value in loaded.items():
         assert disk[request].value == pytest.approx(value.value, abs=1e-6)
 
 
 def test_resumed_after_an_interrupt(llama, tmp_path, monkeypatch):
     """What whole passes have found is kept; only the rest is measured."""
-    monkeypatch.setattr(streaming_scores, "free_bytes", lambda device: 40 * 2 * 37 * 32 * 4 / streaming_scores.SHARE)
+    monkeypatch.setattr(flow, "free_bytes", lambda device: 40 * 2 * 37 * 32 * 4 / flow.SHARE)
     streamed = StreamedModel(llama.folder, llama.facts, "cpu")
 
     def stop(done, total, note=""):
-        if note.startswith("pass 2") and "layer 2" in note:
+        if note == "sequences 5-5 of 5, layer 2":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         measure(streamed, llama.facts, tmp_path / "b", batch=2, progress=stop)
     pushed = []
-    push = streaming_scores.push
+    push = runs.push
     monkeypatch.setattr(
-        streaming_scores, "push", lambda model, flows, done: (pushed.append(len(flows)), push(model, flows, done))
+        runs, "push", lambda source, flows, *a, **k: (pushed.append(len(flows)), push(source, flows, *a, **k))
     )
     disk = measure(streamed, llama.facts, tmp_path / "b", batch=2)
     assert sum(pushed) == 1, "of three micro-batches two were through"
-    assert disk == measure(llama.hybrid, llama.facts, tmp_path / "a", batch=2)
+    assert disk == measure(llama.loaded, llama.facts, tmp_path / "a", batch=2)
 
 
 def test_an_artifact_from_disk(llama, tmp_path):
     from lbdsl.artifact.runtime_files import write_runtime
 
     changed = to_hybrid(load_base(resolve_source(str(llama.folder)), device="cpu"))
-    for layer, spec in changes_of(llama.facts).items():
-        changed.set_layer(layer, spec.to_json())
+    for layer, change in changes_of(llama.facts).items():
+        changed.set_layer(layer, change.spec.to_json())
     changed.save_pretrained(tmp_path / "artifact")
     write_runtime(tmp_path / "artifact", changed.config)
     facts = inspect_model(resolve_source(str(tmp_path / "artifact"))).unwrap()
     streamed = StreamedModel(tmp_path / "artifact", facts, "cpu")
     wanted = [Request("nll", "drop", 1), Request("influence", "", 0), Request("influence", "", 2)]
-    assert measure(streamed, facts, tmp_path / "b", wanted) == measure(changed, facts, tmp_path / "a", wanted)
+    assert measure(streamed, facts, tmp_path / "b", wanted) == measure(LoadedModel(changed), facts, tmp_path / "a", wanted)
     with pytest.raises(LbdslError) as caught:
         measure(streamed, facts, tmp_path / "c", [Request("nll", "swa(window=6, sinks=2)", 2)])
     assert caught.value.diagnostics[0].code == "LB449"
@@ -199,7 +203,6 @@ class TestOnTheCommandLine:
 
         monkeypatch.setattr("lbdsl.api.workbench.Workbench.base", property(never))
         monkeypatch.setattr("lbdsl.artifact.restore.load_artifact", never)
-        monkeypatch.setattr("lbdsl.execute.run.load_artifact", never)
 
     def numbers(self, lbdsl, cache, *words) -> list:
         """What `plan`, `apply` and `eval` say of a recipe with scores, a joint loss and a gate."""

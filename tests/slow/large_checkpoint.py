@@ -110,7 +110,6 @@ def plan_for(folder: Path):
 
 
 def main(mode: str, folder: Path, out: Path) -> dict:
-    import torch
 
     from lbdsl.core.progress import Silent
     from lbdsl.execute.rewriting import rewriting_of
@@ -129,7 +128,6 @@ def main(mode: str, folder: Path, out: Path) -> dict:
         inputs = RunInputs(
             facts=facts,
             tokenizer=tokenizer,
-            device=torch.device("cpu"),
             base=never,
             judged_base=never,
             changed=never,

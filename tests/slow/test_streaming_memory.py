@@ -21,7 +21,7 @@ RECIPE = 'measure { data = "builtin:pydoc"; tokens = 512; seq = 256 }\nlowest 3 
 MEASURE = """
 import json, sys
 from pathlib import Path
-import lbdsl.measure.engine, lbdsl.execute.run, lbdsl.model.load
+import lbdsl.measure.scores, lbdsl.execute.run, lbdsl.model.load
 from lbdsl.api.options import RunOptions
 from lbdsl.api.planning import measure_model
 from lbdsl.api.workbench import Workbench

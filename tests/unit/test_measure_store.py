@@ -9,26 +9,29 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import count, takewhile
 
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.measurement import Request
 from lbdsl.measure.fingerprint import fingerprint
-from lbdsl.measure.store import FILE_NAME, Key, Store, Sum, open_store
+from lbdsl.measure.store import FILE_NAME, Store, Sum, open_store
 
-KEY = Key("nll", "drop", 3)
+KEY = Request("nll", "drop", 3)
 
 WRITER = """
 import sys
 from pathlib import Path
-from lbdsl.measure.store import Key, Sum, open_store
+from lbdsl.core.measurement import Request
+from lbdsl.measure.store import Sum, open_store
 folder, name, first, last = sys.argv[1:]
 print("ready", flush=True)
 for layer in range(int(first), int(last)):
     with open_store(Path(folder)) as store:
         # Many rows a transaction: a torn one would be seen.
-        store.put("print", [(Key(name, "drop", layer), row, Sum(layer + row / 7, 1023)) for row in range(200)])
+        store.put("print", [(Request(name, "drop", layer), row, Sum(layer + row / 7, 1023)) for row in range(200)])
 """
 
 
@@ -47,7 +50,7 @@ def test_sums_come_back_exactly(tmp_path):
         assert [found[i] for i in range(3)] == [sums[i] for i in range(3)]
         assert math.isnan(found[3].total)
         assert store.get("b", KEY) == {}
-        assert store.get("a", KEY._replace(layer=4)) == {}
+        assert store.get("a", replace(KEY, layer=4)) == {}
         assert store.get("a", KEY._replace(action="")) == {}
         store.put("a", [(KEY, 0, Sum(1.0, 2))])
         assert store.get("a", KEY)[0] == Sum(1.0, 2)
@@ -59,7 +62,7 @@ def test_two_processes_at_once(tmp_path):
     with open_store(tmp_path) as store:
         for name in ("nll", "kl"):
             for layer in range(40):
-                assert store.get("print", Key(name, "drop", layer)) == {
+                assert store.get("print", Request(name, "drop", layer)) == {
                     row: Sum(layer + row / 7, 1023) for row in range(200)
                 }
 
@@ -71,13 +74,13 @@ def test_killed_writer_leaves_whole_transactions(tmp_path):
     while time.monotonic() < end:
         time.sleep(0.1)
         with open_store(tmp_path) as store:
-            if store.get("print", Key("nll", "drop", 5)):
+            if store.get("print", Request("nll", "drop", 5)):
                 break
     os.kill(writer.pid, signal.SIGKILL)
     assert writer.wait(timeout=10) == -signal.SIGKILL
     with open_store(tmp_path) as store:
-        sizes = list(takewhile(bool, (len(store.get("print", Key("nll", "drop", layer))) for layer in count())))
-        assert not store.get("print", Key("nll", "drop", len(sizes) + 1))
+        sizes = list(takewhile(bool, (len(store.get("print", Request("nll", "drop", layer))) for layer in count())))
+        assert not store.get("print", Request("nll", "drop", len(sizes) + 1))
     assert len(sizes) > 5
     assert set(sizes) == {200}
 
@@ -93,7 +96,7 @@ def test_failed_put_leaves_the_store_usable(tmp_path):
 
 def filled(tmp_path):
     with open_store(tmp_path) as store:
-        store.put("a", [(Key("nll", "drop", layer), row, Sum(1.0, 1)) for layer in range(50) for row in range(50)])
+        store.put("a", [(Request("nll", "drop", layer), row, Sum(1.0, 1)) for layer in range(50) for row in range(50)])
     path = tmp_path / FILE_NAME
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

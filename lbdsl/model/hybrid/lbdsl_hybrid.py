@@ -184,18 +184,6 @@ class HybridModelMixin(_Supports):
         by_type = {kind: self.rotary_emb(inputs_embeds_BND, position_ids, kind) for kind in dict.fromkeys(types)}
         return [by_type[kind] for kind in types]
 
-    def run_layers(self, hidden_BND, inputs, start=0, stop=None, replace=None, observe=None):
-        """Layers start .. stop-1 on the residual stream, [B, N, D] to [B, N, D], without the final norm.
-
-        `replace` maps an index to a layer that is run instead; `observe(i, hidden)` sees the stream before layer i.
-        """
-        for index in range(start, len(self.layers) if stop is None else stop):
-            layer = self.layers[index] if replace is None or index not in replace else replace[index]
-            if observe is not None:
-                observe(index, hidden_BND)
-            hidden_BND = self.run_layer(layer, index, hidden_BND, inputs)
-        return hidden_BND
-
     def run_layer(self, layer, index, hidden_BND, inputs):
         """One layer, which need not be the model's own at `index`: [B, N, D] to [B, N, D]."""
         mask = None
@@ -232,10 +220,11 @@ class HybridModelMixin(_Supports):
         as_tuple = kwargs.pop("return_dict", True) is False
         inputs = self.prepare(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen = []
-        hidden = self.run_layers(
-            inputs_embeds, inputs, observe=(lambda _index, state: seen.append(state)) if wanted else None
-        )
+        hidden, seen = inputs_embeds, []
+        for index, layer in enumerate(self.layers):
+            if wanted:
+                seen.append(hidden)
+            hidden = self.run_layer(layer, index, hidden, inputs)
         hidden = self.norm(hidden)
         outputs = BaseModelOutputWithPast(
             last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None, **{CACHE_NAME: cache}

@@ -1,4 +1,4 @@
-"""The engine against full forward passes; prefix reuse; resuming; two metrics from one run."""
+"""Scores against full forward passes; prefix reuse; resuming; two metrics from one run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from measure_cases import LAYERS, facts_of, naive_influence, naive_scores, text, tiny_layer, tiny_llama
+from measure_cases import LAYERS, counting_layers, facts_of, naive_influence, naive_scores, text, tiny_layer, tiny_llama
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
@@ -20,9 +20,12 @@ from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.measure.engine import BASE_NLL, measure_requests
-from lbdsl.measure.predictions import Predictions
-from lbdsl.measure.store import Key, open_store
+from lbdsl.measure import flow, runs
+from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.predictions import Changed, compare
+from lbdsl.measure.runs import BASE_NLL
+from lbdsl.measure.scores import measure_requests
+from lbdsl.measure.store import open_store
 from lbdsl.metrics.kl import KullbackLeibler
 from lbdsl.metrics.nll import NextTokenLoss
 from lbdsl.model.surgery import to_hybrid
@@ -46,7 +49,7 @@ def hybrid():
 def measure(hybrid, folder, requests=REQUESTS, blocks=None, **options):
     with open_store(folder) as store:
         return measure_requests(
-            lambda: hybrid, facts_of(hybrid), requests, ACTIONS, blocks or text(), store, "print", **options
+            lambda: LoadedModel(hybrid), facts_of(hybrid), requests, ACTIONS, blocks or text(), store, "print", **options
         )
 
 
@@ -60,7 +63,7 @@ def measured(hybrid, tmp_path_factory):
 
 
 def spec_of(action: str, layer: int) -> LayerSpec:
-    return ACTIONS[action].under(facts_of(tiny_llama()), layer)
+    return ACTIONS[action].under(facts_of(tiny_llama()), layer).spec
 
 
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name != "keep"])
@@ -110,55 +113,50 @@ def test_one_sequence_has_no_error_bar(hybrid, tmp_path):
     assert math.isfinite(found.value)
 
 
-def test_base_predictions_made_again_equal_those_kept(hybrid, monkeypatch):
-    monkeypatch.setattr("lbdsl.measure.predictions.chunk_tokens", lambda device_type: 7)
+def test_predictions_in_chunks_and_of_many_models_at_once(hybrid, monkeypatch):
     ids = text().ids
-    with torch.inference_mode():
-        last, other = (torch.randn(*ids.shape, 48, generator=torch.Generator().manual_seed(i)) for i in range(2))
-        kept, remade = (Predictions(hybrid, last, ids, keep_bytes=size) for size in (2**30, 0))
-        assert kept._kept is not None
-        assert remade._kept is None
-        assert kept.losses() == remade.losses()
-        metrics = (NextTokenLoss, KullbackLeibler)
-        assert kept.compare(other, metrics) == remade.compare(other, metrics)
+    base, *others = (torch.randn(*ids.shape, 48, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    changed = [Changed(other, (NextTokenLoss, KullbackLeibler), hybrid) for other in others]
+    whole, values = compare(hybrid, base, ids, changed)
+    for each, value in zip(changed, values, strict=True):
+        assert compare(hybrid, base, ids, [each]) == (whole, [value])
+    monkeypatch.setattr("lbdsl.measure.predictions.chunk_tokens", lambda device_type: 7)
+    losses, pieces = compare(hybrid, base, ids, changed)
+    logp = torch.log_softmax(hybrid.predict(base), -1)[:, :-1].double()
+    expected = -logp.gather(-1, ids[:, 1:, None]).squeeze(-1).sum(-1)
+    assert [loss.total for loss in losses] == pytest.approx(expected.tolist(), rel=1e-6)
+    assert [sums["kl"][0].total for sums in pieces] == pytest.approx([sums["kl"][0].total for sums in values], rel=1e-6)
 
 
-class LayerCounter:
-    """Counts (layers run, calls) of `run_layers`."""
-
-    def __init__(self, hybrid, monkeypatch):
-        self.layers = self.calls = 0
-        run = hybrid.model.run_layers
-
-        def counted(hidden, inputs, start=0, stop=None, **rest):
-            self.layers += (LAYERS if stop is None else stop) - start
-            self.calls += 1
-            return run(hidden, inputs, start=start, stop=stop, **rest)
-
-        monkeypatch.setattr(hybrid.model, "run_layers", counted)
-
-
-def test_prefixes_and_runs_are_shared(hybrid, tmp_path, monkeypatch):
-    counter = LayerCounter(hybrid, monkeypatch)
+def test_prefixes_and_runs_are_shared(hybrid, tmp_path):
     drops = [Request(metric, "drop", layer) for metric in ("nll", "kl") for layer in range(LAYERS)]
-    measure(hybrid, tmp_path, drops, text(2), batch=2)
-    assert counter.calls == 1 + LAYERS
-    assert counter.layers == LAYERS + sum(LAYERS - layer for layer in range(LAYERS))
+    with counting_layers(hybrid) as ran:
+        measure(hybrid, tmp_path, drops, text(2), batch=2)
+    assert len(ran) == LAYERS + sum(LAYERS - layer for layer in range(LAYERS))
 
 
-def test_only_what_is_missing_is_run(hybrid, measured, tmp_path, monkeypatch):
+def test_only_what_is_missing_is_run(hybrid, measured, tmp_path):
     first = [r for r in REQUESTS if r.action == "drop" and r.metric == "nll"]
     measure(hybrid, tmp_path, first)
-    counter = LayerCounter(hybrid, monkeypatch)
-    found = measure(hybrid, tmp_path, [*first, Request("kl", "drop", 3), Request("influence", "", 1)])
-    assert counter.calls == 5 * 2
-    assert counter.layers == 5 * (LAYERS + 1)
+    with counting_layers(hybrid) as ran:
+        found = measure(hybrid, tmp_path, [*first, Request("kl", "drop", 3), Request("influence", "", 1)])
+    assert len(ran) == 5 * (LAYERS + 1)
     assert all(found[r].value == measured[r].value for r in found)
     with open_store(tmp_path) as store:
         again = measure_requests(fail_to_load, facts_of(hybrid), list(found)[:-1], ACTIONS, text(), store, "print")
         assert again == found
         with pytest.raises(AssertionError, match="not needed"):
             measure_requests(fail_to_load, facts_of(hybrid), list(found)[:-1], ACTIONS, text(), store, "other print")
+
+
+@pytest.mark.parametrize("streams", [0, 5])
+def test_in_little_memory_runs_are_done_in_several_passes(hybrid, measured, tmp_path, monkeypatch, streams):
+    monkeypatch.setattr(flow, "free_bytes", lambda device: streams * 37 * 48 * 4 / flow.SHARE)
+    most, push = [], runs.push
+    monkeypatch.setattr(runs, "push", lambda source, flows, *a, **k: (most.append(flows), push(source, flows, *a, **k)))
+    assert measure(hybrid, tmp_path) == measured
+    assert {len(flows) for flows in most} == {1}
+    assert max(len(flows[0].changes) for flows in most) == max(1, streams - 2)
 
 
 def test_progress_rises_to_its_total(hybrid, tmp_path):
@@ -169,7 +167,7 @@ def test_progress_rises_to_its_total(hybrid, tmp_path):
     assert done[0] > 0
     assert done[-1] == pytest.approx(reports[-1][1])
     assert len({total for _, total, _ in reports}) == 1
-    assert "layer 3" in reports[-1][2]
+    assert [note for *_, note in reports[-2:]] == ["sequences 5-5 of 5, layer 3", "sequences 5-5 of 5, predictions"]
 
 
 def test_nothing_to_measure_is_only_the_base(hybrid, tmp_path):
@@ -206,33 +204,32 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from measure_cases import facts_of, text, tiny_llama
-from test_measure_engine import REQUESTS, measure
+from test_measure_scores import REQUESTS, measure
 from lbdsl.model.surgery import to_hybrid
 runs = 0
 def progress(done, total, note=""):
     global runs
     runs += 1
-    if runs == 21:
+    if runs == 2 * 5 + 3:
         os.kill(os.getpid(), signal.SIGKILL)
 measure(to_hybrid(tiny_llama()), Path(sys.argv[1]), progress=progress)
 """
 
 
-def test_resumed_after_a_kill(hybrid, measured, tmp_path, monkeypatch):
+def test_resumed_after_a_kill(hybrid, measured, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)], check=False, env=environment, timeout=120
     )
     assert ended.returncode == -signal.SIGKILL
+    # Each sequence reports its 4 layers and its predictions: two were through.
     with open_store(tmp_path) as store:
-        keys = [Key(r.metric, r.action, r.layer) for r in REQUESTS if r.metric == "nll"]
-        stored = sum(len(store.get("print", key)) for key in keys)
-    # 21 reports: the base and 16 runs of one sequence, the base and 3 runs of the next. What is reported is safe.
-    assert stored == 16 + 3
-    counter = LayerCounter(hybrid, monkeypatch)
-    again = measure(hybrid, tmp_path)
-    assert again == measured
-    assert counter.calls == (1 + 13) + 3 * (1 + 16)
+        assert sum(len(store.get("print", request)) for request in REQUESTS) == 2 * len(REQUESTS)
+    with counting_layers(hybrid) as ran:
+        assert measure(hybrid, tmp_path) == measured
+    with counting_layers(hybrid) as all_that_ran:
+        measure(hybrid, tmp_path / "other")
+    assert len(ran) == len(all_that_ran) * 3 / 5
 
 
 def test_layer_without_its_weights_is_a_coded_error(tmp_path):

@@ -1,0 +1,189 @@
+"""Runs of changed models over a text: what the store lacks is measured, in groups that fit in memory, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor
+
+from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.progress import Report
+from lbdsl.core.units import Unit
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped, push, room_for_streams, stream_bytes
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.predictions import Changed, compare, sums_of
+from lbdsl.measure.store import MODEL_LAYER, Store, Sum
+from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
+
+BASE_NLL = Request("base_nll", "", MODEL_LAYER)
+"""The base's own next-token loss on the same text, in nats a token; measured with everything else."""
+
+BLOCK = "block"
+"""The part of a layer that a residual metric of the whole layer is asked for."""
+
+Found = list[tuple[Request, int, Sum]]
+"""Sums of (request, sequence), as the store takes them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A changed model, and what is asked of it: requests of metrics on logits. One run serves them all."""
+
+    changes: Changes
+    requests: tuple[Request, ...]
+
+    def found(self, rows: range, sums: Mapping[str, list[Sum]]) -> Found:
+        return [pair for request in self.requests for pair in _by_row(request, rows, sums[request.metric])]
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """What is missing of the sequences `rows`."""
+
+    rows: range
+    base_nll: bool
+    runs: tuple[Run, ...]
+    residuals: tuple[Request, ...]
+
+    @property
+    def streams(self) -> int:
+        """That exist at once: the base's before and after a layer, and one for each run."""
+        return 2 + len(self.runs)
+
+    def flow(self, ids_SN: Tensor, device: Any, found: Found) -> Flow:
+        """`found` takes the residual metrics on the way."""
+        asked = {layer: [r for r in self.residuals if r.layer == layer] for layer in {r.layer for r in self.residuals}}
+        return Flow(
+            ids_SN[self.rows.start : self.rows.stop].to(device),
+            tuple(run.changes for run in self.runs),
+            {layer: _observer(requests, self.rows, found) for layer, requests in asked.items()},
+        )
+
+
+def measure_runs(
+    model: Callable[[], LayerSource],
+    runs: Sequence[Run],
+    residuals: Sequence[Request],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    *,
+    progress: Report | None,
+    batch: int,
+) -> dict[Request, Measurement]:
+    """Every request's mean over the tokens of `blocks`, and BASE_NLL; what the store lacks is measured.
+
+    Micro-batches of `batch` sequences go through the model at once, each with one stream for every run: as many as their
+    streams fit in memory, of a model in memory only one, so that what is found is stored soon. A kill loses what is under
+    way: of a model in memory one micro-batch at most. A resumed measurement gives the same numbers as one that was not
+    cut off, when it has the same `batch`.
+
+    model: called only when something is missing. progress: told of layer-forwards of one sequence, the head weighted by
+    its cost. Raises LbdslError LB448 for a store that cannot be used, LB449 as `variant_of` does, LB451 when the base's
+    loss is not a number.
+    """
+    wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
+    known = {request: dict(store.get(fingerprint, request)) for request in wanted}
+    todo: list[_MicroBatch] = []
+    for start in range(0, blocks.sequences, batch):
+        rows = range(start, min(start + batch, blocks.sequences))
+        missing = {request for request in wanted if not all(row in known[request] for row in rows)}
+        if missing:
+            left = (replace(run, requests=tuple(r for r in run.requests if r in missing)) for run in runs)
+            todo.append(
+                _MicroBatch(
+                    rows,
+                    BASE_NLL in missing,
+                    tuple(run for run in left if run.requests),
+                    tuple(request for request in residuals if request in missing),
+                )
+            )
+    if todo:
+        for found in _measured(model(), blocks, todo, progress):
+            store.put(fingerprint, found)
+            for request, row, value in found:
+                known[request][row] = value
+    return {request: _mean(request, known[request], blocks.sequences) for request in wanted}
+
+
+def _measured(
+    source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch], progress: Report | None
+) -> Iterator[Found]:
+    """What is missing, in portions; the head's progress of one is told when the next is asked for, that is when it is safe
+    on disk."""
+    meter = Meter(progress, source)
+    groups = _groups(source, blocks, todo)
+    for group in groups:
+        for part in group:
+            starts = [0, *(min(run.changes, default=source.layers) for run in part.runs)]
+            meter.expect(sum(meter.run(len(part.rows), start) for start in starts))
+    # Of one changed model the new weights fit; those of many would be many models.
+    kept: Variants | None = {} if source.in_memory and all(len(part.runs) == 1 for part in todo) else None
+    for group in groups:
+        where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
+        seen: list[Found] = [[] for _ in group]
+        flows = [part.flow(blocks.ids, source.device, found) for part, found in zip(group, seen, strict=True)]
+        push(source, flows, meter.layers_of(flows, where), kept=kept)
+        with source.head() as head:
+            for part, flow, found in zip(group, flows, seen, strict=True):
+                if part.base_nll or part.runs:
+                    found += _of_predictions(head, part, flow)
+                yield found
+                meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
+
+
+def _of_predictions(head: Any, part: _MicroBatch, flow: Flow) -> Found:
+    changed = [
+        Changed(hidden_BND, [cast(type[LogitsMetric], metrics()[r.metric]) for r in run.requests], head)
+        for run, hidden_BND in zip(part.runs, flow.ends(), strict=True)
+    ]
+    losses, sums = compare(head, flow.base_BND, flow.ids_BN, changed)
+    found = [pair for run, each in zip(part.runs, sums, strict=True) for pair in run.found(part.rows, each)]
+    return found + _by_row(BASE_NLL, part.rows, losses) if part.base_nll else found
+
+
+def _groups(source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch]) -> list[list[_MicroBatch]]:
+    """Micro-batches in groups whose streams fit; one that does not fit alone does its runs in several."""
+    room = room_for_streams(source)
+
+    def size(part: _MicroBatch) -> int:
+        return part.streams * stream_bytes(source, len(part.rows), blocks.seq)
+
+    parts: list[_MicroBatch] = []
+    for part in todo:
+        at_once = max(1, int(room // stream_bytes(source, len(part.rows), blocks.seq)) - 2)
+        parts.append(replace(part, runs=part.runs[:at_once]))
+        for start in range(at_once, len(part.runs), at_once):
+            parts.append(_MicroBatch(part.rows, False, part.runs[start : start + at_once], ()))
+    return grouped(parts, size, 0.0 if source.in_memory else room)
+
+
+def _observer(requests: Iterable[Request], rows: range, found: Found) -> Observer:
+    """What takes the residual metrics of one layer, for the sequences `rows`."""
+
+    def observe(layer: Any, before_BND: Tensor, after_BND: Tensor, inputs: Any) -> None:
+        attended_BND: Tensor | None = None
+        for request in requests:
+            metric = cast(type[ResidualMetric], metrics()[request.metric])
+            then_BND = after_BND
+            if request.action != BLOCK:
+                if attended_BND is None:
+                    attended_BND = layer.attention_residual(before_BND, inputs)
+                then_BND = attended_BND
+            values_M = metric.per_token(before_BND.flatten(0, 1).float(), then_BND.flatten(0, 1).float())
+            found.extend(_by_row(request, rows, sums_of(values_M.view(before_BND.shape[:2]))))
+
+    return observe
+
+
+def _by_row(request: Request, rows: range, sums: Sequence[Sum]) -> Found:
+    return [(request, row, value) for row, value in zip(rows, sums, strict=True)]
+
+
+def _mean(request: Request, sums: Mapping[int, Sum], sequences: int) -> Measurement:
+    unit = Unit.NATS if request == BASE_NLL else metrics()[request.metric].unit
+    values = [sums[row] for row in range(sequences)]
+    return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)

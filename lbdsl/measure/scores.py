@@ -1,0 +1,64 @@
+"""Scores of single layers: what the loss, or the stream, is with one layer changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from lbdsl.actions import Action
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.progress import Report
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.weights import LayerChange
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.runs import Run, measure_runs
+from lbdsl.measure.store import Store
+from lbdsl.metrics import ResidualMetric, metrics
+
+
+def measure_requests(
+    model: Callable[[], LayerSource],
+    facts: ModelFacts,
+    requests: Iterable[Request],
+    actions: Mapping[str, Action],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    *,
+    progress: Report | None = None,
+    batch: int = 1,
+) -> dict[Request, Measurement]:
+    """Every request's mean over the tokens of `blocks`, and BASE_NLL; measured, stored and resumed as `measure_runs` says.
+
+    model: gives the base. actions: the action of every non-empty `Request.action` text. Raises what `measure_runs` raises,
+    and LbdslError LB449 for a layer that has lost what an action needs.
+    """
+    runs: dict[tuple[int, str], list[Request]] = {}
+    residuals = []
+    for request in sorted(set(requests), key=lambda r: (r.layer, r.action, r.metric)):
+        if issubclass(metrics()[request.metric], ResidualMetric):
+            residuals.append(request)
+        else:
+            runs.setdefault((request.layer, request.action), []).append(request)
+    return measure_runs(
+        model,
+        [Run({layer: _under(actions[action], facts, layer)}, tuple(asked)) for (layer, action), asked in runs.items()],
+        residuals,
+        blocks,
+        store,
+        fingerprint,
+        progress=progress,
+        batch=batch,
+    )
+
+
+def _under(action: Action, facts: ModelFacts, layer: int) -> LayerChange:
+    change = action.under(facts, layer)
+    if change is None:
+        raise fail(
+            "LB449",
+            f"`{action.text()}` cannot be measured at layer {layer}: it has no `{'`, `'.join(action.claims())}`",
+            help="rank or choose among the layers that have one",
+        )
+    return change
