@@ -143,14 +143,14 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
         before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))
         where = f"sequence {len(base_nll) + 1} of {blocks.sequences}"
         push(base, before, meter.layers_of(before, f"{where}, base"))
-        push(artifact, after, meter.layers_of(after, where))
+        push(artifact, after, meter.layers_of(after, f"{where}, result"))
         with base.head() as head, artifact.head() as other:
             for flow, its in zip(before, after, strict=True):
                 losses, (sums,) = compare(head, flow.base_BND, flow.ids_BN, [Changed(its.base_BND, compared, other)])
                 base_nll += losses
                 for kind, values in sums.items():
                     found[kind] += values
-                meter.add(2 * meter.heads(len(flow.ids_BN)), where)
+                meter.add(2 * meter.heads(len(flow.ids_BN)), f"{where}, predictions")
     rises = found[NextTokenLoss.kind]
     nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
     means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}

@@ -35,8 +35,8 @@ def compare(
     """The base's next-token loss in nats, and of each changed model every metric by name; one sum a sequence, in fp64.
 
     Every position that has a next token counts, of B sequences of N tokens `ids_BN`. `hidden_BND` is the base's stream
-    after the last layer, before the final norm. The base's predictions are made once, and logits of two models exist at a
-    time. LB451 when the base's loss is not a number.
+    after the last layer, before the final norm. The base's predictions are made once for all, and those of two models exist
+    at a time. LB451 when the base's loss is not a number.
     """
     targets_M = ids_BN[:, 1:].flatten()
     places_M = torch.arange(ids_BN.numel(), device=ids_BN.device).view_as(ids_BN)[:, :-1].flatten()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,8 @@ from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
+from lbdsl.core.progress import Calling
+from lbdsl.evaluate.quality import judge_on
 from lbdsl.measure import flow, runs, streamed_model
 from lbdsl.measure.joint import measure_joint
 from lbdsl.measure.layer_source import LoadedModel
@@ -171,21 +175,80 @@ def test_resumed_after_an_interrupt(llama, tmp_path, monkeypatch):
     assert disk == measure(llama.loaded, llama.facts, tmp_path / "a", batch=2)
 
 
-def test_an_artifact_from_disk(llama, tmp_path):
+@pytest.fixture(scope="module")
+def artifact(llama, tmp_path_factory):
+    """A changed model, its head among it: its folder, its facts, and the model loaded."""
     from lbdsl.artifact.runtime_files import write_runtime
 
+    folder = tmp_path_factory.mktemp("artifact")
     changed = to_hybrid(load_base(resolve_source(str(llama.folder)), device="cpu"))
     for layer, change in changes_of(llama.facts).items():
         changed.set_layer(layer, change.spec.to_json())
-    changed.save_pretrained(tmp_path / "artifact")
-    write_runtime(tmp_path / "artifact", changed.config)
-    facts = inspect_model(resolve_source(str(tmp_path / "artifact"))).unwrap()
-    streamed = StreamedModel(tmp_path / "artifact", facts, "cpu")
+    with torch.no_grad():
+        changed.lm_head.weight *= 1.5
+    changed.save_pretrained(folder)
+    write_runtime(folder, changed.config)
+    facts = inspect_model(resolve_source(str(folder))).unwrap()
+    return SimpleNamespace(folder=folder, facts=facts, loaded=LoadedModel(changed))
+
+
+def test_an_artifact_from_disk(artifact, tmp_path):
+    streamed = StreamedModel(artifact.folder, artifact.facts, "cpu")
     wanted = [Request("nll", "drop", 1), Request("influence", "", 0), Request("influence", "", 2)]
-    assert measure(streamed, facts, tmp_path / "b", wanted) == measure(LoadedModel(changed), facts, tmp_path / "a", wanted)
+    loaded = measure(artifact.loaded, artifact.facts, tmp_path / "a", wanted)
+    assert measure(streamed, artifact.facts, tmp_path / "b", wanted) == loaded
     with pytest.raises(LbdslError) as caught:
-        measure(streamed, facts, tmp_path / "c", [Request("nll", "swa(window=6, sinks=2)", 2)])
+        measure(streamed, artifact.facts, tmp_path / "c", [Request("nll", "swa(window=6, sinks=2)", 2)])
     assert caught.value.diagnostics[0].code == "LB449"
+
+
+@pytest.mark.parametrize("streams", [0, 7, 100])
+def test_judging_is_the_same_loaded_or_from_disk(llama, artifact, monkeypatch, streams):
+    monkeypatch.setattr(flow, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / flow.SHARE)
+    bases, results = ((it.loaded, StreamedModel(it.folder, it.facts, "cpu")) for it in (llama, artifact))
+    found = []
+    for base, its in product(bases, results):
+        reports = []
+        progress = Calling(lambda stage, done, total, note, reports=reports: reports.append((done, total)))
+        found += judge_on(base, its, [blocks_of()], "judging", progress, 2)
+        assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+        assert reports[-1][0] == pytest.approx(reports[-1][1])
+    assert found == [found[0]] * 4
+    with torch.no_grad():
+        ids = blocks_of().ids
+        base, its = (
+            torch.log_softmax(it.loaded.hybrid(ids).logits, -1)[:, :-1].gather(-1, ids[:, 1:, None]).mean().item()
+            for it in (llama, artifact)
+        )
+    assert (found[0].base_nll.value, found[0].nll.value) == pytest.approx((-base, -its), abs=1e-5)
+    assert found[0].rise.value == pytest.approx(base - its, abs=1e-5)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_around_a_layer_and_its_statistics(llama, monkeypatch, streamed):
+    source = StreamedModel(llama.folder, llama.facts, "cpu") if streamed else LoadedModel(llama.loaded.hybrid)
+    source.statistics = lambda layer: {"of": torch.tensor(layer)}
+    seen, given, variant_of = [], {}, flow.variant_of
+
+    @contextmanager
+    def around(index, layer):
+        taken = []
+        hook = layer.mlp.down_proj.register_forward_hook(lambda _module, args, _out: taken.append(tuple(args[0].shape)))
+        yield
+        hook.remove()
+        seen.append((index, taken))
+
+    def variant(model, layer, change, statistics):
+        given[layer] = statistics["of"].item()
+        return variant_of(model, layer, change, statistics)
+
+    monkeypatch.setattr(flow, "variant_of", variant)
+    ids = blocks_of().ids
+    width = llama.facts.layer_specs[0].ffn.width
+    flows = [flow.Flow(ids[:2], [{1: Drop().under(llama.facts, 1)}]), flow.Flow(ids[2:])]
+    flow.push(source, flows, around=around)
+    assert seen == [(index, [(2, 37, width)] * (1 + (index > 1)) + [(3, 37, width)]) for index in range(LAYERS)]
+    assert given == {1: 1}
 
 
 def test_nothing_to_measure_is_only_the_base(llama, tmp_path):

@@ -51,7 +51,7 @@ def test_sums_come_back_exactly(tmp_path):
         assert math.isnan(found[3].total)
         assert store.get("b", KEY) == {}
         assert store.get("a", replace(KEY, layer=4)) == {}
-        assert store.get("a", KEY._replace(action="")) == {}
+        assert store.get("a", replace(KEY, action="")) == {}
         store.put("a", [(KEY, 0, Sum(1.0, 2))])
         assert store.get("a", KEY)[0] == Sum(1.0, 2)
 
