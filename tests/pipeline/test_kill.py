@@ -41,7 +41,7 @@ main(sys.argv[4:])
 APPLY = ("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--quiet")
 
 MOMENTS = {
-    "measuring": ("lbdsl.measure.store:Store.put", "after", 9),
+    "measuring": ("lbdsl.measure.store:Store.put", "after", 3),
     "healing": ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 7),
     "writing a checkpoint": ("transformers.trainer:Trainer._save_optimizer_and_scheduler", "before", 1),
     "merging": ("lbdsl.heal.heal:_merged", "after", 1),
