@@ -87,7 +87,10 @@ def take_statistics(
             help="use the action that needs them in fewer layers",
         )
     known = {text: _kept(folder, fingerprint, text) for text in _texts(wanted)}
-    missing = {layer: [stat for stat in stats if not _fits(stat, known[stat.text].get(layer))] for layer, stats in sorted(wanted.items())}
+    missing = {
+        layer: [stat for stat in stats if not _fits(stat, known[stat.text].get(layer))]
+        for layer, stats in sorted(wanted.items())
+    }
     missing = {layer: stats for layer, stats in missing.items() if stats}
     if missing:
         base = source()
