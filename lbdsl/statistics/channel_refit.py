@@ -34,7 +34,7 @@ class ChannelRefit(Statistic):
     def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
         inputs = input_MD.float()
         add_sizes(sums, inputs)
-        sums["products"] = sums.get("products", 0) + inputs.T @ inputs
+        sums.setdefault("products", inputs.new_zeros(2 * inputs.shape[1:])).addmm_(inputs.T, inputs)
 
     def value(
         self,

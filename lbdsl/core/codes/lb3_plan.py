@@ -301,6 +301,15 @@ _FILES = (
         fixed="lbdsl plan r.lbr MODEL -o x.lbplan",
     ),
 )
+_STATISTICS = (
+    Code(
+        "LB346",
+        "statistics that are too large",
+        "What calibration gives for new weights is kept on disk and named in the plan; there is a limit to that.",
+        "lbdsl plan recipe.lbr MODEL",
+        fixed="the action in fewer layers",
+    ),
+)
 _STALE = (
     Code(
         "LB340",
@@ -343,6 +352,14 @@ _STALE = (
         fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
     ),
     Code(
+        "LB347",
+        "a statistic changed since the plan was made",
+        "New weights are made from statistics of the calibration text; the plan names each by its sha256.",
+        "lbdsl apply x.lbplan",
+        exit_code=3,
+        fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
+    ),
+    Code(
         "LB345",
         "a plan that cannot be changed by hand",
         "`change_layer` writes one rule for each action in place of the recipe's own rules.",
@@ -351,4 +368,4 @@ _STALE = (
     ),
 )
 
-CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STALE
+CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STATISTICS + _STALE
