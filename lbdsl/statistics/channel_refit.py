@@ -32,9 +32,9 @@ class ChannelRefit(Statistic):
         return (down_of(model),)
 
     def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        inputs = input_MD.float()
+        inputs, width = input_MD.float(), input_MD.shape[1]
         add_sizes(sums, inputs)
-        sums.setdefault("products", inputs.new_zeros(2 * inputs.shape[1:])).addmm_(inputs.T, inputs)
+        sums.setdefault("products", inputs.new_zeros(width, width)).addmm_(inputs.T, inputs)
 
     def value(
         self,
