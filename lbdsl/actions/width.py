@@ -77,7 +77,8 @@ class Width(Action):
         return (
             error(
                 "LB319",
-                f"`{self.text()}`: an MLP of {ffn.width} channels can be narrowed to a multiple of {STEP} below that",
+                f"`{self.text()}` asks for {wanted} channels: the width must be a multiple of {STEP} below the base's "
+                f"{ffn.width}",
                 help=help,
             ),
         )

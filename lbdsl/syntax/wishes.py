@@ -52,7 +52,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "prune pruning sparse sparsity sparsify wanda sparsegpt unstructured semi_structured masking",
-        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}",
+        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}; {_WIDTH}",
     ),
     (
         "",

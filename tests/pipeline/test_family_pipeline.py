@@ -42,6 +42,7 @@ RECIPES = {
     "drop + swa first": "layers 0 drop\nlayers 1 swa(window=5, sinks=3)\nelse keep",
     "no full layer": "layers 0, 2 swa(window=5, sinks=3)\nelse drop",
     "one window": "else swa(window=5)",
+    "narrow": "layers 0 swa(window=5) + width(75%)\nlayers 1-2 drop + width(32, refit=true)\nelse keep",
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
 }
 GENERATED = ("no full layer", "all at once")
