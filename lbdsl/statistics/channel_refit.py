@@ -14,7 +14,10 @@ from lbdsl.statistics.channel_importance import add_sizes, down_of, importance
 if TYPE_CHECKING:
     from torch import Tensor
 
-RIDGE = 1e-3
+RIDGE = 1.0
+"""Times the mean square of the kept channels, added to the square of each. Measured on SmolLM2, layers 1, 7 and 14, three
+quarters kept, fitted on 6k tokens of `builtin:pydoc`: on other text of pydoc the MLP's error falls by 14 to 19 %, and on
+WikiText it stays within 4 % of what it is without. With 1e-3 it falls by 4 to 13 % there, and rises by 17 to 31 % on WikiText."""
 
 
 class ChannelRefit(Statistic):
