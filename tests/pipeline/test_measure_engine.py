@@ -60,7 +60,7 @@ def measured(hybrid, tmp_path_factory):
 
 
 def spec_of(action: str, layer: int) -> LayerSpec:
-    return ACTIONS[action].under(facts_of(tiny_llama()), layer)
+    return ACTIONS[action].under(facts_of(tiny_llama()), layer).spec
 
 
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name != "keep"])

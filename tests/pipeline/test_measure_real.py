@@ -36,7 +36,7 @@ def test_smollm2(tmp_path):
     naive, naive_seconds = [], 0.0
     for layer in (None, *range(LAYERS)):
         start = time.perf_counter()
-        changes = {} if layer is None else {layer: drop}
+        changes = {} if layer is None else {layer: drop.spec}
         logp = torch.cat([naive_logp(stock, row[None], changes, torch.float32) for row in blocks.ids])[:, :-1]
         naive.append(-logp.gather(-1, target).mean().item())
         naive_seconds += time.perf_counter() - start
