@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
+from lbdsl.actions.base import argument_text
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Share, Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.constants import constant, warn_decimal, whole
@@ -181,7 +182,7 @@ def signature(cls: type[Action]) -> str:
     parts = []
     for name in cls.parameters():
         default = cls.model_fields[name].get_default()
-        parts.append(name if default is PydanticUndefined else f"{name}={default}")
+        parts.append(name if default is PydanticUndefined else f"{name}={argument_text(default)}")
     return f"{cls.kind_name()}({', '.join(parts)})" if parts else cls.kind_name()
 
 
@@ -256,7 +257,7 @@ def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> An
     if value.kind == "list":
         scope.error("LB106", f"`{name}` takes one value, not a list", node.span)
         return None
-    return value.value
+    return Share(value.value) if value.unit is Unit.RATIO else value.value  # type: ignore[arg-type]
 
 
 def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, Span], item: Any) -> None:
@@ -283,7 +284,13 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         words, key = _BOUNDS[kind]
         scope.error("LB105", f"`{name}` must be {words} {context[key]}", span, help=form)
     elif kind.endswith(("_type", "_parsing", "_from_float")):
-        wanted = {"int": "a whole number", "float": "a number", "string": "text", "bool": "`true` or `false`"}
+        wanted = {
+            "amount": "a whole number or a share, as in `75%`",
+            "bool": "`true` or `false`",
+            "float": "a number",
+            "int": "a whole number",
+            "string": "text",
+        }
         scope.error("LB106", f"`{name}` must be {wanted.get(kind.split('_')[0], 'of another type')}", span, help=form)
     else:
         scope.error("LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower(), span, help=form)

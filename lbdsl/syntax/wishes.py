@@ -14,6 +14,7 @@ _QUALITY = "`ppl_increase`, `kl_healed` and `agreement` compare the finished mod
 _SCORES = "scores are `nll`, `kl`, `influence` and `sensitivity`"
 _HEAL = "`heal` has `tokens`, `batch`, `lr`, `method` and `loss`"
 _DROP = "`drop` removes attentions, `drop(mlp)` MLPs and `drop(block)` whole layers"
+_WIDTH = "`width(75%)` keeps the channels of an MLP that matter most"
 _QUANTIZE = "`quantize(bits=4)` says how many bits; it can be planned, but not applied in this version"
 
 ROWS: tuple[tuple[str, str, str], ...] = (
@@ -51,7 +52,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "prune pruning sparse sparsity sparsify wanda sparsegpt unstructured semi_structured masking",
-        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}",
+        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}; {_WIDTH}",
     ),
     (
         "",
@@ -65,9 +66,10 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "",
-        "width narrow intermediate ffn_width slim channels neurons hidden_size prune_mlp shrink",
-        "the language has no action that narrows an MLP or the hidden size; `drop(mlp)` removes an MLP whole",
+        "narrow intermediate intermediate_size ffn_width slim channels neurons prune_mlp shrink",
+        f"an MLP is narrowed by its channels: {_WIDTH}",
     ),
+    ("", "hidden_size hidden_dim", f"the language has no action that changes the hidden size; {_WIDTH}"),
     (
         "",
         "svd low_rank lowrank rank_reduce factorize slicegpt pca decompose",
@@ -116,7 +118,12 @@ ROWS: tuple[tuple[str, str, str], ...] = (
         "window sliding sliding_window local local_attention windowed swin attention_window",
         "a sliding window is `swa(window=512)`",
     ),
-    ("parameter", "size length width window_size tokens", "the window's size is `window`, as in `swa(window=512)`"),
+    ("parameter", "length window_size tokens", "the window's size is `window`, as in `swa(window=512)`"),
+    (
+        "parameter",
+        "size width",
+        "a window's size is `window`, as in `swa(window=512)`, an MLP's is `channels`, as in `width(channels=75%)`",
+    ),
     (
         "",
         "dilated dilation global global_attention block_sparse bigbird longformer strided stride random_attention",

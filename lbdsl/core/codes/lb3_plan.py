@@ -143,6 +143,13 @@ _RULES = (
         'requires model.family matches ~"(a)\\1"',
         fixed='requires model.family matches ~"llama|qwen.*"',
     ),
+    Code(
+        "LB319",
+        "a size that a layer cannot have",
+        "Widths of MLPs are multiples of 32, which integer kernels and GGUF's blocks need, and below the base's.",
+        "else width(1000)",
+        fixed="else width(992)",
+    ),
 )
 _CONDITIONS = (
     Code(
