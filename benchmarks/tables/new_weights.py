@@ -1,4 +1,4 @@
-"""What drops, windows, fewer KV heads and narrower MLPs do to SmolLM2, each alone and all together, before and after healing.
+"""What drops, windows, fewer KV heads and narrower MLPs do to SmolLM2, alone and together, before and after healing.
 
 Needs `make model`. Each row plans, applies, heals and judges on both built-in texts, at 1Ki tokens a sequence.
 """
