@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from lbdsl.actions import Action
@@ -34,16 +33,14 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     wanted: dict[Request, None] = {}
     actions: dict[str, Action] = {}
 
-    wrong: list[Diagnostic] = []
+    lacking: list[Diagnostic] = []
 
     def ask(score: Score, layers: tuple[int, ...]) -> None:
         if score.action is not None:
             actions[score.action_text] = score.action
             without = [layer for layer in layers if score.action.under(facts, layer) is None]
             if without:
-                wrong.append(_not_there(recipe, score, score.action, without))
-            said = {d.message: d for layer in layers for d in score.action.check(facts, layer) if d.is_error}
-            wrong.extend(replace(d, span=d.span or recipe.span(score)) for d in said.values())
+                lacking.append(_not_there(recipe, score, score.action, without))
         wanted.update(dict.fromkeys(Request(score.metric, score.action_text, layer) for layer in layers))
 
     everywhere = tuple(range(facts.layers))
@@ -61,8 +58,8 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
                     ask(score, known.domain)
             case _:
                 pass
-    if wrong:
-        return Diagnosed(None, tuple(wrong))
+    if lacking:
+        return Diagnosed(None, tuple(lacking))
     return Diagnosed((tuple(wanted), MappingProxyType(actions)))
 
 
