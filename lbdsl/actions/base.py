@@ -62,7 +62,7 @@ class Action(BaseModel):
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
             if name != "kind" and (info.is_required() or value != info.default):
-                parts.append(f"{name}={value}")
+                parts.append(f"{name}={argument_text(value)}")
         return f"{self.kind}({', '.join(parts)})" if parts else self.kind
 
     stage: ClassVar[int] = 0
@@ -96,6 +96,11 @@ class Action(BaseModel):
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""
         return ()
+
+
+def argument_text(value: object) -> str:
+    """An argument as recipes write it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def made_weights(
