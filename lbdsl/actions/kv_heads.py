@@ -12,11 +12,12 @@ from lbdsl.core.diagnostic import Diagnostic, error, note, warning
 from lbdsl.families.rows import QKV
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Mean, Ref, Slice, Stat, Take
+from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Mean, Ref, Slice, Stat, Take, Transpose
 from lbdsl.parts.attention import Attention
 
 _O = "self_attn.o_proj.weight"
 _K_NORM = "self_attn.k_norm.weight"
+Args = tuple[tuple[str, int | str], ...]
 
 
 class KVHeads(Action):
@@ -24,8 +25,8 @@ class KVHeads(Action):
 
     What: with `method=mean` the keys and values of a group are averaged. Before that they are aligned: turned so that the
     heads of a group are as alike as can be on the calibration text, which by itself changes nothing the layer gives.
-    Values turn by any rotation, and the output projection turns them back; keys turn and grow pair by pair, as rotary
-    embeddings turn them, and queries follow. `align=false` averages them as they are. With `method=strongest` the KV head
+    Values turn by any rotation, and the output projection turns them back; keys turn pair by pair, as rotary
+    embeddings turn them, and queries turn with them. `align=false` averages them as they are. With `method=strongest` the KV head
     of a group stays whose values matter most: the mean length of a value times the norm of the output projection's columns
     that read it. `n` divides the number of KV heads. Families with norms of keys: head by head (Qwen 3, Gemma 3) only
     values are aligned; over all heads (Olmo 3) the strongest head stays with either method.
@@ -59,11 +60,11 @@ class KVHeads(Action):
 
         def new(of: str, x: AnyExpr) -> AnyExpr:
             if of == "q":
-                return MatMul(a=_users(self._rotations("k", mixer), mixer), b=x) if "k" in aligned else x
+                return MatMul(a=_by_query(self._rotations("k", mixer), mixer), b=x) if "k" in aligned else x
             if strongest:
                 return self._strongest(x, mixer)
             if of in aligned:
-                x = MatMul(a=Slice(x=self._rotations(of, mixer), axis=0, start=0, stop=mixer.kv_heads), b=x)
+                x = MatMul(a=self._rotations(of, mixer), b=x)
             return Mean(x=x, axis=0, size=mixer.head_dim, group=mixer.kv_heads // self.n)
 
         old = {tensor.name for tensor in base.tensors(model)}
@@ -77,7 +78,8 @@ class KVHeads(Action):
                 if name in old and (of != "q" or "k" in aligned):
                     made[name] = new(of, Ref(name=name))
         if "v" in aligned:
-            made[_O] = MatMul(a=Ref(name=_O), b=_users(self._rotations("v", mixer), mixer))
+            back = Transpose(x=self._rotations("v", mixer))
+            made[_O] = MatMul(a=Ref(name=_O), b=_by_query(back, mixer))
         if norm == "key_value":
             made[_K_NORM] = new("k", Ref(name=_K_NORM))
         return made
@@ -112,8 +114,8 @@ class KVHeads(Action):
         return mixer if isinstance(mixer, Attention) and mixer.kv_heads % self.n == 0 else None
 
     def _rotations(self, of: str, mixer: Attention) -> Stat:
-        args = (("of", of), ("n", self.n), *_sizes(mixer))
-        return Stat(kind="kv_rotations", args=args, dims=(2 * mixer.kv_heads, mixer.head_dim, mixer.head_dim))
+        args: Args = (("of", of), ("n", self.n), *_sizes(mixer))
+        return Stat(kind="kv_rotations", args=args, dims=(mixer.kv_heads, mixer.head_dim, mixer.head_dim))
 
     def _strongest(self, x: AnyExpr, mixer: Attention) -> AnyExpr:
         """The rows of the strongest KV head of each group."""
@@ -133,14 +135,14 @@ def _norm_of_keys(model: ModelFacts) -> str | None:
     return next((row.dims[0] for row in model.family_data.attention if row.name == _K_NORM), None)
 
 
-def _sizes(mixer: Attention) -> tuple[tuple[str, int], ...]:
+def _sizes(mixer: Attention) -> Args:
     return (("kv_heads", mixer.kv_heads), ("head_dim", mixer.head_dim))
 
 
-def _users(rotations: Stat, mixer: Attention) -> Take:
-    """What undoes the rotations of KV heads, one for each query head: [heads, head_dim, head_dim]."""
+def _by_query(x: AnyExpr, mixer: Attention) -> Take:
+    """What is one matrix for each KV head, for each query head that reads it: [heads, head_dim, head_dim]."""
     each = mixer.heads // mixer.kv_heads
-    return Take(x=rotations, axis=0, indices=tuple(mixer.kv_heads + head // each for head in range(mixer.heads)))
+    return Take(x=x, axis=0, indices=tuple(head // each for head in range(mixer.heads)))
 
 
 def _fused(x: Ref, mixer: Attention) -> dict[str, Slice]:

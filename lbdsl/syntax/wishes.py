@@ -56,8 +56,8 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "heads head prune_heads drop_heads head_pruning remove_heads",
-        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions, and "
-        "`kv_heads(1)` lets query heads share KV heads",
+        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions, "
+        "and `kv_heads(1)` lets query heads share KV heads",
     ),
     ("", "gqa mqa merge_heads share_heads num_kv_heads", "`kv_heads(1)` makes one KV head of all, `kv_heads(n)` n of them"),
     (

@@ -165,20 +165,14 @@ def pairs_of(base, size: int) -> list[tuple[int, int]]:
     return [(i, i + turned // 2) for i in range(turned // 2)] + [(turned + i, turned + rest + i) for i in range(rest)]
 
 
-def pair_turns(base, to: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices for keys and for queries: pair by pair the angle that fits best, and the size that makes both as long."""
-    key, query = torch.zeros(2, of.shape[1], of.shape[1], dtype=torch.float64)
+def pair_turns(base, to: Tensor, of: Tensor) -> Tensor:
+    """Pair by pair the angle that fits best."""
+    found = torch.zeros(of.shape[1], of.shape[1], dtype=torch.float64)
     for a, b in pairs_of(base, of.shape[1]):
-        dot = (of[:, a] @ to[:, a] + of[:, b] @ to[:, b]).item()
-        cross = (of[:, a] @ to[:, b] - of[:, b] @ to[:, a]).item()
-        angle = torch.atan2(torch.tensor(cross), torch.tensor(dot)).double()
-        size = to[:, [a, b]].norm() / of[:, [a, b]].norm()
-        block = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-        for matrix, factor in ((key, size), (query, 1 / size)):
-            for i, row in enumerate((a, b)):
-                for j, column in enumerate((a, b)):
-                    matrix[row, column] = factor * block[i, j]
-    return key, query
+        z = (torch.complex(of[:, a], of[:, b]).conj() * torch.complex(to[:, a], to[:, b])).sum()
+        z = z / z.abs()
+        found[[a, a, b, b], [a, b, a, b]] = torch.stack([z.real, -z.imag, z.imag, z.real])
+    return found
 
 
 @torch.no_grad()
@@ -202,10 +196,10 @@ def reference(base, action: KVHeads, ids: Tensor, layers=CHANGED):
                     for q in heads.users(i):
                         heads.columns[q] = heads.columns[q] @ rotation.T
                     if name not in NORMED:
-                        key, query = pair_turns(base, keys[start], keys[i])
-                        heads.turn("k", i, key)
+                        turn = pair_turns(base, keys[start], keys[i])
+                        heads.turn("k", i, turn)
                         for q in heads.users(i):
-                            heads.turn("q", q, query)
+                            heads.turn("q", q, turn)
             for of in "kv":
                 for parts in heads.rows[of].values():
                     parts[start : start + group] = [sum(parts[i] for i in members) / len(members)] * group
@@ -237,7 +231,7 @@ def test_aligning_alone_changes_nothing(family: str, biases: bool) -> None:
         change = KVHeads(n=1).under(facts, layer)
         stats = statistics_of(base, facts, layer, change, text())
         owner = base.model.layers[layer]
-        assert any(not torch.allclose(value[5], torch.eye(value.shape[-1]), atol=0.1) for value in stats.values())
+        assert any(not torch.allclose(value[3], torch.eye(value.shape[-1]), atol=0.1) for value in stats.values())
         for name, expr in change.weights:
             value = evaluate(_not_averaged(expr), owner.get_parameter, stats, torch.float32)
             made.model.layers[layer].get_parameter(name).data.copy_(value)
@@ -279,8 +273,8 @@ def test_heads_that_are_alike_but_turned_become_one_by_aligning(family: str) -> 
         key = torch.eye(heads.size, dtype=torch.float64)
         if family not in NORMED:
             for a, b in pairs_of(base, heads.size):
-                x, y = torch.randn(2, generator=generator, dtype=torch.float64)
-                key[[a, a, b, b], [a, b, a, b]] = torch.stack([x, -y, y, x])
+                angle = 6 * torch.rand((), generator=generator, dtype=torch.float64)
+                key[[a, a, b, b], [a, b, a, b]] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()])
         for of, matrix in (("k", key), ("v", rotation)):
             for parts in heads.rows[of].values():
                 parts[1] = matrix @ parts[0]

@@ -210,8 +210,8 @@ _ACTIONS = (
     Code(
         "LB339",
         "a number of KV heads that cannot be",
-        "Each group of neighbours becomes one head, so the number of groups divides the number of KV heads; and only softmax "
-        "attention is known to the action.",
+        "Each group of neighbours becomes one head, so the number of groups divides the number of KV heads. Only softmax "
+        "attention has them.",
         "layers 4-20 kv_heads(2)",
         fixed="layers 4-20 kv_heads(1)",
     ),
