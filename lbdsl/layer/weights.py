@@ -269,6 +269,12 @@ def stats_in(exprs: Iterable[AnyExpr]) -> tuple[Stat, ...]:
     return tuple(dict.fromkeys(part for expr in exprs for part in walk(expr) if isinstance(part, Stat)))
 
 
+def stats_by_layer(made: Mapping[int, Iterable[AnyExpr]]) -> dict[int, tuple[Stat, ...]]:
+    """The statistics that the new weights of layers are made from; layers without any are left out."""
+    found = {layer: stats_in(exprs) for layer, exprs in made.items()}
+    return {layer: stats for layer, stats in found.items() if stats}
+
+
 def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:
     """Two sets of new weights as one: `then` is over the weights that `first` made, the result over those before."""
     return {**first, **{name: _substituted(expr, first) for name, expr in then.items()}}

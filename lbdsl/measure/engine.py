@@ -22,7 +22,7 @@ from lbdsl.measure.residual import residual_sums
 from lbdsl.measure.store import Store, Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming_scores import measure_from_disk
-from lbdsl.measure.variant import variant_of
+from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 from lbdsl.measure.work import BASE_NLL, Found, MicroBatch, Suffix, key_of
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
@@ -40,6 +40,7 @@ def measure_requests(
     *,
     progress: Report | None = None,
     batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
 ) -> dict[Request, Measurement]:
     """Measure what is not in the store yet, and return every request's mean over the tokens of `blocks`.
 
@@ -51,7 +52,8 @@ def measure_requests(
     model: gives the hybrid base model (`lbdsl.model.surgery.to_hybrid`), in eval mode, or a StreamedModel, which is
     measured layer by layer from disk, with the same numbers; called only when something is missing. actions: the action
     of every non-empty `Request.action` text. progress: told of layer-forwards of one sequence, the head weighted by its
-    cost. batch: sequences at a time; a stored measurement should be resumed with the same.
+    cost. batch: sequences at a time; a stored measurement should be resumed with the same. statistics: those that
+    the actions make new weights from.
     The result also has `BASE_NLL`. Raises LbdslError LB449 for a layer that has lost what an action needs, LB448
     for a store that cannot be used.
     """
@@ -77,7 +79,7 @@ def measure_requests(
     if work:
         base = model()
         measured = measure_from_disk if isinstance(base, StreamedModel) else _measured
-        for found in measured(base, blocks, work, progress):
+        for found in measured(base, blocks, work, progress, statistics):
             store.put(fingerprint, found)
             for key, row, value in found:
                 known[key][row] = value
@@ -108,12 +110,14 @@ def _under(action: Action, facts: ModelFacts, layer: int) -> LayerChange:
     return change
 
 
-def _measured(model: Any, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None) -> Iterator[Found]:
+def _measured(
+    model: Any, blocks: TokenBlocks, work: Sequence[MicroBatch], progress: Report | None, statistics: StatisticsOf
+) -> Iterator[Found]:
     meter = Meter(progress, model)
     for todo in work:
         meter.expect(meter.run(len(todo.rows)) + sum(meter.run(len(todo.rows), run.layer) for run in todo.suffixes))
     for todo in work:
-        yield from _run(model, blocks.ids, todo, meter, blocks.sequences)
+        yield from _run(model, blocks.ids, todo, meter, blocks.sequences, statistics)
 
 
 @torch.inference_mode()
@@ -151,7 +155,9 @@ def _base_pass(model: Any, ids_BN: Tensor, micro_batch: MicroBatch) -> tuple[Any
     return inputs, last_BND, kept, found
 
 
-def _run(model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequences: int) -> Iterator[Found]:
+def _run(
+    model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequences: int, statistics: StatisticsOf
+) -> Iterator[Found]:
     """Everything that is missing of one micro-batch, in portions; progress of one is told when the next is asked for,
     that is when it is safe on disk."""
     rows = micro_batch.rows
@@ -167,7 +173,7 @@ def _run(model: Any, ids_SN: Tensor, micro_batch: MicroBatch, meter: Meter, sequ
 
     for index, run in enumerate(micro_batch.suffixes):
         with torch.inference_mode():
-            replace = {run.layer: variant_of(model, run.layer, run.change)}
+            replace = {run.layer: variant_of(model, run.layer, run.change, statistics(run.layer))}
             changed_BND = model.model.run_layers(kept[run.layer], inputs, start=run.layer, replace=replace)
             sums = base.compare(changed_BND, run.metrics)
         if all(later.layer != run.layer for later in micro_batch.suffixes[index + 1 :]):

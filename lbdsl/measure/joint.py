@@ -20,7 +20,7 @@ from lbdsl.measure.predictions import Predictions
 from lbdsl.measure.store import MODEL_LAYER, Key, Store, Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming_scores import joint_from_disk
-from lbdsl.measure.variant import variant_of
+from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 from lbdsl.metrics import LogitsMetric, Of, metrics_of
 
 _BASE = Key("base_nll", "", MODEL_LAYER)
@@ -45,6 +45,7 @@ def measure_joint(
     *,
     progress: Report | None = None,
     batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
 ) -> JointLoss:
     """Measure the model with the layers of `changes` under their specifications, on JOINT text.
 
@@ -61,7 +62,7 @@ def measure_joint(
     if work:
         base = model()
         measured = joint_from_disk if isinstance(base, StreamedModel) else _measured
-        for rows, sums in measured(base, changes, blocks, work, joint, progress):
+        for rows, sums in measured(base, changes, blocks, work, joint, progress, statistics):
             found = [
                 (_BASE if kind == _BASE.metric else keys[kind], row, value)
                 for kind, values in sums.items()
@@ -82,13 +83,14 @@ def _measured(
     work: Sequence[range],
     joint: Sequence[type[LogitsMetric]],
     progress: Report | None,
+    statistics: StatisticsOf,
 ) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
     """Sums a sequence by metric, the base's loss among them, of one micro-batch after the other."""
     first = min(changes, default=len(model.model.layers))
     meter = Meter(progress, model)
     for rows in work:
         meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
-    variants = {layer: variant_of(model, layer, change) for layer, change in sorted(changes.items())}
+    variants = {layer: variant_of(model, layer, change, statistics(layer)) for layer, change in sorted(changes.items())}
     for rows in work:
         ids_BN = blocks.ids[rows.start : rows.stop].to(model.lm_head.weight.device)
         sums = _compare(model, ids_BN, first, variants, joint)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lbdsl.layer.weights import LayerChange
+from lbdsl.measure.loaded_model import LoadedModel
 from lbdsl.measure.streamed_model import StreamedModel
-from lbdsl.measure.variant import variant_of
+from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 
 Changes = Mapping[int, LayerChange]
 """What layers become: it makes a changed model out of the base."""
@@ -39,9 +41,22 @@ class Flow:
         return 1 + sum(1 for changes in self.changes if changes and min(changes) <= layer)
 
 
+Around = Callable[[int, nn.Module], AbstractContextManager[None]]
+"""Entered with a layer and its index around all that goes through it."""
+
+
 @torch.inference_mode()
-def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None] = lambda layer: None) -> None:
-    """Take `flows` from tokens to the last layer. `done` is told of each layer when all flows are through it.
+def push(
+    model: StreamedModel | LoadedModel,
+    flows: Sequence[Flow],
+    done: Callable[[int], None] = lambda layer: None,
+    *,
+    around: Around = lambda index, layer: nullcontext(),
+    statistics: StatisticsOf = no_statistics,
+    stop: int | None = None,
+) -> None:
+    """Take `flows` from tokens to the last layer, or to the one before `stop`. `done` is told of each layer when all flows
+    are through it.
 
     A changed model leaves the base's stream at its first changed layer; one without changes is the base.
     Raises LbdslError LB449 as `variant_of` does.
@@ -54,11 +69,11 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
             inputs[flow.ids_BN.shape] = model.hybrid.model.prepare(flow.last_BND)
         flow.inputs = inputs[flow.ids_BN.shape]
         flow.changed = [None] * len(flow.changes)
-    for index in range(model.layers):
-        with model.layer(index) as layer:
+    for index in range(model.layers if stop is None else stop):
+        with model.layer(index) as layer, around(index, layer):
             made: dict[LayerChange, Any] = {}
             for flow in flows:
-                _through(model, flow, layer, index, made)
+                _through(model, flow, layer, index, made, statistics)
             # Variants share the layer's weights, which must go before the next layer's come.
             del made, layer
         done(index)
@@ -66,7 +81,14 @@ def push(model: StreamedModel, flows: Sequence[Flow], done: Callable[[int], None
         flow.changed = [flow.last_BND if state is None else state for state in flow.changed]
 
 
-def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dict[LayerChange, Any]) -> None:
+def _through(
+    model: StreamedModel | LoadedModel,
+    flow: Flow,
+    layer: Any,
+    index: int,
+    made: dict[LayerChange, Any],
+    statistics: StatisticsOf,
+) -> None:
     """One flow through one layer; `made` keeps the layer's variants for the flows after it."""
     body = model.hybrid.model
     for number, changes in enumerate(flow.changes):
@@ -79,7 +101,7 @@ def _through(model: StreamedModel, flow: Flow, layer: Any, index: int, made: dic
         if index in changes:
             key = changes[index]
             if key not in made:
-                made[key] = variant_of(model.hybrid, index, changes[index])
+                made[key] = variant_of(model.hybrid, index, changes[index], statistics(index))
             used = made[key]
         flow.changed[number] = body.run_layer(used, index, state_BND, flow.inputs)
     before_BND = flow.last_BND

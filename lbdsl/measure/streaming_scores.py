@@ -19,6 +19,7 @@ from lbdsl.measure.residual import residual_sums
 from lbdsl.measure.store import Sum
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.streaming import Flow, push
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.measure.work import BASE_NLL, Found, MicroBatch, key_of
 from lbdsl.metrics import LogitsMetric
 
@@ -31,6 +32,7 @@ def measure_from_disk(
     blocks: TokenBlocks,
     work: Sequence[MicroBatch],
     progress: Report | None,
+    statistics: StatisticsOf = no_statistics,
     budget: int | None = None,
 ) -> Iterator[Found]:
     """Everything that is missing, in portions as they are finished.
@@ -44,7 +46,7 @@ def measure_from_disk(
         meter.expect(sum(_units(meter, model, part) for part in todo))
     for number, todo in enumerate(passes, start=1):
         where = f"pass {number} of {len(passes)}"
-        yield from _pass(model, blocks, todo, meter, where)
+        yield from _pass(model, blocks, todo, meter, where, statistics)
 
 
 def joint_from_disk(
@@ -54,6 +56,7 @@ def joint_from_disk(
     work: Sequence[range],
     joint: Sequence[type[LogitsMetric]],
     progress: Report | None,
+    statistics: StatisticsOf,
 ) -> Iterator[tuple[range, dict[str, list[Sum]]]]:
     """Sums a sequence by metric, the base's loss among them, of one micro-batch after the other; two streams each."""
     meter = Meter(progress, model.hybrid)
@@ -63,7 +66,7 @@ def joint_from_disk(
         meter.expect(meter.run(len(rows)) + meter.run(len(rows), first))
     for number, group in enumerate(passes, start=1):
         flows = [Flow(_ids(model, blocks, rows), (changes,)) for rows in group]
-        _push(model, flows, meter, f"pass {number} of {len(passes)}")
+        _push(model, flows, meter, f"pass {number} of {len(passes)}", statistics)
         with model.head() as predictor:
             for rows, flow in zip(group, flows, strict=True):
                 with torch.inference_mode():
@@ -75,7 +78,12 @@ def joint_from_disk(
 
 
 def _pass(
-    model: StreamedModel, blocks: TokenBlocks, todo: Sequence[MicroBatch], meter: Meter, where: str
+    model: StreamedModel,
+    blocks: TokenBlocks,
+    todo: Sequence[MicroBatch],
+    meter: Meter,
+    where: str,
+    statistics: StatisticsOf,
 ) -> Iterator[Found]:
     seen: list[Found] = [[] for _ in todo]
     flows = [
@@ -86,7 +94,7 @@ def _pass(
         )
         for part, found in zip(todo, seen, strict=True)
     ]
-    _push(model, flows, meter, where)
+    _push(model, flows, meter, where, statistics)
     with model.head() as predictor:
         for part, flow, found in zip(todo, flows, seen, strict=True):
             with torch.inference_mode():
@@ -102,12 +110,14 @@ def _pass(
             meter.add((1 + len(part.suffixes)) * meter.run(len(part.rows), model.layers), f"{where}, head")
 
 
-def _push(model: StreamedModel, flows: Sequence[Flow], meter: Meter, where: str) -> None:
+def _push(
+    model: StreamedModel, flows: Sequence[Flow], meter: Meter, where: str, statistics: StatisticsOf = no_statistics
+) -> None:
     def done(layer: int) -> None:
         units = sum(flow.running(layer) * len(flow.ids_BN) for flow in flows)
         meter.add(units, f"{where}, layer {layer}")
 
-    push(model, flows, done)
+    push(model, flows, done, statistics=statistics)
 
 
 def _observers(part: MicroBatch, found: Found) -> dict[int, Any]:

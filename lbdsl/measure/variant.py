@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +17,17 @@ from lbdsl.measure.expressions import made_of
 AGAIN = "start from the base model instead of an artifact"
 
 
-def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
+StatisticsOf = Callable[[int], Mapping[str, torch.Tensor]]
+"""The statistics of a layer by their text, see `lbdsl.measure.statistics`."""
+
+
+def no_statistics(layer: int) -> Mapping[str, torch.Tensor]:
+    return {}
+
+
+def variant_of(
+    model: Any, layer: int, change: LayerChange, statistics: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> torch.nn.Module:
     """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew. The base's own where
     nothing changes.
 
@@ -30,7 +42,7 @@ def variant_of(model: Any, layer: int, change: LayerChange) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         try:
-            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights))
+            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights, statistics))
         except ValueError as problem:
             said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->"))
             raise fail(

@@ -202,8 +202,8 @@ _ACTIONS = (
     Code(
         "LB327",
         "layers that are so already",
-        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3), and a wider window would not widen them; "
-        "nor does a layer change that has as many KV heads as asked for.",
+        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them. A "
+        "layer with as many KV heads as asked for stays as it is, too.",
         "else swa(window=4Ki)",
         fixed="else swa(window=512)",
     ),
@@ -216,7 +216,7 @@ _ACTIONS = (
         fixed="layers 4-20 kv_heads(1)",
     ),
     Code(
-        "LB346",
+        "LB347",
         "KV heads merged in another way",
         "Norms of keys come between the weights and the scores. Where they are head by head (Qwen 3, Gemma 3), turned keys "
         "would be normed by other weights; where they are over all heads (Olmo 3), averaged keys would be of another size.",
@@ -311,6 +311,15 @@ _FILES = (
         fixed="lbdsl plan r.lbr MODEL -o x.lbplan",
     ),
 )
+_STATISTICS = (
+    Code(
+        "LB346",
+        "statistics that are too large",
+        "What calibration gives for new weights is kept on disk and named in the plan; there is a limit to that.",
+        "lbdsl plan recipe.lbr MODEL",
+        fixed="the action in fewer layers",
+    ),
+)
 _STALE = (
     Code(
         "LB340",
@@ -353,6 +362,14 @@ _STALE = (
         fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
     ),
     Code(
+        "LB347",
+        "a statistic changed since the plan was made",
+        "New weights are made from statistics of the calibration text; the plan names each by its sha256.",
+        "lbdsl apply x.lbplan",
+        exit_code=3,
+        fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
+    ),
+    Code(
         "LB345",
         "a plan that cannot be changed by hand",
         "`change_layer` writes one rule for each action in place of the recipe's own rules.",
@@ -361,4 +378,4 @@ _STALE = (
     ),
 )
 
-CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STALE
+CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STATISTICS + _STALE
