@@ -20,6 +20,11 @@ from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
 
 
+def argument_text(value: object) -> str:
+    """An argument as recipes write it: `true`, `75%`, `mean`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Action(BaseModel):
     """Base of all actions. Fields are the action's parameters, in the order they may be given without a name.
 
@@ -96,11 +101,6 @@ class Action(BaseModel):
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """What this model cannot express, or what a user should know. Pure."""
         return ()
-
-
-def argument_text(value: object) -> str:
-    """An argument as recipes write it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def made_weights(

@@ -25,11 +25,11 @@ class KVHeads(Action):
 
     What: with `method=mean` the keys and values of a group are averaged. Before that they are aligned: turned so that the
     heads of a group are as alike as can be on the calibration text, which by itself changes nothing the layer gives.
-    Values turn by any rotation, and the output projection turns them back; keys turn pair by pair, as rotary
-    embeddings turn them, and queries turn with them. `align=false` averages them as they are. With `method=strongest` the KV head
-    of a group stays whose values matter most: the mean length of a value times the norm of the output projection's columns
-    that read it. `n` divides the number of KV heads. Families with norms of keys: head by head (Qwen 3, Gemma 3) only
-    values are aligned; over all heads (Olmo 3) the strongest head stays with either method.
+    Values turn by any rotation, and the output projection turns them back; keys turn pair by pair, as rotary embeddings
+    turn them, and queries turn with them. `align=false` averages them as they are. With `method=strongest` the KV head of
+    a group stays whose values matter most: the mean length of a value times the norm of the output projection's columns
+    that read it. `n` divides the number of KV heads. In families with norms of keys, head by head (Qwen 3, Gemma 3), only
+    values are aligned; where the norm is over all heads (Olmo 3), the strongest head stays with either method.
     Why: the KV cache, and what each decoded token reads of it, shrink with the number of KV heads at any context length.
     Choose the layers by score: a few cost little, all of them ruin a model.
     Example: `lowest 8 by kl(kv_heads(1)) kv_heads(1)`

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from lbdsl.actions import Action
@@ -25,8 +24,8 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     """Every (metric, action, layer) that a rule may ask for, without repetition, and the actions by their text.
 
     A layer that earlier rules are sure to claim needs no score for a later condition or ranking of the rest; a ranked
-    set and a ranking without `of rest` need all layers. Errors are those of `check_recipe`, and of actions that only a
-    score asks for: nothing is worth measuring for a recipe that does not fit the model.
+    set and a ranking without `of rest` need all layers. Errors are those of `check_recipe`: nothing is worth measuring
+    for a recipe that does not fit the model.
     """
     problems = check_recipe(recipe, facts)
     if problems:
@@ -34,16 +33,14 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     wanted: dict[Request, None] = {}
     actions: dict[str, Action] = {}
 
-    unfit: list[Diagnostic] = []
+    lacking: list[Diagnostic] = []
 
     def ask(score: Score, layers: tuple[int, ...]) -> None:
         if score.action is not None:
             actions[score.action_text] = score.action
             without = [layer for layer in layers if score.action.under(facts, layer) is None]
             if without:
-                unfit.append(_not_there(recipe, score, score.action, without))
-            said = {d.message: d for layer in layers for d in score.action.check(facts, layer) if d.is_error}
-            unfit.extend(replace(d, span=d.span or recipe.span(score)) for d in said.values())
+                lacking.append(_not_there(recipe, score, score.action, without))
         wanted.update(dict.fromkeys(Request(score.metric, score.action_text, layer) for layer in layers))
 
     everywhere = tuple(range(facts.layers))
@@ -61,8 +58,8 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
                     ask(score, known.domain)
             case _:
                 pass
-    if unfit:
-        return Diagnosed(None, tuple(unfit))
+    if lacking:
+        return Diagnosed(None, tuple(lacking))
     return Diagnosed((tuple(wanted), MappingProxyType(actions)))
 
 
