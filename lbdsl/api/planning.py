@@ -27,7 +27,6 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.requests import requests_of, statistics_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import Selection, select
-from lbdsl.plan.static import action_findings
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
@@ -229,10 +228,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
     requests, actions = needed.value
-    # What an action says against the model is said before hours of measuring.
-    wrong = tuple(d for d in action_findings(recipe, bench.facts) if d.is_error)
     settled = with_lengths(recipe, bench.facts)
-    _raise_errors(loaded.diagnostics + (wrong or settled.diagnostics))
+    _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:

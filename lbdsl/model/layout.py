@@ -163,10 +163,6 @@ def _check_layers(layout: Layout) -> None:
     """LB402 for a part that nothing computes yet, for weights of a module that its layer does not have, and for another
     size of heads than that of the rotary embeddings, which are one for all layers."""
     for index, spec in enumerate(layout.specs):
-        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
-        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
-        if unbuilt is not None:
-            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
         if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
             raise fail(
                 "LB402",
@@ -178,6 +174,10 @@ def _check_layers(layout: Layout) -> None:
             raise fail(
                 "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such module"
             )
+        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
+        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
+        if unbuilt is not None:
+            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
 
 
 def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
@@ -365,4 +365,8 @@ def _spec(spec: Any, layer: int) -> LayerSpec:
         where = ".".join(map(str, first["loc"]))
         said = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
         said = f"`{where}`: {said}" if where else said
-    raise fail("LB402", f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}")
+    raise fail(
+        "LB402",
+        f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}",
+        help="config.json was edited, or another version of lbdsl wrote it",
+    )
