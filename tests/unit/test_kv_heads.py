@@ -354,7 +354,7 @@ def test_as_many_heads_as_there_are_change_nothing() -> None:
 def test_norms_of_keys_are_said(family: str) -> None:
     facts = facts_of(family_base(family))
     found = {call: [d.code for d in action.check(facts, 0)] for call, action in CALLS.items()}
-    one = ["LB347"]
+    one = ["LB348"]
     assert found == {
         "mean": one if family in NORMED else [],
         "plain": one if family == "olmo3" else [],

@@ -216,7 +216,7 @@ _ACTIONS = (
         fixed="layers 4-20 kv_heads(1)",
     ),
     Code(
-        "LB347",
+        "LB348",
         "KV heads merged in another way",
         "Norms of keys come between the weights and the scores. Where they are head by head (Qwen 3, Gemma 3), turned keys "
         "would be normed by other weights; where they are over all heads (Olmo 3), averaged keys would be of another size.",
