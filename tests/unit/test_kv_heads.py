@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -11,16 +13,18 @@ from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 from torch import Tensor, nn
 
 from lbdsl.actions.kv_heads import KVHeads
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.data.split import Part
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.weights import Concat, LayerChange, MatMul, Mean, stats_in
+from lbdsl.layer.weights import Concat, LayerChange, MatMul, Mean, stats_by_layer
 from lbdsl.measure.expressions import evaluate, made_of
+from lbdsl.measure.statistics import Statistics, take_statistics
 from lbdsl.model.layout import layout_of
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.static import static_findings
-from lbdsl.statistics import statistic_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
 pytestmark = pytest.mark.torch
@@ -28,7 +32,6 @@ pytestmark = pytest.mark.torch
 FEW = {"num_attention_heads": 4, "num_key_value_heads": 2}
 MANY = {"num_attention_heads": 8, "num_key_value_heads": 4}
 CHANGED = (1, 2)
-FUSED = ("phi3",)
 NORMED_BY_HEAD = ("qwen3", "gemma3_text")
 NORMED = (*NORMED_BY_HEAD, "olmo3")
 KEYS_TURN = tuple(name for name in FAMILY_NAMES if name not in NORMED)
@@ -68,32 +71,25 @@ def seen(model, module: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor
     yield from found
 
 
-def statistics_of(model, facts: ModelFacts, layer: int, change: LayerChange, ids: Tensor) -> dict[str, Tensor]:
-    spec, owner = facts.layer_specs[layer], model.model.layers[layer]
-    values = {}
-    for named in stats_in(expr for _, expr in change.weights):
-        statistic, sums = statistic_of(named), {}
-        for name in statistic.watched(spec, facts):
-            for given, out in seen(model, owner.get_submodule(name), ids):
-                statistic.add(sums, name, given, out)
-        value = statistic.value(sums, ids.numel(), owner.get_parameter, spec, facts).float()
-        assert tuple(value.shape) == named.dims
-        assert value.isfinite().all()
-        values[named.text] = value
-    return values
+def statistics_of(hybrid, facts: ModelFacts, changes: Mapping[int, LayerChange], ids: Tensor) -> Statistics:
+    blocks = TokenBlocks(ids, "", "random", Part.SCORE, 0, 1, None)
+    wanted = stats_by_layer({layer: [expr for _, expr in change.weights] for layer, change in changes.items()})
+    with TemporaryDirectory() as folder:
+        return take_statistics(lambda: hybrid, facts, wanted, blocks, Path(folder), "0" * 64)
+
+
+def changes_of(facts: ModelFacts, action: KVHeads, layers: Iterable[int]) -> dict[int, LayerChange]:
+    found = {layer: action.under(facts, layer) for layer in layers}
+    return {layer: change for layer, change in found.items() if change is not None}
 
 
 def changed(base, action: KVHeads, ids: Tensor, layers=CHANGED):
     """The base's hybrid with some layers changed, all on statistics of the base."""
     facts, model = facts_of(base), to_hybrid(copy.deepcopy(base))
-    made = {}
-    for layer in layers:
-        change = action.under(facts, layer)
-        assert change is not None
-        stats = statistics_of(base, facts, layer, change, ids)
-        made[layer] = change.spec.to_json(), made_of(model, layer, change.weights, stats)
-    for layer, (spec, new) in made.items():
-        model.set_layer(layer, spec, new)
+    changes = changes_of(facts, action, layers)
+    statistics = statistics_of(model, facts, changes, ids)
+    for layer, change in changes.items():
+        model.set_layer(layer, change.spec.to_json(), made_of(model, layer, change.weights, statistics(layer)))
     return model
 
 
@@ -227,11 +223,12 @@ def test_logits_equal_the_same_surgery_in_plain_torch(family: str, call: str, si
 def test_aligning_alone_changes_nothing(family: str, biases: bool) -> None:
     base = family_base(family, **MANY, **({} if family in ("qwen2", "phi3", "mistral") else {"attention_bias": biases}))
     facts, made, ids = facts_of(base), copy.deepcopy(base), text(2, 30, seed=5)
-    for layer in CHANGED:
-        change = KVHeads(n=1).under(facts, layer)
-        stats = statistics_of(base, facts, layer, change, text())
-        owner = base.model.layers[layer]
-        assert any(not torch.allclose(value[3], torch.eye(value.shape[-1]), atol=0.1) for value in stats.values())
+    changes = changes_of(facts, KVHeads(n=1), CHANGED)
+    statistics = statistics_of(to_hybrid(copy.deepcopy(base)), facts, changes, text())
+    for layer, change in changes.items():
+        owner, stats = base.model.layers[layer], statistics(layer)
+        assert len(stats) == 2
+        assert all(not torch.allclose(value[3], torch.eye(value.shape[-1]), atol=0.1) for value in stats.values())
         for name, expr in change.weights:
             value = evaluate(_not_averaged(expr), owner.get_parameter, stats, torch.float32)
             made.model.layers[layer].get_parameter(name).data.copy_(value)
