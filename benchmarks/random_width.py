@@ -10,6 +10,7 @@ from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Ref, Take
+from lbdsl.parts.gated_mlp import GatedMLP
 
 
 class RandomWidth(Action):
@@ -27,9 +28,11 @@ class RandomWidth(Action):
         return ("ffn.width",)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        assert isinstance(layer.ffn, GatedMLP)
         return layer.replace(ffn=layer.ffn.replace(width=self.channels))
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        assert isinstance(base.ffn, GatedMLP)
         kept = tuple(sorted(random.Random(self.seed).sample(range(base.ffn.width), self.channels)))
         axes = {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.down_proj.weight": 1}
         return {name: Take(x=Ref(name=name), axis=axis, indices=kept) for name, axis in axes.items()}

@@ -214,6 +214,20 @@ class MatMul(Expr):
         return (self.a, self.b)
 
 
+class Transpose(Expr):
+    """`x` with its last two axes exchanged."""
+
+    node: Literal["transpose"] = "transpose"
+    x: AnyExpr
+
+    def shape(self, old: Shapes) -> Shape:
+        *blocks, n, m = self.x.shape(old)
+        return (*blocks, m, n)
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x,)
+
+
 class Factor(Expr):
     """One of two matrices whose product is closest to `x` [n, m] in rank `rank`: `first` [n, rank] or `second` [rank, m].
 
@@ -249,7 +263,7 @@ class Init(Expr):
 
 
 AnyExpr = Annotated[
-    Ref | Stat | Take | Mean | Concat | Slice | Sum | MatMul | Factor | Init,
+    Ref | Stat | Take | Mean | Concat | Slice | Sum | MatMul | Transpose | Factor | Init,
     Field(discriminator="node"),
 ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Sum, Take
+from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Sum, Take, Transpose
 
 Tensors = Callable[[str], Tensor]
 """A parameter of the layer as it was, by name below the layer."""
@@ -71,6 +71,8 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
             return reduce(torch.add, map(of, expr.xs))
         case MatMul():
             return _product(of(expr.a), of(expr.b))
+        case Transpose():
+            return of(expr.x).mT
         case Factor():
             return _factor(of(expr.x), expr.rank)[expr.which == "second"]
         case Init():

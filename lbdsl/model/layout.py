@@ -92,6 +92,8 @@ class Layout:
     specs: tuple[LayerSpec, ...]
     eager: bool = False
     """True when SDPA cannot compute the attention."""
+    rotary: int | None = None
+    """Elements of a head that rotary embeddings turn; None for all."""
 
     def facts(self, dtype: str) -> ModelFacts:
         return ModelFacts(
@@ -104,6 +106,7 @@ class Layout:
             dtype=dtype,
             layer_specs=self.specs,
             flags=self.flags,
+            rotary=self.rotary,
         )
 
 
@@ -150,6 +153,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         flags=tuple(name for name, usual in family.flags.items() if _flag(config, name, usual)),
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
+        rotary=_rotary(config, sizes.head_dim),
     )
     _check_layers(layout)
     return layout
@@ -288,6 +292,14 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
         by_type = [part for part in value.values() if isinstance(part, dict)]
         for part in by_type or [value]:
             _check_rope_type(family, part)
+
+
+def _rotary(config: dict[str, Any], head_dim: int) -> int | None:
+    """As transformers counts them: frequencies of pairs, for a share of the head rounded down."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    pairs = -(-int(head_dim * share) // 2)
+    return 2 * pairs if 2 * pairs < head_dim else None
 
 
 def _check_rope_type(family: Family, value: dict[str, Any]) -> None:

@@ -143,11 +143,13 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
     """Report a name that has no value here, with what may have been meant."""
     name, span = call.name.name, call.name.span
     if name in actions() or name in LATER_ACTIONS:
+        call_text = actions()[name].example if name in actions() else name
+        fact = (f"the model's own is `model.{name}`",) if name in FACTS else ()
         scope.error(
             "LB128",
             f"`{name}` is an action, not a value",
             span,
-            help=f"a score under an action is `nll({name})` or `kl({name})`",
+            help=(f"a score under an action is `nll({call_text})` or `kl({call_text})`", *fact),
         )
     elif name in LATER_METRICS:
         scope.error("LB125", f"the metric `{name}` is not in this version", span)

@@ -57,13 +57,17 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "heads head prune_heads drop_heads head_pruning remove_heads",
-        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions",
+        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions, "
+        "and `kv_heads(1)` lets query heads share KV heads",
     ),
+    ("", "gqa mqa merge_heads share_heads num_kv_heads", "`kv_heads(1)` makes one KV head of all, `kv_heads(n)` n of them"),
     (
         "",
-        "kv_heads gqa mqa mla merge_heads share_kv cla cross_layer kv_sharing tie tie_layers share",
-        "the language has no action that merges or shares KV heads; `swa(window=...)` and `drop` make the cache smaller",
+        "mla share_kv cla cross_layer kv_sharing tie tie_layers share",
+        "the language has no latent attention, and layers share no keys and values; `kv_heads(1)` merges the KV heads of a "
+        "layer",
     ),
+    ("parameter", "average avg pool pooling mean_pool meanpool", "KV heads are averaged with `method=mean`"),
     (
         "",
         "narrow intermediate intermediate_size ffn_width slim channels neurons prune_mlp shrink",

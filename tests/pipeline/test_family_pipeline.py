@@ -43,6 +43,7 @@ RECIPES = {
     "no full layer": "layers 0, 2 swa(window=5, sinks=3)\nelse drop",
     "one window": "else swa(window=5)",
     "narrow": "layers 0 swa(window=5) + width(75%)\nlayers 1-2 drop + width(32, refit=true)\nelse keep",
+    "fewer KV heads": "layers 0 swa(window=5) + kv_heads(1)\nlayers 2 kv_heads(1, strongest) + drop(mlp)\nelse keep",
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
 }
 GENERATED = ("no full layer", "all at once")

@@ -208,10 +208,27 @@ _ACTIONS = (
     ),
     Code(
         "LB327",
-        "a window as wide as the layer's own",
-        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them.",
+        "layers that are so already",
+        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them. A "
+        "layer with as many KV heads as asked for stays as it is, too.",
         "else swa(window=4Ki)",
         fixed="else swa(window=512)",
+    ),
+    Code(
+        "LB339",
+        "a number of KV heads that cannot be",
+        "Each group of neighbours becomes one head, so the number of groups divides the number of KV heads. Only softmax "
+        "attention has them.",
+        "layers 4-20 kv_heads(2)",
+        fixed="layers 4-20 kv_heads(1)",
+    ),
+    Code(
+        "LB348",
+        "KV heads merged in another way",
+        "Norms of keys come between the weights and the scores. Where they are head by head (Qwen 3, Gemma 3), turned keys "
+        "would be normed by other weights; where they are over all heads (Olmo 3), averaged keys would be of another size.",
+        "lbdsl check kv_heads.lbr --model Qwen/Qwen3-0.6B",
+        fixed="lbdsl check kv_heads_without_align.lbr --model Qwen/Qwen3-0.6B",
     ),
 )
 _LENGTHS = (
