@@ -10,7 +10,7 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses
+from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.reasons import first_attention, layers_text
 from lbdsl.families import FAMILIES, Family
@@ -49,7 +49,7 @@ class DeciLM(Exporter):
     engine = "vllm"
     where = "DeciLM"
     expresses = Expresses(
-        mixer={"attention": {**BASE_HEADS, "kv_heads": ANY, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
+        mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
         ffn={"gated_mlp": {"width": ANY}},
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import ANY, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
+from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.families import Family
@@ -23,7 +23,7 @@ ZERO_WIDTH = 32
 """Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
 
 EXPRESSES = Expresses(
-    mixer={"attention": {**BASE_HEADS, "kv_heads": ANY, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
+    mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
     ffn={"gated_mlp": {"width": ANY}},
 )
 
@@ -141,8 +141,9 @@ def _refusals(
 def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
     """The sizes that differ among the layers that are left, by layer; empty when none do."""
     return "; ".join(
-        f"{size} {name} in {layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)}"
-        for name, sizes in (("KV heads", kv_heads), ("MLP channels", widths))
+        f"{size} {name}{'' if size == 1 else 's'} in "
+        + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
+        for name, sizes in (("KV head", kv_heads), ("MLP channel", widths))
         if len(set(sizes) - {0}) > 1
         for size in sorted(set(sizes) - {0})
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import BASE_HEADS, NO_SINKS, ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, refusals
+from lbdsl.export.expresses import ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import layers_text, retyped_layers
@@ -29,7 +29,7 @@ WHERE = "a plain transformers class"
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 EXPRESSES = Expresses(
-    mixer={"attention": {**BASE_HEADS, "kv_heads": ONE_KV_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
+    mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW)},
     ffn={"gated_mlp": {"width": ONE_WIDTH}},
     empty=("block",),
 )
