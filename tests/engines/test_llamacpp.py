@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,23 @@ def test_logits_are_the_same(case, python, tmp_path):
         error = (got - expected).abs().max() / expected.std()
         # llama.cpp's GELU is a table of float16.
         assert error < (0.02 if "gemma" in family else 1e-3), (batch, float(error))
+
+
+def test_the_cache_has_the_kv_heads_of_each_layer(python, tmp_path):
+    """With flash attention; without it every layer has room for the values of the most KV heads."""
+    changed = changed_model(tmp_path, "llama", {1: sized(1), 2: NONE, 3: sized(4)}, head_dim=32)
+    Gguf.write(changed.folder, changed.subject, tmp_path)
+    kv_heads, context, float32 = [2, 1, 0, 4], 1024, 4
+    for flash, places in ((True, 2 * sum(kv_heads)), (False, sum(kv_heads) + max(kv_heads) * len(kv_heads))):
+        answer = run_llamacpp(
+            python,
+            tmp_path,
+            model=str(tmp_path / "model.gguf"),
+            context=context,
+            threads=1,
+            flash=flash,
+            logits=[[1, 2, 3]],
+        )
+        said = re.search(r"KV buffer size = +([0-9.]+) MiB", answer["log"])
+        assert said is not None
+        assert float(said[1]) == pytest.approx(places * 32 * float32 * context / 2**20, abs=0.01)
