@@ -261,8 +261,11 @@ def test_the_plugin_serves_qwen3_without_attention_in_layer_0(plugin: Path, tmp_
 
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "initializer_range": 0.12, "vocab_size": 260}
+SMOLLM2_HEADS = {"hidden_size": 288, "num_attention_heads": 9, "num_key_value_heads": 3}
+"""One KV head of three makes blocks of three times as many tokens."""
 FAMILIES = {
     "llama": {
+        **SMOLLM2_HEADS,
         "attention_bias": True,
         "mlp_bias": True,
         "rope_parameters": {
@@ -287,9 +290,9 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
-    """Attention gone in layer 0, an MLP, a whole layer, two windows, KV heads 2 and 1, MLPs of three widths."""
+    """Attention gone in layer 0, an MLP, a whole layer, two windows, two numbers of KV heads, MLPs of three widths."""
     layers = {0: NONE, 1: sized(1, 64), 2: NO_MLP, 3: GONE, 4: swa(24), 5: sized(1, 160, of=swa(40))}
-    changed = changed_model(tmp_path, family, layers, **SHAPE, **FAMILIES[family])
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     layout = layout_of_layers(changed.subject.specs, changed.subject.facts)
@@ -300,16 +303,16 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
 def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
-    """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window; 2 or 1 KV heads."""
+    """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window; other sizes."""
     layers = {0: GONE, 1: sized(1, 64), 2: NO_MLP, 3: NONE, 4: swa(40), 5: sized(1, 160, of=swa(40))}
-    changed = changed_model(tmp_path, family, layers, **SHAPE, **FAMILIES[family])
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
     check_decilm(f"decilm, {family} fp32", changed, tmp_path)
 
 
 def test_decilm_serves_full_layers_of_different_sizes(tmp_path: Path) -> None:
     """All in one group of vLLM's cache, nothing padded."""
-    layers = {1: sized(1, 64), 2: NONE, 3: sized(4, 192), 4: sized(1), 5: NO_MLP}
-    changed = changed_model(tmp_path, "llama", layers, **SHAPE)
+    layers = {1: sized(1, 64), 2: NONE, 3: sized(9, 192), 4: sized(1), 5: NO_MLP}
+    changed = changed_model(tmp_path, "llama", layers, **{**SHAPE, **SMOLLM2_HEADS})
     assert len(layout_of_layers(changed.subject.specs, changed.subject.facts).groups) == 1
     check_decilm("decilm, full layers of different sizes", changed, tmp_path)
 
