@@ -77,7 +77,14 @@ def _words(fields: Fields, before: str = "") -> Iterator[tuple[str, str]]:
 
 def serving() -> str:
     """What engines have for each family, from what the family declares."""
-    columns = ("`decilm`", "`gguf`", "`gguf`, parts gone", "`gguf`, windows", "`native`, windows", "`vllm`")
+    columns = (
+        "`decilm`",
+        "`gguf`",
+        "`gguf`, parts gone or sizes by layer",
+        "`gguf`, windows",
+        "`native`, windows",
+        "`vllm`",
+    )
     lines = [f"| family | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
     for name, row in FAMILIES.items():
         graph = row.gguf.graph

@@ -11,6 +11,7 @@ from lbdsl.artifact.save import save_model
 from lbdsl.export import Subject
 from lbdsl.export.base import subject_of
 from lbdsl.families import FAMILIES
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
@@ -92,9 +93,23 @@ def changed_model(place: Path, family: str, changes: dict[int, Layer], **options
     facts = inspect_model(resolve_source(str(place / "base"))).unwrap()
     model = to_hybrid(base)
     for index, layer in changes.items():
-        model.set_layer(index, layer.of(facts.layer_specs[index].to_json()))
+        spec = layer.of(facts.layer_specs[index].to_json())
+        model.set_layer(index, spec, _new_weights(facts, index, spec))
     save_model(model, small_tokenizer(), place / "artifact")
     return Changed(model, place / "artifact", artifact_subject(place / "artifact", facts))
+
+
+def _new_weights(facts: Any, index: int, spec: dict[str, Any]) -> dict[str, Any]:
+    """Random weights for what has another shape than in the base's layer `index`; vectors are around 0."""
+    import torch
+
+    chance = torch.Generator().manual_seed(index)
+    had = {tensor.name: tensor.shape for tensor in facts.layer_specs[index].tensors(facts)}
+    return {
+        tensor.name: torch.randn(tensor.shape, generator=chance) * SIZES["initializer_range"]
+        for tensor in LayerSpec.model_validate(spec).tensors(facts)
+        if tensor.shape != had[tensor.name]
+    }
 
 
 def artifact_subject(folder: Path, facts: Any) -> Subject:

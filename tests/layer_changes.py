@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.specs import layer_of
@@ -11,16 +11,22 @@ from tests.specs import layer_of
 
 @dataclass(frozen=True)
 class Layer:
-    """As the base's, but with `window` in tokens where that is given, and without what is said not to be there."""
+    """As the base's, but with `window` in tokens, `kv_heads` and MLP `width` where they are given, and without what is said
+    not to be there."""
 
     window: int | None = None
     sinks: int = 0
     attention: bool = True
     mlp: bool = True
+    kv_heads: int | None = None
+    width: int | None = None
 
     def of(self, base: dict) -> dict:
         """The specification of the changed layer, as in config.json."""
-        return layer_of(base, self.window, self.sinks, self.attention, self.mlp)
+        mixer = base["mixer"] if self.kv_heads is None else {**base["mixer"], "kv_heads": self.kv_heads}
+        ffn = base["ffn"] if self.width is None else {**base["ffn"], "width": self.width}
+        own = {**base, "mixer": mixer, "ffn": ffn}
+        return layer_of(own, self.window, self.sinks, self.attention, self.mlp)
 
 
 OWN, NONE, NO_MLP, GONE = Layer(), Layer(attention=False), Layer(mlp=False), Layer(attention=False, mlp=False)
@@ -28,6 +34,11 @@ OWN, NONE, NO_MLP, GONE = Layer(), Layer(attention=False), Layer(mlp=False), Lay
 
 def swa(window: int, sinks: int = 0) -> Layer:
     return Layer(window, sinks)
+
+
+def sized(kv_heads: int | None = None, width: int | None = None, of: Layer = OWN) -> Layer:
+    """A layer with other sizes."""
+    return replace(of, kv_heads=kv_heads, width=width)
 
 
 def changed_specs(facts: Any, layers: Sequence[Layer]) -> list[dict]:

@@ -9,15 +9,42 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.units import Share
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, has_path, touch, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
+
+
+def _count_or_share(value: Any) -> int | Share:
+    if isinstance(value, dict) and set(value) == {"share"} and isinstance(value["share"], float):
+        value = Share(value["share"])
+    if isinstance(value, bool) or not isinstance(value, int | Share):
+        raise PydanticCustomError("amount_type", "must be a whole number or a share, as in `75%`")
+    if isinstance(value, Share) and not 0 <= value <= 1:
+        raise PydanticCustomError("share", "a share is between 0% and 100%")
+    return value
+
+
+CountOrShare = Annotated[
+    int | Share,
+    PlainValidator(_count_or_share),
+    PlainSerializer(lambda value: value if isinstance(value, int) else {"share": float(value)}),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9.]+%$"}]}),
+]
+"""A parameter that is a count, or a share of what the layer of the base has: `1152`, `75%`. The JSON schema is that of
+recipes; a plan has `{"share": 0.75}`."""
+
+
+def argument_text(value: object) -> str:
+    """An argument as recipes write it: `true`, `75%`, `mean`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Action(BaseModel):
@@ -62,7 +89,7 @@ class Action(BaseModel):
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
             if name != "kind" and (info.is_required() or value != info.default):
-                parts.append(f"{name}={value}")
+                parts.append(f"{name}={argument_text(value)}")
         return f"{self.kind}({', '.join(parts)})" if parts else self.kind
 
     stage: ClassVar[int] = 0

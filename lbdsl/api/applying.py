@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.api.converting import convert_recipe
 from lbdsl.api.notebook import Shown
@@ -34,6 +34,9 @@ from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
 from lbdsl.syntax.format_tree import string_text
 from lbdsl.version import VERSION
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def apply_plan(
         heal_blocks=healing,
         eval_blocks=judging,
         gate=gate_of(plan, recipe, bench.facts),
+        statistics=_statistics(plan, bench),
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -248,6 +252,18 @@ def apply_saved_plan(
     planned = Planned(plan, found, recipe, bench)
     done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
+
+
+def _statistics(plan: Plan, bench: Workbench) -> Statistics:
+    """Those that the plan's new weights are made from, as they are kept. LB347 where one is missing or another."""
+    from lbdsl.measure.statistics import kept_statistics
+
+    used, on = plan.used_statistics, plan.measured_on
+    found = kept_statistics(bench.cache_dir, (on and on.fingerprint) or "", used)
+    stale = staleness(plan, statistics=found.digests(used))
+    if stale:
+        raise LbdslError(stale)
+    return found
 
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
 from lbdsl.api.notebook import Shown
@@ -15,21 +15,25 @@ from lbdsl.api.options import RunOptions
 from lbdsl.api.predicting import pace_of, say_measuring, with_predictions
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
+from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
+from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.hopeless import hopeless_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.requests import requests_of, statistics_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import Selection, select
-from lbdsl.plan.static import action_findings
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.version import VERSION
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +45,7 @@ class Measured(Shown):
     scores: Mapping[Request, Measurement]
     on: MeasuredOn | None
     diagnostics: tuple[Diagnostic, ...]
+    statistics: Statistics | None = None
 
     def in_short(self) -> str:
         return f"{len(self.scores)} scores of {self.bench.source.short_name}"
@@ -153,7 +158,8 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
-    joint, joint_digest = _joint(resolved, bench, chosen.value)
+    used = chosen.value.used_statistics
+    joint, joint_digest = _joint(resolved, bench, chosen.value, measured)
     on = measured.on or _nothing_measured(resolved)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
@@ -178,6 +184,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
         tuple(sorted({*CONTEXTS, *contexts})),
         VERSION,
         found=found,
+        statistics=measured.statistics.digests(used) if measured.statistics is not None else {},
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
@@ -221,32 +228,52 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
     requests, actions = needed.value
-    # What an action says against the model is said before hours of measuring.
-    wrong = tuple(d for d in action_findings(recipe, bench.facts) if d.is_error)
     settled = with_lengths(recipe, bench.facts)
-    _raise_errors(loaded.diagnostics + (wrong or settled.diagnostics))
+    _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
         _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
         check_texts(recipe, bench)
-    if not requests:
+    wanted = statistics_of(recipe, bench.facts, requests, actions)
+    if not requests and not wanted:
         return Measured(recipe, bench, {}, None, diagnostics)
-    scores, on = _scores(recipe, bench, requests, actions)
-    return Measured(recipe, bench, scores, on, diagnostics)
+    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted)
+    return Measured(recipe, bench, scores, on, diagnostics, statistics)
 
 
 def _scores(
-    recipe: Recipe, bench: Workbench, requests: tuple[Request, ...], actions: Mapping[str, Action]
-) -> tuple[Mapping[Request, Measurement], MeasuredOn]:
+    recipe: Recipe,
+    bench: Workbench,
+    requests: tuple[Request, ...],
+    actions: Mapping[str, Action],
+    wanted_statistics: Mapping[int, tuple[Stat, ...]],
+) -> tuple[Mapping[Request, Measurement], MeasuredOn, Statistics]:
     from lbdsl.api.texts import data_folder, score_blocks
     from lbdsl.measure.pace import Timed
     from lbdsl.measure.scores import measure_requests
+    from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
 
     wanted = recipe.measure
     blocks = score_blocks(wanted, bench, data_folder(recipe.path))
     fingerprint = fingerprint_of(bench, blocks.digest)
+    statistics = NO_STATISTICS
+    if wanted_statistics:
+        with bench.progress.stage("taking statistics") as report:
+            statistics = take_statistics(
+                lambda: bench.measured_base,
+                bench.facts,
+                wanted_statistics,
+                blocks,
+                bench.cache_dir,
+                fingerprint,
+                progress=report,
+                batch=bench.options.batch,
+            )
+    on = MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
+    if not requests:
+        return {}, on, statistics
     with open_store(bench.cache_dir) as store:
         missing = [r for r in requests if len(store.get(fingerprint, r)) < blocks.sequences]
     say_measuring(bench, missing, blocks.tokens)
@@ -261,10 +288,9 @@ def _scores(
             fingerprint,
             progress=Timed(report, pace_of(bench), bench.facts, blocks.seq),
             batch=bench.options.batch,
+            statistics=statistics,
         )
-    return scores, MeasuredOn(
-        data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint
-    )
+    return scores, on, statistics
 
 
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
@@ -274,16 +300,18 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
     return fingerprint(model=bench.digest, blocks=blocks_digest, dtype=bench.computed.dtype, device=bench.device)
 
 
-def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss | None, str | None]:
+def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Measured) -> tuple[Loss | None, str | None]:
     """What is measured of the whole changed model, on text that no score was taken on."""
     from lbdsl.api.texts import data_folder, joint_blocks
     from lbdsl.measure.joint import measure_joint
+    from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
 
     changes = selection.changes
     if not changes or not selection.carried_out:
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
+    used, statistics = selection.used_statistics, measured.statistics or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         found = measure_joint(
             lambda: bench.measured_base,
@@ -291,9 +319,10 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection) -> tuple[Loss
             blocks,
             store,
             fingerprint_of(bench, blocks.digest),
-            selection.digest,
+            selection.digest if not used else digest_of([selection.digest, statistics.digests(used)]),
             progress=report,
             batch=bench.options.batch,
+            statistics=statistics,
         )
     scores = {
         name: ScoreValue(value=score.value, stderr=_number(score.stderr), unit=score.unit)

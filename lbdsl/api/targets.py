@@ -190,7 +190,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     said = [
         note(
             "LB509",
-            f"vLLM's cache: {_groups_text(changed)}; its log will say {after:,} tokens a GiB, "
+            f"vLLM's cache: {_groups_text(changed, serving)}; its log will say {after:,} tokens a GiB, "
             f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
             help=(
                 f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
@@ -199,12 +199,15 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
             ),
         )
     ]
-    if changed.padding * 4 > changed.places:
+    if changed.lost > 0.25:
         said.append(
             warning(
                 "LB509",
-                f"vLLM's cache: {changed.padding} of {changed.places} places are padding and hold nothing",
-                help="make the counts of full and windowed layers multiples of each other",
+                f"vLLM's cache: {changed.lost:.0%} of it is padding and holds nothing",
+                help=(
+                    "make the numbers of layers of each kind (full or windowed, KV heads) multiples of each other",
+                    "a layer's KV heads should divide those of the layers with the most",
+                ),
             )
         )
     if after <= before:
@@ -225,17 +228,29 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}
 
 
-def _groups_text(layout: CacheLayout) -> str:
-    counts: dict[int | None, int] = {}
+def _groups_text(layout: CacheLayout, serving: Serving) -> str:
+    """`3 groups of 2 layers (2 full, 1 windowed at 16 with 1 KV head in blocks of 48 tokens, 1 of 6 places padding)`.
+
+    KV heads are named where layers differ in them, and blocks where they are not of the size that was asked for.
+    """
+    by_heads = len({heads for group in layout.groups for heads in group.kv_heads}) > 1
+    counts: dict[str, int] = {}
     for group in layout.groups:
-        counts[group.window] = counts.get(group.window, 0) + 1
-    kinds = ", ".join(
-        f"{count} full" if window is None else f"{count} windowed at {window}" for window, count in counts.items()
-    )
+        said = "full" if group.window is None else f"windowed at {group.window}"
+        if by_heads:
+            numbers = sorted(set(group.kv_heads), reverse=True)
+            said += f" with {' or '.join(map(str, numbers))} KV head{'' if numbers == [1] else 's'}"
+        if (tokens := layout.block_tokens(group, serving)) != serving.block_size:
+            said += f" in blocks of {tokens} tokens"
+        counts[said] = counts.get(said, 0) + 1
+    kinds = [f"{count} {said}" for said, count in counts.items()]
+    if layout.padding:
+        kinds.append(f"{layout.padding} of {layout.places} places padding")
+    if layout.lost > layout.padding / max(layout.places, 1):
+        kinds.append(f"{layout.lost:.0%} of it padding")
     many = len(layout.groups)
     places = f"{layout.size} layer{'' if layout.size == 1 else 's'}"
-    padding = f", {layout.padding} of {layout.places} places padding" if layout.padding else ""
-    return f"{many} group{'' if many == 1 else 's'} of {places} ({kinds}{padding})"
+    return f"{many} group{'' if many == 1 else 's'} of {places} ({', '.join(kinds)})"
 
 
 def _json(finding: Diagnostic) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def _actions(rows: Iterable[Json]) -> list[Json]:
     for row in rows:
         if row["rule"] is not None:
             key = canonical_json([row["action"], row["rule"]])
-            entry = found.setdefault(key, {"action": row["action"], "rule": row["rule"], "paths": []})
+            acts = not action_from(row["action"]).keeps
+            entry = found.setdefault(key, {"action": row["action"], "rule": row["rule"], "paths": [], "effective": acts})
             entry["paths"] += _paths(row)
     return list(found.values())
 

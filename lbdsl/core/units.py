@@ -17,6 +17,16 @@ class Unit(StrEnum):
     NATS = "nats/token"
 
 
+class Share(float):
+    """A part of a whole, 0.875, written as `87.5%`; what its text does not say, it does not have."""
+
+    def __new__(cls, value: float) -> Share:
+        return super().__new__(cls, float(f"{100 * value:.9f}") / 100)
+
+    def __str__(self) -> str:
+        return f"{100 * self:.9f}".rstrip("0").rstrip(".") + "%"
+
+
 DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9}
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lbdsl.actions import actions
+from lbdsl.actions import Action, actions
 from lbdsl.actions.base import acts_on_weights
 from lbdsl.core.span import Source
 from lbdsl.editor.analysis import Analysis
@@ -169,12 +170,14 @@ def _action(name: str) -> Item:
     needed = [key for key in cls.parameters() if cls.model_fields[key].is_required()]
     if not needed:
         return Item(name, "action", "action", action_page(name))
-    places = ", ".join(f"{key}=${{{place}:{_sample(key)}}}" for place, key in enumerate(needed, start=1))
+    places = ", ".join(f"{key}=${{{place}:{_sample(cls, key)}}}" for place, key in enumerate(needed, start=1))
     return Item(name, "action", "action", action_page(name), f"{name}({places})", True)
 
 
-def _sample(key: str) -> str:
-    return {"window": "512", "bits": "4", "group": "128"}.get(key, key)
+def _sample(cls: type[Action], key: str) -> str:
+    """The argument in the action's own example."""
+    given = re.search(rf"\b{key}=([^,)]+)", cls.example)
+    return given[1] if given else key
 
 
 def _words(names: Sequence[str]) -> Iterator[Item]:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
+from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics
@@ -150,13 +151,14 @@ def setting_page(block: str, key: str) -> str | None:
 
 
 def parameter_page(action: str, name: str) -> str | None:
-    """A parameter of an action: its unit, bounds, choices and default."""
+    """A parameter of an action: what it is, its unit, bounds, choices and default."""
     cls = actions().get(action)
     if cls is None or name not in cls.parameters():
         return None
     info = cls.model_fields[name]
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-    said = [f"in {extra['unit']}"] if "unit" in extra else []
+    said = [info.description] if info.description else []
+    said += [f"in {extra['unit']}"] if "unit" in extra else []
     for bound in info.metadata:
         said += [
             f"{words} {getattr(bound, sign)}"
@@ -165,12 +167,14 @@ def parameter_page(action: str, name: str) -> str | None:
         ]  # a machine's limit says nothing
     said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
     default = info.get_default()
-    said.append("needed" if default is PydanticUndefined else f"`{default}` unless given")
+    said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
     return f"`{name}` of `{signature(cls)}`: {', '.join(said)}."
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:
     """The values that a parameter may be, where its type lists them."""
     annotation: Any = cls.model_fields[name].annotation
+    if annotation is bool:
+        return ("true", "false")
     values = getattr(annotation, "__args__", ())
     return tuple(str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.measure.expressions import made_of
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.schema import LayerPlan, Plan
 
 Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
@@ -14,14 +16,12 @@ Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
 AGAIN = "start from the base model instead of an artifact"
 
 
-def made_from_weights(model: Any, layer: LayerPlan) -> Mapping[str, Any]:
-    """Made from the weights that the model has."""
-    from lbdsl.measure.expressions import made_of
-
-    return made_of(model, layer.index, layer.change.weights)
+def made_from(statistics: StatisticsOf) -> Made:
+    """Made from the weights that the model has, and statistics of its layers."""
+    return lambda model, layer: made_of(model, layer.index, layer.change.weights, statistics(layer.index))
 
 
-def apply_changes(model: Any, plan: Plan, made: Made = made_from_weights) -> tuple[dict[str, Any], ...]:
+def apply_changes(model: Any, plan: Plan, made: Made = made_from(no_statistics)) -> tuple[dict[str, Any], ...]:
     """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
 
     The result is checked against the plan: the same specification of every layer, and exactly as many parameters. LB449

@@ -20,6 +20,7 @@ from lbdsl.layer.weights import AnyExpr
 from lbdsl.measure.expressions import evaluate
 from lbdsl.measure.skeleton import skeleton_of, stand_in
 from lbdsl.measure.tensor_files import TensorFiles
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.rewrite.layout import RewritePlan, plan_rewrite
@@ -35,8 +36,9 @@ class Rewriting:
         records: tuple[dict[str, Any], ...],
         weights: RewritePlan,
         facts: ModelFacts,
-        made: Mapping[str, tuple[str, AnyExpr]],
+        made: Mapping[str, tuple[int, AnyExpr]],
         source: Path,
+        statistics: StatisticsOf,
     ):
         self.records = records
         self._model = model
@@ -44,6 +46,7 @@ class Rewriting:
         self._facts = facts
         self._made = made
         self._source = source
+        self._statistics = statistics
 
     def bytes_to_write(self, folder: Path) -> int:
         """Room that the result takes below `folder`, or below the first of its parents that exists: files that stay as
@@ -64,14 +67,15 @@ class Rewriting:
 
     def _make(self, name: str) -> bytes:
         """The bytes of a new weight, made from those of its layer, which are read for it alone."""
-        prefix, expr = self._made[name]
+        layer, expr = self._made[name]
+        prefix = self._facts.family_data.layer_prefix.format(layer)
         dtype = getattr(torch, self._facts.dtype)
         files = TensorFiles(self._source, dtype, "cpu")
-        made = evaluate(expr, lambda old: files.read(prefix + old), {}, dtype)
+        made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
         return made.view(torch.uint8).numpy().tobytes()
 
 
-def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | None:
+def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = no_statistics) -> Rewriting | None:
     """How to carry out `plan` without loading the checkpoint in folder `source`; None where that cannot be done.
 
     Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
@@ -89,7 +93,7 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path) -> Rewriting | Non
     drop = {name for name in found if rename.get(name, name) not in wanted}
     shapes = {name: wanted[name] for name in made}
     weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=shapes)
-    return Rewriting(model, records, weights, facts, made, source)
+    return Rewriting(model, records, weights, facts, made, source, statistics)
 
 
 def _stand_ins(facts: ModelFacts) -> Made:
@@ -102,11 +106,11 @@ def _stand_ins(facts: ModelFacts) -> Made:
     return made
 
 
-def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[str, AnyExpr]]:
-    """By full name, the layer's prefix and the expression of each new weight."""
+def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[int, AnyExpr]]:
+    """By full name, the layer and the expression of each new weight."""
     prefix = facts.family_data.layer_prefix
     return {
-        prefix.format(layer.index) + name: (prefix.format(layer.index), expr)
+        prefix.format(layer.index) + name: (layer.index, expr)
         for layer in plan.layers
         for name, expr in layer.weights.items()
     }

@@ -21,11 +21,12 @@ from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
-from lbdsl.execute.changes import apply_changes
+from lbdsl.execute.changes import apply_changes, made_from
 from lbdsl.execute.rewriting import Rewriting, rewriting_of
 from lbdsl.execute.workdir import WorkFolder, check_room, writing
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LayerSource, LoadedModel
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.schema import AssertResult, Plan
 
 Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
@@ -42,6 +43,7 @@ class RunInputs:
     weights:     gives the folder of the base's safetensors
     heal_blocks:  None when there is nothing to heal
     eval_blocks:  one for each text to judge on
+    statistics:   of a layer, those that its new weights are made from
     compute:      the dtype that the device computes in, where weights are kept in another
     """
 
@@ -54,6 +56,7 @@ class RunInputs:
     heal_blocks: TokenBlocks | None
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
+    statistics: StatisticsOf = no_statistics
     batch: int = 1
     compute: str | None = None
 
@@ -95,7 +98,7 @@ def run_plan(
     if not (resume and work.has_saved(identity)):
         if inputs.heal_blocks is None:
             with progress.stage("reading the checkpoint"):
-                rewriting = rewriting_of(plan, inputs.facts, inputs.weights())
+                rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
         check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else room_needed(plan, inputs.facts))
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
@@ -126,7 +129,7 @@ def _make(
     """Change, heal and save; the model is let go when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
-        records = apply_changes(model, plan)
+        records = apply_changes(model, plan, made_from(inputs.statistics))
     healed, before = None, []
     if inputs.heal_blocks is not None:
         before = _judge_unhealed(inputs, model, work, progress)

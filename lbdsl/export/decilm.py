@@ -10,11 +10,14 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses
+from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.reasons import first_attention, layers_text
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.engines import Lacks
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.gated_mlp import GatedMLP
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
 
@@ -34,9 +37,10 @@ class DeciLM(Exporter):
     """Write the model as DeciLM, which unmodified vLLM loads.
 
     What: the artifact's weights under the same names, with a small configuration that says which layers have no
-    attention or no MLP, and which attend over a window. Weights are hard-linked.
+    attention or no MLP, how many KV heads and how wide an MLP each has, and which attend over a window. Weights are
+    hard-linked.
     Engine: vLLM (0.32 tried), with `trust_remote_code` for the configuration file alone. SGLang reads the same files,
-    but has no windows there.
+    but has no windows there, one number of KV heads for all layers, and MLPs of some widths only.
     Limits: families whose layers are Llama's, biases aside; attention in the first layer that has anything.
     Source: vllm/model_executor/models/nemotron_nas.py; DeciLM and Puzzle (arXiv 2411.19146).
     """
@@ -45,8 +49,8 @@ class DeciLM(Exporter):
     engine = "vllm"
     where = "DeciLM"
     expresses = Expresses(
-        mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
-        ffn={"gated_mlp": {"width": AS_BASE}},
+        mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
+        ffn={"gated_mlp": {"width": ANY}},
     )
 
     @classmethod
@@ -78,13 +82,28 @@ def decilm_config(subject: Subject) -> dict[str, Any]:
         "architectures": ["DeciLMForCausalLM"],
         "auto_map": {"AutoConfig": module},
         "head_dim": subject.facts.head_dim,
-        "num_key_value_heads": subject.facts.kv_heads,
+        "num_key_value_heads": max(_kv_heads(subject), default=subject.facts.kv_heads),
+        "intermediate_size": max(_widths(subject), default=subject.facts.intermediate),
         "tie_word_embeddings": subject.facts.tied,
         "layer_types": ["sliding_attention" if i in windows else "full_attention" for i in layers],
         "sliding_window": next(iter(windows.values()), None),
-        "lbdsl_blocks": [{"attention": subject.has_attention(i), "mlp": subject.has_mlp(i)} for i in layers],
-        "ffn_mult": ffn_mult(subject.facts.hidden, subject.facts.intermediate),
+        "lbdsl_blocks": [_block(spec, subject.facts.hidden) for spec in subject.specs],
     }
+
+
+def _block(spec: LayerSpec, hidden: int) -> dict[str, Any]:
+    """One entry of `lbdsl_blocks`."""
+    kv_heads = spec.mixer.kv_heads if isinstance(spec.mixer, Attention) else None
+    width = spec.ffn.width if isinstance(spec.ffn, GatedMLP) else None
+    return {"kv_heads": kv_heads, "width": width, "ffn_mult": None if width is None else ffn_mult(hidden, width)}
+
+
+def _kv_heads(subject: Subject) -> set[int]:
+    return {spec.mixer.kv_heads for spec in subject.specs if isinstance(spec.mixer, Attention)}
+
+
+def _widths(subject: Subject) -> set[int]:
+    return {spec.ffn.width for spec in subject.specs if isinstance(spec.ffn, GatedMLP)}
 
 
 def ffn_mult(hidden: int, intermediate: int) -> float | None:
@@ -136,8 +155,18 @@ def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
                 help="serve this export with vLLM only",
             ),
         )
-    if ffn_mult(subject.facts.hidden, subject.facts.intermediate) is None:
-        return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {subject.facts.intermediate}"),)
+    if len(numbers := _kv_heads(subject)) > 1:
+        said = " and ".join(map(str, sorted(numbers)))
+        return (
+            note(
+                "LB510",
+                f"SGLang cannot serve it: its cache has one number of KV heads for all layers, this model has {said}",
+                help="serve this export with vLLM only",
+            ),
+        )
+    odd = [str(width) for width in sorted(_widths(subject)) if ffn_mult(subject.facts.hidden, width) is None]
+    if odd:
+        return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {' or '.join(odd)}"),)
     if subject.config.get("mlp_bias"):
         return (note("LB510", "SGLang cannot load it: its DeciLM has no biases in the MLP"),)
     return ()

@@ -56,7 +56,15 @@ ONE_WINDOW = Can(
     refusal="has one window for all layers",
     help="give all windowed layers, those with a native window too, the same window",
 )
-BASE_HEADS: Fields = {"heads": AS_BASE, "kv_heads": AS_BASE, "head_dim": AS_BASE}
+_ALIKE = "give all layers the same, or export to a format that has sizes of their own for layers: docs/exports.md"
+ONE_KV_HEADS = Can(one=True, refusal="has one number of KV heads for all layers", help=_ALIKE)
+ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIKE)
+
+
+def attention(kv_heads: Can, window: Can) -> Fields:
+    """The fields of `attention` where query heads are the base's and no sink tokens are kept; `window` is of its size."""
+    sizes = {"heads": AS_BASE, "kv_heads": kv_heads, "head_dim": AS_BASE}
+    return {**sizes, "window": {"size": window, "sink_tokens": NO_SINKS}}
 
 
 @dataclass(frozen=True)

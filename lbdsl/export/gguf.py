@@ -26,12 +26,13 @@ class Gguf(Exporter):
     What: weights, tokenizer and chat template in `model.gguf`. Weights of 16 bits are written as float16: llama.cpp rounds
     activations to the type of the weights, and float16 has three bits more than bfloat16. A matrix that has a number beyond
     65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
-    Engine: the family's own architecture where layers are whole and it has windows, else `deci` for layers without
-    attention or MLP, `granite_swa` for windows in layers like Llama's. Layers that were removed whole are simply not there.
-    Start llama.cpp with `-fa on`: without flash attention it gives layers without attention room for values all the same.
-    Limits: not windows and removed attention together. In families with other rotary embeddings in windowed layers a
-    layer's window decides which it has, so only layers with a native window can have another one. The tokenizer must be one
-    that llama.cpp knows how to split text for.
+    Engine: the family's own architecture where layers are whole and alike and it has windows, else `deci` for layers
+    without attention or MLP or of different KV heads or MLP widths, `granite_swa` for windows in layers like Llama's.
+    Layers that were removed whole are simply not there. Start llama.cpp with `-fa on`: without flash attention it gives
+    every layer, those without attention too, room for the values of the most KV heads.
+    Limits: not windows together with removed attention or different sizes. In families with other rotary embeddings in
+    windowed layers a layer's window decides which it has, so only layers with a native window can have another one. The
+    tokenizer must be one that llama.cpp knows how to split text for.
     Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp and llama-vocab.cpp.
     """
 

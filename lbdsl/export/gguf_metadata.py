@@ -17,22 +17,22 @@ def model_fields(target: Target) -> dict[str, Any]:
         "embedding_length": sizes.hidden,
         "vocab_size": sizes.vocab,
         "attention.head_count": sizes.heads,
-        "attention.head_count_kv": sizes.kv_heads,
+        "attention.head_count_kv": target.kv_heads[0],
         "attention.key_length": sizes.head_dim,
         "attention.value_length": sizes.head_dim,
         "rope.dimension_count": sizes.head_dim,
         "rope.freq_base": target.rope.theta,
-        "feed_forward_length": sizes.intermediate,
+        "feed_forward_length": target.widths[0],
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", family.epsilon)),
         **scaling_fields(target.rope),
     }
-    if graph.drops:
-        # llama.cpp reads its sizes from the first layer.
+    if graph.by_layer:
+        # llama.cpp reads the number of heads from the first layer.
         fields["attention.head_count"] = [
-            sizes.heads if has or place == 0 else 0 for place, has in enumerate(target.has_attention)
+            sizes.heads if kv_heads or place == 0 else 0 for place, kv_heads in enumerate(target.kv_heads)
         ]
-        fields["attention.head_count_kv"] = [sizes.kv_heads if has else 0 for has in target.has_attention]
-        fields["feed_forward_length"] = [sizes.intermediate if has else ZERO_WIDTH for has in target.has_mlp]
+        fields["attention.head_count_kv"] = list(target.kv_heads)
+        fields["feed_forward_length"] = [width or ZERO_WIDTH for width in target.widths]
     if graph.windows and (target.window is not None or graph.always_windowed):
         fields["attention.sliding_window"] = target.window or sizes.positions
         fields["attention.sliding_window_pattern"] = [target.window is None or target.windowed[0], *target.windowed[1:]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
+from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.families import Family
@@ -17,16 +17,17 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
 
 EXPRESSES = Expresses(
-    mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
-    ffn={"gated_mlp": {"width": AS_BASE}},
+    mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
+    ffn={"gated_mlp": {"width": ANY}},
 )
 
-DECI = Graph("deci", pairs=True, drops=True, frequency_table=True, biases=ALL_BIASES)
+DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(
     "granite_swa",
     pairs=True,
@@ -45,9 +46,9 @@ _MOST_LAYERS = 512
 
 @dataclass(frozen=True)
 class Target:
-    """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are;
-    `has_attention`, `has_mlp`, `windowed` and `has_rope` go with them. `local_rope` is that of windowed layers where it is
-    one of their own."""
+    """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are; `kv_heads`
+    and `widths`, 0 where there is no attention or no MLP, `windowed` and `has_rope` go with them. `local_rope` is that of
+    windowed layers where it is one of their own."""
 
     graph: Graph
     layout: Layout
@@ -55,8 +56,8 @@ class Target:
     config: Mapping[str, Any]
     layers: tuple[int, ...]
     specs: tuple[LayerSpec, ...]
-    has_attention: tuple[bool, ...]
-    has_mlp: tuple[bool, ...]
+    kv_heads: tuple[int, ...]
+    widths: tuple[int, ...]
     windowed: tuple[bool, ...]
     has_rope: tuple[bool, ...]
     window: int | None
@@ -76,11 +77,14 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     windows = {i: size for i, size in subject.windows.items() if size < sizes.positions or family.rope_by_layer_type}
     dropped = tuple(i for i in left if not subject.has_attention(i))
     alone = tuple(i for i in left if not subject.has_mlp(i))
-    found = list(_refusals(subject, left, windows, dropped, alone))
+    kv_heads = tuple(mixer.kv_heads if isinstance(mixer := subject.specs[i].mixer, Attention) else 0 for i in left)
+    widths = tuple(ffn.width if isinstance(ffn := subject.specs[i].ffn, GatedMLP) else 0 for i in left)
+    unlike = _unlike(left, kv_heads, widths)
+    found = list(_refusals(subject, left, windows, (*dropped, *alone), unlike))
     has_rope = tuple(family.has_rope(i, config) for i in left)
-    graph, why = _choose(family, bool(windows), bool(dropped or alone), has_rope)
+    graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope)
     if graph is None:
-        found.append(error("LB520", why, help="keep those layers, or export to another engine"))
+        found.append(error("LB520", why, help="leave those layers as they are, or export to another engine"))
     else:
         found += _rope_refusals(subject, family, graph, left, windows)
         found += _shape_refusals(config, layout, graph, len(left))
@@ -95,8 +99,8 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
             config,
             left,
             tuple(subject.specs[i] for i in left),
-            tuple(i not in dropped for i in left),
-            tuple(i not in alone for i in left),
+            kv_heads,
+            widths,
             tuple(i in windows for i in left),
             has_rope,
             next(iter(windows.values()), None),
@@ -108,23 +112,41 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
 
 
 def _refusals(
-    subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], dropped: tuple[int, ...], alone: tuple[int, ...]
+    subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], halves: tuple[int, ...], unlike: str
 ) -> list[Diagnostic]:
     specs = tuple(spec if i in windows else _unwindowed(spec) for i, spec in enumerate(subject.specs))
     found = list(refusals(EXPRESSES, specs, subject.base, "llama.cpp"))
     if not left:
         found.append(error("LB524", "no layer is left", help="keep at least one"))
-    changed = sorted({*dropped, *alone})
-    if windows and changed:
+    both = f"no architecture of llama.cpp has both windows ({layers_text(windows)}) and layers "
+    if windows and halves:
         found.append(
             error(
                 "LB521",
-                f"no architecture of llama.cpp has both windows ({layers_text(windows)}) and layers "
-                f"without attention or MLP ({layers_text(changed)})",
+                f"{both}without attention or MLP ({layers_text(halves)})",
                 help="choose one of the two, or drop whole layers: those simply go",
             )
         )
+    if windows and unlike:
+        found.append(
+            error(
+                "LB521",
+                f"{both}of different sizes: {unlike}",
+                help="choose one of the two, or give all layers the same sizes",
+            )
+        )
     return found
+
+
+def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
+    """The sizes that differ among the layers that are left, by layer; empty when none do."""
+    return "; ".join(
+        f"{size} {name}{'' if size == 1 else 's'} in "
+        + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
+        for name, sizes in (("KV head", kv_heads), ("MLP channel", widths))
+        if len(set(sizes) - {0}) > 1
+        for size in sorted(set(sizes) - {0})
+    )
 
 
 def _unwindowed(spec: LayerSpec) -> LayerSpec:
@@ -135,14 +157,17 @@ def _unwindowed(spec: LayerSpec) -> LayerSpec:
     return spec.replace(mixer=mixer.replace(window=None))
 
 
-def _choose(family: Family, windows: bool, incomplete: bool, has_rope: tuple[bool, ...]) -> tuple[Graph | None, str]:
+def _choose(
+    family: Family, windows: bool, halves: bool, unlike: str, has_rope: tuple[bool, ...]
+) -> tuple[Graph | None, str]:
     """The graph, or None and the reason."""
     own, gguf = family.gguf.graph, family.gguf
-    if incomplete:
+    if halves or unlike:
         if gguf.deci is None:
             return DECI, ""
+        layers = "that lack attention or MLP" if halves else f"of different sizes ({unlike})"
         return None, (
-            "llama.cpp's only architecture with layers that lack attention or MLP, deci, has no place for "
+            f"llama.cpp's only architecture with layers {layers}, deci, has no place for "
             f"{gguf.deci.what}, which {family.model_type} models have"
         )
     every = own.no_rope_every

@@ -61,25 +61,25 @@ def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutT
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
         for tensor in target.specs[place].tensors(facts):
-            found += _layer_tensors(target, f"blk.{place}.", find(prefix + tensor.name), rows[tensor.name])
+            found += _layer_tensors(target, place, find(prefix + tensor.name), rows[tensor.name])
         found += _constants(target, place, sizes)
     return tuple(found)
 
 
-def _layer_tensors(target: Target, block: str, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
+def _layer_tensors(target: Target, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
     """What one parameter of a layer becomes: one tensor, or the parts of a fused one."""
-    graph, sizes = target.graph, target.layout.sizes
+    graph, sizes, block = target.graph, target.layout.sizes, f"blk.{place}."
     module, _, leaf = row.gguf.rpartition(".")
     turned = sizes.head_dim if graph.pairs else None
-    query, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    query, kv, width = sizes.heads * sizes.head_dim, target.kv_heads[place] * sizes.head_dim, target.widths[place]
     rest = info.shape[1:]
     if row.dims[0] == "qkv" and not graph.fused:
         yield OutTensor(f"{block}attn_q.{leaf}", (query, *rest), info, 0, turned)
         yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, query, turned)
         yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, query + kv)
     elif row.dims[0] == "gate_up" and not graph.fused:
-        yield OutTensor(f"{block}ffn_gate.{leaf}", (sizes.intermediate, *rest), info, 0)
-        yield OutTensor(f"{block}ffn_up.{leaf}", (sizes.intermediate, *rest), info, sizes.intermediate)
+        yield OutTensor(f"{block}ffn_gate.{leaf}", (width, *rest), info, 0)
+        yield OutTensor(f"{block}ffn_up.{leaf}", (width, *rest), info, width)
     else:
         pair_dim = turned if module in ("attn_q", "attn_k") else None
         offset = graph.norm_offset if module.endswith("_norm") else 0.0
@@ -90,12 +90,12 @@ def _constants(target: Target, place: int, sizes: Sizes) -> list[OutTensor]:
     """Zeros for what llama.cpp insists on, and sinks without weight."""
     block, hidden = f"blk.{place}.", sizes.hidden
     found = []
-    if not target.has_attention[place] and place == 0:
+    if not target.kv_heads[place] and place == 0:
         found += [
             OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
             OutTensor(f"{block}attn_output.weight", (hidden, hidden)),
         ]
-    if not target.has_mlp[place]:
+    if not target.widths[place]:
         found += [
             OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
             OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),

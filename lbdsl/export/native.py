@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import AS_BASE, BASE_HEADS, NO_SINKS, ONE_WINDOW, Expresses, refusals
+from lbdsl.export.expresses import ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.checkpoint import read_tensors
-from lbdsl.model.layout import Layout, layout_of
+from lbdsl.model.layout import Layout, Sizes, layout_of
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.rewrite.shards import rewrite_shards
 
 WHERE = "a plain transformers class"
@@ -26,8 +29,8 @@ WHERE = "a plain transformers class"
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 EXPRESSES = Expresses(
-    mixer={"attention": {**BASE_HEADS, "window": {"size": ONE_WINDOW, "sink_tokens": NO_SINKS}}},
-    ffn={"gated_mlp": {"width": AS_BASE}},
+    mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW)},
+    ffn={"gated_mlp": {"width": ONE_WIDTH}},
     empty=("block",),
 )
 
@@ -61,8 +64,9 @@ class Native(Exporter):
     weights in which nothing changes are hard links to the artifact's.
     Engine: transformers 5.16 and later, the family's own class, or another one that has the same weights and windows in
     some layers.
-    Limits: a layer has both attention and MLP, or neither. In families with other rotary embeddings in windowed layers a
-    layer's type decides which it has, so only layers with a native window can have another one.
+    Limits: a layer has both attention and MLP, or neither, and all have as many KV heads and as wide an MLP. In families
+    with other rotary embeddings in windowed layers a layer's type decides which it has, so only layers with a native window
+    can have another one.
     Source: transformers, models/*/modeling_*.py and masking_utils.py.
     """
 
@@ -114,7 +118,8 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
         )
     if stock is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
-    config = _stock_config(subject.config, layout, stock, left, windows)
+    sizes = _sizes_of(subject.specs[left[0]], layout.sizes)
+    config = _stock_config(subject.config, layout, sizes, stock, left, windows)
     return Diagnosed(NativeForm(config, left), tuple(found))
 
 
@@ -174,12 +179,25 @@ def _no_class(family: Family, windows: Mapping[int, int]) -> Diagnostic:
     )
 
 
+def _sizes_of(spec: LayerSpec, base: Sizes) -> Sizes:
+    """The base's sizes with those of a layer; all layers that are left have the same."""
+    if isinstance(spec.mixer, Attention):
+        base = replace(base, kv_heads=spec.mixer.kv_heads)
+    return replace(base, intermediate=spec.ffn.width) if isinstance(spec.ffn, GatedMLP) else base
+
+
 def _stock_config(
-    config: Mapping[str, Any], layout: Layout, stock: StockClass, left: tuple[int, ...], windows: Mapping[int, int]
+    config: Mapping[str, Any],
+    layout: Layout,
+    sizes: Sizes,
+    stock: StockClass,
+    left: tuple[int, ...],
+    windows: Mapping[int, int],
 ) -> dict[str, Any]:
-    """The base's configuration with the layers that are left, everything about them said and nothing derived."""
+    """The base's configuration with the layers that are left and their sizes, everything about them said and nothing
+    derived."""
     new = {key: value for key, value in config.items() if key not in _OURS}
-    sizes, family = layout.sizes, layout.family
+    family = layout.family
     own = stock.model_type == family.model_type
     # Defaults differ between families, so what one class left out is said to the other.
     new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}

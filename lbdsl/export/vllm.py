@@ -7,7 +7,7 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, AS_BASE, BASE_HEADS, NO_SINKS, Expresses
+from lbdsl.export.expresses import ANY, Expresses, attention
 from lbdsl.export.files import link_files
 from lbdsl.families.engines import Lacks
 from lbdsl.vllm import served
@@ -28,8 +28,8 @@ class VllmPlugin(Exporter):
     engine = "vllm"
     where = "vLLM with lbdsl's plug-in"
     expresses = Expresses(
-        mixer={"attention": {**BASE_HEADS, "window": {"size": ANY, "sink_tokens": NO_SINKS}}},
-        ffn={"gated_mlp": {"width": AS_BASE}},
+        mixer={"attention": attention(kv_heads=ANY, window=ANY)},
+        ffn={"gated_mlp": {"width": ANY}},
     )
 
     @classmethod

@@ -1,21 +1,27 @@
 """How vLLM will lay out the KV cache of a changed model, and the number that its log will print.
 
-    groups     layers of one kind (full, or one window) are cut into groups of equally many layers; all groups share one
-               pool of blocks, and a block holds `block_size` tokens of every layer of one group
+    one group  where all layers are full, or all have one window, whatever their KV heads: a block holds `block_size` tokens
+               of every layer, and nothing is padded
+    groups     else layers of one kind (window and KV heads) are cut into groups of equally many layers; all groups share
+               one pool of blocks, and a block holds tokens of every layer of one group
     group size the layers of the rarest kind; where the commonest kind has less than 1.5 times as many, the commonest's
-    padding    places of the groups that have no layer: their bytes are lost
+    page       the bytes of one layer in a block, the same for all: `block_size` tokens of the layers with the most KV
+               heads. Where a kind's KV heads divide those, its blocks hold more tokens; else the rest of its page is lost
+    padding    places of the groups that have no layer, and what pages lose
     capacity   blocks in the pool, over the blocks that one sequence of `max_model_len` tokens may need at worst, times
                `max_model_len`. At worst a window's group also keeps every token that is scheduled and not yet done.
 
-Source: vLLM 0.32, v1/core/kv_cache_utils.py (`_get_kv_cache_groups_uniform_page_size`, `get_kv_cache_capacity`) and
-v1/kv_cache_interface.py (`SlidingWindowSpec.max_admission_blocks_per_request`). Checked against its log. Pure.
+Source: vLLM 0.32, v1/core/kv_cache_utils.py (`get_kv_cache_groups`, `unify_kv_cache_spec_page_size`,
+`_get_kv_cache_groups_uniform_page_size`, `get_kv_cache_capacity`) and v1/kv_cache_interface.py
+(`SlidingWindowSpec.max_admission_blocks_per_request`), with the memory layouts that its CPU and FlashAttention back ends
+choose, in which layers lie one after another. Checked against its log. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -43,21 +49,29 @@ class Serving:
         return self.batched_tokens * self.batches
 
 
+class Kind(NamedTuple):
+    """What vLLM tells layers apart by: the window in tokens, None for full attention, and the number of KV heads."""
+
+    window: int | None
+    kv_heads: int
+
+
 @dataclass(frozen=True)
 class Group:
-    """Layers that share their blocks; `window` in tokens, None for full attention."""
+    """Layers that share their blocks, and the KV heads of each; `window` in tokens, None for full attention."""
 
     window: int | None
     layers: tuple[int, ...]
+    kv_heads: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Groups of `size` places each. `layer_bytes` is what one token takes in one layer: keys and values, in bytes."""
+    """Groups of `size` places each. `head_bytes` is what one token takes in one KV head: key and value, in bytes."""
 
     groups: tuple[Group, ...]
     size: int
-    layer_bytes: int
+    head_bytes: int
 
     @property
     def places(self) -> int:
@@ -68,61 +82,110 @@ class CacheLayout:
         """Places without a layer."""
         return self.places - sum(len(group.layers) for group in self.groups)
 
+    @property
+    def lost(self) -> float:
+        """The share of the blocks' bytes that hold nothing, when every group has as many blocks: places without a layer,
+        and pages that their layer does not fill."""
+        filled = sum(heads * self._times(group) for group in self.groups for heads in group.kv_heads)
+        whole = self._block_heads * len(self.groups)
+        return 1 - filled / whole if whole else 0.0
+
+    def block_tokens(self, group: Group, serving: Serving) -> int:
+        """Tokens that a block of the group holds."""
+        return serving.block_size * self._times(group)
+
     def block_bytes(self, serving: Serving) -> int:
-        return self.size * self.layer_bytes * serving.block_size
+        return self._block_heads * self.head_bytes * serving.block_size
+
+    @property
+    def _block_heads(self) -> int:
+        """KV heads of `block_size` tokens that a block has room for."""
+        if len(self.groups) == 1:
+            return sum(self.groups[0].kv_heads)
+        return self.size * self._most
+
+    @property
+    def _most(self) -> int:
+        return max((heads for group in self.groups for heads in group.kv_heads), default=0)
+
+    def _times(self, group: Group) -> int:
+        """How many times `block_size` tokens a block of the group holds."""
+        if len(self.groups) == 1 or self._most % group.kv_heads[0]:
+            return 1
+        return self._most // group.kv_heads[0]
 
     def capacity(self, serving: Serving) -> int:
         """Tokens, as in the log's "KV cache size"; 0 where no layer has a cache."""
         if not self.groups:
             return 0
         blocks = serving.memory // self.block_bytes(serving)
-        needed = sum(_worst_blocks(group, serving) for group in self.groups)
+        needed = sum(self._worst_blocks(group, serving) for group in self.groups)
         return int(blocks / needed * serving.max_model_len)
 
     def held_bytes(self, tokens: int, serving: Serving) -> int:
         """What one sequence of `tokens` tokens holds while it decodes one token at a time."""
         alone = Serving(max(tokens, 1), serving.block_size, batched_tokens=1, batches=1)
-        return sum(_worst_blocks(group, alone) for group in self.groups) * self.block_bytes(serving)
+        return sum(self._worst_blocks(group, alone) for group in self.groups) * self.block_bytes(serving)
+
+    def _worst_blocks(self, group: Group, serving: Serving) -> int:
+        """Blocks that one sequence of `max_model_len` tokens may need in one group."""
+        tokens = self.block_tokens(group, serving)
+        if group.window is None:
+            return -(-serving.max_model_len // tokens)
+        kept = min(group.window - 1 + serving.in_flight, serving.max_model_len)
+        # A window need not begin where a block does.
+        return -(-kept // tokens) + 1
 
     def to_json(self, serving: Serving) -> dict[str, Any]:
         return {
-            "groups": [{"window": group.window, "layers": list(group.layers)} for group in self.groups],
+            "groups": [
+                {
+                    "window": group.window,
+                    "layers": list(group.layers),
+                    "kv_heads": list(group.kv_heads),
+                    "block_tokens": self.block_tokens(group, serving),
+                }
+                for group in self.groups
+            ],
             "group_size": self.size,
             "padding": self.padding,
-            "layer_bytes": self.layer_bytes,
+            "lost": self.lost,
+            "head_bytes": self.head_bytes,
+            "block_bytes": self.block_bytes(serving),
             "capacity_tokens": self.capacity(serving),
             "held_bytes": self.held_bytes(serving.max_model_len, serving),
         }
 
 
-def cache_layout(windows: Mapping[int, int | None], layer_bytes: int) -> CacheLayout:
-    """The layout for layers with a cache, by index: their window, None for full attention. Layers without attention
-    are left out of `windows`."""
-    kinds: dict[int | None, list[int]] = {}
-    for layer in sorted(windows):
-        kinds.setdefault(windows[layer], []).append(layer)
-    if not kinds:
-        return CacheLayout((), 0, layer_bytes)
-    fewest, most = min(map(len, kinds.values())), max(map(len, kinds.values()))
+def cache_layout(kinds: Mapping[int, Kind], head_bytes: int) -> CacheLayout:
+    """The layout for layers with a cache, by index. Layers without attention are left out of `kinds`."""
+    layers_of: dict[Kind, list[int]] = {}
+    for layer in sorted(kinds):
+        layers_of.setdefault(kinds[layer], []).append(layer)
+    if not layers_of:
+        return CacheLayout((), 0, head_bytes)
+    windows = {kind.window for kind in layers_of}
+    if len(windows) == 1:
+        every = tuple(sorted(kinds))
+        one = Group(windows.pop(), every, tuple(kinds[layer].kv_heads for layer in every))
+        return CacheLayout((one,), len(every), head_bytes)
+    fewest, most = min(map(len, layers_of.values())), max(map(len, layers_of.values()))
     size = most if most < 1.5 * fewest else fewest
     groups = []
-    for window, layers in kinds.items():
+    for kind, layers in layers_of.items():
         count = -(-len(layers) // size)
-        groups += [Group(window, tuple(layers[first::count])) for first in range(count)]
-    return CacheLayout(tuple(groups), size, layer_bytes)
+        groups += [
+            Group(kind.window, tuple(own), (kind.kv_heads,) * len(own))
+            for own in (layers[first::count] for first in range(count))
+        ]
+    return CacheLayout(tuple(groups), size, head_bytes)
 
 
 def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayout:
-    """The layout for layers with softmax attention, whose KV heads are alike."""
+    """The layout for layers with softmax attention, whose heads are of one size."""
     attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
-    windows = {i: mixer.window.size if mixer.window is not None else None for i, mixer in attentions.items()}
-    return cache_layout(windows, max((mixer.token_bytes(model) for mixer in attentions.values()), default=0))
-
-
-def _worst_blocks(group: Group, serving: Serving) -> int:
-    """Blocks that one sequence of `max_model_len` tokens may need in one group."""
-    if group.window is None:
-        return -(-serving.max_model_len // serving.block_size)
-    kept = min(group.window - 1 + serving.in_flight, serving.max_model_len)
-    # A window need not begin where a block does.
-    return -(-kept // serving.block_size) + 1
+    kinds = {
+        i: Kind(mixer.window.size if mixer.window is not None else None, mixer.kv_heads) for i, mixer in attentions.items()
+    }
+    head_bytes = max((mixer.token_bytes(model) // mixer.kv_heads for mixer in attentions.values()), default=0)
+    return cache_layout(kinds, head_bytes)

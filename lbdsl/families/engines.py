@@ -57,7 +57,7 @@ class Graph:
                      rows of queries and keys are put in another order
     windows:         True when it reads which layers are windowed, one flag a layer, and one window
     always_windowed: True when it wants a windowed layer; a window of all positions has no effect
-    drops:           True when a layer may have no attention
+    by_layer:        True when it reads KV heads and MLP width of each layer, and one may have no attention
     no_rope_every:   n when every n-th layer has no rotary embeddings; 0 when all have
     rope_pattern:    True when it reads which layers have rotary embeddings
     frequency_table: True when it reads rope_freqs (llama3 scaling)
@@ -76,7 +76,7 @@ class Graph:
     pairs: bool = False
     windows: bool = False
     always_windowed: bool = False
-    drops: bool = False
+    by_layer: bool = False
     no_rope_every: int = 0
     rope_pattern: bool = False
     frequency_table: bool = False
@@ -114,7 +114,8 @@ class Gguf:
     """The family in llama.cpp.
 
     graph:       of unchanged layers
-    deci:        what `deci`, the graph for layers without attention or MLP, lacks; None when it computes the family
+    deci:        what `deci`, the graph for layers of different sizes or without attention or MLP, lacks; None when it
+                 computes the family
     granite_swa: what `granite_swa`, the graph for Llama's layers with windows, lacks
     numbers:     metadata keys, below the architecture's name, that the family adds: (field of the config, its default);
                  null is written as 0

@@ -2,6 +2,7 @@
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Limit, TensorRow
 from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
+from lbdsl.families.rows import QKV
 from lbdsl.families.windows import OneWindow
 
 _NO_DROPOUT = "healing would drop residuals that measuring did not"
@@ -11,7 +12,7 @@ FAMILY = Family(
     examples="Phi-3 mini and medium at 4k",
     classes=Classes("phi3", "Phi3"),
     attention=(
-        TensorRow("self_attn.qkv_proj.weight", "attn_qkv.weight", ("qkv", "hidden")),
+        TensorRow(f"{QKV}.weight", "attn_qkv.weight", ("qkv", "hidden")),
         TensorRow("self_attn.o_proj.weight", "attn_output.weight", ("hidden", "query")),
     ),
     mlp=(

@@ -27,6 +27,9 @@ def gated_mlp(*, biases_when: str | None = None) -> tuple[TensorRow, ...]:
     )
 
 
+QKV = "self_attn.qkv_proj"
+"""Queries, keys and values in one projection, in this order."""
+
 QK_HEAD_NORMS = (
     TensorRow("self_attn.q_norm.weight", "attn_q_norm.weight", ("head_dim",)),
     TensorRow("self_attn.k_norm.weight", "attn_k_norm.weight", ("head_dim",)),

@@ -22,7 +22,8 @@ class ModelFacts:
 
     `dtype` is the one the model runs, is measured and is saved in (`--dtype`, else the checkpoint's, else bfloat16).
     `layer_specs` says what each layer is; `flags` names the boolean fields of the configuration that are on, and switch
-    on parameters such as biases. A tied head counts once.
+    on parameters such as biases. A tied head counts once. `rotary` is how many of a head's elements rotary embeddings
+    turn, None for all.
     """
 
     family: str
@@ -34,6 +35,7 @@ class ModelFacts:
     dtype: str
     layer_specs: tuple[LayerSpec, ...]
     flags: tuple[str, ...] = ()
+    rotary: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields: what is derived from them is made again."""

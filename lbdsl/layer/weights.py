@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.base import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -68,37 +71,45 @@ class Stat(Expr):
 
 
 class Largest(Value):
-    """The `count` places where a vector is largest, in ascending order; ties go to the lower place. A place stands for
-    `size` neighbouring indices."""
+    """The `count` places where a vector is largest, in ascending order; ties go to the lower place. With `others`, the
+    places that are left. A place stands for `size` neighbouring indices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     of: AnyExpr
     count: Positive
     size: Positive = 1
+    others: bool = False
 
-    def fits(self, length: int, old: Shapes) -> None:
+    def taken(self, length: int, old: Shapes) -> int:
+        """How many indices it stands for, of `length`."""
         shape = self.of.shape(old)
         if len(shape) != 1 or shape[0] * self.size != length or self.count > shape[0]:
             raise ValueError(f"{self.count} of {list(shape)} places of {self.size} cannot be taken of {length}")
+        return (shape[0] - self.count if self.others else self.count) * self.size
+
+    def indices(self, values: Tensor) -> Tensor:
+        """The indices, where `values` are those of the vector."""
+        order = values.argsort(descending=True, stable=True)
+        places = (order[self.count :] if self.others else order[: self.count]).sort().values
+        return (places.unsqueeze(1) * self.size + places.new_tensor(range(self.size))).flatten()
 
 
 class Take(Expr):
-    """Some of `x` along an axis, in the order of the indices."""
+    """Some of `x` along an axis, in the order of the indices; one index that is no list takes the axis away."""
 
     node: Literal["take"] = "take"
     x: AnyExpr
     axis: int
-    indices: tuple[int, ...] | Largest
+    indices: tuple[int, ...] | int | Largest
 
     def shape(self, old: Shapes) -> Shape:
         shape, indices = self.x.shape(old), self.indices
         if isinstance(indices, Largest):
-            indices.fits(shape[self.axis], old)
-            return _with(shape, self.axis, indices.count * indices.size)
-        if any(not 0 <= index < shape[self.axis] for index in indices):
+            return _with(shape, self.axis, indices.taken(shape[self.axis], old))
+        if any(not 0 <= index < shape[self.axis] for index in ((indices,) if isinstance(indices, int) else indices)):
             raise ValueError(f"an index is not below {shape[self.axis]}")
-        return _with(shape, self.axis, len(indices))
+        return _with(shape, self.axis, *(() if isinstance(indices, int) else (len(indices),)))
 
     def parts(self) -> tuple[AnyExpr, ...]:
         return (self.x, self.indices.of) if isinstance(self.indices, Largest) else (self.x,)
@@ -165,6 +176,22 @@ class Slice(Expr):
         return (self.x,)
 
 
+class Sum(Expr):
+    """Several of one shape, added."""
+
+    node: Literal["sum"] = "sum"
+    xs: Annotated[tuple[AnyExpr, ...], Field(min_length=1)]
+
+    def shape(self, old: Shapes) -> Shape:
+        shapes = [x.shape(old) for x in self.xs]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"shapes {shapes} cannot be added")
+        return shapes[0]
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return self.xs
+
+
 class MatMul(Expr):
     """a @ b. Where one of them is [blocks, n, m], the other one is cut into as many blocks along the dimension that is
     summed over, each is multiplied with its own matrix, and the results stand one after the other."""
@@ -185,6 +212,20 @@ class MatMul(Expr):
 
     def parts(self) -> tuple[AnyExpr, ...]:
         return (self.a, self.b)
+
+
+class Transpose(Expr):
+    """`x` with its last two axes exchanged."""
+
+    node: Literal["transpose"] = "transpose"
+    x: AnyExpr
+
+    def shape(self, old: Shapes) -> Shape:
+        *blocks, n, m = self.x.shape(old)
+        return (*blocks, m, n)
+
+    def parts(self) -> tuple[AnyExpr, ...]:
+        return (self.x,)
 
 
 class Factor(Expr):
@@ -222,7 +263,7 @@ class Init(Expr):
 
 
 AnyExpr = Annotated[
-    Ref | Stat | Take | Mean | Concat | Slice | MatMul | Factor | Init,
+    Ref | Stat | Take | Mean | Concat | Slice | Sum | MatMul | Transpose | Factor | Init,
     Field(discriminator="node"),
 ]
 
@@ -255,6 +296,12 @@ def stats_in(exprs: Iterable[AnyExpr]) -> tuple[Stat, ...]:
     return tuple(dict.fromkeys(part for expr in exprs for part in walk(expr) if isinstance(part, Stat)))
 
 
+def stats_by_layer(made: Mapping[int, Iterable[AnyExpr]]) -> dict[int, tuple[Stat, ...]]:
+    """The statistics that the new weights of layers are made from; layers without any are left out."""
+    found = {layer: stats_in(exprs) for layer, exprs in made.items()}
+    return {layer: stats for layer, stats in found.items() if stats}
+
+
 def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:
     """Two sets of new weights as one: `then` is over the weights that `first` made, the result over those before."""
     return {**first, **{name: _substituted(expr, first) for name, expr in then.items()}}
@@ -270,6 +317,7 @@ def _substituted(expr: Any, made: Mapping[str, AnyExpr]) -> Any:
     return expr
 
 
-def _with(shape: Shape, axis: int, size: int) -> Shape:
+def _with(shape: Shape, axis: int, *sizes: int) -> Shape:
+    """`shape` with `sizes` in place of that of an axis."""
     place = axis % len(shape)
-    return (*shape[:place], size, *shape[place + 1 :])
+    return (*shape[:place], *sizes, *shape[place + 1 :])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Take
+from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Sum, Take, Transpose
 
 Tensors = Callable[[str], Tensor]
 """A parameter of the layer as it was, by name below the layer."""
@@ -52,9 +53,11 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
         case Stat():
             return stats[expr.text].to("cpu", torch.float64)
         case Take():
-            indices = expr.indices
-            places = _largest(indices, of(indices.of)) if isinstance(indices, Largest) else torch.tensor(indices)
-            return of(expr.x).index_select(expr.axis, places)
+            x, indices = of(expr.x), expr.indices
+            if isinstance(indices, int):
+                return x.select(expr.axis, indices)
+            taken = indices.indices(of(indices.of)) if isinstance(indices, Largest) else torch.tensor(indices)
+            return x.index_select(expr.axis, taken)
         case Mean():
             x = of(expr.x)
             blocks = x.unflatten(expr.axis, (-1, expr.group, expr.size))
@@ -64,18 +67,17 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
             return torch.cat([of(x) for x in expr.xs], dim=expr.axis)
         case Slice():
             return of(expr.x).narrow(expr.axis, expr.start, expr.stop - expr.start)
+        case Sum():
+            return reduce(torch.add, map(of, expr.xs))
         case MatMul():
             return _product(of(expr.a), of(expr.b))
+        case Transpose():
+            return of(expr.x).mT
         case Factor():
             return _factor(of(expr.x), expr.rank)[expr.which == "second"]
         case Init():
             generator = torch.Generator().manual_seed(expr.seed)
             return torch.randn(expr.dims, generator=generator, dtype=torch.float64) * expr.std
-
-
-def _largest(places: Largest, values: Tensor) -> Tensor:
-    order = torch.argsort(values, descending=True, stable=True)[: places.count].sort().values
-    return (order.unsqueeze(1) * places.size + torch.arange(places.size)).flatten()
 
 
 def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from lbdsl.core.progress import Report
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.memory import free_bytes
-from lbdsl.measure.variant import variant_of
+from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 from lbdsl.plan.estimate import SOFTMAX_COST
 
 T = TypeVar("T")
@@ -67,12 +67,16 @@ def push(
     *,
     around: Around | None = None,
     kept: Variants | None = None,
+    statistics: StatisticsOf = no_statistics,
+    stop: int | None = None,
 ) -> None:
-    """Take `flows` from tokens to the last layer. A changed model leaves the base's stream at its first changed layer, so
-    L models with one changed layer each cost about L / 2 forward passes; every layer is asked for once.
+    """Take `flows` from tokens to the last layer, or to the one before `stop`. A changed model leaves the base's stream at
+    its first changed layer, so L models with one changed layer each cost about L / 2 forward passes; every layer is asked
+    for once.
 
     done: told of each layer when all flows are through it. around: entered once a layer, around all flows through it.
     kept: changed layers are looked for there and left there for the next push; only for a source in memory.
+    statistics: those that changed layers are made from.
     Raises LbdslError LB449 as `variant_of` does.
     """
     # Without padding, positions and masks depend on the shape alone, and can be large.
@@ -83,17 +87,17 @@ def push(
             inputs[flow.ids_BN.shape] = source.hybrid.model.prepare(flow.base_BND)
         flow.inputs = inputs[flow.ids_BN.shape]
         flow.changed = [None] * len(flow.changes)
-    for index in range(source.layers):
+    for index in range(source.layers if stop is None else stop):
         with source.layer(index) as layer, nullcontext() if around is None else around(index, layer):
             variants = {} if kept is None else kept
             for flow in flows:
-                _through(source, flow, layer, index, variants)
+                _through(source, flow, layer, index, variants, statistics)
             # Variants share the layer's weights, which must go before the next layer's come.
             del variants, layer
         done(index)
 
 
-def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: Variants) -> None:
+def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: Variants, statistics: StatisticsOf) -> None:
     """One flow through one layer."""
     run_layer = source.hybrid.model.run_layer
     for number, changes in enumerate(flow.changes):
@@ -101,7 +105,7 @@ def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: 
         if index in changes:
             key = (index, changes[index])
             if key not in variants:
-                variants[key] = variant_of(source.hybrid, index, changes[index], source.statistics(index))
+                variants[key] = variant_of(source.hybrid, index, changes[index], statistics(index))
             used = variants[key]
             state_BND = flow.base_BND if state_BND is None else state_BND
         if state_BND is not None:

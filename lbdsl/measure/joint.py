@@ -13,6 +13,7 @@ from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.runs import BASE_NLL, Run, measure_runs
 from lbdsl.measure.store import MODEL_LAYER, Store
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import Of, metrics_of
 
 
@@ -35,13 +36,16 @@ def measure_joint(
     *,
     progress: Report | None = None,
     batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
 ) -> JointLoss:
     """Measure the model with all of `changes`, possibly none, on JOINT text; measured, stored and resumed as
     `measure_runs` says, under `selection_digest`, which must identify `changes`.
 
-    model: gives the base, which is not changed.
+    model: gives the base, which is not changed. statistics: those that the changes make new weights from.
     """
     requests = {name: Request(name, f"joint {selection_digest}", MODEL_LAYER) for name in metrics_of(Of.CHANGED)}
     run = Run(changes, tuple(requests.values()))
-    found = measure_runs(model, [run], (), blocks, store, fingerprint, progress=progress, batch=batch)
+    found = measure_runs(
+        model, [run], (), blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics
+    )
     return JointLoss(MappingProxyType({name: found[request] for name, request in requests.items()}), found[BASE_NLL])

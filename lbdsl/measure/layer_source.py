@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-NONE: Mapping[str, Tensor] = MappingProxyType({})
-
 
 class LayerSource(ABC):
     """A hybrid model of which a layer, or the head, is sure to be there only while it is asked for.
 
-    `hybrid` is the model; its configuration and shapes can be looked at any time. `statistics` gives, for a layer, the
-    values of the statistics that its weight expressions name, by their text.
+    `hybrid` is the model; its configuration and shapes can be looked at any time.
     """
 
     in_memory: ClassVar[bool]
@@ -27,7 +23,6 @@ class LayerSource(ABC):
     def __init__(self, hybrid: Any, device: Any):
         self.hybrid = hybrid
         self.device = torch.device(device)
-        self.statistics: Callable[[int], Mapping[str, Tensor]] = lambda _layer: NONE
 
     @property
     def layers(self) -> int:

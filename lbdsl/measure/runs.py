@@ -16,6 +16,7 @@ from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare, sums_of
 from lbdsl.measure.store import MODEL_LAYER, Store, Sum
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
 BASE_NLL = Request("base_nll", "", MODEL_LAYER)
@@ -73,6 +74,7 @@ def measure_runs(
     *,
     progress: Report | None,
     batch: int,
+    statistics: StatisticsOf = no_statistics,
 ) -> dict[Request, Measurement]:
     """Every request's mean over the tokens of `blocks`, and BASE_NLL; what the store lacks is measured.
 
@@ -102,7 +104,7 @@ def measure_runs(
                 )
             )
     if todo:
-        for found in _measured(model(), blocks, todo, progress):
+        for found in _measured(model(), blocks, todo, progress, statistics):
             store.put(fingerprint, found)
             for request, row, value in found:
                 known[request][row] = value
@@ -110,7 +112,11 @@ def measure_runs(
 
 
 def _measured(
-    source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch], progress: Report | None
+    source: LayerSource,
+    blocks: TokenBlocks,
+    todo: Sequence[_MicroBatch],
+    progress: Report | None,
+    statistics: StatisticsOf,
 ) -> Iterator[Found]:
     """What is missing, in portions; the head's progress of one is told when the next is asked for, that is when it is safe
     on disk."""
@@ -126,7 +132,7 @@ def _measured(
         where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
         seen: list[Found] = [[] for _ in group]
         flows = [part.flow(blocks.ids, source.device, found) for part, found in zip(group, seen, strict=True)]
-        push(source, flows, meter.layers_of(flows, where), kept=kept)
+        push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=statistics)
         with source.head() as head:
             for part, flow, found in zip(group, flows, seen, strict=True):
                 if part.base_nll or part.runs:

@@ -14,6 +14,7 @@ from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.runs import Run, measure_runs
 from lbdsl.measure.store import Store
+from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import ResidualMetric, metrics
 
 
@@ -28,10 +29,12 @@ def measure_requests(
     *,
     progress: Report | None = None,
     batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
 ) -> dict[Request, Measurement]:
     """Every request's mean over the tokens of `blocks`, and BASE_NLL; measured, stored and resumed as `measure_runs` says.
 
-    model: gives the base. actions: the action of every non-empty `Request.action` text. Raises what `measure_runs` raises,
+    model: gives the base. actions: the action of every non-empty `Request.action` text. statistics: those that
+    they make new weights from. Raises what `measure_runs` raises,
     and LbdslError LB449 for a layer that has lost what an action needs.
     """
     runs: dict[tuple[int, str], list[Request]] = {}
@@ -50,6 +53,7 @@ def measure_requests(
         fingerprint,
         progress=progress,
         batch=batch,
+        statistics=statistics,
     )
 
 

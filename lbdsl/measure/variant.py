@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.expressions import made_of
 
 AGAIN = "start from the base model instead of an artifact"
+
+
+StatisticsOf = Callable[[int], Mapping[str, Tensor]]
+"""The statistics of a layer by their text, see `lbdsl.measure.statistics`."""
+
+
+def no_statistics(layer: int) -> Mapping[str, Tensor]:
+    return MappingProxyType({})
 
 
 def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[str, Tensor]) -> torch.nn.Module:

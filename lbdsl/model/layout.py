@@ -92,6 +92,8 @@ class Layout:
     specs: tuple[LayerSpec, ...]
     eager: bool = False
     """True when SDPA cannot compute the attention."""
+    rotary: int | None = None
+    """Elements of a head that rotary embeddings turn; None for all."""
 
     def facts(self, dtype: str) -> ModelFacts:
         return ModelFacts(
@@ -104,6 +106,7 @@ class Layout:
             dtype=dtype,
             layer_specs=self.specs,
             flags=self.flags,
+            rotary=self.rotary,
         )
 
 
@@ -150,6 +153,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         flags=tuple(name for name, usual in family.flags.items() if _flag(config, name, usual)),
         specs=specs,
         eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
+        rotary=_rotary(config, sizes.head_dim),
     )
     _check_layers(layout)
     return layout
@@ -159,10 +163,6 @@ def _check_layers(layout: Layout) -> None:
     """LB402 for a part that nothing computes yet, for weights of a module that its layer does not have, and for another
     size of heads than that of the rotary embeddings, which are one for all layers."""
     for index, spec in enumerate(layout.specs):
-        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
-        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
-        if unbuilt is not None:
-            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
         if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
             raise fail(
                 "LB402",
@@ -174,6 +174,10 @@ def _check_layers(layout: Layout) -> None:
             raise fail(
                 "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such module"
             )
+        parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
+        unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
+        if unbuilt is not None:
+            raise fail("LB402", f"lbdsl.layers[{index}] in the configuration has `{unbuilt}`, which nothing computes yet")
 
 
 def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
@@ -290,6 +294,14 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
             _check_rope_type(family, part)
 
 
+def _rotary(config: dict[str, Any], head_dim: int) -> int | None:
+    """As transformers counts them: frequencies of pairs, for a share of the head rounded down."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    pairs = -(-int(head_dim * share) // 2)
+    return 2 * pairs if 2 * pairs < head_dim else None
+
+
 def _check_rope_type(family: Family, value: dict[str, Any]) -> None:
     kind = value.get("rope_type", value.get("type", "default"))
     if kind not in family.rope_types:
@@ -353,4 +365,8 @@ def _spec(spec: Any, layer: int) -> LayerSpec:
         where = ".".join(map(str, first["loc"]))
         said = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
         said = f"`{where}`: {said}" if where else said
-    raise fail("LB402", f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}")
+    raise fail(
+        "LB402",
+        f"lbdsl.layers[{layer}] in the configuration is not understood: {said[:300]}",
+        help="config.json was edited, or another version of lbdsl wrote it",
+    )

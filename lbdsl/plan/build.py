@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
@@ -52,9 +53,11 @@ def build(
     lbdsl_version: str = "",
     *,
     found: Iterable[Diagnostic] = (),
+    statistics: Mapping[str, str] = MappingProxyType({}),
 ) -> Diagnosed[Plan]:
     """The plan, also when an assert fails: then an error says so (exit code 5; 1 for `requires`) and it is not
-    applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned."""
+    applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned.
+    `statistics` as in `Plan`."""
     before, after = base_cost(facts), model_cost(facts, selection.specs)
     # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
     asked, _ = requests_of(recipe, facts).unwrap()
@@ -100,6 +103,7 @@ def build(
         heal=recipe.heal,
         eval=recipe.eval,
         findings=tuple(_finding(recipe, d) for d in kept),
+        statistics=dict(statistics),
         changes=counted_changes(layers),
         complete=complete,
         errored=errored,

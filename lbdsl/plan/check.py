@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.claims import action_conflicts, scores_of
+from lbdsl.plan.claims import action_conflicts, known_before_measuring, scores_of
 from lbdsl.plan.evaluate import World, holds, walk
 from lbdsl.plan.layersets import layer_problems
 from lbdsl.plan.modules import pattern_problems
 from lbdsl.plan.shown import deciding
+from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import Assertion, CostOf, PostScore, RankSelector, Recipe, Rule, Score
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
-    """Errors only: `requires` that do not hold, layers that do not exist, actions that do not go together, `until` on
-    what must be measured. Run it before measuring, which may take long."""
+    """Errors only: `requires` that do not hold, layers that do not exist, actions that do not go together or that the model
+    cannot express, `until` on what must be measured. Run it before measuring, which may take long."""
     found: list[Diagnostic] = []
     world = World(recipe, facts)
     for requirement in recipe.requires:
@@ -44,7 +46,39 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
                 for part in walk(rule.selector.until)
                 if isinstance(part, Score | PostScore)
             ]
+    return tuple(found) or _impossible(recipe, facts)
+
+
+def _impossible(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+    """What actions, those of scores too, cannot do in the layers that they may be asked for."""
+    found = [d for d in action_findings(recipe, facts) if d.is_error]
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+        for score in scores_of(rule):
+            action = score.action
+            wrong = (d for layer in known.domain for d in (action.check(facts, layer) if action else ()) if d.is_error)
+            said = next(wrong, None)
+            if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
+                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=recipe.span(score)))
     return tuple(found)
+
+
+def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+    """What actions say of the layers that their rule may get, each finding once a rule."""
+    found: list[Diagnostic] = []
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
+        said: dict[str, tuple[Diagnostic, int]] = {}
+        for layer in known.domain:
+            for action in rule.actions:
+                for d in action.check(facts, layer):
+                    first, count = said.get(d.message, (d, 0))
+                    said[d.message] = (first, count + 1)
+        for d, count in said.values():
+            where = "" if count == facts.layers else f" ({plural(count, 'layer')})"
+            span = d.span or recipe.span(rule)
+            found.append(
+                Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help, d.fix)
+            )
+    return found
 
 
 def no_engine(recipe: Recipe, node: Rule | Score, said: str) -> Diagnostic:

@@ -42,6 +42,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "heal": plan.heal.model_dump(mode="json") if plan.heal is not None else None,
         "eval": plan.eval.model_dump(mode="json") if plan.eval is not None else None,
         "findings": [finding.model_dump(mode="json") for finding in plan.findings],
+        "statistics": dict(plan.statistics),
         "changes": dict(plan.changes),
         "complete": plan.complete,
         "applyable": plan.applyable,

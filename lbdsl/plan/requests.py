@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Request
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.weights import Stat, stats_in
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.claims import known_before_measuring
+from lbdsl.plan.claims import fixed_layers, known_before_measuring
 from lbdsl.plan.evaluate import scores_in
 from lbdsl.plan.layersets import ranked_sets
 from lbdsl.plan.words import plural, ranges_text
@@ -60,6 +61,24 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
     if lacking:
         return Diagnosed(None, tuple(lacking))
     return Diagnosed((tuple(wanted), MappingProxyType(actions)))
+
+
+def statistics_of(
+    recipe: Recipe, facts: ModelFacts, requests: Iterable[Request], actions: Mapping[str, Action]
+) -> dict[int, tuple[Stat, ...]]:
+    """By layer, the statistics that a score or a rule may need there to make new weights."""
+    asked = [(actions[request.action], request.layer) for request in requests if request.action]
+    for rule in recipe.rules:
+        layers = fixed_layers(rule, facts)
+        places = range(facts.layers) if layers is None else layers
+        asked += [(action, layer) for action in rule.actions for layer in places]
+    found: dict[int, tuple[Stat, ...]] = {}
+    for action, layer in dict.fromkeys(asked):
+        change = action.under(facts, layer)
+        stats = stats_in(expr for _, expr in change.weights) if change is not None else ()
+        if stats:
+            found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *stats)))
+    return found
 
 
 def _not_there(recipe: Recipe, score: Score, action: Action, layers: list[int]) -> Diagnostic:

@@ -17,7 +17,7 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.difference import given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, LayerChange
+from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Mark, Slot
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
 
@@ -255,6 +255,7 @@ PREDICTED = ("speeds", "estimate", "serving")
 
 class Plan(Value):
     """The whole of it. `changes` counts layers by what is done to a part of them (`windowed`), in the order of the parts.
+    `statistics` has the sha256 of each that new weights are made from.
     `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
     error was found; `errored`: errors were found on the way. See `PREDICTED` for the last three."""
 
@@ -274,6 +275,7 @@ class Plan(Value):
     heal: Heal | None = None
     eval: Evaluate | None = None
     findings: tuple[Finding, ...] = ()
+    statistics: dict[str, str] = {}
     changes: dict[str, int]
     complete: bool
     applyable: bool
@@ -290,6 +292,11 @@ class Plan(Value):
     def __repr__(self) -> str:
         name = self.recipe.name or os.path.basename(self.recipe.path)
         return f"<Plan: {name} of {self.model.name or self.model.source}: {self.summary}>"
+
+    @property
+    def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
+        """By layer, those that its new weights are made from."""
+        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
 
     @property
     def changed(self) -> tuple[LayerPlan, ...]:

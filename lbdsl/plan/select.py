@@ -14,7 +14,7 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
-from lbdsl.layer.weights import AnyExpr, LayerChange
+from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lint import selection_findings
 from lbdsl.plan.match import Match, match_rules, ranks_rest
@@ -87,6 +87,11 @@ class Selection:
     @property
     def changed(self) -> tuple[int, ...]:
         return tuple(layer.index for layer in self.layers if layer.changed)
+
+    @property
+    def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
+        """By layer, those that its new weights are made from."""
+        return stats_by_layer({layer.index: dict(layer.weights).values() for layer in self.layers})
 
     @property
     def carried_out(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.check import context_findings, facts_only
+from lbdsl.plan.check import action_findings, context_findings, facts_only
 from lbdsl.plan.claims import fixed_layers, known_before_measuring
 from lbdsl.plan.cost import base_cost, model_cost
 from lbdsl.plan.evaluate import World, holds
@@ -15,7 +15,6 @@ from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import select
 from lbdsl.plan.shown import deciding
 from lbdsl.plan.unbuilt import unbuilt_chosen, unbuilt_possible
-from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import ElseSelector, Phase, Recipe
 
 
@@ -74,25 +73,6 @@ def _unreachable(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
                     recipe.span(rule),
                     help="move it up, or remove it",
                 )
-            )
-    return found
-
-
-def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
-    """What actions say of the layers that their rule may get, each finding once a rule."""
-    found: list[Diagnostic] = []
-    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
-        said: dict[str, tuple[Diagnostic, int]] = {}
-        for layer in known.domain:
-            for action in rule.actions:
-                for d in action.check(facts, layer):
-                    first, count = said.get(d.message, (d, 0))
-                    said[d.message] = (first, count + 1)
-        for d, count in said.values():
-            where = "" if count == facts.layers else f" ({plural(count, 'layer')})"
-            span = d.span or recipe.span(rule)
-            found.append(
-                Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help, d.fix)
             )
     return found
 

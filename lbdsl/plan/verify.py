@@ -22,12 +22,14 @@ def staleness(
     fingerprint: str | None = None,
     data_digest: str | None = None,
     joint_digest: str | None = None,
+    statistics: Mapping[str, str] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Every difference between what the plan was made of and what is there now, as errors of exit code 3.
 
     Each argument is the present value; None means that it is not compared. `files` gives the sha256 of the recipe's text
     and of the files it includes by their path, those that are there. `fingerprint` covers model, text, length,
-    precision and device of the scores, `data_digest` their text alone, `joint_digest` the text of the joint loss.
+    precision and device of the scores, `data_digest` their text alone, `joint_digest` the text of the joint loss;
+    `statistics` are the sha256 of those that are kept.
     """
     found: list[Diagnostic] = []
     for path, was in plan.recipe.files if files is not None else ():
@@ -47,6 +49,17 @@ def staleness(
             )
         )
     found += _measurement_differences(plan, fingerprint, data_digest, joint_digest)
+    if statistics is not None:
+        found += [
+            error(
+                "LB347",
+                f"the statistic {name} is not what it was when planned: "
+                + ("it was changed" if name in statistics else "it is not in the cache folder"),
+                help=_AGAIN,
+            )
+            for name, digest in plan.statistics.items()
+            if statistics.get(name) != digest
+        ]
     if lbdsl_version is not None and lbdsl_version != plan.lbdsl_version:
         found.append(
             error("LB344", f"the plan was made by lbdsl {plan.lbdsl_version}, and this is {lbdsl_version}", help=_AGAIN)

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
+from lbdsl.actions.base import argument_text
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Share, Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.constants import constant, warn_decimal, whole
@@ -142,11 +143,13 @@ def unknown_value(scope: Scope, call: tree.Call, rule: bool) -> None:
     """Report a name that has no value here, with what may have been meant."""
     name, span = call.name.name, call.name.span
     if name in actions() or name in LATER_ACTIONS:
+        call_text = actions()[name].example if name in actions() else name
+        fact = (f"the model's own is `model.{name}`",) if name in FACTS else ()
         scope.error(
             "LB128",
             f"`{name}` is an action, not a value",
             span,
-            help=f"a score under an action is `nll({name})` or `kl({name})`",
+            help=(f"a score under an action is `nll({call_text})` or `kl({call_text})`", *fact),
         )
     elif name in LATER_METRICS:
         scope.error("LB125", f"the metric `{name}` is not in this version", span)
@@ -181,7 +184,7 @@ def signature(cls: type[Action]) -> str:
     parts = []
     for name in cls.parameters():
         default = cls.model_fields[name].get_default()
-        parts.append(name if default is PydanticUndefined else f"{name}={default}")
+        parts.append(name if default is PydanticUndefined else f"{name}={argument_text(default)}")
     return f"{cls.kind_name()}({', '.join(parts)})" if parts else cls.kind_name()
 
 
@@ -256,7 +259,7 @@ def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> An
     if value.kind == "list":
         scope.error("LB106", f"`{name}` takes one value, not a list", node.span)
         return None
-    return value.value
+    return Share(value.value) if value.unit is Unit.RATIO else value.value  # type: ignore[arg-type]
 
 
 def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, Span], item: Any) -> None:
@@ -283,7 +286,13 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: dict[str, 
         words, key = _BOUNDS[kind]
         scope.error("LB105", f"`{name}` must be {words} {context[key]}", span, help=form)
     elif kind.endswith(("_type", "_parsing", "_from_float")):
-        wanted = {"int": "a whole number", "float": "a number", "string": "text", "bool": "`true` or `false`"}
+        wanted = {
+            "amount": "a whole number or a share, as in `75%`",
+            "bool": "`true` or `false`",
+            "float": "a number",
+            "int": "a whole number",
+            "string": "text",
+        }
         scope.error("LB106", f"`{name}` must be {wanted.get(kind.split('_')[0], 'of another type')}", span, help=form)
     else:
         scope.error("LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower(), span, help=form)

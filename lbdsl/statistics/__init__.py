@@ -28,6 +28,6 @@ def statistic_of(named: Stat) -> Statistic:
     if found is None:
         raise fail("LB483", f"no statistic is called {named.kind!r}", help=f"known: {', '.join(statistics())}")
     try:
-        return found(**dict(named.args))
+        return found.model_validate(dict(named.args))
     except ValidationError as problem:
         raise fail("LB483", f"{named.text} is not a statistic: {problem.errors()[0]['msg']}") from None

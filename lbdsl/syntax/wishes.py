@@ -14,6 +14,7 @@ _QUALITY = "`ppl_increase`, `kl_healed` and `agreement` compare the finished mod
 _SCORES = "scores are `nll`, `kl`, `influence` and `sensitivity`"
 _HEAL = "`heal` has `tokens`, `batch`, `lr`, `method` and `loss`"
 _DROP = "`drop` removes attentions, `drop(mlp)` MLPs and `drop(block)` whole layers"
+_WIDTH = "`width(75%)` keeps the channels of an MLP that matter most"
 _QUANTIZE = "`quantize(bits=4)` says how many bits; it can be planned, but not applied in this version"
 
 ROWS: tuple[tuple[str, str, str], ...] = (
@@ -51,23 +52,28 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     (
         "",
         "prune pruning sparse sparsity sparsify wanda sparsegpt unstructured semi_structured masking",
-        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}",
+        f"the language has no pruning of single weights or sparsity such as 2:4; {_DROP}; {_WIDTH}",
     ),
     (
         "",
         "heads head prune_heads drop_heads head_pruning remove_heads",
-        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions",
+        "the language has no action, selector or score for single heads; `lowest 4 by nll drop` drops whole attentions, "
+        "and `kv_heads(1)` lets query heads share KV heads",
     ),
+    ("", "gqa mqa merge_heads share_heads num_kv_heads", "`kv_heads(1)` makes one KV head of all, `kv_heads(n)` n of them"),
     (
         "",
-        "kv_heads gqa mqa mla merge_heads share_kv cla cross_layer kv_sharing tie tie_layers share",
-        "the language has no action that merges or shares KV heads; `swa(window=...)` and `drop` make the cache smaller",
+        "mla share_kv cla cross_layer kv_sharing tie tie_layers share",
+        "the language has no latent attention, and layers share no keys and values; `kv_heads(1)` merges the KV heads of a "
+        "layer",
     ),
+    ("parameter", "average avg pool pooling mean_pool meanpool", "KV heads are averaged with `method=mean`"),
     (
         "",
-        "width narrow intermediate ffn_width slim channels neurons hidden_size prune_mlp shrink",
-        "the language has no action that narrows an MLP or the hidden size; `drop(mlp)` removes an MLP whole",
+        "narrow intermediate intermediate_size ffn_width slim channels neurons prune_mlp shrink",
+        f"an MLP is narrowed by its channels: {_WIDTH}",
     ),
+    ("", "hidden_size hidden_dim", f"the language has no action that changes the hidden size; {_WIDTH}"),
     (
         "",
         "svd low_rank lowrank rank_reduce factorize slicegpt pca decompose",
@@ -116,7 +122,12 @@ ROWS: tuple[tuple[str, str, str], ...] = (
         "window sliding sliding_window local local_attention windowed swin attention_window",
         "a sliding window is `swa(window=512)`",
     ),
-    ("parameter", "size length width window_size tokens", "the window's size is `window`, as in `swa(window=512)`"),
+    ("parameter", "length window_size tokens", "the window's size is `window`, as in `swa(window=512)`"),
+    (
+        "parameter",
+        "size width",
+        "a window's size is `window`, as in `swa(window=512)`, an MLP's is `channels`, as in `width(channels=75%)`",
+    ),
     (
         "",
         "dilated dilation global global_attention block_sparse bigbird longformer strided stride random_attention",

@@ -36,18 +36,26 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
     return size
 
 
-def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
-    """Sizes that are not the model's are refused: vLLM's own classes are built from its configuration."""
+def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
+    """The fields of a configuration that vLLM's classes of the layer read its own sizes from."""
     mixer, ffn = spec["mixer"], spec["ffn"]
-    asked = {} if mixer is None else {name: mixer[name] for name in ("heads", "kv_heads", "head_dim")}
-    asked |= {} if ffn is None else {"width": ffn["width"]}
-    heads = config.num_attention_heads
-    has = {
-        "heads": heads,
-        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-        "width": config.intermediate_size,
+    return {
+        **({} if mixer is None else {"num_key_value_heads": mixer["kv_heads"]}),
+        **({} if ffn is None else {"intermediate_size": ffn["width"]}),
     }
-    for name, value in asked.items():
-        if value != has[name]:
-            raise ValueError(f"{where}: lbdsl's vLLM plug-in has no layers with another {name}: {value}, not {has[name]}")
+
+
+def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
+    """Query heads that are not the model's are refused, and sizes that are none."""
+    heads, mixer = config.num_attention_heads, spec["mixer"]
+    for name, value in sizes_of(spec).items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{where}: {name} is {value!r}, not a whole number from 1")
+    if mixer is None:
+        return
+    has = {"heads": heads, "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads}
+    for name, own in has.items():
+        if mixer[name] != own:
+            raise ValueError(f"{where}: lbdsl's vLLM plug-in has no layers with another {name}: {mixer[name]}, not {own}")
+    if heads % mixer["kv_heads"]:
+        raise ValueError(f"{where}: {heads} query heads cannot share {mixer['kv_heads']} KV heads alike")

@@ -1,7 +1,7 @@
 """vLLM's Llama model with layers as an artifact's `lbdsl.layers` says. Imported by vLLM alone, in its workers.
 
 The attention and the MLP of each layer are vLLM's own classes of the family; only the layer around them is ours: it may
-lack either, also in layer 0, and gives each attention its own window.
+lack either, also in layer 0, and gives each its own KV heads, window and width.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import extract_layer_index
 
+from lbdsl.model.hybrid.lbdsl_layers import config_with
 from lbdsl.vllm import layers_of, served
-from lbdsl.vllm.layers import window_of
+from lbdsl.vllm.layers import sizes_of, window_of
 
 
 class LbdslDecoderLayer(nn.Module):
@@ -31,14 +32,15 @@ class LbdslDecoderLayer(nn.Module):
         super().__init__()
         config, quant_config = vllm_config.model_config.hf_config, vllm_config.quant_config
         spec = config.lbdsl["layers"][extract_layer_index(prefix)]
+        own = config_for(config, spec)
         parts = importlib.import_module(layers_of(config.lbdsl["base_model_type"]).module)
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
         if spec["mixer"] is not None:
             cache_config = cache_for(vllm_config.cache_config, window_of(spec["mixer"], prefix))
-            self.self_attn = parts.attention(config_for(config), cache_config, quant_config, f"{prefix}.self_attn")
+            self.self_attn = parts.attention(own, cache_config, quant_config, f"{prefix}.self_attn")
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec["ffn"] is not None:
-            self.mlp = parts.mlp(config, quant_config, f"{prefix}.mlp")
+            self.mlp = parts.mlp(own, quant_config, f"{prefix}.mlp")
             self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None):
@@ -65,11 +67,9 @@ def cache_for(cache_config, window):
     return cache_config
 
 
-def config_for(config):
-    """The configuration without `layer_types`, which would name another window."""
-    config = copy.copy(config)
-    config.layer_types = None
-    return config
+def config_for(config, spec):
+    """The configuration with the layer's own sizes, and without `layer_types`, which would name another window."""
+    return config_with(config, {**sizes_of(spec), "layer_types": None})
 
 
 class LbdslForCausalLM(LlamaForCausalLM):

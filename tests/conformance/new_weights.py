@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, MatMul, Mean, Ref, Take
+from lbdsl.layer.weights import AnyExpr, Largest, MatMul, Mean, Ref, Stat, Take
+from lbdsl.statistics import Statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MeanHeads(Action):
@@ -52,6 +56,50 @@ class FirstChannels(Action):
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
         axes = {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.down_proj.weight": 1}
         return {name: Take(x=Ref(name=name), axis=axis, indices=tuple(range(self.n))) for name, axis in axes.items()}
+
+
+class Loudness(Statistic):
+    """The mean size of what goes into the MLP's last map, [width]."""
+
+    kind: Literal["test_loudness"] = "test_loudness"
+
+    def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
+        return ("mlp.down_proj",)
+
+    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
+        sums["size"] = sums.get("size", 0) + input_MD.double().abs().sum(0)
+
+    def value(
+        self,
+        sums: dict[str, Tensor],
+        tokens: int,
+        weights: Callable[[str], Tensor],
+        layer: LayerSpec,
+        model: ModelFacts,
+    ) -> Tensor:
+        return sums["size"] / tokens
+
+
+class LoudChannels(Action):
+    """A narrower MLP: its loudest channels.
+
+    Example: `layers 1 test_loud_channels(n=32)`
+    """
+
+    kind: Literal["test_loud_channels"] = "test_loud_channels"
+    n: int
+    example: ClassVar[str] = "test_loud_channels(n=32)"
+
+    def claims(self) -> tuple[str, ...]:
+        return ("ffn.width",)
+
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        return layer.replace(ffn=layer.ffn.replace(width=self.n))
+
+    def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        loudest = Largest(of=Stat(kind="test_loudness", dims=(base.ffn.width,)), count=self.n)
+        axes = {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.down_proj.weight": 1}
+        return {name: Take(x=Ref(name=name), axis=axis, indices=loudest) for name, axis in axes.items()}
 
 
 class Squared(Action):

@@ -32,7 +32,7 @@ base = tiny_base()
 base.save_pretrained(sys.argv[1] + "/base")
 facts = inspect_model(resolve_source(sys.argv[1] + "/base"), "float32").unwrap()
 action = actions()["meanpool"]()
-specs = [action.under(facts, i) if i in (0, 2) else spec for i, spec in enumerate(facts.layer_specs)]
+specs = [action.under(facts, i).spec if i in (0, 2) else spec for i, spec in enumerate(facts.layer_specs)]
 model = hybrid_of(base, [spec.to_json() for spec in specs])
 costs = [LayerCost.of(spec, facts) for spec in specs]
 assert sum(p.numel() for p in model.parameters()) == facts.other_params + sum(cost.params for cost in costs)

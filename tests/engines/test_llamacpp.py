@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
 from tests.engines.environments import clean_environment, engine_python
 from tests.export_cases import changed_model
-from tests.layer_changes import GONE, NO_MLP, NONE, Layer, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
 
 pytestmark = pytest.mark.engine
 
@@ -86,12 +87,33 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "llama, mlp dropped": ("llama", "deci", {1: NO_MLP, 3: NO_MLP}, {}),
     "llama, everything dropped somewhere": ("llama", "deci", {0: NONE, 1: GONE, 2: NO_MLP}, {}),
     "llama, blocks dropped": ("llama", "llama", {0: GONE, 2: GONE}, {}),
+    "llama, 3 and 1 KV heads, three widths": (
+        "llama",
+        "deci",
+        {1: sized(1, 64), 2: sized(9, 160), 3: sized(1)},
+        {"num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 144, "attention_bias": True, "mlp_bias": True},
+    ),
+    "llama, sizes where parts are gone": (
+        "llama",
+        "deci",
+        {0: sized(width=64, of=NONE), 1: sized(1, 160), 2: sized(1, of=NO_MLP), 3: sized(4)},
+        {},
+    ),
+    "llama, smaller": ("llama", "llama", dict.fromkeys(range(4), sized(1, 64)), {"mlp_bias": True}),
+    "llama, smaller, windows": (
+        "llama",
+        "granite_swa",
+        {0: sized(1, 64), 1: sized(1, 64, of=swa(10)), 2: GONE, 3: sized(1, 64)},
+        {},
+    ),
     "llama, windows": ("llama", "granite_swa", {0: swa(10), 2: swa(10)}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows, llama3 rope": ("llama", "granite_swa", {1: swa(10), 2: swa(10), 3: GONE}, {"rope_parameters": LLAMA3}),
     "mistral, attention dropped": ("mistral", "deci", {1: NONE}, {"sliding_window": None, "head_dim": 24}),
     "mistral, its own window": ("mistral", "granite_swa", {}, {"sliding_window": 12}),
     "qwen2 as it is": ("qwen2", "qwen2", {}, {}),
     "qwen2, attention dropped": ("qwen2", "deci", {2: NONE}, {}),
+    "qwen2, sizes by layer": ("qwen2", "deci", {0: sized(1), 2: sized(4, 64), 3: GONE}, {}),
+    "qwen3, smaller": ("qwen3", "qwen3", dict.fromkeys(range(4), sized(1, 64)), {"head_dim": 24}),
     "qwen2, windows": ("qwen2", "granite_swa", {2: swa(7)}, {"tie_word_embeddings": True}),
     "qwen3, blocks dropped": ("qwen3", "qwen3", {1: GONE}, {"head_dim": 24}),
     "smollm3 as it is": ("smollm3", "smollm3", {}, {}),
@@ -100,6 +122,8 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "smollm3, windows": ("smollm3", "granite_swa", {0: swa(9), 3: swa(9)}, {"no_rope_layer_interval": 2}),
     "phi3 as it is": ("phi3", "phi3", {}, {"sliding_window": None}),
     "phi3, attention dropped": ("phi3", "deci", {1: NONE}, {"sliding_window": None}),
+    "phi3, smaller": ("phi3", "phi3", dict.fromkeys(range(4), sized(1, 64)), {"sliding_window": None}),
+    "phi3, sizes by layer": ("phi3", "deci", {0: sized(1, 64), 3: sized(4, 160)}, {"sliding_window": None}),
     "phi3, its own window": ("phi3", "granite_swa", {}, {"sliding_window": 11}),
     "gemma2, its own window": (
         "gemma2",
@@ -161,3 +185,23 @@ def test_logits_are_the_same(case, python, tmp_path):
         error = (got - expected).abs().max() / expected.std()
         # llama.cpp's GELU is a table of float16.
         assert error < (0.02 if "gemma" in family else 1e-3), (batch, float(error))
+
+
+def test_the_cache_has_the_kv_heads_of_each_layer(python, tmp_path):
+    """With flash attention; without it every layer has room for the values of the most KV heads."""
+    changed = changed_model(tmp_path, "llama", {1: sized(1), 2: NONE, 3: sized(4)}, head_dim=32)
+    Gguf.write(changed.folder, changed.subject, tmp_path)
+    kv_heads, context, float32 = [2, 1, 0, 4], 1024, 4
+    for flash, places in ((True, 2 * sum(kv_heads)), (False, sum(kv_heads) + max(kv_heads) * len(kv_heads))):
+        answer = run_llamacpp(
+            python,
+            tmp_path,
+            model=str(tmp_path / "model.gguf"),
+            context=context,
+            threads=1,
+            flash=flash,
+            logits=[[1, 2, 3]],
+        )
+        said = re.search(r"KV buffer size = +([0-9.]+) MiB", answer["log"])
+        assert said is not None
+        assert float(said[1]) == pytest.approx(places * 32 * float32 * context / 2**20, abs=0.01)

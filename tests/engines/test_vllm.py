@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from lbdsl.export.decilm import DeciLM
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from tests.engines.environments import engines_folder, kept_artifact
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
-from tests.export_cases import changed_model
-from tests.layer_changes import GONE, NO_MLP, NONE, swa
+from tests.export_cases import Changed, changed_model
+from tests.layer_changes import GONE, NO_MLP, NONE, sized, swa
 from tests.real_model import run_lbdsl
 from tests.specs import window_of
 from tests.tiny_model import byte_tokenizer
@@ -260,8 +261,11 @@ def test_the_plugin_serves_qwen3_without_attention_in_layer_0(plugin: Path, tmp_
 
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 6, "initializer_range": 0.12, "vocab_size": 260}
+SMOLLM2_HEADS = {"hidden_size": 288, "num_attention_heads": 9, "num_key_value_heads": 3}
+"""One KV head of three makes blocks of three times as many tokens."""
 FAMILIES = {
     "llama": {
+        **SMOLLM2_HEADS,
         "attention_bias": True,
         "mlp_bias": True,
         "rope_parameters": {
@@ -286,10 +290,9 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
-    """Attention gone in layer 0, an MLP, a whole layer, and two windows."""
-    changed = changed_model(
-        tmp_path, family, {0: NONE, 2: NO_MLP, 3: GONE, 4: swa(24), 5: swa(40)}, **SHAPE, **FAMILIES[family]
-    )
+    """Attention gone in layer 0, an MLP, a whole layer, two windows, two numbers of KV heads, MLPs of three widths."""
+    layers = {0: NONE, 1: sized(1, 64), 2: NO_MLP, 3: GONE, 4: swa(24), 5: sized(1, 160, of=swa(40))}
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     layout = layout_of_layers(changed.subject.specs, changed.subject.facts)
@@ -300,8 +303,22 @@ def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
 def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
-    """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window."""
-    changed = changed_model(tmp_path, family, {0: GONE, 2: NO_MLP, 3: NONE, 4: swa(40)}, **SHAPE, **FAMILIES[family])
+    """Unmodified vLLM. A whole layer 0 may go, an MLP alone, an attention alone; one window; other sizes."""
+    layers = {0: GONE, 1: sized(1, 64), 2: NO_MLP, 3: NONE, 4: swa(40), 5: sized(1, 160, of=swa(40))}
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
+    check_decilm(f"decilm, {family} fp32", changed, tmp_path)
+
+
+def test_decilm_serves_full_layers_of_different_sizes(tmp_path: Path) -> None:
+    """All in one group of vLLM's cache, nothing padded."""
+    layers = {1: sized(1, 64), 2: NONE, 3: sized(9, 192), 4: sized(1), 5: NO_MLP}
+    changed = changed_model(tmp_path, "llama", layers, **{**SHAPE, **SMOLLM2_HEADS})
+    assert len(layout_of_layers(changed.subject.specs, changed.subject.facts).groups) == 1
+    check_decilm("decilm, full layers of different sizes", changed, tmp_path)
+
+
+def check_decilm(name: str, changed: Changed, tmp_path: Path) -> None:
+    """Served by unmodified vLLM in fp32: the model's own greedy tokens, and the predicted capacity."""
     assert not [d for d in DeciLM.check(changed.subject) if d.is_error]
     output = tmp_path / "decilm"
     output.mkdir()
@@ -309,8 +326,10 @@ def test_decilm_serves_each_of_its_families(family: str, tmp_path: Path) -> None
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(output, prompts, tmp_path, dtype="float32", max_model_len=512, trust_remote_code=True)
     assert served.architecture == "DeciLMForCausalLM"
-    assert compare(f"decilm, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
-    check_that_windows_count(changed.model, prompts, served)
+    check_capacity(name, served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512))
+    assert compare(name, changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+    if changed.subject.windows:
+        check_that_windows_count(changed.model, prompts, served)
 
 
 def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[list[int]], tmp_path: Path) -> None:
@@ -320,7 +339,7 @@ def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[l
     check_capacity(
         "plug-in, SmolLM2 fp32",
         served,
-        CacheLayout(layout_of(artifact).groups, layout_of(artifact).size, 2 * layout_of(artifact).layer_bytes),
+        replace(layout_of(artifact), head_bytes=2 * layout_of(artifact).head_bytes),
         on_cpu(2048),
     )
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)

@@ -14,7 +14,7 @@ import torch
 
 from lbdsl.export.native import Native
 from tests.export_cases import base_model, changed_model
-from tests.layer_changes import GONE, Layer, swa
+from tests.layer_changes import GONE, Layer, sized, swa
 
 TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
@@ -25,8 +25,37 @@ GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 QWEN = {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2}
 
 # name: (family, class that it loads as, changes, options)
+SMALLER = dict.fromkeys(range(4), sized(1, 64))
+"""All layers with 1 of 2 KV heads and 64 of 96 MLP channels."""
+
 CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     "llama, unchanged": ("llama", "Llama", {}, {}),
+    "llama, smaller": ("llama", "Llama", SMALLER, {"attention_bias": True, "mlp_bias": True}),
+    "llama, smaller, blocks and windows": (
+        "llama",
+        "Ministral",
+        {0: GONE, 1: sized(1, 64), 2: sized(1, 64, of=swa(9)), 3: sized(1, 64)},
+        {},
+    ),
+    "mistral, smaller": ("mistral", "Mistral", SMALLER, {"sliding_window": None, "head_dim": 12}),
+    "qwen2, smaller": ("qwen2", "Qwen2", SMALLER, {}),
+    "qwen3, smaller": ("qwen3", "Qwen3", SMALLER, {"attention_bias": True}),
+    "smollm3, smaller": ("smollm3", "SmolLM3", SMALLER, {}),
+    "gemma2, smaller": ("gemma2", "Gemma2", dict.fromkeys(range(4), sized(1, 64, of=swa(9))), GEMMA),
+    "gemma3, smaller": (
+        "gemma3_text",
+        "Gemma3",
+        {0: sized(1, 64, of=swa(9)), 1: sized(1, 64), 2: sized(1, 64, of=swa(9)), 3: GONE},
+        {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES},
+    ),
+    "granite, smaller": ("granite", "Granite", SMALLER, {"attention_bias": True, "mlp_bias": True}),
+    "phi3, smaller": ("phi3", "Phi3", SMALLER, {"sliding_window": None}),
+    "olmo3, smaller": (
+        "olmo3",
+        "Olmo3",
+        dict.fromkeys(range(4), sized(1, 64, of=swa(9))),
+        {"rope_parameters": ONE_ROPE},
+    ),
     "llama, blocks": ("llama", "Llama", {0: GONE, 2: GONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows": ("llama", "Ministral", {0: swa(9), 3: swa(9)}, {"tie_word_embeddings": True, "head_dim": 24}),
     "llama, all windowed": (

@@ -13,15 +13,18 @@ from lbdsl.actions import actions
 from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.save import save_model
 from lbdsl.core.codes import code_for
-from lbdsl.execute.changes import apply_changes
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.data.split import Part
+from lbdsl.execute.changes import apply_changes, made_from
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
 from lbdsl.layer.difference import window_size
+from lbdsl.measure.statistics import Statistics, take_statistics
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import ModelRef
+from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from tests.clean_process import CleanProcess
@@ -39,6 +42,8 @@ RECIPES = {
     "drop + swa first": "layers 0 drop\nlayers 1 swa(window=5, sinks=3)\nelse keep",
     "no full layer": "layers 0, 2 swa(window=5, sinks=3)\nelse drop",
     "one window": "else swa(window=5)",
+    "narrow": "layers 0 swa(window=5) + width(75%)\nlayers 1-2 drop + width(32, refit=true)\nelse keep",
+    "fewer KV heads": "layers 0 swa(window=5) + kv_heads(1)\nlayers 2 kv_heads(1, strongest) + drop(mlp)\nelse keep",
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
 }
 GENERATED = ("no full layer", "all at once")
@@ -76,6 +81,16 @@ def planned(text: str, bench: Workbench):
     return build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
+def statistics_of(plan: Plan, bench: Workbench, folder: Path) -> Statistics:
+    """Those that the plan's new weights are made from, of random tokens."""
+    blocks = TokenBlocks(random_ids(), "", "random", Part.SCORE, 0, 1, None)
+    return take_statistics(lambda: bench.measured_base, bench.facts, plan.used_statistics, blocks, folder, "0" * 64)
+
+
+def random_ids() -> torch.Tensor:
+    return torch.randint(1, VOCAB, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, clean_process: CleanProcess) -> None:
     """Every call of every action that is carried out, and plans that mix them: the plan is exact, the artifact loads
@@ -83,14 +98,14 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
     family_base(family, vocab_size=VOCAB).save_pretrained(tmp_path / "base")
     small_tokenizer().save_pretrained(tmp_path / "base")
     bench = Workbench(str(tmp_path / "base"))
-    ids = torch.randint(1, VOCAB, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
+    ids = random_ids()
     with torch.no_grad():
         base = bench.base(input_ids=ids, use_cache=False).logits
     artifacts, stock, served = {}, {}, set()
     for number, (name, text) in enumerate(RECIPES.items()):
         plan = planned(text, bench)
         model = bench.fresh_copy()
-        apply_changes(model, plan)
+        apply_changes(model, plan, made_from(statistics_of(plan, bench, tmp_path)))
         assert sum(p.numel() for p in model.parameters()) == plan.after.params
         with torch.no_grad():
             cache = cache_of(model(input_ids=ids, use_cache=True))

@@ -227,7 +227,6 @@ def test_judging_is_the_same_loaded_or_from_disk(llama, artifact, monkeypatch, s
 @pytest.mark.parametrize("streamed", [False, True])
 def test_what_is_around_a_layer_and_its_statistics(llama, monkeypatch, streamed):
     source = StreamedModel(llama.folder, llama.facts, "cpu") if streamed else LoadedModel(llama.loaded.hybrid)
-    source.statistics = lambda layer: {"of": torch.tensor(layer)}
     seen, given, variant_of = [], {}, flow.variant_of
 
     @contextmanager
@@ -246,7 +245,7 @@ def test_what_is_around_a_layer_and_its_statistics(llama, monkeypatch, streamed)
     ids = blocks_of().ids
     width = llama.facts.layer_specs[0].ffn.width
     flows = [flow.Flow(ids[:2], [{1: Drop().under(llama.facts, 1)}]), flow.Flow(ids[2:])]
-    flow.push(source, flows, around=around)
+    flow.push(source, flows, around=around, statistics=lambda layer: {"of": torch.tensor(layer)})
     assert seen == [(index, [(2, 37, width)] * (1 + (index > 1)) + [(3, 37, width)]) for index in range(LAYERS)]
     assert given == {1: 1}
 

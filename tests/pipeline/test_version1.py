@@ -39,7 +39,7 @@ def test_its_plan_and_report_are_shown(old: Path, lbdsl) -> None:
     for said in (
         " attn   =--~==\n mlp    =--===\n",
         "~ layer 3  window full → 8 + 2 sinks           KV@8Ki 1.00 MiB → 1.25 KiB",
-        "rule 3, 5: ▪  nll(drop) -0.0471: 1st lowest of the rest",
+        "rules 3, 5: ▪  nll(drop) -0.0471: 1st lowest of the rest",
         " params                 64.0 k      45.5 k    -29 %",
         "+0.124 ±0.021 nats/token measured jointly",
         "Plan: 3 of 6 layers unchanged; 2 without attention, 1 windowed, 2 without MLP.",

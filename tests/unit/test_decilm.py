@@ -17,7 +17,7 @@ from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
-from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, changed_specs, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, changed_specs, sized, swa
 from tests.plan_cases import llama_facts
 
 CONFIG: dict[str, Any] = {
@@ -56,6 +56,7 @@ def codes(exporter: Any, value: Subject) -> list[str]:
         ((OWN, NONE, swa(32), NO_MLP), []),
         ((GONE, GONE, OWN, NONE), []),
         ((NO_MLP, NONE, OWN, OWN), []),
+        ((sized(1, 96), NONE, sized(4, 33, of=swa(32)), NO_MLP), []),
         ((NONE, OWN, OWN, OWN), ["LB502"]),
         ((GONE, NONE, OWN, OWN), ["LB502"]),
         ((GONE, GONE, GONE, GONE), ["LB502"]),
@@ -100,6 +101,7 @@ def test_a_kept_native_window_is_a_window() -> None:
     ("specs", "refused"),
     [
         ((NONE, swa(32), swa(64), NO_MLP), []),
+        ((sized(1, 96), sized(4, 33), sized(1, of=swa(64)), NO_MLP), []),
         ((NONE, NONE, GONE, NO_MLP), []),
         ((OWN, swa(32, 4), OWN, OWN), ["LB503"]),
         ((NONE, NONE, NONE, GONE), ["LB502"]),
@@ -117,6 +119,44 @@ def test_sglang_is_told_apart() -> None:
     assert "layers 1, 3 in full" in windowed[0].message
     odd = DeciLM.check(subject(OWN, NONE))
     assert "no MLP of 128" in odd[0].message
+
+
+def test_sglang_is_told_apart_by_sizes() -> None:
+    def told(*layers: Layer) -> list[str]:
+        return [d.message for d in DeciLM.check(subject(*layers, intermediate_size=512))]
+
+    (thin,) = told(OWN, sized(1))
+    assert thin.endswith("one number of KV heads for all layers, this model has 1 and 2")
+    assert told(sized(1), sized(1), NONE) == []
+    assert told(OWN, sized(width=256)) == []
+    (narrow,) = told(OWN, sized(width=256), sized(width=384), sized(width=448))
+    assert "no MLP of 384 or 448" in narrow
+
+
+def test_query_heads_and_head_sizes_are_the_base_models() -> None:
+    value = subject(OWN, OWN)
+    mixer = value.specs[1].mixer.replace(heads=8, kv_heads=8)
+    value = dataclasses.replace(value, specs=(value.specs[0], value.specs[1].replace(mixer=mixer)))
+    for exporter in (DeciLM, VllmPlugin):
+        (found,) = (d for d in exporter.check(value) if d.is_error)
+        assert found.code == "LB505"
+        assert "cannot change `mixer.heads`, here 8 instead of 4 (layer 1)" in found.message
+
+
+def test_each_layer_has_its_own_sizes_in_the_configuration() -> None:
+    written = decilm_config(subject(sized(1, 256), sized(4, 96), NONE, sized(2, of=NO_MLP)))
+    assert [(block["kv_heads"], block["width"]) for block in written["lbdsl_blocks"]] == [
+        (1, 256),
+        (4, 96),
+        (None, 128),
+        (2, None),
+    ]
+    assert [block["ffn_mult"] is None for block in written["lbdsl_blocks"]] == [False, True, True, True]
+    assert decilm_rule(written["lbdsl_blocks"][0]["ffn_mult"], 64) == 256
+    assert (written["num_key_value_heads"], written["intermediate_size"]) == (4, 256)
+    # What is one number where layers are alike is theirs, not the base's.
+    alike = decilm_config(subject(sized(1, 96), sized(1, 96), GONE))
+    assert (alike["num_key_value_heads"], alike["intermediate_size"]) == (1, 96)
 
 
 def decilm_rule(mult: float, hidden: int) -> int:
@@ -152,7 +192,7 @@ def config_class() -> Any:
 def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    value = subject(OWN, NONE, swa(32), NO_MLP, qkv_bias=None)
+    value = subject(OWN, NONE, sized(1, 256, of=swa(32)), sized(4, of=NO_MLP), qkv_bias=None)
     written = decilm_config(value)
     (tmp_path / "config.json").write_text(json.dumps(written))
     (tmp_path / CONFIGURATION.name).write_text(CONFIGURATION.read_text())
@@ -162,13 +202,13 @@ def test_transformers_reads_the_configuration_and_keeps_it(tmp_path: Path) -> No
     for config in (read, again):
         assert [block.attention.no_op for block in config.block_configs] == [False, True, False, False]
         assert [block.ffn.no_op for block in config.block_configs] == [False, False, False, True]
-        assert [block.attention.n_heads_in_group for block in config.block_configs] == [2, 2, 2, 2]
-        assert [block.ffn.intermediate_size for block in config.block_configs] == [128] * 4
+        assert [block.attention.n_heads_in_group for block in config.block_configs] == [2, None, 4, 1]
+        assert [block.ffn.intermediate_size for block in config.block_configs] == [128, 128, 256, None]
         assert config.layer_types == ["full_attention", "full_attention", "sliding_attention", "full_attention"]
         assert (config.sliding_window, config.rope_theta, config.tie_word_embeddings) == (32, 123456.0, True)
         assert config.rope_parameters["rope_theta"] == 123456.0
         assert not hasattr(config, "qkv_bias")
-        assert not hasattr(config.block_configs[0].ffn, "ffn_mult")
+        assert [hasattr(block.ffn, "ffn_mult") for block in config.block_configs] == [False, False, True, False]
         json.dumps(config.to_dict())
 
 
@@ -187,7 +227,7 @@ def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
 @pytest.mark.torch
 def test_a_configuration_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="describes 1 layers, the model has 4"):
-        config_class()(num_hidden_layers=4, lbdsl_blocks=[{"attention": True, "mlp": True}])
+        config_class()(num_hidden_layers=4, lbdsl_blocks=[{"kv_heads": 4, "width": 128, "ffn_mult": None}])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_code_shows_example_diagnostic_reason_and_fix() -> None:
         == """\
 LB203: actions conflict
 
-Why: Two actions of one rule may not change the same part of a layer.
+Why: Two actions of one rule may not claim the same part of a layer.
 
 This fails:
 

@@ -20,7 +20,7 @@ from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_header import read_gguf_header
 from tests.export_cases import SIZES, base_subject, changed_model, small_tokenizer
-from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 TWO_ROPES = {
@@ -35,6 +35,21 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "sinks": ("llama", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
     "two windows": ("llama", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8 in layer 1; 9 in layer 2"),
     "drop and window": ("llama", [OWN, NONE, swa(9), OWN], {}, "LB521", "layer 2"),
+    "sizes and window": (
+        "llama",
+        [sized(1), OWN, swa(9), OWN],
+        {},
+        "LB521",
+        "1 KV head in layer 0; 2 KV heads in layers 1-3",
+    ),
+    "qwen3 KV heads": ("qwen3", [OWN, sized(1), OWN, OWN], {}, "LB520", "different sizes (1 KV head in layer 1;"),
+    "granite widths": (
+        "granite",
+        [OWN, sized(width=64), OWN, OWN],
+        {},
+        "LB520",
+        "(64 MLP channels in layer 1; 96 MLP channels in layers 0, 2, 3), deci, has no place for multipliers",
+    ),
     "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
     "qwen3 drop": ("qwen3", [OWN, NONE, OWN, OWN], {}, "LB520", "norms of queries and keys"),
     "qwen3 window": (
@@ -97,6 +112,10 @@ def test_it_refuses(what):
 CHOSEN = {
     "as it is": ("llama", [OWN] * 4, {}, "llama"),
     "dropped": ("qwen2", [OWN, NONE, OWN, OWN], {}, "deci"),
+    "KV heads by layer": ("phi3", [OWN, sized(1), OWN, OWN], {"sliding_window": None}, "deci"),
+    "widths by layer": ("qwen2", [OWN, sized(width=64), OWN, GONE], {}, "deci"),
+    "smaller, all alike": ("qwen3", [sized(1, 64), GONE, sized(1, 64), sized(1, 64)], {}, "qwen3"),
+    "smaller, all alike, windows": ("llama", [sized(1, 64)] * 3 + [sized(1, 64, of=swa(9))], {}, "granite_swa"),
     "blocks": ("qwen3", [GONE, OWN, GONE, OWN], {}, "qwen3"),
     "windows": ("smollm3", [swa(9), OWN, OWN, OWN], {}, "granite_swa"),
     "multipliers": ("granite", [OWN, GONE, OWN, OWN], {}, "granite"),
@@ -151,6 +170,15 @@ def test_the_file_says_what_each_layer_has(written):
         assert np.array_equal(got[2 * row + 1], query[row + 8])
     # Our own reader of GGUF, which trusts nothing, agrees.
     assert {info.name for info in read_gguf_header(path).tensors} == set(tensors)
+
+
+def test_the_file_says_the_sizes_of_each_layer():
+    """Arrays where they differ, else one number: that of the layers, not of the base."""
+    keys = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+    fields = model_fields(target_of(base_subject("llama", [sized(1), OWN, NONE, sized(4, 64)])).unwrap())
+    assert [fields[f"deci.{key}"] for key in keys] == [[4, 4, 0, 4], [1, 2, 0, 4], [96, 96, 96, 64]]
+    fields = model_fields(target_of(base_subject("qwen3", [sized(1, 64), GONE, sized(1, 64), sized(1, 64)])).unwrap())
+    assert [fields[f"qwen3.{key}"] for key in keys] == [4, 1, 64]
 
 
 def test_multipliers_are_written():

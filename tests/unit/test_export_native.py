@@ -8,7 +8,7 @@ import pytest
 
 from lbdsl.export.native import Native, native_form
 from tests.export_cases import base_subject
-from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 
 GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20, "sliding_window_pattern": 2}
 
@@ -20,6 +20,14 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "sinks": ("qwen2", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
     "two windows": ("qwen2", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8 in layer 1"),
     "narrower than the native window": ("mistral", [OWN, swa(8), OWN, OWN], {"sliding_window": 12}, "LB504", "12 in"),
+    "KV heads by layer": (
+        "granite",
+        [OWN, sized(1), OWN, OWN],
+        {},
+        "LB505",
+        "KV heads for all layers, this model has 2: 1 in",
+    ),
+    "widths by layer": ("phi3", [OWN, sized(width=64), GONE, OWN], {}, "LB505", "one MLP width for all layers"),
     "nothing left": ("llama", [GONE] * 4, {}, "LB530", "no layer"),
     "llama with biases": ("llama", [OWN, swa(8), OWN, OWN], {"attention_bias": True}, "LB530", "biases"),
     "phi3 in some layers": ("phi3", [OWN, swa(8), OWN, OWN], {"sliding_window": None}, "LB530", "one mask"),
@@ -54,3 +62,9 @@ def test_another_class_is_said():
     assert found.unwrap().config["architectures"] == ["MinistralForCausalLM"]
     # Ministral's default is another than Llama's.
     assert found.unwrap().config["num_key_value_heads"] == 2
+
+
+def test_sizes_that_all_layers_have_are_said():
+    form = native_form(base_subject("phi3", [sized(1, 64), sized(4, 48, of=GONE), sized(1, 64), sized(1, 64)])).unwrap()
+    assert (form.config["num_key_value_heads"], form.config["intermediate_size"]) == (1, 64)
+    assert form.config["num_attention_heads"] == 4

@@ -99,3 +99,44 @@ def test_configurations_read_what_artifacts_say() -> None:
         configurations.LbdslQwen2VllmConfig(lbdsl=stub, num_hidden_layers=2)
     with pytest.raises(ValueError, match="describes 2 layers, the model has 3"):
         configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=3)
+
+
+SIZES = {"heads": 32, "kv_heads": 32, "head_dim": 128, "width": 11008}
+"""Of LlamaConfig by default."""
+
+
+@pytest.mark.torch
+def test_layers_have_kv_heads_and_widths_of_their_own() -> None:
+    from lbdsl.vllm import configurations
+    from lbdsl.vllm.layers import sizes_of
+
+    own, thin = attention_layer(**SIZES), attention_layer(**{**SIZES, "kv_heads": 8, "width": 100})
+    half = layer_of(attention_layer(**{**SIZES, "width": 64}), attention=False)
+    stub = {"version": 2, "base_model_type": "llama", "layers": [own, thin, half]}
+    config = configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=3)
+    assert config.lbdsl == stub
+    assert [sizes_of(spec) for spec in stub["layers"]] == [
+        {"num_key_value_heads": 32, "intermediate_size": 11008},
+        {"num_key_value_heads": 8, "intermediate_size": 100},
+        {"intermediate_size": 64},
+    ]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"heads": 16, "kv_heads": 16}, "no layers with another heads: 16, not 32"),
+        ({"head_dim": 64}, "no layers with another head_dim: 64, not 128"),
+        ({"kv_heads": 5}, "32 query heads cannot share 5 KV heads"),
+        ({"kv_heads": 0}, "num_key_value_heads is 0"),
+        ({"width": "wide"}, "intermediate_size is 'wide'"),
+    ],
+)
+def test_other_sizes_are_refused_by_name(size: dict, message: str) -> None:
+    from lbdsl.vllm import configurations
+
+    layers = [attention_layer(**SIZES), attention_layer(**{**SIZES, **size})]
+    stub = {"version": 2, "base_model_type": "llama", "layers": layers}
+    with pytest.raises(ValueError, match=rf"layers\[1\].*{message}"):
+        configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=2)

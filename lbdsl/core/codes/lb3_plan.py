@@ -143,6 +143,13 @@ _RULES = (
         'requires model.family matches ~"(a)\\1"',
         fixed='requires model.family matches ~"llama|qwen.*"',
     ),
+    Code(
+        "LB319",
+        "a size that a layer cannot have",
+        "Widths of MLPs are multiples of 32, which integer kernels and GGUF's blocks need, and below the base's.",
+        "else width(1000)",
+        fixed="else width(992)",
+    ),
 )
 _CONDITIONS = (
     Code(
@@ -201,10 +208,27 @@ _ACTIONS = (
     ),
     Code(
         "LB327",
-        "a window as wide as the layer's own",
-        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them.",
+        "layers that are so already",
+        "Some families have windowed layers by themselves (Gemma, Mistral, Olmo 3); a wider window would not widen them. A "
+        "layer with as many KV heads as asked for stays as it is, too.",
         "else swa(window=4Ki)",
         fixed="else swa(window=512)",
+    ),
+    Code(
+        "LB339",
+        "a number of KV heads that cannot be",
+        "Each group of neighbours becomes one head, so the number of groups divides the number of KV heads. Only softmax "
+        "attention has them.",
+        "layers 4-20 kv_heads(2)",
+        fixed="layers 4-20 kv_heads(1)",
+    ),
+    Code(
+        "LB348",
+        "KV heads merged in another way",
+        "Norms of keys come between the weights and the scores. Where they are head by head (Qwen 3, Gemma 3), turned keys "
+        "would be normed by other weights; where they are over all heads (Olmo 3), averaged keys would be of another size.",
+        "lbdsl check kv_heads.lbr --model Qwen/Qwen3-0.6B",
+        fixed="lbdsl check kv_heads_without_align.lbr --model Qwen/Qwen3-0.6B",
     ),
 )
 _LENGTHS = (
@@ -294,6 +318,15 @@ _FILES = (
         fixed="lbdsl plan r.lbr MODEL -o x.lbplan",
     ),
 )
+_STATISTICS = (
+    Code(
+        "LB346",
+        "statistics that are too large",
+        "What calibration gives for new weights is kept on disk and named in the plan; there is a limit to that.",
+        "lbdsl plan recipe.lbr MODEL",
+        fixed="the action in fewer layers",
+    ),
+)
 _STALE = (
     Code(
         "LB340",
@@ -336,6 +369,14 @@ _STALE = (
         fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
     ),
     Code(
+        "LB347",
+        "a statistic changed since the plan was made",
+        "New weights are made from statistics of the calibration text; the plan names each by its sha256.",
+        "lbdsl apply x.lbplan",
+        exit_code=3,
+        fixed="lbdsl plan recipe.lbr MODEL -o new.lbplan",
+    ),
+    Code(
         "LB345",
         "a plan that cannot be changed by hand",
         "`change_layer` writes one rule for each action in place of the recipe's own rules.",
@@ -344,4 +385,4 @@ _STALE = (
     ),
 )
 
-CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STALE
+CODES = _LAYERS + _SCORES + _RULES + _CONDITIONS + _ACTIONS + _LENGTHS + _FILES + _STATISTICS + _STALE

@@ -15,8 +15,9 @@ GGUF_AND_NATIVE = (
     ),
     Code(
         "LB521",
-        "windows and removed parts together",
-        "llama.cpp has architectures for the one and for the other, none for both.",
+        "windows beside removed parts or different sizes",
+        "llama.cpp has an architecture for windows and another one for layers that lack a part or have sizes of their own, "
+        "none for both.",
         example="layers 3 drop; else swa(window=512)",
         exit_code=6,
         fixed="else swa(window=512)",
@@ -115,8 +116,8 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "LB505",
-        "a mixer of its own",
-        "The engine has no code for the mixer that an action brought.",
+        "a part or a size that cannot be expressed",
+        "The engine has no code for a part that an action brought, or takes one size for all layers.",
         exit_code=6,
         example="lbdsl export ARTIFACT --to gguf   # of a recipe with an action of your own",
         fixed="lbdsl export ARTIFACT --to native",
@@ -146,7 +147,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "LB509",
         "predicted cache of vLLM",
-        "vLLM groups layers of one kind and gives every group the same number of layers; what it pads is lost.",
+        "vLLM groups layers of one kind (window, KV heads) and gives every group as many layers; what it pads is lost.",
         example="lbdsl plan x.lbr MODEL --target vllm",
         fixed="layers 0-14 keep; else swa(window=512)",
     ),

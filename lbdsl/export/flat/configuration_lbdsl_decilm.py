@@ -9,19 +9,22 @@ from transformers import LlamaConfig
 
 
 class LbdslDeciLMConfig(LlamaConfig):
-    """A LlamaConfig whose layers may lack their attention or their MLP, or attend over a window.
+    """A LlamaConfig whose layers have KV heads and MLP widths of their own, lack their attention or their MLP, or attend
+    over a window.
 
-    `lbdsl_blocks` has one entry a layer: {"attention": bool, "mlp": bool}. `layer_types` names the windowed layers
-    ("sliding_attention"); all of them see `sliding_window` tokens, the token itself included. `qkv_bias`, where it is
-    given, is about biases of queries, keys and values alone. `ffn_mult` is None unless DeciLM's rule gives the MLP's size.
+    `lbdsl_blocks` has one entry a layer: {"kv_heads": int, "width": int, "ffn_mult": float}. `kv_heads` is None where there
+    is no attention, `width` where there is no MLP; `ffn_mult` is None unless DeciLM's rule gives exactly this width.
+    `layer_types` names the windowed layers ("sliding_attention"); all of them see `sliding_window` tokens, the token itself
+    included. `qkv_bias`, where it is given, is about biases of queries, keys and values alone.
     """
 
     model_type = "lbdsl_decilm"
 
-    def __init__(self, lbdsl_blocks=None, layer_types=None, sliding_window=None, qkv_bias=None, ffn_mult=None, **kwargs):
+    def __init__(self, lbdsl_blocks=None, layer_types=None, sliding_window=None, qkv_bias=None, **kwargs):
         super().__init__(**kwargs)
         count = self.num_hidden_layers
-        blocks = [{"attention": True, "mlp": True}] * count if lbdsl_blocks is None else lbdsl_blocks
+        own = {"kv_heads": self.num_key_value_heads, "width": self.intermediate_size, "ffn_mult": None}
+        blocks = [own] * count if lbdsl_blocks is None else lbdsl_blocks
         layer_types = ["full_attention"] * count if layer_types is None else layer_types
         for name, value in (("lbdsl_blocks", blocks), ("layer_types", layer_types)):
             if len(value) != count:
@@ -29,7 +32,6 @@ class LbdslDeciLMConfig(LlamaConfig):
         self.lbdsl_blocks = [dict(block) for block in blocks]
         self.layer_types = list(layer_types)
         self.sliding_window = sliding_window
-        self.ffn_mult = ffn_mult
         # SGLang looks for it here, and takes 10,000 when it is not; transformers 5 keeps it in `rope_parameters`.
         self.rope_theta = (self.rope_parameters or {}).get("rope_theta")
         # Engines ask whether it is there at all.
@@ -42,13 +44,15 @@ class LbdslDeciLMConfig(LlamaConfig):
         return [self._block(entry) for entry in self.lbdsl_blocks]
 
     def _block(self, entry):
-        heads = self.num_attention_heads // (self.num_key_value_heads or self.num_attention_heads)
+        kv_heads, width = entry["kv_heads"], entry["width"]
         attention = SimpleNamespace(
-            no_op=not entry["attention"], replace_with_linear=False, sparsify=None, n_heads_in_group=heads
+            no_op=kv_heads is None,
+            replace_with_linear=False,
+            sparsify=None,
+            n_heads_in_group=None if kv_heads is None else self.num_attention_heads // kv_heads,
         )
-        mlp = SimpleNamespace(
-            no_op=not entry["mlp"], replace_with_linear=False, sparsify=None, intermediate_size=self.intermediate_size
-        )
-        if self.ffn_mult is not None:
-            mlp.ffn_mult = self.ffn_mult
+        mlp = SimpleNamespace(no_op=width is None, replace_with_linear=False, sparsify=None, intermediate_size=width)
+        # vLLM takes it rather than the size where it is there at all; SGLang knows nothing else.
+        if entry["ffn_mult"] is not None:
+            mlp.ffn_mult = entry["ffn_mult"]
         return SimpleNamespace(attention=attention, ffn=mlp)

@@ -1,0 +1,106 @@
+"""`width`: a narrower MLP, of the channels that matter most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lbdsl.actions.base import Action, CountOrShare
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.families import TensorRow
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Ref, Slice, Stat, Sum, Take
+from lbdsl.parts.gated_mlp import GatedMLP
+
+STEP = 32
+"""Widths are multiples of this: what kernels for integers, and blocks of GGUF, need."""
+
+
+class Width(Action):
+    """Narrow a layer's MLP to the channels that matter most: a number of them, or a share of those that it has.
+
+    What: channel c of down(act(gate(x)) * up(x)) counts as the mean of |act(gate(x)) * up(x)| over the calibration text
+    times the norm of its column of down; those that count most stay, in their order. The width is a multiple of 32: a
+    share is rounded to the nearest one, halves down. With `refit=true`, the kept columns of down also stand in for the
+    removed channels, as far as least squares over the calibration text can.
+    Why: an MLP holds most of a layer's weights, and decoding reads each of them once a token. Many layers, each a little
+    narrower, cost less quality than whole MLPs removed.
+    Example: `layers 4-27 width(75%)`, `lowest 8 by kl(width(1152)) width(1152)`, `else width(75%, refit=true)`
+    Source: Minitron (arXiv 2407.14679) for channels by their activations; Wanda (arXiv 2306.11695) for activations times
+    weights; channel pruning with least squares, He et al. (arXiv 1707.06168), for `refit`.
+    """
+
+    kind: Literal["width"] = "width"
+    channels: Annotated[CountOrShare, Field(description="a number of channels, or a share of the base's as in `75%`")]
+    refit: bool = False
+    example: ClassVar[str] = "width(channels=75%)"
+    examples: ClassVar[tuple[str, ...]] = ("width(channels=75%, refit=true)",)
+
+    def claims(self) -> tuple[str, ...]:
+        return ("ffn.width",)
+
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        assert isinstance(layer.ffn, GatedMLP), "what claims a width is asked of layers with a gated MLP"
+        wanted = self._channels(layer.ffn.width)
+        # What `check` refuses changes nothing.
+        return layer.replace(ffn=layer.ffn.replace(width=wanted)) if _allowed(wanted, layer.ffn.width) else layer
+
+    def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        if not isinstance(base.ffn, GatedMLP) or not isinstance(layer.ffn, GatedMLP) or layer.ffn == base.ffn:
+            return {}
+        before, after = base.ffn.width, layer.ffn.width
+        fit = Stat(kind="channel_refit", args=(("keep", after),), dims=(1 + before - after, before)) if self.refit else None
+        importance = Take(x=fit, axis=0, indices=0) if fit else Stat(kind="channel_importance", dims=(before,))
+        kept = Largest(of=importance, count=after)
+        made = {row.name: _narrowed(row, before, kept, fit) for row in model.family_data.mlp}
+        return {name: expr for name, expr in made.items() if expr is not None}
+
+    def _channels(self, base: int) -> int:
+        """The width that is asked for, of a layer of `base` channels."""
+        if isinstance(self.channels, int) or not self.channels:
+            return int(self.channels)
+        return STEP * max(1, math.ceil(round(self.channels * base / STEP - 0.5, 6)))
+
+    def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+        ffn = facts.layer_specs[layer].ffn
+        if not isinstance(ffn, GatedMLP) or _allowed(wanted := self._channels(ffn.width), ffn.width):
+            return ()
+        below, most = wanted // STEP * STEP, (ffn.width - 1) // STEP * STEP
+        nearest = sorted({min(max(near, STEP), most) for near in (below, below + STEP)})
+        help = f"nearest allowed: {' or '.join(map(str, nearest))}" if most else "`drop(mlp)` removes it whole"
+        if isinstance(self.channels, int) and 0 < self.channels < 100 and most:
+            help += f"; a share is `width({self.channels}%)`"
+        return (
+            error(
+                "LB319",
+                f"`{self.text()}` asks for {wanted} channels: the width must be a multiple of {STEP} below the base's "
+                f"{ffn.width}",
+                help=help,
+            ),
+        )
+
+
+def _allowed(channels: int, base: int) -> bool:
+    return 0 < channels < base and channels % STEP == 0
+
+
+def _narrowed(row: TensorRow, width: int, kept: Largest, fit: Stat | None) -> AnyExpr | None:
+    """A parameter of an MLP of `width` channels with those that are kept; None for one without channels."""
+    old = Ref(name=row.name)
+    if "gate_up" in row.dims:
+        axis = row.dims.index("gate_up")
+        halves = (Slice(x=old, axis=axis, start=start, stop=start + width) for start in (0, width))
+        return Concat(xs=tuple(Take(x=half, axis=axis, indices=kept) for half in halves), axis=axis)
+    if "intermediate" not in row.dims:
+        return None
+    axis = row.dims.index("intermediate")
+    taken = Take(x=old, axis=axis, indices=kept)
+    if fit is None or axis == 0:
+        return taken
+    removed = Take(x=old, axis=axis, indices=kept.replace(others=True))
+    rows = Slice(x=fit, axis=0, start=1, stop=fit.dims[0])
+    return Sum(xs=(taken, MatMul(a=removed, b=Take(x=rows, axis=1, indices=kept))))

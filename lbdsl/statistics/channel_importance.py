@@ -1,0 +1,51 @@
+"""`channel_importance`: how much each channel of a gated MLP matters to what the MLP adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.statistics.base import Statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ChannelImportance(Statistic):
+    """Shape [width]: the mean of |input of down| over the tokens, times the norm of the channel's column of down."""
+
+    kind: Literal["channel_importance"] = "channel_importance"
+
+    def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
+        return (down_of(model),)
+
+    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
+        add_sizes(sums, input_MD.float())
+
+    def value(
+        self,
+        sums: dict[str, Tensor],
+        tokens: int,
+        weights: Callable[[str], Tensor],
+        layer: LayerSpec,
+        model: ModelFacts,
+    ) -> Tensor:
+        return importance(sums, tokens, weights, model)
+
+
+def down_of(model: ModelFacts) -> str:
+    """The module of the family's MLP that takes the channels, by name below the layer."""
+    return next(row.module for row in model.family_data.mlp if row.dims == ("hidden", "intermediate"))
+
+
+def add_sizes(sums: dict[str, Tensor], input_MD: Tensor) -> None:
+    """Add what `importance` needs of M tokens."""
+    sums["sizes"] = sums.get("sizes", 0) + input_MD.abs().sum(0)
+
+
+def importance(sums: dict[str, Tensor], tokens: int, weights: Callable[[str], Tensor], model: ModelFacts) -> Tensor:
+    """Float32, on the CPU, as it is kept: what is chosen by it is the same before and after."""
+    columns = weights(f"{down_of(model)}.weight").to("cpu").double().norm(dim=0)
+    return (sums["sizes"].to("cpu").double() / tokens * columns).float()

@@ -1,0 +1,41 @@
+"""`kv_head_strength`: how much the values of each KV head matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.statistics.base import Statistic
+from lbdsl.statistics.kv_outputs import heads_of, projection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KVHeadStrength(Statistic):
+    """The mean length of a KV head's values over the text, times the Frobenius norm of o_proj's columns of the query heads
+    that use it: [kv_heads]."""
+
+    kind: Literal["kv_head_strength"] = "kv_head_strength"
+    kv_heads: int
+    head_dim: int
+
+    def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
+        return (projection(model, "v"),)
+
+    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
+        found = heads_of(output_ME, module, "v", self.kv_heads, self.head_dim).norm(dim=-1).sum(0)
+        sums["lengths"] = sums["lengths"] + found if "lengths" in sums else found
+
+    def value(
+        self,
+        sums: dict[str, Tensor],
+        tokens: int,
+        weights: Callable[[str], Tensor],
+        layer: LayerSpec,
+        model: ModelFacts,
+    ) -> Tensor:
+        columns = weights("self_attn.o_proj.weight").double().cpu().unflatten(1, (self.kv_heads, -1))
+        return sums["lengths"].double().cpu() / tokens * columns.norm(dim=(0, 2))

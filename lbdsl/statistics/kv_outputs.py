@@ -1,0 +1,25 @@
+"""Keys and values among what a layer's projections give: in outputs of their own, or in one with the queries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from lbdsl.families.rows import QKV
+from lbdsl.layer.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Which = Literal["k", "v"]
+
+
+def projection(model: ModelFacts, of: Which) -> str:
+    """The module that gives them."""
+    return QKV if any(row.module == QKV for row in model.family_data.attention) else f"self_attn.{of}_proj"
+
+
+def heads_of(output_ME: Tensor, module: str, of: Which, kv_heads: int, head_dim: int) -> Tensor:
+    """Keys or values by head, [tokens, kv_heads, head_dim], in float32."""
+    size = kv_heads * head_dim
+    stop = output_ME.shape[1] - (size if module == QKV and of == "k" else 0)
+    return output_ME[:, stop - size : stop].unflatten(1, (kv_heads, head_dim)).float()

@@ -1,0 +1,79 @@
+"""An action from outside that makes weights of another shape from old ones is one file and its runtime file:
+`examples/low_rank`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clean_process import CleanProcess, Done
+
+pytestmark = pytest.mark.torch
+EXAMPLE = Path(__file__).parents[2] / "examples" / "low_rank" / "low_rank.py"
+
+# The same surgery on a stock model, whose maps stay whole; the artifact is loaded where lbdsl is not installed.
+REFERENCE = """
+import json, sys
+sys.modules["lbdsl"] = None
+import torch
+from transformers import AutoModelForCausalLM
+plan = json.load(open("out/lbdsl.json"))["plan"]
+base = AutoModelForCausalLM.from_pretrained("model").eval()
+made = AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True).eval()
+changed = [layer["index"] for layer in plan["layers"] if layer["after"]["ffn"]["kind"] == "low_rank_mlp"]
+for i in changed:
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        weight = getattr(base.model.layers[i].mlp, name).weight.data
+        u, s, v = torch.linalg.svd(weight.double())
+        getattr(base.model.layers[i].mlp, name).weight.data = ((u[:, :16] * s[:16]) @ v[:16]).float()
+ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    difference = (base(input_ids=ids).logits - made(input_ids=ids).logits).abs().max().item()
+generated = made.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0).shape[1]
+print(json.dumps([changed, difference, sum(p.numel() for p in made.parameters()), plan["after"]["params"], generated]))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> Path:
+    from tests.tiny_model import save_tiny_model
+
+    folder = tmp_path_factory.mktemp("low_rank")
+    save_tiny_model(folder / "model")
+    new_cache(folder / "cache")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lbdsl(place: Path, clean_process: CleanProcess) -> Callable[..., Done]:
+    def run(*words: str) -> Done:
+        return clean_process.lbdsl(*words, cwd=place, LBDSL_CACHE_DIR=place / "cache", LBDSL_PLUGINS=EXAMPLE)
+
+    return run
+
+
+def test_it_is_planned_applied_and_loaded(place: Path, lbdsl: Callable[..., Done], clean_process: CleanProcess) -> None:
+    recipe = str(EXAMPLE.with_suffix(".lbr"))
+    checked = lbdsl("check", recipe)
+    assert checked.returncode == 0, checked.stderr
+    planned = lbdsl("plan", recipe, "model", "-o", "x.lbplan", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["changes"] == {"with low_rank_mlp": 2}
+    applied = lbdsl("apply", "x.lbplan", "-o", "out", "--yes")
+    assert applied.returncode == 0, applied.stderr
+    done = clean_process.run(REFERENCE, cwd=place, HF_MODULES_CACHE=place / "modules")
+    assert done.returncode == 0, done.stderr
+    changed, difference, params, planned_params, generated = json.loads(done.stdout)
+    assert len(changed) == 2
+    assert difference < 1e-5
+    assert params == planned_params
+    assert generated == 55
+
+
+def test_a_rank_that_is_too_high_is_refused(place: Path, lbdsl: Callable[..., Done]) -> None:
+    (place / "high.lbr").write_text("layers 1 low_rank(rank=33)\n")
+    done = lbdsl("plan", "high.lbr", "model")
+    assert (done.returncode, "more than the rank of the MLP's matrices, 32" in " ".join(done.stderr.split())) == (6, True)
