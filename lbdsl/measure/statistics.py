@@ -21,6 +21,7 @@ from lbdsl.core.progress import Report
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push
 from lbdsl.measure.layer_source import LayerSource
@@ -92,7 +93,12 @@ def take_statistics(
     }
     missing = {layer: stats for layer, stats in missing.items() if stats}
     if missing:
-        _Taking(source(), facts, missing, blocks, progress, batch).into(known)
+
+        def keep(layer: int, values: LayerStatistics) -> None:
+            for text, value in values.items():
+                known[text][layer] = value
+
+        pass_over(source(), facts, missing, blocks, keep, progress=progress, batch=batch)
         for text in sorted(_texts(missing)):
             _keep(folder, fingerprint, text, known[text])
     return _only(wanted, known)
@@ -116,51 +122,48 @@ def _only(wanted: Wanted, known: Mapping[str, Mapping[int, Tensor]]) -> Statisti
     )
 
 
-class _Taking:
-    """One pass over the base: the sums of the layer that is gone through are in memory, then its statistics."""
-
-    def __init__(
-        self,
-        source: LayerSource,
-        facts: ModelFacts,
-        wanted: Wanted,
-        blocks: TokenBlocks,
-        progress: Report | None,
-        batch: int,
-    ):
-        self._source, self._facts, self._blocks = source, facts, blocks
-        self._progress = progress
-        self._batch = batch
-        self._wanted = {layer: {stat: statistic_of(stat) for stat in stats} for layer, stats in wanted.items()}
-
-    def into(self, known: dict[str, dict[int, Tensor]]) -> None:
-        self._known = known
-        last = max(self._wanted)
-        ids = self._blocks.ids
-        flows = [
-            Flow(ids[start : start + self._batch].to(self._source.device)) for start in range(0, len(ids), self._batch)
-        ]
-
-        def done(layer: int) -> None:
-            if self._progress is not None:
-                self._progress(layer + 1, last + 1, f"layer {layer}")
-
-        push(self._source, flows, done, around=self._around, stop=last + 1)
+def pass_over(
+    source: LayerSource,
+    facts: ModelFacts,
+    wanted: Wanted,
+    blocks: TokenBlocks,
+    use: Callable[[int, LayerStatistics], None],
+    *,
+    progress: Report | None = None,
+    batch: int = 1,
+) -> None:
+    """Go through the layers of `source` once with all of the text, up to the last of `wanted`; `use` gets the statistics of
+    a layer when the text is through it. Only that layer's are in memory: what an action needs that writes weights (a Gram
+    matrix) need not be small. `source` may be a changed model, of a base with `facts`. Raises LbdslError LB306 for a number
+    that is none.
+    """
+    last = max(wanted)
+    ids = blocks.ids
 
     @contextmanager
-    def _around(self, index: int, layer: nn.Module) -> Iterator[None]:
-        stats = self._wanted.get(index, {})
-        spec = self._facts.layer_specs[index]
+    def around(index: int, layer: nn.Module) -> Iterator[None]:
+        stats = {stat: statistic_of(stat) for stat in wanted.get(index, ())}
+        spec = LayerSpec.model_validate(source.hybrid.config.lbdsl["layers"][index])
         sums: dict[Stat, dict[str, Tensor]] = {stat: {} for stat in stats}
         with ExitStack() as hooks:
             for stat, statistic in stats.items():
-                for module in statistic.watched(spec, self._facts):
+                for module in statistic.watched(spec, facts):
                     hook = _adding(statistic, sums[stat], module)
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
             yield
-        for stat, statistic in stats.items():
-            value = statistic.value(sums[stat], self._blocks.ids.numel(), layer.get_parameter, spec, self._facts)
-            self._known[stat.text][index] = _checked(stat, index, value)
+        if stats:
+            values = {
+                stat.text: _checked(stat, index, statistic.value(sums[stat], ids.numel(), layer.get_parameter, spec, facts))
+                for stat, statistic in stats.items()
+            }
+            use(index, values)
+
+    def done(layer: int) -> None:
+        if progress is not None:
+            progress(layer + 1, last + 1, f"layer {layer}")
+
+    flows = [Flow(ids[start : start + batch].to(source.device)) for start in range(0, len(ids), batch)]
+    push(source, flows, done, around=around, stop=last + 1)
 
 
 def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Callable[..., None]:

@@ -73,7 +73,11 @@ def _becomes(layer: LayerPlan, ascii_: bool) -> list[str]:
     """What changes of a layer, then the parameters that it loses."""
     saved = layer.params_after - layer.params_before
     params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
-    return [*changes_text(layer.before, layer.after, "->" if ascii_ else "→"), *params]
+    changes = changes_text(layer.before, layer.after, "->" if ascii_ else "→")
+    if not changes:
+        # Of another shape they follow from the change; else they are the change.
+        changes = [f"new weights of {name.removesuffix('.weight')}" for name in sorted(layer.weights)]
+    return [*changes, *params]
 
 
 def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:

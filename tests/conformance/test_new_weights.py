@@ -93,6 +93,12 @@ def test_written_without_loading_it_is_what_plain_torch_makes(
     assert json.loads(done.stdout) == [[], plan["after"]["params"]]
 
 
+def test_the_terminal_names_new_weights_that_change_nothing_else(lbdsl: Callable[..., Done], plan: dict) -> None:
+    lines = lbdsl("plan", "r.lbr", "model", "--all").stdout.splitlines()
+    assert [line for line in lines if "new weights of self_attn.o_proj" in line and "layer 4" in line]
+    assert not [line for line in lines if "new weights of" in line and "layer 4" not in line]
+
+
 def test_measured_from_disk_it_is_the_same(lbdsl: Callable[..., Done], plan: dict) -> None:
     streamed = json.loads(lbdsl("plan", "r.lbr", "model", "--json", "--low-memory", cache="streamed").stdout)
     for field in ("digest", "layers", "loss"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from plan_cases import joint_loss
+from safetensors.torch import load_file
 
 from lbdsl.actions import actions
 from lbdsl.api.workbench import Workbench
@@ -16,9 +18,11 @@ from lbdsl.core.codes import code_for
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import Part
 from lbdsl.execute.changes import apply_changes, made_from
+from lbdsl.execute.rewriting import rewriting_of
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
+from lbdsl.heal.heal import heal_model
 from lbdsl.layer.difference import window_size
 from lbdsl.measure.statistics import Statistics, take_statistics
 from lbdsl.model.checkpoint import read_tensors
@@ -27,6 +31,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.schema import Heal, Lora
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -45,7 +50,11 @@ RECIPES = {
     "narrow": "layers 0 swa(window=5) + width(75%)\nlayers 1-2 drop + width(32, refit=true)\nelse keep",
     "fewer KV heads": "layers 0 swa(window=5) + kv_heads(1)\nlayers 2 kv_heads(1, strongest) + drop(mlp)\nelse keep",
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
+    "every part": "layers 0 swa(window=5, sinks=3) + kv_heads(1) + width(75%)\nlayers 1 drop + width(32, refit=true)\n"
+    "layers 2 kv_heads(1) + drop(mlp)\nelse keep",
 }
+HEALED = "every part"
+HEAL = Heal(tokens=CONTEXT, seq=CONTEXT, batch=1, lr=1e-3, method=Lora(rank=2, alpha=4))
 GENERATED = ("no full layer", "all at once")
 
 LOAD = """
@@ -105,7 +114,8 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
     for number, (name, text) in enumerate(RECIPES.items()):
         plan = planned(text, bench)
         model = bench.fresh_copy()
-        apply_changes(model, plan, made_from(statistics_of(plan, bench, tmp_path)))
+        statistics = statistics_of(plan, bench, tmp_path)
+        apply_changes(model, plan, made_from(statistics))
         assert sum(p.numel() for p in model.parameters()) == plan.after.params
         with torch.no_grad():
             cache = cache_of(model(input_ids=ids, use_cache=True))
@@ -118,6 +128,7 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
         folder = tmp_path / f"artifact{number}"
         save_model(model, bench.tokenizer, folder)
         artifacts[folder.name] = (logits, tokens)
+        check_rewriting(plan, bench, statistics, folder, tmp_path / "rewritten")
         assert sum(info.stop - info.start for info in read_tensors(folder).values()) == plan.after.weights
         saved = Workbench(str(folder)).facts
         assert (saved.params, saved.layer_specs) == (plan.after.params, plan.specs)
@@ -133,6 +144,8 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
                 assert any(output.iterdir())
                 if kind == "native":
                     stock[output.name] = logits
+        if name == HEALED:
+            check_one_step_of_healing(bench.base, model, tmp_path / "heal")
     torch.save((ids, artifacts, stock), tmp_path / "expected.pt")
     done = clean_process.run(LOAD, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -142,6 +155,34 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
     lacking = {kind for kind, has in (("decilm", data.decilm), ("vllm", data.vllm)) if isinstance(has, Lacks)}
     assert not served & lacking
     assert served | lacking | {"gguf"} == set(exporters())
+
+
+def check_rewriting(plan: Plan, bench: Workbench, statistics: Statistics, artifact: Path, folder: Path) -> None:
+    """The base's files, rewritten without loading the model, hold what the saved model holds, bit for bit."""
+    rewriting = rewriting_of(plan, bench.facts, bench.weights_folder, statistics)
+    assert rewriting is not None
+    folder.mkdir()
+    rewriting.save(bench.tokenizer, folder)
+    saved, written = (
+        {name: tensor for file in place.glob("*.safetensors") for name, tensor in load_file(file).items()}
+        for place in (artifact, folder)
+    )
+    assert saved.keys() == written.keys()
+    assert all(torch.equal(tensor, written[name]) for name, tensor in saved.items())
+    shutil.rmtree(folder)
+
+
+def check_one_step_of_healing(base, model, folder: Path) -> None:
+    """Healing moves the weights and leaves their names and shapes."""
+    old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    healed, _ = heal_model(
+        model, base, HEAL, random_ids(), passes=1, folder=folder, progress=lambda done, total, note: None
+    )
+    new = dict(healed.named_parameters())
+    assert {name: tensor.shape for name, tensor in new.items()} == {name: tensor.shape for name, tensor in old.items()}
+    moved = {name for name, tensor in new.items() if not torch.equal(tensor, old[name])}
+    assert moved
+    assert all(tensor.isfinite().all() for tensor in new.values())
 
 
 RECIPE = """lbr 1
