@@ -1,0 +1,50 @@
+"""Statistics of a changed model, handed over layer by layer: what an action that writes weights after healing takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from measure_cases import facts_of, tiny_llama
+
+from lbdsl.actions import Drop
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.data.split import Part
+from lbdsl.layer.weights import Stat
+from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.statistics import pass_over
+from lbdsl.model.surgery import to_hybrid
+
+pytestmark = pytest.mark.torch
+
+
+def test_each_layer_is_of_the_model_as_it_is_and_alone_in_memory() -> None:
+    base = tiny_llama().eval()
+    facts, model = facts_of(base), to_hybrid(base)
+    model.set_layer(1, Drop().under(facts, 1).spec.to_json())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    width = facts.layer_specs[0].ffn.width
+    stat = Stat(kind="channel_importance", dims=(width,))
+    ids = torch.randint(1, 90, (3, 20), generator=torch.Generator().manual_seed(0))
+    inputs: dict[int, list[torch.Tensor]] = {}
+    for index, layer in enumerate(model.model.layers):
+        layer.mlp.down_proj.register_forward_pre_hook(
+            lambda _module, args, index=index: inputs.setdefault(index, []).append(args[0].flatten(0, -2))
+        )
+    with torch.no_grad():
+        model(input_ids=ids)
+    naive = {
+        index: torch.cat(seen).double().abs().mean(0) * model.model.layers[index].mlp.down_proj.weight.double().norm(dim=0)
+        for index, seen in inputs.items()
+    }
+    found = []
+
+    def use(layer: int, values) -> None:
+        assert set(values) == {stat.text}
+        assert torch.allclose(values[stat.text].double(), naive[layer], rtol=1e-5)
+        found.append(layer)
+
+    blocks = TokenBlocks(ids, "", "random", Part.SCORE, 0, 1, None)
+    pass_over(LoadedModel(model), facts, {1: (stat,), 2: (stat,)}, blocks, use, batch=2)
+    assert found == [1, 2]
