@@ -6,7 +6,7 @@ import pytest
 import torch
 from measure_cases import facts_of, tiny_llama
 
-from lbdsl.actions import Drop
+from lbdsl.actions.drop import Drop
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import Part
 from lbdsl.layer.weights import Stat
