@@ -54,7 +54,7 @@ RECIPES = {
     "layers 2 kv_heads(1) + drop(mlp)\nelse keep",
 }
 HEALED = "every part"
-HEAL = Heal(tokens=CONTEXT, seq=CONTEXT, batch=1, lr=1e-3, method=Lora(rank=2, alpha=4))
+HEAL = Heal(tokens=3 * CONTEXT, seq=CONTEXT, batch=1, lr=1e-3, method=Lora(rank=2, alpha=4))
 GENERATED = ("no full layer", "all at once")
 
 LOAD = """
@@ -96,8 +96,8 @@ def statistics_of(plan: Plan, bench: Workbench, folder: Path) -> Statistics:
     return take_statistics(lambda: bench.measured_base, bench.facts, plan.used_statistics, blocks, folder, "0" * 64)
 
 
-def random_ids() -> torch.Tensor:
-    return torch.randint(1, VOCAB, (1, CONTEXT), generator=torch.Generator().manual_seed(0))
+def random_ids(sequences: int = 1) -> torch.Tensor:
+    return torch.randint(1, VOCAB, (sequences, CONTEXT), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -145,7 +145,7 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
                 if kind == "native":
                     stock[output.name] = logits
         if name == HEALED:
-            check_one_step_of_healing(bench.base, model, tmp_path / "heal")
+            check_healing(bench.base, model, tmp_path / "heal")
     torch.save((ids, artifacts, stock), tmp_path / "expected.pt")
     done = clean_process.run(LOAD, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -172,11 +172,11 @@ def check_rewriting(plan: Plan, bench: Workbench, statistics: Statistics, artifa
     shutil.rmtree(folder)
 
 
-def check_one_step_of_healing(base, model, folder: Path) -> None:
+def check_healing(base, model, folder: Path) -> None:
     """Healing moves the weights and leaves their names and shapes."""
     old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     healed, _ = heal_model(
-        model, base, HEAL, random_ids(), passes=1, folder=folder, progress=lambda done, total, note: None
+        model, base, HEAL, random_ids(3), passes=1, folder=folder, progress=lambda done, total, note: None
     )
     new = dict(healed.named_parameters())
     assert {name: tensor.shape for name, tensor in new.items()} == {name: tensor.shape for name, tensor in old.items()}

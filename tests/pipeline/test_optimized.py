@@ -32,7 +32,7 @@ planned = lbdsl.plan_recipe("x.lbr", "model")
 more = planned.plan.after.model_copy(update={"params": planned.plan.after.params + 1})
 other = planned.plan.model_copy(update={"after": more})
 unchanged = planned.bench.fresh_copy()
-unchanged.set_layer = lambda index, spec: None
+unchanged.set_layer = lambda index, spec, made: None
 found = {
     "parameters": code_of(lambda: apply_changes(planned.bench.fresh_copy(), other)),
     "layers": code_of(lambda: apply_changes(unchanged, planned.plan)),
