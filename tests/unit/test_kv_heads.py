@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
-from torch import Tensor, nn
+from torch import Tensor
 
 from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.data.blocks import TokenBlocks
@@ -26,6 +26,7 @@ from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.static import static_findings
+from tests.by_hand import NORMED, Heads, kv_heads_by_hand, pairs_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
 pytestmark = pytest.mark.torch
@@ -33,8 +34,6 @@ pytestmark = pytest.mark.torch
 FEW = {"num_attention_heads": 4, "num_key_value_heads": 2}
 MANY = {"num_attention_heads": 8, "num_key_value_heads": 4}
 CHANGED = (1, 2)
-NORMED_BY_HEAD = ("qwen3", "gemma3_text")
-NORMED = (*NORMED_BY_HEAD, "olmo3")
 KEYS_TURN = tuple(name for name in FAMILY_NAMES if name not in NORMED)
 CALLS = {
     "mean": KVHeads(n=1),
@@ -61,17 +60,6 @@ def assert_same(found: Tensor, wanted: Tensor) -> None:
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-@torch.no_grad()
-def seen(model, module: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What goes into a module and comes out, [tokens, ...]."""
-    found: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _m, args, out: found.append((args[0].flatten(0, -2), out.flatten(0, -2))))
-    for row in ids.split(3):
-        model(input_ids=row, use_cache=False)
-    handle.remove()
-    yield from found
-
-
 def statistics_of(hybrid, facts: ModelFacts, changes: Mapping[int, LayerChange], ids: Tensor) -> Statistics:
     blocks = TokenBlocks(ids, "", "random", Part.SCORE, 0, 1, None)
     wanted = stats_by_layer({layer: [expr for _, expr in change.weights] for layer, change in changes.items()})
@@ -94,119 +82,6 @@ def changed(base, action: KVHeads, ids: Tensor, layers=CHANGED):
     return model
 
 
-# The same surgery in plain torch. Every head of a group gets what the group shares, so that shapes are the base's.
-
-
-class Heads:
-    """The rows of queries, keys and values of an attention by head, in float64, and the columns of the output by query
-    head; `put` writes them back."""
-
-    def __init__(self, base, layer: int):
-        self.attention = base.model.layers[layer].self_attn
-        config = base.config
-        self.size = self.attention.head_dim
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.fused = hasattr(self.attention, "qkv_proj")
-        self.rows = {of: {} for of in "qkv"}
-        for end in ("weight", "bias"):
-            for of, rows in self._places(end).items():
-                self.rows[of][end] = [part.double().clone() for part in rows.split(self.size)]
-        self.columns = [part.double().clone() for part in self.attention.o_proj.weight.data.split(self.size, dim=1)]
-
-    def _places(self, end: str) -> dict[str, Tensor]:
-        if self.fused:
-            whole = getattr(self.attention.qkv_proj, end)
-            sizes = [count * self.size for count in (self.heads, self.kv_heads, self.kv_heads)]
-            return {} if whole is None else dict(zip("qkv", whole.data.split(sizes), strict=True))
-        found = {of: getattr(getattr(self.attention, f"{of}_proj"), end) for of in "qkv"}
-        return {of: tensor.data for of, tensor in found.items() if tensor is not None}
-
-    def turn(self, of: str, head: int, matrix: Tensor) -> None:
-        for parts in self.rows[of].values():
-            parts[head] = matrix @ parts[head]
-
-    def users(self, kv_head: int) -> range:
-        each = self.heads // self.kv_heads
-        return range(kv_head * each, (kv_head + 1) * each)
-
-    def put(self) -> None:
-        for end in ("weight", "bias"):
-            for of, rows in self._places(end).items():
-                rows.copy_(torch.cat(self.rows[of][end]))
-        self.attention.o_proj.weight.data.copy_(torch.cat(self.columns, dim=1))
-
-
-def outputs(base, layer: int, of: str, ids: Tensor) -> list[Tensor]:
-    """Keys or values of each head, [tokens, head_dim], in float64."""
-    heads = Heads(base, layer)
-    module = heads.attention.qkv_proj if heads.fused else getattr(heads.attention, f"{of}_proj")
-    out = torch.cat([out for _, out in seen(base, module, ids)]).double()
-    if heads.fused:
-        query, key_value = heads.heads * heads.size, heads.kv_heads * heads.size
-        start = query + (key_value if of == "v" else 0)
-        out = out[:, start : start + key_value]
-    return list(out.split(heads.size, dim=1))
-
-
-def closest_rotation(to: Tensor, of: Tensor) -> Tensor:
-    """The orthogonal factor of to^T of, by its polar decomposition."""
-    cross = to.T @ of
-    values, vectors = torch.linalg.eigh(cross @ cross.T)
-    return vectors @ torch.diag(values.rsqrt()) @ vectors.T @ cross
-
-
-def pairs_of(base, size: int) -> list[tuple[int, int]]:
-    """The elements that rotary embeddings turn together, and those that they leave alone in the same way."""
-    turned = int(size * (base.config.rope_parameters or {}).get("partial_rotary_factor", 1.0))
-    rest = (size - turned) // 2
-    return [(i, i + turned // 2) for i in range(turned // 2)] + [(turned + i, turned + rest + i) for i in range(rest)]
-
-
-def pair_turns(base, to: Tensor, of: Tensor) -> Tensor:
-    """Pair by pair the angle that fits best."""
-    found = torch.zeros(of.shape[1], of.shape[1], dtype=torch.float64)
-    for a, b in pairs_of(base, of.shape[1]):
-        z = (torch.complex(of[:, a], of[:, b]).conj() * torch.complex(to[:, a], to[:, b])).sum()
-        z = z / z.abs()
-        found[[a, a, b, b], [a, b, a, b]] = torch.stack([z.real, -z.imag, z.imag, z.real])
-    return found
-
-
-@torch.no_grad()
-def reference(base, action: KVHeads, ids: Tensor, layers=CHANGED):
-    """The stock model after the surgery, written head by head."""
-    name, made = base.config.model_type, copy.deepcopy(base)
-    for layer in layers:
-        heads = Heads(made, layer)
-        values, keys = outputs(base, layer, "v", ids), outputs(base, layer, "k", ids)
-        group = heads.kv_heads // action.n
-        one = action.method == "strongest" or name == "olmo3"
-        for start in range(0, heads.kv_heads, group):
-            members = range(start, start + group)
-            if one:
-                weight = {i: torch.cat([heads.columns[q] for q in heads.users(i)]).norm() for i in members}
-                members = [max(members, key=lambda i: (values[i].norm(dim=1).mean() * weight[i]).item())]
-            elif action.align:
-                for i in members[1:]:
-                    rotation = closest_rotation(values[start], values[i])
-                    heads.turn("v", i, rotation)
-                    for q in heads.users(i):
-                        heads.columns[q] = heads.columns[q] @ rotation.T
-                    if name not in NORMED:
-                        turn = pair_turns(base, keys[start], keys[i])
-                        heads.turn("k", i, turn)
-                        for q in heads.users(i):
-                            heads.turn("q", q, turn)
-            for of in "kv":
-                for parts in heads.rows[of].values():
-                    parts[start : start + group] = [sum(parts[i] for i in members) / len(members)] * group
-            if name == "olmo3":
-                weights = heads.attention.k_norm.weight.data.unflatten(0, (heads.kv_heads, -1))
-                weights[start : start + group] = weights[members[0]].clone()
-        heads.put()
-    return made
-
-
 @pytest.mark.parametrize("sizes", [FEW, MANY], ids=["2 to 1", "4 to 2"])
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -214,7 +89,10 @@ def test_logits_equal_the_same_surgery_in_plain_torch(family: str, call: str, si
     base = family_base(family, **sizes, **({"attention_bias": True} if family in ("olmo3", "smollm3") else {}))
     action = CALLS[call].model_copy(update={"n": sizes["num_key_value_heads"] // 2})
     calibration, ids = text(), text(2, 30, seed=5)
-    found, wanted = logits_of(changed(base, action, calibration), ids), logits_of(reference(base, action, calibration), ids)
+    found, wanted = (
+        logits_of(changed(base, action, calibration), ids),
+        logits_of(kv_heads_by_hand(base, action, calibration, CHANGED), ids),
+    )
     assert not torch.allclose(found, logits_of(base, ids), atol=1e-3)
     assert_same(found, wanted)
 

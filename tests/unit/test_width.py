@@ -157,22 +157,6 @@ def text_ids(seed: int = 0, rows: int = 8, seq: int = 64):
     return torch.randint(0, 257, (rows, seq), generator=torch.Generator().manual_seed(seed))
 
 
-def inputs_of_down(model, ids) -> list:
-    """What goes into `down` of each layer, [M, width]."""
-    import torch
-
-    found: list = []
-    hooks = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _m, args: found.append(args[0].flatten(0, -2)))
-        for layer in model.model.layers
-    ]
-    with torch.no_grad():
-        model(input_ids=ids, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
 def statistics_of(change: LayerChange, layer: int, facts: ModelFacts, model, inputs_MW) -> dict:
     """The statistics that a change needs, in float32, of inputs that come in two parts."""
     from lbdsl.layer.weights import stats_in
@@ -214,37 +198,6 @@ def changed(model, facts: ModelFacts, text: str, inputs: list):
     return hybrid
 
 
-def narrowed_by_hand(model, kept: int, inputs: list, refit: bool = False):
-    """The stock model with narrower MLPs, channel by channel."""
-    import torch
-
-    model = copy.deepcopy(model)
-    for layer, inputs_MW in zip(model.model.layers, inputs, strict=True):
-        mlp = layer.mlp
-        norms = mlp.down_proj.weight.detach().pow(2).sum(0).sqrt()
-        ranked = sorted(range(WIDTH), key=lambda c: (-float(inputs_MW[:, c].abs().mean() * norms[c]), c))
-        keep = sorted(ranked[:kept])
-        if refit:
-            lost = sorted(ranked[kept:])
-            among = inputs_MW[:, keep].double()
-            ridge = 1.0 * among.pow(2).mean() * len(among)
-            # Least squares with a row for each channel that asks it to be small.
-            left = torch.cat([among, ridge.sqrt() * torch.eye(kept, dtype=torch.float64)])
-            right = torch.cat([inputs_MW[:, lost].double(), torch.zeros(kept, len(lost), dtype=torch.float64)])
-            stand_in = torch.linalg.lstsq(left, right).solution
-            down = mlp.down_proj.weight.data
-            down[:, keep] += (down[:, lost].double() @ stand_in.T).float()
-        mlp.down_proj.weight.data = mlp.down_proj.weight.data[:, keep]
-        if hasattr(mlp, "gate_up_proj"):
-            mlp.gate_up_proj.weight.data = mlp.gate_up_proj.weight.data[keep + [WIDTH + c for c in keep]]
-            continue
-        for projection in (mlp.gate_proj, mlp.up_proj):
-            projection.weight.data = projection.weight.data[keep]
-            if projection.bias is not None:
-                projection.bias.data = projection.bias.data[keep]
-    return model
-
-
 def logits(model, ids):
     import torch
 
@@ -258,11 +211,13 @@ def logits(model, ids):
 def test_logits_are_those_of_surgery_in_plain_torch(family: str, refit: bool) -> None:
     import torch
 
+    from tests.by_hand import inputs_of_down, width_by_hand
+
     model, facts = tiny(family)
     ids = text_ids()
     inputs = inputs_of_down(model, ids)
     hybrid = changed(model, facts, f"width(64, refit={str(refit).lower()})", inputs)
-    by_hand = narrowed_by_hand(model, 64, inputs, refit)
+    by_hand = width_by_hand(model, 64, inputs, refit)
     wanted = logits(by_hand, ids)
     assert torch.allclose(logits(hybrid, ids), wanted, atol=1e-5 * wanted.abs().max().item())
     assert not torch.allclose(wanted, logits(model, ids), atol=1e-2)
@@ -287,6 +242,8 @@ def test_every_family_gets_the_tensors_that_its_layers_have() -> None:
 
 @pytest.mark.torch
 def test_refitted_is_closer_than_taken_on_the_text_of_the_fit() -> None:
+    from tests.by_hand import inputs_of_down
+
     model, facts = tiny("llama")
     ids = text_ids(rows=16)
     inputs = inputs_of_down(model, ids)
