@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 
+from benchmarks import table as benchmark
 from docs.language_tables import LANGUAGE_TABLES
 from lbdsl.export import exporters
 from lbdsl.export.expresses import Can, Expresses, Fields
@@ -23,6 +26,14 @@ def families() -> str:
             f"{'no' if row.windows is NO_WINDOWS else 'yes'} | {'yes' if row.gguf.read else 'no'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def results(name: str) -> str:
+    """The rows that are done of benchmarks/tables/NAME.py."""
+    home = benchmark.HOME
+    table = runpy.run_path(str(home / "tables" / f"{name}.py"))["TABLE"]
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (home / "results" / name).glob("*.json")}
+    return "\n".join(benchmark.lines(table, found, markdown=True)) + "\n"
 
 
 def _attention(row: Family) -> str:
@@ -128,5 +139,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "expresses": expresses,
     "serving": serving,
     "exports": exports,
+    "choices": lambda: results("choices"),
+    "new_weights": lambda: results("new_weights"),
+    "judged": lambda: results("judged"),
     **LANGUAGE_TABLES,
 }

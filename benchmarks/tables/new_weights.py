@@ -8,27 +8,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.table import Row, Table, once
+from benchmarks.table import ROOT, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
-SETTINGS = """lbr 1
-measure { data = "builtin:pydoc"; tokens = 4Ki; seq = 512 }
-heal { data = "builtin:pydoc"; tokens = 50k; seq = 1Ki; lr = 1e-3 }
-eval { data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 8Ki; seq = 1Ki }
-"""
-RULES = {
-    "drop": ("layers 0-1 keep(attention)", "lowest 4 of rest by sensitivity drop"),
-    "swa": ("layers 0-1 keep(attention)", "lowest 12 of rest by kl(swa(window=256)) swa(window=256)"),
-    "kv_heads": ("lowest 8 by kl(kv_heads(1)) kv_heads(1)",),
-    "width": ("layers 4-27 width(87.5%)",),
-}
-TOGETHER = tuple(dict.fromkeys(rule for rules in RULES.values() for rule in rules))
+TOGETHER = ROOT / "tests" / "recipes" / "together.lbr"
+SETTINGS, RULES = TOGETHER.read_text(encoding="utf-8").split("\n\n")
+KEEP, DROP, SWA, KV_HEADS, WIDTH, ELSE = RULES.splitlines(keepends=True)
+ALONE = {"drop": KEEP + DROP, "swa": KEEP + SWA, "kv_heads": KV_HEADS, "width": WIDTH}
 
 
-def row(name: str, rules: tuple[str, ...]) -> Row:
+def row(name: str, rules: str) -> Row:
     def run(work: Path) -> dict[str, float]:
         recipe = work / f"{name}.lbr"
-        recipe.write_text(SETTINGS + "\n".join((*rules, "else keep\n")), encoding="utf-8")
+        recipe.write_text(f"{SETTINGS}\n\n{rules}", encoding="utf-8")
 
         def make(folder: Path) -> None:
             lbdsl("apply", str(recipe), MODEL, "-o", str(folder), "--yes", "--resume")
@@ -62,5 +54,5 @@ TABLE = Table(
         "pydoc after": "+.1%",
         "seconds": ".0f",
     },
-    rows=[row("together", TOGETHER), *(row(name, rules) for name, rules in RULES.items())],
+    rows=[row("together", RULES), *(row(name, rules + ELSE) for name, rules in ALONE.items())],
 )

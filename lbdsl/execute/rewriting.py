@@ -1,7 +1,7 @@
-"""Carrying out a plan on disk: drops leave tensors out, windows are configuration, and the model is never loaded.
+"""Carrying out a plan on disk: tensors are left out or made from the layer's old ones, and the model is never loaded.
 
 The result is the one that loading, changing and saving the model would give, tensor for tensor and file for file, but for
-how the tensors are spread over shards. Healing, and actions that bring or change weights, need the loaded model.
+how the tensors are spread over shards. Healing, and parts whose new weights the runtime draws, need the loaded model.
 """
 
 from __future__ import annotations

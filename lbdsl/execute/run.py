@@ -196,7 +196,7 @@ def _save(
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
-    """Save without loading the model: there is nothing to heal, and the plan only leaves weights out."""
+    """Save without loading the model: there is nothing to heal."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
     with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
         notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))

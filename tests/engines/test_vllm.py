@@ -27,6 +27,7 @@ from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
 RECIPE = resource_folder("recipes") / "drop8-window16-nosinks.lbr"
+TOGETHER = Path(__file__).parents[1] / "recipes" / "together.lbr"
 LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 530, 600, 640, 768, 1000)
 """Tokens of the 20 prompts; six are longer than twice the window."""
 
@@ -35,6 +36,12 @@ LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 5
 def artifact(smollm2: str) -> Path:
     """SmolLM2 with 8 attentions dropped and 16 windowed, healed; made once (minutes) and kept."""
     return kept_artifact(RECIPE, smollm2)
+
+
+@pytest.fixture(scope="module")
+def together(smollm2: str) -> Path:
+    """SmolLM2 with attentions dropped and windowed, fewer KV heads and narrower MLPs, healed; made once and kept."""
+    return kept_artifact(TOGETHER, smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -336,14 +343,31 @@ def test_the_plugin_serves_smollm2(plugin: Path, artifact: Path, prompts: list[l
     """The artifact itself, without remote code."""
     served = serve(artifact, prompts, tmp_path, dtype="float32", plugin=plugin)
     assert served.architecture == "LbdslLlamaForCausalLM"
-    check_capacity(
-        "plug-in, SmolLM2 fp32",
-        served,
-        replace(layout_of(artifact), head_bytes=2 * layout_of(artifact).head_bytes),
-        on_cpu(2048),
-    )
+    check_in_fp32("plug-in, SmolLM2 fp32", artifact, prompts, served)
+
+
+def test_the_plugin_serves_smollm2_with_every_part_changed(
+    plugin: Path, together: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    served = serve(together, prompts, tmp_path, dtype="float32", plugin=plugin)
+    assert served.architecture == "LbdslLlamaForCausalLM"
+    check_in_fp32("plug-in, every part, fp32", together, prompts, served)
+
+
+def test_decilm_serves_smollm2_with_every_part_changed(together: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+    """Unmodified vLLM."""
+    exported = export_artifact(together, "decilm", output=tmp_path / "decilm").folder
+    served = serve(exported, prompts, tmp_path, trust_remote_code=True, dtype="float32")
+    assert served.architecture == "DeciLMForCausalLM"
+    check_in_fp32("decilm, every part, fp32", together, prompts, served)
+
+
+def check_in_fp32(name: str, artifact: Path, prompts: list[list[int]], served: Served) -> None:
+    """The artifact's own greedy tokens, and the predicted capacity for keys and values in fp32."""
+    layout = layout_of(artifact)
+    check_capacity(name, served, replace(layout, head_bytes=2 * layout.head_bytes), on_cpu(2048))
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
-    assert compare("plug-in, SmolLM2 fp32", model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
+    assert compare(name, model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
 
 
 def test_the_plugin_refuses_sink_tokens(plugin: Path, tmp_path: Path) -> None:
