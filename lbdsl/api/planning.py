@@ -235,7 +235,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     if planned:
         _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
         check_texts(recipe, bench)
-    wanted = statistics_of(recipe, bench.facts, requests, actions)
+    wanted = statistics_of(recipe, bench.facts, requests, actions, planned=planned)
     if not requests and not wanted:
         return Measured(recipe, bench, {}, None, diagnostics)
     scores, on, statistics = _scores(recipe, bench, requests, actions, wanted)
@@ -251,7 +251,7 @@ def _scores(
 ) -> tuple[Mapping[Request, Measurement], MeasuredOn, Statistics]:
     from lbdsl.api.texts import data_folder, score_blocks
     from lbdsl.measure.pace import Timed
-    from lbdsl.measure.scores import measure_requests
+    from lbdsl.measure.scores import measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
 
@@ -275,7 +275,8 @@ def _scores(
     if not requests:
         return {}, on, statistics
     with open_store(bench.cache_dir) as store:
-        missing = [r for r in requests if len(store.get(fingerprint, r)) < blocks.sequences]
+        stored = stored_as(bench.facts, requests, actions, statistics)
+        missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
     say_measuring(bench, missing, blocks.tokens)
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
         scores = measure_requests(
@@ -297,7 +298,13 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
     """Under what the scores of this model on this text are kept."""
     from lbdsl.measure.fingerprint import fingerprint
 
-    return fingerprint(model=bench.digest, blocks=blocks_digest, dtype=bench.computed.dtype, device=bench.device)
+    return fingerprint(
+        model=bench.digest,
+        blocks=blocks_digest,
+        saved=bench.facts.dtype,
+        dtype=bench.computed.dtype,
+        device=bench.device,
+    )
 
 
 def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Measured) -> tuple[Loss | None, str | None]:

@@ -62,17 +62,18 @@ class Rewriting:
         OSError is the caller's to report. LB419 when the base's checkpoint changes meanwhile.
         """
         save_all_but_weights(self._model, tokenizer, self._facts.dtype, folder)
-        carry_out(self._weights, folder, cast=cast, make=self._make, progress=progress)
-        return file_hashes(folder)
-
-    def _make(self, name: str) -> bytes:
-        """The bytes of a new weight, made from those of its layer, which are read for it alone."""
-        layer, expr = self._made[name]
-        prefix = self._facts.family_data.layer_prefix.format(layer)
         dtype = getattr(torch, self._facts.dtype)
         files = TensorFiles(self._source, dtype, "cpu")
-        made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
-        return made.view(torch.uint8).numpy().tobytes()
+
+        def make(name: str) -> bytes:
+            """The bytes of a new weight, made from those of its layer, which are read for it alone."""
+            layer, expr = self._made[name]
+            prefix = self._facts.family_data.layer_prefix.format(layer)
+            made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
+            return made.view(torch.uint8).numpy().tobytes()
+
+        carry_out(self._weights, folder, cast=cast, make=make, progress=progress)
+        return file_hashes(folder)
 
 
 def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = no_statistics) -> Rewriting | None:
@@ -87,7 +88,7 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: Statis
     rename = _other_name_of_a_tied_head(wanted, found, facts)
     made = _made(plan, facts)
     left = {rename.get(name, name): info.shape for name, info in found.items() if rename.get(name, name) in wanted}
-    left |= {name: wanted[name] for name in made if name in wanted}
+    left |= {name: wanted[name] for name in made}
     if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
         return None
     drop = {name for name in found if rename.get(name, name) not in wanted}

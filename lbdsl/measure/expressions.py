@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Sum, Take, Transpose
 
 Tensors = Callable[[str], Tensor]
@@ -51,6 +52,8 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
         case Ref():
             return tensors(expr.name).detach().to("cpu", torch.float64)
         case Stat():
+            if expr.text not in stats:
+                raise fail("LB475", f"new weights need the statistic {expr.text}, which was not taken")
             return stats[expr.text].to("cpu", torch.float64)
         case Take():
             x, indices = of(expr.x), expr.indices

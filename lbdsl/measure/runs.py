@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -126,8 +127,7 @@ def _measured(
         for part in group:
             starts = [0, *(min(run.changes, default=source.layers) for run in part.runs)]
             meter.expect(sum(meter.run(len(part.rows), start) for start in starts))
-    # Of one changed model the new weights fit; those of many would be many models.
-    kept: Variants | None = {} if source.in_memory and all(len(part.runs) == 1 for part in todo) else None
+    kept: Variants | None = {} if _can_keep_variants(source, todo) else None
     for group in groups:
         where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
         seen: list[Found] = [[] for _ in group]
@@ -164,7 +164,20 @@ def _groups(source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch
         parts.append(replace(part, runs=part.runs[:at_once]))
         for start in range(at_once, len(part.runs), at_once):
             parts.append(_MicroBatch(part.rows, False, part.runs[start : start + at_once], ()))
-    return grouped(parts, size, 0.0 if source.in_memory else room)
+    # New weights are made once a layer and group; without any, small groups are stored soon.
+    makes_weights = any(change.weights for part in parts for run in part.runs for change in run.changes.values())
+    return grouped(parts, size, 0.0 if source.in_memory and not makes_weights else room)
+
+
+def _can_keep_variants(source: LayerSource, todo: Sequence[_MicroBatch]) -> bool:
+    """Whether changed layers can be kept for the next group: in memory, of one changed model whose new weights fit."""
+    if not source.in_memory or any(len(part.runs) > 1 for part in todo):
+        return False
+    elements = 0
+    for index, change in todo[0].runs[0].changes.items() if todo[0].runs else ():
+        old = {name: tuple(parameter.shape) for name, parameter in source.hybrid.model.layers[index].named_parameters()}
+        elements += sum(math.prod(expr.shape(old)) for _, expr in change.weights)
+    return elements * source.hybrid.dtype.itemsize <= room_for_streams(source)
 
 
 def _observer(requests: Iterable[Request], rows: range, found: Found) -> Observer:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.weights import LayerChange
+from lbdsl.layer.weights import LayerChange, stats_in
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.runs import Run, measure_runs
+from lbdsl.measure.runs import BASE_NLL, Run, measure_runs
+from lbdsl.measure.statistics import value_digest
 from lbdsl.measure.store import Store
 from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import ResidualMetric, metrics
@@ -33,18 +36,18 @@ def measure_requests(
 ) -> dict[Request, Measurement]:
     """Every request's mean over the tokens of `blocks`, and BASE_NLL; measured, stored and resumed as `measure_runs` says.
 
-    model: gives the base. actions: the action of every non-empty `Request.action` text. statistics: those that
-    they make new weights from. Raises what `measure_runs` raises,
-    and LbdslError LB449 for a layer that has lost what an action needs.
+    model: gives the base. actions: by the text of a request that has one. statistics: those that they make new weights
+    from. Raises what `measure_runs` raises, and LbdslError LB449 for a layer that has lost what an action needs.
     """
+    stored = stored_as(facts, requests, actions, statistics)
     runs: dict[tuple[int, str], list[Request]] = {}
     residuals = []
-    for request in sorted(set(requests), key=lambda r: (r.layer, r.action, r.metric)):
+    for request in sorted(stored, key=lambda r: (r.layer, r.action, r.metric)):
         if issubclass(metrics()[request.metric], ResidualMetric):
-            residuals.append(request)
+            residuals.append(stored[request])
         else:
-            runs.setdefault((request.layer, request.action), []).append(request)
-    return measure_runs(
+            runs.setdefault((request.layer, request.action), []).append(stored[request])
+    found = measure_runs(
         model,
         [Run({layer: _under(actions[action], facts, layer)}, tuple(asked)) for (layer, action), asked in runs.items()],
         residuals,
@@ -55,6 +58,26 @@ def measure_requests(
         batch=batch,
         statistics=statistics,
     )
+    return {**{request: found[kept] for request, kept in stored.items()}, BASE_NLL: found[BASE_NLL]}
+
+
+def stored_as(
+    facts: ModelFacts, requests: Iterable[Request], actions: Mapping[str, Action], statistics: StatisticsOf
+) -> dict[Request, Request]:
+    """Under what each request is stored: with a digest of its weight expressions and their statistics where it has some,
+    so that no score of other weights is taken for it."""
+    found = {}
+    for request in set(requests):
+        action = actions.get(request.action)
+        change = None if action is None else _under(action, facts, request.layer)
+        if change is not None and change.weights:
+            used = stats_in(expr for _, expr in change.weights)
+            values = statistics(request.layer)
+            digest = digest_of([change.to_json(), {stat.text: value_digest(values[stat.text]) for stat in used}])
+            found[request] = replace(request, action=f"{request.action} {digest}")
+        else:
+            found[request] = request
+    return found
 
 
 def _under(action: Action, facts: ModelFacts, layer: int) -> LayerChange:

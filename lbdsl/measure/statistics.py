@@ -23,7 +23,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
-from lbdsl.measure.flow import Flow, push
+from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.statistics import Statistic, statistic_of
 
@@ -76,50 +76,35 @@ def take_statistics(
 ) -> Statistics:
     """Take those of `wanted` that are not in `folder` yet, keep them there under `fingerprint`, and return all.
 
-    `source` gives the base. Every layer is gone through once, with all of the text. Raises
-    LbdslError: LB346 where they would take more than CAP, LB306 for a number that is none.
+    `source` gives the base. Each layer's are kept as soon as they are there. Raises LbdslError: LB346 where they would take
+    more than CAP, and what `pass_over` raises.
     """
-    size = 4 * sum(_elements(stat) for stats in wanted.values() for stat in stats)
-    if size > CAP:
+    size = {layer: 4 * sum(map(_elements, stats)) for layer, stats in wanted.items()}
+    if sum(size.values()) > CAP:
         raise fail(
             "LB346",
-            f"the statistics of this plan would take {bytes_text(size)}; at most {bytes_text(CAP)} are kept",
-            help="use the action that needs them in fewer layers",
+            f"the statistics of this plan would take {bytes_text(sum(size.values()))}, up to "
+            f"{bytes_text(max(size.values()))} for each of {len(size)} layers; at most {bytes_text(CAP)} are kept",
+            help="use the action that needs them in fewer layers; a ranking needs them in every layer that it looks at",
         )
-    known = {text: _kept(folder, fingerprint, text) for text in _texts(wanted)}
-    missing = {
-        layer: [stat for stat in stats if not _fits(stat, known[stat.text].get(layer))]
-        for layer, stats in sorted(wanted.items())
-    }
+    found = {layer: _kept(folder, fingerprint, layer, stats) for layer, stats in wanted.items()}
+    missing = {layer: [stat for stat in stats if stat.text not in found[layer]] for layer, stats in sorted(wanted.items())}
     missing = {layer: stats for layer, stats in missing.items() if stats}
+
+    def keep(layer: int, values: LayerStatistics) -> None:
+        for stat in missing[layer]:
+            value = values[stat.text]
+            _keep(_path(folder, fingerprint, stat, layer), stat.text, value)
+            found[layer][stat.text] = value
+
     if missing:
-
-        def keep(layer: int, values: LayerStatistics) -> None:
-            for text, value in values.items():
-                known[text][layer] = value
-
         pass_over(source(), facts, missing, blocks, keep, progress=progress, batch=batch)
-        for text in sorted(_texts(missing)):
-            _keep(folder, fingerprint, text, known[text])
-    return _only(wanted, known)
+    return Statistics(found)
 
 
 def kept_statistics(folder: Path, fingerprint: str, wanted: Wanted) -> Statistics:
     """Those of `wanted` that were taken before."""
-    return _only(wanted, {text: _kept(folder, fingerprint, text) for text in _texts(wanted)})
-
-
-def _texts(wanted: Wanted) -> set[str]:
-    return {stat.text for stats in wanted.values() for stat in stats}
-
-
-def _only(wanted: Wanted, known: Mapping[str, Mapping[int, Tensor]]) -> Statistics:
-    return Statistics(
-        {
-            layer: {stat.text: known[stat.text][layer] for stat in stats if _fits(stat, known[stat.text].get(layer))}
-            for layer, stats in wanted.items()
-        }
-    )
+    return Statistics({layer: _kept(folder, fingerprint, layer, stats) for layer, stats in wanted.items()})
 
 
 def pass_over(
@@ -135,10 +120,18 @@ def pass_over(
     """Go through the layers of `source` once with all of the text, up to the last of `wanted`; `use` gets the statistics of
     a layer when the text is through it. Only that layer's are in memory: what an action needs that writes weights (a Gram
     matrix) need not be small. `source` may be a changed model, of a base with `facts`. Raises LbdslError LB306 for a number
-    that is none.
+    that is none, LB346 for a text whose hidden states do not fit.
     """
     last = max(wanted)
     ids = blocks.ids
+    room, needed = room_for_streams(source), 2 * stream_bytes(source, len(ids), blocks.seq)
+    if needed > room:
+        raise fail(
+            "LB346",
+            f"statistics over {blocks.tokens} tokens would take {bytes_text(needed)} of hidden states; "
+            f"{bytes_text(int(room))} are free for them",
+            help=f"measure on at most {int(blocks.tokens * room / needed)} tokens",
+        )
 
     @contextmanager
     def around(index: int, layer: nn.Module) -> Iterator[None]:
@@ -151,11 +144,12 @@ def pass_over(
                     hook = _adding(statistic, sums[stat], module)
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
             yield
-        if stats:
-            values = {
-                stat.text: _checked(stat, index, statistic.value(sums[stat], ids.numel(), layer.get_parameter, spec, facts))
-                for stat, statistic in stats.items()
-            }
+        values = {}
+        for stat, statistic in stats.items():
+            _check_finite(stat, index, *sums[stat].values())
+            value = statistic.value(sums.pop(stat), ids.numel(), layer.get_parameter, spec, facts)
+            values[stat.text] = _checked(stat, index, value)
+        if values:
             use(index, values)
 
     def done(layer: int) -> None:
@@ -177,18 +171,22 @@ def _checked(stat: Stat, layer: int, value: Tensor) -> Tensor:
     value = value.detach().to("cpu", torch.float32).contiguous()
     if tuple(value.shape) != stat.dims:
         raise fail("LB475", f"{stat.text} of layer {layer} is {list(value.shape)}, and its action needs {list(stat.dims)}")
-    if not _finite(value):
-        raise fail(
-            "LB306",
-            f"{stat.text} of layer {layer} is not a number",
-            help="try `--dtype float32`: float16 overflows in many models",
-        )
+    _check_finite(stat, layer, value)
     return value
 
 
-def _fits(stat: Stat, value: Tensor | None) -> bool:
+def _check_finite(stat: Stat, layer: int, *values: Tensor) -> None:
+    if not all(map(_finite, values)):
+        raise fail(
+            "LB306",
+            f"{stat.text} of layer {layer} is NaN or infinite",
+            help="try `--dtype float32`: float16 overflows in many models",
+        )
+
+
+def _fits(stat: Stat, value: Tensor) -> bool:
     """Whether a kept value can be what was kept: a damaged file is as good as none."""
-    return value is not None and value.dtype == torch.float32 and tuple(value.shape) == stat.dims and _finite(value)
+    return value.dtype == torch.float32 and tuple(value.shape) == stat.dims and _finite(value)
 
 
 def _finite(value: Tensor) -> bool:
@@ -199,26 +197,34 @@ def _elements(stat: Stat) -> int:
     return torch.Size(stat.dims).numel()
 
 
-def _path(folder: Path, fingerprint: str, text: str) -> Path:
-    return folder / "statistics" / fingerprint[:32] / f"{digest_text(text)[:32]}.safetensors"
+def value_digest(value: Tensor) -> str:
+    """sha256 of a statistic's numbers."""
+    return hashlib.sha256(value.numpy().tobytes()).hexdigest()
 
 
-def _kept(folder: Path, fingerprint: str, text: str) -> dict[int, Tensor]:
-    """By layer; empty where there is no file, or one that is damaged and so taken again."""
-    path = _path(folder, fingerprint, text)
+def _path(folder: Path, fingerprint: str, stat: Stat, layer: int) -> Path:
+    named = digest_text(f"{stat.text} {statistic_of(stat).version}")
+    return folder / "statistics" / fingerprint[:32] / named[:32] / f"{layer}.safetensors"
+
+
+def _kept(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> dict[str, Tensor]:
+    """Of one layer, those that are there; a file that is damaged is as good as none, and its statistic taken again."""
+    found = {}
+    for stat in stats:
+        path = _path(folder, fingerprint, stat, layer)
+        try:
+            if path.stat().st_size <= 4 * _elements(stat) + 2**16:
+                value = load(path.read_bytes()).get("value")
+                if value is not None and _fits(stat, value):
+                    found[stat.text] = value
+        except (OSError, SafetensorError, ValueError):
+            pass
+    return found
+
+
+def _keep(path: Path, text: str, value: Tensor) -> None:
     try:
-        if path.stat().st_size > CAP + 2**20:
-            return {}
-        return {int(name): tensor for name, tensor in load(path.read_bytes()).items()}
-    except (OSError, SafetensorError, ValueError):
-        return {}
-
-
-def _keep(folder: Path, fingerprint: str, text: str, values: Mapping[int, Tensor]) -> None:
-    data = save({str(layer): tensor for layer, tensor in values.items()}, {"statistic": text, "fingerprint": fingerprint})
-    path = _path(folder, fingerprint, text)
-    try:
-        replace_entry(path, data)
+        replace_entry(path, save({"value": value}, {"statistic": text}))
     except OSError as problem:
         raise fail(
             "LB448", f"{path} cannot be written: {problem.strerror}", help="choose another folder with --cache-dir"

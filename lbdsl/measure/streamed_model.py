@@ -40,6 +40,7 @@ class StreamedModel(LayerSource):
         self._files = TensorFiles(folder, getattr(torch, facts.dtype), device, getattr(torch, computed.dtype))
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
+        self.hybrid.saved_dtype = facts.dtype
         # It matters for gradients only, and must lie within the few rows that are ever there.
         self.hybrid.model.embed_tokens.padding_idx = None
 

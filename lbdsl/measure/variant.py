@@ -43,7 +43,7 @@ def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[
         try:
             return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights, statistics))
         except ValueError as problem:
-            said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->"))
+            said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->") or ["new weights"])
             raise fail(
                 "LB449",
                 f"layer {layer} cannot become this ({said}): {problem}",

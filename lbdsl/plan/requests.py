@@ -11,7 +11,7 @@ from lbdsl.core.measurement import Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import Stat, stats_in
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.claims import fixed_layers, known_before_measuring
+from lbdsl.plan.claims import known_before_measuring
 from lbdsl.plan.evaluate import scores_in
 from lbdsl.plan.layersets import ranked_sets
 from lbdsl.plan.words import plural, ranges_text
@@ -64,14 +64,12 @@ def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
 
 
 def statistics_of(
-    recipe: Recipe, facts: ModelFacts, requests: Iterable[Request], actions: Mapping[str, Action]
+    recipe: Recipe, facts: ModelFacts, requests: Iterable[Request], actions: Mapping[str, Action], *, planned: bool = True
 ) -> dict[int, tuple[Stat, ...]]:
-    """By layer, the statistics that a score or a rule may need there to make new weights."""
+    """By layer, the statistics that a score may need there to make new weights; and a rule, when it is `planned`."""
     asked = [(actions[request.action], request.layer) for request in requests if request.action]
-    for rule in recipe.rules:
-        layers = fixed_layers(rule, facts)
-        places = range(facts.layers) if layers is None else layers
-        asked += [(action, layer) for action in rule.actions for layer in places]
+    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True) if planned else ():
+        asked += [(action, layer) for action in rule.actions for layer in known.open]
     found: dict[int, tuple[Stat, ...]] = {}
     for action, layer in dict.fromkeys(asked):
         change = action.under(facts, layer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +26,9 @@ class Statistic(BaseModel):
 
     kind: str
     """The tag, a `Literal` of the statistic's name with that name as default."""
+
+    version: ClassVar[int] = 1
+    """Raise it when the numbers change: those that are kept are then taken again."""
 
     @classmethod
     def kind_name(cls) -> str:

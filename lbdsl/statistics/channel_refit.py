@@ -52,12 +52,16 @@ class ChannelRefit(Statistic):
         sizes = importance(sums, tokens, weights, model)
         choice = Largest(of=Stat(kind="channel_importance", dims=tuple(sizes.shape)), count=self.keep)
         kept, removed = choice.indices(sizes), choice.replace(others=True).indices(sizes)
-        products = sums["products"].to("cpu").double() / tokens
-        among = products[kept][:, kept]
+        products = sums.pop("products").to("cpu", torch.float64).div_(tokens)
+        # One copy of what is needed at a time: of wide MLPs these are gigabytes.
+        products = products[:, kept]
+        among, cross = products[kept], products[removed]
+        del products
         # Of channels that are always 0 nothing can be made, and nothing is divided by 0.
         ridge = (RIDGE * among.diagonal().mean()).clamp_min(torch.finfo(among.dtype).tiny)
-        factor = torch.linalg.cholesky(among + ridge * torch.eye(self.keep, dtype=among.dtype))
+        among.diagonal().add_(ridge)
+        factor = torch.linalg.cholesky(among, out=among)
         found = torch.zeros(1 + len(removed), len(sizes))
         found[0] = sizes
-        found[1:, kept] = torch.cholesky_solve(products[kept][:, removed], factor).T.float()
+        found[1:, kept] = torch.cholesky_solve(cross.T, factor).T.float()
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from contextlib import contextmanager
@@ -14,18 +15,23 @@ from measure_cases import LAYERS, text
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
+from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.actions.swa import SlidingWindow
+from lbdsl.actions.width import Width
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.core.progress import Calling
 from lbdsl.evaluate.quality import judge_on
+from lbdsl.layer.weights import stats_in
 from lbdsl.measure import flow, runs, streamed_model
 from lbdsl.measure.joint import measure_joint
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.runs import BASE_NLL
 from lbdsl.measure.scores import measure_requests
+from lbdsl.measure.statistics import take_statistics
 from lbdsl.measure.store import open_store
 from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.model.computing import cast_weights
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base
 from lbdsl.model.source import resolve_source
@@ -62,9 +68,9 @@ def blocks_of(sequences: int = 5, seq: int = 37):
     return blocks
 
 
-def measure(model, facts, folder, requests=REQUESTS, **options):
+def measure(model, facts, folder, requests=REQUESTS, actions=ACTIONS, **options):
     with open_store(folder) as store:
-        return measure_requests(lambda: model, facts, requests, ACTIONS, blocks_of(), store, "print", **options)
+        return measure_requests(lambda: model, facts, requests, actions, blocks_of(), store, "print", **options)
 
 
 def changes_of(facts):
@@ -97,6 +103,48 @@ def test_in_bfloat16_and_from_another_dtype(tmp_path, tied):
     wide = inspect_model(resolve_source(str(it.folder)), "float32").unwrap()
     loaded = LoadedModel(to_hybrid(load_base(resolve_source(str(it.folder)), dtype="float32", device="cpu")))
     assert measure(StreamedModel(it.folder, wide, "cpu"), wide, tmp_path / "c") == measure(loaded, wide, tmp_path / "d")
+
+
+NEW_WEIGHTS = {"kv": KVHeads(n=1), "refit": Width(channels=32, refit=True)}
+
+
+def test_new_weights_are_rounded_as_they_will_be_saved(tmp_path):
+    """Weights in bfloat16, computed with in float32: what is measured is what a file would hold."""
+    it = case(tmp_path / "model", "llama", "bfloat16")
+    loaded = LoadedModel(cast_weights(to_hybrid(load_base(resolve_source(str(it.folder)), device="cpu")), "float32"))
+    streamed = StreamedModel(it.folder, it.facts, "cpu", "float32")
+    requests = [Request("kl", action, layer) for action in NEW_WEIGHTS for layer in (0, 2)]
+    wanted = {
+        layer: stats_in(expr for action in NEW_WEIGHTS.values() for _, expr in action.under(it.facts, layer).weights)
+        for layer in (0, 2)
+    }
+    found, unrounded = [], copy.copy(loaded)
+    unrounded.hybrid = copy.copy(loaded.hybrid)
+    unrounded.hybrid.saved_dtype = "float32"
+    for number, source in enumerate((loaded, streamed, unrounded)):
+        folder = tmp_path / str(number)
+        statistics = take_statistics(lambda source=source: source, it.facts, wanted, blocks_of(), folder, "print")
+        found.append(measure(source, it.facts, folder, requests, NEW_WEIGHTS, statistics=statistics))
+    assert found[0] == found[1]
+    assert all(found[0][request] != found[2][request] for request in requests)
+
+
+def test_scores_of_other_statistics_are_not_taken_for_these(llama, tmp_path):
+    action = Width(channels=32)
+    width = llama.facts.layer_specs[1].ffn.width
+    request, importance = Request("kl", "width", 1), torch.arange(width).float()
+    found = [
+        measure(
+            llama.loaded,
+            llama.facts,
+            tmp_path,
+            [request],
+            {"width": action},
+            statistics=lambda layer, value=value: {"channel_importance": value},
+        )[request]
+        for value in (importance, -importance, importance)
+    ]
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize("streams", [0, 3, 12, 40])

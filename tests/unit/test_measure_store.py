@@ -142,8 +142,8 @@ def test_unusable_places_are_coded_errors(tmp_path):
 
 
 def test_fingerprint_follows_everything_that_matters():
-    same = {"model": "m", "blocks": "b", "dtype": "bfloat16", "device": "cuda:0"}
+    same = {"model": "m", "blocks": "b", "saved": "bfloat16", "dtype": "bfloat16", "device": "cuda:0"}
     base = fingerprint(**same)
     assert fingerprint(**same | {"device": "cuda:1"}) == base
     changed = [fingerprint(**same | {name: "other"}) for name in same]
-    assert len({base, *changed}) == 5
+    assert len({base, *changed}) == 6
