@@ -51,7 +51,7 @@ def rows() -> list[Row]:
         for name, options in KV_HEADS.items()
     ]
     for share, count in WIDTHS.items():
-        ways = {"importance": f"width({share}%)", "refit": f"width({share}%, refit=true)"}
+        ways = {"importance": f"width({share}%, refit=false)", "refit": f"width({share}%)"}
         ways["random"] = f"random_width(channels={count})"
         found += [
             row(f"width-{share}-{place}-{name}", layers, action)

@@ -25,20 +25,20 @@ class Width(Action):
 
     What: channel c of down(act(gate(x)) * up(x)) counts as the mean of |act(gate(x)) * up(x)| over the calibration text
     times the norm of its column of down; those that count most stay, in their order. The width is a multiple of 32: a
-    share is rounded to the nearest one, halves down. With `refit=true`, the kept columns of down also stand in for the
-    removed channels, as far as least squares over the calibration text can.
+    share is rounded to the nearest one, halves down. The kept columns of down stand in for the removed channels, too, as
+    far as least squares over the calibration text can; with `refit=false` they stay as they are.
     Why: an MLP holds most of a layer's weights, and decoding reads each of them once a token. Many layers, each a little
     narrower, cost less quality than whole MLPs removed.
-    Example: `layers 4-27 width(75%)`, `lowest 8 by kl(width(1152)) width(1152)`, `else width(75%, refit=true)`
+    Example: `layers 4-27 width(75%)`, `lowest 8 by kl(width(1152)) width(1152)`, `else width(75%, refit=false)`
     Source: Minitron (arXiv 2407.14679) for channels by their activations; Wanda (arXiv 2306.11695) for activations times
     weights; channel pruning with least squares, He et al. (arXiv 1707.06168), for `refit`.
     """
 
     kind: Literal["width"] = "width"
     channels: Annotated[CountOrShare, Field(description="a number of channels, or a share of the base's as in `75%`")]
-    refit: bool = False
+    refit: bool = True
     example: ClassVar[str] = "width(channels=75%)"
-    examples: ClassVar[tuple[str, ...]] = ("width(channels=75%, refit=true)",)
+    examples: ClassVar[tuple[str, ...]] = ("width(channels=75%, refit=false)",)
 
     def claims(self) -> tuple[str, ...]:
         return ("ffn.width",)

@@ -33,26 +33,27 @@ LayerStatistics = Mapping[str, Tensor]
 Wanted = Mapping[int, Sequence[Stat]]
 """The statistics of each layer."""
 
-CAP = 2**31
-"""Bytes that the statistics of one plan may take, on disk and in memory."""
+CAP = 2**34
+"""Bytes that the statistics of one plan may take on disk; one layer's are in memory."""
 
 
 class Statistics:
-    """Statistics of layers, as they are on disk."""
+    """Statistics of layers: what `load` gives of one, which is read when it is asked for."""
 
-    def __init__(self, values: Mapping[int, LayerStatistics] = MappingProxyType({})):
-        self._values = values
+    def __init__(self, load: Callable[[int], LayerStatistics] = lambda _layer: MappingProxyType({})):
+        self._load = load
 
     def __call__(self, layer: int) -> LayerStatistics:
-        return self._values.get(layer, MappingProxyType({}))
+        return self._load(layer)
 
     def digests(self, used: Wanted) -> dict[str, str]:
         """sha256 by the statistic's text over its values in the layers that use it; none of one that a layer lacks."""
         hashes: dict[str, Any] = {}
         missing: set[str] = set()
         for layer, stats in sorted(used.items()):
+            values = self(layer)
             for stat in stats:
-                value = self(layer).get(stat.text)
+                value = values.get(stat.text)
                 if value is None or tuple(value.shape) != stat.dims:
                     missing.add(stat.text)
                 else:
@@ -85,26 +86,29 @@ def take_statistics(
             "LB346",
             f"the statistics of this plan would take {bytes_text(sum(size.values()))}, up to "
             f"{bytes_text(max(size.values()))} for each of {len(size)} layers; at most {bytes_text(CAP)} are kept",
-            help="use the action that needs them in fewer layers; a ranking needs them in every layer that it looks at",
+            help=(
+                "use the action that needs them in fewer layers; a ranking needs them in every layer that it looks at",
+                "`refit=false` keeps what `width` needs small",
+            ),
         )
-    found = {layer: _kept(folder, fingerprint, layer, stats) for layer, stats in wanted.items()}
-    missing = {layer: [stat for stat in stats if stat.text not in found[layer]] for layer, stats in sorted(wanted.items())}
-    missing = {layer: stats for layer, stats in missing.items() if stats}
+    missing = {}
+    for layer, stats in sorted(wanted.items()):
+        there = _kept(folder, fingerprint, layer, stats)
+        if any(stat.text not in there for stat in stats):
+            missing[layer] = [stat for stat in stats if stat.text not in there]
 
     def keep(layer: int, values: LayerStatistics) -> None:
         for stat in missing[layer]:
-            value = values[stat.text]
-            _keep(_path(folder, fingerprint, stat, layer), stat.text, value)
-            found[layer][stat.text] = value
+            _keep(_path(folder, fingerprint, stat, layer), stat.text, values[stat.text])
 
     if missing:
         pass_over(source(), facts, missing, blocks, keep, progress=progress, batch=batch)
-    return Statistics(found)
+    return kept_statistics(folder, fingerprint, wanted)
 
 
 def kept_statistics(folder: Path, fingerprint: str, wanted: Wanted) -> Statistics:
     """Those of `wanted` that were taken before."""
-    return Statistics({layer: _kept(folder, fingerprint, layer, stats) for layer, stats in wanted.items()})
+    return Statistics(lambda layer: _kept(folder, fingerprint, layer, wanted.get(layer, ())))
 
 
 def pass_over(

@@ -47,10 +47,10 @@ RECIPES = {
     "drop + swa first": "layers 0 drop\nlayers 1 swa(window=5, sinks=3)\nelse keep",
     "no full layer": "layers 0, 2 swa(window=5, sinks=3)\nelse drop",
     "one window": "else swa(window=5)",
-    "narrow": "layers 0 swa(window=5) + width(75%)\nlayers 1-2 drop + width(32, refit=true)\nelse keep",
+    "narrow": "layers 0 swa(window=5) + width(75%, refit=false)\nlayers 1-2 drop + width(32)\nelse keep",
     "fewer KV heads": "layers 0 swa(window=5) + kv_heads(1)\nlayers 2 kv_heads(1, strongest) + drop(mlp)\nelse keep",
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
-    "every part": "layers 0 swa(window=5, sinks=3) + kv_heads(1) + width(75%)\nlayers 1 drop + width(32, refit=true)\n"
+    "every part": "layers 0 swa(window=5, sinks=3) + kv_heads(1) + width(75%, refit=false)\nlayers 1 drop + width(32)\n"
     "layers 2 kv_heads(1) + drop(mlp)\nelse keep",
 }
 HEALED = "every part"

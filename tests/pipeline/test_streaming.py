@@ -105,7 +105,7 @@ def test_in_bfloat16_and_from_another_dtype(tmp_path, tied):
     assert measure(StreamedModel(it.folder, wide, "cpu"), wide, tmp_path / "c") == measure(loaded, wide, tmp_path / "d")
 
 
-NEW_WEIGHTS = {"kv": KVHeads(n=1), "refit": Width(channels=32, refit=True)}
+NEW_WEIGHTS = {"kv": KVHeads(n=1), "refit": Width(channels=32)}
 
 
 def test_new_weights_are_rounded_as_they_will_be_saved(tmp_path):
@@ -130,7 +130,7 @@ def test_new_weights_are_rounded_as_they_will_be_saved(tmp_path):
 
 
 def test_scores_of_other_statistics_are_not_taken_for_these(llama, tmp_path):
-    action = Width(channels=32)
+    action = Width(channels=32, refit=False)
     width = llama.facts.layer_specs[1].ffn.width
     request, importance = Request("kl", "width", 1), torch.arange(width).float()
     found = [

@@ -34,7 +34,7 @@ layers all width(75%)
 SCORED = """measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 256 }
 layers 0-8, 12-29 keep
 lowest 1 of rest by kl(kv_heads(1)) kv_heads(1)
-lowest 1 of rest by nll(width(75%, refit=true)) width(75%, refit=true)
+lowest 1 of rest by nll(width(75%)) width(75%)
 else keep
 """
 

@@ -64,7 +64,9 @@ def statistics_of(hybrid, facts: ModelFacts, changes: Mapping[int, LayerChange],
     blocks = TokenBlocks(ids, "", "random", Part.SCORE, 0, 1, None)
     wanted = stats_by_layer({layer: [expr for _, expr in change.weights] for layer, change in changes.items()})
     with TemporaryDirectory() as folder:
-        return take_statistics(lambda: LoadedModel(hybrid), facts, wanted, blocks, Path(folder), "0" * 64)
+        found = take_statistics(lambda: LoadedModel(hybrid), facts, wanted, blocks, Path(folder), "0" * 64)
+        values = {layer: found(layer) for layer in wanted}
+    return Statistics(lambda layer: values.get(layer, {}))
 
 
 def changes_of(facts: ModelFacts, action: KVHeads, layers: Iterable[int]) -> dict[int, LayerChange]:

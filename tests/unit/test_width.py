@@ -96,7 +96,7 @@ def test_what_is_neither_a_count_nor_a_share(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["width(channels=1152)", "width(channels=87.5%, refit=true)", "width(channels=33.333333333%)"]
+    "text", ["width(channels=1152)", "width(channels=87.5%, refit=false)", "width(channels=33.333333333%)"]
 )
 def test_it_is_the_same_as_text_and_as_json(text: str) -> None:
     action = width(text)
@@ -114,7 +114,7 @@ def test_a_share_is_what_its_text_says() -> None:
 def test_editors_know_its_parameters() -> None:
     assert choices(actions()["width"], "refit") == ("true", "false")
     assert parameter_page("width", "channels") == (
-        "`channels` of `width(channels, refit=false)`: a number of channels, or a share of the base's as in `75%`, needed."
+        "`channels` of `width(channels, refit=true)`: a number of channels, or a share of the base's as in `75%`, needed."
     )
 
 
@@ -230,7 +230,7 @@ def test_every_family_gets_the_tensors_that_its_layers_have() -> None:
 
     for family in FAMILY_NAMES:
         _, facts = tiny(family)
-        for text in ("width(64)", "width(75%, refit=true)"):
+        for text in ("width(64, refit=false)", "width(75%)"):
             change = width(text).under(facts, 0)
             assert change is not None
             shapes = {tensor.name: tensor.shape for tensor in change.spec.tensors(facts)}
@@ -253,7 +253,7 @@ def test_refitted_is_closer_than_taken_on_the_text_of_the_fit() -> None:
         norms = inputs_MW.abs().mean(0) * down.norm(dim=0)
         keep = norms.argsort(descending=True)[:64].sort().values
         errors = []
-        for text in ("width(64)", "width(64, refit=true)"):
+        for text in ("width(64, refit=false)", "width(64)"):
             new = made(width(text).under(facts, layer), layer, facts, model, inputs_MW)["mlp.down_proj.weight"]
             errors.append((inputs_MW[:, keep] @ new.T - wanted).pow(2).mean().item())
         assert errors[1] < 0.98 * errors[0]
@@ -276,7 +276,7 @@ def test_channels_that_depend_on_others_are_made_good(monkeypatch: pytest.Monkey
     down = model.model.layers[0].mlp.down_proj.weight
     with torch.no_grad():
         down.div_(down.norm(dim=0))
-    new = made(width("width(64, refit=true)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
+    new = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
     taken = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
     keep = places[:64].sort().values
     wanted = inputs_MW @ down.T
@@ -296,7 +296,7 @@ def test_ties_go_to_the_lower_channel_in_both() -> None:
         down[:, 48:] = down[:, :48]  # channel c + 48 is channel c once more
     model.model.layers[0].mlp.down_proj.bias = None
     taken = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)
-    fitted = made(width("width(64, refit=true)").under(facts, 0), 0, facts, model, inputs_MW)
+    fitted = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)
     gate = model.model.layers[0].mlp.gate_proj.weight
     importance = inputs_MW.abs().mean(0) * down.norm(dim=0)
     # 32 pairs, each with its lower channel first.
@@ -310,7 +310,7 @@ def test_an_mlp_that_gives_nothing_is_refitted_to_nothing() -> None:
     import torch
 
     model, facts = tiny("llama")
-    change = width("width(32, refit=true)").under(facts, 0)
+    change = width("width(32)").under(facts, 0)
     new = made(change, 0, facts, model, torch.zeros(50, WIDTH))
     assert torch.equal(new["mlp.down_proj.weight"], model.model.layers[0].mlp.down_proj.weight[:, :32])
 

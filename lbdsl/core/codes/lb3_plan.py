@@ -324,7 +324,7 @@ _STATISTICS = (
         "statistics that are too large",
         "What calibration gives for new weights is kept on disk and named in the plan; there is a limit to that.",
         "lbdsl plan recipe.lbr MODEL",
-        fixed="layers 0-3 width(75%, refit=true)\nelse keep",
+        fixed="layers 0-3 width(75%)\nelse keep",
     ),
 )
 _STALE = (
