@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,20 @@ NORMED = ("qwen3", "gemma3_text", "olmo3")
 
 
 @torch.no_grad()
-def seen(model, module: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What goes into a module and comes out, [tokens, ...]."""
-    found: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _m, args, out: found.append((args[0].flatten(0, -2), out.flatten(0, -2))))
+def outputs_of(model, modules: Iterable[nn.Module], ids: Tensor) -> dict[nn.Module, Tensor]:
+    """What comes out of modules, [tokens, ...] in float64, of one pass over `ids`."""
+    found: dict[nn.Module, list[Tensor]] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda module, _args, out: found.setdefault(module, []).append(out.flatten(0, -2).double())
+        )
+        for module in dict.fromkeys(modules)
+    ]
     for row in ids.split(3):
         model(input_ids=row, use_cache=False)
-    handle.remove()
-    yield from found
+    for handle in handles:
+        handle.remove()
+    return {module: torch.cat(parts) for module, parts in found.items()}
 
 
 class Heads:
@@ -64,16 +70,23 @@ class Heads:
         self.attention.o_proj.weight.data.copy_(torch.cat(self.columns, dim=1))
 
 
-def outputs(base, layer: int, of: str, ids: Tensor) -> list[Tensor]:
-    """Keys or values of each head, [tokens, head_dim], in float64."""
-    heads = Heads(base, layer)
-    module = heads.attention.qkv_proj if heads.fused else getattr(heads.attention, f"{of}_proj")
-    out = torch.cat([out for _, out in seen(base, module, ids)]).double()
-    if heads.fused:
-        query, key_value = heads.heads * heads.size, heads.kv_heads * heads.size
-        start = query + (key_value if of == "v" else 0)
-        out = out[:, start : start + key_value]
-    return list(out.split(heads.size, dim=1))
+def keys_and_values(base, layers: Iterable[int], ids: Tensor) -> dict[int, tuple[list[Tensor], list[Tensor]]]:
+    """Of each layer, keys and values by head, [tokens, head_dim]."""
+    of = {layer: Heads(base, layer) for layer in layers}
+
+    def projections(heads: Heads) -> tuple[nn.Module, nn.Module]:
+        attention = heads.attention
+        return (attention.qkv_proj,) * 2 if heads.fused else (attention.k_proj, attention.v_proj)
+
+    seen = outputs_of(base, [module for heads in of.values() for module in projections(heads)], ids)
+    found = {}
+    for layer, heads in of.items():
+        keys, values = (seen[module] for module in projections(heads))
+        if heads.fused:
+            query, size = heads.heads * heads.size, heads.kv_heads * heads.size
+            keys, values = keys[:, query : query + size], values[:, query + size : query + 2 * size]
+        found[layer] = list(keys.split(heads.size, dim=1)), list(values.split(heads.size, dim=1))
+    return found
 
 
 def closest_rotation(to: Tensor, of: Tensor) -> Tensor:
@@ -105,9 +118,8 @@ def kv_heads_by_hand(base, action: KVHeads, ids: Tensor, layers: Iterable[int]):
     """The stock model after `kv_heads`, written head by head: every head of a group gets what the group shares, so that
     shapes are the base's. Statistics are of `ids`, on the base."""
     name, made = base.config.model_type, copy.deepcopy(base)
-    for layer in layers:
+    for layer, (keys, values) in keys_and_values(base, layers, ids).items():
         heads = Heads(made, layer)
-        values, keys = outputs(base, layer, "v", ids), outputs(base, layer, "k", ids)
         group = heads.kv_heads // action.n
         one = action.method == "strongest" or name == "olmo3"
         for start in range(0, heads.kv_heads, group):

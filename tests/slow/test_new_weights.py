@@ -71,7 +71,7 @@ def test_logits_are_those_of_the_same_surgery_in_plain_torch(planned: Planned, a
     stock = load_base(planned.bench.source, dtype="float32", device="cpu", cache_dir=planned.bench.cache_dir)
     ids = score_blocks(planned.plan.measure, planned.bench, Path()).ids
     inputs = inputs_of_down(stock, ids)
-    by_hand = width_by_hand(kv_heads_by_hand(stock, KVHeads(n=1), ids, CHANGED), 1152, inputs)
+    by_hand = width_by_hand(kv_heads_by_hand(stock, KVHeads(n=1), ids, CHANGED), 1152, inputs, refit=True)
     model = load_artifact(artifact, device="cpu")
     with torch.no_grad():
         wanted, found = (it(input_ids=ids[:2], use_cache=False).logits for it in (by_hand, model))
