@@ -277,7 +277,7 @@ def test_channels_that_depend_on_others_are_made_good(monkeypatch: pytest.Monkey
     with torch.no_grad():
         down.div_(down.norm(dim=0))
     new = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
-    taken = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
+    taken = made(width("width(64, refit=false)").under(facts, 0), 0, facts, model, inputs_MW)["mlp.down_proj.weight"]
     keep = places[:64].sort().values
     wanted = inputs_MW @ down.T
     error = (inputs_MW[:, keep] @ new.T - wanted).norm() / wanted.norm()
@@ -295,7 +295,7 @@ def test_ties_go_to_the_lower_channel_in_both() -> None:
     with torch.no_grad():
         down[:, 48:] = down[:, :48]  # channel c + 48 is channel c once more
     model.model.layers[0].mlp.down_proj.bias = None
-    taken = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)
+    taken = made(width("width(64, refit=false)").under(facts, 0), 0, facts, model, inputs_MW)
     fitted = made(width("width(64)").under(facts, 0), 0, facts, model, inputs_MW)
     gate = model.model.layers[0].mlp.gate_proj.weight
     importance = inputs_MW.abs().mean(0) * down.norm(dim=0)
