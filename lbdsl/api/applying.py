@@ -165,7 +165,7 @@ def apply_plan(
         heal_blocks=healing,
         eval_blocks=judging,
         gate=gate_of(plan, recipe, bench.facts),
-        statistics=_statistics(plan, bench),
+        statistics=_checked_statistics(plan, bench),
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -246,6 +246,7 @@ def apply_saved_plan(
         lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None,
+        statistics=_statistics(plan, bench).digests(plan.used_statistics),
     )
     if stale:
         raise LbdslError(stale)
@@ -255,12 +256,17 @@ def apply_saved_plan(
 
 
 def _statistics(plan: Plan, bench: Workbench) -> Statistics:
-    """Those that the plan's new weights are made from, as they are kept. LB347 where one is missing or another."""
+    """Those that the plan's new weights are made from, as they are kept."""
     from lbdsl.measure.statistics import kept_statistics
 
-    used, on = plan.used_statistics, plan.measured_on
-    found = kept_statistics(bench.cache_dir, (on and on.fingerprint) or "", used)
-    stale = staleness(plan, statistics=found.digests(used))
+    on = plan.measured_on
+    return kept_statistics(bench.cache_dir, (on and on.fingerprint) or "", plan.used_statistics)
+
+
+def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:
+    """The same. LB347 where one is missing or another."""
+    found = _statistics(plan, bench)
+    stale = staleness(plan, statistics=found.digests(plan.used_statistics))
     if stale:
         raise LbdslError(stale)
     return found
