@@ -122,12 +122,12 @@ def _measured(
     """What is missing, in portions; the head's progress of one is told when the next is asked for, that is when it is safe
     on disk."""
     meter = Meter(progress, source)
-    groups = _groups(source, blocks, todo)
+    kept: Variants | None = {} if _can_keep_variants(source, todo) else None
+    groups = _groups(source, blocks, todo, kept is not None)
     for group in groups:
         for part in group:
             starts = [0, *(min(run.changes, default=source.layers) for run in part.runs)]
             meter.expect(sum(meter.run(len(part.rows), start) for start in starts))
-    kept: Variants | None = {} if _can_keep_variants(source, todo) else None
     for group in groups:
         where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
         seen: list[Found] = [[] for _ in group]
@@ -151,8 +151,11 @@ def _of_predictions(head: Any, part: _MicroBatch, flow: Flow) -> Found:
     return found + _by_row(BASE_NLL, part.rows, losses) if part.base_nll else found
 
 
-def _groups(source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch]) -> list[list[_MicroBatch]]:
-    """Micro-batches in groups whose streams fit; one that does not fit alone does its runs in several."""
+def _groups(
+    source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch], variants_kept: bool
+) -> list[list[_MicroBatch]]:
+    """Micro-batches in groups whose streams fit; one that does not fit alone does its runs in several. A group reads each
+    layer, and makes its new weights, once; where neither costs anything, groups are of one, which is stored soon."""
     room = room_for_streams(source)
 
     def size(part: _MicroBatch) -> int:
@@ -164,9 +167,9 @@ def _groups(source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch
         parts.append(replace(part, runs=part.runs[:at_once]))
         for start in range(at_once, len(part.runs), at_once):
             parts.append(_MicroBatch(part.rows, False, part.runs[start : start + at_once], ()))
-    # New weights are made once a layer and group; without any, small groups are stored soon.
     makes_weights = any(change.weights for part in parts for run in part.runs for change in run.changes.values())
-    return grouped(parts, size, 0.0 if source.in_memory and not makes_weights else room)
+    alone = variants_kept or (source.in_memory and not makes_weights)
+    return grouped(parts, size, 0.0 if alone else room)
 
 
 def _can_keep_variants(source: LayerSource, todo: Sequence[_MicroBatch]) -> bool:
