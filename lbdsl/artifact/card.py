@@ -12,7 +12,7 @@ from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.shown import cell_text, joint_text, row_title, value_text
-from lbdsl.plan.words import AS_SAVED, PREFILL
+from lbdsl.plan.words import AS_SAVED, PREFILL, ranges_text
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -75,10 +75,11 @@ def _plan_lines(record: Record) -> list[str]:
     for layer in record.plan.layers:
         if layer.changed:
             done = " + ".join(planned.action.text() for planned in layer.acting)
-            rules = ", ".join(str(planned.rule) for planned in layer.acting)
+            rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
-    kept = [str(layer.index) for layer in record.plan.layers if not layer.changed]
-    return [*lines, "", f"Kept as they were: {', '.join(kept) or 'none'}.", ""]
+    kept = [layer.index for layer in record.plan.layers if not layer.changed]
+    said = f"layer{'' if len(kept) == 1 else 's'} {ranges_text(kept)}" if kept else "no layer"
+    return [*lines, "", f"Kept as they were: {said}.", ""]
 
 
 def _cost_lines(record: Record) -> list[str]:

@@ -87,6 +87,7 @@ def heal_model(
     if checkpoint is None:
         (folder / CURVE_FILE).unlink(missing_ok=True)
 
+    use_cache = student.config.use_cache  # type: ignore[union-attr]
     dtype = next(student.parameters()).dtype
     device = next(student.parameters()).device
     set_seed(heal.seed)
@@ -131,7 +132,10 @@ def heal_model(
         curve=curve.points,
         seconds=round(earlier + time.monotonic() - started, 1),
     )
-    return _merged(trained, dtype), report
+    healed = _merged(trained, dtype)
+    # The Trainer turns it off, and it would be saved so.
+    healed.config.use_cache = use_cache  # type: ignore[union-attr]
+    return healed, report
 
 
 def _diverged(message: str) -> Exception:

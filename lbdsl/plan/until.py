@@ -135,7 +135,14 @@ class _Reader:
             return error("LB312", message, span)
         best = (min if side[1] else max)(tries, key=lambda attempt: attempt.value)
         shown = amount_text(best.value, best.unit) if best.share is None else amount_text(best.share, Unit.RATIO)
+        if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
+            done = " + ".join(f"`{action.text()}`" for action in rule.actions)
+            same = f"{done} does not change it: it is {shown} with every count"
+            return error("LB312", message, span, help=(same, "choose another action, or another value to bound"))
         help_lines = [f"best: {shown} with {plural(best.size, 'layer')}"]
+        if best.size == most == self.facts.layers:
+            help_lines.append("binding: the action itself, which has all layers")
+            return error("LB312", message, span, help=tuple(help_lines))
         labels: tuple[Label, ...] = ()
         cost = next(part for part in walk(side[0]) if isinstance(part, CostOf))
         binding = None if capped and best.size == most else self._binding(cost, best.table, index)

@@ -53,9 +53,12 @@ def staleness(
         found += [
             error(
                 "LB347",
-                f"the statistic {name} is not what it was when planned: "
-                + ("it was changed" if name in statistics else "it is not in the cache folder"),
-                help=_AGAIN,
+                f"the calibration statistic {name} "
+                + ("is another one than when planned" if name in statistics else "is not in the cache folder"),
+                help=(
+                    "new weights need the statistics that they are made from: give the --cache-dir of the plan",
+                    "`lbdsl plan` takes them here; where they come out the same, this plan can then be applied",
+                ),
             )
             for name, digest in plan.statistics.items()
             if statistics.get(name) != digest

@@ -11,7 +11,9 @@ from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
+from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import WORDS
+from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
@@ -19,6 +21,8 @@ from lbdsl.view.console import printable
 def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[str, ModelFacts] | None = None) -> None:
     """Shapes and sizes of a model, what its cache grows by, and of an artifact what it lacks against its base."""
     was = base[1] if base is not None else None
+    widths = [spec.ffn.width if isinstance(spec.ffn, GatedMLP) else None for spec in facts.layer_specs]
+    kv_heads = [spec.mixer.kv_heads if isinstance(spec.mixer, Attention) else None for spec in facts.layer_specs]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
@@ -29,8 +33,8 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
             f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(weight_bytes(facts))}"
             f" in {facts.dtype}" + (f" ({was.params:,} in the base)" if was else ""),
         ),
-        ("layers", f"{facts.layers}: hidden {facts.hidden}, MLP {facts.intermediate}"),
-        ("attention", f"{facts.heads} query heads, {facts.kv_heads} key/value heads of {facts.head_dim}"),
+        ("layers", f"{facts.layers}: hidden {facts.hidden}, MLP {_by_layer(widths)}"),
+        ("attention", f"{facts.heads} query heads, KV heads {_by_layer(kv_heads)}, of {facts.head_dim}"),
         ("vocabulary", f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}"),
         ("positions", tokens_text(facts.positions)),
         (
@@ -75,6 +79,17 @@ def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
     if gone:
         rows.append(("dropped", "; ".join(gone)))
     return rows
+
+
+def _by_layer(sizes: list[int | None]) -> str:
+    """A size, with the layers that have it where there are several."""
+    layers: dict[int, list[int]] = {}
+    for index, size in enumerate(sizes):
+        if size is not None:
+            layers.setdefault(size, []).append(index)
+    if len(layers) < 2:
+        return str(next(iter(layers), 0))
+    return "; ".join(f"{size} in {_layers(having)}" for size, having in sorted(layers.items(), reverse=True))
 
 
 def _layers(layers: list[int]) -> str:

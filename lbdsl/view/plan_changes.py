@@ -34,7 +34,9 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
     for layer, parts in zip(shown, becomes, strict=True):
         mark = _mark(layer)
         first, *more = _lines(parts, column)
-        line = Text(f" {mark.sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
+        # A number of heads would read as one of the layer's.
+        sign = "~" if mark.sign.isdigit() else mark.sign
+        line = Text(f" {sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
         line.append(f"  {_savings(plan, layer, ascii_)}")
         line.rstrip()
         yield line

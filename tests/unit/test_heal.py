@@ -122,6 +122,7 @@ def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> N
     assert mean_kl(teacher, healed, blocks(heal)) < 0.7 * before
     assert not any("lora" in name for name, _ in healed.named_parameters())
     assert torch.equal(healed.model.embed_tokens.weight, embedding)
+    assert healed.config.use_cache, "as the base has it"
     assert report.tokens == 40 * 2 * 16
     assert report.curve[-1][0] == report.tokens
 

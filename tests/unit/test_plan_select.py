@@ -293,6 +293,13 @@ def test_until_unmet_says_best_and_binding():
     assert problem.labels[0].span.text.startswith("layers first 3")
 
 
+def test_until_unmet_where_the_action_cannot_do_it():
+    found = chosen("lowest by nll until kv(32Ki) <= 30% kv_heads(1)\nelse keep")
+    assert found.diagnostics[0].help == ("best: 33.3 % with 30 layers", "binding: the action itself, which has all layers")
+    found = chosen("lowest by nll until kv(32Ki) <= 30% width(50%)\nelse keep")
+    assert found.diagnostics[0].help[0] == "`width(channels=50%)` does not change it: it is 100.0 % with every count"
+
+
 def test_until_unmet_with_an_amount_is_bound_by_it():
     found = chosen("layers first 3 keep\nlowest 2 of rest by nll until kv(32Ki) <= 1% drop\nelse keep")
     assert found.diagnostics[0].help == ("best: 93.3 % with 2 layers", "binding: the rule's own amount, at most 2 layers")
