@@ -112,12 +112,12 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
     if stock is None:
         found.append(_no_class(family, windows))
-    elif stock.model_type != family.model_type:
+    if stock is None or any(d.is_error for d in found):
+        return Diagnosed(None, tuple(found))
+    if stock.model_type != family.model_type:
         found.append(
             note("LB531", f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights")
         )
-    if stock is None or any(d.is_error for d in found):
-        return Diagnosed(None, tuple(found))
     sizes = _sizes_of(subject.specs[left[0]], layout.sizes)
     config = _stock_config(subject.config, layout, sizes, stock, left, windows)
     return Diagnosed(NativeForm(config, left), tuple(found))
