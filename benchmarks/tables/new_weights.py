@@ -31,7 +31,6 @@ def row(name: str, rules: str) -> Row:
             "weights": plan["after"]["weights"] / plan["before"]["weights"],
             "kv": plan["after"]["kv_bytes"]["8192"] / plan["before"]["kv_bytes"]["8192"],
             "rise": plan["loss"]["scores"]["nll"]["value"],
-            "seconds": record["heal"]["seconds"],
         }
         for source in record["evaluation"]["sources"]:
             text = source["data"].removeprefix("builtin:")
@@ -52,7 +51,6 @@ TABLE = Table(
         "wikitext after": "+.1%",
         "pydoc before": "+.1%",
         "pydoc after": "+.1%",
-        "seconds": ".0f",
     },
     rows=[row("together", RULES), *(row(name, rules + ELSE) for name, rules in ALONE.items())],
 )
