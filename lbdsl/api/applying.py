@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,10 +138,20 @@ def apply_plan(
     `should_stop` is asked after each healing step; when it turns true a checkpoint is left and KeyboardInterrupt
     raised. Raises LbdslError for what the user can mend; nothing half-written stands under the output's name.
     """
+    statistics = partial(_checked_statistics, planned.plan, planned.bench)
+    return _apply(planned, statistics, chosen or ApplyOptions(), progress, should_stop)
+
+
+def _apply(
+    planned: Planned,
+    statistics: Callable[[], Statistics],
+    chosen: ApplyOptions,
+    progress: AnyProgress | None,
+    should_stop: Callable[[], bool],
+) -> Applied:
     from lbdsl.execute.run import RunInputs, run_plan
     from lbdsl.heal.heal import HealInterrupted
 
-    chosen = chosen or ApplyOptions()
     progress = progress_of(progress)
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
@@ -165,7 +176,7 @@ def apply_plan(
         heal_blocks=healing,
         eval_blocks=judging,
         gate=gate_of(plan, recipe, bench.facts),
-        statistics=_checked_statistics(plan, bench),
+        statistics=statistics(),
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -237,6 +248,7 @@ def apply_saved_plan(
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = _files_of(plan)
+    statistics = _statistics(plan, bench)
     folder, on = data_folder(recipe.path), plan.measured_on
     stale = staleness(
         plan,
@@ -246,12 +258,12 @@ def apply_saved_plan(
         lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None,
-        statistics=_statistics(plan, bench).digests(plan.used_statistics),
+        statistics=statistics.digests(plan.used_statistics),
     )
     if stale:
         raise LbdslError(stale)
     planned = Planned(plan, found, recipe, bench)
-    done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
+    done = _apply(planned, lambda: statistics, chosen or ApplyOptions(), progress, should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
 
 

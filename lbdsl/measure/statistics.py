@@ -25,7 +25,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.statistics import Statistic, statistic_of
+from lbdsl.statistics import Observed, Statistic, statistic_of
 
 LayerStatistics = Mapping[str, Tensor]
 """Of one layer, by the statistic's text: in float32, on the CPU."""
@@ -151,8 +151,8 @@ def pass_over(
         values = {}
         for stat, statistic in stats.items():
             _check_finite(stat, index, *sums[stat].values())
-            value = statistic.value(sums.pop(stat), ids.numel(), layer.get_parameter, spec, facts)
-            values[stat.text] = _checked(stat, index, value)
+            seen = Observed(sums.pop(stat), ids.numel(), layer.get_parameter, spec, facts)
+            values[stat.text] = _checked(stat, index, statistic.value(seen))
         if values:
             use(index, values)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +18,18 @@ from lbdsl.layer.spec import LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one layer showed: `sums` are those of `add` over `tokens` tokens, `weights` gives a parameter by its name below
+    the layer, of the `model`'s `layer`."""
+
+    sums: dict[str, Tensor]
+    tokens: int
+    weights: Callable[[str], Tensor]
+    layer: LayerSpec
+    model: ModelFacts
 
 
 class Statistic(BaseModel):
@@ -44,14 +57,5 @@ class Statistic(BaseModel):
         raise NotImplementedError
 
     @abstractmethod
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
-        """The statistic of a layer, from the sums over `tokens` tokens and its parameters by name below the layer.
-
-        It is kept in float32, and every number must be finite."""
+    def value(self, seen: Observed) -> Tensor:
+        """The statistic of a layer. It is kept in float32, and every number must be finite."""

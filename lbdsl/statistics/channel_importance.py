@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.statistics.base import Statistic
+from lbdsl.statistics.base import Observed, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +23,8 @@ class ChannelImportance(Statistic):
     def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
         add_sizes(sums, input_MD.float())
 
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
-        return importance(sums, tokens, weights, model)
+    def value(self, seen: Observed) -> Tensor:
+        return importance(seen)
 
 
 def down_of(model: ModelFacts) -> str:
@@ -45,7 +37,7 @@ def add_sizes(sums: dict[str, Tensor], input_MD: Tensor) -> None:
     sums["sizes"] = sums.get("sizes", 0) + input_MD.abs().sum(0)
 
 
-def importance(sums: dict[str, Tensor], tokens: int, weights: Callable[[str], Tensor], model: ModelFacts) -> Tensor:
+def importance(seen: Observed) -> Tensor:
     """Float32, on the CPU, as it is kept: what is chosen by it is the same before and after."""
-    columns = weights(f"{down_of(model)}.weight").to("cpu").double().norm(dim=0)
-    return (sums["sizes"].to("cpu").double() / tokens * columns).float()
+    columns = seen.weights(f"{down_of(seen.model)}.weight").to("cpu").double().norm(dim=0)
+    return (seen.sums["sizes"].to("cpu").double() / seen.tokens * columns).float()

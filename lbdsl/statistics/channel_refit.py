@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Largest, Stat
-from lbdsl.statistics.base import Statistic
+from lbdsl.statistics.base import Observed, Statistic
 from lbdsl.statistics.channel_importance import add_sizes, down_of, importance
 
 if TYPE_CHECKING:
@@ -39,20 +38,13 @@ class ChannelRefit(Statistic):
         add_sizes(sums, inputs)
         sums.setdefault("products", inputs.new_zeros(width, width)).addmm_(inputs.T, inputs)
 
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
+    def value(self, seen: Observed) -> Tensor:
         import torch
 
-        sizes = importance(sums, tokens, weights, model)
+        sizes = importance(seen)
         choice = Largest(of=Stat(kind="channel_importance", dims=tuple(sizes.shape)), count=self.keep)
         kept, removed = choice.indices(sizes), choice.replace(others=True).indices(sizes)
-        products = sums.pop("products").to("cpu", torch.float64).div_(tokens)
+        products = seen.sums.pop("products").to("cpu", torch.float64).div_(seen.tokens)
         # One copy of what is needed at a time: of wide MLPs these are gigabytes.
         products = products[:, kept]
         among, cross = products[kept], products[removed]

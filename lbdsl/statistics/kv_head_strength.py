@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.statistics.base import Statistic
+from lbdsl.statistics.base import Observed, Statistic
 from lbdsl.statistics.kv_outputs import heads_of, projection
 
 if TYPE_CHECKING:
@@ -29,13 +28,6 @@ class KVHeadStrength(Statistic):
         found = heads_of(output_ME, module, "v", self.kv_heads, self.head_dim).norm(dim=-1).sum(0)
         sums["lengths"] = sums["lengths"] + found if "lengths" in sums else found
 
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
-        columns = weights("self_attn.o_proj.weight").double().cpu().unflatten(1, (self.kv_heads, -1))
-        return sums["lengths"].double().cpu() / tokens * columns.norm(dim=(0, 2))
+    def value(self, seen: Observed) -> Tensor:
+        columns = seen.weights("self_attn.o_proj.weight").double().cpu().unflatten(1, (self.kv_heads, -1))
+        return seen.sums["lengths"].double().cpu() / seen.tokens * columns.norm(dim=(0, 2))

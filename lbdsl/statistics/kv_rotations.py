@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.statistics.base import Statistic
+from lbdsl.statistics.base import Observed, Statistic
 from lbdsl.statistics.kv_outputs import Which, heads_of, projection
 
 if TYPE_CHECKING:
@@ -40,22 +39,15 @@ class KVRotations(Statistic):
         found = torch.einsum("mni,mngj->ngij", x_MNGH[:, :, 0], x_MNGH)
         sums["products"] = sums["products"] + found if "products" in sums else found
 
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
+    def value(self, seen: Observed) -> Tensor:
         import torch
 
-        products = sums["products"].double().cpu()
+        products = seen.sums["products"].double().cpu()
         if self.of == "v":
             left, _, right = torch.linalg.svd(products)
             rotations = left @ right
         else:
-            rotations = _pair_rotations(products, model.rotary or self.head_dim)
+            rotations = _pair_rotations(products, seen.model.rotary or self.head_dim)
         # The first of each group stays as it is, also in directions that the text never takes.
         rotations[:, 0] = torch.eye(self.head_dim, dtype=rotations.dtype)
         return rotations.flatten(0, 1)

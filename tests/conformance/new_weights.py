@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Largest, MatMul, Mean, Ref, Stat, Take
-from lbdsl.statistics import Statistic
+from lbdsl.statistics import Observed, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,15 +69,8 @@ class Loudness(Statistic):
     def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
         sums["size"] = sums.get("size", 0) + input_MD.double().abs().sum(0)
 
-    def value(
-        self,
-        sums: dict[str, Tensor],
-        tokens: int,
-        weights: Callable[[str], Tensor],
-        layer: LayerSpec,
-        model: ModelFacts,
-    ) -> Tensor:
-        return sums["size"] / tokens
+    def value(self, seen: Observed) -> Tensor:
+        return seen.sums["size"] / seen.tokens
 
 
 class LoudChannels(Action):

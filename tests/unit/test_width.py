@@ -160,7 +160,7 @@ def text_ids(seed: int = 0, rows: int = 8, seq: int = 64):
 def statistics_of(change: LayerChange, layer: int, facts: ModelFacts, model, inputs_MW) -> dict:
     """The statistics that a change needs, in float32, of inputs that come in two parts."""
     from lbdsl.layer.weights import stats_in
-    from lbdsl.statistics import statistic_of
+    from lbdsl.statistics import Observed, statistic_of
 
     spec, found = facts.layer_specs[layer], {}
     for named in stats_in(dict(change.weights).values()):
@@ -169,7 +169,8 @@ def statistics_of(change: LayerChange, layer: int, facts: ModelFacts, model, inp
         down = model.model.layers[layer].get_submodule(module)
         for part in inputs_MW.tensor_split([100]):
             statistic.add(sums, module, part, down(part))
-        value = statistic.value(sums, len(inputs_MW), model.model.layers[layer].get_parameter, spec, facts).float()
+        seen = Observed(sums, len(inputs_MW), model.model.layers[layer].get_parameter, spec, facts)
+        value = statistic.value(seen).float()
         assert tuple(value.shape) == named.dims
         found[named.text] = value
     return found
