@@ -74,13 +74,10 @@ def _entries(folder: str, start: str, suffixes: tuple[str, ...]) -> list[str]:
 def words(incomplete: str) -> list[CompletionItem[str]]:
     """Codes, actions, metrics."""
     from lbdsl.actions import actions
-    from lbdsl.core.codes import all_codes
+    from lbdsl.core.codes import code_for, code_ids
     from lbdsl.metrics import metrics
 
-    known = {
-        **{name: "action" for name in actions()},
-        "sensitivity": "metric",
-        **{name: "metric" for name in metrics()},
-        **{code.id: code.title for code in all_codes()},
-    }
-    return [CompletionItem(word, help=said) for word, said in known.items() if word.lower().startswith(incomplete.lower())]
+    start = incomplete.lower()
+    known = {**dict.fromkeys(actions(), "action"), "sensitivity": "metric", **dict.fromkeys(metrics(), "metric")}
+    found = [CompletionItem(word, help=kind) for word, kind in known.items() if word.startswith(start)]
+    return found + [CompletionItem(id, help=code_for(id).title) for id in code_ids() if id.lower().startswith(start)]
