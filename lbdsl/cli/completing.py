@@ -1,47 +1,31 @@
-"""What a shell is offered for the arguments of verbs: files by suffix, and the words that `explain` knows."""
+"""What a shell is offered for arguments: click's `shell_complete` of files by suffix, and of the words of `explain`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import click
 from click.shell_completion import CompletionItem
 
-Offer = Callable[[str], list[CompletionItem[str]]]
-
-_RECIPES = (".lbr",)
-_EXCHANGED = (".lbr", ".json", ".yaml", ".yml")
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
-def offer_arguments(verb: str, command: click.Command) -> None:
-    """Let the verb's arguments offer what they take. Called only while a shell completes."""
-    for param in command.params:
-        offer = _by_name(verb, str(param.name)) if isinstance(param, click.Argument) or param.name == "model" else None
-        if offer is not None:
-            # click asks the parameter itself; an attribute of the object goes before its class's method.
-            param.__dict__["shell_complete"] = partial(_asked, offer)
+def _files_with(*suffixes: str) -> Completer:
+    return lambda ctx, param, incomplete: files(incomplete, suffixes)
 
 
-def _asked(offer: Offer, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-    return offer(incomplete)
+RECIPES = _files_with(".lbr")
+RECIPES_OR_PLANS = _files_with(".lbr", ".lbplan")
+PLANS = _files_with(".lbplan")
+EXCHANGED = _files_with(".lbr", ".json", ".yaml", ".yml")
+MODELS = _files_with(".gguf")
+FOLDERS = _files_with()
 
 
-def _by_name(verb: str, name: str) -> Offer | None:
-    if verb == "explain":
-        return words
-    table: Mapping[str, Offer] = {
-        "recipe": partial(files, suffixes=_RECIPES),
-        "files": partial(files, suffixes=_RECIPES),
-        "file": partial(files, suffixes=_EXCHANGED if verb == "convert" else _RECIPES),
-        "source": partial(files, suffixes=_EXCHANGED),
-        "recipe_or_plan": partial(files, suffixes=(".lbr", ".lbplan")),
-        "what": partial(files, suffixes=(".lbplan",)),
-        "model": partial(files, suffixes=(".gguf",)),
-        "artifact": partial(files, suffixes=()),
-    }
-    return table.get(name)
+def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """What `explain` has a page of."""
+    return words(incomplete)
 
 
 def files(incomplete: str, suffixes: tuple[str, ...]) -> list[CompletionItem[str]]:
