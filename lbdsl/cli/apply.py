@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completing import MODELS, RECIPES_OR_PLANS
+from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import run_options, set_option
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from lbdsl.cli.completing import MODELS, RECIPES
+from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import set_option
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.completing import EXCHANGED
+from lbdsl.cli.completions import EXCHANGED
 
 if TYPE_CHECKING:
     from lbdsl.api.converting import Form

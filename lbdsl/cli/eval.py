@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completing import FOLDERS
+from lbdsl.cli.completions import FOLDERS
 from lbdsl.cli.options import Tokens, json_option, run_options
 
 

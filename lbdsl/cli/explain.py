@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lbdsl.cli.completing import topics
+from lbdsl.cli.completions import topics
 from lbdsl.cli.options import json_option
 
 

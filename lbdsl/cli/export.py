@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completing import FOLDERS
+from lbdsl.cli.completions import FOLDERS
 from lbdsl.cli.options import json_option
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.completing import RECIPES
+from lbdsl.cli.completions import RECIPES
 
 if TYPE_CHECKING:
     from lbdsl.api.formatting import Formatted

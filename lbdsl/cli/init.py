@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.completing import MODELS
+from lbdsl.cli.completions import MODELS
 
 if TYPE_CHECKING:
     from lbdsl.api.starting import Template

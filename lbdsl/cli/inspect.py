@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lbdsl.cli.completing import MODELS
+from lbdsl.cli.completions import MODELS
 from lbdsl.cli.options import json_option
 
 

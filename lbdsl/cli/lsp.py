@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from lbdsl.cli.completing import MODELS
+from lbdsl.cli.completions import MODELS
 
 
 @click.command()

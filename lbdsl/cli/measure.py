@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completing import MODELS, RECIPES
+from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import json_option, run_options, set_option
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completing import PLANS
+from lbdsl.cli.completions import PLANS
 from lbdsl.cli.options import json_option
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from lbdsl.cli.app import VERBS, cli
-from lbdsl.cli.completing import files, words
+from lbdsl.cli.completions import files, words
 from lbdsl.core.codes import code_for, code_ids
 
 ROOT = Path(__file__).parents[2]
