@@ -146,12 +146,8 @@ def _error(code: Code) -> str:
     if code.exit_code != 1:
         lines.append(f"Exit code {code.exit_code}.\n")
     if code.example:
-        lines.append(f"```text\n{_cut(code.example)}\n```\n")
-        found = example_findings(code)[:1]
-        if found:
-            shown = diagnostics_text(found, Style(100, colour=False, unicode=False)).rstrip()
-            lines.append(f"```text\n{shown}\n```\n")
-    if code.fixed:
+        shown = diagnostics_text(example_findings(code)[:1], Style(100, colour=False, unicode=False)).rstrip()
+        lines.append(f"```text\n{_cut(code.example)}\n```\n\n```text\n{shown}\n```\n")
         lines.append(f"Right:\n\n```text\n{code.fixed}\n```\n")
     return "\n".join(lines)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
@@ -13,7 +12,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import Of, metrics, metrics_of
-from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import Found, NotFound
@@ -24,8 +23,6 @@ EXAMPLE_NAME = "recipe.lbr"
 
 EXAMPLE_FILES: Mapping[str, str] = {
     "core.lbr": "group @core = first 2, last 1\n",
-    "circle.lbr": 'include "circle.lbr"\n',
-    "named.lbr": 'recipe "of its own"\n',
 }
 """The files beside it."""
 
@@ -48,39 +45,29 @@ EXAMPLE_MODEL = ModelFacts(
 _CONTEXTS = (1024, 8192)
 """Where costs are counted; none is beyond the model's positions."""
 
-_WINDOWED = replace(
-    EXAMPLE_MODEL,
-    layer_specs=(_EXAMPLE_LAYER.replace(mixer=Attention(heads=9, kv_heads=3, head_dim=64, window=Window(size=1024))),)
-    * EXAMPLE_LAYERS,
-)
 
-
+@dataclass(frozen=True)
 class _Beside:
-    """Reads the example files."""
+    """Reads the example files, and the recipe itself."""
 
-    root = EXAMPLE_NAME
+    recipe: str
+    root: str = EXAMPLE_NAME
 
     def read(self, path: str) -> Found | NotFound:
-        text = EXAMPLE_FILES.get(path)
+        text = self.recipe if path == self.root else EXAMPLE_FILES.get(path)
         if text is None:
             return NotFound("LB130", f"there is no `{path}` beside the recipe")
         return Found(text, path, digest_text(text))
 
 
 def example_findings(code: Code) -> tuple[Diagnostic, ...]:
-    """The findings of this code that its example gives; none where the example is a command or needs a run."""
-    if code.is_command or code.example.startswith("{") or not code.example:
-        return ()
-    for found in _tries(code.example):
-        of_code = tuple(d for d in found if d.code == code.id)
-        if of_code:
-            return of_code
-    return ()
+    """The findings of this code that its example gives; none for a code without an example."""
+    return tuple(d for d in text_findings(code.example) if d.code == code.id) if code.example else ()
 
 
 def text_findings(text: str) -> tuple[Diagnostic, ...]:
     """Everything that is found in a recipe: without a model, and on the example model when that is good."""
-    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside())
+    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside(text))
     if checked.value is None:
         return checked.diagnostics
     return (*checked.diagnostics, *planned_findings(checked.value))
@@ -89,22 +76,6 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
 def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
     """What the planner finds in a good recipe, for the example model."""
     return _planned(recipe, EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL))
-
-
-def _tries(text: str) -> Iterator[tuple[Diagnostic, ...]]:
-    """What is found without a model, then on models and scores that are ever odder."""
-    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside())
-    yield checked.diagnostics
-    recipe = checked.value
-    if recipe is None:
-        yield recipe_from_text(text, EXAMPLE_NAME).diagnostics
-        return
-    scores = _scores(recipe, EXAMPLE_MODEL)
-    yield _planned(recipe, EXAMPLE_MODEL, scores)
-    yield _planned(recipe, EXAMPLE_MODEL, scores, joint=False)
-    yield _planned(recipe, _WINDOWED, _scores(recipe, _WINDOWED))
-    yield _planned(recipe, EXAMPLE_MODEL, {})
-    yield _planned(recipe, EXAMPLE_MODEL, {request: replace(score, value=math.nan) for request, score in scores.items()})
 
 
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
@@ -126,8 +97,6 @@ def _planned(
     recipe: Recipe,
     facts: ModelFacts,
     scores: Mapping[Request, Measurement],
-    *,
-    joint: bool = True,
 ) -> tuple[Diagnostic, ...]:
     """The planner's findings."""
     from lbdsl.plan.build import build
@@ -148,6 +117,6 @@ def _planned(
     measured = {
         name: ScoreValue(value=rise, stderr=0.01, unit=metric.unit) for name, metric in metrics_of(Of.CHANGED).items()
     }
-    loss = Loss(scores=measured, base_nll=2.2, tokens=4096) if joint else None
+    loss = Loss(scores=measured, base_nll=2.2, tokens=4096)
     built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)
     return (*lengths.diagnostics, *chosen.diagnostics, *built.diagnostics)

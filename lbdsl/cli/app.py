@@ -40,10 +40,6 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
         command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
         use_written_names(command, cmd_name, (ctx.default_map or {}).get(cmd_name, {}))
-        if ctx.resilient_parsing:  # a shell asks what could be written
-            from lbdsl.cli.completing import offer_arguments
-
-            offer_arguments(cmd_name, command)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import run_options, set_option
 
 
 @click.command()
-@click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("model", required=False)
+@click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES_OR_PLANS)
+@click.argument("model", required=False, shell_complete=MODELS)
 @set_option
 @click.option(
     "-o",
@@ -21,7 +22,9 @@ from lbdsl.cli.options import run_options, set_option
     type=click.Path(path_type=Path),
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
-@click.option("--model", "relocated", metavar="MODEL", help="With a saved plan: where the model is now.")
+@click.option(
+    "--model", "relocated", metavar="MODEL", shell_complete=MODELS, help="With a saved plan: where the model is now."
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import set_option
 
 if TYPE_CHECKING:
@@ -31,13 +32,16 @@ class _How(NamedTuple):
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILES...")
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", shell_complete=RECIPES)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."
 )
 @click.option("--strict", is_flag=True, help="End with 1 for warnings and notes too.")
 @click.option(
-    "--model", metavar="MODEL", help="Check against this model too, from its headers: a folder, a GGUF file or a hub id."
+    "--model",
+    metavar="MODEL",
+    shell_complete=MODELS,
+    help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.",
 )
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")

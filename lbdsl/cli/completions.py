@@ -1,8 +1,15 @@
-"""`lbdsl completions SHELL`: the script that completes lbdsl's verbs, options and arguments in a shell."""
+"""`lbdsl completions SHELL`: the script that makes a shell complete lbdsl, and what is offered for arguments.
+
+Verbs and options are click's to complete; an argument names one of the functions here as its `shell_complete`.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_LBDSL_COMPLETE"
@@ -18,10 +25,67 @@ def completions(shell: str) -> None:
     zsh:  eval "$(lbdsl completions zsh)" in ~/.zshrc, after compinit
     fish: lbdsl completions fish > ~/.config/fish/completions/lbdsl.fish
     """
-    from click.shell_completion import get_completion_class
-
     from lbdsl.cli.app import cli
 
     found = get_completion_class(shell)
     assert found is not None, "click knows these shells"
     click.echo(found(cli, {}, "lbdsl", VARIABLE).source())
+
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+def _files_with(*suffixes: str) -> Completer:
+    return lambda ctx, param, incomplete: files(incomplete, suffixes)
+
+
+RECIPES = _files_with(".lbr")
+RECIPES_OR_PLANS = _files_with(".lbr", ".lbplan")
+PLANS = _files_with(".lbplan")
+EXCHANGED = _files_with(".lbr", ".json", ".yaml", ".yml")
+MODELS = _files_with(".gguf")
+FOLDERS = _files_with()
+
+
+def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """What `explain` has a page of."""
+    return words(incomplete)
+
+
+def files(incomplete: str, suffixes: tuple[str, ...]) -> list[CompletionItem[str]]:
+    """The files with one of the suffixes, and the folders, that `incomplete` begins.
+
+    A shell takes a lone candidate as the whole answer. So where a folder is the only one, what is in it is offered too.
+    """
+    folder, start = os.path.split(incomplete)
+    found = _entries(folder, start, suffixes)
+    if len(found) == 1 and found[0].endswith("/"):
+        found += [entry for entry in _entries(found[0], "", suffixes) if entry != found[0]]
+    return [CompletionItem(entry) for entry in found]
+
+
+def _entries(folder: str, start: str, suffixes: tuple[str, ...]) -> list[str]:
+    try:
+        with os.scandir(os.path.expanduser(folder) or ".") as scanned:
+            names = sorted((entry.name, entry.is_dir()) for entry in scanned)
+    except OSError:
+        return []
+    return [
+        os.path.join(folder, name) + ("/" if is_folder else "")
+        for name, is_folder in names
+        if name.startswith(start)
+        and (start.startswith(".") or not name.startswith("."))
+        and (is_folder or name.lower().endswith(suffixes or ("\0",)))
+    ]
+
+
+def words(incomplete: str) -> list[CompletionItem[str]]:
+    """Codes, actions, metrics."""
+    from lbdsl.actions import actions
+    from lbdsl.core.codes import code_for, code_ids
+    from lbdsl.metrics import metrics
+
+    start = incomplete.lower()
+    known = {**dict.fromkeys(actions(), "action"), "sensitivity": "metric", **dict.fromkeys(metrics(), "metric")}
+    found = [CompletionItem(word, help=kind) for word, kind in known.items() if word.startswith(start)]
+    return found + [CompletionItem(id, help=code_for(id).title) for id in code_ids() if id.lower().startswith(start)]

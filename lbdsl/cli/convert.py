@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lbdsl.cli.completions import EXCHANGED
+
 if TYPE_CHECKING:
     from lbdsl.api.converting import Form
 
@@ -15,7 +17,7 @@ _FORMS = ["lbr", "json", "yaml"]
 
 
 @click.command()
-@click.argument("file", required=False, metavar="FILE")
+@click.argument("file", required=False, metavar="FILE", shell_complete=EXCHANGED)
 @click.option(
     "--to", type=click.Choice(_FORMS), help="Default: by the name of OUT; else json for a recipe, and lbr for the others."
 )

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from lbdsl.cli.completions import FOLDERS
 from lbdsl.cli.options import Tokens, json_option, run_options
 
 
 @click.command(name="eval")
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
 @click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
 @click.option("--data", multiple=True, help="Text to judge on; may be repeated. Default: the recipe's `eval` block.")
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")

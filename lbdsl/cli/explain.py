@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from lbdsl.cli.completions import topics
 from lbdsl.cli.options import json_option
 
 
 @click.command()
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=topics)
 @json_option
 def explain(topic: str | None, as_json: bool) -> None:
     """What a code, an action, a metric or any other word of the language means.

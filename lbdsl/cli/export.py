@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from lbdsl.cli.completions import FOLDERS
 from lbdsl.cli.options import json_option
 
 
 @click.command()
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
 @click.option("--to", "kind", required=True, metavar="KIND", help="The format: decilm, gguf, native, vllm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")

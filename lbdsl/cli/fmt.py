@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lbdsl.cli.completions import RECIPES
+
 if TYPE_CHECKING:
     from lbdsl.api.formatting import Formatted
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILES...")
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", shell_complete=RECIPES)
 @click.option("--check", is_flag=True, help="Write nothing; name the files that would change, and end with 1 if any would.")
 @click.option("--diff", is_flag=True, help="Write nothing; show what would change.")
 @click.pass_context

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lbdsl.cli.completions import MODELS
+
 if TYPE_CHECKING:
     from lbdsl.api.starting import Template
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=MODELS)
 @click.option(
     "--template",
     type=click.Choice(["balanced", "cache", "speed"]),

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import json_option, run_options, set_option
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("model")
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES)
+@click.argument("model", shell_complete=MODELS)
 @set_option
 @click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")
 @json_option

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
+from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import Tokens, json_option, origins, run_options, set_option
 
 CHANGES_PRESENT = 10
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("model")
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES)
+@click.argument("model", shell_complete=MODELS)
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
 @click.option(

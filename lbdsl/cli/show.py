@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from lbdsl.cli.completions import PLANS
 from lbdsl.cli.options import json_option
 
 
 @click.command()
-@click.argument("what", type=click.Path(path_type=Path))
+@click.argument("what", type=click.Path(path_type=Path), shell_complete=PLANS)
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:

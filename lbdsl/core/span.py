@@ -38,10 +38,6 @@ class Source:
         end = self.text.find("\n", start)
         return self.text[start : end if end >= 0 else len(self.text)].rstrip("\r")
 
-    @property
-    def line_count(self) -> int:
-        return len(self._line_starts)
-
     def span(self, start: int, end: int) -> Span:
         return Span(self, start, end)
 

@@ -78,9 +78,6 @@ class Text:
             offset += 1
         return offset
 
-    def line_count(self) -> int:
-        return len(self._starts)
-
     def units(self, start: int, end: int) -> int:
         """Code units between two offsets."""
         return end - start if self._plain else self._units(self.text[start:end])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.actions import actions
-from lbdsl.core.codes import all_codes, code_for
+from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
@@ -24,10 +24,9 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Example:
-    """A recipe or a command. `findings` are what it really gives, for one that fails."""
+    """A recipe. `findings` are what it really gives, for one that fails."""
 
     text: str
-    command: bool = False
     findings: tuple[Diagnostic, ...] = ()
 
 
@@ -81,7 +80,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
         "types": list(TYPE_MEANINGS),
         "other words": list(WORDS),
-        "codes": [code.id for code in all_codes()],
+        "codes": list(code_ids()),
     }
     return tuple((kind, tuple(names)) for kind, names in groups.items())
 
@@ -106,7 +105,7 @@ def nearest_topics(topic: str) -> tuple[str, ...]:
 
 def page_of_code(id: str) -> Page | None:
     """A code with its failing example, what that really gives, and the same put right."""
-    if id not in {code.id for code in all_codes()}:
+    if id not in code_ids():
         return None
     from lbdsl.api.explaining import example_findings
 
@@ -114,8 +113,8 @@ def page_of_code(id: str) -> Page | None:
     facts = [("Why", code.reason)] if code.reason else []
     if code.exit_code != 1:
         facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
-    failing = Example(code.example, code.is_command, example_findings(code)) if code.example else None
-    fixed = Example(code.fixed, _is_command(code.fixed)) if code.fixed else None
+    failing = Example(code.example, example_findings(code)) if code.example else None
+    fixed = Example(code.fixed) if code.fixed else None
     return Page("code", id, code.title, tuple(facts), failing=failing, fixed=fixed)
 
 
@@ -127,10 +126,6 @@ _EXIT_CODES = {
     6: "unsafe or unsupported",
     7: "a bug of lbdsl",
 }
-
-
-def _is_command(text: str) -> bool:
-    return text.startswith(("lbdsl ", "lbdsl.", "LBDSL_", "pip "))
 
 
 def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:

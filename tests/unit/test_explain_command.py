@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lbdsl.cli.explain import explain
-from lbdsl.core.codes import all_codes
+from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.syntax.lexer import tables
 from lbdsl.view.diagnostics import Style
@@ -29,9 +29,9 @@ def test_a_code_shows_example_diagnostic_reason_and_fix() -> None:
     assert (
         run("LB203").stdout
         == """\
-LB203: actions conflict
+LB203: conflicting actions
 
-Why: Two actions of one rule may not claim the same part of a layer.
+Why: Two actions of one rule may not change the same part of a layer.
 
 This fails:
 
@@ -87,7 +87,7 @@ def test_every_topic_has_a_page_that_fits(topic: str) -> None:
 def test_topics_hold_all_codes_and_keywords() -> None:
     kinds = dict(topics_by_kind())
     assert set(kinds["keywords"]) == set(tables().keywords)
-    assert kinds["codes"] == tuple(code.id for code in all_codes())
+    assert kinds["codes"] == code_ids()
     listed = run().stdout
     for topic in ("LB001", "swa", "sensitivity", "model.kv_heads", "heal.loss", "until"):
         assert topic in listed
@@ -104,6 +104,7 @@ def test_unknown_topics() -> None:
         found = CliRunner().invoke(explain, [topic])
         assert isinstance(found.exception, LbdslError)
         assert found.exception.exit_code == 2
+        assert found.exception.diagnostics[0].code == "LB052"
         assert near in found.exception.diagnostics[0].help[0]
     assert nearest_topics("frobnicate") == ()
 

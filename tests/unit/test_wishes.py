@@ -16,7 +16,7 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax.names import STATEMENTS
-from lbdsl.syntax.wishes import ROWS, wish
+from lbdsl.syntax.wishes import wish, wishes
 
 WISHES = dict(
     re.findall(
@@ -90,7 +90,7 @@ def test_there_are_enough() -> None:
 
 
 def test_each_word_is_said_once_and_is_not_in_the_language() -> None:
-    words = [(where, word) for where, said, _ in ROWS for word in said.split()]
+    words = [(where, word) for where, rows in wishes().items() for said in rows for word in said.split()]
     assert [item for item, times in Counter(words).items() if times > 1] == []
     known = {"action": actions(), "score": metrics(), "statement": STATEMENTS}
     for where, names in known.items():

@@ -1,35 +1,96 @@
-"""The table of diagnostic codes; `explain` and the reference page are made from it.
+"""Diagnostic codes: one Markdown page each, `LB101.md` beside this file; `explain` and docs/errors.md show them.
 
-One file a band: LB0xx syntax, LB1xx names and types, LB2xx rules, LB3xx plan against model, LB4xx safety and
-execution, LB5xx exports. An action, metric or exporter with codes of its own registers them with `register` when it is
-discovered.
+LB0xx is syntax, LB1xx names and types, LB2xx rules, LB3xx a plan against its model, LB4xx models, files and artifacts,
+LB5xx exports. A page is read when its code is needed. A plug-in registers codes of its own with `register`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from lbdsl.core.codes import lb0_syntax, lb1_includes, lb1_names, lb2_modules, lb2_rules, lb3_plan, lb4_safety, lb5_export
-from lbdsl.core.codes.code import Code
+_FOLDER = Path(__file__).parent
 
-_TABLE: dict[str, Code] = {}
+_PAGE = re.compile(
+    r"""
+    \#\ (?P<id>\w+):\ (?P<title>[^\n]+)\n
+    \n(?P<reason>.+?)\n
+    (?:\nExit\ code:\ (?P<exit_code>\d)\n)?
+    (?:\nFails:\n\n```lbr\n(?P<example>.+?)\n```\n
+       \nFixed:\n\n```lbr\n(?P<fixed>.+?)\n```\n)?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kind of finding.
+
+    `example` is a recipe that gives this finding by itself, and `fixed` is the same put right; both are empty for what only
+    a model, a file or a run can show. `exit_code` is what a verb ends with when an error of this kind stops it: 1 a problem
+    in the recipe or its input, 2 wrong usage, 3 a stale plan, 4 a failed quality gate, 5 unsatisfiable, 6 an unsafe or
+    unsupported model or artifact, 7 a bug of lbdsl.
+    """
+
+    id: str
+    title: str
+    reason: str = ""
+    example: str = ""
+    exit_code: int = 1
+    fixed: str = ""
+
+    @classmethod
+    def from_page(cls, text: str) -> Code:
+        """The code that a page of Markdown describes; ValueError when it has another form."""
+        page = _PAGE.fullmatch(text)
+        if page is None:
+            raise ValueError(f"not the page of a code: {text[:40]!r}")
+        return cls(
+            id=page["id"],
+            title=page["title"],
+            reason=" ".join(page["reason"].split()),
+            example=page["example"] or "",
+            exit_code=int(page["exit_code"] or 1),
+            fixed=page["fixed"] or "",
+        )
+
+
+_REGISTERED: dict[str, Code] = {}
 
 
 def register(codes: Iterable[Code]) -> None:
-    """Add codes; the same code twice with another meaning is our own bug."""
+    """Add the codes of a plug-in; the same id twice with another meaning is its bug."""
     for code in codes:
-        assert _TABLE.get(code.id, code) == code, f"{code.id} is defined twice"
-        _TABLE[code.id] = code
+        assert code.id not in code_ids() or code_for(code.id) == code, f"{code.id} is defined twice"
+        _REGISTERED[code.id] = code
 
 
 def code_for(id: str) -> Code:
     """The code called `id`; KeyError is a bug of the caller."""
-    return _TABLE[id]
+    return _REGISTERED.get(id) or _own(id)
+
+
+def code_ids() -> tuple[str, ...]:
+    """Every code's id, sorted; no page is read."""
+    return tuple(sorted({*_own_ids(), *_REGISTERED}))
 
 
 def all_codes() -> tuple[Code, ...]:
-    return tuple(_TABLE[id] for id in sorted(_TABLE))
+    """Every code, from all pages."""
+    return tuple(code_for(id) for id in code_ids())
 
 
-for _band in (lb0_syntax, lb1_names, lb1_includes, lb2_rules, lb2_modules, lb3_plan, lb4_safety, lb5_export):
-    register(_band.CODES)
+@cache
+def _own_ids() -> frozenset[str]:
+    return frozenset(path.stem for path in _FOLDER.glob("*.md"))
+
+
+@cache
+def _own(id: str) -> Code:
+    if id not in _own_ids():
+        raise KeyError(id)
+    return Code.from_page((_FOLDER / f"{id}.md").read_text(encoding="utf-8"))
