@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class Measured(Shown):
         return f"{len(self.scores)} scores of {self.bench.source.short_name}"
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON of `measure --json`; a score or an error that is no number is null."""
+        """The JSON of `measure --json`, in one order; a score or an error that is not a number is null."""
         rows = [
             {
                 "metric": request.metric,
@@ -62,7 +62,7 @@ class Measured(Shown):
                 "unit": found.unit,
                 "tokens": found.tokens,
             }
-            for request, found in self.scores.items()
+            for request, found in sorted(self.scores.items(), key=lambda item: astuple(item[0]))
         ]
         return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
 

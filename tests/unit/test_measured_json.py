@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def test_scores_that_are_no_numbers_are_null() -> None:
     measured = Measured(recipe_of("lowest 1 by nll drop\nelse keep"), None, scores, None, ())  # type: ignore[arg-type]
     rows = json.loads(json.dumps(measured.to_json(), allow_nan=False))["scores"]
     assert [(row["value"], row["stderr"]) for row in rows] == [(None, None), (None, None), (0.5, 0.1)]
+    other_order = replace(measured, scores=dict(reversed(scores.items())))
+    assert json.dumps(other_order.to_json()) == json.dumps(measured.to_json())
 
 
 @pytest.mark.torch
