@@ -17,8 +17,8 @@ from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_tex
 from lbdsl.recipe.exchange_write import recipe_data
 from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_parsed
-from lbdsl.syntax.format_tree import tree_text
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.tree_text import tree_text
 
 ExchangeForm = Literal["json", "yaml"]
 

@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit
 from lbdsl.recipe.exchange_models import FORMAT_VERSION
 from lbdsl.syntax import tree
-from lbdsl.syntax.format_tree import expression_text, set_text
+from lbdsl.syntax.tree_text import node_text
 
 _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 
@@ -63,7 +63,7 @@ def value_data(node: tree.Expr) -> Any:
             return _number(node)
         case tree.Minus(operand=tree.Number() as operand):
             number = _number(operand)
-            return -number if isinstance(number, int | float) and number else expression_text(node)
+            return -number if isinstance(number, int | float) and number else node_text(node)
         case tree.String():
             return {"text": node.value}
         case tree.Items():
@@ -71,7 +71,7 @@ def value_data(node: tree.Expr) -> Any:
         case tree.Call():
             return _call(node)
         case _:
-            return expression_text(node)
+            return node_text(node)
 
 
 def _call(node: tree.Call) -> Any:
@@ -84,7 +84,7 @@ def _call(node: tree.Call) -> Any:
         return {name: [value_data(arg.value) for arg in node.args]}
     if len(keys) == len(node.args) == len(set(keys)):
         return {name: {key: value_data(arg.value) for key, arg in zip(keys, node.args, strict=True)}}
-    return expression_text(node)
+    return node_text(node)
 
 
 def _action(node: tree.Call) -> Any:
@@ -93,7 +93,7 @@ def _action(node: tree.Call) -> Any:
 
 
 def _layers(node: tree.LayerSet) -> Any:
-    return _number(node.value) if isinstance(node, tree.Point) and isinstance(node.value, tree.Number) else set_text(node)
+    return _number(node.value) if isinstance(node, tree.Point) and isinstance(node.value, tree.Number) else node_text(node)
 
 
 def _amount(node: tree.Number | tree.Variable) -> Any:
@@ -125,9 +125,9 @@ def _search_item(node: Any) -> dict[str, Any]:
         case tree.Vary():
             return {"vary": f"${node.name.name}", "in": _domain(node.domain)}
         case tree.Objective():
-            return {node.direction: expression_text(node.expr)}
+            return {node.direction: node_text(node.expr)}
         case tree.Subject():
-            return {"subject_to": expression_text(node.expr)}
+            return {"subject_to": node_text(node.expr)}
         case _:
             return {node.key.name: value_data(node.value)}
 
@@ -141,7 +141,7 @@ def _rule(node: tree.RuleStatement) -> dict[str, Any]:
 
 
 def _condition(node: tree.Expr | None) -> str | None:
-    return None if node is None else expression_text(node)
+    return None if node is None else node_text(node)
 
 
 def _selector(node: tree.Selector) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _selector(node: tree.Selector) -> dict[str, Any]:
         case tree.ElseSelector():
             return {"else": True}
         case tree.WhereSelector():
-            return {"where": expression_text(node.where)}
+            return {"where": node_text(node.where)}
         case tree.LayersSelector():
             return _given(layers=_layers(node.layers), where=_condition(node.where))
         case tree.ModulesSelector():
@@ -172,13 +172,13 @@ def _selector(node: tree.Selector) -> dict[str, Any]:
 _STATEMENTS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
     tree.Version: lambda node: {"lbr": _number(node.number)},
     tree.RecipeName: lambda node: {"recipe": node.name.value},
-    tree.Requires: lambda node: {"requires": expression_text(node.expr)},
+    tree.Requires: lambda node: {"requires": node_text(node.expr)},
     tree.Param: _param,
     tree.Let: lambda node: {"let": f"${node.name.name}", "value": value_data(node.value)},
     tree.Group: lambda node: {"group": f"@{node.name.name}", "layers": _layers(node.layers)},
     tree.Include: lambda node: _given(include=node.path.value, sha256=node.sha256.value if node.sha256 else None),
     tree.Block: lambda node: {node.kind.name: {item.key.name: value_data(item.value) for item in node.settings}},
-    tree.Assertion: lambda node: {"assert": expression_text(node.expr)},
+    tree.Assertion: lambda node: {"assert": node_text(node.expr)},
     tree.Search: lambda node: {"search": [_search_item(item) for item in node.items]},
     tree.RuleStatement: _rule,
 }
