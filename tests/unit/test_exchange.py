@@ -18,8 +18,7 @@ from lbdsl.api.converting import convert_recipe
 from lbdsl.cli.convert import convert
 from lbdsl.core.span import Source
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.exchange import from_exchange, to_exchange
-from lbdsl.recipe.exchange_schema import recipe_schema
+from lbdsl.recipe.exchange import from_exchange, recipe_schema, to_exchange
 from lbdsl.recipe.exchange_text import DEPTH
 from lbdsl.syntax.format import format_text
 from lbdsl.syntax.parse import parse
