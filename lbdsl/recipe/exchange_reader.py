@@ -59,37 +59,11 @@ class Reader:
         return not inner.diagnostics
 
     def _check(self, schema: Schema, data: Any, path: str) -> None:
-        match schema:
-            case {"anyOf": [given, {"type": "null"}]}:
-                if data is not None:
-                    self._check(given, data, path)
-            case {"const": True}:
-                if data is not True:
-                    self.wrong(path, "must be `true`")
-            case {"const": version}:
-                if isinstance(data, bool) or data != version:
-                    self.wrong(path, "must be a number" if isinstance(data, bool) else f"must be {version}")
-            case {"enum": choices}:
-                if data not in choices:
-                    self.wrong(path, "must be " + " or ".join(f"`{choice}`" for choice in choices))
-            case {"type": "string"}:
-                if not isinstance(data, str):
-                    self.wrong(path, "must be text")
-                elif not re.fullmatch(schema.get("pattern", "(?s:.*)"), data):
-                    self.wrong(path, "must be a name")
-            case {"type": "boolean"}:
-                if not isinstance(data, bool):
-                    self.wrong(path, "must be true or false")
-            case {"type": "array"}:
-                if not isinstance(data, list):
-                    self.wrong(path, "must be a list")
-                elif len(data) < schema.get("minItems", 0):
-                    self.wrong(path, "must not be empty")
-            case {"type": "object", "properties": known}:
-                if isinstance(data, dict):
-                    self._check_keys(known, schema.get("required", []), data, path)
-                else:
-                    self.wrong(path, "must be an object")
+        mistake = _mistake(schema, data)
+        if mistake:
+            self.wrong(path, mistake)
+        elif "properties" in schema:
+            self._check_keys(schema["properties"], schema.get("required", []), data, path)
 
     def _check_keys(self, known: dict[str, Schema], required: list[str], data: dict[str, Any], path: str) -> None:
         unknown = [key for key in data if key not in known]
@@ -272,6 +246,34 @@ class Reader:
             self.diagnostics.append(error("LB044", message, source.span(0, len(data))))
             return None
         return file.statements[0]
+
+
+def _mistake(schema: Schema, data: Any) -> str:
+    """What is wrong with a plain value; "" if nothing is, or if it is not a plain one that the schema wants."""
+    match schema:
+        case {"anyOf": [given, {"type": "null"}]}:
+            return "" if data is None else _mistake(given, data)
+        case {"type": "integer"} if isinstance(data, bool):
+            return "must be a number"
+        case {"type": "integer", "const": number} if data != number:
+            return f"must be {number}"
+        case {"type": "boolean", "const": True} if data is not True:
+            return "must be `true`"
+        case {"type": "boolean"} if not isinstance(data, bool):
+            return "must be true or false"
+        case {"enum": choices} if data not in choices:
+            return "must be " + " or ".join(f"`{choice}`" for choice in choices)
+        case {"type": "string"} if not isinstance(data, str):
+            return "must be text"
+        case {"type": "string", "pattern": pattern} if not re.fullmatch(pattern, data):
+            return "must be a name"
+        case {"type": "array"} if not isinstance(data, list):
+            return "must be a list"
+        case {"type": "array", "minItems": least} if len(data) < least:
+            return "must not be empty"
+        case {"type": "object"} if not isinstance(data, dict):
+            return "must be an object"
+    return ""
 
 
 def _numeral(data: Any) -> Any:

@@ -17,26 +17,18 @@ HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION, SEARCH = range(7)
 
 
 class Field(NamedTuple):
-    """A key of a statement, and the field of its node, where that has another name.
+    """A key of a statement, the field of its node, and how the value is read and written.
 
     `default` is the node's value where the key is not given; without one it has to be.
     """
 
     key: str
+    name: str
     codec: Codec
-    node_field: str = ""
     default: Any = ...
 
-    @property
-    def name(self) -> str:
-        return self.node_field or self.key
 
-
-def _optional(key: str, codec: Codec, node_field: str = "") -> Field:
-    return Field(key, codec, node_field, None)
-
-
-_RULE_FIELDS = (Field("do", codecs.ACTIONS, "actions"), _optional("because", codecs.STRING_OR_NULL))
+_RULE_FIELDS = (Field("do", "actions", codecs.ACTIONS), Field("because", "because", codecs.STRING_OR_NULL, None))
 """What every rule has beside its selector."""
 
 
@@ -133,106 +125,97 @@ def one_of(kinds: Sequence[Kind], name: str) -> Codec:
 
 
 def _block(group: int, word: str) -> Kind:
-    settings = Field(word, settings_of(word), "settings")
+    settings = Field(word, "settings", settings_of(word))
     return Kind(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
 
 
-def _objective(word: str) -> Kind:
-    return Kind(SEARCH, tree.Objective, "", Field(word, codecs.CONDITION, "expr"), fixed={"direction": word})
+# `search { ... }`: all that belongs to it, but for its row.
+
+
+def _search_item(node: type[tree.Node], word: str, field: str, codec: Codec, **fixed: Any) -> Kind:
+    return Kind(SEARCH, node, "", Field(word, field, codec), fixed=fixed)
 
 
 def _search_setting(word: str) -> Kind:
-    return Kind(SEARCH, tree.Setting, "", Field(word, codecs.VALUE, "value"), fixed={"key": tree.Ident(NOWHERE, word)})
+    return _search_item(tree.Setting, word, "value", codecs.VALUE, key=tree.Ident(NOWHERE, word))
 
 
-def _search_item_data(node: tree.Node) -> dict[str, Any]:
+def _write_search_item(node: tree.Node) -> dict[str, Any]:
     # A setting that no search has is no mistake on the way out: names are not looked up.
-    return (
-        _search_setting(node.key.name).write(node)
-        if isinstance(node, tree.Setting)
-        else kind_of(SEARCH_ITEMS, node).write(node)
-    )
+    kind = _search_setting(node.key.name) if isinstance(node, tree.Setting) else kind_of(SEARCH_ITEMS, node)
+    return kind.write(node)
 
 
 SEARCH_ITEMS = (
-    Kind(
-        SEARCH,
-        tree.Vary,
-        "vary $window in 64..1Ki",
-        Field("vary", codecs.VARIABLE, "name"),
-        Field("in", codecs.DOMAIN, "domain"),
-    ),
-    _objective("minimize"),
-    _objective("maximize"),
-    Kind(SEARCH, tree.Subject, "subject to kv(32Ki) <= 25%", Field("subject_to", codecs.CONDITION, "expr")),
+    Kind(SEARCH, tree.Vary, "", Field("vary", "name", codecs.VARIABLE), Field("in", "domain", codecs.DOMAIN)),
+    _search_item(tree.Objective, "minimize", "expr", codecs.CONDITION, direction="minimize"),
+    _search_item(tree.Objective, "maximize", "expr", codecs.CONDITION, direction="maximize"),
+    _search_item(tree.Subject, "subject_to", "expr", codecs.CONDITION),
     *map(_search_setting, SETTINGS["search"]),
 )
+_SEARCH = list_of(one_of(SEARCH_ITEMS, "SearchItem")._replace(write=_write_search_item))
+
 
 STATEMENTS = (
-    Kind(HEAD, tree.Version, "lbr 1", Field("lbr", codecs.NUMBER, "number"), title="Version"),
-    Kind(HEAD, tree.RecipeName, 'recipe "half-the-cache"', Field("recipe", codecs.STRING, "name"), title="Name"),
-    Kind(HEAD, tree.Requires, "requires model.layers >= 24", Field("requires", codecs.CONDITION, "expr")),
+    Kind(HEAD, tree.Version, "lbr 1", Field("lbr", "number", codecs.NUMBER), title="Version"),
+    Kind(HEAD, tree.RecipeName, 'recipe "half-the-cache"', Field("recipe", "name", codecs.STRING), title="Name"),
+    Kind(HEAD, tree.Requires, "requires model.layers >= 24", Field("requires", "expr", codecs.CONDITION)),
     Kind(
         DEFINITION,
         tree.Param,
         "param $window: tokens in 64..8Ki = 256",
-        Field("param", codecs.VARIABLE, "name"),
-        Field("type", codecs.WORD),
-        _optional("in", codecs.DOMAIN, "domain"),
-        _optional("default", codecs.VALUE),
+        Field("param", "name", codecs.VARIABLE),
+        Field("type", "type", codecs.WORD),
+        Field("in", "domain", codecs.DOMAIN, None),
+        Field("default", "default", codecs.VALUE, None),
     ),
-    Kind(DEFINITION, tree.Let, "let $n = 4", Field("let", codecs.VARIABLE, "name"), Field("value", codecs.VALUE)),
+    Kind(DEFINITION, tree.Let, "let $n = 4", Field("let", "name", codecs.VARIABLE), Field("value", "value", codecs.VALUE)),
     Kind(
         DEFINITION,
         tree.Group,
         "group @ends = first 2, last 1",
-        Field("group", codecs.GROUP, "name"),
-        Field("layers", codecs.LAYERS),
+        Field("group", "name", codecs.GROUP),
+        Field("layers", "layers", codecs.LAYERS),
     ),
     Kind(
         DEFINITION,
         tree.Include,
         'include "common.lbr" sha256 "..."',
-        Field("include", codecs.STRING, "path"),
-        _optional("sha256", codecs.STRING_OR_NULL),
+        Field("include", "path", codecs.STRING),
+        Field("sha256", "sha256", codecs.STRING_OR_NULL, None),
     ),
     _block(MEASURING, "measure"),
     _block(HEALING, "heal"),
     _block(HEALING, "eval"),
-    Kind(
-        SEARCH,
-        tree.Search,
-        "search { ... }",
-        Field("search", list_of(one_of(SEARCH_ITEMS, "SearchItem")._replace(write=_search_item_data)), "items"),
-    ),
-    Kind(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", codecs.CONDITION, "expr")),
-    Kind(RULE, tree.ElseSelector, "else keep", Field("else", codecs.TRUE)),
+    Kind(SEARCH, tree.Search, "search { ... }", Field("search", "items", _SEARCH)),
+    Kind(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", "expr", codecs.CONDITION)),
+    Kind(RULE, tree.ElseSelector, "else keep", Field("else", "else", codecs.TRUE)),
     Kind(
         RULE,
         tree.RankSelector,
         "lowest 6 of rest by sensitivity until kv(32Ki) <= 50% drop",
-        Field("rank", codecs.DIRECTION, "direction"),
-        _optional("amount", codecs.AMOUNT),
-        Field("of_rest", codecs.FLAG, default=False),
-        Field("by", codecs.SCORE),
-        _optional("until", codecs.CONDITION),
+        Field("rank", "direction", codecs.DIRECTION),
+        Field("amount", "amount", codecs.AMOUNT, None),
+        Field("of_rest", "of_rest", codecs.FLAG, False),
+        Field("by", "by", codecs.SCORE),
+        Field("until", "until", codecs.CONDITION, None),
     ),
     Kind(
         RULE,
         tree.ModulesSelector,
         'modules "*.k_proj", ~"v_.*" in layers 4-27 where nll < 0.1 quantize(bits=4)',
-        Field("modules", list_of(codecs.MODULE_PATTERN, minItems=1), "patterns"),
-        _optional("in_layers", codecs.LAYERS, "layers"),
-        _optional("where", codecs.CONDITION),
+        Field("modules", "patterns", list_of(codecs.MODULE_PATTERN, minItems=1)),
+        Field("in_layers", "layers", codecs.LAYERS, None),
+        Field("where", "where", codecs.CONDITION, None),
     ),
     Kind(
         RULE,
         tree.LayersSelector,
         "layers 0-3 where nll < 0.1 keep",
-        Field("layers", codecs.LAYERS),
-        _optional("where", codecs.CONDITION),
+        Field("layers", "layers", codecs.LAYERS),
+        Field("where", "where", codecs.CONDITION, None),
     ),
-    Kind(RULE, tree.WhereSelector, "where sensitivity < 0.1 drop", Field("where", codecs.CONDITION)),
+    Kind(RULE, tree.WhereSelector, "where sensitivity < 0.1 drop", Field("where", "where", codecs.CONDITION)),
 )
 """Every statement, in the order in which their keys are looked for."""
 

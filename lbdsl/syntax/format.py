@@ -70,6 +70,10 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
     )
 
 
+def _comments(file: tree.File) -> list[str]:
+    return [span.text.rstrip(SPACES) for span in file.comments]
+
+
 # Statements and comments to lines ------------------------------------------------------------------------------------
 
 
@@ -79,17 +83,21 @@ def _followed(lines: list[str], opening: Piece, statements: Sequence[Sequence[Pi
     for statement in statements:
         entries += [statement, *statement[-1].comments]
     for number, entry in enumerate(entries):
-        if isinstance(entry, Comment):
-            if not entry.own_line:
-                lines[-1] += f"  {entry.text}"
-                continue
-            gap, new = entry.gap, [" " * column + entry.text]
-        else:
-            gap, new = entry[0].gap, _statement_lines(entry, column)
-        if gap and number:
+        first = entry if isinstance(entry, Comment) else entry[0]
+        if first.gap and number:
             lines.append("")
-        lines += new
+        if isinstance(entry, Comment):
+            _add_comment(lines, entry, column)
+        else:
+            lines += _statement_lines(entry, column)
     return lines
+
+
+def _add_comment(lines: list[str], comment: Comment, column: int) -> None:
+    if comment.own_line:
+        lines.append(" " * column + comment.text)
+    else:
+        lines[-1] += f"  {comment.text}"
 
 
 def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
@@ -143,10 +151,7 @@ def _rows(pieces: Sequence[Piece], column: int) -> list[str]:
         ]
         depth += sum((part.kind in OPENS) - (part.kind in CLOSES) for part in row)
         for comment in piece.comments if end < len(pieces) else ():
-            if comment.own_line:
-                lines.append(" " * (column + INDENT) + comment.text)
-            else:
-                lines[-1] += f"  {comment.text}"
+            _add_comment(lines, comment, column + INDENT)
         start = end
     return lines
 

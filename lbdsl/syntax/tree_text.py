@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from itertools import repeat
 
 from lbdsl.syntax import tree
 
@@ -60,24 +59,12 @@ _TEMPLATES: Mapping[type[tree.Node], str] = {
     tree.RankSelector: "<direction>[ <amount>][ of rest<of_rest>] by <by>[ until <until>]",
 }
 
-_LEVELS: Mapping[type[tree.Node] | str, tuple[int, int]] = {
-    "or": (0, 1),
-    "and": (1, 2),
-    tree.Not: (2, 2),
-    tree.Compare: (3, 4),
-    "+": (4, 5),
-    "-": (4, 5),
-    "*": (5, 6),
-    "/": (5, 6),
-    tree.Minus: (6, 6),
-    tree.ExceptSet: (0, 1),
-    tree.UnionSet: (1, 2),
-    tree.InterSet: (2, 3),
-    tree.NotSet: (3, 4),
-}
-"""How tightly an operator binds, and how tightly its operands have to."""
+_EXPRESSIONS = (("or",), ("and",), (tree.Not,), (tree.Compare,), ("+", "-"), ("*", "/"), (tree.Minus,))
+_SETS = ((tree.ExceptSet,), (tree.UnionSet,), (tree.InterSet,), (tree.NotSet,))
+"""Operators, the loosest first."""
 
-_TIGHTEST = 7
+_LEVELS = {op: level for operators in (_EXPRESSIONS, _SETS) for level, ops in enumerate(operators) for op in ops}
+_TIGHTEST = len(_EXPRESSIONS)
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
 
@@ -93,21 +80,24 @@ def tree_text(statements: Iterable[tree.Statement]) -> str:
 
 def node_text(node: tree.Node, least: int = 0) -> str:
     """The text of any node, in parentheses if it binds less tightly than `least`."""
-    level, inner = _LEVELS.get(_operator(node), (_TIGHTEST, 0))
+    operator = node.op if isinstance(node, tree.Logic) else node.ops[0] if isinstance(node, tree.Arithmetic) else type(node)
+    level = _LEVELS.get(operator, _TIGHTEST)
+    # Prefixes follow each other: `not not x`.
+    inner = 0 if level == _TIGHTEST else level if operator in (tree.Not, tree.Minus) else level + 1
     match node:
         case tree.String():
             text = string_text(node.value)
         case tree.Pattern():
             text = '~"' + node.value.replace('"', '\\"') + '"'
         case tree.Items():
-            text = f"[{', '.join([node_text(item) for item in node.items])}]"
+            text = f"[{_joined(', ', node.items, inner)}]"
         case tree.Logic():
-            text = _chain(node.operands, repeat(node.op), inner)
+            text = _joined(f" {node.op} ", node.operands, inner)
         case tree.Compare():
-            text = _chain(node.operands, (op.text for op in node.ops), inner)
+            text = _chain(node.operands, [op.text for op in node.ops], inner)
         case tree.Arithmetic():
             text = _chain(node.operands, node.ops, inner)
-        case tree.Param(domain=tree.Interval() as domain, default=tree.Node()) if _ENDS_IN_WORD.search(node_text(domain)):
+        case tree.Param(domain=tree.Interval() as domain) if node.default and _ENDS_IN_WORD.search(node_text(domain)):
             # A name before `=` would be read as a key, and `tokens` not as a unit.
             upper = node_text(domain.high, _TIGHTEST + 1)
             text = f"param {node_text(node.name)}: {node.type.name} in {node_text(domain.low)}..{upper}"
@@ -126,16 +116,13 @@ def string_text(value: str) -> str:
     return f'"{value.translate(_ESCAPES)}"'
 
 
-def _operator(node: tree.Node) -> type[tree.Node] | str:
-    """What `_LEVELS` knows a node by."""
-    if isinstance(node, tree.Arithmetic):
-        return node.ops[0]
-    return node.op if isinstance(node, tree.Logic) else type(node)
+def _joined(separator: str, nodes: Iterable[tree.Node], least: int) -> str:
+    return separator.join([node_text(node, least) for node in nodes])
 
 
 def _chain(operands: Iterable[tree.Expr], ops: Iterable[str], least: int) -> str:
     first, *rest = [node_text(operand, least) for operand in operands]
-    return first + "".join([f" {op} {operand}" for op, operand in zip(ops, rest, strict=False)])
+    return first + "".join([f" {op} {operand}" for op, operand in zip(ops, rest, strict=True)])
 
 
 def _filled(node: tree.Node, least: int) -> str:
@@ -148,13 +135,13 @@ def _filled(node: tree.Node, least: int) -> str:
         if isinstance(value, tree.Node):
             value = node_text(value, least)
         elif isinstance(value, tuple):
-            value = separator.join([node_text(item, least) for item in value])
+            value = _joined(separator, value, least)
         text += before + ("" if value is True else value) + after
     return text
 
 
 @cache
-def _parts(template: str) -> list[tuple[str, str, str, str]]:
+def _parts(template: str) -> list[tuple[str, ...]]:
     """A template as (text before, field, separator, text after); a part without a field is all text."""
     parts = []
     for part in re.findall(r"\[.*?\]|<.*?>|[^[<]+", template):
