@@ -12,7 +12,7 @@ from heapq import merge
 
 from lbdsl.core.span import Source
 from lbdsl.syntax.layout import OPERANDS, split_statements
-from lbdsl.syntax.lexer import Token, lex
+from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.names import MAX_TOKENS
 
 OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN"}), frozenset({"RPAR", "RSQB", "RBRACE"})
@@ -57,20 +57,21 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
     signs = _Signs()
     end = 0  # of the last token or comment
     for token in merge(tokens, lexed.comments, key=lambda token: token.start):
+        kind = token.kind
         if token.start in begins:
             signs = _Signs()
             statements.append([])
-        if token.kind in SEPARATORS:
-            statements[-1].append(Piece(signs.kind(token)))
+        if kind in SEPARATORS:
+            statements[-1].append(Piece(signs.use(kind)))
             continue
         gap = _BLANK_LINE.search(text, end, token.start) is not None
-        if token.kind == "COMMENT":
+        if kind == "COMMENT":
             own_line = end == 0 or "\n" in text[end : token.start]
             last.comments.append(Comment(token.text.rstrip(SPACES), own_line, gap))
         else:
             # Blanks inside `10M  tokens` are part of the token's text.
-            word = token.text if token.kind in ("STRING", "REGEX") else " ".join(token.text.split())
-            last = Piece(signs.kind(token), word, gap)
+            word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())
+            last = Piece(signs.use(kind), word, gap)
             if last.kind in ("RPAR", "RSQB"):
                 _drop_last_comma(statements[-1])
             statements[-1].append(last)
@@ -93,10 +94,9 @@ class _Signs:
         self.inside = [""]
         """What is being written outside all brackets, and in each that is open: "set" (of layers), "call" or neither."""
 
-    def kind(self, token: Token) -> str:
-        """The kind of the next token, by its use."""
-        kind, previous = token.kind, self.previous
-        self.previous = kind
+    def use(self, kind: str) -> str:
+        """The kind of the next token by its use, from its kind as the lexer knows it."""
+        previous, self.previous = self.previous, kind
         if kind in ("LAYERS", "GROUP"):
             self.inside[-1] = "set"
         elif kind in ("WHERE", "UNTIL", *SEPARATORS):
