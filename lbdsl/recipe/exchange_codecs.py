@@ -202,22 +202,22 @@ GROUP = _name(tree.GroupRef, "@")
 DIRECTION = _same(enum=["lowest", "highest"], type="string")
 FLAG = _same(default=False, type="boolean")
 TRUE = _same(const=True, type="boolean")
-A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
+_A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
 VALUE = Codec(
-    Reader.value, _value_data, any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, A_TEXT, array_schema(_ANY_VALUE), _CALL), "Value"
+    Reader.value, _value_data, any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, _A_TEXT, array_schema(_ANY_VALUE), _CALL), "Value"
 )
 NUMBER = VALUE._replace(read=Reader.number)
-ABOUT_CONDITIONS = "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."
+_ABOUT_CONDITIONS = "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."
 CONDITION = Codec(
-    Reader.condition, node_text, any_schema(_TEXT, _NUMBER, _BOOLEAN, description=ABOUT_CONDITIONS), "Condition"
+    Reader.condition, node_text, any_schema(_TEXT, _NUMBER, _BOOLEAN, description=_ABOUT_CONDITIONS), "Condition"
 )
-ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."
-LAYERS = Codec(Reader.layers, _layers_data, any_schema(_TEXT, _COUNT, description=ABOUT_LAYERS), "Layers")
-ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
-AMOUNT = Codec(Reader.amount, _value_data, any_schema(_TEXT, _COUNT, description=ABOUT_AMOUNTS), "Amount")
+_ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."
+LAYERS = Codec(Reader.layers, _layers_data, any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS), "Layers")
+_ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
+AMOUNT = Codec(Reader.amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount")
 SCORE = Codec(Reader.score, _call_data, any_schema(_TEXT, _CALL), "Score")
-INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
-DOMAIN = Codec(Reader.domain, _domain_data, any_schema(INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain")
+_INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
+DOMAIN = Codec(Reader.domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain")
 MODULE_PATTERN = Codec(
     Reader.module_pattern, _pattern_data, any_schema(_TEXT, object_schema({"regex": _TEXT})), "ModulePattern"
 )

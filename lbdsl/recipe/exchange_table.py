@@ -1,4 +1,7 @@
-"""The statements of a recipe as JSON: one row for each kind, from which reading, writing and the JSON schema follow."""
+"""The statements of a recipe as JSON: one row for each kind, from which reading, writing and the JSON schema follow.
+
+A new statement is a row of `STATEMENTS`, and a template in `lbdsl.syntax.tree_text`.
+"""
 
 from __future__ import annotations
 
