@@ -33,7 +33,7 @@ from lbdsl.plan.verify import staleness
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
-from lbdsl.syntax.format_tree import string_text
+from lbdsl.syntax.tree_text import string_text
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def convert(
     if schema:
         if file is not None:
             raise click.UsageError("--schema is the same for every recipe and takes no FILE")
-        from lbdsl.recipe.exchange_schema import recipe_schema
+        from lbdsl.recipe.exchange import recipe_schema
         from lbdsl.recipe.exchange_text import json_text
 
         _give(json_text(recipe_schema()), out, force)

@@ -8,14 +8,18 @@ Lines end with `\\n` alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
-from lbdsl.core.span import Source, Span
+from lbdsl.core.span import Source
 from lbdsl.syntax import tree
-from lbdsl.syntax.format_lines import statement_lines
-from lbdsl.syntax.format_pieces import Comment, Piece, pieces_of
+from lbdsl.syntax.format_pieces import CLOSES, OPENS, SEPARATORS, SPACES, Comment, Piece, pieces_of
+from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
 from lbdsl.syntax.parse import parse
+
+WIDTH = 100
+INDENT = 4
 
 
 def format_text(text: str, name: str = "<string>", *, actions: Collection[str] = ()) -> Diagnosed[str]:
@@ -34,45 +38,14 @@ def format_text(text: str, name: str = "<string>", *, actions: Collection[str] =
 
 def format_parsed(file: tree.File) -> Diagnosed[str]:
     """The canonical text of a file that was parsed without errors."""
-    new = _text_of(file.source, file)
+    new = _text_of(file.source)
     problem = _difference(file, new)
     return Diagnosed(None, (problem,)) if problem else Diagnosed(new)
 
 
-def _text_of(source: Source, file: tree.File) -> str:
-    lines: list[str] = []
-    pieces = pieces_of(source, file.statements)
-    _append(lines, pieces.head)
-    for statement in pieces.statements:
-        if statement[0].gap and lines:
-            lines.append("")
-        lines += statement_lines(_without_last_commas(statement))
-        _append(lines, statement[-1].comments)
-    return "".join(line + "\n" for line in lines)
-
-
-def _append(lines: list[str], comments: tuple[Comment, ...]) -> None:
-    """Comments between statements, the first perhaps at the end of the line above."""
-    for comment in comments:
-        if not comment.own_line:
-            lines[-1] += f"  {comment.text}"
-            continue
-        if comment.gap and lines:
-            lines.append("")
-        lines.append(comment.text)
-
-
-def _without_last_commas(pieces: list[Piece]) -> list[Piece]:
-    """The pieces without a comma before a closing bracket; its comments go to the piece before it."""
-    kept: list[Piece] = []
-    for piece in pieces:
-        if piece.kind in ("RPAR", "RSQB") and kept[-1].kind == "COMMA":
-            comments = kept.pop().comments
-            if kept[-1].comments:
-                comments = tuple(comment._replace(own_line=True) for comment in comments)
-            kept[-1] = kept[-1]._replace(comments=kept[-1].comments + comments)
-        kept.append(piece)
-    return kept
+def _text_of(source: Source) -> str:
+    head, statements = pieces_of(source)
+    return "".join(line + "\n" for line in _followed([], head, statements, 0))
 
 
 def _difference(old: tree.File, new: str) -> Diagnostic | None:
@@ -85,7 +58,7 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
         what = "means something else"
         pairs = zip(old.statements, again.value.statements, strict=False)
         span = next((before.span for before, after in pairs if before != after), None)
-    elif [_comment(span) for span in again.value.comments] != [_comment(span) for span in old.comments]:
+    elif [span.text.rstrip(SPACES) for span in again.value.comments] != [span.text.rstrip(SPACES) for span in old.comments]:
         what = "has other comments"
     if not what:
         return None
@@ -97,5 +70,153 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
     )
 
 
-def _comment(span: Span) -> str:
-    return span.text.rstrip(" \t\r\f\ufeff")
+def _comments(file: tree.File) -> list[str]:
+    return [span.text.rstrip(SPACES) for span in file.comments]
+
+
+# Statements and comments to lines ------------------------------------------------------------------------------------
+
+
+def _followed(lines: list[str], opening: Piece, statements: Sequence[Sequence[Piece]], column: int) -> list[str]:
+    """`lines` with what follows them: the comments of the piece that ends them, and statements with theirs."""
+    entries: list[Comment | Sequence[Piece]] = [*opening.comments]
+    for statement in statements:
+        entries += [statement, *statement[-1].comments]
+    for number, entry in enumerate(entries):
+        first = entry if isinstance(entry, Comment) else entry[0]
+        if first.gap and number:
+            lines.append("")
+        if isinstance(entry, Comment):
+            _add_comment(lines, entry, column)
+        else:
+            lines += _statement_lines(entry, column)
+    return lines
+
+
+def _add_comment(lines: list[str], comment: Comment, column: int) -> None:
+    if comment.own_line:
+        lines.append(" " * column + comment.text)
+    else:
+        lines[-1] += f"  {comment.text}"
+
+
+def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
+    """The lines of a statement or setting, indented by `column`; the comments after its last piece are not among them."""
+    opening = next((index for index, piece in enumerate(pieces) if piece.kind == "LBRACE"), None)
+    if opening is None:
+        return _rows(pieces, column)
+    head, body, closing = pieces[: opening + 1], pieces[opening + 1 : -1], pieces[-1]
+    items = _items(body)
+    if not any(piece.comments for piece in pieces[:-1]):
+        inner = f" {'; '.join(map(_flat, items))} " if items else ""
+        line = " " * column + _flat(head) + inner + closing.text
+        if len(line) <= WIDTH:
+            return [line]
+    lines = _followed(_rows(head, column), head[-1], items, column + INDENT)
+    return [*lines, " " * column + closing.text]
+
+
+def _items(body: Sequence[Piece]) -> list[list[Piece]]:
+    """What stands between the separators of a block."""
+    items: list[list[Piece]] = [[]]
+    depth = 0
+    for piece in body:
+        depth += (piece.kind in OPENS) - (piece.kind in CLOSES)
+        if piece.kind in SEPARATORS and depth == 0:
+            items.append([])
+        else:
+            items[-1].append(piece)
+    return [item for item in items if item]
+
+
+# Long lines ----------------------------------------------------------------------------------------------------------
+# A break stands only where a newline ends no statement (`lbdsl.syntax.layout`), and as far outside as it can: before
+# `because` and `until` first, then after commas and before `or`, then before `and`, and so inwards, bracket by bracket.
+
+_RANK_BEFORE = {"BECAUSE": 0, "UNTIL": 0, "EXCEPT": 0, "OR": 1, "AND": 2, "PLUS": 4}
+_RANK_AFTER = {"COMMA": 1, "COMPARE": 3, "MINUS": 4, "TIMES": 5, "OVER": 5}
+_RANKS = 6
+
+
+def _rows(pieces: Sequence[Piece], column: int) -> list[str]:
+    """Lines of pieces without a block. A comment inside ends its line, as it did in the source."""
+    lines: list[str] = []
+    start, depth = 0, 0
+    for end, piece in enumerate(pieces, 1):
+        if not piece.comments and end < len(pieces):
+            continue
+        row = pieces[start:end]
+        lines += [
+            " " * indent + line for indent, line in _fill(row, column + INDENT if lines else column, column + INDENT, depth)
+        ]
+        depth += sum((part.kind in OPENS) - (part.kind in CLOSES) for part in row)
+        for comment in piece.comments if end < len(pieces) else ():
+            _add_comment(lines, comment, column + INDENT)
+        start = end
+    return lines
+
+
+def _fill(pieces: Sequence[Piece], column: int, rest: int, depth: int) -> list[tuple[int, str]]:
+    """Pieces on as few lines as fit: the first begins at `column`, the others at `rest`. Each line with its indent."""
+    whole = _flat(pieces)
+    levels = _levels(pieces, depth) if column + len(whole) > WIDTH else {}
+    if not levels:
+        return [(column, whole)]
+    outermost = min(levels.values())
+    cuts = [0, *(index for index, level in levels.items() if level == outermost), len(pieces)]
+    lines: list[tuple[int, str]] = []
+    pending = ""
+    for begin, end in pairwise(cuts):
+        part = pieces[begin:end]
+        text = _flat(part)
+        indent = rest if lines else column
+        if pending:
+            space = " " if _spaced(pieces[begin - 1], part[0]) else ""
+            if indent + len(pending) + len(space) + len(text) <= WIDTH:
+                pending += space + text
+                continue
+            lines.append((indent, pending))
+            pending, indent = "", rest
+        if indent + len(text) <= WIDTH:
+            pending = text
+        else:
+            # Lines of a clause too long for one line stand further in than the next clause.
+            further = rest + (INDENT if outermost % _RANKS == 0 else 0)
+            *full, (_, pending) = _fill(part, indent, further, outermost // _RANKS)
+            lines += full
+    lines.append((rest if lines else column, pending))
+    return lines
+
+
+def _levels(pieces: Sequence[Piece], depth: int) -> dict[int, int]:
+    """Where a line may begin: index of its first piece -> how far inside that is."""
+    levels: dict[int, int] = {}
+    for index, (before, piece) in enumerate(pairwise(pieces), 1):
+        depth += (before.kind in OPENS) - (piece.kind in CLOSES)
+        rank = _RANK_BEFORE.get(piece.kind, _RANK_AFTER.get(before.kind))
+        # Elsewhere a newline would end the statement.
+        goes_on = depth > 0 or before.kind in CONTINUES_AFTER or piece.kind in CONTINUES_BEFORE
+        if rank is not None and goes_on and piece.kind not in ONLY_BEGINS:
+            levels[index] = depth * _RANKS + rank
+    return levels
+
+
+# Spaces --------------------------------------------------------------------------------------------------------------
+
+_NO_SPACE_AFTER = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN", "_DOTS", "SIGN", "DASH", "ARGUMENT"})
+_NO_SPACE_BEFORE = frozenset({"RPAR", "RSQB", "RBRACE", "COMMA", "COLON", "_DOTS", "DASH", "ARGUMENT"})
+
+
+def _flat(pieces: Sequence[Piece]) -> str:
+    """All pieces on one line."""
+    text = pieces[0].text
+    for before, piece in pairwise(pieces):
+        text += f" {piece.text}" if _spaced(before, piece) else piece.text
+    return text
+
+
+def _spaced(before: Piece, piece: Piece) -> bool:
+    """Whether a space stands between two pieces. That inside the braces of a block is not decided here."""
+    if before.kind in _NO_SPACE_AFTER or piece.kind in _NO_SPACE_BEFORE:
+        return False
+    return piece.kind != "LPAR" or before.kind != "NAME"

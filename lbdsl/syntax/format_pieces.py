@@ -1,4 +1,4 @@
-"""Tokens as the formatter sees them: each with the comments that follow it, and what its sign is used for.
+"""Tokens as the formatter sees them: each with the comments that follow it, and named for what its sign is used for.
 
 Neither lexer nor parser knows of this: `check` pays nothing for it. The formatter lexes a text that has parsed once more,
 and attaches every comment to the last token before it that is more than a separator.
@@ -7,22 +7,22 @@ and attaches every comment to the last token before it that is more than a separ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from heapq import merge
 
 from lbdsl.core.span import Source
-from lbdsl.syntax import tree
-from lbdsl.syntax.layout import Chunk, split_statements
-from lbdsl.syntax.lexer import Token, lex
+from lbdsl.syntax.layout import OPERANDS, split_statements
+from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.names import MAX_TOKENS
 
-OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE"}), frozenset({"RPAR", "RSQB", "RBRACE"})
+OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN"}), frozenset({"RPAR", "RSQB", "RBRACE"})
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
-_BLANK_LINE = re.compile(r"\n[ \t\r\f\ufeff]*\n")
+SPACES = " \t\r\f\ufeff"
+_BLANK_LINE = re.compile(rf"\n[{SPACES}]*\n")
 
 
-class Comment(NamedTuple):
+@dataclass(frozen=True)
+class Comment:
     """A comment without spaces at its end. `own_line`: nothing but spaces stands before it. `gap`: a blank line does."""
 
     text: str
@@ -30,125 +30,86 @@ class Comment(NamedTuple):
     gap: bool
 
 
-class Piece(NamedTuple):
-    """A token with the comments after it, of which only the first can stand on its line.
+@dataclass
+class Piece:
+    """A token with the comments after it, of which only the first can stand on its line. `gap`: a blank line stands before.
 
-    `role` tells uses of one sign apart: of `-`, "range" in `4-7` and "sign" in `-3`; of `=`, "argument" in `swa(window=4)`;
-    of `{`, "domain" in `in {1, 2}`; else it is "".
-    `gap`: a blank line stands before it.
+    `kind` is the token's, but for signs with several uses: DASH in `4-7`, SIGN in `-3`, ARGUMENT for the `=` in
+    `swa(window=4)`, DOMAIN for the `{` in `in {1, 2}`.
     """
 
     kind: str
-    text: str
-    role: str = ""
+    text: str = ""
     gap: bool = False
-    comments: tuple[Comment, ...] = ()
+    comments: list[Comment] = field(default_factory=list)
 
 
-class Pieces(NamedTuple):
-    """A file: the comments above everything, and each statement's pieces."""
-
-    head: tuple[Comment, ...]
-    statements: list[list[Piece]]
-
-
-def pieces_of(source: Source, statements: Sequence[tree.Statement]) -> Pieces:
-    """The pieces of a text without syntax errors, whose tree is `statements`."""
-    lexed = lex(source.text, MAX_TOKENS)
+def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
+    """The pieces of each statement of a text without syntax errors. First, a piece for the comments above everything."""
+    text = source.text
+    lexed = lex(text, MAX_TOKENS)
     chunks, problems = split_statements(source, lexed.tokens)
     assert not problems, "only texts that parse are formatted"
-    assert len(chunks) == len(statements), "each statement has its tokens"
-    return _attach(source.text, chunks, lexed.comments, _Roles.of(statements))
-
-
-@dataclass
-class _Roles:
-    """What signs are used for. `signs` are offsets of `-`, `before_dash` the ends of tokens before a range's `-`, both
-    from the tree; `brackets` are those open where the walk over the tokens is."""
-
-    signs: frozenset[int]
-    before_dash: frozenset[int]
-    brackets: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, statements: Iterable[tree.Statement]) -> _Roles:
-        signs, before_dash = set(), set()
-        for node in _walk(statements):
-            if isinstance(node, tree.Minus):
-                signs.add(node.span.start)
-            elif isinstance(node, tree.Range):
-                before_dash.add(node.first.span.end)
-        return cls(frozenset(signs), frozenset(before_dash))
-
-    def role(self, token: Token, previous: Token | None) -> str:
-        """The role of the next token; `previous` is the one before it in its statement."""
-        kind = token.kind
-        if kind in OPENS:
-            self.brackets.append(kind)
-            return "domain" if kind == "LBRACE" and previous is not None and previous.kind == "IN" else ""
-        if kind in CLOSES:
-            self.brackets.pop()
-        elif kind == "EQUAL" and self.brackets and self.brackets[-1] == "LPAR":
-            return "argument"
-        elif kind == "MINUS":
-            if token.start in self.signs:
-                return "sign"
-            if previous is not None and previous.end in self.before_dash:
-                return "range"
-        return ""
-
-
-def _walk(statements: Iterable[tree.Node]) -> Iterator[tree.Node]:
-    """Every node, found through the fields that its class declares."""
-    waiting: list[object] = list(statements)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, tuple):
-            waiting.extend(value)
-        elif isinstance(value, tree.Node):
-            yield value
-            waiting.extend(value.__dict__.values())
-
-
-def _attach(text: str, chunks: Sequence[Chunk], comments: Sequence[Token], roles: _Roles) -> Pieces:
-    head: list[Comment] = []
-    made: list[list[Piece]] = []
-    upcoming = iter([*comments, None])
-    comment = next(upcoming)
+    begins = {chunk.tokens[0].start for chunk in chunks}
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    head = last = Piece("HEAD")
+    statements: list[list[Piece]] = []
+    signs = _Signs()
     end = 0  # of the last token or comment
-
-    def gap(start: int) -> bool:
-        return _BLANK_LINE.search(text, end, start) is not None
-
-    for chunk in chunks:
-        pieces: list[Piece] = []
-        made.append(pieces)
-        previous: Token | None = None
-        for token in chunk.tokens:
-            while comment is not None and comment.start < token.start:
-                _add(comment, made, head, text, gap(comment.start), end)
-                end, comment = comment.end, next(upcoming)
-            if token.kind in SEPARATORS:
-                pieces.append(Piece(token.kind, token.text))
-                continue
+    for token in merge(tokens, lexed.comments, key=lambda token: token.start):
+        kind = token.kind
+        if token.start in begins:
+            signs = _Signs()
+            statements.append([])
+        if kind in SEPARATORS:
+            statements[-1].append(Piece(signs.use(kind)))
+            continue
+        gap = _BLANK_LINE.search(text, end, token.start) is not None
+        if kind == "COMMENT":
+            own_line = end == 0 or "\n" in text[end : token.start]
+            last.comments.append(Comment(token.text.rstrip(SPACES), own_line, gap))
+        else:
             # Blanks inside `10M  tokens` are part of the token's text.
-            word = token.text if token.kind in ("STRING", "REGEX") else " ".join(token.text.split())
-            pieces.append(Piece(token.kind, word, roles.role(token, previous), gap(token.start)))
-            previous, end = token, token.end
-    while comment is not None:
-        _add(comment, made, head, text, gap(comment.start), end)
-        end, comment = comment.end, next(upcoming)
-    return Pieces(tuple(head), made)
+            word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())
+            last = Piece(signs.use(kind), word, gap)
+            if last.kind in ("RPAR", "RSQB"):
+                _drop_last_comma(statements[-1])
+            statements[-1].append(last)
+        end = token.end
+    return head, statements
 
 
-def _add(comment: Token, made: list[list[Piece]], head: list[Comment], text: str, gap: bool, end: int) -> None:
-    """Attach a comment to the last token, or to the head of the file."""
-    own_line = end == 0 or "\n" in text[end : comment.start]
-    found = Comment(comment.text.rstrip(" \t\r\f\ufeff"), own_line, gap)
-    for pieces in reversed(made):
-        for index in range(len(pieces) - 1, -1, -1):
-            piece = pieces[index]
-            if piece.kind not in SEPARATORS:
-                pieces[index] = piece._replace(comments=(*piece.comments, found))
-                return
-    head.append(found)
+def _drop_last_comma(pieces: list[Piece]) -> None:
+    """Take away a comma before a closing bracket; its comments go to the piece before it."""
+    if pieces[-1].kind == "COMMA":
+        comments, before = pieces.pop().comments, pieces[-1].comments
+        before += [replace(comment, own_line=True) for comment in comments] if before else comments
+
+
+class _Signs:
+    """Tells uses of one sign apart, token by token through a statement."""
+
+    def __init__(self) -> None:
+        self.previous = ""
+        self.inside = [""]
+        """What is being written outside all brackets, and in each that is open: "set" (of layers), "call" or neither."""
+
+    def use(self, kind: str) -> str:
+        """The kind of the next token by its use, from its kind as the lexer knows it."""
+        previous, self.previous = self.previous, kind
+        if kind in ("LAYERS", "GROUP"):
+            self.inside[-1] = "set"
+        elif kind in ("WHERE", "UNTIL", *SEPARATORS):
+            self.inside[-1] = ""
+        elif kind in OPENS:
+            self.inside.append("call" if previous == "NAME" else self.inside[-1])
+            return "DOMAIN" if kind == "LBRACE" and previous == "IN" else kind
+        elif kind in CLOSES:
+            self.inside.pop()
+        elif kind == "EQUAL" and self.inside[-1] == "call":
+            return "ARGUMENT"
+        elif kind == "MINUS" and previous not in OPERANDS:
+            return "SIGN"
+        elif kind == "MINUS" and self.inside[-1] == "set":
+            return "DASH"
+        return kind

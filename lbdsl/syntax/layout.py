@@ -68,7 +68,7 @@ _BEFORE_A_RANK = frozenset({"LPAR", "COMMA", "AND", "OR", "EXCEPT", "NOT", "EQUA
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _END = re.compile(r"[ \t\r]*([#;\n]|$)")
 _CLOSES = {close: open_ for open_, close in _OPENS.items()}
-_OPERANDS = frozenset(
+OPERANDS = frozenset(
     {"NAME", "DOTTED", "VAR", "REF", "INT", "DECIMAL", "QUANTITY", "PERCENT", "STRING", "REGEX", "RPAR", "RSQB", "RBRACE"}
 )
 _NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
@@ -189,7 +189,7 @@ def _begins(layout: _Layout, token: Token, previous: Token) -> bool:
     # Two words side by side mean nothing inside brackets; without indentation the second begins a statement.
     column_1 = token.start == 0 or layout.source.text[token.start - 1] == "\n"
     inline = bool(layout.brackets) and layout.brackets[-1].inline
-    return column_1 and inline and token.kind == "NAME" and previous.kind in _OPERANDS
+    return column_1 and inline and token.kind == "NAME" and previous.kind in OPERANDS
 
 
 def _begin(layout: _Layout, token: Token) -> None:
@@ -249,7 +249,7 @@ def _close(layout: _Layout, token: Token) -> bool:
 
 def _nest(layout: _Layout, token: Token, previous: Token | None) -> None:
     """Count brackets and prefix operators, so that no later stage meets a deeper tree."""
-    operand_before = previous is not None and previous.kind in _OPERANDS
+    operand_before = previous is not None and previous.kind in OPERANDS
     if token.kind in _OPENS:
         inline = token.kind != "LBRACE" or (previous is not None and previous.kind == "IN")
         layout.brackets.append(_Open(token, inline, layout.prefixes))

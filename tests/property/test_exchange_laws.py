@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.recipe.exchange import from_exchange, to_exchange
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from lbdsl.syntax import tree
-from lbdsl.syntax.format_tree import tree_text
+from lbdsl.syntax.tree_text import tree_text
 from tests.property import language_trees as trees
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lbdsl.core.span import Source
 from lbdsl.syntax.format import format_text
-from lbdsl.syntax.format_tree import tree_text
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.tree_text import tree_text
 from tests.property import language_trees as trees
 
 

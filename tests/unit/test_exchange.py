@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -18,9 +18,10 @@ from lbdsl.api.converting import convert_recipe
 from lbdsl.cli.convert import convert
 from lbdsl.core.span import Source
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.exchange import from_exchange, to_exchange
-from lbdsl.recipe.exchange_schema import recipe_schema
+from lbdsl.recipe.exchange import from_exchange, recipe_schema, to_exchange
+from lbdsl.recipe.exchange_table import STATEMENTS
 from lbdsl.recipe.exchange_text import DEPTH
+from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_text
 from lbdsl.syntax.parse import parse
 
@@ -112,6 +113,11 @@ def test_the_recipe_is_the_same_but_for_its_text() -> None:
 
 def test_the_text_that_comes_back_is_grouped_and_canonical() -> None:
     assert from_exchange(to_exchange(FULL, "t", "yaml").unwrap(), "t", "yaml").unwrap() == format_text(FULL).unwrap()
+
+
+def test_every_statement_and_selector_has_a_row() -> None:
+    nodes = {kind.node for kind in STATEMENTS}
+    assert nodes == {*get_args(tree.Statement), *get_args(tree.Selector)} - {tree.RuleStatement}
 
 
 def test_what_it_looks_like() -> None:
