@@ -7,24 +7,17 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Label
 from lbdsl.core.span import Span
-from lbdsl.recipe.expressions import Place, resolve_condition
+from lbdsl.recipe.calls import resolve_action
+from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.includes import Whole
-from lbdsl.recipe.lets import resolve_let
-from lbdsl.recipe.params import outside_values, resolve_param
-from lbdsl.recipe.rules import lint_rules
-from lbdsl.recipe.schema import (
-    Assertion,
-    Evaluate,
-    Phase,
-    Recipe,
-    Rule,
-    recipe_digest,
-)
-from lbdsl.recipe.scope import Scope, at
+from lbdsl.recipe.rules import check_actions, lint_rules
+from lbdsl.recipe.schema import Assertion, Evaluate, Recipe, Rule, recipe_digest
+from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.search import resolve_search
-from lbdsl.recipe.selectors import resolve_actions, resolve_selector
-from lbdsl.recipe.sets import resolve_set
+from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
+from lbdsl.recipe.types import Place, phase_of
+from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
 
@@ -61,7 +54,6 @@ class _Resolver:
         self.asserts: list[Assertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
-        self.rule_spans: dict[int, Span] = {}
         self.first_else: tuple[int, Span] | None = None
         for statement in whole.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group):
@@ -71,24 +63,16 @@ class _Resolver:
         self._metric_first()
 
     def _metric_first(self) -> None:
-        """`sensitivity` means the `measure` block's metric wherever that block stands."""
+        """`sensitivity` means the `measure` block's metric wherever that block stands, and whatever else it sets: that may
+        need variables which are not defined yet, or be wrong."""
         for statement in self.whole.statements:
             if isinstance(statement, tree.Block) and statement.kind.name == "measure":
-                trial = Scope()
-                measure = resolve_block(trial, statement)
-                if measure is not None:
-                    self.scope.metric = measure.metric
-                else:
-                    self._metric_alone(statement)
+                for setting in statement.settings:
+                    if setting.key.name == "metric":
+                        alone = tree.Block(statement.span, statement.kind, (setting,))
+                        measure = attempt(resolve_block, Scope(), alone)
+                        self.scope.metric = self.scope.metric if measure is None else measure.metric
                 return
-
-    def _metric_alone(self, block: tree.Block) -> None:
-        """The metric of a block whose other settings need variables that are not defined yet, or are wrong."""
-        for setting in block.settings:
-            if setting.key.name == "metric":
-                measure = resolve_block(Scope(), tree.Block(block.span, block.kind, (setting,)))
-                if measure is not None:
-                    self.scope.metric = measure.metric
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
@@ -111,23 +95,21 @@ class _Resolver:
                 self._assertion(statement.expr, "assert", self.asserts)
             case tree.Param():
                 value = resolve_param(scope, statement, self.outside.get(statement.name.name))
-                if value is not None and not isinstance(value.value, tuple):
+                if value is not None and not isinstance(value, tree.Items):
                     self.params[statement.name.name] = value.value
             case tree.Let():
                 resolve_let(scope, statement)
             case tree.Group():
-                layers = resolve_set(scope, statement.layers)
-                if scope.define("@", statement.name.name, statement.name.span):
-                    scope.groups[statement.name.name] = layers
+                resolve_group(scope, statement)
             case tree.Block():
                 kind = statement.kind.name
-                value = resolve_block(scope, statement)
-                if self._only(kind, statement.kind.span) and value is not None:
-                    self.parts[kind] = value
+                block = attempt(resolve_block, scope, statement)
+                if self._only(kind, statement.kind.span) and block is not None:
+                    self.parts[kind] = block
             case tree.Include():
                 raise AssertionError("includes are replaced by what they bring")
             case tree.Search():
-                search = resolve_search(scope, statement)
+                search = attempt(resolve_search, scope, statement)
                 start = statement.span.start
                 word = Span(statement.span.source, start, start + len("search"))
                 if self._own("search", statement) and self._only("search", word) and search is not None:
@@ -145,7 +127,7 @@ class _Resolver:
         text, included = self.whole.source.text, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
-            found = Recipe.model_construct(
+            found = Recipe(
                 params=self.params,
                 set_params=tuple(sorted(self.outside)),
                 requires=tuple(self.requires),
@@ -155,12 +137,12 @@ class _Resolver:
                 text=text,
                 sha256=recipe_digest(text, [(item.path, item.sha256) for item in included]),
                 included=included,
+                sources=self.whole.sources,
                 **self.parts,
             )
         # Rules with errors are not among them; what the others say of each other stands all the same.
         scope.diagnostics += lint_rules(
             tuple(self.rules),
-            self._rule_span,
             healed="heal" in self.once,
             gated=any(isinstance(s, tree.Assertion) for s in self.whole.statements),
             first_else=self.first_else,
@@ -180,10 +162,6 @@ class _Resolver:
             if name not in data:
                 listed = ", ".join(f"`{text}`" for text in data)
                 self.scope.error("LB151", f"the result is not judged on `{name}`", span, help=f"texts of `eval`: {listed}")
-
-    def _rule_span(self, rule: Rule) -> Span:
-        """Where a rule stands."""
-        return self.rule_spans[rule.number]
 
     def _only(self, what: str, span: Span, key: str = "") -> bool:
         """False, with an error, when a statement that may stand once stands again."""
@@ -210,13 +188,9 @@ class _Resolver:
         return False
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:
-        typed = resolve_condition(self.scope, node, place)
-        if typed is not None:
-            into.append(
-                Assertion.model_construct(
-                    expr=typed.expr, phase=Phase(typed.phase), text=one_line(self._meant(node).span.text), at=at(node)
-                )
-            )
+        expr = attempt(resolve_condition, self.scope, node, place)
+        if expr is not None:
+            into.append(Assertion(node.span, expr, phase_of(expr), one_line(self._meant(node).span.text)))
 
     def _meant(self, node: tree.Expr) -> tree.Expr:
         """A condition, or the one that a lone name stands for: reports say what is asked, not what it is called."""
@@ -228,18 +202,10 @@ class _Resolver:
         self.rule_count += 1
         if self.first_else is None and isinstance(node.selector, tree.ElseSelector):
             self.first_else = (self.rule_count, node.span)
-        selector = resolve_selector(self.scope, node.selector)
-        actions = resolve_actions(self.scope, node)
-        if selector is not None and actions is not None:
-            span = node.selector.span.to(node.actions[-1].span)
-            self.rule_spans[self.rule_count] = node.span
-            self.rules.append(
-                Rule.model_construct(
-                    number=self.rule_count,
-                    selector=selector,
-                    actions=actions,
-                    because=node.because.value if node.because else None,
-                    text=one_line(span.text),
-                    at=at(node),
-                )
-            )
+        selector = attempt(resolve_selector, self.scope, node.selector)
+        actions = attempt(each, lambda call: resolve_action(self.scope, call), node.actions)
+        if actions is None or not check_actions(self.scope, node, actions) or selector is None:
+            return
+        text = one_line(node.selector.span.to(node.actions[-1].span).text)
+        because = node.because.value if node.because else None
+        self.rules.append(Rule(node.span, self.rule_count, selector, actions, because, text))

@@ -1,17 +1,22 @@
-"""What rules say about each other before any model is known. Findings that need one are the planner's."""
+"""What is wrong with rules before any model is known: actions that do not go together, and rules that leave each other
+nothing. Findings that need a model are the planner's."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lbdsl.actions import Action
+from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
+from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
+from lbdsl.recipe.scope import Scope, replace
+from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 _Ranges = list[tuple[int, int]]
 
@@ -20,12 +25,59 @@ _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
 _LINE_END = re.compile(r"[ \t]*(#[^\n]*)?(?=\n|$)")
 
 
-SpanOf = Callable[[Rule], Span]
-"""Where a rule stands."""
+def check_actions(scope: Scope, rule: tree.RuleStatement, actions: Sequence[Action]) -> bool:
+    """Whether the actions of a rule go with its selector and with each other; errors otherwise."""
+    good = True
+    if isinstance(rule.selector, tree.ModulesSelector):
+        for action, call in zip(actions, rule.actions, strict=True):
+            if not acts_on_weights(action):
+                scope.error(
+                    "LB216",
+                    f"`{action.kind}` is not about the weights of modules",
+                    call.span,
+                    labels=(Label(rule.selector.span, "chooses modules"),),
+                    help="choose whole layers: `layers SET` or `where CONDITION`",
+                )
+                good = False
+    written = tuple(zip(actions, rule.actions, strict=True))
+    return good and all(
+        _go_together(scope, earlier, later, rule) for index, later in enumerate(written) for earlier in written[:index]
+    )
+
+
+def _go_together(
+    scope: Scope, earlier: tuple[Action, tree.Call], later: tuple[Action, tree.Call], rule: tree.RuleStatement
+) -> bool:
+    (first, first_call), (second, second_call) = earlier, later
+    path = touching(first, second)
+    if path is None:
+        return True
+    keep = next((action for action in (first, second) if action.keeps and len(action.claims()) > 1), None)
+    if keep is not None:
+        whole = rule.actions[0].span.to(rule.actions[-1].span)
+        others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
+        scope.error(
+            "LB204",
+            f"`{keep.text()}` combines with nothing",
+            whole,
+            help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
+            fix=None if others else replace(whole, keep.text()),
+        )
+        return False
+    keeps = first.keeps or second.keeps
+    one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
+    scope.error(
+        "LB203",
+        f"`{one}` and `{other}` both {'claim' if keeps else 'change'} the {path} of a layer",
+        second_call.span,
+        labels=(Label(first_call.span, "claims it first" if keeps else "changes it first"),),
+        help="use one of them",
+    )
+    return False
 
 
 def lint_rules(
-    rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
+    rules: Sequence[Rule], *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
 ) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
 
@@ -37,13 +89,13 @@ def lint_rules(
             if first_else
             else [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
         )
-    found = [*_after_else(rules, span, first_else), *_shadowed(rules, span)]
+    found = [*_after_else(rules, first_else), *_shadowed(rules)]
     if first_else is None:
         found.append(
             note(
                 "LB206",
                 "no `else`: layers that no rule claims are kept",
-                span(rules[-1]),
+                rules[-1].span,
                 help="say `else keep` to mean it",
             )
         )
@@ -53,7 +105,7 @@ def lint_rules(
             warning(
                 "LB207",
                 "layers are changed and nothing heals them",
-                span(changing),
+                changing.span,
                 help="add a `heal` block, as in `heal { tokens = 200k }`",
             )
         )
@@ -62,19 +114,19 @@ def lint_rules(
             warning(
                 "LB208",
                 "layers are changed and nothing gates the result",
-                span(changing),
+                changing.span,
                 help="add a gate, as in `assert ppl_increase < 5%`",
             )
         )
     return found
 
 
-def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, Span] | None) -> Iterator[Diagnostic]:
+def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> Iterator[Diagnostic]:
     if first_else is None:
         return
     first, whole = first_else
     after = [rule for rule in rules if rule.number > first]
-    spans = [span_of(rule) for rule in after]
+    spans = [rule.span for rule in after]
     movable = not any(isinstance(rule.selector, ElseSelector) for rule in after) and all(
         span.source is whole.source for span in spans
     )
@@ -104,7 +156,7 @@ def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
     )
 
 
-def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
+def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
     """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
     weights = any(touch(root, Slot.WEIGHTS) for rule in rules for a in rule.actions if not a.keeps for root in a.claims())
     claimed: dict[str, _Ranges] = {}
@@ -126,16 +178,16 @@ def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
             yield warning(
                 "LB202",
                 f"shadowed: {count} by {_named(by)}",
-                span_of(rule),
+                rule.span,
                 help="move it up, or remove it",
-                labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]),
+                labels=tuple(Label(owner.span, "claims them first") for owner in by[:5]),
             )
             continue
         mixer = (Slot.MIXER.value,)
         whole = any(action.keeps and {Slot.MIXER, Slot.FFN} <= set(of_action) for action, of_action in roots.items())
         if whole and _inside(ranges, _taken(mixer, claimed)):
             by = [owner for owner, theirs, paths in owners if _touch(paths, mixer) and _overlap(theirs, ranges)]
-            yield _kept_late(rule, by, span_of)
+            yield _kept_late(rule, by)
         if rule.selector.where is None:
             taken = [
                 (root, ranges if action.divisible else _without(ranges, _taken(of_action, claimed)))
@@ -173,14 +225,14 @@ def _shadows(action: Action, roots: Sequence[str], ranges: _Ranges, claimed: Map
     return all(_inside(ranges, covered(root)) for root in roots)
 
 
-def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:
+def _kept_late(rule: Rule, by: Sequence[Rule]) -> Diagnostic:
     """A `keep` of layers whose attention is gone to earlier rules: it keeps only the rest of them."""
     return warning(
         "LB202",
         f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept",
-        span_of(rule),
+        rule.span,
         help="move it up to keep them whole",
-        labels=tuple(Label(span_of(owner), "claims it first") for owner in by[:5]),
+        labels=tuple(Label(owner.span, "claims it first") for owner in by[:5]),
     )
 
 
@@ -198,9 +250,9 @@ def _ranges(layers: LayerSet) -> _Ranges | None:
     match layers:
         case AllLayers():
             return [(0, _ALL - 1)]
-        case Interval():
-            return [(layers.first, layers.last)]
-        case AnyOf():
+        case Range():
+            return [ends(layers)]
+        case UnionSet():
             parts = [_ranges(part) for part in layers.sets]
             known = [part for part in parts if part is not None]
             return _merged([item for part in known for item in part]) if len(known) == len(parts) else None

@@ -91,6 +91,8 @@ def _bare(node: tree.Expr, level: int) -> str:
             return f"not {_expr(node.operand, _NOT)}"
         case tree.Minus():
             return f"-{_expr(node.operand, _UNARY)}"
+        case _:
+            raise AssertionError("a meaning is nothing that is written")
 
 
 def _chain(operands: Iterable[tree.Expr], ops: Iterable[str], least: int) -> str:
