@@ -102,7 +102,7 @@ def _problems(recipe: Recipe, part: LayerSet, layers: int) -> list[Diagnostic]:
             return _interval_problems(recipe, part, layers)
         case Edge() | RankedSet():
             return _amount_problems(recipe, part.amount, layers)
-        case Every() if not 0 <= steps(part)[0] < layers:
+        case Every() if steps(part)[1] < 1 or not 0 <= steps(part)[0] < layers:
             start, step = steps(part)
             return [
                 error(

@@ -114,13 +114,7 @@ def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> An
     return value.value
 
 
-_BOUNDS = {
-    "ge": "at least",
-    "gt": "more than",
-    "le": "at most",
-    "lt": "less than",
-    "multiple_of": "a multiple of",
-}
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "multiple_of": "a multiple of"}
 
 _TYPES = {
     "amount": "a whole number or a share, as in `75%`",
@@ -159,9 +153,5 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: Mapping[st
         scope.error("LB106", f"`{name}` must be a whole number", span, help=f"it can be {expected}")
         return
     said = wish(str(item["input"]), "parameter")
-    scope.error(
-        "LB105",
-        f"`{name}` of `{kind}` cannot be `{item['input']}`",
-        span,
-        help=(*((said,) if said else ()), f"it can be {expected}"),
-    )
+    message = f"`{name}` of `{kind}` cannot be `{item['input']}`"
+    scope.error("LB105", message, span, help=(*((said,) if said else ()), f"it can be {expected}"))

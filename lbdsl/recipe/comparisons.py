@@ -88,12 +88,8 @@ def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:
         if has_cost(other.expr) and phase_of(share.expr) is Phase.STATIC and not listed:
             return
         if unit_of(other.expr) is Unit.NONE and value_of(share.expr) is not None and _is_plain_fact(other.expr):
-            scope.fail(
-                "LB107",
-                f"`{other.text}` is a plain number, and `{share.text}` is a share",
-                share.written.span,
-                help=_OF_SHARES,
-            )
+            message = f"`{other.text}` is a plain number, and `{share.text}` is a share"
+            scope.fail("LB107", message, share.written.span, help=_OF_SHARES)
     if units[0] is units[1] or Unit.NONE in units:
         _check_bare_number(scope, left, right)
         _check_bare_number(scope, right, left)

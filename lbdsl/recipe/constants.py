@@ -107,12 +107,8 @@ def calculated(
             continue
         value = combined(op, value, right)
         if value is None or not finite(value):
-            scope.fail(
-                "LB121",
-                "division by zero" if op == "/" and right == 0 else "result is too large",
-                node.span,
-                help="a constant is a finite number of at most 18 digits",
-            )
+            message = "division by zero" if op == "/" and right == 0 else "result is too large"
+            scope.fail("LB121", message, node.span, help="a constant is a finite number of at most 18 digits")
     return value, unit
 
 
@@ -164,10 +160,7 @@ def warn_decimal(scope: Scope, node: tree.Expr) -> None:
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
         scope.warning(
-            "LB119",
-            f"`{literal.text}` is {literal.value} tokens",
-            literal.span,
-            help=f"did you mean `{binary}`{meant}?",
+            "LB119", f"`{literal.text}` is {literal.value} tokens", literal.span, help=f"did you mean `{binary}`{meant}?"
         )
 
 

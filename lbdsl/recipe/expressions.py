@@ -27,12 +27,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Expr:
     """An expression that is true or false."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
-        scope.fail(
-            "LB123",
-            f"`{place}` wants a condition, not {kind_name(expr)}",
-            node.span,
-            help=_compare_it(expr, node),
-        )
+        scope.fail("LB123", f"`{place}` wants a condition, not {kind_name(expr)}", node.span, help=_compare_it(expr, node))
     return expr
 
 

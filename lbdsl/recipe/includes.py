@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from lbdsl.core.diagnostic import Diagnostic, Label, error
+from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.core.span import Source, Span
 from lbdsl.recipe.reading import Found, NotFound, Reader, joined
 from lbdsl.recipe.schema import IncludedText
-from lbdsl.recipe.scope import Unresolved, attempt
+from lbdsl.recipe.scope import Findings, Unresolved, attempt
 from lbdsl.syntax import tree
 from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.syntax.parse import parse
@@ -61,13 +61,12 @@ class _Open(NamedTuple):
 
 
 @dataclass
-class _Expander:
+class _Expander(Findings):
     file: tree.File
     reader: Reader | None
     actions: Collection[str]
     included: list[IncludedText] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
-    diagnostics: list[Diagnostic] = field(default_factory=list)
     unread: bool = False
     open: list[_Open] = field(default_factory=list)
     places: dict[str, Span] = field(default_factory=dict)
@@ -98,10 +97,10 @@ class _Expander:
         path, span = self._path(node, including), node.path.span
         if self.reader is None:
             message = "a recipe that stands in no folder cannot include files"
-            self._fail("LB136", message, span, help="save it to a file, and give that file")
+            self.fail("LB136", message, span, help="save it to a file, and give that file")
         found = self.reader.read(path)
         if isinstance(found, NotFound):
-            self._fail(found.code, found.message, span, help=found.help)
+            self.fail(found.code, found.message, span, help=found.help)
         self._check_new(self.reader, node, path, found)
         if node.sha256 is not None:
             self._check_hash(node.sha256, path, found)
@@ -115,14 +114,14 @@ class _Expander:
         written, span = node.path.value, node.path.span
         leaves, below = f"`{written}` leaves the recipe's directory", "a recipe includes only files beside it or below"
         if written.startswith(("/", "~")) or written[1:2] == ":":
-            self._fail("LB126", leaves, span, help=f"{below}, by a relative path")
+            self.fail("LB126", leaves, span, help=f"{below}, by a relative path")
         if "\\" in written:
-            self._fail("LB130", "paths are written with `/`", span)
+            self.fail("LB130", "paths are written with `/`", span)
         if not written.strip() or not written.isprintable():
-            self._fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
+            self.fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
         path = joined(including, written)
         if path is None:
-            self._fail("LB126", leaves, span, help=below)
+            self.fail("LB126", leaves, span, help=below)
         return path
 
     def _check_new(self, reader: Reader, node: tree.Include, path: str, found: Found) -> None:
@@ -134,18 +133,18 @@ class _Expander:
             chain = " → ".join([*names[start:], path if start else names[0]])
             labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
             message = f"included files go in a circle: {chain}"
-            self._fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
+            self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
         if found.identity in self.places:
             first = Label(self.places[found.identity], "first here")
-            self._fail("LB132", f"`{path}` is included twice", node.span, labels=(first,), help="remove one of them")
+            self.fail("LB132", f"`{path}` is included twice", node.span, labels=(first,), help="remove one of them")
 
     def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
         wanted = written.value.lower()
         if len(wanted) != 64 or not _HEX.issuperset(wanted):
             message = "a sha256 has 64 hexadecimal digits"
-            self._fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
+            self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
-            self._fail(
+            self.fail(
                 "LB133",
                 f"`{path}` is not the file that was meant: its sha256 differs",
                 written.span,
@@ -156,7 +155,7 @@ class _Expander:
         size = self.next_base + len(found.text)
         if len(self.included) >= MAX_FILES or size > MAX_BYTES:
             limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
-            self._fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
+            self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
         name = os.path.join(os.path.dirname(self.file.source.name), path)
         source = Source(name, found.text, self.next_base)
         file, problems = parse(source, actions=self.actions)
@@ -170,13 +169,7 @@ class _Expander:
             (self.rules + rules, MAX_RULES, "rules"),
         ):
             if count > most:
-                self._fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span, help=_TOGETHER)
+                self.fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span, help=_TOGETHER)
         self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
         self.sources.append(source)
         return file
-
-    def _fail(
-        self, code: str, message: str, span: Span, *, help: str | tuple[str, ...] = (), labels: tuple[Label, ...] = ()
-    ) -> NoReturn:
-        self.diagnostics.append(error(code, message, span, help=help, labels=labels))
-        raise Unresolved

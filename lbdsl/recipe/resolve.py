@@ -80,12 +80,8 @@ class _Resolver:
             case tree.Version():
                 base = statement.span.source.base
                 if self._only("lbr", statement.span, f"lbr {base}") and statement.number.value != VERSION:
-                    scope.error(
-                        "LB124",
-                        f"unknown language version {statement.number.text}",
-                        statement.number.span,
-                        help=f"this lbdsl reads version {VERSION}",
-                    )
+                    message = f"unknown language version {statement.number.text}"
+                    scope.error("LB124", message, statement.number.span, help=f"this lbdsl reads version {VERSION}")
             case tree.RecipeName():
                 if self._own("recipe", statement) and self._only("recipe", statement.span):
                     self.parts["name"] = statement.name.value
@@ -167,12 +163,9 @@ class _Resolver:
         """False, with an error, when a statement that may stand once stands again."""
         key = key or what
         if key in self.once:
+            message = f"`{what}` is given twice"
             self.scope.error(
-                "LB213",
-                f"`{what}` is given twice",
-                span,
-                labels=(Label(self.once[key], "first here"),),
-                help="remove one of them",
+                "LB213", message, span, labels=(Label(self.once[key], "first here"),), help="remove one of them"
             )
             return False
         self.once[key] = span

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
@@ -18,7 +18,7 @@ from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
 
 if TYPE_CHECKING:
-    from lbdsl.recipe.params import Declared
+    from lbdsl.recipe.variables import Declared
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -92,8 +92,37 @@ class Definition:
     used: bool = False
 
 
+class Details(TypedDict, total=False):
+    """What an error may have beside its message and place."""
+
+    help: str | tuple[str, ...]
+    labels: tuple[Label, ...]
+    fix: Fix | None
+
+
 @dataclass
-class Scope:
+class Findings:
+    """The problems found so far."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list, kw_only=True)
+
+    def error(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(error(code, message, span, **details))
+
+    def fail(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> NoReturn:
+        """Report an error that leaves no value."""
+        self.error(code, message, span, **details)
+        raise Unresolved
+
+    def warning(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(warning(code, message, span, **details))
+
+    def note(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(note(code, message, span, **details))
+
+
+@dataclass
+class Scope(Findings):
     """Lives during one `resolve` call."""
 
     metric: str = "nll"
@@ -118,42 +147,6 @@ class Scope:
 
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
-
-    diagnostics: list[Diagnostic] = field(default_factory=list)
-
-    def error(
-        self,
-        code: str,
-        message: str,
-        span: Span | None,
-        *,
-        help: str | tuple[str, ...] = (),
-        labels: tuple[Label, ...] = (),
-        fix: Fix | None = None,
-    ) -> None:
-        self.diagnostics.append(error(code, message, span, help=help, labels=labels, fix=fix))
-
-    def fail(
-        self,
-        code: str,
-        message: str,
-        span: Span | None,
-        *,
-        help: str | tuple[str, ...] = (),
-        labels: tuple[Label, ...] = (),
-        fix: Fix | None = None,
-    ) -> NoReturn:
-        """Report an error that leaves no value."""
-        self.error(code, message, span, help=help, labels=labels, fix=fix)
-        raise Unresolved
-
-    def warning(
-        self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (), fix: Fix | None = None
-    ) -> None:
-        self.diagnostics.append(warning(code, message, span, help=help, fix=fix))
-
-    def note(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = ()) -> None:
-        self.diagnostics.append(note(code, message, span, help=help))
 
     def unknown(
         self,
@@ -186,12 +179,9 @@ class Scope:
         """Note a definition; False, with an error, when the name is taken."""
         before = self.defined.get(sigil + name)
         if before is not None:
+            message = f"`{sigil}{name}` is defined twice"
             self.error(
-                "LB112",
-                f"`{sigil}{name}` is defined twice",
-                span,
-                labels=(Label(before.span, "first defined here"),),
-                help="choose another name",
+                "LB112", message, span, labels=(Label(before.span, "first defined here"),), help="choose another name"
             )
             return False
         self.defined[sigil + name] = Definition(span)

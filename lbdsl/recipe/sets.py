@@ -71,12 +71,8 @@ def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
             found = tree.ExceptSet(node.span, AllLayers(node.span), resolve(node.operand))
     nodes, depth = _size(scope, node)
     if nodes > MAX_NODES or depth > MAX_DEPTH:
-        scope.fail(
-            "LB212",
-            f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}",
-            node.span,
-            help="say it with ranges",
-        )
+        message = f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}"
+        scope.fail("LB212", message, node.span, help="say it with ranges")
     return found
 
 
@@ -125,12 +121,9 @@ def _range(scope: Scope, node: Range) -> Range:
     first, last = ends(found)
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
+        message = f"range runs backwards: {first} to {last}"
         scope.fail(
-            "LB205",
-            f"range runs backwards: {first} to {last}",
-            node.span,
-            help=f"write `{turned}`",
-            fix=Fix("turn it round", (Edit(node.span, turned),)),
+            "LB205", message, node.span, help=f"write `{turned}`", fix=Fix("turn it round", (Edit(node.span, turned),))
         )
     return found
 

@@ -58,11 +58,9 @@ def _data(scope: Scope, key: str, node: tree.Expr) -> str:
     value = constant(scope, node)
     if isinstance(value, String) and value.value in JUDGING_ONLY:
         others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
+        message = f"`{value.value}` is for judging only"
         scope.fail(
-            "LB150",
-            f"`{value.value}` is for judging only",
-            node.span,
-            help=f"name it in `eval`; measure and heal on {others}, a file or a hub data set",
+            "LB150", message, node.span, help=f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
         )
     return _source(scope, value, node)
 
@@ -82,12 +80,8 @@ def _several_data(scope: Scope, key: str, node: tree.Expr) -> tuple[str, ...]:
 def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
     """The name of one text."""
     if not isinstance(value, String) or not value.value:
-        scope.fail(
-            "LB106",
-            f"`data` is the name of a text, not {described(value)}",
-            node.span,
-            help='as in `data = "builtin:pydoc"` or `data = "file.txt"`',
-        )
+        message = f"`data` is the name of a text, not {described(value)}"
+        scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
     name = value.value
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
         meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
@@ -227,10 +221,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         ),
         "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
     },
-    "search": {
-        "trials": SettingRow(_whole, "how many values are tried at most"),
-        "seed": _SEED,
-    },
+    "search": {"trials": SettingRow(_whole, "how many values are tried at most"), "seed": _SEED},
 }
 """Every setting of every block."""
 
@@ -318,9 +309,5 @@ def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     pieces = f"{steps * batch} sequences" if steps * batch > 1 else "one sequence"
     pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
     near = max(1, round(block.tokens / (batch * seq))) * batch * seq
-    scope.note(
-        "LB145",
-        f"{used} tokens are taken, not {block.tokens}: {pieces}",
-        span,
-        help=f"`tokens = {tokens_text(near)}` is a multiple",
-    )
+    message = f"{used} tokens are taken, not {block.tokens}: {pieces}"
+    scope.note("LB145", message, span, help=f"`tokens = {tokens_text(near)}` is a multiple")

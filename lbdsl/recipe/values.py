@@ -61,26 +61,14 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score:
     if _is_layer_score(name):
         return resolve_score(scope, call)
     if name in metrics_of(Of.FINISHED):
-        scope.fail(
-            "LB108",
-            f"`{name}` is known only after healing",
-            call.span,
-            help="a rule decides before healing; move it to `assert`",
-        )
+        message = f"`{name}` is known only after healing"
+        scope.fail("LB108", message, call.span, help="a rule decides before healing; move it to `assert`")
     if name in STATIC_VALUES:
-        scope.fail(
-            "LB109",
-            f"`{name}` is a value of the whole model, and a layer's is wanted",
-            call.span,
-            help=f"use `{name}` in `until`, `requires` or `assert`",
-        )
+        message = f"`{name}` is a value of the whole model, and a layer's is wanted"
+        scope.fail("LB109", message, call.span, help=f"use `{name}` in `until`, `requires` or `assert`")
     if name in metrics_of(Of.CHANGED):
-        scope.fail(
-            "LB109",
-            f"`{name}` is a value of the whole changed model, and a layer's is wanted",
-            call.span,
-            help=f"use `{name}` in `requires` or `assert`",
-        )
+        message = f"`{name}` is a value of the whole changed model, and a layer's is wanted"
+        scope.fail("LB109", message, call.span, help=f"use `{name}` in `requires` or `assert`")
     _unknown_value(scope, call, rule=True)
 
 
@@ -89,12 +77,8 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score:
     name = call.name.name
     if name == "sensitivity":
         if call.args is not None:
-            scope.fail(
-                "LB104",
-                "`sensitivity` takes no arguments",
-                call.span,
-                help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`",
-            )
+            message = "`sensitivity` takes no arguments"
+            scope.fail("LB104", message, call.span, help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`")
         # The setting may be `influence(block)`.
         metric, _, part = scope.metric.partition("(")
         action = _without_arguments("drop") if metrics()[metric].takes_action else None
@@ -145,31 +129,23 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
                 "LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer", wishes="part"
             )
     forms = " or ".join(f"`{name}({part})`" for part in parts)
+    message = f"`{name}` takes no action"
     scope.fail(
-        "LB104",
-        f"`{name}` takes no action",
-        call.span,
-        help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else ""),
+        "LB104", message, call.span, help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else "")
     )
 
 
 def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
     name = node.name.name
     if place not in ("assert", "minimize", "maximize", "subject to"):
-        scope.fail(
-            "LB108",
-            f"`{name}` is known only after healing",
-            node.span,
-            help=f"`{place}` decides before healing; move it to `assert`",
-        )
+        message = f"`{name}` is known only after healing"
+        scope.fail("LB108", message, node.span, help=f"`{place}` decides before healing; move it to `assert`")
     if node.args is None:
         return PostScore(node.span, name, None)
     if len(node.args) != 1 or node.args[0].key is not None:
+        message = f"`{name}` takes one text of the `eval` block, or nothing"
         scope.fail(
-            "LB104",
-            f"`{name}` takes one text of the `eval` block, or nothing",
-            node.span,
-            help=f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text',
+            "LB104", message, node.span, help=f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
         )
     argument = node.args[0].value
     value = constant(scope, argument)
@@ -200,19 +176,11 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     joint = metrics_of(Of.CHANGED)
     if name not in joint:
         instead = scope.metric if scope.metric in joint else next(iter(joint))
-        scope.fail(
-            "LB109",
-            f"`{name}` is a layer's value, and the model's is wanted",
-            node.span,
-            help=f"the whole changed model has `{instead}`",
-        )
+        message = f"`{name}` is a layer's value, and the model's is wanted"
+        scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
     if node.args is not None:
-        scope.fail(
-            "LB109",
-            f"`{name}` of the whole model takes no action",
-            node.span,
-            help=f"`{name}` is measured with all changes of the plan at once",
-        )
+        message = f"`{name}` of the whole model takes no action"
+        scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
     if place == "until":
         scope.fail(
             "LB315",
@@ -233,11 +201,9 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
     if name in actions() or name in LATER_ACTIONS:
         call_text = actions()[name].example if name in actions() else name
         fact = (f"the model's own is `model.{name}`",) if name in FACTS else ()
+        message = f"`{name}` is an action, not a value"
         scope.fail(
-            "LB128",
-            f"`{name}` is an action, not a value",
-            span,
-            help=(f"a score under an action is `nll({call_text})` or `kl({call_text})`", *fact),
+            "LB128", message, span, help=(f"a score under an action is `nll({call_text})` or `kl({call_text})`", *fact)
         )
     if name in LATER_METRICS:
         scope.fail("LB125", f"the metric `{name}` is not in this version", span)

@@ -52,12 +52,8 @@ def _expression(scope: Scope, node: tree.Let) -> Expression:
     size, depth = _measure(scope, node.value)
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
-        scope.fail(
-            "LB212",
-            f"`${node.name.name}` stands for an expression of {what}",
-            node.value.span,
-            help="write it out, or name less of it",
-        )
+        message = f"`${node.name.name}` stands for an expression of {what}"
+        scope.fail("LB212", message, node.value.span, help="write it out, or name less of it")
     found: list[tuple[Diagnostic, ...]] = []
     for place in _PLACES:
         trial = replace(scope, diagnostics=[])
@@ -196,12 +192,8 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
         written = statements[0].value
         value = attempt(constant, Scope(), written)
     if value is None:
-        scope.fail(
-            "LB118",
-            f"`{text}` is no value for `${name}`",
-            span,
-            labels=(Label(param.span, f"a parameter of type {param.type.name}"),),
-        )
+        message = f"`{text}` is no value for `${name}`"
+        scope.fail("LB118", message, span, labels=(Label(param.span, f"a parameter of type {param.type.name}"),))
     value = placed(value, span, text)
     return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
 
