@@ -24,17 +24,17 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class Whole:
-    """A recipe and what it includes. `statements` are in the order of reading, includes replaced by what they bring.
+    """A recipe and what it includes. `statements` are in the order of reading, includes replaced by what they bring;
+    `sources` are all texts, the recipe's own first."""
 
-    `unread` says that an included file, or a statement of one, is missing: names that seem unknown may be defined there.
-    """
-
-    source: Source
     statements: tuple[tree.Statement, ...]
     sources: tuple[Source, ...]
-    included: tuple[IncludedText, ...] = ()
-    diagnostics: tuple[Diagnostic, ...] = ()
-    unread: bool = False
+    included: tuple[IncludedText, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def source(self) -> Source:
+        return self.sources[0]
 
 
 def with_includes(file: tree.File, reader: Reader | None, actions: Collection[str] = ()) -> Whole:
@@ -45,8 +45,7 @@ def with_includes(file: tree.File, reader: Reader | None, actions: Collection[st
     expander = _Expander(file, reader, actions)
     statements = tuple(expander.expand(file, ""))
     sources = (file.source, *expander.sources)
-    included, diagnostics = tuple(expander.included), tuple(expander.diagnostics)
-    return Whole(file.source, statements, sources, included, diagnostics, expander.unread)
+    return Whole(statements, sources, tuple(expander.included), tuple(expander.diagnostics))
 
 
 _TOGETHER = "a recipe and what it includes have these limits together"
@@ -67,7 +66,6 @@ class _Expander(Findings):
     actions: Collection[str]
     included: list[IncludedText] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
-    unread: bool = False
     open: list[_Open] = field(default_factory=list)
     places: dict[str, Span] = field(default_factory=dict)
     """Where each file was included, by its identity."""
@@ -86,9 +84,7 @@ class _Expander(Findings):
                 yield statement
                 continue
             inner = attempt(self._included, statement, path)
-            if inner is None:
-                self.unread = True
-            else:
+            if inner is not None:
                 yield from self.expand(*inner)
                 self.open.pop()
 
@@ -160,7 +156,6 @@ class _Expander(Findings):
         source = Source(name, found.text, self.next_base)
         file, problems = parse(source, actions=self.actions)
         self.diagnostics += problems
-        self.unread = self.unread or any(problem.is_error for problem in problems)
         if file is None:
             raise Unresolved
         rules = sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)

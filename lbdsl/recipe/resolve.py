@@ -23,22 +23,14 @@ from lbdsl.syntax.lexer import one_line
 
 VERSION = 1
 
-_FOLLOW = ("LB206", "LB207", "LB208", "LB209", "LB210")
-"""What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
 
-_INCLUDED = ("LB110", "LB111", "LB118")
-"""Names that an included file may well define."""
-
-
-def resolve(whole: Whole, *, set_params: Mapping[str, object] | None = None, path: str) -> Diagnosed[Recipe]:
-    """The recipe of a tree. `set_params` are `--set` values as text, checked against the recipe's parameters.
-
-    The value is None when there are errors. `path` is the name the recipe goes by in plans and messages.
-    """
-    resolver = _Resolver(whole, set_params or {})
+def resolve(whole: Whole, set_params: Mapping[str, object]) -> Diagnosed[Recipe]:
+    """The recipe of a tree; None when there are errors. `set_params` are `--set` values as text, checked against the
+    recipe's parameters."""
+    resolver = _Resolver(whole, set_params)
     for statement in whole.statements:
         resolver.statement(statement)
-    return resolver.recipe(path)
+    return resolver.recipe()
 
 
 class _Resolver:
@@ -113,14 +105,13 @@ class _Resolver:
             case tree.RuleStatement():
                 self._rule(statement)
 
-    def recipe(self, path: str) -> Diagnosed[Recipe]:
-        """The finished recipe; None with errors."""
+    def recipe(self) -> Diagnosed[Recipe]:
         scope = self.scope
         for name, definition in scope.defined.items():
             if not definition.used:
                 scope.warning("LB210", f"`{name}` is never used", definition.span, help="use it or remove it")
         self._check_judged_on()
-        text, included = self.whole.source.text, self.whole.included
+        source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
             found = Recipe(
@@ -129,9 +120,9 @@ class _Resolver:
                 requires=tuple(self.requires),
                 rules=tuple(self.rules),
                 asserts=tuple(self.asserts),
-                path=path,
-                text=text,
-                sha256=recipe_digest(text, [(item.path, item.sha256) for item in included]),
+                path=source.name,
+                text=source.text,
+                sha256=recipe_digest(source.text, [(item.path, item.sha256) for item in included]),
                 included=included,
                 sources=self.whole.sources,
                 **self.parts,
@@ -143,11 +134,7 @@ class _Resolver:
             gated=any(isinstance(s, tree.Assertion) for s in self.whole.statements),
             first_else=self.first_else,
         )
-        order = sorted(scope.diagnostics, key=lambda d: d.span.source.base + d.span.start if d.span else -1)
-        if any(problem.is_error for problem in order):
-            follow = (*_FOLLOW, *_INCLUDED) if self.whole.unread else _FOLLOW
-            return Diagnosed(None, tuple(problem for problem in order if problem.code not in follow))
-        return Diagnosed(found, tuple(order))
+        return Diagnosed(found, tuple(scope.diagnostics))
 
     def _check_judged_on(self) -> None:
         """LB151 for a text that an assert names and the `eval` block does not."""

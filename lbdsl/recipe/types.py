@@ -3,7 +3,7 @@ says it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from lbdsl.core.arithmetic import combined, join_units
@@ -30,6 +30,14 @@ from lbdsl.syntax import tree
 Place = Literal["where", "requires", "until", "assert", "minimize", "maximize", "subject to"]
 """Where an expression stands; all but `where` ask about the whole model."""
 
+_KINDS: Mapping[type, str] = {
+    **dict.fromkeys((Number, Score, PostScore, CostOf, Arithmetic, Minus), "number"),
+    String: "text",
+    Items: "list",
+    Pattern: "pattern",
+}
+"""The kinds of values; those not named are true or false."""
+
 _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
 
 
@@ -55,19 +63,7 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 def kind_of(expr: Expr) -> str:
     """`number`, `text`, `boolean`, `list` or `pattern`."""
-    match expr:
-        case Number() | Score() | PostScore() | CostOf() | Arithmetic() | Minus():
-            return "number"
-        case String():
-            return "text"
-        case Items():
-            return "list"
-        case Pattern():
-            return "pattern"
-        case Fact():
-            return FACTS[expr.name][0]
-        case _:
-            return "boolean"
+    return FACTS[expr.name][0] if isinstance(expr, Fact) else _KINDS.get(type(expr), "boolean")
 
 
 def kind_name(expr: Expr) -> str:
