@@ -1,4 +1,4 @@
-"""Which values may be compared, and with what; and which bare numbers say what they seem to say."""
+"""Which values may be compared, and with what; and which numbers without a unit say what they seem to say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def check_comparison(scope: Scope, node: tree.Compare, operands: tuple[Expr, ...
     each(lambda pair: _check(scope, *pair), zip(node.ops, sides, sides[1:], strict=False))
 
 
-def refuse_bare_words(scope: Scope, node: tree.Expr) -> None:
-    """Bare words where a text is compared: an error for each."""
+def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
+    """Words without quotes where a text is compared: an error for each."""
     words = [
         item
         for item in (node.items if isinstance(node, tree.Items) else (node,))
@@ -91,8 +91,8 @@ def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:
             message = f"`{other.text}` is a plain number, and `{share.text}` is a share"
             scope.fail("LB107", message, share.written.span, help=_OF_SHARES)
     if units[0] is units[1] or Unit.NONE in units:
-        _check_bare_number(scope, left, right)
-        _check_bare_number(scope, right, left)
+        _check_unitless(scope, left, right)
+        _check_unitless(scope, right, left)
         return
     help: str | tuple[str, ...] = ()
     if Unit.RATIO in units:
@@ -107,7 +107,7 @@ _COUNTED = {Unit.BYTES: ("bytes", "2GiB"), Unit.FLOPS: ("FLOPs", "100M"), Unit.P
 """Units of which there are only whole numbers: their name, and a usual amount."""
 
 
-def _check_bare_number(scope: Scope, number: Operand, other: Operand) -> None:
+def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
     """Whether a constant without a unit may be compared with `other`.
 
     Losses and `influence` are plain numbers anyhow. Of a model, a metric in shares is one, as `ppl_increase` is: 5 would be

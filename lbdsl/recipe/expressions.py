@@ -12,7 +12,7 @@ from typing import Any
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.metrics import metrics
-from lbdsl.recipe.comparisons import check_comparison, refuse_bare_words
+from lbdsl.recipe.comparisons import check_comparison, refuse_unquoted
 from lbdsl.recipe.constants import calculated, constant
 from lbdsl.recipe.patterns import bad_regex
 from lbdsl.recipe.schema import Expr, Fact, Phase, PostScore, Score
@@ -98,7 +98,7 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
         if op.text == "matches":
             return _pattern(scope, operand)
         if first is not None and kind_of(first) == "text":
-            refuse_bare_words(scope, operand)
+            refuse_unquoted(scope, operand)
         return resolve_expr(scope, operand, place)
 
     others = each(lambda pair: resolve_next(*pair), zip(node.ops, node.operands[1:], strict=True))

@@ -98,8 +98,8 @@ def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
     name = call.name.name
     if not call.args:
         return _without_arguments(cls.default_action)
-    inner = call.args[0].value
-    if len(call.args) > 1 or call.args[0].key is not None or not isinstance(inner, tree.Call):
+    inner = _argument(call)
+    if not isinstance(inner, tree.Call):
         scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
     action = resolve_action(scope, inner)
     if action.keeps:
@@ -119,8 +119,8 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
     parts: tuple[str, ...] = getattr(cls, "parts", ())
     if not call.args:
         return None
-    inner = call.args[0].value
-    if len(call.args) == 1 and call.args[0].key is None and isinstance(inner, tree.Call) and inner.args is None:
+    inner = _argument(call)
+    if isinstance(inner, tree.Call) and inner.args is None:
         word = inner.name.name
         if word in parts:
             return None if word == parts[0] else word
@@ -142,12 +142,12 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
         scope.fail("LB108", message, node.span, help=f"`{place}` decides before healing; move it to `assert`")
     if node.args is None:
         return PostScore(node.span, name, None)
-    if len(node.args) != 1 or node.args[0].key is not None:
+    argument = _argument(node)
+    if argument is None:
         message = f"`{name}` takes one text of the `eval` block, or nothing"
         scope.fail(
             "LB104", message, node.span, help=f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
         )
-    argument = node.args[0].value
     value = constant(scope, argument)
     if not isinstance(value, String):
         scope.fail("LB106", f"expected the name of a text, not {described(value)}", argument.span, help="quote it")
@@ -161,9 +161,9 @@ def _cost(scope: Scope, node: tree.Call) -> CostOf:
         if node.args is not None:
             scope.fail("LB104", f"`{name}` takes no arguments", node.span, help=f"it is of the whole model: write `{name}`")
         return CostOf(node.span, name, None)
-    if node.args is None or len(node.args) != 1 or node.args[0].key is not None:
+    argument = _argument(node)
+    if argument is None:
         scope.fail("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
-    argument = node.args[0].value
     context = whole(scope, constant(scope, argument), (Unit.TOKENS,), "a context")
     if context < 1:
         scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
@@ -191,6 +191,11 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     return Score(node.span, name, name, None, True, None)
 
 
+def _argument(call: tree.Call) -> tree.Expr | None:
+    """The one argument of a call; None where it has another number of them, or a named one."""
+    return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
+
+
 def _is_layer_score(name: str) -> bool:
     return name == "sensitivity" or name in metrics_of(Of.LAYER)
 
@@ -199,22 +204,17 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
     """Report a name that has no value here, with what may have been meant."""
     name, span = call.name.name, call.name.span
     if name in actions() or name in LATER_ACTIONS:
-        call_text = actions()[name].example if name in actions() else name
-        fact = (f"the model's own is `model.{name}`",) if name in FACTS else ()
-        message = f"`{name}` is an action, not a value"
-        scope.fail(
-            "LB128", message, span, help=(f"a score under an action is `nll({call_text})` or `kl({call_text})`", *fact)
-        )
+        text = actions()[name].example if name in actions() else name
+        help = [f"a score under an action is `nll({text})` or `kl({text})`"]
+        if name in FACTS:
+            help.append(f"the model's own is `model.{name}`")
+        scope.fail("LB128", f"`{name}` is an action, not a value", span, help=tuple(help))
     if name in LATER_METRICS:
         scope.fail("LB125", f"the metric `{name}` is not in this version", span)
     message = f"no metric `{name}`"
     if rule and name in _LAYER_NUMBERS:
-        scope.fail(
-            "LB102",
-            message,
-            span,
-            help="layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`",
-        )
+        chosen = "layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`"
+        scope.fail("LB102", message, span, help=chosen)
     known: list[Any] = ["sensitivity", *metrics_of(Of.LAYER)]
     what, wishes = "metrics", "score"
     if not rule:
@@ -223,8 +223,7 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
     if name in FACTS:
         said = f"`{name}` is a fact of the source model: `model.{name}`"
         if rule:
-            said = wish(name, "score") or (
-                f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
-            )
+            same = f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
+            said = wish(name, "score") or same
         scope.fail("LB102", message, span, help=(said, f"{what}: " + ", ".join(f"`{kind}`" for kind in sorted(known))))
     scope.unknown("LB102", message, name, span, known, what, wishes=wishes)
