@@ -16,7 +16,7 @@ from lbdsl.core.units import Share, Unit
 from lbdsl.metrics import metrics
 from lbdsl.recipe.constants import constant, described, warn_decimal, whole
 from lbdsl.recipe.schema import Items, Number
-from lbdsl.recipe.scope import Scope, Unresolved, meant_words, replace
+from lbdsl.recipe.scope import Scope, Unresolved, meant_words, rewrite
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import wish
 
@@ -84,7 +84,7 @@ def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, 
             f"`{kind}` has no parameter `{arg.key.name}`",
             arg.key.span,
             help=(*hints, f"its form is `{form}`"),
-            fix=replace(arg.key.span, meant) if meant else None,
+            fix=rewrite(arg.key.span, meant) if meant else None,
         )
     if any(other.key is not None for other in (call.args or ())[:position]):
         scope.fail(

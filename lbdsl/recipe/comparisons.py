@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lbdsl.core.diagnostic import Edit, Fix
+from lbdsl.core.diagnostic import Fix
 from lbdsl.core.units import Unit
 from lbdsl.recipe.schema import Arithmetic, CostOf, Expr, Fact, Items, Minus, Phase, PostScore, Score
-from lbdsl.recipe.scope import Scope, Unresolved, each, replace
+from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 from lbdsl.recipe.types import has_cost, kind_name, kind_of, phase_of, unit_of, value_of
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
@@ -44,13 +44,9 @@ def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
     ]
     for word in words:
         quoted = f'"{word.name.name}"'
-        scope.error(
-            "LB106",
-            f"`{word.name.name}` is a name, and a text is wanted",
-            word.span,
-            help="texts stand in double quotes",
-            fix=Fix(f"write `{quoted}`", (Edit(word.span, quoted),)),
-        )
+        message = f"`{word.name.name}` is a name, and a text is wanted"
+        hint = "texts stand in double quotes"
+        scope.error("LB106", message, word.span, help=hint, fix=rewrite(word.span, quoted))
     if words:
         raise Unresolved
 
@@ -137,7 +133,7 @@ def _refuse(scope: Scope, number: Operand, message: str, share: float | None, wo
         text = f"{100 * share:.12g}%"
         # `ppl_increase < 1.5` may mean 1.5 % or half as much again.
         if isinstance(number.written, tree.Number) and not 1 < number.written.value < 2:
-            fix = replace(number.written.span, text)
+            fix = rewrite(number.written.span, text)
         words = f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base's"
     scope.fail("LB107", message, number.written.span, help=(words,), fix=fix)
 

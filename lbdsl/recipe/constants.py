@@ -95,12 +95,9 @@ def calculated(
             scope.fail("LB121", "division by zero", node.span, labels=(Label(written.span, "this is 0"),))
         joined = join_units(op, unit, unit_of(operand))
         if joined is None:
-            scope.fail(
-                "LB107",
-                f"`{op}` between {unit.value} and {unit_of(operand).value}",
-                written.span if among else node.span,
-                help="both sides must be of one unit, or one a plain number",
-            )
+            message = f"`{op}` between {unit.value} and {unit_of(operand).value}"
+            hint = "both sides must be of one unit, or one a plain number"
+            scope.fail("LB107", message, written.span if among else node.span, help=hint)
         unit = joined
         if value is None or right is None:
             value = None

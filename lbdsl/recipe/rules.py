@@ -15,7 +15,7 @@ from lbdsl.core.span import Span
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
-from lbdsl.recipe.scope import Scope, replace
+from lbdsl.recipe.scope import Scope, rewrite
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
 
@@ -30,13 +30,9 @@ def check_actions(scope: Scope, rule: tree.RuleStatement, actions: Sequence[Acti
     if isinstance(rule.selector, tree.ModulesSelector):
         for action, call in zip(actions, rule.actions, strict=True):
             if not acts_on_weights(action):
-                scope.error(
-                    "LB216",
-                    f"`{action.kind}` is not about the weights of modules",
-                    call.span,
-                    labels=(Label(rule.selector.span, "chooses modules"),),
-                    help="choose whole layers: `layers SET` or `where CONDITION`",
-                )
+                message = f"`{action.kind}` is not about the weights of modules"
+                hint = "choose whole layers: `layers SET` or `where CONDITION`"
+                scope.error("LB216", message, call.span, labels=(Label(rule.selector.span, "chooses modules"),), help=hint)
                 good = False
     written = tuple(zip(actions, rule.actions, strict=True))
     return good and all(
@@ -60,7 +56,7 @@ def _go_together(
             f"`{keep.text()}` combines with nothing",
             whole,
             help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
-            fix=None if others else replace(whole, keep.text()),
+            fix=None if others else rewrite(whole, keep.text()),
         )
         return False
     keeps = first.keeps or second.keeps

@@ -163,17 +163,12 @@ class Scope(Findings):
         language does not have."""
         later = self.below.get(sigil + name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
-            self.fail(
-                code,
-                message,
-                span,
-                labels=(Label(later, "defined here"),),
-                help=f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up",
-            )
+            hint = f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up"
+            self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
         hints, meant = meant_words(name, known, wishes, sigil)
-        self.fail(code, message, span, help=(*hints, listed), fix=replace(span, f"{sigil}{meant}") if meant else None)
+        self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
     def define(self, sigil: str, name: str, span: Span) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
@@ -206,6 +201,6 @@ def meant_words(
     return ((f"did you mean `{before}{near}`?",) if near else ()), slip(name, known)
 
 
-def replace(span: Span, text: str) -> Fix:
+def rewrite(span: Span, text: str) -> Fix:
     """The fix that writes `text` in place of `span`."""
     return Fix(f"write `{text}`", (Edit(span, text),))

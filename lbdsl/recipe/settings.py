@@ -16,7 +16,7 @@ from lbdsl.recipe.calls import refusal
 from lbdsl.recipe.constants import constant, described, warn_decimal, whole
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
-from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, replace
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
 from lbdsl.recipe.values import resolve_score
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip
@@ -85,13 +85,9 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
     name = value.value
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
         meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
-        scope.fail(
-            "LB115",
-            f"there is no built-in text `{name}`",
-            node.span,
-            help=f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?",
-            fix=replace(node.span, f'"{meant}"') if meant else None,
-        )
+        message = f"there is no built-in text `{name}`"
+        hint = f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?"
+        scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
     return name
 
 

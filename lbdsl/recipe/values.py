@@ -12,7 +12,7 @@ from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.calls import LATER_ACTIONS, resolve_action
 from lbdsl.recipe.constants import constant, described, warn_decimal, whole
 from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, Meaning, PostScore, Score, String
-from lbdsl.recipe.scope import Scope, meant_words, replace
+from lbdsl.recipe.scope import Scope, meant_words, rewrite
 from lbdsl.recipe.types import Place
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
@@ -35,7 +35,7 @@ def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
         f"no fact `{node.name}`",
         node.span,
         help=(*hints, listed),
-        fix=replace(node.span, f"model.{meant}") if meant and (head == "model" or slip(head, ("model",))) else None,
+        fix=rewrite(node.span, f"model.{meant}") if meant and (head == "model" or slip(head, ("model",))) else None,
     )
 
 
@@ -103,12 +103,9 @@ def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
         scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
     action = resolve_action(scope, inner)
     if action.keeps:
-        scope.fail(
-            "LB104",
-            f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0",
-            inner.span,
-            help=f"name an action that changes the layer, as in `{name}({cls.default_action})`",
-        )
+        message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
+        hint = f"name an action that changes the layer, as in `{name}({cls.default_action})`"
+        scope.fail("LB104", message, inner.span, help=hint)
     return action
 
 
