@@ -166,8 +166,7 @@ class Analysis:
             name = statement.name.name
             match statement:
                 case tree.Param():
-                    value = resolve_param(scope, statement, None)
-                    shown = _shown(value)
+                    shown = _shown(resolve_param(scope, statement, None))
                     note = (
                         f"Default: {shown}. `--set {name}=VALUE` gives another."
                         if shown

@@ -83,7 +83,7 @@ class _Resolver:
                 self._assertion(statement.expr, "assert", self.asserts)
             case tree.Param():
                 value = resolve_param(scope, statement, self.outside.get(statement.name.name))
-                if value is not None and not isinstance(value, tree.Items):
+                if value is not None:
                     self.params[statement.name.name] = value.value
             case tree.Let():
                 resolve_let(scope, statement)

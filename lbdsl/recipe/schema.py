@@ -17,78 +17,34 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.schema_blocks import Block, Evaluate, Heal, Measure, Search
-from lbdsl.recipe.schema_blocks import FullWeights as FullWeights
-from lbdsl.recipe.schema_blocks import Lora as Lora
+from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure, Search  # noqa: F401
 from lbdsl.syntax import tree
-from lbdsl.syntax.node import Node as Node
+from lbdsl.syntax.node import Node
 
-# Redundant aliases: what the planner imports from here.
-from lbdsl.syntax.tree import (
-    AllLayers as AllLayers,
-)
-from lbdsl.syntax.tree import (
-    Arithmetic as Arithmetic,
-)
-from lbdsl.syntax.tree import (
-    Compare as Compare,
-)
-from lbdsl.syntax.tree import (
-    ElseSelector as ElseSelector,
-)
-from lbdsl.syntax.tree import (
-    Every as Every,
-)
-from lbdsl.syntax.tree import (
-    ExceptSet as ExceptSet,
-)
-from lbdsl.syntax.tree import (
-    Expr as Expr,
-)
-from lbdsl.syntax.tree import (
-    InterSet as InterSet,
-)
-from lbdsl.syntax.tree import (
-    Items as Items,
-)
-from lbdsl.syntax.tree import (
-    LayerSet as LayerSet,
-)
-from lbdsl.syntax.tree import (
-    LayersSelector as LayersSelector,
-)
-from lbdsl.syntax.tree import (
-    Logic as Logic,
-)
-from lbdsl.syntax.tree import (
-    Meaning as Meaning,
-)
-from lbdsl.syntax.tree import (
-    Minus as Minus,
-)
-from lbdsl.syntax.tree import (
-    ModulesSelector as ModulesSelector,
-)
-from lbdsl.syntax.tree import (
-    Not as Not,
-)
-from lbdsl.syntax.tree import (
-    Number as Number,
-)
-from lbdsl.syntax.tree import (
-    Pattern as Pattern,
-)
-from lbdsl.syntax.tree import (
-    Range as Range,
-)
-from lbdsl.syntax.tree import (
-    String as String,
-)
-from lbdsl.syntax.tree import (
-    UnionSet as UnionSet,
-)
-from lbdsl.syntax.tree import (
-    WhereSelector as WhereSelector,
+# With those that the planner imports from here.
+from lbdsl.syntax.tree import (  # noqa: F401
+    AllLayers,
+    Arithmetic,
+    Compare,
+    ElseSelector,
+    Every,
+    ExceptSet,
+    Expr,
+    InterSet,
+    Items,
+    LayerSet,
+    LayersSelector,
+    Logic,
+    Meaning,
+    Minus,
+    ModulesSelector,
+    Not,
+    Number,
+    Pattern,
+    Range,
+    String,
+    UnionSet,
+    WhereSelector,
 )
 
 

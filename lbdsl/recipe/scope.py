@@ -25,7 +25,10 @@ P = ParamSpec("P")
 N = TypeVar("N", bound=tree.Node)
 S = TypeVar("S")
 
-Constant = Number | String | Boolean | Items
+Plain = Number | String | Boolean
+"""A constant that is no list."""
+
+Constant = Plain | Items
 """A value known from the text alone, standing where it is used. The items of a list are constants, too."""
 
 

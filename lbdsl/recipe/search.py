@@ -93,7 +93,7 @@ def _vary(scope: Scope, node: tree.Vary) -> Vary | None:
     domain = attempt(resolve_domain, scope, param, node.domain)
     if domain is None or not _inside(scope, declared, domain):
         return None
-    values: tuple[Any, ...] = tuple(option.value for option in domain.options)  # type: ignore[union-attr]
+    values: tuple[Any, ...] = tuple(option.value for option in domain.options)
     low, high = values if domain.is_interval else (None, None)
     return Vary(node.span, name, low, high, () if domain.is_interval else values)
 

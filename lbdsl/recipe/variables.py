@@ -18,7 +18,7 @@ from lbdsl.core.units import Unit
 from lbdsl.recipe.constants import SET, constant, described, literals, placed
 from lbdsl.recipe.expressions import resolve_expr
 from lbdsl.recipe.schema import Number, String
-from lbdsl.recipe.scope import Constant, Expression, Scope, Unresolved, attempt, each
+from lbdsl.recipe.scope import Constant, Expression, Plain, Scope, Unresolved, attempt, each
 from lbdsl.recipe.types import Place, kind_of, unit_of, walk
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
@@ -111,7 +111,7 @@ class Domain(NamedTuple):
     """The values a parameter may have: an interval with both ends (`options` has the two), or a choice."""
 
     is_interval: bool
-    options: tuple[Constant, ...]
+    options: tuple[Plain, ...]
     span: Span
 
 
@@ -140,7 +140,7 @@ def outside_values(
     return found
 
 
-def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Constant | None:
+def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
     """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
     name = node.name.name
     value = attempt(_value, scope, node, outside)
@@ -153,7 +153,7 @@ def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Co
     return value
 
 
-def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Constant | None:
+def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
     name = node.name.name
     if node.type.name not in TYPES:
         scope.unknown("LB127", f"no type `{node.type.name}`", node.type.name, node.type.span, TYPES, "types")
@@ -172,7 +172,7 @@ def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Constant 
     return value if domain is None or in_domain(scope, node, domain, value, "LB118") else None
 
 
-def _default(scope: Scope, node: tree.Param, written: tree.Expr) -> Constant:
+def _default(scope: Scope, node: tree.Param, written: tree.Expr) -> Plain:
     return _of_type(scope, node, constant(scope, written), "LB106")
 
 
@@ -207,11 +207,11 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _of_type(scope: Scope, node: tree.Param, value: Constant, code: str) -> Constant:
+def _of_type(scope: Scope, node: tree.Param, value: Constant, code: str) -> Plain:
     """The value in the parameter's type and unit."""
     name = node.name.name
     kind, units, whole = TYPES[node.type.name]
-    if kind_of(value) == kind and unit_of(value) in units:
+    if isinstance(value, Plain) and kind_of(value) == kind and unit_of(value) in units:
         if not isinstance(value, Number):
             return value
         if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:
@@ -249,19 +249,19 @@ def resolve_domain(scope: Scope, node: tree.Param, written: tree.Interval | tree
     return Domain(True, options, written.span)
 
 
-def _domain_value(scope: Scope, node: tree.Param, value: Constant | None) -> Constant:
+def _domain_value(scope: Scope, node: tree.Param, value: Constant | None) -> Plain:
     if value is None:
         raise Unresolved
     return _of_type(scope, node, value, "LB106")
 
 
-def in_domain(scope: Scope, node: tree.Param, domain: Domain, value: Constant, code: str) -> bool:
+def in_domain(scope: Scope, node: tree.Param, domain: Domain, value: Plain, code: str) -> bool:
     """Whether the value belongs to the domain; an error otherwise."""
     if domain.is_interval:
         low, high = domain.options
-        good = low.value <= value.value <= high.value  # type: ignore[union-attr, operator]
+        good = low.value <= value.value <= high.value  # type: ignore[operator]
     else:
-        good = any(value.value == option.value for option in domain.options)  # type: ignore[union-attr]
+        good = any(value.value == option.value for option in domain.options)
     if not good:
         message = f"`${node.name.name}` cannot be {described(value)}"
         scope.error(code, message, value.span, labels=(Label(domain.span, "its domain"),))
