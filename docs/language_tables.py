@@ -10,7 +10,7 @@ from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.schema_expr import FACTS
+from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax.names import GRAMMAR, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS, STATEMENTS
 from lbdsl.syntax.place import FORMS

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -320,7 +320,7 @@ def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -
     recipe = recipe_from_text(
         plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
     ).unwrap()
-    return recipe.model_copy(update={"measure": plan.measure, "eval": plan.eval})
+    return replace(recipe, measure=plan.measure, eval=plan.eval)
 
 
 def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:

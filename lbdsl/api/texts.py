@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lbdsl.api.workbench import Workbench
@@ -29,7 +30,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """LB44x for a text that cannot be read, that is too short for what a block asks of it, or, without a connection, that
     is a hub data set which is not in the cache: known now, not after the measuring. Lengths must be settled."""
     folder, offline = data_folder(recipe.path), bench.options.offline
-    for data in texts_of(recipe if heal else recipe.model_copy(update={"heal": None})):
+    for data in texts_of(recipe if heal else replace(recipe, heal=None)):
         if hub.is_hub_name(data) and not (folder / data).exists():
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)

@@ -16,12 +16,11 @@ from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.includes import with_includes
-from lbdsl.recipe.lets import resolve_let
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.params import resolve_param
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
+from lbdsl.recipe.variables import resolve_let, resolve_param
 from lbdsl.syntax import tree
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lalr import Failure, parse_statement
@@ -167,8 +166,7 @@ class Analysis:
             name = statement.name.name
             match statement:
                 case tree.Param():
-                    value = resolve_param(scope, statement, None)
-                    shown = _shown(value)
+                    shown = _shown(resolve_param(scope, statement, None))
                     note = (
                         f"Default: {shown}. `--set {name}=VALUE` gives another."
                         if shown
@@ -189,9 +187,8 @@ class Analysis:
 
 def _shown(value: Constant | None) -> str:
     """A value with its unit; nothing for one that is wrong."""
-    if value is None or value.kind != "number":
-        return "" if value is None else value.text or value.shown
-    assert isinstance(value.value, int | float)
+    if not isinstance(value, tree.Number):
+        return "" if value is None else one_line(value.span.text)
     if value.unit is Unit.RATIO:
         return f"{100 * value.value:.12g}%"
     return f"{value.value:.12g}" + ("" if value.unit is Unit.NONE else f" {value.unit.value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbdsl.core.span import Span
 from lbdsl.layer.facts import ModelFacts
@@ -53,7 +53,7 @@ def _is_static(rule: Rule) -> bool:
 
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
     """The hints of the first rules, which need no scores; none when they cannot be carried out."""
-    part = recipe.model_copy(update={"rules": recipe.rules[:count], "requires": (), "asserts": ()})
+    part = replace(recipe, rules=recipe.rules[:count], requires=(), asserts=())
     chosen = select(part, facts, {}).value
     if chosen is None:
         return ()

@@ -28,11 +28,11 @@ from lbdsl.editor.pages import (
 )
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.calls import resolve_action
-from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
-from lbdsl.recipe.schema_expr import FACTS
-from lbdsl.recipe.scope import Scope
+from lbdsl.recipe.scope import Scope, attempt
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.variables import TYPES
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.names import STATEMENTS
@@ -161,7 +161,7 @@ def _is_for_modules(name: str) -> bool:
     """Whether an action acts on the weights of modules, by its own example; `keep` may stand everywhere."""
     example = parse(Source("", f"else {actions()[name].example}")).unwrap().statements[0]
     assert isinstance(example, tree.RuleStatement), "an action's example is an action"
-    action = resolve_action(Scope(), example.actions[0])
+    action = attempt(resolve_action, Scope(), example.actions[0])
     return action is not None and acts_on_weights(action)
 
 

@@ -21,9 +21,9 @@ from lbdsl.editor.pages import (
 from lbdsl.metrics import metrics
 from lbdsl.plan.layersets import fixed_members, ranked_sets
 from lbdsl.plan.words import plural, ranges_text
-from lbdsl.recipe.schema_expr import FACTS
+from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
-from lbdsl.recipe.sets import resolve_set
+from lbdsl.recipe.sets import resolve_group
 from lbdsl.syntax import tree
 from lbdsl.syntax.build import Builder
 from lbdsl.syntax.lexer import Token, tables
@@ -126,13 +126,12 @@ def _members(analysis: Analysis, name: str) -> str:
     scope = Scope()
     for statement in analysis.statements:
         if isinstance(statement, tree.Group):
-            found = resolve_set(scope, statement.layers)
-            scope.groups[statement.name.name] = found
+            layer_set = resolve_group(scope, statement)
             if f"@{statement.name.name}" == name:
-                if found is None or ranked_sets(found.layers):
+                if layer_set is None or ranked_sets(layer_set):
                     return "\n\nWhich layers, measurements or values decide."
                 layers = sorted(
-                    i for i in fixed_members(found.layers, analysis.facts.layers) if 0 <= i < analysis.facts.layers
+                    i for i in fixed_members(layer_set, analysis.facts.layers) if 0 <= i < analysis.facts.layers
                 )
                 return f"\n\n{plural(len(layers), 'layer')} of this model: {ranges_text(layers) or 'none'}."
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.resources import resource_folder
-from lbdsl.recipe.params import TYPES
+from lbdsl.recipe.variables import TYPES
 from lbdsl.syntax.highlight import WORD_OPERATORS
 from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.names import STATEMENTS, TABLES

@@ -20,6 +20,7 @@ from lbdsl.plan.cost import ModelCost
 from lbdsl.plan.schema import Loss
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import (
+    FACTS,
     Arithmetic,
     Boolean,
     Compare,
@@ -28,16 +29,16 @@ from lbdsl.recipe.schema import (
     Fact,
     Items,
     Logic,
-    Negate,
+    Minus,
     Node,
     Not,
     Number,
+    Pattern,
     PostScore,
     Recipe,
     Score,
-    Text,
+    String,
 )
-from lbdsl.recipe.schema_expr import FACTS
 
 SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
 """Of what a percentage is a share of the base model's."""
@@ -92,7 +93,7 @@ def walk(expr: Expr) -> Iterator[Expr]:
             inner: tuple[Any, ...] = expr.operands
         case Items():
             inner = expr.items
-        case Not() | Negate():
+        case Not() | Minus():
             inner = (expr.operand,)
         case _:
             inner = ()
@@ -161,7 +162,7 @@ class _Evaluator:
         match expr:
             case Number():
                 return Quantity(expr.value, expr.unit)
-            case Text() | Boolean():
+            case String() | Pattern() | Boolean():
                 return expr.value
             case Items():
                 values = [self.of(item) for item in expr.items]
@@ -184,11 +185,13 @@ class _Evaluator:
             case Not():
                 truth = self._truth(expr.operand)
                 return None if truth is None else not truth
-            case Negate():
+            case Minus():
                 value = self._number(expr.operand)
                 return None if value is None else Quantity(-value.value, value.unit)
             case Arithmetic():
                 return self._arithmetic(expr)
+            case _:
+                raise AssertionError("names are replaced by what they mean")
 
     def _score(self, score: Score) -> Quantity | None:
         if score.joint:
@@ -252,7 +255,7 @@ class _Evaluator:
         if any(value is None for value in values):
             return None
         truths = [
-            self._pair(op, expr.operands[i], values[i], expr.operands[i + 1], values[i + 1])
+            self._pair(op.text, expr.operands[i], values[i], expr.operands[i + 1], values[i + 1])
             for i, op in enumerate(expr.ops)
         ]
         return None if any(truth is None for truth in truths) else all(truths)

@@ -8,19 +8,21 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
 from lbdsl.recipe.schema import (
     AllLayers,
     Amount,
-    AnyOf,
-    BothOf,
     Edge,
     Every,
-    Except,
-    Interval,
+    ExceptSet,
+    InterSet,
     LayerSet,
     LayersSelector,
     ModulesSelector,
     Node,
+    Range,
     RankedSet,
     RankSelector,
     Recipe,
+    UnionSet,
+    ends,
+    steps,
 )
 
 Ranking = Callable[[RankedSet], frozenset[int]]
@@ -32,22 +34,26 @@ def members(layer_set: LayerSet, layers: int, ranking: Ranking) -> frozenset[int
     match layer_set:
         case AllLayers():
             return frozenset(range(layers))
-        case Interval():
-            return frozenset(range(layer_set.first, layer_set.last + 1))
+        case Range():
+            first, last = ends(layer_set)
+            return frozenset(range(first, last + 1))
         case Edge():
             count = layer_set.amount.of(layers)
             start = {"first": 0, "last": layers - count, "middle": (layers - count) // 2}[layer_set.which]
             return frozenset(range(start, start + count))
         case Every():
-            return frozenset(range(layer_set.start, layers, layer_set.step))
+            start, step = steps(layer_set)
+            return frozenset(range(start, layers, step))
         case RankedSet():
             return ranking(layer_set)
-        case AnyOf():
+        case UnionSet():
             return frozenset().union(*(members(part, layers, ranking) for part in layer_set.sets))
-        case BothOf():
+        case InterSet():
             return frozenset.intersection(*(members(part, layers, ranking) for part in layer_set.sets))
-        case Except():
+        case ExceptSet():
             return members(layer_set.base, layers, ranking) - members(layer_set.removed, layers, ranking)
+        case _:
+            raise AssertionError("groups are replaced by their sets")
 
 
 def fixed_members(layer_set: LayerSet, layers: int) -> frozenset[int]:
@@ -63,10 +69,10 @@ def parts(layer_set: LayerSet) -> Iterator[LayerSet]:
     """The set and every set in it."""
     yield layer_set
     match layer_set:
-        case AnyOf() | BothOf():
+        case UnionSet() | InterSet():
             for part in layer_set.sets:
                 yield from parts(part)
-        case Except():
+        case ExceptSet():
             yield from parts(layer_set.base)
             yield from parts(layer_set.removed)
 
@@ -92,15 +98,16 @@ def layer_problems(recipe: Recipe, layers: int) -> tuple[Diagnostic, ...]:
 
 def _problems(recipe: Recipe, part: LayerSet, layers: int) -> list[Diagnostic]:
     match part:
-        case Interval():
+        case Range():
             return _interval_problems(recipe, part, layers)
         case Edge() | RankedSet():
             return _amount_problems(recipe, part.amount, layers)
-        case Every() if part.step < 1 or not 0 <= part.start < layers:
+        case Every() if steps(part)[1] < 1 or not 0 <= steps(part)[0] < layers:
+            start, step = steps(part)
             return [
                 error(
                     "LB303",
-                    f"`every {part.step} from {part.start}` selects none of the {layers} layers",
+                    f"`every {step} from {start}` selects none of the {layers} layers",
                     recipe.span(part),
                     help=f"the layers are 0-{layers - 1}, and a step is at least 1",
                 )
@@ -109,8 +116,8 @@ def _problems(recipe: Recipe, part: LayerSet, layers: int) -> list[Diagnostic]:
             return []
 
 
-def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> list[Diagnostic]:
-    first, last = part.first, part.last
+def _interval_problems(recipe: Recipe, part: Range, layers: int) -> list[Diagnostic]:
+    first, last = ends(part)
     top = layers - 1
     if first > last:
         return [

@@ -8,6 +8,7 @@ about the context that the recipe's asserts and budgets name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lbdsl.actions import Action
@@ -46,7 +47,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         judged = _settled(recipe, "eval", judged, wanted, window, facts, found)
         found += judging_findings(recipe, judged, facts)
     found += _heal_findings(recipe, window)
-    value = recipe.model_copy(update={"measure": measure, "eval": judged})
+    value = replace(recipe, measure=measure, eval=judged)
     return Diagnosed(None if any(d.is_error for d in found) else value, tuple(found))
 
 
@@ -181,13 +182,12 @@ def _heal_findings(recipe: Recipe, window: int) -> list[Diagnostic]:
 
 def _setting(recipe: Recipe | None, block: Any, name: str) -> Span | None:
     """Where a setting's value stands, else its block, where the recipe has one."""
-    place = block.set_at.get(name, block.at)
-    return None if place is None or recipe is None else recipe.span_at(place)
+    return None if recipe is None else block.set_at.get(name, block.span)
 
 
 def _fix(recipe: Recipe | None, block: Any, name: str, text: str) -> Fix | None:
     """The fix that writes another value; a variable may stand in other places, too, and is left alone."""
     if name not in block.set_at or recipe is None:
         return None
-    span = recipe.span_at(block.set_at[name])
+    span = block.set_at[name]
     return Fix(f"write `{text}`", (Edit(span, text),)) if not span.text.startswith("$") else None

@@ -83,7 +83,7 @@ def _match(rule: Rule, known: Known, world: World) -> Diagnosed[Match]:
 def _layers(selector: LayersSelector | ModulesSelector, known: Known, world: World) -> Diagnosed[Match]:
     problems: list[Diagnostic] = []
     chosen: dict[int, frozenset[int]] = {}
-    layer_set = selector.layers if selector.layers is not None else AllLayers()
+    layer_set = selector.layers if selector.layers is not None else AllLayers(selector.span)
     for ranked in ranked_sets(layer_set):
         order, found = _order(ranked.by, ranked.direction, tuple(range(world.facts.layers)), world)
         problems += found

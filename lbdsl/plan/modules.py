@@ -11,7 +11,7 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import ModulePattern, ModulesSelector, Recipe
+from lbdsl.recipe.schema import ModulesSelector, Pattern, Recipe, String
 
 _IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
 
@@ -37,7 +37,7 @@ def layer_modules(names: tuple[str, ...]) -> tuple[Module, ...]:
 
 def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
     """The modules whose full name matches one of the rule's patterns, in whatever layer."""
-    tests = [matcher(pattern.text, glob=pattern.glob) for pattern in selector.patterns]
+    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in selector.patterns]
     return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
 
 
@@ -56,24 +56,25 @@ def pattern_problems(recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:
         if not isinstance(rule.selector, ModulesSelector):
             continue
         for pattern in rule.selector.patterns:
-            test = matcher(pattern.text, glob=pattern.glob)
+            test = matcher(pattern.value, glob=isinstance(pattern, String))
             if not any(test(module.name) for module in modules):
                 yield _unmatched(recipe, pattern, modules)
 
 
-def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ...]) -> Diagnostic:
+def _unmatched(recipe: Recipe, pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
     known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
-    near = nearest(pattern.text, known) if pattern.glob else None
+    glob = isinstance(pattern, String)
+    near = nearest(pattern.value, known) if glob else None
     span = recipe.span(pattern)
-    typed = slip(pattern.text, known) if pattern.glob else None
+    typed = slip(pattern.value, known) if glob else None
     fix = None if typed is None or span is None else Fix(f"write `{typed}`", (Edit(span, f'"{typed}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
     listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
     return error(
         "LB218",
-        f"`{pattern.text}` matches 0 of {len(modules)} modules",
+        f"`{pattern.value}` matches 0 of {len(modules)} modules",
         span,
         help=(*([f"nearest `{near}`"] if near else []), listed),
         fix=fix,

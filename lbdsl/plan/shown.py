@@ -48,7 +48,7 @@ def _comparisons(expr: Expr, truth: bool, world: World) -> Iterator[Compare]:
     match expr:
         case Compare():
             for index in range(len(expr.ops)):
-                pair = Compare.model_construct(operands=expr.operands[index : index + 2], ops=(expr.ops[index],))
+                pair = Compare(expr.span, expr.operands[index : index + 2], (expr.ops[index],))
                 if holds(pair, world).value is truth:
                     yield pair
         case Logic():

@@ -189,7 +189,7 @@ def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
             for i, op in enumerate(part.ops):
                 for here, there, less in ((i, i + 1, "<"), (i + 1, i, ">")):
                     costs = [p for p in walk(part.operands[here]) if isinstance(p, CostOf)]
-                    if costs and op[0] in "<>":
+                    if costs and op.text[0] in "<>":
                         bound = part.operands[there]
-                        return part.operands[here], op[0] == less, getattr(bound, "unit", None) is Unit.RATIO
+                        return part.operands[here], op.text[0] == less, getattr(bound, "unit", None) is Unit.RATIO
     return None

@@ -17,11 +17,8 @@ from lbdsl.syntax import tree
 from lbdsl.syntax.names import MAX_BYTES, RULE_WORDS
 from lbdsl.syntax.parse import parse
 
-_FOLLOW_ON = ("LB118", "LB206", "LB207", "LB208", "LB209", "LB210")
-"""What a recipe may seem to lack because a statement did not parse."""
-
-_UNKNOWN = ("LB110", "LB111")
-"""The same of names, but only of those that such a statement may define."""
+_FOLLOWING = ("LB206", "LB207", "LB208", "LB209", "LB210")
+"""What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
 
 _DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 
@@ -53,16 +50,16 @@ def recipe_from_text(
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)
     whole = with_includes(parsed.value, reader, actions())
-    resolved = resolve(whole, set_params=set_params, path=name)
+    resolved = resolve(whole, set_params or {})
     syntax = (*parsed.diagnostics, *whole.diagnostics)
-    broken = any(problem.is_error for problem in syntax)
-    lost = _lost_names(text, parsed.value) if broken else frozenset()
-    kept = [
-        problem
-        for problem in resolved.diagnostics
-        if not (broken and (problem.code in _FOLLOW_ON or _is_lost(problem, lost, bool(whole.diagnostics))))
-    ]
-    return Diagnosed(None if broken else resolved.value, tuple(sorted([*syntax, *kept], key=place_of)))
+    problems = (*syntax, *resolved.diagnostics)
+    failed = any(problem.is_error for problem in problems)
+    if failed:
+        problems = tuple(problem for problem in problems if problem.code not in _FOLLOWING)
+    if any(problem.is_error for problem in syntax):
+        lost = _lost_names(text, parsed.value)
+        problems = tuple(problem for problem in problems if not _is_lost(problem, lost, bool(whole.diagnostics)))
+    return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=place_of)))
 
 
 def recipe_from_bytes(
@@ -72,16 +69,8 @@ def recipe_from_bytes(
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
         return Diagnosed(None, (_is_a_plan(name),))
     if name.endswith((".yaml", ".yml")):
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB138",
-                    f"{name} is a recipe in YAML, not in lbdsl's language",
-                    help=f"`lbdsl convert {name}` turns it into one",
-                ),
-            ),
-        )
+        message = f"{name} is a recipe in YAML, not in lbdsl's language"
+        return Diagnosed(None, (error("LB138", message, help=f"`lbdsl convert {name}` turns it into one"),))
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)
@@ -100,8 +89,8 @@ def _lost_names(text: str, file: tree.File) -> frozenset[str]:
 
 def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
     """An unknown name that follows from another mistake. `includes`: a file that may define it was not read."""
-    if problem.code not in _UNKNOWN or problem.span is None:
-        return False
+    if problem.code not in ("LB110", "LB111") or problem.span is None:
+        return problem.code == "LB118"
     return includes or problem.span.text in lost or problem.span.source.base > 0
 
 

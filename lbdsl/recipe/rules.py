@@ -1,80 +1,106 @@
-"""What rules say about each other before any model is known. Findings that need one are the planner's."""
+"""What is wrong with rules before any model is known: actions that do not go together, and rules that leave each other
+nothing. Findings that need a model are the planner's."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 from lbdsl.actions import Action
+from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import AllLayers, AnyOf, ElseSelector, Interval, LayerSet, LayersSelector, Rule
-
-_Ranges = list[tuple[int, int]]
+from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
+from lbdsl.recipe.scope import Scope, rewrite
+from lbdsl.syntax import tree
+from lbdsl.syntax.lexer import one_line
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
 _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
 _LINE_END = re.compile(r"[ \t]*(#[^\n]*)?(?=\n|$)")
 
 
-SpanOf = Callable[[Rule], Span]
-"""Where a rule stands."""
+def check_actions(scope: Scope, rule: tree.RuleStatement, actions: Sequence[Action]) -> bool:
+    """Whether the actions of a rule go with its selector and with each other; errors otherwise."""
+    good = True
+    if isinstance(rule.selector, tree.ModulesSelector):
+        for action, call in zip(actions, rule.actions, strict=True):
+            if not acts_on_weights(action):
+                message = f"`{action.kind}` is not about the weights of modules"
+                hint = "choose whole layers: `layers SET` or `where CONDITION`"
+                scope.error("LB216", message, call.span, labels=(Label(rule.selector.span, "chooses modules"),), help=hint)
+                good = False
+    written = tuple(zip(actions, rule.actions, strict=True))
+    return good and all(
+        _go_together(scope, earlier, later, rule) for index, later in enumerate(written) for earlier in written[:index]
+    )
+
+
+def _go_together(
+    scope: Scope, earlier: tuple[Action, tree.Call], later: tuple[Action, tree.Call], rule: tree.RuleStatement
+) -> bool:
+    (first, first_call), (second, second_call) = earlier, later
+    path = touching(first, second)
+    if path is None:
+        return True
+    keep = next((action for action in (first, second) if action.keeps and len(action.claims()) > 1), None)
+    if keep is not None:
+        whole = rule.actions[0].span.to(rule.actions[-1].span)
+        others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
+        scope.error(
+            "LB204",
+            f"`{keep.text()}` combines with nothing",
+            whole,
+            help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
+            fix=None if others else rewrite(whole, keep.text()),
+        )
+        return False
+    keeps = first.keeps or second.keeps
+    one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
+    scope.error(
+        "LB203",
+        f"`{one}` and `{other}` both {'claim' if keeps else 'change'} the {path} of a layer",
+        second_call.span,
+        labels=(Label(first_call.span, "claims it first" if keeps else "changes it first"),),
+        help="use one of them",
+    )
+    return False
 
 
 def lint_rules(
-    rules: Sequence[Rule], span: SpanOf, *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
+    rules: Sequence[Rule], *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
 ) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
 
     `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
     """
     if not rules:
-        return (
-            []
-            if first_else
-            else [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
-        )
-    found = [*_after_else(rules, span, first_else), *_shadowed(rules, span)]
+        empty = warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")
+        return [] if first_else else [empty]
+    found = [*_after_else(rules, first_else), *_shadowed(rules)]
     if first_else is None:
-        found.append(
-            note(
-                "LB206",
-                "no `else`: layers that no rule claims are kept",
-                span(rules[-1]),
-                help="say `else keep` to mean it",
-            )
-        )
+        message = "no `else`: layers that no rule claims are kept"
+        found.append(note("LB206", message, rules[-1].span, help="say `else keep` to mean it"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
     if changing is not None and not healed:
-        found.append(
-            warning(
-                "LB207",
-                "layers are changed and nothing heals them",
-                span(changing),
-                help="add a `heal` block, as in `heal { tokens = 200k }`",
-            )
-        )
+        message = "layers are changed and nothing heals them"
+        found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
     if changing is not None and not gated:
-        found.append(
-            warning(
-                "LB208",
-                "layers are changed and nothing gates the result",
-                span(changing),
-                help="add a gate, as in `assert ppl_increase < 5%`",
-            )
-        )
+        message = "layers are changed and nothing gates the result"
+        found.append(warning("LB208", message, changing.span, help="add a gate, as in `assert ppl_increase < 5%`"))
     return found
 
 
-def _after_else(rules: Sequence[Rule], span_of: SpanOf, first_else: tuple[int, Span] | None) -> Iterator[Diagnostic]:
+def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> Iterator[Diagnostic]:
     if first_else is None:
         return
     first, whole = first_else
     after = [rule for rule in rules if rule.number > first]
-    spans = [span_of(rule) for rule in after]
+    spans = [rule.span for rule in after]
     movable = not any(isinstance(rule.selector, ElseSelector) for rule in after) and all(
         span.source is whole.source for span in spans
     )
@@ -104,47 +130,45 @@ def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
     )
 
 
-def _shadowed(rules: Sequence[Rule], span_of: SpanOf) -> Iterator[Diagnostic]:
-    """Ranges wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
+# Sets of layers as bits of a number, layer 0 the lowest; -1 is all layers.
+
+_MOST_LAYERS = 2**16
+"""No model has more: of rules that name layers above, the planner has more to say."""
+
+
+def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
+    """Sets wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
     weights = any(touch(root, Slot.WEIGHTS) for rule in rules for a in rule.actions if not a.keeps for root in a.claims())
-    claimed: dict[str, _Ranges] = {}
-    owners: list[tuple[Rule, _Ranges, tuple[str, ...]]] = []
+    mixer = (Slot.MIXER.value,)
+    claimed: dict[str, int] = {}
+    owners: list[tuple[Rule, int, tuple[str, ...]]] = []
+
+    def owners_of(layers: int, roots: Sequence[str]) -> list[Rule]:
+        return [owner for owner, theirs, paths in owners if theirs & layers and _touch(paths, roots)]
+
     for rule in rules:
-        if isinstance(rule.selector, ElseSelector):
+        selector = rule.selector
+        if isinstance(selector, ElseSelector):
             return
-        if not isinstance(rule.selector, LayersSelector):
+        if not isinstance(selector, LayersSelector):
             continue
-        ranges = _ranges(rule.selector.layers)
-        if ranges is None:
+        layers = _layers(selector.layers)
+        if layers is None:
             continue
         roots = {action: _roots(action, weights) for action in rule.actions}
         every = tuple(dict.fromkeys(root for of_action in roots.values() for root in of_action))
-        if all(_shadows(action, of_action, ranges, claimed) for action, of_action in roots.items()):
-            by = [owner for owner, theirs, paths in owners if _touch(paths, every) and _overlap(theirs, ranges)]
-            total = sum(last - first + 1 for first, last in ranges)
-            count = f"{total} of {total} claimed" if total < _ALL else "all layers claimed"
-            yield warning(
-                "LB202",
-                f"shadowed: {count} by {_named(by)}",
-                span_of(rule),
-                help="move it up, or remove it",
-                labels=tuple(Label(span_of(owner), "claims them first") for owner in by[:5]),
-            )
+        if all(_nothing_left(action, of_action, layers, claimed) for action, of_action in roots.items()):
+            yield _shadow(rule, layers, owners_of(layers, every))
             continue
-        mixer = (Slot.MIXER.value,)
         whole = any(action.keeps and {Slot.MIXER, Slot.FFN} <= set(of_action) for action, of_action in roots.items())
-        if whole and _inside(ranges, _taken(mixer, claimed)):
-            by = [owner for owner, theirs, paths in owners if _touch(paths, mixer) and _overlap(theirs, ranges)]
-            yield _kept_late(rule, by, span_of)
-        if rule.selector.where is None:
-            taken = [
-                (root, ranges if action.divisible else _without(ranges, _taken(of_action, claimed)))
-                for action, of_action in roots.items()
-                for root in of_action
-            ]
-            for root, left in taken:
-                _add(claimed.setdefault(root, []), left)
-            owners.append((rule, ranges, every))
+        if whole and not layers & ~_taken(mixer, claimed):
+            yield _kept_late(rule, owners_of(layers, mixer))
+        if selector.where is None:
+            taken = {a: layers if a.divisible else layers & ~_taken(of_action, claimed) for a, of_action in roots.items()}
+            for action, of_action in roots.items():
+                for root in of_action:
+                    claimed[root] = claimed.get(root, 0) | taken[action]
+            owners.append((rule, layers, every))
 
 
 def _roots(action: Action, weights: bool) -> tuple[str, ...]:
@@ -156,32 +180,34 @@ def _touch(some: Sequence[str], others: Sequence[str]) -> bool:
     return any(touch(a, b) for a in some for b in others)
 
 
-def _taken(roots: Sequence[str], claimed: Mapping[str, _Ranges]) -> _Ranges:
+def _taken(roots: Sequence[str], claimed: Mapping[str, int]) -> int:
     """Where something that touches one of `roots` is claimed."""
-    return _merged([pair for path, ranges in claimed.items() if _touch((path,), roots) for pair in ranges])
+    return reduce(or_, (layers for path, layers in claimed.items() if _touch((path,), roots)), 0)
 
 
-def _shadows(action: Action, roots: Sequence[str], ranges: _Ranges, claimed: Mapping[str, _Ranges]) -> bool:
-    """Whether nothing is left for an action in `ranges`: of a divisible one all that it claims is claimed, of another one
+def _nothing_left(action: Action, roots: Sequence[str], layers: int, claimed: Mapping[str, int]) -> bool:
+    """Whether nothing is left for an action in `layers`: of a divisible one all that it claims is claimed, of another one
     something is everywhere."""
     if not action.divisible:
-        return _inside(ranges, _taken(roots, claimed))
+        return not layers & ~_taken(roots, claimed)
 
-    def covered(root: str) -> _Ranges:
-        return _merged([pair for path, there in claimed.items() if f"{root}.".startswith(f"{path}.") for pair in there])
+    def covered(root: str) -> int:
+        return reduce(or_, (there for path, there in claimed.items() if f"{root}.".startswith(f"{path}.")), 0)
 
-    return all(_inside(ranges, covered(root)) for root in roots)
+    return not any(layers & ~covered(root) for root in roots)
 
 
-def _kept_late(rule: Rule, by: Sequence[Rule], span_of: SpanOf) -> Diagnostic:
+def _shadow(rule: Rule, layers: int, by: Sequence[Rule]) -> Diagnostic:
+    count = f"{layers.bit_count()} of {layers.bit_count()} claimed" if layers >= 0 else "all layers claimed"
+    labels = tuple(Label(owner.span, "claims them first") for owner in by[:5])
+    return warning("LB202", f"shadowed: {count} by {_named(by)}", rule.span, help="move it up, or remove it", labels=labels)
+
+
+def _kept_late(rule: Rule, by: Sequence[Rule]) -> Diagnostic:
     """A `keep` of layers whose attention is gone to earlier rules: it keeps only the rest of them."""
-    return warning(
-        "LB202",
-        f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept",
-        span_of(rule),
-        help="move it up to keep them whole",
-        labels=tuple(Label(span_of(owner), "claims it first") for owner in by[:5]),
-    )
+    message = f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept"
+    labels = tuple(Label(owner.span, "claims it first") for owner in by[:5])
+    return warning("LB202", message, rule.span, help="move it up to keep them whole", labels=labels)
 
 
 def _named(rules: Sequence[Rule]) -> str:
@@ -190,74 +216,16 @@ def _named(rules: Sequence[Rule]) -> str:
     return f"rule{'' if len(rules) == 1 else 's'} {numbers}"
 
 
-_ALL = 2**62
-
-
-def _ranges(layers: LayerSet) -> _Ranges | None:
-    """The set as sorted, disjoint ranges; None when that depends on the model."""
+def _layers(layers: LayerSet) -> int | None:
+    """The set; None when it depends on the model."""
     match layers:
         case AllLayers():
-            return [(0, _ALL - 1)]
-        case Interval():
-            return [(layers.first, layers.last)]
-        case AnyOf():
-            parts = [_ranges(part) for part in layers.sets]
-            known = [part for part in parts if part is not None]
-            return _merged([item for part in known for item in part]) if len(known) == len(parts) else None
+            return -1
+        case Range():
+            first, last = ends(layers)
+            return (1 << last + 1) - (1 << first) if last < _MOST_LAYERS else None
+        case UnionSet():
+            parts = [_layers(part) for part in layers.sets]
+            return None if None in parts else reduce(or_, (part for part in parts if part is not None))
         case _:
             return None
-
-
-def _merged(ranges: _Ranges) -> _Ranges:
-    out: _Ranges = []
-    for first, last in sorted(ranges):
-        if out and first <= out[-1][1] + 1:
-            out[-1] = (out[-1][0], max(out[-1][1], last))
-        else:
-            out.append((first, last))
-    return out
-
-
-def _add(ranges: _Ranges, more: _Ranges) -> None:
-    """Add ranges to sorted, disjoint ones, in place: a recipe of thousands of rules takes no quadratic time."""
-    for first, last in more:
-        start = bisect_left(ranges, first, key=lambda known: known[1] + 1)
-        end = bisect_right(ranges, last + 1, key=_first)
-        if start < end:
-            first, last = min(first, ranges[start][0]), max(last, ranges[end - 1][1])
-        ranges[start:end] = [(first, last)]
-
-
-def _without(ranges: _Ranges, taken: _Ranges) -> _Ranges:
-    """What is left of some ranges; both are sorted and disjoint."""
-    out: _Ranges = []
-    for first, last in ranges:
-        index = bisect_left(taken, first, key=lambda known: known[1])
-        while index < len(taken) and taken[index][0] <= last:
-            if first < taken[index][0]:
-                out.append((first, taken[index][0] - 1))
-            first = taken[index][1] + 1
-            index += 1
-        if first <= last:
-            out.append((first, last))
-    return out
-
-
-def _first(known: tuple[int, int]) -> int:
-    return known[0]
-
-
-def _inside(inner: _Ranges, outer: _Ranges) -> bool:
-    for first, last in inner:
-        index = bisect_right(outer, first, key=_first) - 1
-        if index < 0 or outer[index][1] < last:
-            return False
-    return True
-
-
-def _overlap(one: _Ranges, other: _Ranges) -> bool:
-    for first, last in one:
-        index = bisect_left(other, last + 1, key=_first) - 1
-        if index >= 0 and other[index][1] >= first:
-            return True
-    return False

@@ -1,174 +1,267 @@
-"""A resolved recipe, as frozen values. This is what the planner reads; text and tree are behind it.
+"""A resolved recipe: the syntax tree with names replaced by what they stand for, and the values of blocks.
 
-Every `$param` is replaced by its value, every `@group` by its set, every metric and action checked. Nodes know where
-they stand in the text (`at`), which is not part of their JSON.
+This is what the planner reads. Each `$name` is replaced by its value, each `@group` by its set, and each metric, cost and
+fact by a node that says what it means. Every node knows its place in the text (`span`).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from functools import cached_property
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
+from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source, Span
-from lbdsl.recipe.schema_blocks import (
-    Evaluate,
-    FullWeights,
-    Heal,
-    Lora,
-    Measure,
-    Objective,
-    Search,
-    Vary,
-)
-from lbdsl.recipe.schema_expr import (
+from lbdsl.core.units import Unit
+from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure, Search  # noqa: F401
+from lbdsl.syntax import tree
+from lbdsl.syntax.node import Node
+
+# With those that the planner imports from here.
+from lbdsl.syntax.tree import (  # noqa: F401
+    AllLayers,
     Arithmetic,
-    Boolean,
     Compare,
-    CostOf,
+    ElseSelector,
+    Every,
+    ExceptSet,
     Expr,
-    Fact,
+    InterSet,
     Items,
+    LayerSet,
+    LayersSelector,
     Logic,
-    Negate,
-    Node,
+    Meaning,
+    Minus,
+    ModulesSelector,
     Not,
     Number,
-    Phase,
-    PostScore,
-    Score,
-    Text,
-    action_from,
-)
-from lbdsl.recipe.schema_rules import (
-    Assertion,
-    ElseSelector,
-    LayersSelector,
-    ModulePattern,
-    ModulesSelector,
-    RankSelector,
-    Rule,
-    Selector,
+    Pattern,
+    Range,
+    String,
+    UnionSet,
     WhereSelector,
 )
-from lbdsl.recipe.schema_sets import (
-    AllLayers,
-    Amount,
-    AnyOf,
-    BothOf,
-    Edge,
-    Every,
-    Except,
-    Interval,
-    LayerSet,
-    RankedSet,
-)
-
-__all__ = [
-    "AllLayers",
-    "Amount",
-    "AnyOf",
-    "Arithmetic",
-    "Assertion",
-    "Boolean",
-    "BothOf",
-    "Compare",
-    "CostOf",
-    "Edge",
-    "ElseSelector",
-    "Evaluate",
-    "Every",
-    "Except",
-    "Expr",
-    "Fact",
-    "FullWeights",
-    "Heal",
-    "IncludedText",
-    "Interval",
-    "Items",
-    "LayerSet",
-    "LayersSelector",
-    "Logic",
-    "Lora",
-    "Measure",
-    "ModulePattern",
-    "ModulesSelector",
-    "Negate",
-    "Node",
-    "Not",
-    "Number",
-    "Objective",
-    "Phase",
-    "PostScore",
-    "RankSelector",
-    "RankedSet",
-    "Recipe",
-    "Rule",
-    "Score",
-    "Search",
-    "Selector",
-    "Text",
-    "Vary",
-    "WhereSelector",
-    "action_from",
-    "recipe_digest",
-]
 
 
-class IncludedText(Node):
+class Phase(StrEnum):
+    """When a value is known: from headers, after measuring, or after healing."""
+
+    STATIC = "static"
+    MEASURED = "measured"
+    POST = "post"
+
+
+# What only resolving makes -------------------------------------------------------------------------------------------
+
+
+class Boolean(Meaning):
+    """`true` or `false`."""
+
+    value: bool
+
+
+class Score(Meaning):
+    """A measured metric: of one layer in `where` and `by`, of the whole changed model where `joint`.
+
+    `name` is what the recipe says (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
+    score and for a metric that takes none; such a one may look at a `part` of the layer, `block` (None: the attention).
+    """
+
+    name: str
+    metric: str
+    action: Action | None
+    joint: bool
+    part: str | None
+
+    @property
+    def action_text(self) -> str:
+        """What it is measured under: the action's text, or the part of the layer."""
+        return self.action.text() if self.action is not None else self.part or ""
+
+    @property
+    def text(self) -> str:
+        """What it is called in plans: `nll`, `kl(swa(window=256))`."""
+        return f"{self.metric}({self.action_text})" if self.action_text else self.metric
+
+
+class PostScore(Meaning):
+    """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
+    None stands for each of them."""
+
+    name: str
+    source: str | None
+
+
+class CostOf(Meaning):
+    """`kv(32Ki)` (bytes a sequence), `flops(8Ki)` (a decoded token), `params`, `weights` (bytes) of the changed model: one
+    of `lbdsl.layer.cost.STATIC_VALUES`."""
+
+    name: str
+    ctx: int | None
+
+
+class Fact(Meaning):
+    """`model.family`, `model.layers`, `model.hidden`, ...: a field of ModelFacts by its name."""
+
+    name: str
+
+
+FACTS: Mapping[str, tuple[str, Unit]] = {
+    "family": ("text", Unit.NONE),
+    "architecture": ("text", Unit.NONE),
+    "dtype": ("text", Unit.NONE),
+    "tied": ("boolean", Unit.NONE),
+    "layers": ("number", Unit.NONE),
+    "hidden": ("number", Unit.NONE),
+    "heads": ("number", Unit.NONE),
+    "kv_heads": ("number", Unit.NONE),
+    "head_dim": ("number", Unit.NONE),
+    "intermediate": ("number", Unit.NONE),
+    "vocab": ("number", Unit.NONE),
+    "positions": ("number", Unit.TOKENS),
+    "params": ("number", Unit.PARAMS),
+    "kv_bytes_per_token": ("number", Unit.BYTES),
+}
+"""The facts that a recipe may ask for: the kind of each one's value, and the unit of a number."""
+
+
+class Amount(Number):
+    """A count of layers, or a share of all the model's layers, rounded down."""
+
+    @property
+    def count(self) -> int | None:
+        return None if self.unit is Unit.RATIO else int(self.value)
+
+    @property
+    def share(self) -> float | None:
+        return self.value if self.unit is Unit.RATIO else None
+
+    def of(self, layers: int) -> int:
+        """How many of `layers` layers; a share is floored."""
+        return int(self.value * layers + 1e-9) if self.unit is Unit.RATIO else int(self.value)
+
+
+if TYPE_CHECKING:
+    # The tree's own classes; once resolved, their fields have one type less.
+    class Edge(tree.Edge):
+        amount: Amount
+
+    class RankedSet(tree.RankedSet):
+        amount: Amount
+        by: Score  # type: ignore[assignment]
+
+    class RankSelector(tree.RankSelector):
+        amount: Amount | None
+        by: Score  # type: ignore[assignment]
+
+else:
+    Edge, RankedSet, RankSelector = tree.Edge, tree.RankedSet, tree.RankSelector
+
+Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector
+
+
+def ends(layers: Range) -> tuple[int, int]:
+    """The first and last layer of a resolved range. It is never expanded before the model is known."""
+    assert isinstance(layers.first, Number), "variables are replaced"
+    assert isinstance(layers.last, Number), "variables are replaced"
+    return int(layers.first.value), int(layers.last.value)
+
+
+def steps(layers: Every) -> tuple[int, int]:
+    """The first layer and the step of `every 4 from 1`."""
+    return int(layers.start.value) if layers.start is not None else 0, int(layers.step.value)
+
+
+def action_from(value: Any) -> Action:
+    """An action from itself or from its JSON; ValueError for an unknown kind or bad parameters."""
+    if isinstance(value, Action):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    cls = actions().get(str(kind))
+    if cls is None:
+        raise ValueError(f"no action is called {kind!r}")
+    return cls.model_validate(value)
+
+
+# Recipes -------------------------------------------------------------------------------------------------------------
+
+
+class Rule(Node):
+    """One line of the table. `number` counts rules from 1; `text` is its source, for plans and reports."""
+
+    number: int
+    selector: Selector
+    actions: tuple[Action, ...]
+    because: str | None
+    text: str
+
+
+class Assertion(Node):
+    expr: Expr
+    phase: Phase
+    text: str
+
+
+class Vary(Node):
+    """`vary $window in 64..1Ki`: both ends belong to it; or `in {64, 256}`. Values are in the parameter's unit."""
+
+    name: str
+    low: int | float | None
+    high: int | float | None
+    options: tuple[int | float | str | bool, ...]
+
+
+class Objective(Node):
+    """`minimize EXPR` or `maximize EXPR`, a value of the whole model; `phase` says when it is known."""
+
+    direction: str
+    expr: Expr
+    phase: Phase
+    text: str
+
+
+class IncludedText(BaseModel):
     """An included file: its path from the recipe's folder, its text, and the sha256 of its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     path: str
     text: str
     sha256: str
 
 
-class Recipe(Node):
+@dataclass(frozen=True)
+class Recipe:
     """A whole recipe. `params` are the values in force (defaults and `--set`); `set_params` names those set outside.
 
-    `sha256` is of the recipe's text and, where there are any, of all that it includes.
+    `sha256` is of the recipe's text and, where there are any, of all that it includes; `sources` are these texts, the
+    recipe's own first.
     """
 
-    version: Literal[1] = 1
+    path: str
+    text: str
+    sha256: str
     name: str | None = None
-    params: dict[str, int | float | str | bool] = {}
+    params: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     set_params: tuple[str, ...] = ()
     requires: tuple[Assertion, ...] = ()
-    measure: Measure = Measure()
+    measure: Measure = field(default_factory=Measure)
     rules: tuple[Rule, ...] = ()
     heal: Heal | None = None
     eval: Evaluate | None = None
     asserts: tuple[Assertion, ...] = ()
     search: Search | None = None
-    path: str
-    text: str
-    sha256: str
     included: tuple[IncludedText, ...] = ()
+    sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
-    def span(self, node: Node) -> Span | None:
+    def span(self, node: Node | Block) -> Span | None:
         """Where a node of this recipe stands, in its text or in that of an included file."""
-        return None if node.at is None else self.span_at(node.at)
-
-    def span_at(self, at: tuple[int, int]) -> Span:
-        """The same of a pair of offsets."""
-        source = next(source for source in reversed(self.sources) if source.base <= at[0])
-        return Span(source, at[0] - source.base, at[1] - source.base)
-
-    @property
-    def source(self) -> Source:
-        """The recipe's own text with its name."""
-        return self.sources[0]
-
-    @cached_property
-    def sources(self) -> tuple[Source, ...]:
-        """The recipe's text and those of its included files, in the order in which they are read."""
-        found = [Source(self.path, self.text)]
-        for item in self.included:
-            name = os.path.join(os.path.dirname(self.path), item.path)
-            found.append(Source(name, item.text, found[-1].base + len(found[-1].text) + 1))
-        return tuple(found)
+        return node.span
 
 
 def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:

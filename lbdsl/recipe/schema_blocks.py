@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator
 
-from lbdsl.recipe.schema_expr import Expr, Node, Phase
-from lbdsl.recipe.schema_rules import Assertion
+from lbdsl.core.span import Span
 
 BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
 """Texts that are always there; see `lbdsl.data.sources`."""
@@ -21,10 +20,17 @@ SEQUENCES = 4
 """The fewest sequences that a mean and its error are taken over; `tokens` rises to it."""
 
 
-class Block(Node):
-    """Base of the blocks. `set_at` has the offsets of the values that the recipe sets, by field; the others are open."""
+class _Values(BaseModel):
+    # Building all validators at import costs 30 ms; `check` needs few of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    set_at: Mapping[str, tuple[int, int]] = Field(default={}, exclude=True, repr=False)
+
+class Block(_Values):
+    """Base of the blocks. `span` is the block's place in the text, `set_at` those of the values that the recipe sets, by
+    field; the others are open."""
+
+    span: SkipValidation[Span | None] = Field(default=None, exclude=True, repr=False)
+    set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
 class Measure(Block):
@@ -40,7 +46,7 @@ class Measure(Block):
     seed: int = Field(default=0, ge=0)
 
 
-class Lora(Node):
+class Lora(_Values):
     """Low-rank adapters on all linear maps of the layers, merged at the end (arXiv 2106.09685)."""
 
     node: Literal["lora"] = "lora"
@@ -48,7 +54,7 @@ class Lora(Node):
     alpha: float = Field(default=32, gt=0)
 
 
-class FullWeights(Node):
+class FullWeights(_Values):
     node: Literal["full"] = "full"
 
 
@@ -85,29 +91,11 @@ class Evaluate(Block):
         return (value,) if isinstance(value, str) else value
 
 
-class Vary(Node):
-    """`vary $window in 64..1Ki`: both ends belong to it; or `in {64, 256}`. Values are in the parameter's unit."""
-
-    name: str
-    low: int | float | None = None
-    high: int | float | None = None
-    options: tuple[int | float | str | bool, ...] = ()
-
-
-class Objective(Node):
-    """`minimize EXPR` or `maximize EXPR`, a value of the whole model; `phase` says when it is known."""
-
-    direction: Literal["minimize", "maximize"]
-    expr: Expr
-    phase: Phase
-    text: str
-
-
-class Search(Node):
+class Search(Block):
     """`search { ... }`: which parameters to vary, and what makes their values good."""
 
-    vary: tuple[Vary, ...]
-    objectives: tuple[Objective, ...]
-    subject_to: tuple[Assertion, ...] = ()
+    vary: tuple[Any, ...]
+    objectives: tuple[Any, ...]
+    subject_to: tuple[Any, ...] = ()
     trials: int = Field(default=20, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0)

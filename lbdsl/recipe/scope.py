@@ -1,56 +1,85 @@
-"""What is known while a recipe is resolved: its definitions so far, and the problems found."""
+"""What is known while a recipe is resolved: its definitions so far, and the problems found.
+
+A resolver function returns its node with names replaced, or reports what is wrong and raises `Unresolved`. `each` and
+`rebuilt` resolve several parts: they go on after a failed one, so that every mistake is reported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
-from lbdsl.core.units import Unit
-from lbdsl.recipe.schema import LayerSet
+from lbdsl.recipe.schema import Boolean, Items, LayerSet, Number, String
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
 
 if TYPE_CHECKING:
-    from lbdsl.recipe.lets import Expression
-    from lbdsl.recipe.params import Declared
+    from lbdsl.recipe.variables import Declared
+
+T = TypeVar("T")
+P = ParamSpec("P")
+N = TypeVar("N", bound=tree.Node)
+S = TypeVar("S")
+
+Plain = Number | String | Boolean
+"""A constant that is no list."""
+
+Constant = Plain | Items
+"""A value known from the text alone, standing where it is used. The items of a list are constants, too."""
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A value known from the text alone. A list has its items; only numbers have a unit."""
-
-    value: int | float | str | bool | tuple[Constant, ...]
-    unit: Unit
-    span: Span
-    text: str = ""
-    numbers: tuple[tree.Number, ...] = ()
-    """The literals it is one of, wherever they stand: its own or its variable's, with those of a parameter's domain."""
-
-    @property
-    def kind(self) -> str:
-        """`number`, `text`, `boolean` or `list`."""
-        if isinstance(self.value, bool):
-            return "boolean"
-        if isinstance(self.value, str):
-            return "text"
-        return "list" if isinstance(self.value, tuple) else "number"
-
-    @property
-    def shown(self) -> str:
-        """How to speak of it: `512 tokens`, `the text "512"`."""
-        if self.kind == "number":
-            plain = self.unit is Unit.NONE or self.unit.value in self.text or self.text.endswith("%")
-            said = f"{self.text} ({self.value:.12g})" if self.text.startswith("$") else f"{self.text or self.value}"
-            return said + ("" if plain else f" {self.unit.value}")
-        return {"text": f'the text "{self.value}"', "boolean": str(self.value).lower()}.get(self.kind, "a list")
+class Unresolved(Exception):
+    """A part of the recipe has an error, which is reported."""
 
 
-@dataclass(frozen=True)
-class SizedSet:
+def attempt(resolve: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
+    """What `resolve` returns; None where it fails."""
+    try:
+        return resolve(*args, **options)
+    except Unresolved:
+        return None
+
+
+def each(resolve: Callable[[S], T], parts: Iterable[S]) -> tuple[T, ...]:
+    """Every part resolved. All of them are tried before the first failure counts."""
+    done: list[T] = []
+    failed = False
+    for part in parts:
+        try:
+            done.append(resolve(part))
+        except Unresolved:
+            failed = True
+    if failed:
+        raise Unresolved
+    return tuple(done)
+
+
+def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
+    """The node with some of its fields resolved; a field is a node, a tuple of nodes, or None."""
+
+    def resolved(name: str) -> Any:
+        value = getattr(node, name)
+        if value is None:
+            return None
+        return each(resolvers[name], value) if isinstance(value, tuple) else resolvers[name](value)
+
+    changed = dict(zip(resolvers, each(resolved, resolvers), strict=True))
+    return type(node)(*(changed.get(name, getattr(node, name)) for name in node._fields))
+
+
+class Expression(NamedTuple):
+    """What a `let` names; `size` counts the nodes it stands for and `depth` their nesting, other names put in place."""
+
+    node: tree.Expr
+    size: int
+    depth: int
+
+
+class SizedSet(NamedTuple):
     """A resolved set with the number of its nodes and its depth, both limited."""
 
     layers: LayerSet
@@ -66,15 +95,47 @@ class Definition:
     used: bool = False
 
 
+class Details(TypedDict, total=False):
+    """What an error may have beside its message and place."""
+
+    help: str | tuple[str, ...]
+    labels: tuple[Label, ...]
+    fix: Fix | None
+
+
 @dataclass
-class Scope:
-    """Lives during one `resolve` call. Functions that fail report here and return None."""
+class Findings:
+    """The problems found so far."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list, kw_only=True)
+
+    def error(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(error(code, message, span, **details))
+
+    def fail(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> NoReturn:
+        """Report an error that leaves no value."""
+        self.error(code, message, span, **details)
+        raise Unresolved
+
+    def warning(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(warning(code, message, span, **details))
+
+    def note(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+        self.diagnostics.append(note(code, message, span, **details))
+
+
+@dataclass
+class Scope(Findings):
+    """Lives during one `resolve` call."""
 
     metric: str = "nll"
     """What `sensitivity` stands for."""
 
     variables: dict[str, Constant | None] = field(default_factory=dict)
     """None: defined, but its value is wrong and has been reported."""
+
+    literals: dict[str, tuple[Number, ...]] = field(default_factory=dict)
+    """The numbers as written that a variable may be one of: its value's, and those of a parameter's domain."""
 
     expressions: dict[str, Expression] = field(default_factory=dict)
     """Those of the variables that stand for an expression over a model."""
@@ -90,28 +151,6 @@ class Scope:
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
-    diagnostics: list[Diagnostic] = field(default_factory=list)
-
-    def error(
-        self,
-        code: str,
-        message: str,
-        span: Span | None,
-        *,
-        help: str | tuple[str, ...] = (),
-        labels: tuple[Label, ...] = (),
-        fix: Fix | None = None,
-    ) -> None:
-        self.diagnostics.append(error(code, message, span, help=help, labels=labels, fix=fix))
-
-    def warning(
-        self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = (), fix: Fix | None = None
-    ) -> None:
-        self.diagnostics.append(warning(code, message, span, help=help, fix=fix))
-
-    def note(self, code: str, message: str, span: Span | None, *, help: str | tuple[str, ...] = ()) -> None:
-        self.diagnostics.append(note(code, message, span, help=help))
-
     def unknown(
         self,
         code: str,
@@ -122,34 +161,25 @@ class Scope:
         what: str,
         sigil: str = "",
         wishes: str = "",
-    ) -> None:
+    ) -> NoReturn:
         """An unknown name: what may have been meant, and what there is. `wishes` says where it stands, for words that the
         language does not have."""
         later = self.below.get(sigil + name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
-            self.error(
-                code,
-                message,
-                span,
-                labels=(Label(later, "defined here"),),
-                help=f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up",
-            )
-            return
+            hint = f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up"
+            self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
         hints, meant = meant_words(name, known, wishes, sigil)
-        self.error(code, message, span, help=(*hints, listed), fix=replace(span, f"{sigil}{meant}") if meant else None)
+        self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
     def define(self, sigil: str, name: str, span: Span) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
         before = self.defined.get(sigil + name)
         if before is not None:
+            message = f"`{sigil}{name}` is defined twice"
             self.error(
-                "LB112",
-                f"`{sigil}{name}` is defined twice",
-                span,
-                labels=(Label(before.span, "first defined here"),),
-                help="choose another name",
+                "LB112", message, span, labels=(Label(before.span, "first defined here"),), help="choose another name"
             )
             return False
         self.defined[sigil + name] = Definition(span)
@@ -174,12 +204,6 @@ def meant_words(
     return ((f"did you mean `{before}{near}`?",) if near else ()), slip(name, known)
 
 
-def replace(span: Span, text: str) -> Fix:
+def rewrite(span: Span, text: str) -> Fix:
     """The fix that writes `text` in place of `span`."""
     return Fix(f"write `{text}`", (Edit(span, text),))
-
-
-def at(node: tree.Node) -> tuple[int, int]:
-    """The offsets of a tree node in the texts of the recipe laid end to end, for the recipe's `at`."""
-    base = node.span.source.base
-    return base + node.span.start, base + node.span.end

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
 from lbdsl.recipe.expressions import resolve_condition, resolve_expr
-from lbdsl.recipe.params import Declared, Domain
 from lbdsl.recipe.schema import Assertion, Objective, Phase, Search, Vary
-from lbdsl.recipe.scope import Scope, at
-from lbdsl.recipe.setting_values import checked
-from lbdsl.recipe.settings import read_settings
-from lbdsl.recipe.typed import kind_name
+from lbdsl.recipe.scope import Scope, attempt
+from lbdsl.recipe.settings import checked, read_settings
+from lbdsl.recipe.types import has_cost, kind_name, kind_of, phase_of
+from lbdsl.recipe.variables import Declared, Domain, in_domain, resolve_domain
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
 
@@ -31,7 +30,7 @@ def resolve_search(scope: Scope, node: tree.Search) -> Search | None:
     good, held = [item for item in objectives if item is not None], [item for item in conditions if item is not None]
     if len(good) < len(objectives) or len(held) < len(conditions):
         return None
-    fields = {"vary": vary, "objectives": tuple(good), "subject_to": tuple(held), "at": at(node)}
+    fields = {"vary": vary, "objectives": tuple(good), "subject_to": tuple(held), "span": node.span}
     found: Search | None = checked(scope, Search, read.values | fields, read.spans, node.span)
     return found
 
@@ -87,17 +86,16 @@ def _vary(scope: Scope, node: tree.Vary) -> Vary | None:
                     help="define it with `param`, and `search` may vary it",
                 )
         else:
-            scope.unknown(
-                "LB110", f"no parameter `${name}`", name, node.name.span, scope.params, "parameters defined above", "$"
-            )
+            message, what = f"no parameter `${name}`", "parameters defined above"
+            attempt(scope.unknown, "LB110", message, name, node.name.span, scope.params, what, "$")
         return None
     param = declared.node
-    domain = Domain.of(scope, tree.Param(param.span, param.name, param.type, node.domain, None))
+    domain = attempt(resolve_domain, scope, param, node.domain)
     if domain is None or not _inside(scope, declared, domain):
         return None
-    if domain.low is not None and domain.high is not None:
-        return Vary.model_construct(name=name, low=domain.low.value, high=domain.high.value, at=at(node))
-    return Vary.model_construct(name=name, options=tuple(option.value for option in domain.choice), at=at(node))
+    values: tuple[Any, ...] = tuple(option.value for option in domain.options)
+    low, high = values if domain.is_interval else (None, None)
+    return Vary(node.span, name, low, high, () if domain.is_interval else values)
 
 
 def _inside(scope: Scope, declared: Declared, domain: Domain) -> bool:
@@ -105,7 +103,7 @@ def _inside(scope: Scope, declared: Declared, domain: Domain) -> bool:
     own = declared.domain
     if own is None:
         return True
-    if own.choice and domain.low is not None:
+    if domain.is_interval and not own.is_interval:
         scope.error(
             "LB116",
             f"`${declared.node.name.name}` has no range of values",
@@ -114,24 +112,23 @@ def _inside(scope: Scope, declared: Declared, domain: Domain) -> bool:
             help="list those to try: `in {a, b}`",
         )
         return False
-    values = domain.choice or tuple(bound for bound in (domain.low, domain.high) if bound is not None)
-    return all([own.check(scope, declared.node, value, "LB116") is not None for value in values])
+    return all([in_domain(scope, declared.node, own, value, "LB116") for value in domain.options])
 
 
 def _objective(scope: Scope, node: tree.Objective) -> Objective | None:
     direction = cast(Literal["minimize", "maximize"], node.direction)
-    typed = resolve_expr(scope, node.expr, direction)
-    if typed is None:
+    expr = attempt(resolve_expr, scope, node.expr, direction)
+    if expr is None:
         return None
-    if typed.kind != "number":
+    if kind_of(expr) != "number":
         scope.error(
             "LB106",
-            f"`{direction}` wants a number, not {kind_name(typed.kind)}",
+            f"`{direction}` wants a number, not {kind_name(expr)}",
             node.expr.span,
-            help=("a condition stands after `subject to`",) if typed.kind == "boolean" else (),
+            help=("a condition stands after `subject to`",) if kind_of(expr) == "boolean" else (),
         )
         return None
-    if typed.phase is Phase.STATIC and not typed.cost:
+    if phase_of(expr) is Phase.STATIC and not has_cost(expr):
         scope.error(
             "LB142",
             "this is the same for all values of the parameters",
@@ -139,13 +136,11 @@ def _objective(scope: Scope, node: tree.Objective) -> Objective | None:
             help="give a cost such as `kv(32Ki)`, a loss such as `nll`, or `ppl_increase`",
         )
         return None
-    return Objective.model_construct(
-        direction=direction, expr=typed.expr, phase=typed.phase, text=one_line(node.expr.span.text), at=at(node)
-    )
+    return Objective(node.span, direction, expr, phase_of(expr), one_line(node.expr.span.text))
 
 
 def _condition(scope: Scope, node: tree.Subject) -> Assertion | None:
-    typed = resolve_condition(scope, node.expr, "subject to")
-    if typed is None:
+    expr = attempt(resolve_condition, scope, node.expr, "subject to")
+    if expr is None:
         return None
-    return Assertion.model_construct(expr=typed.expr, phase=typed.phase, text=one_line(node.expr.span.text), at=at(node))
+    return Assertion(node.span, expr, phase_of(expr), one_line(node.expr.span.text))

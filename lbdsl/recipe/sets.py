@@ -1,198 +1,157 @@
-"""Sets of layers: tree to schema. Ranges stay intervals, whatever their size."""
+"""Sets of layers and selectors of rules. Ranges stay intervals, whatever their size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
-from lbdsl.recipe.calls import is_layer_score, resolve_score, unknown_value
 from lbdsl.recipe.constants import variable, whole
+from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
-from lbdsl.recipe.schema import (
-    AllLayers,
-    Amount,
-    AnyOf,
-    BothOf,
-    Edge,
-    Every,
-    Except,
-    Interval,
-    ModulePattern,
-    RankedSet,
-    Score,
-)
-from lbdsl.recipe.scope import Constant, Scope, SizedSet, at
+from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
+from lbdsl.recipe.scope import Constant, Scope, SizedSet, Unresolved, attempt, rebuilt
+from lbdsl.recipe.values import resolve_by
 from lbdsl.syntax import tree
 
 MAX_NODES = 10_000
 MAX_DEPTH = 128
 
 
-def resolve_set(scope: Scope, node: tree.LayerSet) -> SizedSet | None:
-    """The set, with groups put in their place; None with an error."""
+def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
+    """The layers or modules that a rule is about."""
+    resolvers: dict[str, Callable[[Any], Any]] = {
+        "patterns": partial(_pattern, scope),
+        "layers": partial(resolve_set, scope),
+        "amount": partial(_amount, scope),
+        "by": partial(resolve_by, scope),
+        "where": lambda condition: resolve_condition(scope, condition, "where"),
+        "until": lambda condition: resolve_condition(scope, condition, "until"),
+    }
+    return cast(Selector, rebuilt(node, **{name: resolvers[name] for name in node._fields if name in resolvers}))
+
+
+def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
+    """Define the group; None, with errors, for a set that is wrong."""
+    layers = attempt(resolve_set, scope, node.layers)
+    if scope.define("@", node.name.name, node.name.span):
+        scope.groups[node.name.name] = None if layers is None else SizedSet(layers, *_size(scope, node.layers))
+    return layers
+
+
+def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
+    """The set, with groups put in their place. `3` is the range 3-3, and `not` is `all except`."""
+    resolve = partial(resolve_set, scope)
+    found: LayerSet
     match node:
         case tree.AllLayers():
-            return SizedSet(AllLayers.model_construct(at=at(node)), 1, 1)
+            return node
         case tree.Point():
             index = _layer(scope, node.value)
-            return None if index is None else SizedSet(Interval.model_construct(first=index, last=index, at=at(node)), 1, 1)
+            return Range(node.span, index, index)
         case tree.Range():
             return _range(scope, node)
         case tree.Edge():
-            amount = resolve_amount(scope, node.amount)
-            return (
-                None
-                if amount is None
-                else SizedSet(Edge.model_construct(which=node.which, amount=amount, at=at(node)), 1, 1)
-            )
+            return rebuilt(node, amount=partial(_amount, scope))
         case tree.Every():
-            step, start = int(node.step.value), int(node.start.value) if node.start else 0
-            if step < 1:
-                scope.error("LB211", "a step is at least 1", node.step.span, help="`every 1` is `all`")
-                return None
-            return SizedSet(Every.model_construct(step=step, start=start, at=at(node)), 1, 1)
+            if node.step.value < 1:
+                scope.fail("LB211", "a step is at least 1", node.step.span, help="`every 1` is `all`")
+            return node
         case tree.RankedSet():
-            amount, by = resolve_amount(scope, node.amount), resolve_by(scope, node.by)
-            if amount is None or by is None:
-                return None
-            return SizedSet(RankedSet.model_construct(direction=node.direction, amount=amount, by=by, at=at(node)), 1, 1)
+            return rebuilt(node, amount=partial(_amount, scope), by=partial(resolve_by, scope))
         case tree.GroupRef():
             return _group(scope, node)
         case tree.UnionSet() | tree.InterSet():
-            parts = _parts(scope, node.sets)
-            if parts is None:
-                return None
-            kind = AnyOf if isinstance(node, tree.UnionSet) else BothOf
-            layers = kind.model_construct(sets=tuple(part.layers for part in parts), at=at(node))
-            return _sized(scope, node, parts, layers)
+            found = rebuilt(node, sets=resolve)
         case tree.ExceptSet():
-            parts = _parts(scope, (node.base, node.removed))
-            return (
-                None
-                if parts is None
-                else _sized(
-                    scope,
-                    node,
-                    parts,
-                    Except.model_construct(base=parts[0].layers, removed=parts[1].layers, at=at(node)),
-                )
-            )
+            found = rebuilt(node, base=resolve, removed=resolve)
         case tree.NotSet():
-            parts = _parts(scope, (node.operand,))
-            return (
-                None
-                if parts is None
-                else _sized(
-                    scope,
-                    node,
-                    parts,
-                    Except.model_construct(
-                        base=AllLayers.model_construct(at=at(node)), removed=parts[0].layers, at=at(node)
-                    ),
-                )
-            )
+            found = tree.ExceptSet(node.span, AllLayers(node.span), resolve(node.operand))
+    nodes, depth = _size(scope, node)
+    if nodes > MAX_NODES or depth > MAX_DEPTH:
+        message = f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}"
+        scope.fail("LB212", message, node.span, help="say it with ranges")
+    return found
 
 
-def resolve_pattern(scope: Scope, node: tree.Pattern | tree.String) -> ModulePattern | None:
-    """A pattern of module names; None with LB122."""
+def _pattern(scope: Scope, node: tree.Pattern | tree.String) -> tree.Pattern | tree.String:
+    """A pattern of module names: a glob, or a regular expression."""
     glob = isinstance(node, tree.String)
     reason = bad_glob(node.value) if glob else bad_regex(node.value)
-    if reason is None:
-        return ModulePattern.model_construct(text=node.value, glob=glob, at=at(node))
-    help = (
-        f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
-        if glob
-        else "patterns are RE2 regular expressions (linear time)"
-    )
-    scope.error("LB122", f"bad pattern: {reason}", node.span, help=help)
-    return None
+    if reason is not None:
+        help = (
+            f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
+            if glob
+            else "patterns are RE2 regular expressions (linear time)"
+        )
+        scope.fail("LB122", f"bad pattern: {reason}", node.span, help=help)
+    return node
 
 
-def resolve_by(scope: Scope, call: tree.Call) -> Score | None:
-    """The metric after `by`."""
-    if is_layer_score(call.name.name):
-        return resolve_score(scope, call)
-    from lbdsl.recipe.values import report_model_value
-
-    if not report_model_value(scope, call):
-        unknown_value(scope, call, rule=True)
-    return None
-
-
-def resolve_amount(scope: Scope, node: tree.Number | tree.Variable) -> Amount | None:
+def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
     """`6`, `30%` or a variable that holds one of them."""
-    value = (
-        variable(scope, node) if isinstance(node, tree.Variable) else Constant(node.value, node.unit, node.span, node.text)
-    )
-    if value is None:
-        return None
-    if value.kind == "number" and value.unit is Unit.RATIO:
-        share = value.value
-        assert isinstance(share, int | float)
-        if not 0 <= share <= 1:
-            scope.error("LB211", f"a share of {share * 100:g} %", node.span, help="a share is between 0% and 100%")
-            return None
-        return Amount.model_construct(share=share, at=at(node))
+    value = _value(scope, node)
+    if isinstance(value, Number) and value.unit is Unit.RATIO:
+        if not 0 <= value.value <= 1:
+            message = f"a share of {value.value * 100:g} %"
+            scope.fail("LB211", message, node.span, help="a share is between 0% and 100%")
+        return Amount(node.span, value.value, Unit.RATIO, value.text)
     count = whole(scope, value, (), "an amount of layers")
-    if count is None:
-        return None
     if count < 0:
-        scope.error("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
-        return None
-    return Amount.model_construct(count=count, at=at(node))
+        scope.fail("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
+    return Amount(node.span, count, Unit.NONE, str(count))
 
 
-def _layer(scope: Scope, node: tree.Number | tree.Variable) -> int | None:
-    value = (
-        variable(scope, node) if isinstance(node, tree.Variable) else Constant(node.value, node.unit, node.span, node.text)
-    )
-    index = None if value is None else whole(scope, value, (), "a layer")
-    if index is not None and index < 0:
-        scope.error("LB211", f"layer {index} does not exist", node.span, help="layers are counted from 0")
-        return None
-    return index
+def _layer(scope: Scope, node: Number | tree.Variable) -> Number:
+    index = whole(scope, _value(scope, node), (), "a layer")
+    if index < 0:
+        scope.fail("LB211", f"layer {index} does not exist", node.span, help="layers are counted from 0")
+    return Number(node.span, index, Unit.NONE, str(index))
 
 
-def _range(scope: Scope, node: tree.Range) -> SizedSet | None:
-    first, last = _layer(scope, node.first), _layer(scope, node.last)
-    if first is None or last is None:
-        return None
+def _value(scope: Scope, node: Number | tree.Variable) -> Constant:
+    return variable(scope, node) if isinstance(node, tree.Variable) else node
+
+
+def _range(scope: Scope, node: Range) -> Range:
+    layer: Any = partial(_layer, scope)
+    found = rebuilt(node, first=layer, last=layer)
+    first, last = ends(found)
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
-        scope.error(
-            "LB205",
-            f"range runs backwards: {first} to {last}",
-            node.span,
-            help=f"write `{turned}`",
-            fix=Fix("turn it round", (Edit(node.span, turned),)),
+        message = f"range runs backwards: {first} to {last}"
+        scope.fail(
+            "LB205", message, node.span, help=f"write `{turned}`", fix=Fix("turn it round", (Edit(node.span, turned),))
         )
-        return None
-    return SizedSet(Interval.model_construct(first=first, last=last, at=at(node)), 1, 1)
+    return found
 
 
-def _group(scope: Scope, node: tree.GroupRef) -> SizedSet | None:
+def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
     scope.use("@", node.name)
     if node.name not in scope.groups:
         scope.unknown("LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@")
-        return None
-    return scope.groups[node.name]
+    group = scope.groups[node.name]
+    if group is None:
+        raise Unresolved
+    return group.layers
 
 
-def _parts(scope: Scope, nodes: Sequence[tree.LayerSet]) -> list[SizedSet] | None:
-    found = [resolve_set(scope, node) for node in nodes]
-    parts = [part for part in found if part is not None]
-    return parts if len(parts) == len(found) else None
-
-
-def _sized(scope: Scope, node: tree.Node, parts: list[SizedSet], layers: AnyOf | BothOf | Except) -> SizedSet | None:
-    nodes, depth = 1 + sum(part.nodes for part in parts), 1 + max(part.depth for part in parts)
-    if nodes > MAX_NODES or depth > MAX_DEPTH:
-        scope.error(
-            "LB212",
-            f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}",
-            node.span,
-            help="say it with ranges",
-        )
-        return None
-    return SizedSet(layers, nodes, depth)
+def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
+    """Nodes and depth of a set as written, groups put in their place."""
+    match node:
+        case tree.GroupRef():
+            group = scope.groups[node.name]
+            assert group is not None, "the set is resolved"
+            return group.nodes, group.depth
+        case tree.UnionSet() | tree.InterSet():
+            parts = node.sets
+        case tree.ExceptSet():
+            parts = (node.base, node.removed)
+        case tree.NotSet():
+            parts = (node.operand,)
+        case _:
+            return 1, 1
+    sizes = [_size(scope, part) for part in parts]
+    return 1 + sum(nodes for nodes, _ in sizes), 1 + max(depth for _, depth in sizes)

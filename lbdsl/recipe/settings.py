@@ -1,35 +1,176 @@
-"""The settings of `measure`, `heal`, `eval` and `search`, in one table."""
+"""The settings of `measure`, `heal`, `eval` and `search` in one table; defaults and bounds are those of the blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from pydantic import BaseModel, ValidationError
 
 from lbdsl.core.diagnostic import Label
+from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
-from lbdsl.core.units import tokens_text
-from lbdsl.recipe.schema import Evaluate, Heal, Measure, Node
-from lbdsl.recipe.schema_blocks import SEQUENCES
-from lbdsl.recipe.scope import Scope, at
-from lbdsl.recipe.setting_values import (
-    EVAL_METRICS,
-    LOSSES,
-    METHODS,
-    Read,
-    checked,
-    data_name,
-    data_names,
-    eval_metrics,
-    integer,
-    loss,
-    method,
-    metric,
-    rate,
-    tokens,
-)
+from lbdsl.core.units import Unit, tokens_text
+from lbdsl.metrics import Of, metrics_of
+from lbdsl.recipe.calls import refusal
+from lbdsl.recipe.constants import constant, described, warn_decimal, whole
+from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
+from lbdsl.recipe.values import resolve_score
 from lbdsl.syntax import tree
+from lbdsl.syntax.wishes import slip
 
-__all__ = ["EVAL_METRICS", "LOSSES", "METHODS", "SETTINGS", "SettingRow", "read_settings", "resolve_block"]
+Read = Callable[[Scope, str, tree.Expr], Any]
+"""The value of a setting, from its key and what is written."""
+
+EVAL_METRICS = ("perplexity", "kl", "agreement")
+METHODS = ("lora", "full")
+LOSSES = ("kl", "hidden")
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def _whole(scope: Scope, key: str, node: tree.Expr, *units: Unit) -> int:
+    return whole(scope, constant(scope, node), units, f"`{key}`")
+
+
+def _length(scope: Scope, key: str, node: tree.Expr) -> int:
+    """Tokens of a sequence, mostly a power of two."""
+    found = _whole(scope, key, node, Unit.TOKENS)
+    warn_decimal(scope, node)
+    return found
+
+
+def _real(scope: Scope, node: tree.Expr, what: str) -> float:
+    value = constant(scope, node)
+    if not isinstance(value, Number) or value.unit not in (Unit.NONE, Unit.RATIO):
+        code = "LB107" if isinstance(value, Number) else "LB106"
+        scope.fail(code, f"{what} is a plain number, not {described(value)}", node.span)
+    return float(value.value)
+
+
+def _rate(scope: Scope, key: str, node: tree.Expr) -> float:
+    return _real(scope, node, f"`{key}`")
+
+
+def _data(scope: Scope, key: str, node: tree.Expr) -> str:
+    value = constant(scope, node)
+    if isinstance(value, String) and value.value in JUDGING_ONLY:
+        others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
+        message = f"`{value.value}` is for judging only"
+        scope.fail(
+            "LB150", message, node.span, help=f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
+        )
+    return _source(scope, value, node)
+
+
+def _several_data(scope: Scope, key: str, node: tree.Expr) -> tuple[str, ...]:
+    """One source, or a list of several."""
+    value = constant(scope, node)
+    if not isinstance(value, Items):
+        return (_source(scope, value, node),)
+    if not value.items:
+        scope.fail("LB106", "an empty list of sources", node.span, help="name at least one text")
+    nodes = node.items if isinstance(node, tree.Items) else (node,) * len(value.items)
+    names = each(lambda pair: _source(scope, *pair), zip(cast(tuple[Constant, ...], value.items), nodes, strict=True))
+    return tuple(dict.fromkeys(names))
+
+
+def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
+    """The name of one text."""
+    if not isinstance(value, String) or not value.value:
+        message = f"`data` is the name of a text, not {described(value)}"
+        scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
+    name = value.value
+    if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
+        meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
+        message = f"there is no built-in text `{name}`"
+        hint = f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?"
+        scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
+    return name
+
+
+def _choice(scope: Scope, node: tree.Expr, choices: Sequence[str], what: str, arguments: bool = False) -> tree.Call:
+    """A name out of a few; `arguments` may follow it."""
+    if not isinstance(node, tree.Call):
+        scope.fail("LB115", f"{what} is wanted here", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
+    name = node.name.name
+    if name not in choices:
+        message = f"no {what.removeprefix('a ')} `{name}`"
+        scope.unknown("LB115", message, name, node.name.span, choices, "known", wishes="choice")
+    if node.args is not None and not arguments:
+        scope.fail("LB104", f"`{name}` takes no arguments here", node.span)
+    return node
+
+
+def _metric(scope: Scope, key: str, node: tree.Expr) -> str:
+    known = metrics_of(Of.LAYER)
+    call = _choice(scope, node, tuple(known), "a metric", arguments=True)
+    if call.args and not known[call.name.name].takes_action:
+        return resolve_score(scope, call).text
+    return _choice(scope, node, tuple(known), "a metric").name.name
+
+
+def _eval_metrics(scope: Scope, key: str, node: tree.Expr) -> tuple[str, ...]:
+    nodes = node.items if isinstance(node, tree.Items) else (node,)
+    found = each(lambda item: _choice(scope, item, EVAL_METRICS, "a metric of the finished model"), nodes)
+    return tuple(dict.fromkeys(call.name.name for call in found))
+
+
+def _method(scope: Scope, key: str, node: tree.Expr) -> Lora | FullWeights:
+    call = _choice(scope, node, METHODS, "a method", arguments=True)
+    if call.name.name == "full":
+        _choice(scope, node, METHODS, "a method")
+        return FullWeights()
+    spans: dict[str, Span] = {}
+
+    def argument(position: int, arg: tree.Arg) -> tuple[str, float]:
+        key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
+        if key not in ("rank", "alpha"):
+            message = f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments"
+            place = arg.key.span if arg.key else arg.span
+            scope.unknown("LB103", message, key, place, ("rank", "alpha"), "parameters", wishes="parameter")
+        if key in spans:
+            scope.fail("LB104", f"`{key}` is given twice", arg.span, labels=(Label(spans[key], "first here"),))
+        spans[key] = arg.value.span
+        return key, _whole(scope, key, arg.value) if key == "rank" else _real(scope, arg.value, f"`{key}`")
+
+    values = dict(each(lambda pair: argument(*pair), enumerate(call.args or ())))
+    found: Lora = checked(scope, Lora, values, spans, node.span)
+    return found
+
+
+def _loss(scope: Scope, key: str, node: tree.Expr) -> Mapping[str, float]:
+    """`kl`, `kl + 0.1 * hidden`, `0.5 * kl + hidden`: a weighted sum of the losses, each at most once."""
+    terms: tuple[tree.Expr, ...] = (node,)
+    if isinstance(node, tree.Arithmetic):
+        if "-" in node.ops:
+            scope.fail("LB115", "a loss is a sum", node.span, help="as in `kl + 0.1 * hidden`")
+        terms = node.operands if "+" in node.ops else terms
+    weights: dict[str, float] = {}
+    for term in terms:
+        name, weight = _term(scope, term)
+        if name in weights:
+            scope.fail("LB115", f"`{name}` stands twice in the loss", term.span)
+        if weight < 0:
+            scope.fail("LB129", f"the weight of `{name}` is negative", term.span)
+        weights[name] = weight
+    if not any(weights.values()):
+        scope.fail("LB129", "all weights of the loss are zero", node.span)
+    return {"kl_weight": weights.get("kl", 0.0), "hidden_weight": weights.get("hidden", 0.0)}
+
+
+def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
+    weight, loss = 1.0, node
+    if isinstance(node, tree.Arithmetic) and node.ops == ("*",):
+        left, right = node.operands
+        factor, loss = (left, right) if isinstance(right, tree.Call) else (right, left)
+        weight = _real(scope, factor, "a weight")
+    return _choice(scope, loss, LOSSES, "a loss").name.name, weight
+
+
+# The table -----------------------------------------------------------------------------------------------------------
 
 
 class SettingRow(NamedTuple):
@@ -39,88 +180,61 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_SEQ = SettingRow(tokens("seq", power_of_two=True), "length of a sequence, in tokens")
-_DATA = SettingRow(data_name, "the text: `builtin:pydoc`, a local file or a hub data set")
-_SEED = SettingRow(integer("seed"), "seed of every random choice")
+def _tokens(scope: Scope, key: str, node: tree.Expr) -> int:
+    return _whole(scope, key, node, Unit.TOKENS)
+
+
+_DATA = SettingRow(_data, "the text: `builtin:pydoc`, a local file or a hub data set")
+_SEED = SettingRow(_whole, "seed of every random choice")
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
-        "metric": SettingRow(metric, "what `sensitivity` stands for"),
+        "metric": SettingRow(_metric, "what `sensitivity` stands for"),
         "data": _DATA,
-        "tokens": SettingRow(tokens("tokens"), "tokens of calibration text"),
+        "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(
-            tokens("seq", power_of_two=True),
-            "length of a sequence, in tokens; open: 1Ki, or twice the widest window that a rule sets",
+            _length, "length of a sequence, in tokens; open: 1Ki, or twice the widest window that a rule sets"
         ),
         "seed": _SEED,
     },
     "heal": {
         "data": _DATA,
-        "tokens": SettingRow(tokens("tokens"), "tokens seen, passes included"),
-        "method": SettingRow(method, "`lora(rank=16, alpha=32)` or `full`"),
-        "loss": SettingRow(loss, "`kl` or `kl + WEIGHT * hidden`"),
-        "lr": SettingRow(rate, "peak learning rate"),
-        "seq": _SEQ,
-        "batch": SettingRow(integer("batch"), "sequences a step"),
+        "tokens": SettingRow(_tokens, "tokens seen, passes included"),
+        "method": SettingRow(_method, "`lora(rank=16, alpha=32)` or `full`"),
+        "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
+        "lr": SettingRow(_rate, "peak learning rate"),
+        "seq": SettingRow(_length, "length of a sequence, in tokens"),
+        "batch": SettingRow(_whole, "sequences a step"),
         "seed": _SEED,
     },
     "eval": {
-        "data": SettingRow(data_names, "the text, or a list of several; each assert must hold on every one"),
-        "tokens": SettingRow(tokens("tokens"), "tokens of held-out text, of each source"),
+        "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
+        "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
         "seq": SettingRow(
-            tokens("seq", power_of_two=True),
+            _length,
             "length of a sequence, in tokens; open: the largest context that asserts and budgets name, within the "
             "model's positions, else 2Ki",
         ),
-        "metrics": SettingRow(eval_metrics, "what is reported of the finished model"),
+        "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
     },
-    "search": {
-        "trials": SettingRow(integer("trials"), "how many values are tried at most"),
-        "seed": _SEED,
-    },
+    "search": {"trials": SettingRow(_whole, "how many values are tried at most"), "seed": _SEED},
 }
 """Every setting of every block."""
 
-_SCHEMAS: Mapping[str, type[Node]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
+_BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
 
 
 def resolve_block(scope: Scope, block: tree.Block) -> Any:
-    """`Measure`, `Heal` or `Evaluate`; None with errors."""
+    """`Measure`, `Heal` or `Evaluate`."""
     kind = block.kind.name
     read = read_settings(scope, kind, block.settings)
-    places = {name: (span.source.base + span.start, span.source.base + span.end) for name, span in read.spans.items()}
+    places = {"span": block.span, "set_at": read.spans}
     # Also with errors: the bounds of the other settings are looked at.
-    found = checked(scope, _SCHEMAS[kind], read.values | {"at": at(block), "set_at": places}, read.spans, block.span)
-    if found is None or not read.good:
-        return None
-    _say_rounding(scope, found, read.spans)
+    found = checked(scope, _BLOCKS[kind], read.values | places, read.spans, block.span)
+    if not read.good:
+        raise Unresolved
+    _note_rounding(scope, found, read.spans)
     return found
-
-
-ROUNDED = 0.05
-"""Tokens are taken in whole sequences, when healing in whole steps. It is said when a larger part than this gets lost."""
-
-
-def _say_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
-    """LB145 where the tokens of a block are not a multiple of its sequences."""
-    span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
-    if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
-        return  # `lbdsl.plan.lengths` says it
-    batch = getattr(block, "batch", 1)
-    steps = max(1, block.tokens // (batch * block.seq))
-    seq = block.seq
-    used = steps * batch * seq
-    if span is None or abs(used - block.tokens) <= ROUNDED * block.tokens:
-        return
-    pieces = f"{steps * batch} sequences" if steps * batch > 1 else "one sequence"
-    pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
-    near = max(1, round(block.tokens / (batch * seq))) * batch * seq
-    scope.note(
-        "LB145",
-        f"{used} tokens are taken, not {block.tokens}: {pieces}",
-        span,
-        help=f"`tokens = {tokens_text(near)}` is a multiple",
-    )
 
 
 class Settings(NamedTuple):
@@ -133,39 +247,63 @@ class Settings(NamedTuple):
 
 def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting]) -> Settings:
     """What the settings of a block say; errors are reported."""
-    table = SETTINGS[kind]
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     seen: dict[str, Span] = {}
-    good = True
-    for setting in settings:
+
+    def read(setting: tree.Setting) -> None:
         key = setting.key.name
-        if key not in table:
-            _unknown(scope, kind, setting, table)
-            good = False
-        elif key in seen:
-            scope.error("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
-            good = False
-        else:
-            seen[key] = setting.key.span
-            fields = table[key].read(scope, setting)
-            good = good and fields is not None
-            for field, value in (fields or {}).items():
-                values[field], spans[field] = value, setting.value.span
+        if key not in SETTINGS[kind]:
+            _unknown(scope, kind, setting.key)
+        if key in seen:
+            scope.fail("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
+        seen[key] = setting.key.span
+        value = SETTINGS[kind][key].read(scope, key, setting.value)
+        fields = value if isinstance(value, dict) else {key: value}
+        values.update(fields)
+        spans.update(dict.fromkeys(fields, setting.value.span))
+
+    good = attempt(each, read, settings) is not None
     return Settings(values, spans, good)
 
 
-def _unknown(scope: Scope, kind: str, setting: tree.Setting, table: Mapping[str, SettingRow]) -> None:
-    key = setting.key.name
-    elsewhere = [other for other, rows in SETTINGS.items() if key in rows]
+def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
+    table, message = SETTINGS[kind], f"`{kind}` has no setting `{key.name}`"
+    elsewhere = [other for other, rows in SETTINGS.items() if key.name in rows]
     if elsewhere:
-        scope.error(
-            "LB114",
-            f"`{kind}` has no setting `{key}`",
-            setting.key.span,
-            help=(f"it belongs to `{elsewhere[0]}`", "settings: " + ", ".join(f"`{name}`" for name in table)),
-        )
-    else:
-        scope.unknown(
-            "LB114", f"`{kind}` has no setting `{key}`", key, setting.key.span, table, "settings", wishes="setting"
-        )
+        listed = "settings: " + ", ".join(f"`{name}`" for name in table)
+        scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", listed))
+    scope.unknown("LB114", message, key.name, key.span, table, "settings", wishes="setting")
+
+
+def checked(
+    scope: Scope, schema: type[BaseModel], values: Mapping[str, Any], spans: Mapping[str, Span], whole_span: Span
+) -> Any:
+    """The schema's value; its bounds become errors at the setting."""
+    try:
+        return schema(**values)
+    except ValidationError as problem:
+        for item in problem.errors():
+            scope.error("LB129", refusal(item)[1], spans.get(str(item["loc"][0]), whole_span))
+        raise Unresolved from None
+
+
+ROUNDED = 0.05
+"""Tokens are taken in whole sequences, when healing in whole steps. It is said when a larger part than this gets lost."""
+
+
+def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
+    """LB145 where the tokens of a block are not a multiple of its sequences."""
+    span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
+    if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
+        return  # `lbdsl.plan.lengths` says it
+    seq, batch = block.seq, getattr(block, "batch", 1)
+    steps = max(1, block.tokens // (batch * seq))
+    used = steps * batch * seq
+    if span is None or abs(used - block.tokens) <= ROUNDED * block.tokens:
+        return
+    pieces = f"{steps * batch} sequences" if steps * batch > 1 else "one sequence"
+    pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
+    near = max(1, round(block.tokens / (batch * seq))) * batch * seq
+    message = f"{used} tokens are taken, not {block.tokens}: {pieces}"
+    scope.note("LB145", message, span, help=f"`tokens = {tokens_text(near)}` is a multiple")

@@ -105,7 +105,11 @@ class Minus(Node):
     operand: Expr
 
 
-Expr = Number | String | Pattern | Variable | Dotted | Call | Items | Compare | Logic | Not | Arithmetic | Minus
+class Meaning(Node):
+    """What a name or a call means; resolving puts it in its place. `lbdsl.recipe.schema` has the kinds."""
+
+
+Expr = Number | String | Pattern | Variable | Dotted | Call | Items | Compare | Logic | Not | Arithmetic | Minus | Meaning
 
 
 # Sets of layers ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
-from lbdsl.recipe.schema_expr import FACTS
+from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax.place import FORMS
 from lbdsl.view.explain_words import KEYWORD_EXAMPLES
@@ -248,13 +248,14 @@ def _settings(word: str) -> Iterator[Page]:
 def default_of(block: str, key: str) -> str:
     """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
     from lbdsl.core.units import tokens_text
-    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure, Node, Search
+    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure, Search
+    from lbdsl.recipe.schema_blocks import Block
 
     if key == "method":
         return f"lora(rank={Lora().rank}, alpha={Lora().alpha:g})"
     if key == "loss":
         return "kl"
-    schemas: dict[str, type[Node]] = {"measure": Measure, "heal": Heal, "eval": Evaluate, "search": Search}
+    schemas: dict[str, type[Block]] = {"measure": Measure, "heal": Heal, "eval": Evaluate, "search": Search}
     schema = schemas[block]
     value = schema.model_fields[key].get_default()
     if value is None:

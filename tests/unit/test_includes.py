@@ -130,7 +130,6 @@ def test_the_texts_alone_give_the_same_recipe(tmp_path: Path) -> None:
     texts = TextsReader((item.path, item.text, item.sha256) for item in recipe.included)
     again = recipe_from_text(recipe.text, recipe.path, reader=texts).unwrap()
     assert again == recipe
-    assert Recipe.model_validate_json(recipe.model_dump_json()).model_dump() == recipe.model_dump()
 
 
 def test_a_hash_that_fits_and_one_that_does_not(tmp_path: Path) -> None:

@@ -5,12 +5,28 @@ from __future__ import annotations
 import pytest
 from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2_facts
 
+from lbdsl.core.span import Source
+from lbdsl.core.units import Unit
 from lbdsl.plan.cost import base_cost
 from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.schema import Loss
-from lbdsl.recipe.schema import Arithmetic, Boolean, Compare, CostOf, Fact, Logic, Not, Number, Text
+from lbdsl.recipe.schema import Arithmetic, Boolean, Compare, CostOf, Expr, Fact, Logic, Not, Number, Pattern, String
+from lbdsl.syntax.tree import Operator
 
 FACTS = smollm2_facts()
+NOWHERE = Source("", "").span(0, 0)
+
+
+def number(value: float) -> Number:
+    return Number(NOWHERE, value, Unit.NONE, str(value))
+
+
+def text(value: str) -> String:
+    return String(NOWHERE, value)
+
+
+def compared(left: Expr, op: str, right: Expr) -> Compare:
+    return Compare(NOWHERE, (left, right), (Operator(NOWHERE, op),))
 
 
 def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
@@ -104,22 +120,22 @@ def test_facts(condition, truth):
 
 def test_patterns_are_linear_time():
     recipe = recipe_of("else keep")
-    hard = Compare(operands=(Text(value="a" * 5000 + "!"), Text(value=r"(\w+\.?)+$")), ops=("matches",))
+    hard = compared(text("a" * 5000 + "!"), "matches", Pattern(NOWHERE, r"(\w+\.?)+$"))
     assert holds(hard, World(recipe, FACTS)).unwrap() is False
 
 
 @pytest.mark.parametrize(
     ("expr", "code"),
     [
-        (Compare(operands=(Text(value="a"), Text(value=r"(a)\1")), ops=("matches",)), "LB318"),
-        (Compare(operands=(Text(value="a"), Number(value=1)), ops=("<",)), "LB317"),
-        (Compare(operands=(Number(value=1), Number(value=1)), ops=("in",)), "LB317"),
-        (Compare(operands=(Fact(name="modules"), Number(value=1)), ops=("==",)), "LB317"),
-        (Compare(operands=(CostOf(name="kv", ctx=8), Number(value=1)), ops=("<",)), "LB317"),
-        (Arithmetic(operands=(Number(value=1), Number(value=0)), ops=("/",)), "LB317"),
-        (Not(operand=Number(value=1)), "LB317"),
-        (Number(value=1), "LB317"),
-        (Logic(op="or", operands=(Boolean(value=True), Number(value=3))), "LB317"),
+        (compared(text("a"), "matches", Pattern(NOWHERE, r"(a)\1")), "LB318"),
+        (compared(text("a"), "<", number(1)), "LB317"),
+        (compared(number(1), "in", number(1)), "LB317"),
+        (compared(Fact(NOWHERE, "modules"), "==", number(1)), "LB317"),
+        (compared(CostOf(NOWHERE, "kv", 8), "<", number(1)), "LB317"),
+        (Arithmetic(NOWHERE, (number(1), number(0)), ("/",)), "LB317"),
+        (Not(NOWHERE, number(1)), "LB317"),
+        (number(1), "LB317"),
+        (Logic(NOWHERE, "or", (Boolean(NOWHERE, True), number(3))), "LB317"),
     ],
 )
 def test_conditions_without_a_value(expr, code):

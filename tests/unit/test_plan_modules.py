@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
@@ -12,7 +14,7 @@ from lbdsl.plan.modules import layer_modules, matched
 from lbdsl.plan.requests import requests_of
 from lbdsl.plan.select import Selection, select
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
-from lbdsl.recipe.schema import ModulesSelector, Recipe
+from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, action_from
 
 FACTS = llama_facts(layers=6)
 SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)
@@ -164,18 +166,24 @@ def test_layers_that_are_not_there_and_measuring_without_an_engine() -> None:
 
 
 def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
-    rule = recipe_of('modules "*.k_proj" quantize(bits=4)').model_dump()
+    recipe = recipe_of('modules "*.k_proj" quantize(bits=4)')
     for actions, code in (
         ([{"kind": "drop"}], "LB216"),
         ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
         ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316"),
     ):
-        rule["rules"][0]["actions"] = actions
-        problems = select(Recipe.model_validate(rule), FACTS, {}).diagnostics
+        problems = select(acting(recipe, actions), FACTS, {}).diagnostics
         assert code in [d.code for d in problems]
-    block = recipe_of("layers 3 drop(block)").model_dump()
-    block["rules"][0]["actions"] = [{"kind": "drop", "target": "block"}, {"kind": "drop", "target": "mlp"}]
-    assert [d.code for d in select(Recipe.model_validate(block), FACTS, {}).diagnostics] == ["LB316"]
+    drops = [{"kind": "drop", "target": "block"}, {"kind": "drop", "target": "mlp"}]
+    block = acting(recipe_of("layers 3 drop(block)"), drops)
+    assert [d.code for d in select(block, FACTS, {}).diagnostics] == ["LB316"]
+
+
+def acting(recipe: Recipe, actions: list[dict[str, object]]) -> Recipe:
+    """The recipe with other actions in its one rule."""
+    (rule,) = recipe.rules
+    made = tuple(action_from(action) for action in actions)
+    return replace(recipe, rules=(Rule(rule.span, rule.number, rule.selector, made, rule.because, rule.text),))
 
 
 def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:

@@ -1,0 +1,268 @@
+"""What `$names` stand for: parameters, `param $w: tokens in 64..8Ki = 256`, with the values that `--set` gives them, and
+`let $name = EXPR`.
+
+A `let` is a constant, or an expression that is read anew wherever the name stands: `let $half = kv(32Ki) <= 50%` may stand
+in `until` and in `assert`, `let $mild = nll < 0.1` in `where`. What such an expression means, and whether it may be asked
+for, is decided where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from lbdsl.core.diagnostic import Diagnostic, Label
+from lbdsl.core.span import Source, Span
+from lbdsl.core.units import Unit
+from lbdsl.recipe.constants import SET, constant, described, literals, placed
+from lbdsl.recipe.expressions import resolve_expr
+from lbdsl.recipe.schema import Number, String
+from lbdsl.recipe.scope import Constant, Expression, Plain, Scope, Unresolved, attempt, each
+from lbdsl.recipe.types import Place, kind_of, unit_of, walk
+from lbdsl.syntax import tree
+from lbdsl.syntax.parse import parse
+
+MAX_SIZE = 1000
+MAX_DEPTH = 32
+
+# Expressions with a name ---------------------------------------------------------------------------------------------
+
+_PLACES: tuple[Place, ...] = ("where", "assert")
+"""What makes sense nowhere here does so nowhere: the other places take less than `assert` does."""
+
+
+def resolve_let(scope: Scope, node: tree.Let) -> None:
+    """Define the variable; wrong values are reported here, once."""
+    name = node.name.name
+    value = expression = None
+    if _is_constant(scope, node.value):
+        value = attempt(constant, scope, node.value)
+    else:
+        expression = attempt(_expression, scope, node)
+    if scope.define("$", name, node.name.span):
+        scope.literals[name] = literals(scope, node.value)
+        scope.variables[name] = value
+        if expression is not None:
+            scope.expressions[name] = expression
+
+
+def _expression(scope: Scope, node: tree.Let) -> Expression:
+    """The expression when it makes sense at some place; else the errors are those of the place where it makes most."""
+    size, depth = _measure(scope, node.value)
+    if size > MAX_SIZE or depth > MAX_DEPTH:
+        what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
+        message = f"`${node.name.name}` stands for an expression of {what}"
+        scope.fail("LB212", message, node.value.span, help="write it out, or name less of it")
+    found: list[tuple[Diagnostic, ...]] = []
+    for place in _PLACES:
+        trial = replace(scope, diagnostics=[])
+        attempt(resolve_expr, trial, node.value, place)
+        found.append(tuple(problem for problem in trial.diagnostics if problem.is_error))
+        if not found[-1]:
+            return Expression(node.value, size, depth)
+    scope.diagnostics += found[len(found[1]) < len(found[0])]
+    raise Unresolved
+
+
+def _is_constant(scope: Scope, node: tree.Expr) -> bool:
+    """Whether nothing in it depends on a model."""
+    for part in walk(node):
+        match part:
+            case tree.Dotted() | tree.Compare() | tree.Logic() | tree.Not():
+                return False
+            case tree.Call() if part.args is not None or part.name.name not in ("true", "false"):
+                return False
+            case tree.Variable() if part.name in scope.expressions:
+                return False
+    return True
+
+
+def _measure(scope: Scope, node: tree.Expr) -> tuple[int, int]:
+    """Nodes and depth with names put in place."""
+    parts = [scope.expressions.get(part.name) if isinstance(part, tree.Variable) else None for part in walk(node)]
+    named = [part for part in parts if part is not None]
+    size = len(parts) - len(named) + sum(part.size for part in named)
+    return size, 1 + max((part.depth for part in named), default=0)
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool]] = {
+    "int": ("number", (Unit.NONE,), True),
+    "float": ("number", (Unit.NONE,), False),
+    "ratio": ("number", (Unit.RATIO, Unit.NONE), False),
+    "tokens": ("number", (Unit.TOKENS, Unit.NONE), True),
+    "bytes": ("number", (Unit.BYTES, Unit.NONE), True),
+    "str": ("text", (Unit.NONE,), False),
+    "bool": ("boolean", (Unit.NONE,), False),
+}
+"""Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is whole."""
+
+
+class Outside(NamedTuple):
+    """A value from `--set`: None when it could not be read. `literals` is the number it is written as."""
+
+    value: Constant | None
+    literals: tuple[Number, ...] = ()
+
+
+class Domain(NamedTuple):
+    """The values a parameter may have: an interval with both ends (`options` has the two), or a choice."""
+
+    is_interval: bool
+    options: tuple[Plain, ...]
+    span: Span
+
+
+class Declared(NamedTuple):
+    """A parameter above: its statement and its domain, None where it has none or a wrong one."""
+
+    node: tree.Param
+    domain: Domain | None
+
+
+def outside_values(
+    scope: Scope, statements: Sequence[tree.Statement], set_params: Mapping[str, object]
+) -> dict[str, Outside]:
+    """The values of `--set`, read by the type that the recipe declares; a number or a truth value stands for its text.
+    Names that it does not have are errors."""
+    declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
+    found: dict[str, Outside] = {}
+    for given, value in set_params.items():
+        text = value if isinstance(value, str) else str(value).lower()
+        name = given.removeprefix("$")
+        if name in declared:
+            found[name] = attempt(_read, scope, text, declared[name]) or Outside(None)
+        else:
+            place = Span(Source(SET, f"{given}={text}"), 0, len(given))
+            attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters")
+    return found
+
+
+def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
+    """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
+    name = node.name.name
+    value = attempt(_value, scope, node, outside)
+    if not scope.define("$", name, node.name.span):
+        return None
+    scope.variables[name] = value
+    written = literals(scope, node.default) if outside is None else outside.literals
+    bounds = () if node.domain is None else domain_parts(node.domain)
+    scope.literals[name] = written + tuple(number for bound in bounds for number in literals(scope, bound))
+    return value
+
+
+def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
+    name = node.name.name
+    if node.type.name not in TYPES:
+        scope.unknown("LB127", f"no type `{node.type.name}`", node.type.name, node.type.span, TYPES, "types")
+    default = None if node.default is None else attempt(_default, scope, node, node.default)
+    domain = None if node.domain is None else attempt(resolve_domain, scope, node, node.domain)
+    scope.params[name] = Declared(node, domain)
+    if default is not None and domain is not None and not in_domain(scope, node, domain, default, "LB116"):
+        default = None
+    if outside is None:
+        if node.default is None:
+            scope.error("LB117", f"`${name}` has no value", node.span, help=f"give it one: `--set {name}=VALUE`")
+        return default
+    if outside.value is None:
+        return None
+    value = _of_type(scope, node, outside.value, "LB118")
+    return value if domain is None or in_domain(scope, node, domain, value, "LB118") else None
+
+
+def _default(scope: Scope, node: tree.Param, written: tree.Expr) -> Plain:
+    return _of_type(scope, node, constant(scope, written), "LB106")
+
+
+def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
+    """`--set` text as a constant. Text for a `str` needs no quotes."""
+    name = param.name.name
+    source = Source(f"{SET} {name}", text)
+    span = Span(source, 0, len(text))
+    if not _is_text(text):
+        scope.fail("LB118", f"the value for `${name}` is not UTF-8 text", span)
+    if param.type.name == "str" and not (len(text) >= 2 and text[0] == text[-1] == '"'):
+        return Outside(String(span, text))
+    parsed = parse(Source(source.name, f"let $it = {text}"))
+    statements = parsed.value.statements if parsed.value is not None else ()
+    value = written = None
+    if not parsed.diagnostics and len(statements) == 1 and isinstance(statements[0], tree.Let):
+        written = statements[0].value
+        value = attempt(constant, Scope(), written)
+    if value is None:
+        message = f"`{text}` is no value for `${name}`"
+        scope.fail("LB118", message, span, labels=(Label(param.span, f"a parameter of type {param.type.name}"),))
+    value = placed(value, span, text)
+    return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
+
+
+def _is_text(text: str) -> bool:
+    """False for the bytes of a shell's argument that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _of_type(scope: Scope, node: tree.Param, value: Constant, code: str) -> Plain:
+    """The value in the parameter's type and unit."""
+    name = node.name.name
+    kind, units, whole = TYPES[node.type.name]
+    if isinstance(value, Plain) and kind_of(value) == kind and unit_of(value) in units:
+        if not isinstance(value, Number):
+            return value
+        if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:
+            said = f"`${name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
+            code = "LB118" if code == "LB118" else "LB107"
+            scope.fail(code, said, value.span, help=f"write `{value.value:.12g}%`")
+        if not whole or value.value == int(value.value):
+            return Number(value.span, int(value.value) if whole else value.value, units[0], value.text)
+    share = kind == kind_of(value) == "number" and unit_of(value) is Unit.RATIO
+    scope.fail(
+        code,
+        f"`${name}` is of type {node.type.name}, and {described(value)} is not",
+        value.span,
+        help="the type of a share is `ratio`" if share else (),
+        labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),),
+    )
+
+
+def domain_parts(written: tree.Interval | tree.Choice) -> tuple[tree.Expr, ...]:
+    """The two ends of an interval, or the values of a choice."""
+    return written.options if isinstance(written, tree.Choice) else (written.low, written.high)
+
+
+def resolve_domain(scope: Scope, node: tree.Param, written: tree.Interval | tree.Choice) -> Domain:
+    """A domain for the values of a parameter."""
+    constants = [attempt(constant, scope, part) for part in domain_parts(written)]
+    options = each(lambda value: _domain_value(scope, node, value), constants)
+    if isinstance(written, tree.Choice):
+        return Domain(False, options, written.span)
+    low, high = options
+    if not isinstance(low, Number) or not isinstance(high, Number):
+        scope.fail("LB106", "only numbers have a range", written.span, help="list the values: `in {a, b}`")
+    if low.value > high.value:
+        scope.fail("LB205", "the domain runs backwards", written.span)
+    return Domain(True, options, written.span)
+
+
+def _domain_value(scope: Scope, node: tree.Param, value: Constant | None) -> Plain:
+    if value is None:
+        raise Unresolved
+    return _of_type(scope, node, value, "LB106")
+
+
+def in_domain(scope: Scope, node: tree.Param, domain: Domain, value: Plain, code: str) -> bool:
+    """Whether the value belongs to the domain; an error otherwise."""
+    if domain.is_interval:
+        low, high = domain.options
+        good = low.value <= value.value <= high.value  # type: ignore[operator]
+    else:
+        good = any(value.value == option.value for option in domain.options)
+    if not good:
+        message = f"`${node.name.name}` cannot be {described(value)}"
+        scope.error(code, message, value.span, labels=(Label(domain.span, "its domain"),))
+    return good
