@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 from lbdsl.actions import Action
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.units import Unit
-from lbdsl.layer.difference import given_windows, marks_of
+from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Mark, Slot
-from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
+from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase, action_from
 
 FORMAT_VERSION = 2
 
@@ -97,6 +97,19 @@ class LayerPlan(Value):
         """How it stands in the rows of a plan's picture."""
         return marks_of(self.before, self.after)
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields that programs may rely on; `changes` gives [before, after] by path."""
+        known = self.model_dump(mode="json", exclude={"actions", "weights", "scores"})
+        return {
+            **{name: known.pop(name) for name in ("index", "before", "after")},
+            "changes": {path: list(pair) for path, pair in differences(self.before, self.after).items()},
+            "actions": [{"action": a.action.text(), "rule": a.rule, "paths": list(a.paths)} for a in self.actions],
+            "new_weights": sorted(self.weights),
+            "scores": {name: score.value for name, score in self.scores.items()},
+            "stderr": {name: score.stderr for name, score in self.scores.items()},
+            **known,
+        }
+
 
 class RuleReport(Value):
     """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the
@@ -164,6 +177,10 @@ class Loss(Value):
         return self.scores.get("nll")
 
     @property
+    def values(self) -> dict[str, float]:
+        return {name: score.value for name, score in self.scores.items()}
+
+    @property
     def others(self) -> dict[str, ScoreValue]:
         """All scores but that of the next-token loss."""
         return {name: score for name, score in self.scores.items() if name != "nll"}
@@ -174,7 +191,7 @@ class AssertResult(Value):
     "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
 
     text: str
-    phase: Literal["static", "measured", "post"]
+    phase: Phase
     status: Literal["pass", "fail", "after healing", "not measured"]
     value: float | None = None
     unit: Unit | None = None
@@ -288,6 +305,15 @@ class Plan(Value):
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything above but what is predicted of a machine or of engines."""
         return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that programs may rely on; `format_version` rises when one changes its meaning. Bytes of cache and
+        FLOPs are of one sequence, keyed by its tokens as text; `weights` is in bytes; losses are in nats/token."""
+        unstable = {"recipe": {"text", "included"}, "model": {"name", "facts"}, "contexts": True, "measure": True}
+        known = self.model_dump(mode="json", exclude={**unstable, "layers": True})
+        first = {name: known.pop(name) for name in ("format_version", "lbdsl_version")}
+        then = {name: known.pop(name) for name in ("recipe", "model", "measured_on")}
+        return {**first, "digest": self.digest, **then, "layers": [layer.to_json() for layer in self.layers], **known}
 
     def __repr__(self) -> str:
         name = self.recipe.name or os.path.basename(self.recipe.path)

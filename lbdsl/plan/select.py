@@ -15,14 +15,14 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
+from lbdsl.plan.case import Case
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.lint import selection_findings
-from lbdsl.plan.match import Match, match_rules, ranks_rest
-from lbdsl.plan.paths import Paths, claimable
-from lbdsl.plan.table import Table, Take, planned_spec
+from lbdsl.plan.lint import table_findings
+from lbdsl.plan.match import Match, match_rules
+from lbdsl.plan.table import RuleOutcome, Table, Take
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
-from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,6 @@ class LayerChoice:
 
 
 @dataclass(frozen=True)
-class RuleOutcome:
-    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` how many it
-    took."""
-
-    number: int
-    claims: tuple[int, ...]
-    shadowed: tuple[int, ...]
-    taken: int | None = None
-
-
-@dataclass(frozen=True)
 class Selection:
     """What is done to every layer. Two selections that change the model alike have one digest, whatever their rules."""
 
@@ -84,9 +73,14 @@ class Selection:
         """sha256 over what each layer becomes: what a joint measurement is keyed by."""
         return digest_of([layer.change.to_json() for layer in self.layers])
 
+    @cached_property
+    def changes(self) -> Mapping[int, LayerChange]:
+        """What the changed layers become."""
+        return MappingProxyType({layer.index: layer.change for layer in self.layers if layer.changed})
+
     @property
     def changed(self) -> tuple[int, ...]:
-        return tuple(layer.index for layer in self.layers if layer.changed)
+        return tuple(self.changes)
 
     @property
     def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
@@ -97,11 +91,6 @@ class Selection:
     def carried_out(self) -> bool:
         """False when something has an action that this version only plans."""
         return all(action.carried_out for layer in self.layers for action in layer.changing)
-
-    @property
-    def changes(self) -> Mapping[int, LayerChange]:
-        """What the changed layers become."""
-        return MappingProxyType({i: self.layers[i].change for i in self.changed})
 
     @property
     def specs(self) -> tuple[LayerSpec, ...]:
@@ -115,76 +104,63 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` that cannot be met, a
     requirement on the model that does not hold. All of them are returned at once where one does not hide another.
     """
-    problems = check_recipe(recipe, facts)
+    case = Case(recipe, facts)
+    problems = check_recipe(case)
     if problems:
         return Diagnosed(None, problems)
-    claims = claimable(recipe, facts)
-    matched = match_rules(recipe, facts, claims, measurements)
-    if matched.value is None:
-        return Diagnosed(None, matched.diagnostics)
-    resolved = resolve(recipe, facts, matched.value, Table.empty(claims.paths))
-    if resolved.value is None:
-        return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
-    table = resolved.value
-    reasons = tuple(
-        _reasons(rule, match, got) for rule, match, got in zip(recipe.rules, matched.value, table.got, strict=True)
-    )
-    layers = tuple(_layer(recipe, facts, table, reasons, index) for index in range(facts.layers))
-    sizes = dict(table.sizes)
-    # `else` is about what is left, so nothing of it is ever shadowed.
-    lost = tuple(
-        () if isinstance(rule.selector, ElseSelector) else shadowed
-        for rule, shadowed in zip(recipe.rules, table.lost, strict=True)
-    )
-    rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
-    selection = Selection(layers, rules)
-    acting = {item.rule for layer in layers for item in layer.taken if item.effective}
-    found = selection_findings(recipe, facts, matched.value, table, selection.specs, acting)
-    found += tuple(_model_findings(recipe, facts, table))
-    return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
+    matches, problems = match_rules(case, measurements)
+    if matches is None:
+        return Diagnosed(None, problems)
+    table, problems = resolve(case, matches)
+    if table is None:
+        return Diagnosed(None, problems)
+    reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
+    selection = Selection(tuple(_layer(case, table, reasons, index) for index in range(facts.layers)), table.rules)
+    acting = {item.rule for layer in selection.layers for item in layer.taken if item.effective}
+    found = (*table_findings(case, table, selection.specs, acting), *_action_findings(case, table))
+    return Diagnosed(None if any(d.is_error for d in found) else selection, found)
 
 
-def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
+def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int, str]:
     """Why each layer of a rule is in it."""
-    reasons = dict(match.reasons)
-    if isinstance(rule.selector, RankSelector) and ranks_rest(rule.selector):
-        ranked = [layer for layer in match.layers or () if layer in got]
-        return {
-            layer: f"{reasons[layer]}: {ordinal(place)} {rule.selector.direction} of the rest"
-            for place, layer in enumerate(ranked, start=1)
-        }
-    return reasons
+    known = case.rules[index]
+    if known.ranking is None or not known.ranks_rest:
+        return match.reasons
+    ranked = [layer for layer in match.layers if layer in table.rules[index].claims]
+    return {
+        layer: f"{match.reasons[layer]}: {ordinal(place)} {known.ranking.direction} of the rest"
+        for place, layer in enumerate(ranked, start=1)
+    }
 
 
-def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
-    base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
-    spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
-    taken = tuple(_taken(recipe, facts, base, spec, paths, take) for take in takes)
+def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: int) -> LayerChoice:
+    base, spec, takes = case.facts.layer_specs[index], table.spec(case.facts, index), table.takes[index]
+    taken = tuple(_taken(case, base, spec, table.paths[index].named(take.paths), take) for take in takes)
     acting = [take for take, item in zip(takes, taken, strict=True) if item.effective]
-    weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, facts)
+    weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, case.facts)
     owner = next(iter((*acting, *takes)), None)
     if owner is None:
-        return LayerChoice(index, base, spec, weights, taken, "no rule claims it")
-    reason = reasons[owner.rule].get(index, "left by the rules before")
-    because = recipe.rules[owner.rule].because
-    return LayerChoice(index, base, spec, weights, taken, f"{reason}; {because}" if because else reason)
+        reason = "no rule claims it"
+    else:
+        because = case.recipe.rules[owner.rule].because
+        reason = reasons[owner.rule].get(index, "left by the rules before") + (f"; {because}" if because else "")
+    return LayerChoice(index, base, spec, weights, taken, reason)
 
 
-def _taken(recipe: Recipe, facts: ModelFacts, base: LayerSpec, spec: LayerSpec, paths: Paths, take: Take) -> Taken:
-    named = paths.named(take.paths)
-    made = take.action.weights(base, spec, facts)
+def _taken(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: Take) -> Taken:
+    made = take.action.weights(base, spec, case.facts)
     effective = not take.action.keeps and (
-        with_paths_of(base, spec, named) != base or any(tensor.name in made for tensor in spec.tensors(facts))
+        with_paths_of(base, spec, paths) != base or any(tensor.name in made for tensor in spec.tensors(case.facts))
     )
-    return Taken(take.action, recipe.rules[take.rule].number, named, effective)
+    return Taken(take.action, case.recipe.rules[take.rule].number, paths, effective)
 
 
-def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:
+def _action_findings(case: Case, table: Table) -> Iterator[Diagnostic]:
     """What the chosen actions say of this model, each thing once, at the rule that chose the action."""
     seen: set[tuple[str, str]] = set()
     for index, takes in enumerate(table.takes):
         for take in takes:
-            for finding in take.action.check(facts, index):
+            for finding in take.action.check(case.facts, index):
                 if (finding.code, finding.message) not in seen:
                     seen.add((finding.code, finding.message))
-                    yield replace(finding, span=finding.span or recipe.span(recipe.rules[take.rule]))
+                    yield replace(finding, span=finding.span or case.span(case.recipe.rules[take.rule]))

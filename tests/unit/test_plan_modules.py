@@ -7,9 +7,8 @@ from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, win
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
-from lbdsl.plan.json import plan_json
-from lbdsl.plan.modules import layer_modules, matched
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.check import requests_of
+from lbdsl.plan.claims import layer_modules, matched
 from lbdsl.plan.select import Selection, select
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
 from lbdsl.recipe.schema import ModulesSelector, Recipe
@@ -194,7 +193,7 @@ def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
         {"mlp.up_proj": Int(bits=4, group=64)},
     ]
     assert plan.rules[1].modules == 3
-    shown = plan_json(plan)["layers"][3]
+    shown = plan.to_json()["layers"][3]
     assert {
         "action": "quantize(bits=4, group=64)",
         "rule": 2,

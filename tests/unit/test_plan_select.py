@@ -9,7 +9,7 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.check import requests_of
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe, Rule
