@@ -236,10 +236,10 @@ class ModelRef(Value):
     source: str
     name: str = ""
     revision: str | None = None
-    digest: str
     family: str
     layers: int
     dtype: str
+    digest: str
     facts: ModelFacts
 
 
