@@ -25,7 +25,6 @@ from lbdsl.plan.schema import (
     MeasuredOn,
     ModelRef,
     Plan,
-    PlannedAction,
     RecipeRef,
     RuleReport,
     ScoreValue,
@@ -127,11 +126,8 @@ def _layer(
     index = choice.index
     was, becomes = before.layers[index], after.layers[index]
     # With a part's name in place of all that it has, where all was taken.
-    every = tuple(leaves(choice.base, facts.linear_maps[index]))
-    actions = (
-        PlannedAction(action=item.action, rule=item.rule, paths=folded(item.paths, every), effective=item.effective)
-        for item in choice.taken
-    )
+    every = tuple(leaves(choice.before, facts.linear_maps[index]))
+    actions = tuple(item.model_copy(update={"paths": folded(item.paths, every)}) for item in choice.actions)
     scores = {
         f"{request.metric}({request.action})" if request.action else request.metric: ScoreValue(
             value=measurement.value,
@@ -142,11 +138,7 @@ def _layer(
         if request.layer == index and math.isfinite(measurement.value)
     }
     return LayerPlan(
-        index=index,
-        before=choice.base,
-        after=choice.spec,
-        weights=dict(choice.weights),
-        actions=tuple(actions),
+        **{**dict(choice), "actions": actions},
         scores=scores,
         params_before=was.params,
         params_after=becomes.params,
@@ -154,7 +146,6 @@ def _layer(
         weights_after=becomes.weights,
         kv_bytes_before={str(ctx): was.kv_bytes(ctx) for ctx in contexts},
         kv_bytes_after={str(ctx): becomes.kv_bytes(ctx) for ctx in contexts},
-        reason=choice.reason,
     )
 
 
@@ -229,5 +220,4 @@ def _finding(recipe: Recipe, found: Diagnostic) -> Finding:
         line = found.span.start_line_column[0]
         if found.span.source.base > 0:  # an included file
             file = os.path.relpath(found.span.source.name, os.path.dirname(recipe.path) or ".").replace(os.sep, "/")
-    severity, help = found.severity.value, found.help
-    return Finding(code=found.code, severity=severity, message=found.message, help=help, line=line, file=file)
+    return Finding(code=found.code, severity=found.severity, message=found.message, help=found.help, line=line, file=file)

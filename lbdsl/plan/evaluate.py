@@ -18,25 +18,9 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import metrics
 from lbdsl.plan.cost import ModelCost
 from lbdsl.plan.words import amount_text
+from lbdsl.recipe import schema as nodes
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import (
-    Arithmetic,
-    Boolean,
-    Compare,
-    CostOf,
-    Expr,
-    Fact,
-    Items,
-    Logic,
-    Negate,
-    Node,
-    Not,
-    Number,
-    PostScore,
-    Recipe,
-    Score,
-    Text,
-)
+from lbdsl.recipe.schema import Expr, Node, Recipe
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.syntax.lexer import one_line
 
@@ -111,11 +95,11 @@ def walk(expr: Expr) -> Iterator[Expr]:
     """`expr` and everything in it, from left to right."""
     yield expr
     match expr:
-        case Compare() | Logic() | Arithmetic():
+        case nodes.Compare() | nodes.Logic() | nodes.Arithmetic():
             inner: tuple[Any, ...] = expr.operands
-        case Items():
+        case nodes.Items():
             inner = expr.items
-        case Not() | Negate():
+        case nodes.Not() | nodes.Negate():
             inner = (expr.operand,)
         case _:
             inner = ()
@@ -123,14 +107,14 @@ def walk(expr: Expr) -> Iterator[Expr]:
         yield from walk(part)
 
 
-def scores_in(expr: Expr | None) -> tuple[Score, ...]:
+def scores_in(expr: Expr | None) -> tuple[nodes.Score, ...]:
     """The scores of a layer that the expression asks for."""
-    return () if expr is None else tuple(part for part in walk(expr) if isinstance(part, Score) and not part.joint)
+    return () if expr is None else tuple(part for part in walk(expr) if isinstance(part, nodes.Score) and not part.joint)
 
 
 def facts_only(expr: Expr) -> bool:
     """True when a condition asks only for facts of the base model."""
-    return not any(isinstance(part, Score | PostScore | CostOf) for part in walk(expr))
+    return not any(isinstance(part, nodes.Score | nodes.PostScore | nodes.CostOf) for part in walk(expr))
 
 
 def text_of(recipe: Recipe, node: Node, otherwise: str) -> str:
@@ -148,7 +132,13 @@ _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
 }
 
-A, T = TypeVar("A"), TypeVar("T")
+Help = tuple[str, ...]
+
+_MEASURE: Help = ("run `lbdsl measure` with this recipe and model",)
+_MEND: Help = ("a comparison with it would be meaningless; try `--dtype float32`", "or claim the layer by an earlier rule")
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class _NoValue(Exception):
@@ -172,32 +162,32 @@ class _Evaluation:
 
     def of(self, expr: Expr) -> Value:
         match expr:
-            case Number():
+            case nodes.Number():
                 return Quantity(expr.value, expr.unit)
-            case Text() | Boolean():
+            case nodes.Text() | nodes.Boolean():
                 return expr.value
-            case Items():
+            case nodes.Items():
                 return tuple(self._each(expr.items, self.of))
-            case Score():
+            case nodes.Score():
                 return self._score(expr)
-            case PostScore():
+            case nodes.PostScore():
                 return self._post(expr)
-            case CostOf():
+            case nodes.CostOf():
                 return self._cost(expr)
-            case Fact():
+            case nodes.Fact():
                 return self._fact(expr)
-            case Compare():
+            case nodes.Compare():
                 values = self._each(expr.operands, self.of)
                 return all(self._each(range(len(expr.ops)), lambda i: self._pair(expr, i, values)))
-            case Logic():
+            case nodes.Logic():
                 truths = self._each(expr.operands, self.truth)
                 return all(truths) if expr.op == "and" else any(truths)
-            case Not():
+            case nodes.Not():
                 return not self.truth(expr.operand)
-            case Negate():
+            case nodes.Negate():
                 value = self._number(expr.operand)
                 return Quantity(-value.value, value.unit)
-            case Arithmetic():
+            case nodes.Arithmetic():
                 return self._arithmetic(expr)
 
     def truth(self, expr: Expr) -> bool:
@@ -208,45 +198,33 @@ class _Evaluation:
         found = [shown for pair in self._comparisons(expr, self.truth(expr)) if (shown := self._shown(*pair)) is not None]
         return min(found, key=lambda item: item[0])[1] if found else None
 
-    def _score(self, score: Score) -> Quantity:
+    def _score(self, score: nodes.Score) -> Quantity:
+        """Of a layer, or of the whole changed model."""
         if score.joint:
-            of = f"`{score.metric}` of the whole changed model"
+            of, code = f"`{score.metric}` of the whole changed model", "LB323"
             value = self.world.joint.get(score.metric)
-            return self._measured(score, score.metric, of, value, ("LB323", f"{of} is not measured", ()))
-        assert self.world.layer is not None, "a layer's score is asked for outside a layer"
-        of = f"`{score.text}` of layer {self.world.layer}"
-        measurement = self.world.measurements.get(Request(score.metric, score.action_text, self.world.layer))
-        value = None if measurement is None else measurement.value
-        absent = ("LB304", f"{of} is not measured", ("run `lbdsl measure` with this recipe and model",))
-        mend = (
-            "a comparison with it would be meaningless; try `--dtype float32`",
-            "or claim the layer by an earlier rule",
-        )
-        return self._measured(score, score.metric, of, value, absent, mend)
-
-    def _post(self, score: PostScore) -> Quantity:
-        scores = self.world.post if score.source is None else self.world.post_on.get(score.source, {})
-        absent = ("LB317", f"`{score.name}` is known only after healing", ())
-        return self._measured(score, score.name, f"`{score.name}` of the finished model", scores.get(score.name), absent)
-
-    def _measured(
-        self,
-        node: Score | PostScore,
-        metric: str,
-        of: str,
-        value: float | None,
-        absent: tuple[str, str, tuple[str, ...]],
-        mend: tuple[str, ...] = (),
-    ) -> Quantity:
-        """A metric's value; without one the error `absent`: code, message, help."""
+        else:
+            assert self.world.layer is not None, "a layer's score is asked for outside a layer"
+            of, code = f"`{score.text}` of layer {self.world.layer}", "LB304"
+            found = self.world.measurements.get(Request(score.metric, score.action_text, self.world.layer))
+            value = None if found is None else found.value
         if value is None:
-            code, message, help = absent
-            self._fail(code, message, node, help)
+            self._fail(code, f"{of} is not measured", score, () if score.joint else _MEASURE)
+        return self._finite(value, score, score.metric, of, () if score.joint else _MEND)
+
+    def _post(self, score: nodes.PostScore) -> Quantity:
+        scores = self.world.post if score.source is None else self.world.post_on.get(score.source, {})
+        value = scores.get(score.name)
+        if value is None:
+            self._wrong(score, f"`{score.name}` is known only after healing")
+        return self._finite(value, score, score.name, f"`{score.name}` of the finished model")
+
+    def _finite(self, value: float, node: Node, metric: str, of: str, mend: Help = ()) -> Quantity:
         if not math.isfinite(value):
             self._fail("LB306", f"{of} is {value}", node, mend)
         return Quantity(value, metrics()[metric].unit)
 
-    def _cost(self, node: CostOf) -> Quantity:
+    def _cost(self, node: nodes.CostOf) -> Quantity:
         if self.world.cost is None:
             self._wrong(node, f"`{node.name}` is a cost of the changed model, unknown before selection")
         static = STATIC_VALUES[node.name]
@@ -254,7 +232,7 @@ class _Evaluation:
             self._wrong(node, f"`{node.name}` needs a context, as in `{node.name}(8Ki)`")
         return Quantity(self.world.cost.value(node.name, node.ctx or 0), static.unit)
 
-    def _fact(self, node: Fact) -> Value:
+    def _fact(self, node: nodes.Fact) -> Value:
         value = getattr(self.world.facts, node.name, None)
         if isinstance(value, str | bool):
             return value
@@ -262,7 +240,7 @@ class _Evaluation:
             return Quantity(value, FACTS[node.name][1])
         self._wrong(node, f"`{node.name}` is not a number, a text or a truth value of the model")
 
-    def _arithmetic(self, expr: Arithmetic) -> Quantity:
+    def _arithmetic(self, expr: nodes.Arithmetic) -> Quantity:
         total, *others = self._each(expr.operands, self._number)
         for op, value, node in zip(expr.ops, others, expr.operands[1:], strict=True):
             result = combined(op, total.value, value.value)
@@ -272,7 +250,7 @@ class _Evaluation:
             total = Quantity(result, join_units(op, total.unit, value.unit) or total.unit)
         return total
 
-    def _pair(self, expr: Compare, i: int, values: list[Any]) -> bool:
+    def _pair(self, expr: nodes.Compare, i: int, values: list[Any]) -> bool:
         """The comparison at place `i` of a chain whose operands have these values."""
         op, (left, right), (a, b) = expr.ops[i], expr.operands[i : i + 2], values[i : i + 2]
         if op in ("in", "not in"):
@@ -319,20 +297,20 @@ class _Evaluation:
     def _comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
         """The two sides of each comparison that gives the condition its truth, from left to right."""
         match expr:
-            case Compare():
+            case nodes.Compare():
                 values = self._each(expr.operands, self.of)
                 pairs = zip(expr.operands, expr.operands[1:], strict=False)
                 yield from (pair for i, pair in enumerate(pairs) if self._pair(expr, i, values) is truth)
-            case Logic():
+            case nodes.Logic():
                 for part in expr.operands:
                     if self.truth(part) is truth:
                         yield from self._comparisons(part, truth)
-            case Not():
+            case nodes.Not():
                 yield from self._comparisons(expr.operand, not truth)
 
     def _shown(self, left: Expr, right: Expr) -> tuple[int, Shown] | None:
         """The side of one comparison that is measured or counted, else the side with a fact; its rank says which."""
-        for rank, kinds in enumerate(((Score, PostScore, CostOf), (Fact,))):
+        for rank, kinds in enumerate(((nodes.Score, nodes.PostScore, nodes.CostOf), (nodes.Fact,))):
             for here, there in ((left, right), (right, left)):
                 value = self.of(here) if any(isinstance(part, kinds) for part in walk(here)) else None
                 if isinstance(value, Quantity):
@@ -361,7 +339,7 @@ class _Evaluation:
     def _wrong(self, node: Node, message: str) -> NoReturn:
         self._fail("LB317", message, node)
 
-    def _fail(self, code: str, message: str, node: Node, help: tuple[str, ...] = ()) -> NoReturn:
+    def _fail(self, code: str, message: str, node: Node, help: Help = ()) -> NoReturn:
         self.errors.append(error(code, message, self.world.recipe.span(node), help=help))
         raise _NoValue
 

@@ -95,9 +95,9 @@ def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
     nothing counts."""
     modules: dict[int, int] = {}
     for layer in selection.layers:
-        for item in layer.taken:
+        for item in layer.actions:
             if not item.action.carried_out:
-                left = sum(f"{Slot.WEIGHTS}.{module}" in item.paths for module in layer.spec.linear_maps(case.facts))
+                left = sum(f"{Slot.WEIGHTS}.{module}" in item.paths for module in layer.after.linear_maps(case.facts))
                 if left or not all(path.startswith(Slot.WEIGHTS) for path in item.paths):
                     modules[item.rule] = modules.get(item.rule, 0) + left
     for rule in case.recipe.rules:

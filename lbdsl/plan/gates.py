@@ -8,7 +8,7 @@ from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.cost import base_cost, model_cost
 from lbdsl.plan.evaluate import Shown, World, deciding, holds, walk
-from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.recipe.schema import Assertion, Phase, PostScore, Recipe
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -83,5 +83,5 @@ def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
 
 def _result(assertion: Assertion, truth: bool, shown: Shown | None) -> AssertResult:
     value, unit = (float(shown.value.value), shown.value.unit) if shown is not None else (None, None)
-    status = "pass" if truth else "fail"
+    status: Status = "pass" if truth else "fail"
     return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit)

@@ -5,48 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
-from lbdsl.recipe.schema import (
-    AllLayers,
-    Amount,
-    AnyOf,
-    BothOf,
-    Edge,
-    Every,
-    Except,
-    Interval,
-    LayerSet,
-    RankedSet,
-    Recipe,
-)
+from lbdsl.recipe import schema as nodes
+from lbdsl.recipe.schema import LayerSet, Recipe
 
-Ranking = Callable[[RankedSet], frozenset[int]]
+Ranking = Callable[[nodes.RankedSet], frozenset[int]]
 """The layers that a ranked set selects; asked for only where the set holds one."""
 
 
-def _no_ranking(ranked: RankedSet) -> frozenset[int]:
+def _no_ranking(ranked: nodes.RankedSet) -> frozenset[int]:
     raise AssertionError("a set without ranked parts asks for no ranking")
 
 
 def members(layer_set: LayerSet, layers: int, ranking: Ranking = _no_ranking) -> frozenset[int]:
     """The layers of a set that `set_problems` found nothing wrong with. `middle n` starts at layer (L - n) // 2."""
     match layer_set:
-        case AllLayers():
+        case nodes.AllLayers():
             return frozenset(range(layers))
-        case Interval():
+        case nodes.Interval():
             return frozenset(range(layer_set.first, layer_set.last + 1))
-        case Edge():
+        case nodes.Edge():
             count = layer_set.amount.of(layers)
             start = {"first": 0, "last": layers - count, "middle": (layers - count) // 2}[layer_set.which]
             return frozenset(range(start, start + count))
-        case Every():
+        case nodes.Every():
             return frozenset(range(layer_set.start, layers, layer_set.step))
-        case RankedSet():
+        case nodes.RankedSet():
             return ranking(layer_set)
-        case AnyOf():
+        case nodes.AnyOf():
             return frozenset().union(*(members(part, layers, ranking) for part in layer_set.sets))
-        case BothOf():
+        case nodes.BothOf():
             return frozenset.intersection(*(members(part, layers, ranking) for part in layer_set.sets))
-        case Except():
+        case nodes.Except():
             return members(layer_set.base, layers, ranking) - members(layer_set.removed, layers, ranking)
 
 
@@ -54,40 +43,40 @@ def parts(layer_set: LayerSet) -> Iterator[LayerSet]:
     """The set and every set in it."""
     yield layer_set
     match layer_set:
-        case AnyOf() | BothOf():
+        case nodes.AnyOf() | nodes.BothOf():
             for part in layer_set.sets:
                 yield from parts(part)
-        case Except():
+        case nodes.Except():
             yield from parts(layer_set.base)
             yield from parts(layer_set.removed)
 
 
-def ranked_sets(layer_set: LayerSet | None) -> tuple[RankedSet, ...]:
-    return () if layer_set is None else tuple(part for part in parts(layer_set) if isinstance(part, RankedSet))
+def ranked_sets(layer_set: LayerSet | None) -> tuple[nodes.RankedSet, ...]:
+    return () if layer_set is None else tuple(part for part in parts(layer_set) if isinstance(part, nodes.RankedSet))
 
 
 def set_problems(recipe: Recipe, layer_set: LayerSet, layers: int) -> Iterator[Diagnostic]:
     """Every range, count and step of a set that a model of `layers` layers does not have."""
     for part in parts(layer_set):
         match part:
-            case Interval():
+            case nodes.Interval():
                 yield from _interval_problems(recipe, part, layers)
-            case Edge() | RankedSet():
+            case nodes.Edge() | nodes.RankedSet():
                 yield from amount_problems(recipe, part.amount, layers)
-            case Every() if part.step < 1 or not 0 <= part.start < layers:
+            case nodes.Every() if part.step < 1 or not 0 <= part.start < layers:
                 message = f"`every {part.step} from {part.start}` selects none of the {layers} layers"
                 help = f"the layers are 0-{layers - 1}, and a step is at least 1"
                 yield error("LB303", message, recipe.span(part), help=help)
 
 
-def amount_problems(recipe: Recipe, amount: Amount, layers: int) -> Iterator[Diagnostic]:
+def amount_problems(recipe: Recipe, amount: nodes.Amount, layers: int) -> Iterator[Diagnostic]:
     if not 0 <= amount.of(layers) <= layers:
         asked = str(amount.count) if amount.count is not None else f"{100 * (amount.share or 0):g} %"
         message = f"{asked} of {layers} layers cannot be selected"
         yield error("LB302", message, recipe.span(amount), help=f"the model has {layers} layers")
 
 
-def _interval_problems(recipe: Recipe, part: Interval, layers: int) -> Iterator[Diagnostic]:
+def _interval_problems(recipe: Recipe, part: nodes.Interval, layers: int) -> Iterator[Diagnostic]:
     first, last, top, span = part.first, part.last, layers - 1, recipe.span(part)
     if first > last:
         swapped = f"{last}-{first}"

@@ -50,7 +50,7 @@ class _Matcher:
 
     def _filter(self, known: KnownRule) -> Match:
         """The layers of the rule's set at which its condition holds."""
-        selector, condition, found = known.rule.selector, condition_of(known.rule), len(self.found)
+        selector, condition, before = known.rule.selector, condition_of(known.rule), len(self.found)
         in_set = members(layer_set_of(known.rule) or AllLayers(), self.case.facts.layers, self._ranked)
         node, otherwise = (condition, "where") if isinstance(selector, WhereSelector) else (selector, "named by the rule")
         said = text_of(self.case.recipe, node or selector, otherwise)
@@ -59,7 +59,7 @@ class _Matcher:
             return Match(layers, dict.fromkeys(layers, said))
         reasons = {}
         # Of a set that a missing score leaves open nothing more is said.
-        for layer in known.domain if len(self.found) == found else ():
+        for layer in known.domain if len(self.found) == before else ():
             if layer in in_set:
                 truth, found = holds(condition, replace(self.world, layer=layer))
                 self.found += found

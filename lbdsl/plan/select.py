@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
@@ -15,6 +18,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
+from lbdsl.parts import Slot
 from lbdsl.plan.case import Case
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lint import table_findings
@@ -22,43 +26,64 @@ from lbdsl.plan.match import Match, match_rules
 from lbdsl.plan.table import RuleOutcome, Table, Take
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
-from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema import Recipe, action_from
 
 
-@dataclass(frozen=True)
-class Taken:
-    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for
-    it; how a part that is gone is stored changes nothing."""
+class Value(BaseModel):
+    """A value of a plan. Saved plans are read with it, so it is not strict."""
 
-    action: Action
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedAction(Value):
+    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for it;
+    how a part that is gone is stored changes nothing. A plan names a part as a whole where all of it was taken."""
+
+    action: SerializeAsAny[Action]
     rule: int
     paths: tuple[str, ...]
     effective: bool
 
+    @field_validator("action", mode="before")
+    @classmethod
+    def _known_action(cls, value: Any) -> Any:
+        return action_from(value)
 
-@dataclass(frozen=True)
-class LayerChoice:
-    """What a layer was and what it becomes, how its new weights are made, what the rules took of it, and why."""
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules, by name below the layer, whose weights it took."""
+        prefix = f"{Slot.WEIGHTS}."
+        return tuple(path.removeprefix(prefix) for path in self.paths if path.startswith(prefix))
+
+
+class LayerChoice(Value):
+    """What a layer of the source model was and what it becomes, what the rules took of it, and why. `weights` says how
+    those of its parameters are made, by name below the layer, that are not the base's."""
 
     index: int
-    base: LayerSpec
-    spec: LayerSpec
-    weights: tuple[tuple[str, AnyExpr], ...]
-    taken: tuple[Taken, ...]
-    reason: str
+    before: LayerSpec
+    after: LayerSpec
+    actions: tuple[PlannedAction, ...]
+    weights: dict[str, AnyExpr] = {}
+    reason: str = ""
 
     @property
     def change(self) -> LayerChange:
-        return LayerChange(self.spec, self.weights)
+        return LayerChange(self.after, tuple(sorted(self.weights.items())))
 
     @property
     def changed(self) -> bool:
-        return self.spec != self.base or bool(self.weights)
+        return self.after != self.before or bool(self.weights)
+
+    @property
+    def acting(self) -> tuple[PlannedAction, ...]:
+        """What changes it."""
+        return tuple(planned for planned in self.actions if planned.effective)
 
     @property
     def changing(self) -> tuple[Action, ...]:
         """The actions that change the layer, each once."""
-        return tuple(dict.fromkeys(item.action for item in self.taken if item.effective))
+        return tuple(dict.fromkeys(planned.action for planned in self.acting))
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,7 @@ class Selection:
     @property
     def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
         """By layer, those that its new weights are made from."""
-        return stats_by_layer({layer.index: dict(layer.weights).values() for layer in self.layers})
+        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
 
     @property
     def carried_out(self) -> bool:
@@ -95,7 +120,7 @@ class Selection:
     @property
     def specs(self) -> tuple[LayerSpec, ...]:
         """What every layer becomes."""
-        return tuple(layer.spec for layer in self.layers)
+        return tuple(layer.after for layer in self.layers)
 
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
@@ -116,7 +141,7 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
     selection = Selection(tuple(_layer(case, table, reasons, index) for index in range(facts.layers)), table.rules)
-    acting = {item.rule for layer in selection.layers for item in layer.taken if item.effective}
+    acting = {item.rule for layer in selection.layers for item in layer.acting}
     found = (*table_findings(case, table, selection.specs, acting), *_action_findings(case, table))
     return Diagnosed(None if any(d.is_error for d in found) else selection, found)
 
@@ -135,8 +160,8 @@ def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int,
 
 def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: int) -> LayerChoice:
     base, spec, takes = case.facts.layer_specs[index], table.spec(case.facts, index), table.takes[index]
-    taken = tuple(_taken(case, base, spec, table.paths[index].named(take.paths), take) for take in takes)
-    acting = [take for take, item in zip(takes, taken, strict=True) if item.effective]
+    actions = [_planned(case, base, spec, table.paths[index].named(take.paths), take) for take in takes]
+    acting = [take for take, planned in zip(takes, actions, strict=True) if planned.effective]
     weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, case.facts)
     owner = next(iter((*acting, *takes)), None)
     if owner is None:
@@ -144,15 +169,14 @@ def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: in
     else:
         because = case.recipe.rules[owner.rule].because
         reason = reasons[owner.rule].get(index, "left by the rules before") + (f"; {because}" if because else "")
-    return LayerChoice(index, base, spec, weights, taken, reason)
+    return LayerChoice(index=index, before=base, after=spec, actions=tuple(actions), weights=dict(weights), reason=reason)
 
 
-def _taken(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: Take) -> Taken:
+def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: Take) -> PlannedAction:
     made = take.action.weights(base, spec, case.facts)
-    effective = not take.action.keeps and (
-        with_paths_of(base, spec, paths) != base or any(tensor.name in made for tensor in spec.tensors(case.facts))
-    )
-    return Taken(take.action, case.recipe.rules[take.rule].number, paths, effective)
+    changes = with_paths_of(base, spec, paths) != base or any(tensor.name in made for tensor in spec.tensors(case.facts))
+    number = case.recipe.rules[take.rule].number
+    return PlannedAction(action=take.action, rule=number, paths=paths, effective=changes and not take.action.keeps)
 
 
 def _action_findings(case: Case, table: Table) -> Iterator[Diagnostic]:

@@ -54,7 +54,8 @@ class Table:
     def take(self, known: KnownRule, layers: Iterable[int], *, size: int | None = None) -> Table:
         """The table after the next rule matched `layers`."""
         rule, takes, claimed = len(self.rules), list(self.takes), list(self.claimed)
-        got, lost = [], []
+        got: list[int] = []
+        lost: list[int] = []
         for layer in layers:
             success = False
             for item in known.wanted:

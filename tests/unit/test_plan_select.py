@@ -53,7 +53,7 @@ def test_layer_sets(layers, expected):
 
 def test_first_match_wins_in_each_aspect():
     selection = chosen("layers 3 drop\nlayers 3-4 keep\nelse swa(window=64)").unwrap()
-    third = {path.split(".")[0]: item.rule for item in selection.layers[3].taken for path in item.paths}
+    third = {path.split(".")[0]: item.rule for item in selection.layers[3].actions for path in item.paths}
     assert third == {"mixer": 1, "ffn": 2, "weights": 2}
     assert selection.rules[1].claims == (4,)
     assert selection.rules[1].shadowed == (3,)
