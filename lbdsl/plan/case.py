@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbdsl.actions import Action
@@ -93,6 +93,16 @@ class KnownRule:
         """True for a ranking of the layers not yet claimed: `of rest`, and always with `until`."""
         return self.ranking is not None and (self.ranking.of_rest or self.ranking.until is not None)
 
+    @cached_property
+    def scores(self) -> tuple[Score, ...]:
+        return scores_of(self.rule)
+
+    def asks(self, touched: int, free: int) -> bool:
+        """Whether it asks about a layer of which these paths that it claims are touched for sure, and those are not."""
+        if self.ranking is None:
+            return bool(free) or not self.scores
+        return not touched or not self.ranks_rest
+
 
 @dataclass(frozen=True)
 class Case:
@@ -124,9 +134,10 @@ class Case:
         for rule, wanted in zip(self.recipe.rules, self._claimable[1], strict=True):
             paths = tuple(union(item.paths[i] for item in wanted) for i in range(self.facts.layers))
             known = KnownRule(rule, wanted, paths, self._named(rule))
-            domain = tuple(i for i in range(self.facts.layers) if paths[i] and _is_asked(known, i, sure[i]))
+            may_claim = (i for i in (range(self.facts.layers) if known.named is None else known.named) if paths[i])
+            domain = tuple(i for i in sorted(may_claim) if known.asks(paths[i] & sure[i], paths[i] & ~sure[i]))
             opened = tuple(i for i in domain if any(item.takes(i, sure[i]) for item in wanted))
-            found.append(KnownRule(rule, wanted, paths, known.named, domain, opened))
+            found.append(replace(known, domain=domain, open=opened))
             certain = known.is_else or (known.named is not None and condition_of(rule) is None)
             for i in domain:
                 for item in wanted:
@@ -165,7 +176,7 @@ class Case:
         for known in self.rules:
             ranked = ranked_sets(layer_set_of(known.rule))
             found += [(item.by, tuple(range(self.facts.layers))) for item in ranked]
-            found += [(score, known.domain) for score in scores_of(known.rule)[len(ranked) :]]
+            found += [(score, known.domain) for score in known.scores[len(ranked) :]]
         return tuple(found)
 
     @cached_property
@@ -191,13 +202,3 @@ class Case:
             if stats:
                 found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *stats)))
         return found
-
-
-def _is_asked(known: KnownRule, layer: int, sure: int) -> bool:
-    """Whether a rule asks about a layer of which it claims something and `sure` is touched."""
-    if known.ranks_rest:
-        return not known.paths[layer] & sure
-    if known.ranking is not None:
-        return True
-    asks = not scores_of(known.rule) or bool(known.paths[layer] & ~sure)
-    return asks and (known.named is None or layer in known.named)

@@ -151,7 +151,7 @@ def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
     """What actions, those of scores too, cannot do in the layers that they may be asked for. All of `CHECKS` hold."""
     found = [d for d in action_findings(case) if d.is_error]
     for known in case.rules:
-        for score in scores_of(known.rule):
+        for score in known.scores:
             checked = (d for i in known.domain for d in (score.action.check(case.facts, i) if score.action else ()))
             said = next((d for d in checked if d.is_error), None)
             if said is not None and not any(d.code == said.code and said.message in d.message for d in found):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost
 from lbdsl.layer.facts import ModelFacts
@@ -76,10 +77,6 @@ class ModelCost:
         """Bytes of cache that one sequence of `ctx` tokens holds."""
         return self.value("kv", ctx)
 
-    def attention_flops(self, ctx: int) -> int:
-        """FLOPs of one decoded token at context `ctx`, beyond its matrix products with weights."""
-        return sum(layer.beyond_weights(ctx) for layer in self.layers)
-
     def flops(self, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`; a multiply and an add are two."""
         return self.value("flops", ctx)
@@ -91,7 +88,8 @@ class ModelCost:
     def step_seconds(self, machine: Machine, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
         products = max(self.step_bytes / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
-        attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, self.attention_flops(ctx) / machine.flops)
+        beyond_weights = sum(layer.beyond_weights(ctx) for layer in self.layers)
+        attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, beyond_weights / machine.flops)
         mixers = sum(layer.spec.mixer is not None for layer in self.layers)
         ffns = sum(layer.spec.ffn is not None for layer in self.layers)
         return products + attention + mixers * machine.t_attn + ffns * machine.t_mlp + machine.t_head
@@ -111,20 +109,10 @@ class ModelCost:
         return admitted / self.step_seconds(machine, ctx, admitted) if admitted > 0 else 0.0
 
 
-LayerCosts = dict[LayerSpec, LayerCost]
-"""Costs of layers of one model that were asked for already."""
-
-
-def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec], known: LayerCosts | None = None) -> ModelCost:
-    """A model with these layers. `known` is filled, so that a caller who tries many plans counts each kind of layer
-    once."""
-    known = {} if known is None else known
-    layers = []
-    for spec in specs:
-        if spec not in known:
-            known[spec] = LayerCost.of(spec, facts)
-        layers.append(known[spec])
-    return ModelCost(facts, tuple(layers))
+def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec]) -> ModelCost:
+    """A model with these layers."""
+    known = cache(lambda spec: LayerCost.of(spec, facts))
+    return ModelCost(facts, tuple(known(spec) for spec in specs))
 
 
 def base_cost(facts: ModelFacts) -> ModelCost:

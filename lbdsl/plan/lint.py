@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.layer.spec import LayerSpec, folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule, layer_set_of, scores_of
+from lbdsl.plan.case import Case, KnownRule, layer_set_of
 from lbdsl.plan.layersets import members
 from lbdsl.plan.table import Table
 from lbdsl.plan.words import plural, ranges_text
@@ -118,7 +118,7 @@ class _RuleInTable:
             )
         if ranking is not None:
             return "earlier rules claim every layer"
-        if scores_of(self.rule):
+        if self.known.scores:
             return "look at the scores: `lbdsl plan` prints them"
         named = layer_set_of(self.rule)
         if isinstance(self.rule.selector, LayersSelector) and named is not None and not members(named, layers):

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.cost import STATIC_VALUES, LayerCost
 from lbdsl.parts import Slot
 from lbdsl.plan.case import Case, KnownRule
-from lbdsl.plan.cost import LayerCosts, ModelCost, base_cost, model_cost
+from lbdsl.plan.cost import ModelCost, base_cost
 from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
 from lbdsl.plan.match import Match
 from lbdsl.plan.table import Table, Take
@@ -62,8 +61,7 @@ class _Reader:
     case: Case
     matches: tuple[Match, ...]
     base: ModelCost
-    _costs: LayerCosts = field(default_factory=dict)
-    _specs: dict[tuple[int, tuple[Take, ...]], LayerSpec] = field(default_factory=dict)
+    _known: dict[tuple[int, tuple[Take, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
         for known, match in list(zip(self.case.rules, self.matches, strict=True))[len(table.rules) :]:
@@ -99,13 +97,13 @@ class _Reader:
         return Diagnosed(None, (self._unmet(known, until, bound, most, tries, capped=most < len(free)),))
 
     def _cost(self, table: Table) -> ModelCost:
-        return model_cost(self.case.facts, [self._spec(table, i) for i in range(self.case.facts.layers)], self._costs)
+        return ModelCost(self.case.facts, tuple(self._layer(table, i) for i in range(self.case.facts.layers)))
 
-    def _spec(self, table: Table, layer: int) -> LayerSpec:
+    def _layer(self, table: Table, layer: int) -> LayerCost:
         key = (layer, table.takes[layer])
-        if key not in self._specs:
-            self._specs[key] = table.spec(self.case.facts, layer)
-        return self._specs[key]
+        if key not in self._known:
+            self._known[key] = LayerCost.of(table.spec(self.case.facts, layer), self.case.facts)
+        return self._known[key]
 
     def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
         value = evaluate(bound.expr, world).value
