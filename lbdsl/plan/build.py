@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import folded, leaves
 from lbdsl.parts import Slot
@@ -66,7 +67,8 @@ def build(
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
     world = World(recipe, facts, measurements=measurements, cost=after, base=before, joint=loss.values)
     judged = [assert_result(assertion, world) for assertion in recipe.asserts]
-    layers = tuple(_layer(facts, choice, measurements, before, after, contexts) for choice in selection.layers)
+    pairs = zip(selection.layers, before.layers, after.layers, strict=True)
+    layers = tuple(_layer(facts, choice, was, becomes, measurements, contexts) for choice, was, becomes in pairs)
     problems = (
         *([broken] if broken is not None else []),
         *(problem for _, problems in judged for problem in problems),
@@ -116,30 +118,21 @@ def build(
 
 
 def _layer(
-    facts: ModelFacts,
-    choice: LayerChoice,
-    measurements: Scores,
-    before: ModelCost,
-    after: ModelCost,
-    contexts: tuple[int, ...],
+    facts: ModelFacts, choice: LayerChoice, was: LayerCost, becomes: LayerCost, scores: Scores, contexts: tuple[int, ...]
 ) -> LayerPlan:
-    index = choice.index
-    was, becomes = before.layers[index], after.layers[index]
     # With a part's name in place of all that it has, where all was taken.
-    every = tuple(leaves(choice.before, facts.linear_maps[index]))
+    every = tuple(leaves(choice.before, facts.linear_maps[choice.index]))
     actions = tuple(item.model_copy(update={"paths": folded(item.paths, every)}) for item in choice.actions)
-    scores = {
+    values = {
         f"{request.metric}({request.action})" if request.action else request.metric: ScoreValue(
-            value=measurement.value,
-            stderr=measurement.stderr if math.isfinite(measurement.stderr) else None,
-            unit=measurement.unit,
+            value=score.value, stderr=score.stderr if math.isfinite(score.stderr) else None, unit=score.unit
         )
-        for request, measurement in measurements.items()
-        if request.layer == index and math.isfinite(measurement.value)
+        for request, score in scores.items()
+        if request.layer == choice.index and math.isfinite(score.value)
     }
     return LayerPlan(
         **{**dict(choice), "actions": actions},
-        scores=scores,
+        scores=values,
         params_before=was.params,
         params_after=becomes.params,
         weights_before=was.weights,

@@ -25,8 +25,8 @@ Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
     """Errors only: `requires` that do not hold, layers that do not exist, actions that do not go together or that the model
     cannot express, `until` on what must be measured. Run it before measuring, which may take long."""
-    found = tuple(problem for check in CHECKS for problem in check(case))
-    return found or tuple(_impossible_actions(case))
+    of_rules = (problem for check in CHECKS for rule in case.recipe.rules for problem in check(case, rule))
+    return tuple([*_requirements(case), *of_rules] or _impossible_actions(case))
 
 
 def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
@@ -78,38 +78,35 @@ def _requirements(case: Case) -> Iterator[Diagnostic]:
             yield from requirement_problems(requirement, World(case.recipe, case.facts))
 
 
-def _sets(case: Case) -> Iterator[Diagnostic]:
+def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Ranges, counts and steps that the model's number of layers does not have."""
-    for rule in case.recipe.rules:
-        layer_set = layer_set_of(rule)
-        if layer_set is not None:
-            yield from set_problems(case.recipe, layer_set, case.facts.layers)
-        elif isinstance(rule.selector, RankSelector) and rule.selector.amount is not None:
-            yield from amount_problems(case.recipe, rule.selector.amount, case.facts.layers)
+    layer_set = layer_set_of(rule)
+    if layer_set is not None:
+        yield from set_problems(case.recipe, layer_set, case.facts.layers)
+    elif isinstance(rule.selector, RankSelector) and rule.selector.amount is not None:
+        yield from amount_problems(case.recipe, rule.selector.amount, case.facts.layers)
 
 
-def _conflicts(case: Case) -> Iterator[Diagnostic]:
+def _conflicts(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Actions joined by `+` whose paths touch, and `modules` rules with actions on more than weights."""
-    for rule in case.recipe.rules:
-        span = case.span(rule)
-        for place, action in enumerate(rule.actions):
-            if isinstance(rule.selector, ModulesSelector) and not acts_on_weights(action):
-                message = f"`{action.text()}` is not about the weights of modules"
-                yield error("LB216", message, span, help="choose whole layers: `layers SET` or `where CONDITION`")
-            other = next((earlier for earlier in rule.actions[:place] if touching(earlier, action)), None)
-            if other is not None:
-                both = f"`{other.text()}` and `{action.text()}` both change the {touching(other, action)} of a layer"
-                yield error("LB316", both, span, help="put them into rules of their own")
+    span = case.span(rule)
+    for place, action in enumerate(rule.actions):
+        if isinstance(rule.selector, ModulesSelector) and not acts_on_weights(action):
+            message = f"`{action.text()}` is not about the weights of modules"
+            yield error("LB216", message, span, help="choose whole layers: `layers SET` or `where CONDITION`")
+        other = next((earlier for earlier in rule.actions[:place] if touching(earlier, action)), None)
+        if other is not None:
+            both = f"`{other.text()}` and `{action.text()}` both change the {touching(other, action)} of a layer"
+            yield error("LB316", both, span, help="put them into rules of their own")
 
 
-def _patterns(case: Case) -> Iterator[Diagnostic]:
+def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """LB218 for each pattern that no module of this model matches."""
     modules = layer_modules(case.facts.modules)
-    for rule in case.recipe.rules:
-        for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
-            test = matcher(pattern.text, glob=pattern.glob)
-            if not any(test(module.name) for module in modules):
-                yield _unmatched(case.recipe, pattern, modules)
+    for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
+        test = matcher(pattern.text, glob=pattern.glob)
+        if not any(test(module.name) for module in modules):
+            yield _unmatched(case.recipe, pattern, modules)
 
 
 def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ...]) -> Diagnostic:
@@ -126,25 +123,23 @@ def _unmatched(recipe: Recipe, pattern: ModulePattern, modules: tuple[Module, ..
     return error("LB218", message, span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
 
 
-def _scores(case: Case) -> Iterator[Diagnostic]:
+def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Scores under actions that this version only plans."""
-    for rule in case.recipe.rules:
-        for score in scores_of(rule):
-            if score.action and not score.action.carried_out:
-                yield no_engine(case.recipe, score, f"`{score.text}` cannot be measured")
+    for score in scores_of(rule):
+        if score.action and not score.action.carried_out:
+            yield no_engine(case.recipe, score, f"`{score.text}` cannot be measured")
 
 
-def _untils(case: Case) -> Iterator[Diagnostic]:
-    for rule in case.recipe.rules:
-        if isinstance(rule.selector, RankSelector) and rule.selector.until is not None:
-            for part in walk(rule.selector.until):
-                if isinstance(part, Score | PostScore):
-                    message = f"`until` cannot use `{part.name}` of the whole model"
-                    help = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`")
-                    yield error("LB315", message, case.span(part), help=help)
+def _untils(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    until = rule.selector.until if isinstance(rule.selector, RankSelector) else None
+    for part in walk(until) if until is not None else ():
+        if isinstance(part, Score | PostScore):
+            message = f"`until` cannot use `{part.name}` of the whole model"
+            help = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`")
+            yield error("LB315", message, case.span(part), help=help)
 
 
-CHECKS: tuple[Callable[[Case], Iterator[Diagnostic]], ...] = (_requirements, _sets, _conflicts, _patterns, _scores, _untils)
+CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _conflicts, _patterns, _scores, _untils)
 
 
 def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
