@@ -52,8 +52,10 @@ class _Matcher:
         """The layers of the rule's set at which its condition holds."""
         selector, condition, before = known.rule.selector, condition_of(known.rule), len(self.found)
         in_set = members(layer_set_of(known.rule) or AllLayers(), self.case.facts.layers, self._ranked)
-        node, otherwise = (condition, "where") if isinstance(selector, WhereSelector) else (selector, "named by the rule")
-        said = text_of(self.case.recipe, node or selector, otherwise)
+        if isinstance(selector, WhereSelector):
+            said = text_of(self.case.recipe, selector.where, "where")
+        else:
+            said = text_of(self.case.recipe, selector, "named by the rule")
         if condition is None:
             layers = tuple(i for i in sorted(in_set) if known.paths[i])
             return Match(layers, dict.fromkeys(layers, said))

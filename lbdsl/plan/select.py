@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
@@ -39,15 +39,10 @@ class PlannedAction(Value):
     """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for it;
     how a part that is gone is stored changes nothing. A plan names a part as a whole where all of it was taken."""
 
-    action: SerializeAsAny[Action]
+    action: Annotated[SerializeAsAny[Action], BeforeValidator(action_from)]
     rule: int
     paths: tuple[str, ...]
     effective: bool
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _known_action(cls, value: Any) -> Any:
-        return action_from(value)
 
     @property
     def modules(self) -> tuple[str, ...]:

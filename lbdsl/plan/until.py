@@ -35,17 +35,12 @@ def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
 
 
 class _Try(NamedTuple):
-    """What the bounded cost comes to when the rule takes so many layers, and of the base's where that is asked."""
+    """What the bounded cost comes to when the rule takes so many layers; `text` says it, as the bound does."""
 
     size: int
     value: float
-    share: float | None
-    unit: Unit
+    text: str
     table: Table
-
-    @property
-    def text(self) -> str:
-        return amount_text(self.value, self.unit) if self.share is None else amount_text(self.share, Unit.RATIO)
 
 
 class _Bound(NamedTuple):
@@ -110,8 +105,11 @@ class _Reader:
         base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.base)).value
         if not isinstance(value, Quantity) or not isinstance(base, Quantity):
             return []
-        share = value.value / base.value if bound.is_share and base.value else None
-        return [_Try(size, value.value, share, value.unit, table)]
+        if bound.is_share and base.value:
+            text = amount_text(value.value / base.value, Unit.RATIO)
+        else:
+            text = amount_text(value.value, value.unit)
+        return [_Try(size, value.value, text, table)]
 
     def _unmet(
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool

@@ -220,7 +220,7 @@ def test_windows_of_the_layers_themselves() -> None:
     assert found[0].span.text.startswith("where nll")
 
 
-HOPELESS = [
+IMPOSSIBLE = [
     "lowest of rest by nll until kv(8Ki) <= {} drop\nelse keep",
     "layers 0-3, 20-29 keep\nlowest of rest by nll until kv(8Ki) <= {} swa(window=512)\nelse keep",
     "layers 0-3 keep\nlowest 8 of rest by kl drop\nlowest of rest by nll until flops(8Ki) <= {} drop\nelse keep",
@@ -228,9 +228,9 @@ HOPELESS = [
 ]
 
 
-@pytest.mark.parametrize("form", HOPELESS)
+@pytest.mark.parametrize("form", IMPOSSIBLE)
 @pytest.mark.parametrize("share", ["0%", "13%", "50%", "90%"])
-def test_an_until_is_called_hopeless_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
+def test_an_until_is_refused_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
     facts, recipe = smollm2_facts(), recipe_from_text(form.format(share)).unwrap()
     requests, _ = requests_of(recipe, facts).unwrap()
     found = impossible_untils(Case(recipe, facts))

@@ -9,6 +9,7 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.case import Case
 from lbdsl.plan.check import requests_of
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
@@ -358,3 +359,9 @@ def test_digest_is_of_what_changes_only():
     assert one.digest == other.digest
     assert {i: change.spec for i, change in one.changes.items()} == {3: SMOL.layer_specs[3].replace(mixer=None)}
     assert one.digest != chosen("layers 4 drop\nelse keep").unwrap().digest
+
+
+def test_a_score_of_a_part_needs_no_statistics():
+    case = Case(recipe_of("where influence(block) < 0.3 drop\nelse keep"), SMOL)
+    assert {request.action for request in case.requests} == {"block"}
+    assert case.statistics() == {}
