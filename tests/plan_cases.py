@@ -14,8 +14,8 @@ from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
+from lbdsl.plan.check import requests_of
 from lbdsl.plan.cost import ModelCost, model_cost
-from lbdsl.plan.requests import requests_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text

@@ -26,10 +26,10 @@ from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.execute.place import Input
 from lbdsl.plan.file import load_plan
-from lbdsl.plan.gate import gate_of
+from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
-from lbdsl.plan.shown import value_text
 from lbdsl.plan.verify import staleness
+from lbdsl.plan.words import value_text
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe

@@ -40,7 +40,7 @@ def check_file(
 
 def on_model(found: Diagnosed[Recipe], facts: ModelFacts) -> Diagnosed[Recipe]:
     """Adds what a model's facts say of a checked recipe; the value is None when it does not fit the model."""
-    from lbdsl.plan.static import static_findings
+    from lbdsl.plan.findings import static_findings
 
     if found.value is None:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))

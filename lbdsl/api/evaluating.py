@@ -15,7 +15,7 @@ from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import AnyProgress
-from lbdsl.plan.gate import gate_of
+from lbdsl.plan.gates import gate_of
 from lbdsl.plan.lengths import judged_lengths, judging_findings
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate

@@ -80,7 +80,7 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
 
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     """Made-up scores of what the recipe asks for: high at both ends, as in real models."""
-    from lbdsl.plan.requests import requests_of
+    from lbdsl.plan.check import requests_of
 
     needed = requests_of(recipe, facts).value
     if needed is None:

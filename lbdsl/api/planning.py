@@ -20,11 +20,12 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.case import Case
+from lbdsl.plan.check import requests_of
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
-from lbdsl.plan.hopeless import hopeless_untils
+from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.requests import requests_of, statistics_of
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.plan.select import Selection, select
 from lbdsl.recipe import load_recipe, recipe_from_text
@@ -233,9 +234,9 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     recipe = settled.unwrap()
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
-        _raise_errors(loaded.diagnostics + hopeless_untils(recipe, bench.facts, requests))
+        _raise_errors(loaded.diagnostics + impossible_untils(Case(recipe, bench.facts)))
         check_texts(recipe, bench)
-    wanted = statistics_of(recipe, bench.facts, requests, actions, planned=planned)
+    wanted = Case(recipe, bench.facts).statistics(planned=planned)
     if not requests and not wanted:
         return Measured(recipe, bench, {}, None, diagnostics)
     scores, on, statistics = _scores(recipe, bench, requests, actions, wanted)

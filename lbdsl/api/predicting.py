@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.measurement import Request
 from lbdsl.core.units import bytes_text, tokens_text
-from lbdsl.plan.cost import base_cost, decode_bounds, model_cost
-from lbdsl.plan.estimate import estimate, measuring_units, units
+from lbdsl.plan.cost import base_cost, model_cost
+from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import duration_text, plural
 

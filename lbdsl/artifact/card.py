@@ -11,8 +11,7 @@ from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.shown import cell_text, joint_text, row_title, value_text
-from lbdsl.plan.words import AS_SAVED, PREFILL, ranges_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, ranges_text, row_title, value_text
 
 
 def write_card(record: Record, folder: Path) -> None:

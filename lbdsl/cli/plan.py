@@ -61,7 +61,6 @@ def plan(
     from lbdsl.api.targets import check_engines, check_targets
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
-    from lbdsl.plan.json import plan_json
 
     if output is not None:
         check_place(output)
@@ -74,7 +73,7 @@ def plan(
         save_plan(planned.plan, output)
     if as_json:
         show_diagnostics(planned.diagnostics)
-        print_json({**plan_json(planned.plan), "targets": [target.to_json() for target in served]})
+        print_json({**planned.plan.to_json(), "targets": [target.to_json() for target in served]})
     else:
         from lbdsl.view.console import stdout_console
         from lbdsl.view.plan import render_plan

@@ -38,11 +38,10 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         render_report(record, what, stdout_console())
     elif what.is_file():
         from lbdsl.plan.file import load_plan
-        from lbdsl.plan.json import plan_json
 
         plan = load_plan(what).unwrap()
         if as_json:
-            print_json(plan_json(plan))
+            print_json(plan.to_json())
             return
         from lbdsl.view.console import stdout_console
         from lbdsl.view.plan import render_plan

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from lbdsl.core.span import Span
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.case import Case, scores_of
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.claims import scores_of
 from lbdsl.plan.select import select
 from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import RankSelector, Recipe, Rule
@@ -28,7 +28,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     What the rules before the first measured one claim is exact. From there on it depends on scores: a ranking that asks
     for n layers gets at most n, and of others nothing is said.
     """
-    if check_recipe(recipe, facts):
+    if check_recipe(Case(recipe, facts)):
         return ()
     exact = next((index for index, rule in enumerate(recipe.rules) if not _is_static(rule)), len(recipe.rules))
     hints = list(_exact(recipe, facts, exact))

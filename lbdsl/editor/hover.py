@@ -19,7 +19,7 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.metrics import metrics
-from lbdsl.plan.layersets import fixed_members, ranked_sets
+from lbdsl.plan.layersets import members, ranked_sets
 from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
@@ -130,8 +130,6 @@ def _members(analysis: Analysis, name: str) -> str:
             if f"@{statement.name.name}" == name:
                 if layer_set is None or ranked_sets(layer_set):
                     return "\n\nWhich layers, measurements or values decide."
-                layers = sorted(
-                    i for i in fixed_members(layer_set, analysis.facts.layers) if 0 <= i < analysis.facts.layers
-                )
+                layers = sorted(i for i in members(layer_set, analysis.facts.layers) if 0 <= i < analysis.facts.layers)
                 return f"\n\n{plural(len(layers), 'layer')} of this model: {ranges_text(layers) or 'none'}."
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,10 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.cost import Machine
 
 CALIBRATION_VERSION = 2
 """Raise it when the way of calibrating changes."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Constants of one device in one dtype.
-
-    bandwidth: bytes/s, read and written, of a large copy. flops: FLOP/s of a large matrix product (a multiply and an
-    add are two). mem_bytes: memory of the device. t_attn, t_mlp: seconds that one attention and one MLP sub-block of
-    a decode step take when their matrices are tiny, that is launching and bookkeeping; t_head: the same of all that
-    is outside the layers.
-    """
-
-    bandwidth: float
-    flops: float
-    mem_bytes: float
-    t_attn: float
-    t_mlp: float
-    t_head: float
 
 
 def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:

@@ -1,153 +1,167 @@
-"""What is wrong with a recipe for a model, known before anything is measured."""
+"""What is wrong with a recipe for a model, known before anything is measured; and what has to be measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from lbdsl.core.diagnostic import Diagnostic, error, note, warning
-from lbdsl.core.units import tokens_text
+from lbdsl.actions import Action
+from lbdsl.actions.base import acts_on_weights, touching
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
+from lbdsl.core.measurement import Request
+from lbdsl.core.nearest import nearest, slip
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.claims import action_conflicts, known_before_measuring, scores_of
-from lbdsl.plan.evaluate import World, holds, walk
-from lbdsl.plan.layersets import layer_problems
-from lbdsl.plan.modules import pattern_problems
-from lbdsl.plan.shown import deciding
-from lbdsl.plan.words import plural
-from lbdsl.recipe.schema import Assertion, CostOf, PostScore, RankSelector, Recipe, Rule, Score
+from lbdsl.plan.case import Case, layer_set_of, scores_of
+from lbdsl.plan.claims import Module, layer_modules
+from lbdsl.plan.evaluate import World, deciding, facts_only, holds, walk
+from lbdsl.plan.layersets import amount_problems, set_problems
+from lbdsl.plan.words import plural, ranges_text
+from lbdsl.recipe.patterns import matcher
+from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, PostScore, RankSelector, Recipe, Rule, Score, String
+
+Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 
 
-def check_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
     """Errors only: `requires` that do not hold, layers that do not exist, actions that do not go together or that the model
     cannot express, `until` on what must be measured. Run it before measuring, which may take long."""
-    found: list[Diagnostic] = []
-    world = World(recipe, facts)
-    for requirement in recipe.requires:
-        if facts_only(requirement):
-            found += requirement_problems(recipe, facts, requirement, world)
-    found += layer_problems(recipe, facts.layers)
-    found += action_conflicts(recipe)
-    found += pattern_problems(recipe, facts)
-    found += [
-        no_engine(recipe, score, f"`{score.text}` cannot be measured")
-        for rule in recipe.rules
-        for score in scores_of(rule)
-        if score.action and not score.action.carried_out
-    ]
-    for rule in recipe.rules:
-        if isinstance(rule.selector, RankSelector) and rule.selector.until is not None:
-            found += [
-                error(
-                    "LB315",
-                    f"`until` cannot use `{part.name}` of the whole model",
-                    recipe.span(part),
-                    help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`"),
-                )
-                for part in walk(rule.selector.until)
-                if isinstance(part, Score | PostScore)
-            ]
-    return tuple(found) or _impossible(recipe, facts)
+    of_rules = (problem for check in CHECKS for rule in case.recipe.rules for problem in check(case, rule))
+    return tuple([*_requirements(case), *of_rules] or _impossible_actions(case))
 
 
-def _impossible(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
-    """What actions, those of scores too, cannot do in the layers that they may be asked for."""
-    found = [d for d in action_findings(recipe, facts) if d.is_error]
-    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
-        for score in scores_of(rule):
-            action = score.action
-            wrong = (d for layer in known.domain for d in (action.check(facts, layer) if action else ()) if d.is_error)
-            said = next(wrong, None)
-            if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
-                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=recipe.span(score)))
-    return tuple(found)
+def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
+    """Every (metric, action, layer) that a rule may ask for, without repetition, and the actions by their text. Errors are
+    those of `check_recipe`: nothing is worth measuring for a recipe that does not fit the model."""
+    case = Case(recipe, facts)
+    problems = check_recipe(case) or tuple(_not_there(case))
+    return Diagnosed(None, problems) if problems else Diagnosed((case.requests, case.score_actions))
 
 
-def action_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
+def action_findings(case: Case) -> Iterator[Diagnostic]:
     """What actions say of the layers that their rule may get, each finding once a rule."""
-    found: list[Diagnostic] = []
-    for rule, known in zip(recipe.rules, known_before_measuring(recipe, facts), strict=True):
-        said: dict[str, tuple[Diagnostic, int]] = {}
+    for known in case.rules:
+        said: dict[str, list[Diagnostic]] = {}
         for layer in known.domain:
-            for action in rule.actions:
-                for d in action.check(facts, layer):
-                    first, count = said.get(d.message, (d, 0))
-                    said[d.message] = (first, count + 1)
-        for d, count in said.values():
-            where = "" if count == facts.layers else f" ({plural(count, 'layer')})"
-            span = d.span or recipe.span(rule)
-            found.append(
-                Diagnostic(d.code, d.severity, f"rule {rule.number}: {d.message}{where}", span, d.labels, d.help, d.fix)
-            )
-    return found
+            for action in known.rule.actions:
+                for d in action.check(case.facts, layer):
+                    said.setdefault(d.message, []).append(d)
+        for message, (d, *more) in said.items():
+            count = 1 + len(more)
+            where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
+            span = d.span or case.span(known.rule)
+            yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=span)
 
 
 def no_engine(recipe: Recipe, node: Rule | Score, said: str) -> Diagnostic:
     """LB215 at a rule or score whose action this version only plans."""
     actions = node.actions if isinstance(node, Rule) else (node.action,)
     names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
-    return error(
-        "LB215",
-        f"{said}: nothing in this version carries out {names}",
-        recipe.span(node),
-        help="remove it to go on; its engine comes in a later version",
-    )
+    message = f"{said}: nothing in this version carries out {names}"
+    return error("LB215", message, recipe.span(node), help="remove it to go on; its engine comes in a later version")
 
 
-def facts_only(requirement: Assertion) -> bool:
-    """True when a condition asks only for facts of the base model."""
-    return not any(isinstance(part, Score | PostScore | CostOf) for part in walk(requirement.expr))
-
-
-def requirement_problems(
-    recipe: Recipe,
-    facts: ModelFacts,
-    requirement: Assertion,
-    world: World,
-) -> tuple[Diagnostic, ...]:
+def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:
     """Why one `requires` does not hold; nothing when it does."""
     truth, found = holds(requirement.expr, world)
     if truth is None or truth:
         return found
-    shown = None if facts_only(requirement) else deciding(requirement.expr, world)
-    said = f", and `{shown.name}` is {shown.text}" if shown is not None else ""
-    return (
-        error(
-            "LB320",
-            f"the recipe requires `{requirement.text}`{said}",
-            recipe.span(requirement),
-            help=f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}",
-        ),
-    )
+    facts = world.facts
+    shown = None if facts_only(requirement.expr) else deciding(requirement.expr, world)
+    message = f"the recipe requires `{requirement.text}`" + (f", and {shown}" if shown is not None else "")
+    help = f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"
+    return (error("LB320", message, world.recipe.span(requirement), help=help),)
 
 
-def context_findings(recipe: Recipe, facts: ModelFacts) -> list[Diagnostic]:
-    """LB324 for each context of the recipe that the model was not made for."""
-    found: dict[int, Diagnostic] = {}
-    for node in costs_asked(recipe):
-        if node.ctx is not None and node.ctx > facts.positions and node.ctx not in found:
-            found[node.ctx] = warning(
-                "LB324",
-                f"{node.name}({tokens_text(node.ctx)}) is computed, but this model has "
-                f"{tokens_text(facts.positions)} positions",
-                recipe.span(node),
-            )
-    return list(found.values())
+def _requirements(case: Case) -> Iterator[Diagnostic]:
+    for requirement in case.recipe.requires:
+        if facts_only(requirement.expr):
+            yield from requirement_problems(requirement, World(case.recipe, case.facts))
 
 
-def beyond_positions(recipe: Recipe, facts: ModelFacts, contexts: tuple[int, ...]) -> list[Diagnostic]:
-    """LB324 as a note for those of a plan's own contexts of which the recipe says nothing."""
-    named = {node.ctx for node in costs_asked(recipe)}
-    beyond = [tokens_text(ctx) for ctx in contexts if ctx > facts.positions and ctx not in named]
-    limit = f"this model has {tokens_text(facts.positions)} positions"
-    return [note("LB324", f"costs at {', '.join(beyond)} are computed, but {limit}")] if beyond else []
+def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """Ranges, counts and steps that the model's number of layers does not have."""
+    layer_set = layer_set_of(rule)
+    if layer_set is not None:
+        yield from set_problems(case.recipe, layer_set, case.facts.layers)
+    elif isinstance(rule.selector, RankSelector) and rule.selector.amount is not None:
+        yield from amount_problems(case.recipe, rule.selector.amount, case.facts.layers)
 
 
-def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
-    """The costs that a recipe's asserts and budgets ask for."""
-    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [
-        rule.selector.until
-        for rule in recipe.rules
-        if isinstance(rule.selector, RankSelector) and rule.selector.until is not None
-    ]
-    yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))
+def _conflicts(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """Actions joined by `+` whose paths touch, and `modules` rules with actions on more than weights."""
+    span = case.span(rule)
+    for place, action in enumerate(rule.actions):
+        if isinstance(rule.selector, ModulesSelector) and not acts_on_weights(action):
+            message = f"`{action.text()}` is not about the weights of modules"
+            yield error("LB216", message, span, help="choose whole layers: `layers SET` or `where CONDITION`")
+        other = next((earlier for earlier in rule.actions[:place] if touching(earlier, action)), None)
+        if other is not None:
+            both = f"`{other.text()}` and `{action.text()}` both change the {touching(other, action)} of a layer"
+            yield error("LB316", both, span, help="put them into rules of their own")
+
+
+def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """LB218 for each pattern that no module of this model matches."""
+    modules = layer_modules(case.facts.modules)
+    for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
+        test = matcher(pattern.value, glob=isinstance(pattern, String))
+        if not any(test(module.name) for module in modules):
+            yield _unmatched(case.recipe, pattern, modules)
+
+
+def _unmatched(recipe: Recipe, pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
+    parts = list(dict.fromkeys(module.part for module in modules))
+    known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
+    known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
+    glob = isinstance(pattern, String)
+    near = nearest(pattern.value, known) if glob else None
+    span = recipe.span(pattern)
+    typed = slip(pattern.value, known) if glob else None
+    fix = None if typed is None or span is None else Fix(f"write `{typed}`", (Edit(span, f'"{typed}"'),))
+    example = f"a name is like `{modules[0].name}`; " if modules else ""
+    listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
+    message = f"`{pattern.value}` matches 0 of {len(modules)} modules"
+    return error("LB218", message, span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
+
+
+def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """Scores under actions that this version only plans."""
+    for score in scores_of(rule):
+        if score.action and not score.action.carried_out:
+            yield no_engine(case.recipe, score, f"`{score.text}` cannot be measured")
+
+
+def _untils(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    until = rule.selector.until if isinstance(rule.selector, RankSelector) else None
+    for part in walk(until) if until is not None else ():
+        if isinstance(part, Score | PostScore):
+            message = f"`until` cannot use `{part.name}` of the whole model"
+            help = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`")
+            yield error("LB315", message, case.span(part), help=help)
+
+
+CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _conflicts, _patterns, _scores, _untils)
+
+
+def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
+    """What actions, those of scores too, cannot do in the layers that they may be asked for. All of `CHECKS` hold."""
+    found = [d for d in action_findings(case) if d.is_error]
+    for known in case.rules:
+        for score in known.scores:
+            checked = (d for i in known.domain for d in (score.action.check(case.facts, i) if score.action else ()))
+            said = next((d for d in checked if d.is_error), None)
+            if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
+                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=case.span(score)))
+    yield from found
+
+
+def _not_there(case: Case) -> Iterator[Diagnostic]:
+    """LB449 for scores under an action on a part that some of the layers do not have."""
+    for score, layers in case.scores:
+        action = score.action
+        lacking = [i for i in layers if action.under(case.facts, i) is None] if action is not None else []
+        if action is not None and lacking:
+            paths, where = "`, `".join(action.claims()), f"{plural(len(lacking), 'layer')} {ranges_text(lacking)}"
+            message = f"`{score.text}` cannot be measured: there is no `{paths}` in {where}"
+            help = "claim those layers by an earlier rule, or choose among the others"
+            yield error("LB449", message, case.span(score), help=help)

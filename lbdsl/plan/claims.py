@@ -1,154 +1,142 @@
-"""What is known of rules' claims before anything is measured, and what is wrong with their actions."""
+"""What rules claim of a model's layers: sets of paths, as bits of whole numbers, which are quick to compare."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from typing import NamedTuple
 
-from lbdsl.actions.base import acts_on_weights, touching
-from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.evaluate import scores_in
-from lbdsl.plan.layersets import fixed_members, ranked_sets
-from lbdsl.plan.paths import Claimable, Paths, Wanted, claimable
-from lbdsl.recipe.schema import (
-    ElseSelector,
-    LayersSelector,
-    ModulesSelector,
-    RankSelector,
-    Recipe,
-    Rule,
-    Score,
-    WhereSelector,
-)
+from lbdsl.layer.spec import LayerSpec, has_path, leaves, touch
+from lbdsl.parts import Slot
+from lbdsl.recipe.patterns import matcher
+from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, String
+
+_IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
 
 
-def action_conflicts(recipe: Recipe) -> tuple[Diagnostic, ...]:
-    """Actions joined by `+` whose paths touch, and `modules` rules with actions on more than weights."""
-    found = []
-    for rule in recipe.rules:
-        for place, action in enumerate(rule.actions):
-            if isinstance(rule.selector, ModulesSelector) and not acts_on_weights(action):
-                found.append(
-                    error(
-                        "LB216",
-                        f"`{action.text()}` is not about the weights of modules",
-                        recipe.span(rule),
-                        help="choose whole layers: `layers SET` or `where CONDITION`",
-                    )
-                )
-            other = next((earlier for earlier in rule.actions[:place] if touching(earlier, action)), None)
-            if other is not None:
-                found.append(
-                    error(
-                        "LB316",
-                        f"`{other.text()}` and `{action.text()}` both change the {touching(other, action)} of a layer",
-                        recipe.span(rule),
-                        help="put them into rules of their own",
-                    )
-                )
-    return tuple(found)
+class Module(NamedTuple):
+    """A module with a weight matrix: `model.layers.3.self_attn.k_proj` is `self_attn.k_proj` of layer 3."""
+
+    name: str
+    layer: int
+    part: str
 
 
-def scores_of(rule: Rule) -> tuple[Score, ...]:
-    """Every score of a layer that a rule asks for, those of its ranked sets among them."""
-    match rule.selector:
-        case WhereSelector():
-            return scores_in(rule.selector.where)
-        case LayersSelector() | ModulesSelector():
-            condition = scores_in(rule.selector.where) if rule.selector.where is not None else ()
-            ranked = () if rule.selector.layers is None else ranked_sets(rule.selector.layers)
-            return tuple(item.by for item in ranked) + condition
-        case RankSelector():
-            return (rule.selector.by,)
-        case ElseSelector():
-            return ()
+@lru_cache(maxsize=8)
+def layer_modules(names: tuple[str, ...]) -> tuple[Module, ...]:
+    """Those of `facts.modules` that belong to a layer."""
+    matches = ((name, _IN_LAYER.fullmatch(name)) for name in names)
+    return tuple(Module(name, int(match[1]), match[2]) for name, match in matches if match is not None)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is sure of a rule before measuring. `domain`: the layers at which its condition or ranking is asked; the
-    others are claimed by earlier rules whatever the scores are. A ranking that is not `of rest` asks at all layers.
-    `open`: the layers of the domain of which it may take something."""
-
-    wanted: tuple[Wanted, ...]
-    domain: tuple[int, ...]
-    open: tuple[int, ...]
+def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
+    """The modules whose full name matches one of the rule's patterns, in whatever layer."""
+    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in selector.patterns]
+    return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
 
 
-def known_before_measuring(recipe: Recipe, facts: ModelFacts) -> tuple[Known, ...]:
-    """For each rule in turn, its domain. Only rules whose layers are known narrow it, so it is the same for every set of
-    scores."""
-    return known_of(recipe, facts, claimable(recipe, facts))
+@dataclass
+class Paths:
+    """The paths of one layer that anything asks about; path number i is bit i of a set. `touching[i]` is the set of those
+    that touch it (see `lbdsl.layer.spec.touch`)."""
+
+    names: list[str] = field(default_factory=list)
+    touching: list[int] = field(default_factory=list)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def bit(self, path: str) -> int:
+        """The set of that path alone."""
+        number = self._numbers.get(path)
+        if number is None:
+            number = self._numbers[path] = len(self.names)
+            own = 1 << number
+            for other, name in enumerate(self.names):
+                if touch(path, name):
+                    own |= 1 << other
+                    self.touching[other] |= 1 << number
+            self.names.append(path)
+            self.touching.append(own)
+        return 1 << number
+
+    def set_of(self, paths: Iterable[str]) -> int:
+        return union(self.bit(path) for path in paths)
+
+    def numbers(self, paths: int) -> Iterator[int]:
+        while paths:
+            low = paths & -paths
+            yield low.bit_length() - 1
+            paths ^= low
+
+    def named(self, paths: int) -> tuple[str, ...]:
+        return tuple(self.names[number] for number in self.numbers(paths))
+
+    def touched_by(self, paths: int) -> int:
+        """The set of paths that some of `paths` touches."""
+        return union(self.touching[number] for number in self.numbers(paths))
 
 
-def known_of(recipe: Recipe, facts: ModelFacts, claims: Claimable) -> tuple[Known, ...]:
-    """The same, of claims that are known already."""
-    # By layer: paths that are touched for sure, and those that may have been taken.
-    sure, maybe = [0] * facts.layers, [0] * facts.layers
-    found = []
-    for rule, wanted in zip(recipe.rules, claims.wanted, strict=True):
-        fixed = _static_layers(rule, facts)
-        among = [i for i in range(facts.layers) if any(item.paths[i] for item in wanted)]
-
-        match rule.selector:
-            case RankSelector(of_rest=False, until=None):
-                domain = tuple(among)
-            case RankSelector():
-                domain = tuple(i for i in among if not any(item.paths[i] & sure[i] for item in wanted))
-            case _:
-                among = [i for i in among if fixed is None or i in fixed]
-                static = not scores_of(rule)
-                domain = tuple(i for i in among if static or any(item.paths[i] & ~sure[i] for item in wanted))
-        found.append(Known(wanted, domain, tuple(i for i in domain if any(item.takes(i, sure[i]) for item in wanted))))
-        certain = isinstance(rule.selector, ElseSelector) or (
-            isinstance(rule.selector, LayersSelector | ModulesSelector)
-            and rule.selector.where is None
-            and fixed is not None
-        )
-        for i in domain:
-            for item in wanted:
-                taken = item.takes(i, sure[i])
-                if certain and (item.action.divisible or taken.bit_count() == 1):
-                    sure[i] |= _surely_touched(claims.paths[i], taken, maybe[i])
-                elif certain and not claims.paths[i].touched_by(taken) & maybe[i]:
-                    sure[i] |= claims.paths[i].touched_by(taken)
-                maybe[i] |= taken
-    return tuple(found)
-
-
-def _surely_touched(paths: Paths, taken: int, maybe: int) -> int:
-    """What is touched when each path of `taken` is taken now, or was lost to an earlier claim, which may be any in
-    `maybe`."""
+def union(sets: Iterable[int]) -> int:
     found = 0
-    for number in paths.numbers(taken):
-        touched = paths.touching[number]
-        for other in paths.numbers(maybe & touched):
-            touched &= paths.touching[other]
-        found |= touched
+    for paths in sets:
+        found |= paths
     return found
 
 
-def _static_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
-    """The layers of a rule's set; None where scores decide it, or the rule has no set."""
-    if isinstance(rule.selector, ModulesSelector) and rule.selector.layers is None:
-        return frozenset(range(facts.layers))
-    if (
-        not isinstance(rule.selector, LayersSelector | ModulesSelector)
-        or rule.selector.layers is None
-        or (ranked_sets(rule.selector.layers))
-    ):
-        return None
-    return fixed_members(rule.selector.layers, facts.layers)
+@dataclass(frozen=True)
+class Wanted:
+    """An action of a rule, and by layer the paths that it claims there: 0 where the layer has not all of them, or none of
+    the modules that the rule chooses."""
+
+    action: Action
+    paths: tuple[int, ...]
+
+    def takes(self, layer: int, claimed: int) -> int:
+        """What it takes of a layer of which nothing in `claimed` is free: all that it claims, or, where it is divisible,
+        what is free."""
+        free = self.paths[layer] & ~claimed
+        return free if self.action.divisible or free == self.paths[layer] else 0
 
 
-def fixed_layers(rule: Rule, facts: ModelFacts) -> frozenset[int] | None:
-    """The layers that a rule matches for certain; None where scores or a condition decide."""
-    selector = rule.selector
-    if (
-        not isinstance(selector, LayersSelector)
-        or selector.where is not None
-        or scores_of(rule)
-        or ranked_sets(selector.layers)
-    ):
-        return None
-    return fixed_members(selector.layers, facts.layers)
+def claimable(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Paths, ...], tuple[tuple[Wanted, ...], ...]]:
+    """The paths of each layer of a model that a recipe's rules claim, and what they claim by rule, then by action."""
+    # Layers that are alike share their paths, and rules with one action what it claims.
+    specs, maps = facts.layer_specs, facts.linear_maps
+    first: dict[LayerSpec, int] = {}
+    alike = [first.setdefault(spec, layer) for layer, spec in enumerate(specs)]
+    kinds = {layer: Paths() for layer in alike}
+
+    @cache
+    def of_layers(action: Action) -> Wanted:
+        claimed = {i: _claimed(action, specs[i], maps[i], False, paths) for i, paths in kinds.items()}
+        return Wanted(action, tuple(claimed[i] for i in alike))
+
+    def of_rule(rule: Rule) -> tuple[Wanted, ...]:
+        if not isinstance(rule.selector, ModulesSelector):
+            return tuple(of_layers(action) for action in rule.actions)
+        chosen: list[tuple[str, ...]] = [()] * facts.layers
+        for module in matched(rule.selector, facts):
+            chosen[module.layer] += (module.part,)
+        return tuple(
+            Wanted(action, tuple(_claimed(action, specs[i], chosen[i], True, kinds[k]) for i, k in enumerate(alike)))
+            for action in rule.actions
+        )
+
+    return tuple(kinds[i] for i in alike), tuple(of_rule(rule) for rule in recipe.rules)
+
+
+def _claimed(action: Action, spec: LayerSpec, modules: tuple[str, ...], only_weights: bool, paths: Paths) -> int:
+    roots = action.claims()
+    if only_weights:
+        roots = tuple(root for root in roots if touch(root, Slot.WEIGHTS))
+    if action.divisible:
+        return paths.set_of(leaf for leaf in leaves(spec, modules) if any(touch(leaf, root) for root in roots))
+    wanted = [path for root in roots for path in ([f"{root}.{m}" for m in modules] if root == Slot.WEIGHTS else [root])]
+    gone = {slot.value for slot in (Slot.MIXER, Slot.FFN) if spec.part(slot) is None}
+    # Of a part that the layer does not have, nothing is left to change.
+    if gone.issuperset(wanted) or not all(has_path(spec, path) for path in wanted):
+        return 0
+    return paths.set_of(wanted)

@@ -9,32 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
 
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.schema import Speed, Totals
 
 MEMORY_SHARE = 0.9
 """The share of the machine's memory that weights and caches may fill."""
 
 
-class MachineConstants(Protocol):
-    """Calibrated constants of one machine: bytes/s, FLOP/s, bytes, and seconds a layer and step."""
+@dataclass(frozen=True)
+class Machine:
+    """Constants of one device in one dtype, measured by `lbdsl.measure.calibrate`.
 
-    @property
-    def bandwidth(self) -> float: ...
-    @property
-    def flops(self) -> float: ...
-    @property
-    def mem_bytes(self) -> float: ...
-    @property
-    def t_attn(self) -> float: ...
-    @property
-    def t_mlp(self) -> float: ...
-    @property
-    def t_head(self) -> float: ...
+    bandwidth: bytes/s, read and written, of a large copy. flops: FLOP/s of a large matrix product (a multiply and an
+    add are two). mem_bytes: memory of the device. t_attn, t_mlp: seconds that one attention and one MLP sub-block of
+    a decode step take when their matrices are tiny, that is launching and bookkeeping; t_head: the same of all that
+    is outside the layers.
+    """
+
+    bandwidth: float
+    flops: float
+    mem_bytes: float
+    t_attn: float
+    t_mlp: float
+    t_head: float
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,6 @@ class ModelCost:
         """Bytes of cache that one sequence of `ctx` tokens holds."""
         return self.value("kv", ctx)
 
-    def attention_flops(self, ctx: int) -> int:
-        """FLOPs of one decoded token at context `ctx`, beyond its matrix products with weights."""
-        return sum(layer.beyond_weights(ctx) for layer in self.layers)
-
     def flops(self, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`; a multiply and an add are two."""
         return self.value("flops", ctx)
@@ -89,24 +85,16 @@ class ModelCost:
         """FLOPs of reading `n` tokens and predicting one; the head runs once."""
         return 2 * self._head + sum(layer.prefill_flops(n) for layer in self.layers)
 
-    def totals(self, contexts: Iterable[int]) -> Totals:
-        contexts = tuple(contexts)
-        return Totals(
-            params=self.params,
-            weights=self.weights,
-            kv_bytes={str(c): self.kv_bytes(c) for c in contexts},
-            flops_per_token={str(c): self.flops(c) for c in contexts},
-        )
-
-    def step_seconds(self, machine: MachineConstants, ctx: int, batch: float) -> float:
+    def step_seconds(self, machine: Machine, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
         products = max(self.step_bytes / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
-        attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, self.attention_flops(ctx) / machine.flops)
+        beyond_weights = sum(layer.beyond_weights(ctx) for layer in self.layers)
+        attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, beyond_weights / machine.flops)
         mixers = sum(layer.spec.mixer is not None for layer in self.layers)
         ffns = sum(layer.spec.ffn is not None for layer in self.layers)
         return products + attention + mixers * machine.t_attn + ffns * machine.t_mlp + machine.t_head
 
-    def fitting_batch(self, machine: MachineConstants, ctx: int) -> float:
+    def fitting_batch(self, machine: Machine, ctx: int) -> float:
         """How many sequences of `ctx` tokens fit beside the weights; infinite without a cache, 0 if the weights do not
         fit."""
         free = machine.mem_bytes * MEMORY_SHARE - self.weights
@@ -115,43 +103,18 @@ class ModelCost:
             return 0.0
         return free / cache if cache else float("inf")
 
-    def tokens_per_second(self, machine: MachineConstants, ctx: int, batch: int) -> float:
+    def tokens_per_second(self, machine: Machine, ctx: int, batch: int) -> float:
         """Decoded tokens a second when `batch` sequences are wanted; those that do not fit wait. 0 if none fits."""
         admitted = min(float(batch), self.fitting_batch(machine, ctx))
         return admitted / self.step_seconds(machine, ctx, admitted) if admitted > 0 else 0.0
 
 
-LayerCosts = dict[LayerSpec, LayerCost]
-"""Costs of layers of one model that were asked for already."""
-
-
-def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec], known: LayerCosts | None = None) -> ModelCost:
-    """A model with these layers. `known` is filled, so that a caller who tries many plans counts each kind of layer
-    once."""
-    known = {} if known is None else known
-    layers = []
-    for spec in specs:
-        if spec not in known:
-            known[spec] = LayerCost.of(spec, facts)
-        layers.append(known[spec])
-    return ModelCost(facts, tuple(layers))
+def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec]) -> ModelCost:
+    """A model with these layers."""
+    known = cache(lambda spec: LayerCost.of(spec, facts))
+    return ModelCost(facts, tuple(known(spec) for spec in specs))
 
 
 def base_cost(facts: ModelFacts) -> ModelCost:
     """The unchanged model."""
     return model_cost(facts, facts.layer_specs)
-
-
-def decode_bounds(
-    before: ModelCost,
-    after: ModelCost,
-    machine: MachineConstants,
-    cells: Iterable[tuple[int, int]],
-) -> tuple[Speed, ...]:
-    """Upper bounds on the decode gain at each (context, batch); cells in which the base does not fit are left out."""
-    speeds = []
-    for ctx, batch in cells:
-        was, becomes = (cost.tokens_per_second(machine, ctx, batch) for cost in (before, after))
-        if was > 0:
-            speeds.append(Speed(context=ctx, batch=batch, bound=becomes / was))
-    return tuple(speeds)

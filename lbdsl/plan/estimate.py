@@ -1,4 +1,5 @@
-"""What measuring and applying a plan will take: time, memory, disk. Formulas only; paces are measured elsewhere.
+"""What is predicted of a plan: how much faster the result decodes, and what measuring and applying it will take (time,
+memory, disk). Formulas only; paces and the machine's constants are measured elsewhere.
 
 Work is counted in units of one layer for one token, and the head as the layers that take as long (see `head_layers`).
 Memory is of the models that are loaded at once, and of the activations that a step keeps.
@@ -10,7 +11,8 @@ from collections.abc import Iterable
 
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.schema import Estimate, Plan
+from lbdsl.plan.cost import Machine, ModelCost
+from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Heal, Lora
 
 SOFTMAX_COST = 512
@@ -72,3 +74,15 @@ def _memory(heal: Heal | None, facts: ModelFacts) -> int:
     step = heal.batch * heal.seq
     kept = facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * facts.dtype_bytes
     return 2 * weights + trained * 16 + kept
+
+
+def decode_bounds(
+    before: ModelCost, after: ModelCost, machine: Machine, cells: Iterable[tuple[int, int]]
+) -> tuple[Speed, ...]:
+    """Upper bounds on the decode gain at each (context, batch); cells in which the base does not fit are left out."""
+    speeds = []
+    for ctx, batch in cells:
+        was, becomes = (cost.tokens_per_second(machine, ctx, batch) for cost in (before, after))
+        if was > 0:
+            speeds.append(Speed(context=ctx, batch=batch, bound=becomes / was))
+    return tuple(speeds)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lbdsl.core.diagnostic import Diagnosed, error, fail
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
@@ -28,7 +28,7 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
     try:
         replace_file(path, f"{text}\n".encode())
     except OSError as problem:
-        raise fail("LB335", f"cannot write {path}: {problem.strerror or problem}") from problem
+        raise fail("LB335", f"cannot write {path}: {_reason(problem)}") from problem
     return path
 
 
@@ -37,101 +37,82 @@ def check_place(path: str | Path) -> None:
     any format version."""
     path = Path(path)
     try:
-        if os.path.lexists(path) and _fields(path).value is None:
-            raise fail(
-                "LB335",
-                f"{path} is there already, and it is not a saved plan",
-                help="choose another name with -o, such as x.lbplan: only a saved plan is replaced by a new one",
-            )
+        if os.path.lexists(path) and not _is_plan(path):
+            message = f"{path} is there already, and it is not a saved plan"
+            help = "choose another name with -o, such as x.lbplan: only a saved plan is replaced by a new one"
+            raise fail("LB335", message, help=help)
         folder = path.absolute().parent
         if not folder.is_dir():
             raise fail("LB335", f"cannot write {path}: there is no folder {folder}", help=did_you_mean(folder))
     except (OSError, ValueError) as problem:
-        raise fail("LB335", f"cannot write {path}: {getattr(problem, 'strerror', None) or problem}") from problem
+        raise fail("LB335", f"cannot write {path}: {_reason(problem)}") from problem
 
 
 def load_plan(path: str | Path) -> Diagnosed[Plan]:
     """Read a saved plan and check its digest. Errors: LB330 unreadable, LB331 not a plan, LB332 edited, LB333 another
     format, LB334 fields that are not valid."""
-    path = Path(path)
-    found = _fields(path)
-    if found.value is None:
-        return Diagnosed(None, found.diagnostics)
-    fields = found.value
-    version = fields["format_version"]
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        writer = fields.get("lbdsl_version", "unknown")
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB333",
-                    f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}",
-                    help=(f"it was written by lbdsl {writer}", "make the plan again with this version"),
-                ),
-            ),
-        )
-    return _checked(path, fields)
+    try:
+        return Diagnosed(_checked(Path(path), _fields(Path(path))))
+    except LbdslError as problem:
+        return Diagnosed(None, problem.diagnostics)
 
 
-def _fields(path: Path) -> Diagnosed[dict[str, Any]]:
-    """The fields of a saved plan of any format version, its digest not compared: LB330 unreadable, LB331 not a plan."""
+def _is_plan(path: Path) -> bool:
+    try:
+        _fields(path)
+    except LbdslError:
+        return False
+    return True
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """The fields of a saved plan of any format version, its digest not compared. Raises LB330 and LB331."""
     try:
         # A pipe of that name would be waited for.
         if path.exists() and not (path.is_file() or path.is_dir()):
-            return _not_a_plan(path, "it is not a file")
+            raise _not_a_plan(path, "it is not a file")
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        return Diagnosed(None, (error("LB330", f"cannot read {path}: no such file", help=did_you_mean(path)),))
+        raise fail("LB330", f"cannot read {path}: no such file", help=did_you_mean(path)) from None
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        return Diagnosed(None, (error("LB330", f"cannot read {path}: {reason}"),))
+        raise fail("LB330", f"cannot read {path}: {_reason(problem)}") from problem
     if len(raw) > MOST_BYTES:
-        return _not_a_plan(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
+        raise _not_a_plan(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
-        return _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}")
+        raise _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}") from problem
     if not isinstance(fields, dict) or "format_version" not in fields or DIGEST_KEY not in fields:
-        return _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
-    return Diagnosed(fields)
+        raise _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
+    return fields
 
 
-def _checked(path: Path, fields: dict[str, Any]) -> Diagnosed[Plan]:
+def _checked(path: Path, fields: dict[str, Any]) -> Plan:
+    version = fields["format_version"]
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        writer = f"it was written by lbdsl {fields.get('lbdsl_version', 'unknown')}"
+        message = f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}"
+        raise fail("LB333", message, help=(writer, "make the plan again with this version"))
     said = fields.pop(DIGEST_KEY)
     if digest_of({name: value for name, value in fields.items() if name not in PREDICTED}) != said:
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB332",
-                    f"{path} is not as lbdsl wrote it: its digest does not match",
-                    help="change the recipe and run `lbdsl plan` again; a plan is never edited",
-                ),
-            ),
-        )
+        message = f"{path} is not as lbdsl wrote it: its digest does not match"
+        raise fail("LB332", message, help="change the recipe and run `lbdsl plan` again; a plan is never edited")
     try:
-        return Diagnosed(Plan.model_validate(fields))
+        return Plan.model_validate(fields)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB334",
-                    f"{path} is not valid at {where}: {first['msg']}",
-                    help="an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS",
-                ),
-            ),
-        )
+        message = f"{path} is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        help = "an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS"
+        raise fail("LB334", message, help=help) from problem
 
 
-def _not_a_plan(path: Path, why: str) -> Diagnosed[Any]:
-    return Diagnosed(
-        None, (error("LB331", f"{path} is not a plan: {why}", help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`"),)
-    )
+def _not_a_plan(path: Path, why: str) -> LbdslError:
+    return fail("LB331", f"{path} is not a plan: {why}", help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`")
+
+
+def _reason(problem: Exception) -> str:
+    return getattr(problem, "strerror", None) or str(problem)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ about the context that the recipe's asserts and budgets name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note, warning
@@ -18,15 +18,19 @@ from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.check import costs_asked
-from lbdsl.plan.claims import scores_of
-from lbdsl.plan.gate import judges
+from lbdsl.plan.case import costs_asked, scores_of
+from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES
 
 MEASURED, JUDGED = 1024, 2048
 """Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""
+
+CAUTIONS = ("LB328", "LB329", "LB337")
+"""Findings of a plan that a reader of its result should know, too."""
+
+Block = TypeVar("Block", Measure, Evaluate)
 
 
 def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
@@ -35,86 +39,25 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
-    window = widest_window((action for rule in recipe.rules for action in rule.actions), facts)
-    window = max(window, widest_window((s.action for r in recipe.rules for s in scores_of(r) if s.action), facts))
-    context = max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
-    found: list[Diagnostic] = []
-    measure = recipe.measure
-    measure = _settled(recipe, "measure", measure, MEASURED, window, facts, found)
+    scored = (score.action for rule in recipe.rules for score in scores_of(rule) if score.action is not None)
+    window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
+    blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
+    found = list(_length_findings(recipe, "measure", recipe.measure, blocks["measure"], window, facts))
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
-        wanted = min(context, facts.positions) or JUDGED
-        judged = _settled(recipe, "eval", judged, wanted, window, facts, found)
-        found += judging_findings(recipe, judged, facts)
+        blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
+        found += _length_findings(recipe, "eval", judged, blocks["eval"], window, facts)
+        found += judging_findings(recipe, blocks["eval"], facts)
     found += _heal_findings(recipe, window)
-    value = replace(recipe, measure=measure, eval=judged)
-    return Diagnosed(None if any(d.is_error for d in found) else value, tuple(found))
-
-
-def widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
-    """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
-    found = 0
-    alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
-    for action in dict.fromkeys(actions):
-        for spec, layer in alike.items():
-            changed = action.under(facts, layer)
-            found = max([found, *(given_windows((spec,), (changed.spec,)) if changed is not None else ())])
-    return found
+    return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
 
 
 def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFacts) -> Diagnosed[Evaluate]:
     """The same for what a finished model is judged on; `specs` is what its layers are."""
     window = max(given_windows(facts.layer_specs, specs), default=0)
-    found: list[Diagnostic] = []
-    value = _settled(None, "eval", wanted, JUDGED, window, facts, found)
-    return Diagnosed(None if any(d.is_error for d in found) else value, tuple(found))
-
-
-def too_short(seq: int, window: int) -> bool:
-    """Whether sequences of `seq` tokens hide what a window of `window` tokens does."""
-    return window > 0 and seq < 2 * window
-
-
-def _settled(
-    recipe: Recipe | None, name: str, block: Any, wanted: int, window: int, facts: ModelFacts, found: list[Diagnostic]
-) -> Any:
-    """The block with its lengths; what is wrong with those that the recipe sets is added to `found`."""
-    seq = block.seq
-    if seq is None:
-        seq = min(max(wanted, 2 * window), facts.positions)
-    elif too_short(seq, window):
-        needed = tokens_text(2 * window)
-        found.append(
-            error(
-                "LB328",
-                f"`{name}` takes sequences of {tokens_text(seq)} tokens, and a rule sets a window of {tokens_text(window)}",
-                _setting(recipe, block, "seq"),
-                help="a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`",
-                fix=_fix(recipe, block, "seq", needed),
-            )
-        )
-    elif seq > facts.positions:
-        found.append(
-            error(
-                "LB336",
-                f"`{name}` takes sequences of {tokens_text(seq)} tokens, and the model has "
-                f"{tokens_text(facts.positions)} positions",
-                _setting(recipe, block, "seq"),
-                help=f"give at most `seq = {tokens_text(facts.positions)}`, or leave `seq` out",
-                fix=_fix(recipe, block, "seq", tokens_text(facts.positions)),
-            )
-        )
-    least = SEQUENCES * seq
-    if block.tokens < least and "tokens" in block.set_at:
-        found.append(
-            note(
-                "LB338",
-                f"`{name}` takes {tokens_text(least)} tokens, not {tokens_text(block.tokens)}: {SEQUENCES} sequences of "
-                f"{tokens_text(seq)} are the fewest",
-                _setting(recipe, block, "tokens"),
-            )
-        )
-    return block.model_copy(update={"seq": seq, "tokens": max(block.tokens, least)})
+    settled = _settled(wanted, JUDGED, window, facts)
+    found = tuple(_length_findings(None, "eval", wanted, settled, window, facts))
+    return Diagnosed(None if any(d.is_error for d in found) else settled, found)
 
 
 def joint_tokens(measure: Measure) -> int:
@@ -123,29 +66,19 @@ def joint_tokens(measure: Measure) -> int:
     return max(measure.tokens // 2, SEQUENCES * measure.seq)
 
 
-def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> list[Diagnostic]:
+def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Iterator[Diagnostic]:
     """What flatters in how a result is judged: LB329 on shorter sequences than the recipe is about, LB337 on the text that
     healed it."""
-    context = max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
-    return [*_shorter_than_named(recipe, judged, min(context, facts.positions)), *_same_source(recipe, judged)]
-
-
-def _shorter_than_named(recipe: Recipe, judged: Evaluate, context: int) -> list[Diagnostic]:
-    seq = judged.seq
-    if seq is None or seq >= context:
-        return []
-    return [
-        warning(
-            "LB329",
-            f"judged on sequences of {tokens_text(seq)} tokens; asserts and budgets are about {tokens_text(context)}",
-            _setting(recipe, judged, "seq"),
-            help="leave `seq` out of `eval`: then it is judged at that context",
-        )
-    ]
-
-
-CAUTIONS = ("LB328", "LB329", "LB337")
-"""Findings of a plan that a reader of its result should know, too."""
+    context = min(_context(recipe), facts.positions)
+    if judged.seq is not None and judged.seq < context:
+        seq, named = tokens_text(judged.seq), tokens_text(context)
+        message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
+        help = "leave `seq` out of `eval`: then it is judged at that context"
+        yield warning("LB329", message, _setting(recipe, judged, "seq"), help=help)
+    if recipe.heal is not None and set(judged.data) == {recipe.heal.data}:
+        message = f"judged on the healing source, {recipe.heal.data}: other text is likely to lose more"
+        help = 'judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`'
+        yield warning("LB337", message, _setting(recipe, judged, "data"), help=help)
 
 
 def cautions(plan: Plan) -> tuple[str, ...]:
@@ -153,31 +86,59 @@ def cautions(plan: Plan) -> tuple[str, ...]:
     return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
-def _same_source(recipe: Recipe, judged: Evaluate) -> list[Diagnostic]:
-    if recipe.heal is None or set(judged.data) != {recipe.heal.data}:
-        return []
-    return [
-        warning(
-            "LB337",
-            f"judged on the healing source, {recipe.heal.data}: other text is likely to lose more",
-            _setting(recipe, judged, "data"),
-            help='judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`',
-        )
-    ]
+def _context(recipe: Recipe) -> int:
+    """Tokens of the longest context that the recipe names; 0 for none."""
+    return max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
 
 
-def _heal_findings(recipe: Recipe, window: int) -> list[Diagnostic]:
+def _widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
+    """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
+    alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
+    changes = ((spec, action.under(facts, layer)) for action in dict.fromkeys(actions) for spec, layer in alike.items())
+    windows = (given_windows((spec,), (change.spec,)) for spec, change in changes if change is not None)
+    return max((size for sizes in windows for size in sizes), default=0)
+
+
+def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block:
+    """The block with its lengths."""
+    seq = block.seq if block.seq is not None else min(max(wanted, 2 * window), facts.positions)
+    return block.model_copy(update={"seq": seq, "tokens": max(block.tokens, SEQUENCES * seq)})
+
+
+def _length_findings(
+    recipe: Recipe | None, name: str, block: Block, settled: Block, window: int, facts: ModelFacts
+) -> Iterator[Diagnostic]:
+    """What is wrong with the lengths that a block sets, which become those of `settled`."""
+    seq, positions = block.seq, tokens_text(facts.positions)
+    if seq is not None and _too_short(seq, window):
+        help = "a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`"
+        fix = _fix(recipe, block, "seq", tokens_text(2 * window))
+        yield error("LB328", _short(name, seq, window), _setting(recipe, block, "seq"), help=help, fix=fix)
+    elif seq is not None and seq > facts.positions:
+        message = f"`{name}` takes sequences of {tokens_text(seq)} tokens, and the model has {positions} positions"
+        help = f"give at most `seq = {positions}`, or leave `seq` out"
+        fix = _fix(recipe, block, "seq", positions)
+        yield error("LB336", message, _setting(recipe, block, "seq"), help=help, fix=fix)
+    if settled.tokens > block.tokens and "tokens" in block.set_at:
+        takes = f"`{name}` takes {tokens_text(settled.tokens)} tokens, not {tokens_text(block.tokens)}"
+        fewest = f"{SEQUENCES} sequences of {tokens_text(settled.seq or 0)} are the fewest"
+        yield note("LB338", f"{takes}: {fewest}", _setting(recipe, block, "tokens"))
+
+
+def _heal_findings(recipe: Recipe, window: int) -> Iterator[Diagnostic]:
     heal = recipe.heal
-    if heal is None or not too_short(heal.seq, window):
-        return []
-    return [
-        warning(
-            "LB328",
-            f"`heal` takes sequences of {tokens_text(heal.seq)} tokens, and a rule sets a window of {tokens_text(window)}",
-            _setting(recipe, heal, "seq"),
-            help="tokens that lie within the window heal nothing that it took away; give at least twice the window",
-        )
-    ]
+    if heal is not None and _too_short(heal.seq, window):
+        help = "tokens that lie within the window heal nothing that it took away; give at least twice the window"
+        yield warning("LB328", _short("heal", heal.seq, window), _setting(recipe, heal, "seq"), help=help)
+
+
+def _too_short(seq: int, window: int) -> bool:
+    """Whether sequences of `seq` tokens hide what a window of `window` tokens does."""
+    return window > 0 and seq < 2 * window
+
+
+def _short(name: str, seq: int, window: int) -> str:
+    return f"`{name}` takes sequences of {tokens_text(seq)} tokens, and a rule sets a window of {tokens_text(window)}"
 
 
 def _setting(recipe: Recipe | None, block: Any, name: str) -> Span | None:
@@ -187,7 +148,5 @@ def _setting(recipe: Recipe | None, block: Any, name: str) -> Span | None:
 
 def _fix(recipe: Recipe | None, block: Any, name: str, text: str) -> Fix | None:
     """The fix that writes another value; a variable may stand in other places, too, and is left alone."""
-    if name not in block.set_at or recipe is None:
-        return None
-    span = block.set_at[name]
-    return Fix(f"write `{text}`", (Edit(span, text),)) if not span.text.startswith("$") else None
+    span = _setting(recipe, block, name) if name in block.set_at else None
+    return None if span is None or span.text.startswith("$") else Fix(f"write `{text}`", (Edit(span, text),))

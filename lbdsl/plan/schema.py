@@ -9,23 +9,18 @@ import os
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator
-
-from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Severity
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.units import Unit
-from lbdsl.layer.difference import given_windows, marks_of
+from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
-from lbdsl.parts import Mark, Slot
-from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, action_from
+from lbdsl.layer.weights import Stat, stats_by_layer
+from lbdsl.parts import Mark
+from lbdsl.plan.select import LayerChoice, Value
+from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
 
 FORMAT_VERSION = 2
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ScoreValue(Value):
@@ -37,39 +32,10 @@ class ScoreValue(Value):
     unit: Unit
 
 
-class PlannedAction(Value):
-    """What a rule, by its number, took of a layer with an action. Of a divisible action, `paths` names a part as a whole
-    where all of it was taken. `effective`: the layer is another one for it."""
+class LayerPlan(LayerChoice):
+    """A layer of the plan: besides the choice, its scores, keyed by the score's text, and what it costs before and after;
+    `weights_before` and `weights_after` in bytes."""
 
-    action: SerializeAsAny[Action]
-    rule: int
-    paths: tuple[str, ...]
-    effective: bool
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _known_action(cls, value: Any) -> Any:
-        return action_from(value)
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """The modules, by name below the layer, whose weights it took."""
-        prefix = f"{Slot.WEIGHTS}."
-        return tuple(path.removeprefix(prefix) for path in self.paths if path.startswith(prefix))
-
-
-class LayerPlan(Value):
-    """What one layer of the source model is, and what it becomes.
-
-    `weights` says how those of its parameters are made, by name below the layer, that are not the base's. `scores` are
-    keyed by the score's text. Costs are of this layer, before and after; `weights` in bytes.
-    """
-
-    index: int
-    before: LayerSpec
-    after: LayerSpec
-    actions: tuple[PlannedAction, ...]
-    weights: dict[str, AnyExpr] = {}
     scores: dict[str, ScoreValue] = {}
     params_before: int
     params_after: int
@@ -77,25 +43,25 @@ class LayerPlan(Value):
     weights_after: int
     kv_bytes_before: dict[str, int]
     kv_bytes_after: dict[str, int]
-    reason: str = ""
-
-    @property
-    def changed(self) -> bool:
-        return self.after != self.before or bool(self.weights)
-
-    @property
-    def change(self) -> LayerChange:
-        return LayerChange(self.after, tuple(sorted(self.weights.items())))
-
-    @property
-    def acting(self) -> tuple[PlannedAction, ...]:
-        """What changes it."""
-        return tuple(planned for planned in self.actions if planned.effective)
 
     @property
     def marks(self) -> dict[str, Mark]:
         """How it stands in the rows of a plan's picture."""
         return marks_of(self.before, self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that programs may rely on; `changes` gives [before, after] by path."""
+        known = self.model_dump(mode="json", exclude={"actions", "weights", "scores", "reason"})
+        return {
+            **{name: known.pop(name) for name in ("index", "before", "after")},
+            "changes": {path: list(pair) for path, pair in differences(self.before, self.after).items()},
+            "actions": [{"action": a.action.text(), "rule": a.rule, "paths": list(a.paths)} for a in self.actions],
+            "new_weights": sorted(self.weights),
+            "scores": {name: score.value for name, score in self.scores.items()},
+            "stderr": {name: score.stderr for name, score in self.scores.items()},
+            **known,
+            "reason": self.reason,
+        }
 
 
 class RuleReport(Value):
@@ -164,9 +130,16 @@ class Loss(Value):
         return self.scores.get("nll")
 
     @property
+    def values(self) -> dict[str, float]:
+        return {name: score.value for name, score in self.scores.items()}
+
+    @property
     def others(self) -> dict[str, ScoreValue]:
         """All scores but that of the next-token loss."""
         return {name: score for name, score in self.scores.items() if name != "nll"}
+
+
+Status = Literal["pass", "fail", "after healing", "not measured"]
 
 
 class AssertResult(Value):
@@ -174,8 +147,8 @@ class AssertResult(Value):
     "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
 
     text: str
-    phase: Literal["static", "measured", "post"]
-    status: Literal["pass", "fail", "after healing", "not measured"]
+    phase: Phase
+    status: Status
     value: float | None = None
     unit: Unit | None = None
     on: str | None = None
@@ -186,7 +159,7 @@ class Finding(Value):
     that of the included file at `file`."""
 
     code: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     message: str
     help: tuple[str, ...] = ()
     line: int | None = None
@@ -219,10 +192,10 @@ class ModelRef(Value):
     source: str
     name: str = ""
     revision: str | None = None
-    digest: str
     family: str
     layers: int
     dtype: str
+    digest: str
     facts: ModelFacts
 
 
@@ -288,6 +261,16 @@ class Plan(Value):
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything above but what is predicted of a machine or of engines."""
         return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that programs may rely on; `format_version` rises when one changes its meaning. Bytes of cache and
+        FLOPs are of one sequence, keyed by its tokens as text; `weights` is in bytes; losses are in nats/token."""
+        hidden: dict[str, Any] = {"recipe": {"text", "included"}, "model": {"name", "facts"}}
+        hidden |= dict.fromkeys(("layers", "contexts", "measure"), True)
+        known = self.model_dump(mode="json", exclude=hidden)
+        first = {name: known.pop(name) for name in ("format_version", "lbdsl_version")}
+        then = {name: known.pop(name) for name in ("recipe", "model", "measured_on")}
+        return {**first, "digest": self.digest, **then, "layers": [layer.to_json() for layer in self.layers], **known}
 
     def __repr__(self) -> str:
         name = self.recipe.name or os.path.basename(self.recipe.path)

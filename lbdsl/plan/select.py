@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
@@ -15,61 +18,67 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
+from lbdsl.parts import Slot
+from lbdsl.plan.case import Case
 from lbdsl.plan.check import check_recipe
-from lbdsl.plan.lint import selection_findings
-from lbdsl.plan.match import Match, match_rules, ranks_rest
-from lbdsl.plan.paths import Paths, claimable
-from lbdsl.plan.table import Table, Take, planned_spec
+from lbdsl.plan.lint import table_findings
+from lbdsl.plan.match import Match, match_rules
+from lbdsl.plan.table import RuleOutcome, Table, Take
 from lbdsl.plan.until import resolve
 from lbdsl.plan.words import ordinal
-from lbdsl.recipe.schema import ElseSelector, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import Recipe, action_from
 
 
-@dataclass(frozen=True)
-class Taken:
-    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for
-    it; how a part that is gone is stored changes nothing."""
+class Value(BaseModel):
+    """A value of a plan. Saved plans are read with it, so it is not strict."""
 
-    action: Action
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedAction(Value):
+    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for it;
+    how a part that is gone is stored changes nothing. A plan names a part as a whole where all of it was taken."""
+
+    action: Annotated[SerializeAsAny[Action], BeforeValidator(action_from)]
     rule: int
     paths: tuple[str, ...]
     effective: bool
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules, by name below the layer, whose weights it took."""
+        prefix = f"{Slot.WEIGHTS}."
+        return tuple(path.removeprefix(prefix) for path in self.paths if path.startswith(prefix))
 
-@dataclass(frozen=True)
-class LayerChoice:
-    """What a layer was and what it becomes, how its new weights are made, what the rules took of it, and why."""
+
+class LayerChoice(Value):
+    """What a layer of the source model was and what it becomes, what the rules took of it, and why. `weights` says how
+    those of its parameters are made, by name below the layer, that are not the base's."""
 
     index: int
-    base: LayerSpec
-    spec: LayerSpec
-    weights: tuple[tuple[str, AnyExpr], ...]
-    taken: tuple[Taken, ...]
-    reason: str
+    before: LayerSpec
+    after: LayerSpec
+    actions: tuple[PlannedAction, ...]
+    weights: dict[str, AnyExpr] = {}
+    reason: str = ""
 
     @property
     def change(self) -> LayerChange:
-        return LayerChange(self.spec, self.weights)
+        return LayerChange(self.after, tuple(sorted(self.weights.items())))
 
     @property
     def changed(self) -> bool:
-        return self.spec != self.base or bool(self.weights)
+        return self.after != self.before or bool(self.weights)
+
+    @property
+    def acting(self) -> tuple[PlannedAction, ...]:
+        """What changes it."""
+        return tuple(planned for planned in self.actions if planned.effective)
 
     @property
     def changing(self) -> tuple[Action, ...]:
         """The actions that change the layer, each once."""
-        return tuple(dict.fromkeys(item.action for item in self.taken if item.effective))
-
-
-@dataclass(frozen=True)
-class RuleOutcome:
-    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` how many it
-    took."""
-
-    number: int
-    claims: tuple[int, ...]
-    shadowed: tuple[int, ...]
-    taken: int | None = None
+        return tuple(dict.fromkeys(planned.action for planned in self.acting))
 
 
 @dataclass(frozen=True)
@@ -84,14 +93,19 @@ class Selection:
         """sha256 over what each layer becomes: what a joint measurement is keyed by."""
         return digest_of([layer.change.to_json() for layer in self.layers])
 
+    @cached_property
+    def changes(self) -> Mapping[int, LayerChange]:
+        """What the changed layers become."""
+        return MappingProxyType({layer.index: layer.change for layer in self.layers if layer.changed})
+
     @property
     def changed(self) -> tuple[int, ...]:
-        return tuple(layer.index for layer in self.layers if layer.changed)
+        return tuple(self.changes)
 
     @property
     def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
         """By layer, those that its new weights are made from."""
-        return stats_by_layer({layer.index: dict(layer.weights).values() for layer in self.layers})
+        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
 
     @property
     def carried_out(self) -> bool:
@@ -99,14 +113,9 @@ class Selection:
         return all(action.carried_out for layer in self.layers for action in layer.changing)
 
     @property
-    def changes(self) -> Mapping[int, LayerChange]:
-        """What the changed layers become."""
-        return MappingProxyType({i: self.layers[i].change for i in self.changed})
-
-    @property
     def specs(self) -> tuple[LayerSpec, ...]:
         """What every layer becomes."""
-        return tuple(layer.spec for layer in self.layers)
+        return tuple(layer.after for layer in self.layers)
 
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
@@ -115,76 +124,62 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` that cannot be met, a
     requirement on the model that does not hold. All of them are returned at once where one does not hide another.
     """
-    problems = check_recipe(recipe, facts)
+    case = Case(recipe, facts)
+    problems = check_recipe(case)
     if problems:
         return Diagnosed(None, problems)
-    claims = claimable(recipe, facts)
-    matched = match_rules(recipe, facts, claims, measurements)
-    if matched.value is None:
-        return Diagnosed(None, matched.diagnostics)
-    resolved = resolve(recipe, facts, matched.value, Table.empty(claims.paths))
-    if resolved.value is None:
-        return Diagnosed(None, matched.diagnostics + resolved.diagnostics)
-    table = resolved.value
-    reasons = tuple(
-        _reasons(rule, match, got) for rule, match, got in zip(recipe.rules, matched.value, table.got, strict=True)
-    )
-    layers = tuple(_layer(recipe, facts, table, reasons, index) for index in range(facts.layers))
-    sizes = dict(table.sizes)
-    # `else` is about what is left, so nothing of it is ever shadowed.
-    lost = tuple(
-        () if isinstance(rule.selector, ElseSelector) else shadowed
-        for rule, shadowed in zip(recipe.rules, table.lost, strict=True)
-    )
-    rules = tuple(RuleOutcome(rule.number, table.got[i], lost[i], sizes.get(i)) for i, rule in enumerate(recipe.rules))
-    selection = Selection(layers, rules)
-    acting = {item.rule for layer in layers for item in layer.taken if item.effective}
-    found = selection_findings(recipe, facts, matched.value, table, selection.specs, acting)
-    found += tuple(_model_findings(recipe, facts, table))
-    return Diagnosed(None if any(d.is_error for d in found) else selection, matched.diagnostics + found)
+    matches, problems = match_rules(case, measurements)
+    if matches is None:
+        return Diagnosed(None, problems)
+    table, problems = resolve(case, matches)
+    if table is None:
+        return Diagnosed(None, problems)
+    reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
+    selection = Selection(tuple(_layer(case, table, reasons, index) for index in range(facts.layers)), table.rules)
+    acting = {item.rule for layer in selection.layers for item in layer.acting}
+    found = (*table_findings(case, table, selection.specs, acting), *_action_findings(case, table))
+    return Diagnosed(None if any(d.is_error for d in found) else selection, found)
 
 
-def _reasons(rule: Rule, match: Match, got: tuple[int, ...]) -> dict[int, str]:
+def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int, str]:
     """Why each layer of a rule is in it."""
-    reasons = dict(match.reasons)
-    if isinstance(rule.selector, RankSelector) and ranks_rest(rule.selector):
-        ranked = [layer for layer in match.layers or () if layer in got]
-        return {
-            layer: f"{reasons[layer]}: {ordinal(place)} {rule.selector.direction} of the rest"
-            for place, layer in enumerate(ranked, start=1)
-        }
-    return reasons
+    known = case.rules[index]
+    if known.ranking is None or not known.ranks_rest:
+        return match.reasons
+    ranked = [layer for layer in match.layers if layer in table.rules[index].claims]
+    return {
+        layer: f"{match.reasons[layer]}: {ordinal(place)} {known.ranking.direction} of the rest"
+        for place, layer in enumerate(ranked, start=1)
+    }
 
 
-def _layer(recipe: Recipe, facts: ModelFacts, table: Table, reasons: tuple[dict[int, str], ...], index: int) -> LayerChoice:
-    base, paths, takes = facts.layer_specs[index], table.paths[index], table.takes[index]
-    spec = planned_spec(base, takes, paths, facts.linear_maps[index]).stored(facts)
-    taken = tuple(_taken(recipe, facts, base, spec, paths, take) for take in takes)
-    acting = [take for take, item in zip(takes, taken, strict=True) if item.effective]
-    weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, facts)
+def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: int) -> LayerChoice:
+    base, spec, takes = case.facts.layer_specs[index], table.spec(case.facts, index), table.takes[index]
+    actions = [_planned(case, base, spec, table.paths[index].named(take.paths), take) for take in takes]
+    acting = [take for take, planned in zip(takes, actions, strict=True) if planned.effective]
+    weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, case.facts)
     owner = next(iter((*acting, *takes)), None)
     if owner is None:
-        return LayerChoice(index, base, spec, weights, taken, "no rule claims it")
-    reason = reasons[owner.rule].get(index, "left by the rules before")
-    because = recipe.rules[owner.rule].because
-    return LayerChoice(index, base, spec, weights, taken, f"{reason}; {because}" if because else reason)
+        reason = "no rule claims it"
+    else:
+        because = case.recipe.rules[owner.rule].because
+        reason = reasons[owner.rule].get(index, "left by the rules before") + (f"; {because}" if because else "")
+    return LayerChoice(index=index, before=base, after=spec, actions=tuple(actions), weights=dict(weights), reason=reason)
 
 
-def _taken(recipe: Recipe, facts: ModelFacts, base: LayerSpec, spec: LayerSpec, paths: Paths, take: Take) -> Taken:
-    named = paths.named(take.paths)
-    made = take.action.weights(base, spec, facts)
-    effective = not take.action.keeps and (
-        with_paths_of(base, spec, named) != base or any(tensor.name in made for tensor in spec.tensors(facts))
-    )
-    return Taken(take.action, recipe.rules[take.rule].number, named, effective)
+def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: Take) -> PlannedAction:
+    made = take.action.weights(base, spec, case.facts)
+    changes = with_paths_of(base, spec, paths) != base or any(tensor.name in made for tensor in spec.tensors(case.facts))
+    number = case.recipe.rules[take.rule].number
+    return PlannedAction(action=take.action, rule=number, paths=paths, effective=changes and not take.action.keeps)
 
 
-def _model_findings(recipe: Recipe, facts: ModelFacts, table: Table) -> Iterator[Diagnostic]:
+def _action_findings(case: Case, table: Table) -> Iterator[Diagnostic]:
     """What the chosen actions say of this model, each thing once, at the rule that chose the action."""
     seen: set[tuple[str, str]] = set()
     for index, takes in enumerate(table.takes):
         for take in takes:
-            for finding in take.action.check(facts, index):
+            for finding in take.action.check(case.facts, index):
                 if (finding.code, finding.message) not in seen:
                     seen.add((finding.code, finding.message))
-                    yield replace(finding, span=finding.span or recipe.span(recipe.rules[take.rule]))
+                    yield replace(finding, span=finding.span or case.span(case.recipe.rules[take.rule]))

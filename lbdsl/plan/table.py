@@ -2,87 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbdsl.actions import Action
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.parts import Slot
-from lbdsl.plan.paths import Paths, Wanted
+from lbdsl.plan.case import KnownRule
+from lbdsl.plan.claims import Paths
 
 
 class Take(NamedTuple):
-    """Paths of a layer (see `lbdsl.plan.paths`) that the rule at `rule` (an index, from 0) took with `action`."""
+    """Paths of a layer (see `lbdsl.plan.claims`) that the rule at `rule` (an index, from 0) took with `action`."""
 
     rule: int
     action: Action
     paths: int
 
 
-@dataclass(frozen=True)
-class Table:
-    """What is taken of each layer, and the paths that are touched by that; per rule read so far the layers that it matched,
-    got and lost.
+class RuleOutcome(NamedTuple):
+    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` how many it took.
 
     A layer is got when the rule takes something with one of its changing actions there, or all that its `keep` claims;
-    else it is lost: an earlier rule had claimed it. `sizes` holds the number of layers that each `until` rule took.
+    else an earlier rule had claimed it. `else` is about what is left, so nothing of it is ever shadowed.
     """
+
+    claims: tuple[int, ...]
+    shadowed: tuple[int, ...]
+    taken: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is taken of each layer, the paths that are touched by that, and what became of the rules read so far."""
 
     paths: tuple[Paths, ...]
     takes: tuple[tuple[Take, ...], ...]
     claimed: tuple[int, ...]
-    got: tuple[tuple[int, ...], ...] = ()
-    lost: tuple[tuple[int, ...], ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    rules: tuple[RuleOutcome, ...] = ()
 
     @classmethod
     def empty(cls, paths: tuple[Paths, ...]) -> Table:
         return cls(paths, ((),) * len(paths), (0,) * len(paths))
 
-    def is_rest(self, wanted: tuple[Wanted, ...], layer: int) -> bool:
-        """True when the rule claims something of this layer, and nothing that it claims is touched."""
-        return any(item.paths[layer] for item in wanted) and not any(
-            item.paths[layer] & self.claimed[layer] for item in wanted
-        )
+    def rest(self, known: KnownRule, layers: Iterable[int]) -> tuple[int, ...]:
+        """Those of `layers` of which the rule claims something, and nothing that it claims is touched."""
+        return tuple(i for i in layers if known.paths[i] and not known.paths[i] & self.claimed[i])
 
-    def some_free(self, wanted: tuple[Wanted, ...], layer: int) -> bool:
-        return any(item.paths[layer] & ~self.claimed[layer] for item in wanted)
-
-    def take(self, wanted: tuple[Wanted, ...], layers: tuple[int, ...], *, size: int | None = None) -> Table:
+    def take(self, known: KnownRule, layers: Iterable[int], *, size: int | None = None) -> Table:
         """The table after the next rule matched `layers`."""
-        rule = len(self.got)
-        takes, claimed = list(self.takes), list(self.claimed)
+        rule, takes, claimed = len(self.rules), list(self.takes), list(self.claimed)
         got: list[int] = []
         lost: list[int] = []
         for layer in layers:
             success = False
-            for item in wanted:
+            for item in known.wanted:
                 taken = item.takes(layer, claimed[layer])
                 if taken:
                     takes[layer] = (*takes[layer], Take(rule, item.action, taken))
                     claimed[layer] |= self.paths[layer].touched_by(taken)
                     success = success or not item.action.keeps or taken == item.paths[layer]
             (got if success else lost).append(layer)
-        sizes = self.sizes if size is None else (*self.sizes, (rule, size))
-        return Table(self.paths, tuple(takes), tuple(claimed), (*self.got, tuple(got)), (*self.lost, tuple(lost)), sizes)
+        outcome = RuleOutcome(tuple(got), () if known.is_else else tuple(lost), size)
+        return Table(self.paths, tuple(takes), tuple(claimed), (*self.rules, outcome))
 
-    def owner(self, layer: int, paths: int) -> Take | None:
-        """What the first rule took of a layer that touches `paths`."""
-        return next((take for take in self.takes[layer] if self.paths[layer].touched_by(take.paths) & paths), None)
+    def owners(self, known: KnownRule, layers: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """For each of `layers` the first rule that took something which this one claims."""
+        for layer in layers:
+            for take in self.takes[layer]:
+                if self.paths[layer].touched_by(take.paths) & known.paths[layer]:
+                    yield layer, take.rule
+                    break
 
-
-def planned_spec(base: LayerSpec, takes: Iterable[Take], paths: Paths, maps: tuple[str, ...]) -> LayerSpec:
-    """What a layer becomes: each action's values at the paths that it took, on the base's specification. The order of
-    `takes` does not matter, for none of their paths touch. `maps` are the layer's linear maps."""
-    spec = base
-    for take in takes:
-        if not take.action.keeps:
-            taken = paths.named(take.paths)
-            spec = with_paths_of(spec, take.action.change(base, _modules(taken) or maps), taken)
-    return spec
-
-
-def _modules(taken: tuple[str, ...]) -> tuple[str, ...]:
-    prefix = f"{Slot.WEIGHTS}."
-    return tuple(path.removeprefix(prefix) for path in taken if path.startswith(prefix))
+    def spec(self, facts: ModelFacts, layer: int) -> LayerSpec:
+        """What a layer becomes: each action's values at the paths that it took, on the base's specification. The order of
+        the takes does not matter, for none of their paths touch."""
+        base = spec = facts.layer_specs[layer]
+        prefix = f"{Slot.WEIGHTS}."
+        for take in self.takes[layer]:
+            if not take.action.keeps:
+                taken = self.paths[layer].named(take.paths)
+                modules = tuple(path.removeprefix(prefix) for path in taken if path.startswith(prefix))
+                changed = take.action.change(base, modules or facts.linear_maps[layer])
+                spec = with_paths_of(spec, changed, taken)
+        return spec.stored(facts)

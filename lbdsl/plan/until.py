@@ -8,188 +8,165 @@ from typing import NamedTuple
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
-from lbdsl.plan.cost import LayerCosts, ModelCost, base_cost, model_cost
+from lbdsl.plan.case import Case, KnownRule
+from lbdsl.plan.cost import ModelCost, base_cost
 from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
-from lbdsl.plan.match import Match, ranks_rest
-from lbdsl.plan.table import Table, Take, planned_spec
+from lbdsl.plan.match import Match
+from lbdsl.plan.table import Table, Take
 from lbdsl.plan.words import amount_text, plural
-from lbdsl.recipe.schema import Compare, CostOf, ElseSelector, Expr, RankSelector, Recipe, Rule
+from lbdsl.recipe.schema import Compare, CostOf, Expr
 from lbdsl.syntax.lexer import one_line
 
 MOST_PLANS = 100_000
 """How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""
 
 
-def resolve(recipe: Recipe, facts: ModelFacts, matches: tuple[Match, ...], table: Table) -> Diagnosed[Table]:
+def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
     """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
     ones can be met, and so on."""
-    untils = [rule for rule in recipe.rules if isinstance(rule.selector, RankSelector) and rule.selector.until is not None]
-    plans = (facts.layers + 1) ** len(untils)
+    untils = [known.rule for known in case.rules if known.ranking is not None and known.ranking.until is not None]
+    plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB314",
-                    f"{len(untils)} `until` rules on {facts.layers} layers are up to {plans:,} plans",
-                    recipe.span(untils[-1]),
-                    help=f"at most {MOST_PLANS:,} are tried; give some of them a count instead",
-                ),
-            ),
-        )
-    return _Reader(recipe, facts, matches, base_cost(facts)).read(0, table)
+        message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
+        help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
+        return Diagnosed(None, (error("LB314", message, case.span(untils[-1]), help=help),))
+    return _Reader(case, matches, base_cost(case.facts)).read(Table.empty(case.paths))
 
 
 class _Try(NamedTuple):
+    """What the bounded cost comes to when the rule takes so many layers; `text` says it, as the bound does."""
+
     size: int
     value: float
-    share: float | None
-    unit: Unit
+    text: str
     table: Table
+
+
+class _Bound(NamedTuple):
+    """The first cost under a bound: its expression, whether less is better, and whether the bound is a share."""
+
+    expr: Expr
+    less: bool
+    is_share: bool
 
 
 @dataclass
 class _Reader:
-    recipe: Recipe
-    facts: ModelFacts
+    case: Case
     matches: tuple[Match, ...]
     base: ModelCost
-    _costs: LayerCosts = field(default_factory=dict)
-    _specs: dict[tuple[int, tuple[Take, ...]], LayerSpec] = field(default_factory=dict)
+    _known: dict[tuple[int, tuple[Take, ...]], LayerCost] = field(default_factory=dict)
 
-    def read(self, start: int, table: Table) -> Diagnosed[Table]:
-        for index in range(start, len(self.recipe.rules)):
-            selector, match = self.recipe.rules[index].selector, self.matches[index]
-            if isinstance(selector, RankSelector) and selector.until is not None:
-                return self._until(index, selector, selector.until, table)
-            table = table.take(match.wanted, self._layers(index, table))
+    def read(self, table: Table) -> Diagnosed[Table]:
+        for known, match in list(zip(self.case.rules, self.matches, strict=True))[len(table.rules) :]:
+            layers = match.layers
+            if known.ranking is not None and known.ranks_rest:
+                amount = known.ranking.amount
+                layers = table.rest(known, layers)
+                most = len(layers) if amount is None else min(len(layers), amount.of(self.case.facts.layers))
+                if known.ranking.until is not None:
+                    return self._until(known, known.ranking.until, layers, most, table)
+                layers = tuple(sorted(layers[:most]))
+            table = table.take(known, layers)
         return Diagnosed(table)
 
-    def _layers(self, index: int, table: Table) -> tuple[int, ...]:
-        selector, match = self.recipe.rules[index].selector, self.matches[index]
-        if isinstance(selector, ElseSelector):
-            return tuple(i for i in range(self.facts.layers) if table.some_free(match.wanted, i))
-        assert match.layers is not None
-        if isinstance(selector, RankSelector) and ranks_rest(selector):
-            free = self._free(match, table)
-            assert selector.amount is not None
-            return tuple(sorted(free[: selector.amount.of(self.facts.layers)]))
-        return match.layers
-
-    def _free(self, match: Match, table: Table) -> tuple[int, ...]:
-        assert match.layers is not None
-        return tuple(layer for layer in match.layers if table.is_rest(match.wanted, layer))
-
-    def _until(self, index: int, selector: RankSelector, until: Expr, table: Table) -> Diagnosed[Table]:
-        match = self.matches[index]
-        free = self._free(match, table)
-        most = len(free) if selector.amount is None else min(len(free), selector.amount.of(self.facts.layers))
+    def _until(self, known: KnownRule, until: Expr, free: tuple[int, ...], most: int, table: Table) -> Diagnosed[Table]:
+        bound = _bound_of(until)
         tries: list[_Try] = []
         later: tuple[Diagnostic, ...] = ()
         for size in range(most + 1):
-            taken = table.take(match.wanted, tuple(sorted(free[:size])), size=size)
-            complete, problems = self.read(index + 1, taken)
+            complete, problems = self.read(table.take(known, sorted(free[:size]), size=size))
             if complete is None:
                 later = later or problems
                 continue
-            world = World(self.recipe, self.facts, cost=self._cost(complete), base=self.base)
+            world = World(self.case.recipe, self.case.facts, cost=self._cost(complete), base=self.base)
             truth, problems = holds(until, world)
             if truth is None:
                 return Diagnosed(None, problems)
             if truth:
                 return Diagnosed(complete)
-            tries += self._try(until, world, size, complete)
-        return Diagnosed(
-            None, later if later and not tries else (self._unmet(index, until, most, tries, capped=most < len(free)),)
-        )
+            tries += self._try(bound, world, size, complete) if bound is not None else []
+        if later and not tries:
+            return Diagnosed(None, later)
+        return Diagnosed(None, (self._unmet(known, until, bound, most, tries, capped=most < len(free)),))
 
     def _cost(self, table: Table) -> ModelCost:
-        return model_cost(self.facts, [self._spec(table, layer) for layer in range(self.facts.layers)], self._costs)
+        return ModelCost(self.case.facts, tuple(self._layer(table, i) for i in range(self.case.facts.layers)))
 
-    def _spec(self, table: Table, layer: int) -> LayerSpec:
+    def _layer(self, table: Table, layer: int) -> LayerCost:
         key = (layer, table.takes[layer])
-        if key not in self._specs:
-            base, maps = self.facts.layer_specs[layer], self.facts.linear_maps[layer]
-            self._specs[key] = planned_spec(base, table.takes[layer], table.paths[layer], maps).stored(self.facts)
-        return self._specs[key]
+        if key not in self._known:
+            self._known[key] = LayerCost.of(table.spec(self.case.facts, layer), self.case.facts)
+        return self._known[key]
 
-    def _try(self, until: Expr, world: World, size: int, table: Table) -> list[_Try]:
-        side = _compared_cost(until)
-        if side is None:
-            return []
-        value, base = (evaluate(side[0], w).value for w in (world, World(self.recipe, self.facts, cost=self.base)))
+    def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
+        value = evaluate(bound.expr, world).value
+        base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.base)).value
         if not isinstance(value, Quantity) or not isinstance(base, Quantity):
             return []
-        share = value.value / base.value if side[2] and base.value else None
-        return [_Try(size, value.value, share, value.unit, table)]
+        if bound.is_share and base.value:
+            text = amount_text(value.value / base.value, Unit.RATIO)
+        else:
+            text = amount_text(value.value, value.unit)
+        return [_Try(size, value.value, text, table)]
 
-    def _unmet(self, index: int, until: Expr, most: int, tries: list[_Try], capped: bool) -> Diagnostic:
-        rule, side = self.recipe.rules[index], _compared_cost(until)
-        span = self.recipe.span(until) or self.recipe.span(rule)
+    def _unmet(
+        self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
+    ) -> Diagnostic:
+        rule = known.rule
+        span = self.case.span(until) or self.case.span(rule)
         text = one_line(span.text) if span is not None else rule.text
         message = f"`{text}` cannot be met: every count from 0 to {most} was tried"
-        if not tries or side is None:
+        if not tries or bound is None:
             return error("LB312", message, span)
-        best = (min if side[1] else max)(tries, key=lambda attempt: attempt.value)
-        shown = amount_text(best.value, best.unit) if best.share is None else amount_text(best.share, Unit.RATIO)
+        best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
         if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
             done = " + ".join(f"`{action.text()}`" for action in rule.actions)
-            same = f"{done} does not change it: it is {shown} with every count"
+            same = f"{done} does not change it: it is {best.text} with every count"
             return error("LB312", message, span, help=(same, "choose another action, or another value to bound"))
-        help_lines = [f"best: {shown} with {plural(best.size, 'layer')}"]
-        if best.size == most == self.facts.layers:
-            help_lines.append("binding: the action itself, which has all layers")
-            return error("LB312", message, span, help=tuple(help_lines))
-        labels: tuple[Label, ...] = ()
-        cost = next(part for part in walk(side[0]) if isinstance(part, CostOf))
-        binding = None if capped and best.size == most else self._binding(cost, best.table, index)
-        if binding is None and capped and best.size == most:
-            help_lines.append(f"binding: the rule's own amount, at most {plural(most, 'layer')}")
-        elif binding is not None:
-            number, layers, part = binding
-            where = f"rule {number.number}, `{number.text}`" if number else "layers that no rule claims"
-            help_lines.append(f"binding: {where}: {plural(layers, 'layer')} with {100 * part:.0f} % of what is left")
-            binding_span = self.recipe.span(number) if number else None
-            if binding_span is not None:
-                labels = (Label(binding_span, "this rule binds"),)
-        return error("LB312", message, span, help=tuple(help_lines), labels=labels)
+        binding, labels = self._binding(bound, best, most, rule.number - 1, capped)
+        found = f"best: {best.text} with {plural(best.size, 'layer')}"
+        return error("LB312", message, span, help=(found, *binding), labels=labels)
 
-    def _binding(self, cost: CostOf, table: Table, own: int) -> tuple[Rule | None, int, float] | None:
-        """The rule whose layers cost most of what the best plan still costs, this one only if there is no other."""
-        model = self._cost(table)
+    def _binding(
+        self, bound: _Bound, best: _Try, most: int, own: int, capped: bool
+    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        """What keeps the best plan from less: the rule itself, or the one whose layers cost most of what is left; that is
+        this one only if there is no other."""
+        if best.size == most == self.case.facts.layers:
+            return ("binding: the action itself, which has all layers",), ()
+        if capped and best.size == most:
+            return (f"binding: the rule's own amount, at most {plural(most, 'layer')}",), ()
+        cost = next(part for part in walk(bound.expr) if isinstance(part, CostOf))
         parts: dict[int | None, list[int]] = {}
-        for layer in range(self.facts.layers):
+        for i, layer in enumerate(self._cost(best.table).layers):
             # Of another rule where one took something, and of the attention, of which most costs are.
-            mixer = table.paths[layer].bit(Slot.MIXER)
-            takes = sorted(
-                table.takes[layer],
-                key=lambda take: (take.rule == own, not table.paths[layer].touched_by(take.paths) & mixer),
-            )
-            take = next(iter(takes), None)
-            parts.setdefault(take.rule if take else None, []).append(_layer_cost(cost, model.layers[layer]))
-        total = sum(cost for costs in parts.values() for cost in costs)
+            paths = best.table.paths[i]
+            mixer = paths.bit(Slot.MIXER)
+            takes = sorted(best.table.takes[i], key=lambda t: (t.rule == own, not paths.touched_by(t.paths) & mixer))
+            part = STATIC_VALUES[cost.name].of(layer, cost.ctx or 0)
+            parts.setdefault(takes[0].rule if takes else None, []).append(part)
+        total = sum(map(sum, parts.values()))
         if not total:
-            return None
+            return (), ()
         others = {rule: costs for rule, costs in parts.items() if rule != own and any(costs)} or parts
-        rule = max(others, key=lambda key: sum(others[key]))
-        return self.recipe.rules[rule] if rule is not None else None, len(others[rule]), sum(others[rule]) / total
+        index = max(others, key=lambda key: sum(others[key]))
+        share = f"{plural(len(others[index]), 'layer')} with {100 * (sum(others[index]) / total):.0f} % of what is left"
+        if index is None:
+            return (f"binding: layers that no rule claims: {share}",), ()
+        rule = self.case.recipe.rules[index]
+        span = self.case.span(rule)
+        labels = (Label(span, "this rule binds"),) if span is not None else ()
+        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), labels
 
 
-def _layer_cost(cost: CostOf, layer: LayerCost) -> int:
-    return STATIC_VALUES[cost.name].of(layer, cost.ctx or 0)
-
-
-def _compared_cost(until: Expr) -> tuple[Expr, bool, bool] | None:
-    """The first cost under a bound: its expression, whether less is better, and whether the bound is a share."""
+def _bound_of(until: Expr) -> _Bound | None:
     for part in walk(until):
         if isinstance(part, Compare):
             for i, op in enumerate(part.ops):
                 for here, there, less in ((i, i + 1, "<"), (i + 1, i, ">")):
-                    costs = [p for p in walk(part.operands[here]) if isinstance(p, CostOf)]
-                    if costs and op.text[0] in "<>":
-                        bound = part.operands[there]
-                        return part.operands[here], op.text[0] == less, getattr(bound, "unit", None) is Unit.RATIO
+                    if op.text[0] in "<>" and any(isinstance(p, CostOf) for p in walk(part.operands[here])):
+                        unit = getattr(part.operands[there], "unit", None)
+                        return _Bound(part.operands[here], op.text[0] == less, unit is Unit.RATIO)
     return None

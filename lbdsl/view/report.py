@@ -15,7 +15,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.shown import cell_text, row_title
+from lbdsl.plan.words import cell_text, row_title
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_tables import result_lines
 

@@ -1,18 +1,17 @@
-"""A plan as lines to compare: one a layer, and whatever `plan_json` tells, except digests and lbdsl's version."""
+"""A plan as lines to compare: one a layer, and whatever `Plan.to_json` tells, except digests and lbdsl's version."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lbdsl.plan.json import plan_json
 from lbdsl.plan.schema import Plan
 
 LEFT_OUT = {"format_version", "lbdsl_version", "digest", "sha256", "fingerprint", "joint_digest"}
 
 
 def plan_text(plan: Plan) -> str:
-    return "".join(line.rstrip() + "\n" for line in _lines(plan_json(plan)))
+    return "".join(line.rstrip() + "\n" for line in _lines(plan.to_json()))
 
 
 def _lines(plan: dict[str, Any]) -> Iterator[str]:

@@ -582,14 +582,14 @@ def plain(spec: Any) -> Layer:
 
 
 def specs(selection: Any) -> list[Layer]:
-    return [plain(layer.spec) for layer in selection.layers]
+    return [plain(layer.after) for layer in selection.layers]
 
 
 def owners(selection: Any) -> dict[tuple[int, str], tuple[int, str]]:
     """Who took each leaf of each layer: the rule's number and the action's text. No leaf is taken twice."""
     found: dict[tuple[int, str], tuple[int, str]] = {}
     for index, layer in enumerate(selection.layers):
-        for taken in layer.taken:
+        for taken in layer.actions:
             for path in taken.paths:
                 assert leaves(path), path
                 for leaf in leaves(path):

@@ -263,13 +263,13 @@ def test_else_takes_all_or_nothing_of_what_is_not_divisible(action, expected):
 def test_storage_of_a_part_that_is_gone_means_nothing(rules):
     found = selected(*rules).unwrap()
     assert specs(found)[0] == Layer(None, weights=stored(FOUR, *MLP))
-    assert set(dict(found.layers[0].spec.weights)) == set(MLP)
+    assert set(dict(found.layers[0].after.weights)) == set(MLP)
 
 
 def test_storage_of_a_part_that_is_gone_is_in_no_digest():
     one = selected("layers 0 drop").unwrap()
     other = selected("layers 0 drop", 'modules "*.self_attn.*" in layers 0 ' + QUANTIZE).unwrap()
-    assert other.layers[0].spec == one.layers[0].spec
+    assert other.layers[0].after == one.layers[0].after
     assert other.digest == one.digest
     assert layers(f"layers 0 drop(block) + {QUANTIZE}")[0] == Layer(None, None)
 
@@ -394,7 +394,7 @@ def test_what_no_rule_claims_is_the_base_s():
     found = selected("layers 1 swa(window=64)", 'modules "*.up_proj" in layers 2 ' + QUANTIZE).unwrap()
     assert specs(found) == [BASE, WINDOWED, Layer(weights=stored(FOUR, "mlp.up_proj")), BASE]
     base = llama_facts(layers=4).layer_specs
-    assert [found.layers[i].spec == base[i] for i in range(4)] == [True, False, False, True]
+    assert [found.layers[i].after == base[i] for i in range(4)] == [True, False, False, True]
     assert sorted(owners(found)) == [(1, "mixer.window"), (2, "weights.mlp.up_proj")]
     assert list(found.changed) == [1, 2]
 

@@ -45,7 +45,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.check import requests_of
 from lbdsl.plan.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")
@@ -81,7 +81,7 @@ def agrees(found: Diagnosed[Selection], rules: Sequence[Rule], scores: Scores) -
     assert owners(selection) == in_words_of(expected, rules)
     assert tuple(selection.changed) == tuple(i for i, layer in enumerate(expected.layers) if layer != BASE)
     for index, layer in enumerate(selection.layers):
-        assert (layer.spec == base[index]) is (expected.layers[index] == BASE)
+        assert (layer.after == base[index]) is (expected.layers[index] == BASE)
     for number, (rule, outcome) in enumerate(zip(rules, selection.rules, strict=True), start=1):
         took = [[name for owner, name in taken.values() if owner == number] for taken in expected.claims]
         changing = {i for i, names in enumerate(took) if any(not name.startswith("keep") for name in names)}
@@ -187,7 +187,7 @@ def test_neighbouring_rules_that_do_not_touch_may_change_places(case):
         if before.value is None:
             assert errors(after) == errors(before) == ["LB312"]
             continue
-        assert [layer.spec for layer in after.unwrap().layers] == [layer.spec for layer in before.value.layers]
+        assert [layer.after for layer in after.unwrap().layers] == [layer.after for layer in before.value.layers]
         assert after.unwrap().digest == before.value.digest
 
 
@@ -204,7 +204,9 @@ def test_other_layers_have_another_digest(case, data):
     instead = [] if action is None else [(selector, (action,))]
     one, two = planned(rules, scores).value, planned([*rules[:index], *instead, *rules[index + 1 :]], scores).value
     if one is not None and two is not None:
-        assert (one.digest == two.digest) is ([layer.spec for layer in one.layers] == [layer.spec for layer in two.layers])
+        assert (one.digest == two.digest) is (
+            [layer.after for layer in one.layers] == [layer.after for layer in two.layers]
+        )
 
 
 @given(cases(most_untils=1), st.data())
@@ -279,7 +281,7 @@ def test_else_keep_undoes_nothing(case):
     without, kept = planned(rules, scores), planned([*rules, (("else",), ("keep",))], scores)
     assert errors(kept) == errors(without)
     if without.value is not None:
-        assert [layer.spec for layer in kept.unwrap().layers] == [layer.spec for layer in without.value.layers]
+        assert [layer.after for layer in kept.unwrap().layers] == [layer.after for layer in without.value.layers]
         assert kept.unwrap().changed == without.value.changed
         assert kept.unwrap().digest == without.value.digest
 
@@ -301,7 +303,7 @@ def test_joined_actions_are_one_rule_each(case, data):
     one, two = planned(rules, scores), planned([*rules[:index], *apart, *rules[index + 1 :]], scores)
     assert errors(one) == errors(two)
     if one.value is not None:
-        assert [layer.spec for layer in two.unwrap().layers] == [layer.spec for layer in one.value.layers]
+        assert [layer.after for layer in two.unwrap().layers] == [layer.after for layer in one.value.layers]
         assert two.unwrap().digest == one.value.digest
 
 

@@ -15,8 +15,9 @@ from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
-from lbdsl.plan.hopeless import hopeless_untils
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.case import Case
+from lbdsl.plan.check import requests_of
+from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 
@@ -219,7 +220,7 @@ def test_windows_of_the_layers_themselves() -> None:
     assert found[0].span.text.startswith("where nll")
 
 
-HOPELESS = [
+IMPOSSIBLE = [
     "lowest of rest by nll until kv(8Ki) <= {} drop\nelse keep",
     "layers 0-3, 20-29 keep\nlowest of rest by nll until kv(8Ki) <= {} swa(window=512)\nelse keep",
     "layers 0-3 keep\nlowest 8 of rest by kl drop\nlowest of rest by nll until flops(8Ki) <= {} drop\nelse keep",
@@ -227,12 +228,12 @@ HOPELESS = [
 ]
 
 
-@pytest.mark.parametrize("form", HOPELESS)
+@pytest.mark.parametrize("form", IMPOSSIBLE)
 @pytest.mark.parametrize("share", ["0%", "13%", "50%", "90%"])
-def test_an_until_is_called_hopeless_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
+def test_an_until_is_refused_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
     facts, recipe = smollm2_facts(), recipe_from_text(form.format(share)).unwrap()
     requests, _ = requests_of(recipe, facts).unwrap()
-    found = hopeless_untils(recipe, facts, requests)
+    found = impossible_untils(Case(recipe, facts))
     scores = random.Random(0)
     for _ in range(5):
         made = {request: Measurement(scores.random(), 0.01, "nats/token", 1024, 8) for request in requests}
@@ -247,8 +248,7 @@ def test_an_until_whose_end_depends_on_scores_is_left_to_them() -> None:
     mixed = windowed(smollm2_facts(), (512, *(None,) * 29))
     recipe = recipe_from_text("lowest of rest by nll until kv(8Ki) <= 0% swa(window=8)\nelse keep").unwrap()
     for facts, errors in ((mixed, []), (smollm2_facts(), ["LB312"])):
-        requests, _ = requests_of(recipe, facts).unwrap()
-        assert [d.code for d in hopeless_untils(recipe, facts, requests)] == errors
+        assert [d.code for d in impossible_untils(Case(recipe, facts))] == errors
 
 
 UNBUILT = (

@@ -16,6 +16,7 @@ from lbdsl.api.starting import Template, recipe_for, starting_recipe
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.case import Case
 from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe import recipe_from_text
@@ -40,7 +41,7 @@ def judge(text: str, facts: ModelFacts) -> None:
     assert format_text(text).unwrap() == text
     assert recipe_from_text(text).diagnostics == ()
     recipe = recipe_from_text(text).unwrap()
-    assert check_recipe(recipe, facts) == ()
+    assert check_recipe(Case(recipe, facts)) == ()
     # Its sequences show what its windows do, and it is judged at the context that it is about, on other text.
     assert with_lengths(recipe, facts).diagnostics == ()
     for rule in recipe.rules:

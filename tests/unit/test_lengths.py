@@ -6,8 +6,8 @@ import pytest
 from plan_cases import llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.api.fixing import fix_text
+from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import joint_tokens, with_lengths
-from lbdsl.plan.static import static_findings
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema_blocks import SEQUENCES
 

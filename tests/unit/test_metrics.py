@@ -11,7 +11,7 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric, check_declaration, metrics, metrics_of
 from lbdsl.plan.schema import AssertResult, ScoreValue
-from lbdsl.plan.shown import cell_text, joint_text, row_title, value_text
+from lbdsl.plan.words import cell_text, joint_text, row_title, value_text
 from lbdsl.recipe import recipe_from_text
 from lbdsl.view.explain import parts_of
 

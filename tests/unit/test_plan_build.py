@@ -20,8 +20,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
 from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
-from lbdsl.plan.gate import gate_of
-from lbdsl.plan.json import plan_json
+from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.plan.select import select
 
@@ -142,7 +141,7 @@ def test_a_score_of_one_sequence_has_no_error():
 
 
 def test_json_has_the_promised_fields():
-    value = plan_json(plan_of(RULES + "assert kv(8Ki) <= 50%", SMOL, joint=JOINT))
+    value = plan_of(RULES + "assert kv(8Ki) <= 50%", SMOL, joint=JOINT).to_json()
     assert value["format_version"] == 2
     assert set(value["recipe"]) >= {"name", "sha256"}
     assert value["model"] | {"family": "llama", "layers": 30, "digest": "b968" * 16} == value["model"]

@@ -12,7 +12,8 @@ from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import ModelCost, base_cost, decode_bounds
+from lbdsl.plan.cost import ModelCost, base_cost
+from lbdsl.plan.estimate import decode_bounds
 
 
 @dataclass(frozen=True)

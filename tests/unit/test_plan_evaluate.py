@@ -34,7 +34,9 @@ def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert {condition}")
     base = base_cost(FACTS)
     actions = [recipe.rules[0].actions if i < drops else () for i in range(FACTS.layers)]
-    world = World(recipe, FACTS, cost=changed_cost(FACTS, actions), base=base, joint=joint)
+    world = World(
+        recipe, FACTS, cost=changed_cost(FACTS, actions), base=base, joint=joint.values if joint is not None else {}
+    )
     return holds(recipe.asserts[0].expr, world)
 
 

@@ -9,9 +9,8 @@ from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, win
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
-from lbdsl.plan.json import plan_json
-from lbdsl.plan.modules import layer_modules, matched
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.check import requests_of
+from lbdsl.plan.claims import layer_modules, matched
 from lbdsl.plan.select import Selection, select
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
 from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, action_from
@@ -30,7 +29,7 @@ def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
     return {
         f"model.layers.{layer.index}.{path.removeprefix('weights.')}": item.rule
         for layer in selection.layers
-        for item in layer.taken
+        for item in layer.actions
         for path in item.paths
         if item.action.kind == action and path.startswith("weights.")
     }
@@ -108,7 +107,7 @@ def test_the_first_rule_that_matches_a_module_claims_it() -> None:
         f"model.layers.{i}.{part}": 4 for i in (1, 2) for part in left
     }
     # How weights are stored is claimed apart: the attention goes all the same.
-    assert [layer.spec.mixer is None for layer in selection.layers] == [False] + [True] * 5
+    assert [layer.after.mixer is None for layer in selection.layers] == [False] + [True] * 5
     assert owners(selection, "keep") == {f"model.layers.0.{part}": 1 for part in MODULES} | {
         f"model.layers.{i}.mlp.down_proj": 3 for i in range(1, 6)
     }
@@ -119,7 +118,7 @@ def test_the_first_rule_that_matches_a_module_claims_it() -> None:
 def test_claims_partition_the_modules() -> None:
     selection = selected('modules "*.k_proj" quantize(bits=8)\nlowest 2 of rest by nll quantize(bits=4)\nlayers 5 keep')
     for layer in selection.layers:
-        paths = [path for item in layer.taken for path in item.paths]
+        paths = [path for item in layer.actions for path in item.paths]
         assert len(paths) == len(set(paths))
         if layer.index == 5:
             assert {path for path in paths if path.startswith("weights.")} == {f"weights.{name}" for name in MODULES}
@@ -202,7 +201,7 @@ def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
         {"mlp.up_proj": Int(bits=4, group=64)},
     ]
     assert plan.rules[1].modules == 3
-    shown = plan_json(plan)["layers"][3]
+    shown = plan.to_json()["layers"][3]
     assert {
         "action": "quantize(bits=4, group=64)",
         "rule": 2,

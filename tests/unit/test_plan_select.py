@@ -11,7 +11,8 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.plan.requests import requests_of
+from lbdsl.plan.case import Case
+from lbdsl.plan.check import requests_of
 from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import ElseSelector, LayersSelector, Number, Range, Recipe, Rule, action_from
@@ -56,7 +57,7 @@ def test_layer_sets(layers, expected):
 
 def test_first_match_wins_in_each_aspect():
     selection = chosen("layers 3 drop\nlayers 3-4 keep\nelse swa(window=64)").unwrap()
-    third = {path.split(".")[0]: item.rule for item in selection.layers[3].taken for path in item.paths}
+    third = {path.split(".")[0]: item.rule for item in selection.layers[3].actions for path in item.paths}
     assert third == {"mixer": 1, "ffn": 2, "weights": 2}
     assert selection.rules[1].claims == (4,)
     assert selection.rules[1].shadowed == (3,)
@@ -367,3 +368,9 @@ def test_digest_is_of_what_changes_only():
     assert one.digest == other.digest
     assert {i: change.spec for i, change in one.changes.items()} == {3: SMOL.layer_specs[3].replace(mixer=None)}
     assert one.digest != chosen("layers 4 drop\nelse keep").unwrap().digest
+
+
+def test_a_score_of_a_part_needs_no_statistics():
+    case = Case(recipe_of("where influence(block) < 0.3 drop\nelse keep"), SMOL)
+    assert {request.action for request in case.requests} == {"block"}
+    assert case.statistics() == {}

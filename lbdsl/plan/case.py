@@ -1,0 +1,204 @@
+"""A recipe on a model: what is known of its rules before anything is measured, and what has to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lbdsl.actions import Action
+from lbdsl.core.measurement import Request
+from lbdsl.core.span import Span
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.weights import Stat, stats_in
+from lbdsl.plan.claims import Paths, Wanted, claimable, union
+from lbdsl.plan.evaluate import scores_in, walk
+from lbdsl.plan.layersets import members, ranked_sets
+from lbdsl.recipe.schema import (
+    CostOf,
+    ElseSelector,
+    Expr,
+    LayerSet,
+    LayersSelector,
+    ModulesSelector,
+    Node,
+    RankSelector,
+    Recipe,
+    Rule,
+    Score,
+    WhereSelector,
+)
+
+
+def layer_set_of(rule: Rule) -> LayerSet | None:
+    """The set that a `layers` or `modules` rule names."""
+    return rule.selector.layers if isinstance(rule.selector, LayersSelector | ModulesSelector) else None
+
+
+def condition_of(rule: Rule) -> Expr | None:
+    """What follows `where`."""
+    return rule.selector.where if isinstance(rule.selector, LayersSelector | ModulesSelector | WhereSelector) else None
+
+
+def scores_of(rule: Rule) -> tuple[Score, ...]:
+    """Every score of a layer that a rule asks for, those of its ranked sets among them."""
+    if isinstance(rule.selector, RankSelector):
+        return (rule.selector.by,)
+    return tuple(ranked.by for ranked in ranked_sets(layer_set_of(rule))) + scores_in(condition_of(rule))
+
+
+def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
+    """The costs that a recipe's asserts and budgets ask for."""
+    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
+    roots += [
+        r.selector.until for r in recipe.rules if isinstance(r.selector, RankSelector) and r.selector.until is not None
+    ]
+    yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))
+
+
+@dataclass(frozen=True)
+class KnownRule:
+    """What is sure of a rule before measuring.
+
+    wanted: its actions, with what each claims
+    paths:  all that it claims, by layer
+    named:  the layers of its set; None where scores decide them, and for a rule without a set
+    domain: the layers at which its condition or ranking is asked; the others are claimed by earlier rules whatever the
+            scores are. A ranking that is not `of rest` asks at all layers
+    open:   the layers of the domain of which it may take something
+    """
+
+    rule: Rule
+    wanted: tuple[Wanted, ...]
+    paths: tuple[int, ...]
+    named: frozenset[int] | None
+    domain: tuple[int, ...] = ()
+    open: tuple[int, ...] = ()
+
+    @property
+    def is_else(self) -> bool:
+        return isinstance(self.rule.selector, ElseSelector)
+
+    @property
+    def fixed(self) -> frozenset[int] | None:
+        """The layers that a `layers` rule matches for certain."""
+        return self.named if isinstance(self.rule.selector, LayersSelector) and condition_of(self.rule) is None else None
+
+    @property
+    def ranking(self) -> RankSelector | None:
+        return self.rule.selector if isinstance(self.rule.selector, RankSelector) else None
+
+    @property
+    def ranks_rest(self) -> bool:
+        """True for a ranking of the layers not yet claimed: `of rest`, and always with `until`."""
+        return self.ranking is not None and (self.ranking.of_rest or self.ranking.until is not None)
+
+    @cached_property
+    def scores(self) -> tuple[Score, ...]:
+        return scores_of(self.rule)
+
+    def asks(self, touched: int, free: int) -> bool:
+        """Whether it asks about a layer of which these paths that it claims are touched for sure, and those are not."""
+        if self.ranking is None:
+            return bool(free) or not self.scores
+        return not touched or not self.ranks_rest
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe and the model that it is for. What follows from them alone is found once, when first asked for; layers,
+    patterns and actions must fit the model (see `check_recipe`)."""
+
+    recipe: Recipe
+    facts: ModelFacts
+
+    def span(self, node: Node) -> Span | None:
+        return self.recipe.span(node)
+
+    @cached_property
+    def _claimable(self) -> tuple[tuple[Paths, ...], tuple[tuple[Wanted, ...], ...]]:
+        return claimable(self.recipe, self.facts)
+
+    @property
+    def paths(self) -> tuple[Paths, ...]:
+        """The paths of each layer."""
+        return self._claimable[0]
+
+    @cached_property
+    def rules(self) -> tuple[KnownRule, ...]:
+        """Each rule in turn. Only rules whose layers are known narrow the domains of later ones, so they are the same
+        for every set of scores."""
+        # By layer: paths that are touched for sure, and those that may have been taken.
+        sure, maybe = [0] * self.facts.layers, [0] * self.facts.layers
+        found = []
+        for rule, wanted in zip(self.recipe.rules, self._claimable[1], strict=True):
+            paths = tuple(union(item.paths[i] for item in wanted) for i in range(self.facts.layers))
+            known = KnownRule(rule, wanted, paths, self._named(rule))
+            may_claim = (i for i in (range(self.facts.layers) if known.named is None else known.named) if paths[i])
+            domain = tuple(i for i in sorted(may_claim) if known.asks(paths[i] & sure[i], paths[i] & ~sure[i]))
+            opened = tuple(i for i in domain if any(item.takes(i, sure[i]) for item in wanted))
+            found.append(replace(known, domain=domain, open=opened))
+            certain = known.is_else or (known.named is not None and condition_of(rule) is None)
+            for i in domain:
+                for item in wanted:
+                    taken = item.takes(i, sure[i])
+                    if certain:
+                        sure[i] |= self._surely_touched(i, item.action, taken, maybe[i])
+                    maybe[i] |= taken
+        return tuple(found)
+
+    def _named(self, rule: Rule) -> frozenset[int] | None:
+        layer_set = layer_set_of(rule)
+        if layer_set is None:
+            return frozenset(range(self.facts.layers)) if isinstance(rule.selector, ModulesSelector) else None
+        return None if ranked_sets(layer_set) else members(layer_set, self.facts.layers)
+
+    def _surely_touched(self, layer: int, action: Action, taken: int, maybe: int) -> int:
+        """What is touched when each path of `taken` is taken now, or was lost to an earlier claim, which may be any in
+        `maybe`."""
+        paths = self.paths[layer]
+        if not action.divisible and taken.bit_count() != 1:
+            touched = paths.touched_by(taken)
+            return touched if not touched & maybe else 0
+        found = 0
+        for number in paths.numbers(taken):
+            touched = paths.touching[number]
+            for other in paths.numbers(maybe & touched):
+                touched &= paths.touching[other]
+            found |= touched
+        return found
+
+    @cached_property
+    def scores(self) -> tuple[tuple[Score, tuple[int, ...]], ...]:
+        """Every score that a rule may ask for, and at which layers. A layer that earlier rules are sure to claim needs no
+        score for a later condition or ranking of the rest; a ranked set and a ranking without `of rest` need all layers."""
+        found: list[tuple[Score, tuple[int, ...]]] = []
+        for known in self.rules:
+            ranked = ranked_sets(layer_set_of(known.rule))
+            found += [(item.by, tuple(range(self.facts.layers))) for item in ranked]
+            found += [(score, known.domain) for score in known.scores[len(ranked) :]]
+        return tuple(found)
+
+    @cached_property
+    def requests(self) -> tuple[Request, ...]:
+        """Every (metric, action, layer) of them, without repetition."""
+        found = (Request(score.metric, score.action_text, layer) for score, layers in self.scores for layer in layers)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def score_actions(self) -> Mapping[str, Action]:
+        """Their actions by their text."""
+        return {score.action_text: score.action for score, _ in self.scores if score.action is not None}
+
+    def statistics(self, *, planned: bool = True) -> dict[int, tuple[Stat, ...]]:
+        """By layer, those that a score may need there to make new weights; and a rule, when it is `planned`."""
+        asked = [(score.action, layer) for score, layers in self.scores for layer in layers if score.action is not None]
+        if planned:
+            asked += [(action, layer) for known in self.rules for action in known.rule.actions for layer in known.open]
+        found: dict[int, tuple[Stat, ...]] = {}
+        for action, layer in dict.fromkeys(asked):
+            change = action.under(self.facts, layer)
+            stats = stats_in(expr for _, expr in change.weights) if change is not None else ()
+            if stats:
+                found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *stats)))
+        return found

@@ -1,0 +1,161 @@
+"""What is said of a recipe on a model beside the errors of `check_recipe`: before anything is measured, all that
+`check --model` says; and of a selection, what keeps it from being carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from lbdsl.actions.base import touching
+from lbdsl.core.diagnostic import Diagnostic, Severity, note, warning
+from lbdsl.core.measurement import Measurement
+from lbdsl.core.units import Unit, tokens_text
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import touch
+from lbdsl.parts import Slot
+from lbdsl.plan.case import Case, KnownRule, condition_of, costs_asked
+from lbdsl.plan.check import action_findings, no_engine, requests_of
+from lbdsl.plan.cost import base_cost, model_cost
+from lbdsl.plan.evaluate import World, deciding, facts_only, holds
+from lbdsl.plan.gates import failed
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.lint import lacking_part
+from lbdsl.plan.select import Selection, select
+from lbdsl.plan.words import plural
+from lbdsl.recipe.schema import Phase, Recipe
+
+
+def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+    """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
+    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
+    that nothing carries out. A recipe that needs no score is selected in full."""
+    case = Case(recipe, facts)
+    needed = requests_of(recipe, facts)
+    if needed.value is None:
+        return needed.diagnostics
+    if case.requests:
+        impossible = impossible_untils(case)
+        if impossible:
+            return impossible
+        found = [problem for check in BEFORE_SCORES for problem in check(case)]
+    else:
+        selection, chosen = select(recipe, facts, {})
+        if selection is None:
+            return chosen
+        found = [*chosen, *unbuilt_chosen(case, selection), *_failing_asserts(case, selection), *context_findings(case)]
+    return (*found, *with_lengths(recipe, facts).diagnostics)
+
+
+def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
+    """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
+    alike, rules change nothing but mixers, and rankings are of what fixed sets before them leave."""
+    if len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case):
+        return ()
+    # Any scores give the costs that the real ones will.
+    scores = dict.fromkeys(case.requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
+    return tuple(d for d in select(case.recipe, case.facts, scores).diagnostics if d.code == "LB312")
+
+
+def _counts_decide(case: Case) -> bool:
+    changing = {action for rule in case.recipe.rules for action in rule.actions if not action.keeps}
+    of_mixer = all(touch(path, Slot.MIXER) for action in changing for path in action.claims())
+    if not of_mixer or not all(touching(a, b) for a in changing for b in changing):
+        return False
+    ranked = False
+    for known in case.rules:
+        if known.ranks_rest:
+            ranked = True
+        elif not known.is_else and (ranked or known.fixed is None):
+            return False
+    # Several would be tried in every combination, which takes seconds on a deep model.
+    return sum(known.ranking is not None and known.ranking.until is not None for known in case.rules) == 1
+
+
+def context_findings(case: Case) -> Iterator[Diagnostic]:
+    """LB324 for each context of the recipe that the model was not made for."""
+    positions, said = case.facts.positions, set()
+    for node in costs_asked(case.recipe):
+        if node.ctx is not None and node.ctx > positions and node.ctx not in said:
+            said.add(node.ctx)
+            computed = f"{node.name}({tokens_text(node.ctx)}) is computed"
+            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", case.span(node))
+
+
+def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
+    """LB324 as a note for those of a plan's own contexts of which the recipe says nothing."""
+    named = {node.ctx for node in costs_asked(case.recipe)}
+    beyond = [tokens_text(ctx) for ctx in contexts if ctx > case.facts.positions and ctx not in named]
+    if beyond:
+        limit = f"this model has {tokens_text(case.facts.positions)} positions"
+        yield note("LB324", f"costs at {', '.join(beyond)} are computed, but {limit}")
+
+
+def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
+    """LB215 for the rules that got layers or modules for an action that this version only plans; of parts that are gone
+    nothing counts."""
+    modules: dict[int, int] = {}
+    for layer in selection.layers:
+        for item in layer.actions:
+            if not item.action.carried_out:
+                left = sum(f"{Slot.WEIGHTS}.{module}" in item.paths for module in layer.after.linear_maps(case.facts))
+                if left or not all(path.startswith(Slot.WEIGHTS) for path in item.paths):
+                    modules[item.rule] = modules.get(item.rule, 0) + left
+    for rule in case.recipe.rules:
+        if rule.number in modules:
+            yield no_engine(case.recipe, rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
+
+
+def _unbuilt(case: Case) -> Iterator[Diagnostic]:
+    """The same before scores are known: an error where the rule gets layers whatever they are, else a warning."""
+    for known in case.rules:
+        rule = known.rule
+        if known.open and not all(action.carried_out for action in rule.actions):
+            if condition_of(rule) is None and (known.ranking is None or known.ranking.until is None):
+                yield no_engine(case.recipe, rule, f"rule {rule.number}")
+            else:
+                said = no_engine(case.recipe, rule, f"rule {rule.number}, where scores choose it")
+                yield replace(said, severity=Severity.WARNING)
+
+
+def _unreachable(case: Case) -> Iterator[Diagnostic]:
+    """Rules whose layers earlier rules claim whatever the scores are."""
+    for known in case.rules:
+        lacking = lacking_part(case, known)
+        if known.fixed is not None and not known.fixed:
+            message = f"rule {known.rule.number} matches no layer: its set is empty"
+            yield warning("LB310", message, case.span(known.rule), help=f"the model has {case.facts.layers} layers")
+        elif lacking is not None:
+            yield lacking
+        elif not known.open and not known.is_else:
+            yield _claimed_before(case, known)
+
+
+def _claimed_before(case: Case, known: KnownRule) -> Diagnostic:
+    said = "earlier rules claim all that it could"
+    if known.fixed is not None:
+        said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
+    message = f"rule {known.rule.number} gets no layer: {said}"
+    return warning("LB307", message, case.span(known.rule), help="move it up, or remove it")
+
+
+def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
+    """Static asserts that fail; without a selection only those on facts of the base."""
+    world = World(case.recipe, case.facts)
+    if selection is not None:
+        world = replace(world, cost=model_cost(case.facts, selection.specs), base=base_cost(case.facts))
+    for assertion in case.recipe.asserts:
+        if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
+            truth, problems = holds(assertion.expr, world)
+            yield from problems
+            if truth is False:
+                yield failed(assertion, world, deciding(assertion.expr, world) if selection is not None else None)
+
+
+BEFORE_SCORES: tuple[Callable[[Case], Iterator[Diagnostic]], ...] = (
+    _unreachable,
+    action_findings,
+    _unbuilt,
+    _failing_asserts,
+    context_findings,
+)
+"""What is said of a recipe whose layers scores choose, in this order."""
