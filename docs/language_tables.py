@@ -12,7 +12,8 @@ from lbdsl.core.units import Unit
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.names import GRAMMAR, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS, STATEMENTS
+from lbdsl.syntax.grammar import GRAMMAR
+from lbdsl.syntax.names import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS, STATEMENTS
 from lbdsl.syntax.place import FORMS
 from lbdsl.view.diagnostics import Style, diagnostics_text
 from lbdsl.view.explain import Page, default_of, pages_of

@@ -34,7 +34,7 @@ from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.names import STATEMENTS
 from lbdsl.syntax.parse import parse
 
@@ -73,9 +73,9 @@ def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     expected = cursor.expected
     if "VAR" in expected and _takes_words(cursor):
         expected -= {"VAR"}
-    defines = bool(cursor.before) and cursor.before[-1].kind in ("PARAM", "LET", "GROUP")
+    defines = bool(cursor.before) and cursor.before[-1].type in ("PARAM", "LET", "GROUP")
     if "VAR" in expected and not defines:
-        only_params = cursor.before[-1:] and cursor.before[-1].kind == "VARY"
+        only_params = cursor.before[-1:] and cursor.before[-1].type == "VARY"
         for name, definition in analysis.names_before(cursor.start, "$").items():
             if definition.is_param or not only_params:
                 yield Item(name, "variable", definition.detail, definition.page)
@@ -194,7 +194,7 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
             if cursor.block != "eval" and name in JUDGING_ONLY:
                 continue
             yield Item(f'"{name}"', "text", "text that is always there")
-    elif cursor.before and cursor.before[-1].kind == "INCLUDE":
+    elif cursor.before and cursor.before[-1].type == "INCLUDE":
         for name in _recipes_beside(analysis.path):
             yield Item(f'"{name}"', "text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
@@ -229,7 +229,7 @@ def _recipes_beside(path: Path | None) -> list[str]:
 
 def _keywords(cursor: Cursor) -> Iterator[Item]:
     truth = cursor.role().kind in ("layer", "model", "action", "any") and not _takes_words(cursor)
-    for word, terminal in tables().keywords.items():
+    for word, terminal in keywords().items():
         if terminal in cursor.expected and (truth or terminal != "NOT"):
             beginning = not cursor.before and word in STATEMENTS
             insert = _START.get(word, f"{word} ") if beginning else word

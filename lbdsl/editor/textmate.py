@@ -13,17 +13,17 @@ from typing import Any
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.recipe.params import TYPES
+from lbdsl.syntax.grammar import keywords, terminals
 from lbdsl.syntax.highlight import WORD_OPERATORS
-from lbdsl.syntax.lexer import tables
-from lbdsl.syntax.names import STATEMENTS, TABLES
+from lbdsl.syntax.names import STATEMENTS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
-    numbers = _terminals()
-    words = [word for word in tables().keywords if word not in STATEMENTS and word not in WORD_OPERATORS]
+    numbers = terminals()  # Python and Oniguruma read those of numbers alike
+    words = [word for word in keywords() if word not in STATEMENTS and word not in WORD_OPERATORS]
     return {
         "name": "lbdsl recipe",
         "scopeName": "source.lbr",
@@ -69,12 +69,6 @@ def textmate_grammar() -> dict[str, Any]:
 
 def _any_of(words: Any) -> str:
     return rf"\b(?:{'|'.join(sorted(words))})\b"
-
-
-def _terminals() -> dict[str, str]:
-    """The parser's own regular expressions; Python and Oniguruma read those of numbers alike."""
-    data = json.loads((resource_folder("grammars") / TABLES).read_text(encoding="utf-8"))
-    return dict(data["terminals"])
 
 
 def grammar_text() -> str:

@@ -12,7 +12,7 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.parse import parse
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -91,7 +91,7 @@ class Values:
             )
             return None
         name, given = next(iter(data.items()))
-        if not _NAME.fullmatch(name) or name in tables().keywords:
+        if not _NAME.fullmatch(name) or name in keywords():
             self.wrong(path, f"`{name}` is no name that can be called")
             return None
         place = f"{path}.{name}"

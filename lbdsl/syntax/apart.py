@@ -17,7 +17,7 @@ def action_apart(
 ) -> Diagnostic | None:
     """The diagnostic when `following` begins with an action that `rule`, which has none, was meant to have."""
     first = following[0]
-    if first.kind != "NAME" or first.text not in actions:
+    if first.type != "NAME" or first.text not in actions:
         return None
     gap = Span(source, rule[-1].end, first.start)
     if "#" in gap.text or ";" in gap.text:

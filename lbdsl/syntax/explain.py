@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.lalr import Failure, parse_statement
-from lbdsl.syntax.lexer import BAD, Token, tables
+from lbdsl.syntax.grammar import keywords
+from lbdsl.syntax.lexer import BAD, Token
 from lbdsl.syntax.misspelt import LONGEST, misspelt_keyword
 from lbdsl.syntax.names import BLOCK_WORDS, RULE_WORDS, STATEMENTS
+from lbdsl.syntax.parser import Failure, Parser
 from lbdsl.syntax.place import Place, form_of, replacement
 from lbdsl.syntax.signs import bad_character, comma_in_block, comment_sign, equals, negative_layer, slice_range
 from lbdsl.syntax.wishes import slip, wish
@@ -34,7 +34,7 @@ def _no_statement(p: Place) -> Diagnostic | None:
     if p.failure.index != 0 or p.token is None:
         return None
     token = p.token
-    if token.kind in ("NAME", "KEY", "DOTTED"):
+    if token.type in ("NAME", "KEY", "DOTTED"):
         if token.text in p.actions:
             return error(
                 "LB001",
@@ -62,7 +62,7 @@ def _no_statement(p: Place) -> Diagnostic | None:
             help=said or (f"did you mean `{near}`?" if near else listed),
             fix=replacement(f"write `{meant}`", p.span(), meant) if meant else None,
         )
-    if token.kind in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
+    if token.type in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
         word = next((word for word in ("layers", "group", "let") if _parses([_keyword(word), *p.tokens], p)), None)
         start = Span(p.source, token.start, token.start)
         return error(
@@ -72,7 +72,7 @@ def _no_statement(p: Place) -> Diagnostic | None:
             help=f"write `{word} {token.text}`" if word else "a rule about layers begins with `layers`",
             fix=Fix(f"write `{word}` before it", (Edit(start, f"{word} "),)) if word else None,
         )
-    if token.kind == "LBRACE":
+    if token.type == "LBRACE":
         return error(
             "LB001",
             "a statement cannot begin with `{`",
@@ -84,18 +84,18 @@ def _no_statement(p: Place) -> Diagnostic | None:
 
 def _parses(tokens: Sequence[Token], p: Place) -> bool:
     """Whether these tokens are a whole statement, so that a fix leaves no other mistake in it."""
-    return 0 < len(tokens) <= LONGEST and not isinstance(parse_statement(tokens, Builder(p.source)), Failure)
+    return 0 < len(tokens) <= LONGEST and not isinstance(Parser(p.source).parse(tokens), Failure)
 
 
 def _keyword(word: str) -> Token:
-    return Token(tables().keywords[word], word, 0, 0)
+    return Token(keywords()[word], word, 0, 0)
 
 
 def _wished(p: Place) -> Diagnostic | None:
     """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
     for index in (p.failure.index, p.failure.index - 1):
         token = p.tokens[index] if 0 < index < len(p.tokens) else None
-        if token is None or token.kind not in ("NAME", "KEY", "DOTTED") or token.text in p.actions:
+        if token is None or token.type not in ("NAME", "KEY", "DOTTED") or token.text in p.actions:
             continue
         said = wish(token.text, "set")
         if said is not None:
@@ -121,14 +121,14 @@ def _modules_in_layers(p: Place) -> Diagnostic | None:
 
 def _open_range(p: Place) -> Diagnostic | None:
     start, dash = p.before(2), p.before()
-    if dash is None or start is None or dash.kind != "MINUS" or start.kind not in ("INT", "VAR"):
+    if dash is None or start is None or dash.type != "MINUS" or start.type not in ("INT", "VAR"):
         return None
-    if p.first != "layers" and p.first != "group" and "LAYERS" not in {t.kind for t in p.tokens}:
+    if p.first != "layers" and p.first != "group" and "LAYERS" not in {t.type for t in p.tokens}:
         return None
     if not p.expects("INT", "VAR") or p.expects("NAME"):
         return None
     hints: list[str] = ["write the last layer too, as in `4-7`"]
-    if start.kind == "INT" and int(start.text) > 0:
+    if start.type == "INT" and int(start.text) > 0:
         hints.append(f"all layers from {start.text} on are `all except 0-{int(start.text) - 1}`")
     return error("LB009", "range has no end", p.span(start, dash), help=tuple(hints))
 
@@ -139,8 +139,8 @@ def _right_side(p: Place) -> Diagnostic | None:
         found = _action_for_value(p, p.failure.index)
         if found is not None:
             return found
-    if before is not None and before.kind in _DANGLING and (p.token is None or p.kind not in (BAD, *_NUMBERS)):
-        if p.token is not None and p.token.kind not in tables().keywords.values() and p.token.text not in ")]};":
+    if before is not None and before.type in _DANGLING and (p.token is None or p.kind not in (BAD, *_NUMBERS)):
+        if p.token is not None and p.token.type not in keywords().values() and p.token.text not in ")]};":
             return None
         return error("LB012", f"right side of `{before.text}` missing", p.span(before), help=form_of(p))
     if p.token is None and p.first in ("where", "layers") and p.expects("NAME"):
@@ -155,7 +155,7 @@ _VALUE_SIGNS = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "O
 def _action_for_value(p: Place, index: int) -> Diagnostic | None:
     """An action at `index` right after an operator that wants a value."""
     sign, name = p.tokens[index - 1], p.tokens[index]
-    if index < 1 or sign.kind not in _VALUE_SIGNS or name.kind != "NAME" or name.text not in p.actions:
+    if index < 1 or sign.type not in _VALUE_SIGNS or name.type != "NAME" or name.text not in p.actions:
         return None
     return error(
         "LB012",
@@ -171,8 +171,8 @@ def _last_call(tokens: Sequence[Token]) -> int:
     index = len(tokens) - 1
     depth = 0
     while index > 0:
-        depth += (tokens[index].kind == "RPAR") - (tokens[index].kind == "LPAR")
-        if depth == 0 and tokens[index].kind != "LPAR":
+        depth += (tokens[index].type == "RPAR") - (tokens[index].type == "LPAR")
+        if depth == 0 and tokens[index].type != "LPAR":
             break
         index -= 1
     return index
@@ -186,18 +186,18 @@ def _missing_comma(p: Place) -> Diagnostic | None:
     before = p.before()
     if p.kind not in ("INT", "REF") or before is None or not p.expects("COMMA") or p.first not in ("layers", "group"):
         return None
-    if before.kind not in ("INT", "REF"):
+    if before.type not in ("INT", "REF"):
         return None
     index = p.failure.index
     last = index
-    while last + 1 < len(p.tokens) and p.tokens[last + 1].kind in ("INT", "REF"):
+    while last + 1 < len(p.tokens) and p.tokens[last + 1].type in ("INT", "REF"):
         last += 1
     gaps = [p.tokens[place].end for place in range(index - 1, last)]
     # `0 5` may be meant as a range, `@a @b` as what is in both.
-    numbers = all(token.kind == "INT" for token in p.tokens[index - 1 : last + 1])
+    numbers = all(token.type == "INT" for token in p.tokens[index - 1 : last + 1])
     listed = ", ".join(token.text for token in p.tokens[index - 1 : last + 1])
     dash, start = p.before(2), p.before(3)
-    ranged = dash is not None and dash.kind == "MINUS"
+    ranged = dash is not None and dash.type == "MINUS"
     if ranged and start is not None:
         listed = f"{start.text}-{listed}"
     sure = numbers and (ranged or len(gaps) > 1)
@@ -216,7 +216,7 @@ def _word_for_amount(p: Place) -> Diagnostic | None:
     after = p.after()
     if p.kind != "NAME" or p.token is None or not p.expects("BY", "INT") or after is None:
         return None
-    if after.kind not in ("BY", "OF"):
+    if after.type not in ("BY", "OF"):
         return None
     word = p.token.text.lower()
     number = str(_WORDS.index(word) + 1) if word in _WORDS else None
@@ -246,7 +246,7 @@ def _missing_by(p: Place) -> Diagnostic | None:
 
 
 def _keyword_as_action(p: Place) -> Diagnostic | None:
-    words = tables().keywords
+    words = keywords()
     if p.token is None or p.token.text not in words or not p.expects("NAME"):
         return None
     if p.failure.complete:
@@ -254,7 +254,7 @@ def _keyword_as_action(p: Place) -> Diagnostic | None:
     before = p.before()
     if before is None:
         return None
-    value = before.kind in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *_DANGLING)
+    value = before.type in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *_DANGLING)
     what = "an action" if p.first in RULE_WORDS and not value else "a name"
     return error(
         "LB015",
@@ -268,17 +268,17 @@ def _no_action(p: Place) -> Diagnostic | None:
     if p.token is not None or p.first not in RULE_WORDS or not p.expects("NAME"):
         return None
     before = p.before()
-    if before is None or before.kind in (*_DANGLING, "BY", "UNTIL", "LPAR", "COMMA", "EQUAL"):
+    if before is None or before.type in (*_DANGLING, "BY", "UNTIL", "LPAR", "COMMA", "EQUAL"):
         return None
     opener = p.before(2) if before.text in p.actions else before
-    if opener is not None and opener.kind == "WHERE":
+    if opener is not None and opener.type == "WHERE":
         return error("LB012", "`where` has no condition", p.span(opener), help=form_of(p))
-    if opener is not None and opener.kind == "BY":
+    if opener is not None and opener.type == "BY":
         return error("LB012", "`by` has no metric", p.span(opener), help=form_of(p))
     known = ", ".join(f"`{name}`" for name in sorted(p.actions)) or "`keep`"
     return error(
         "LB016",
-        "rule has no action" if before.kind == "PLUS" else "selector has no action",
+        "rule has no action" if before.type == "PLUS" else "selector has no action",
         p.span(p.tokens[0], p.tokens[-1]),
         help=(f"add what becomes of the layers: {known}",),
     )
@@ -343,7 +343,7 @@ def _wanted(expected: frozenset[str]) -> str:
     hidden = {"DECIMAL", "QUANTITY", "PERCENT"} if "INT" in expected else set()
     if "$END" in expected or "NEWLINE" in expected or len(expected - hidden) > 7:
         return ""
-    words = {kind: f"`{word}`" for word, kind in tables().keywords.items()} | {"PERCENT": "a percentage"} | names
+    words = {kind: f"`{word}`" for word, kind in keywords().items()} | {"PERCENT": "a percentage"} | names
     shown = sorted(words.get(symbol, f"`{symbol.lower()}`") for symbol in expected - hidden)
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
 

@@ -82,10 +82,10 @@ class _Roles:
 
     def role(self, token: Token, previous: Token | None) -> str:
         """The role of the next token; `previous` is the one before it in its statement."""
-        kind = token.kind
+        kind = token.type
         if kind in OPENS:
             self.brackets.append(kind)
-            return "domain" if kind == "LBRACE" and previous is not None and previous.kind == "IN" else ""
+            return "domain" if kind == "LBRACE" and previous is not None and previous.type == "IN" else ""
         if kind in CLOSES:
             self.brackets.pop()
         elif kind == "EQUAL" and self.brackets and self.brackets[-1] == "LPAR":
@@ -128,12 +128,12 @@ def _attach(text: str, chunks: Sequence[Chunk], comments: Sequence[Token], roles
             while comment is not None and comment.start < token.start:
                 _add(comment, made, head, text, gap(comment.start), end)
                 end, comment = comment.end, next(upcoming)
-            if token.kind in SEPARATORS:
-                pieces.append(Piece(token.kind, token.text))
+            if token.type in SEPARATORS:
+                pieces.append(Piece(token.type, token.text))
                 continue
             # Blanks inside `10M  tokens` are part of the token's text.
-            word = token.text if token.kind in ("STRING", "REGEX") else " ".join(token.text.split())
-            pieces.append(Piece(token.kind, word, roles.role(token, previous), gap(token.start)))
+            word = token.text if token.type in ("STRING", "REGEX") else " ".join(token.text.split())
+            pieces.append(Piece(token.type, word, roles.role(token, previous), gap(token.start)))
             previous, end = token, token.end
     while comment is not None:
         _add(comment, made, head, text, gap(comment.start), end)

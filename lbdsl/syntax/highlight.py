@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.metrics import metrics
-from lbdsl.syntax.lexer import BAD, Token, lex, tables
+from lbdsl.syntax.grammar import keywords
+from lbdsl.syntax.lexer import BAD, Token, lex
 from lbdsl.syntax.names import MAX_TOKENS, STATEMENTS
 
 
@@ -85,17 +86,17 @@ def pieces(text: str) -> Iterator[Piece]:
             yield Piece(at, text[at : token.start], Role.SPACE)
         yield Piece(token.start, token.text, _role(token, before))
         at = token.end
-        before = token.kind if token.kind != "COMMENT" else before
+        before = token.type if token.type != "COMMENT" else before
     if at < len(text):
         yield Piece(at, text[at:], Role.SPACE if lexed.complete else Role.ERROR)
 
 
 def _role(token: Token, before: str) -> Role:
-    if token.kind in ("NAME", "KEY") and before == "COLON":
+    if token.type in ("NAME", "KEY") and before == "COLON":
         return Role.TYPE
-    if token.kind == "NAME":
+    if token.type == "NAME":
         return _named().get(token.text, Role.NAME)
-    if token.text in tables().keywords and token.kind == tables().keywords[token.text]:
+    if token.text in keywords() and token.type == keywords()[token.text]:
         return (
             Role.WORD_OPERATOR
             if token.text in WORD_OPERATORS
@@ -103,7 +104,7 @@ def _role(token: Token, before: str) -> Role:
             if token.text in STATEMENTS
             else Role.KEYWORD
         )
-    return _BY_KIND.get(token.kind, Role.PUNCTUATION)
+    return _BY_KIND.get(token.type, Role.PUNCTUATION)
 
 
 @cache

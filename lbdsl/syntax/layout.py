@@ -137,17 +137,17 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
     line_first = True
     for index, token in enumerate(tokens):
         previous = layout.current[-1] if layout.current else None
-        if token.kind == "NEWLINE":
+        if token.type == "NEWLINE":
             line_first = True
             _newline(layout, token, previous, following[index])
             continue
         first, line_first = line_first, False
         if first and previous is not None and _begins(layout, token, previous):
             _begin(layout, token)
-        if token.kind == "SEMICOLON":
+        if token.type == "SEMICOLON":
             _semicolon(layout, token)
             continue
-        if token.kind in _CLOSES and not _close(layout, token):
+        if token.type in _CLOSES and not _close(layout, token):
             continue
         layout.current.append(token)
         _check_number(layout, token, tokens[index + 1] if index + 1 < len(tokens) else None)
@@ -164,7 +164,7 @@ def _next_words(tokens: Sequence[Token]) -> list[Token | None]:
     upcoming: Token | None = None
     for index in range(len(tokens) - 1, -1, -1):
         out[index] = upcoming
-        if tokens[index].kind != "NEWLINE":
+        if tokens[index].type != "NEWLINE":
             upcoming = tokens[index]
     return out
 
@@ -172,7 +172,7 @@ def _next_words(tokens: Sequence[Token]) -> list[Token | None]:
 def _newline(layout: _Layout, token: Token, previous: Token | None, following: Token | None) -> None:
     if previous is None or (layout.brackets and layout.brackets[-1].inline):
         return
-    if previous.kind in CONTINUES_AFTER or (following is not None and following.kind in CONTINUES_BEFORE):
+    if previous.type in CONTINUES_AFTER or (following is not None and following.type in CONTINUES_BEFORE):
         return
     if layout.brackets:
         layout.current.append(token)
@@ -182,14 +182,14 @@ def _newline(layout: _Layout, token: Token, previous: Token | None, following: T
 
 def _begins(layout: _Layout, token: Token, previous: Token) -> bool:
     """Whether a token that is first on its line begins a statement, although the one before it has not ended."""
-    if token.kind in ONLY_BEGINS:
-        return not (previous.kind == "IN" and token.kind == "LAYERS")
-    if token.kind in _RANKS:
-        return previous.kind not in _BEFORE_A_RANK
+    if token.type in ONLY_BEGINS:
+        return not (previous.type == "IN" and token.type == "LAYERS")
+    if token.type in _RANKS:
+        return previous.type not in _BEFORE_A_RANK
     # Two words side by side mean nothing inside brackets; without indentation the second begins a statement.
     column_1 = token.start == 0 or layout.source.text[token.start - 1] == "\n"
     inline = bool(layout.brackets) and layout.brackets[-1].inline
-    return column_1 and inline and token.kind == "NAME" and previous.kind in _OPERANDS
+    return column_1 and inline and token.type == "NAME" and previous.type in _OPERANDS
 
 
 def _begin(layout: _Layout, token: Token) -> None:
@@ -211,13 +211,13 @@ def _semicolon(layout: _Layout, token: Token) -> None:
 def _typed_twice(layout: _Layout, bracket: Token) -> bool:
     """`swa(window=512))` at the end of a statement: without it nothing else is enclosed."""
     last = layout.current[-1] if layout.current else None
-    return last is not None and last.kind == bracket.kind and _END.match(layout.source.text, bracket.end) is not None
+    return last is not None and last.type == bracket.type and _END.match(layout.source.text, bracket.end) is not None
 
 
 def _close(layout: _Layout, token: Token) -> bool:
     """Take a closing bracket off the stack; False when it closes nothing and is left out."""
-    wanted = _CLOSES[token.kind]
-    if not any(bracket.token.kind == wanted for bracket in layout.brackets):
+    wanted = _CLOSES[token.type]
+    if not any(bracket.token.type == wanted for bracket in layout.brackets):
         if layout.brackets:
             top = layout.brackets.pop()
             layout.report(
@@ -241,7 +241,7 @@ def _close(layout: _Layout, token: Token) -> bool:
                 )
             )
         return False
-    while layout.brackets[-1].token.kind != wanted:
+    while layout.brackets[-1].token.type != wanted:
         layout.unclosed(layout.brackets.pop().token, token)
     layout.prefixes = layout.brackets.pop().prefixes
     return True
@@ -249,14 +249,14 @@ def _close(layout: _Layout, token: Token) -> bool:
 
 def _nest(layout: _Layout, token: Token, previous: Token | None) -> None:
     """Count brackets and prefix operators, so that no later stage meets a deeper tree."""
-    operand_before = previous is not None and previous.kind in _OPERANDS
-    if token.kind in _OPENS:
-        inline = token.kind != "LBRACE" or (previous is not None and previous.kind == "IN")
+    operand_before = previous is not None and previous.type in _OPERANDS
+    if token.type in _OPENS:
+        inline = token.type != "LBRACE" or (previous is not None and previous.type == "IN")
         layout.brackets.append(_Open(token, inline, layout.prefixes))
         layout.prefixes = 0
-    elif token.kind in ("NOT", "MINUS") and not operand_before:
+    elif token.type in ("NOT", "MINUS") and not operand_before:
         layout.prefixes += 1
-    elif token.kind not in _CLOSES:
+    elif token.type not in _CLOSES:
         layout.prefixes = 0
     depth = len(layout.brackets) + layout.prefixes + sum(bracket.prefixes for bracket in layout.brackets[:MAX_DEPTH])
     if depth > MAX_DEPTH:
@@ -272,7 +272,7 @@ def _nest(layout: _Layout, token: Token, previous: Token | None) -> None:
 
 
 def _check_number(layout: _Layout, token: Token, following: Token | None) -> None:
-    if token.kind not in _NUMBERS:
+    if token.type not in _NUMBERS:
         return
     digits = sum(char.isdigit() for char in token.text)
     if digits > MAX_DIGITS:
@@ -284,7 +284,7 @@ def _check_number(layout: _Layout, token: Token, following: Token | None) -> Non
                 help=f"a number may have at most {MAX_DIGITS} digits",
             )
         )
-    elif following is not None and following.start == token.end and following.kind in _WORDS:
+    elif following is not None and following.start == token.end and following.type in _WORDS:
         whole = Span(layout.source, token.start, following.end)
         layout.report(
             error(

@@ -7,9 +7,9 @@ from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.nearest import close_words
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.lalr import Failure, parse_statement
-from lbdsl.syntax.lexer import Token, tables
+from lbdsl.syntax.grammar import keywords
+from lbdsl.syntax.lexer import Token
+from lbdsl.syntax.parser import Failure, Parser
 from lbdsl.syntax.place import Place, form_of, replacement
 from lbdsl.syntax.wishes import slip, wish
 
@@ -39,18 +39,18 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
         f"unexpected `{token.text}`",
         span,
         help=(f"did you mean `{word}`?", *form_of(p)),
-        fix=replacement(f"write `{word}`", span, word) if slip(token.text, tables().keywords) == word else None,
+        fix=replacement(f"write `{word}`", span, word) if slip(token.text, keywords()) == word else None,
     )
 
 
 def _candidates(p: Place) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with the keywords like it, the likest first."""
-    keywords = tables().keywords
+    words = keywords()
     for index in (p.failure.index, p.failure.index - 1, p.failure.index - 2):
         if 0 < index < len(p.tokens):
             token = p.tokens[index]
-            if token.kind in _WORDS and token.text not in p.actions and wish(token.text, "set") is None:
-                for word in close_words(token.text, keywords)[:3]:
+            if token.type in _WORDS and token.text not in p.actions and wish(token.text, "set") is None:
+                for word in close_words(token.text, words)[:3]:
                     yield index, word
 
 
@@ -58,6 +58,6 @@ def _reached(p: Place, index: int, word: str) -> int:
     """How far the statement parses with `word` at `index`; past its end when it is a whole statement."""
     token = p.tokens[index]
     trial = list(p.tokens)
-    trial[index] = Token(tables().keywords[word], word, token.start, token.end)
-    found = parse_statement(trial, Builder(p.source))
+    trial[index] = Token(keywords()[word], word, token.start, token.end)
+    found = Parser(p.source).parse(trial)
     return found.index if isinstance(found, Failure) else len(trial) + 1

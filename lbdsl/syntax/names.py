@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-GRAMMAR = "lbr.lark"
-TABLES = "lbr.tables.json"
-
 MAX_BYTES = 2 * 1024 * 1024
 MAX_TOKENS = 300_000
 MAX_RULES = 20_000

@@ -8,12 +8,11 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
 from lbdsl.syntax.apart import action_apart
-from lbdsl.syntax.build import Builder
 from lbdsl.syntax.explain import explain_failure
-from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.parser import Failure, Parser
 
 
 def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.File]:
@@ -30,13 +29,13 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         at = lexed.tokens[-1].start
         return Diagnosed(None, (_limit(source, at, f"recipe with more than {MAX_TOKENS} tokens"),))
     chunks, found = split_statements(source, lexed.tokens)
-    builder = Builder(source)
+    parser = Parser(source)
     statements: list[tree.Statement] = []
     joined = -1
     for index, chunk in enumerate(chunks):
         if chunk.broken or index == joined:
             continue
-        node = parse_statement(chunk.tokens, builder)
+        node = parser.parse(chunk.tokens)
         if not isinstance(node, Failure):
             statements.append(node)
             continue
@@ -51,7 +50,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
     comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
     file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
-    return Diagnosed(file, _in_order([*found, *builder.diagnostics]))
+    return Diagnosed(file, _in_order([*found, *parser.diagnostics]))
 
 
 def _limit(source: Source, at: int, message: str) -> Diagnostic:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.span import Source, Span
-from lbdsl.syntax.lalr import Failure
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.names import BLOCK_WORDS
+from lbdsl.syntax.parser import Failure
 
 FORMS = {
     "else": "else ACTION",
@@ -57,7 +57,7 @@ class Place:
 
     @property
     def kind(self) -> str:
-        return self.token.kind if self.token else ""
+        return self.token.type if self.token else ""
 
     @property
     def first(self) -> str:
@@ -79,9 +79,9 @@ class Place:
         """Inside `{ }` of a block, outside its parentheses."""
         depth: list[str] = []
         for token in self.tokens[: self.failure.index]:
-            if token.kind in ("LPAR", "LSQB", "LBRACE"):
-                depth.append(token.kind)
-            elif token.kind in ("RPAR", "RSQB", "RBRACE"):
+            if token.type in ("LPAR", "LSQB", "LBRACE"):
+                depth.append(token.type)
+            elif token.type in ("RPAR", "RSQB", "RBRACE"):
                 depth.pop()
         return bool(depth) and depth[-1] == "LBRACE" and self.first in BLOCK_WORDS
 

@@ -34,7 +34,7 @@ def bad_character(p: Place) -> Diagnostic | None:
             help=f"write `{meant.strip()}`",
             fix=replacement(f"write `{meant.strip()}`", p.span(), meant),
         )
-    if sign == "%" and (before := p.before()) is not None and before.kind in ("INT", "DECIMAL"):
+    if sign == "%" and (before := p.before()) is not None and before.type in ("INT", "DECIMAL"):
         return error(
             "LB008",
             "a space before `%`",
@@ -65,7 +65,7 @@ def comment_sign(p: Place) -> Diagnostic | None:
 
 def slice_range(p: Place) -> Diagnostic | None:
     start, end = p.before(), p.after()
-    if p.kind not in ("COLON", "_DOTS") or start is None or end is None or start.kind != "INT" or end.kind != "INT":
+    if p.kind not in ("COLON", "_DOTS") or start is None or end is None or start.type != "INT" or end.type != "INT":
         return None
     sign, low, high = p.token.text if p.token else "", int(start.text), int(end.text)
     if p.first not in (*RULE_WORDS, "group"):
@@ -79,7 +79,7 @@ def slice_range(p: Place) -> Diagnostic | None:
             help="both ends belong to it: `0-3` is four layers",
         )
     further = next((token for token in p.tokens if token.start >= end.end), None)
-    if further is not None and further.kind in ("COLON", "_DOTS"):
+    if further is not None and further.type in ("COLON", "_DOTS"):
         return error(
             "LB010",
             f"a range of layers is written with `-`, not `{sign}`",
@@ -111,7 +111,7 @@ def _domain_sign(p: Place, sign: str) -> Diagnostic | None:
 
 def negative_layer(p: Place) -> Diagnostic | None:
     after = p.after()
-    if p.kind == "MINUS" and p.expects("EVERY") and after is not None and after.kind == "INT":
+    if p.kind == "MINUS" and p.expects("EVERY") and after is not None and after.type == "INT":
         whole = p.span(p.token, after)
         one = int(after.text) == 1
         hints = ["the last layer is `last 1`"]
@@ -141,7 +141,7 @@ def equals(p: Place) -> Diagnostic | None:
             help=f"write `{p.token.text} = VALUE`",
             fix=replacement("write `=`", p.span(after), "="),
         )
-    if p.token.text == ":" and before.kind == "NAME" and p.expects("COMMA") and not p.block_bracket():
+    if p.token.text == ":" and before.type == "NAME" and p.expects("COMMA") and not p.block_bracket():
         return error(
             "LB011",
             "arguments use `=`",
@@ -149,7 +149,7 @@ def equals(p: Place) -> Diagnostic | None:
             help=f"write `{before.text}=VALUE`",
             fix=replacement("write `=`", p.span(), "="),
         )
-    if p.kind in _VALUES and before.kind == "NAME" and before.text not in p.actions and p.expects("COMMA", "RPAR"):
+    if p.kind in _VALUES and before.type == "NAME" and before.text not in p.actions and p.expects("COMMA", "RPAR"):
         return error(
             "LB011",
             "arguments use `=`",
@@ -162,11 +162,11 @@ def equals(p: Place) -> Diagnostic | None:
             "LB011", f"`{p.first}` uses `=`", p.span(), help=form_of(p), fix=replacement("write `=`", p.span(), "=")
         )
     sign, follows = (after, p.after(2)) if p.kind == "KEY" else (p.token, after)
-    if sign is None or sign.kind != "EQUAL" or p.first in BLOCK_WORDS:
+    if sign is None or sign.type != "EQUAL" or p.first in BLOCK_WORDS:
         return None
     compared = p.expects("COMPARE") or (p.failure.complete and p.first in ("requires", "assert"))
     if (p.kind == "KEY" and p.expects("NAME")) or (p.kind == "EQUAL" and compared):
-        if follows is not None and follows.kind == "COMPARE" and follows.start == sign.end:
+        if follows is not None and follows.type == "COMPARE" and follows.start == sign.end:
             right = f"{follows.text}="
             return error(
                 "LB008",

@@ -14,7 +14,7 @@ from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.completion import Item, complete
 from lbdsl.editor.pages import KEYWORDS
 from lbdsl.recipe import recipe_from_text
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.names import STATEMENTS
 
 DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
@@ -132,7 +132,7 @@ def test_an_action_brings_what_it_needs_and_its_page() -> None:
 
 
 def test_every_keyword_has_a_page_and_can_be_offered() -> None:
-    assert set(KEYWORDS) == set(tables().keywords)
+    assert set(KEYWORDS) == set(keywords())
     assert set(STATEMENTS) <= set(offered("|"))
 
 
@@ -149,10 +149,10 @@ def test_what_stands_in_good_recipes_is_offered_there() -> None:
         if not recipe_from_text(text).ok:
             continue
         for token in analysis.tokens:
-            kind = token.kind
+            kind = token.type
             before = [other for other in analysis.tokens if other.end <= token.start]
-            defines = bool(before) and before[-1].kind in ("PARAM", "LET", "GROUP")
-            if (token.text in tables().keywords and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
+            defines = bool(before) and before[-1].type in ("PARAM", "LET", "GROUP")
+            if (token.text in keywords() and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
                 _, items = complete(analysis, token.start + 1)
                 assert token.text in {item.label for item in items}, (token, text[token.start - 30 : token.end])
                 checked += 1

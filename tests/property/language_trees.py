@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
+from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
-from lbdsl.syntax.lexer import lex, tables
+from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.parse import parse
 
 NOWHERE = Span(Source("made", ""), 0, 0)
@@ -26,7 +27,7 @@ def number(text: str) -> tree.Number:
     return let.value
 
 
-KEYWORDS = frozenset(tables().keywords)
+KEYWORDS = frozenset(keywords())
 NAMES = ["nll", "kl", "sensitivity", "swa", "drop", "keep", "x", "_y2", "Model", "tokens", "k", "e5", "true", "block"]
 names = st.sampled_from(NAMES)
 keys = st.sampled_from([*NAMES, "group", "by", "else", "window", "in"])
@@ -244,23 +245,23 @@ def mangled(draw: st.DrawFn, text: str) -> str:
     parts: list[str] = [draw(st.sampled_from(["", "# top\n", "\n\n", " \n# a\n\n#b\n"]))]
     brackets: list[bool] = []
     for index, token in enumerate(tokens):
-        if token.kind in ("NEWLINE", "SEMICOLON"):
+        if token.type in ("NEWLINE", "SEMICOLON"):
             parts.append(draw(st.sampled_from(_ENDS)))
             continue
-        before = tokens[index - 1] if index and tokens[index - 1].kind not in ("NEWLINE", "SEMICOLON") else None
+        before = tokens[index - 1] if index and tokens[index - 1].type not in ("NEWLINE", "SEMICOLON") else None
         if before is not None:
-            may_break = brackets[-1:] == [True] or before.kind in CONTINUES_AFTER or token.kind in CONTINUES_BEFORE
-            if may_break and token.kind not in ONLY_BEGINS and draw(st.integers(0, 3)) == 0:
+            may_break = brackets[-1:] == [True] or before.type in CONTINUES_AFTER or token.type in CONTINUES_BEFORE
+            if may_break and token.type not in ONLY_BEGINS and draw(st.integers(0, 3)) == 0:
                 parts.append(draw(st.sampled_from(_BREAKS)))
             elif text[before.end : token.start]:
                 parts.append(draw(st.sampled_from(_SPACES[1:])))
             elif draw(st.integers(0, 3)) == 0:
                 parts.append(draw(st.sampled_from(_SPACES)))
-        if token.kind in ("LPAR", "LSQB", "LBRACE"):
-            brackets.append(token.kind != "LBRACE" or (before is not None and before.kind == "IN"))
-        elif token.kind in ("RPAR", "RSQB", "RBRACE"):
+        if token.type in ("LPAR", "LSQB", "LBRACE"):
+            brackets.append(token.type != "LBRACE" or (before is not None and before.type == "IN"))
+        elif token.type in ("RPAR", "RSQB", "RBRACE"):
             brackets.pop()
         parts.append(token.text)
-        if token.kind == "LBRACE" and not brackets[-1] and draw(st.booleans()):
+        if token.type == "LBRACE" and not brackets[-1] and draw(st.booleans()):
             parts.append(draw(st.sampled_from(["\n", " # open\n", "\n\n# first\n"])))
     return "".join(parts)

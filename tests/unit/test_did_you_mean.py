@@ -13,7 +13,7 @@ from lbdsl.core.nearest import distance, nearest
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.grammar import keywords
 
 ALPHABET = "aeqxz"
 NEIGHBOURS = {
@@ -140,7 +140,7 @@ def typos(word: str) -> set[str]:
 
 
 WORDS = {
-    *tables().keywords,
+    *keywords(),
     *actions(),
     *metrics(),
     "sensitivity",
@@ -166,7 +166,7 @@ def named_first(text: str) -> tuple[bool, str | None]:
 
 
 def test_contexts_use_every_keyword() -> None:
-    assert set(KEYWORDS) == set(tables().keywords)
+    assert set(KEYWORDS) == set(keywords())
 
 
 @pytest.mark.parametrize(
