@@ -25,7 +25,7 @@ from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.syntax import tree
 from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import Lexed, Token, lex, one_line
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.limits import MAX_TOKENS
 from lbdsl.syntax.parse import parse
 from lbdsl.syntax.parser import Failure, Parser
 

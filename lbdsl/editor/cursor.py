@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from lbdsl.core.span import Source
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
 from lbdsl.syntax.lexer import BAD, Token
-from lbdsl.syntax.names import BLOCK_WORDS
 from lbdsl.syntax.parser import Failure, Parser
+from lbdsl.syntax.words import BLOCKS, KEYWORDS
 
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
@@ -29,7 +28,7 @@ class Role(NamedTuple):
     action      what a rule does; its `key` is `modules` where it acts on modules, its `owner` a metric that asks for one
     metric      what a ranking is by
     layer       a value of a layer, in `where`
-    model       a value of the whole model, in `assert`, `requires`, `until` and `search`
+    model       a value of the whole model, in `assert`, `requires`, and `until`
     constant    a value known from the text
     any         a value of any of these kinds, in `let`
     type        a parameter's type
@@ -66,7 +65,7 @@ class Cursor:
     @property
     def block(self) -> str:
         """The block whose settings these are, or nothing."""
-        return self.before[0].text if self.before and self.before[0].text in BLOCK_WORDS else ""
+        return self.before[0].text if self.before and self.before[0].text in BLOCKS else ""
 
     def open_brackets(self) -> list[int]:
         """Indices of the brackets that are open here, the outermost first."""
@@ -104,7 +103,7 @@ class Cursor:
         call = self.call()
         if call is not None:
             return self._argument(*call)
-        if self.block and "VARY" not in {token.type for token in self.before[-4:]}:
+        if self.block:
             setting = self._setting()
             if setting is not None:
                 return setting
@@ -114,7 +113,7 @@ class Cursor:
             return Role("constant")
         if self.first == "LET":
             return Role("any")
-        if self.first in ("ASSERT", "REQUIRES", "SEARCH") or any(token.type == "UNTIL" for token in self.before):
+        if self.first in ("ASSERT", "REQUIRES") or any(token.type == "UNTIL" for token in self.before):
             return Role("action" if self._is_action() else "model")
         if not self._is_action():
             return Role("layer")
@@ -135,7 +134,7 @@ class Cursor:
 
     def _setting(self) -> Role | None:
         for token in reversed(self.before):
-            if token.type in ("NEWLINE", "SEMICOLON", "MINIMIZE", "MAXIMIZE", "SUBJECT"):
+            if token.type in ("NEWLINE", "SEMICOLON"):
                 return None
             if token.type == "KEY":
                 return Role("setting", self.block, token.text)
@@ -193,7 +192,7 @@ def cursor_at(
 
 
 def _is_word(token: Token) -> bool:
-    return token.type in _WORDS or token.text in keywords()
+    return token.type in _WORDS or token.text in KEYWORDS
 
 
 def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:

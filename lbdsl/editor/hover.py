@@ -25,9 +25,9 @@ from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.syntax import tree
-from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.parser import Parser
+from lbdsl.syntax.words import KEYWORDS
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _page(analysis: Analysis, token: Token) -> str | None:
         case "NAME":
             cursor = analysis.cursor(token.start, whole=True)
             return None if cursor is None else _name(analysis, token.text, cursor.role())
-    return keyword_page(token.text) if token.text in keywords() else None
+    return keyword_page(token.text) if token.text in KEYWORDS else None
 
 
 def _name(analysis: Analysis, name: str, role: Role) -> str | None:

@@ -13,9 +13,8 @@ from typing import Any
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.recipe.params import TYPES
-from lbdsl.syntax.grammar import keywords, terminals
-from lbdsl.syntax.highlight import WORD_OPERATORS
-from lbdsl.syntax.names import STATEMENTS
+from lbdsl.syntax.grammar import terminals
+from lbdsl.syntax.words import KEYWORDS, OPERATORS, STATEMENTS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -23,7 +22,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
     numbers = terminals()  # Python and Oniguruma read those of numbers alike
-    words = [word for word in keywords() if word not in STATEMENTS and word not in WORD_OPERATORS]
+    words = [word for word in KEYWORDS if word not in STATEMENTS and word not in OPERATORS]
     return {
         "name": "lbdsl recipe",
         "scopeName": "source.lbr",
@@ -58,7 +57,7 @@ def textmate_grammar() -> dict[str, Any]:
                 for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")
             ),
             {"name": "keyword.control.lbr", "match": _any_of(STATEMENTS)},
-            {"name": "keyword.operator.word.lbr", "match": _any_of(WORD_OPERATORS)},
+            {"name": "keyword.operator.word.lbr", "match": _any_of(OPERATORS)},
             {"name": "keyword.other.lbr", "match": _any_of(words)},
             {"name": "entity.name.function.lbr", "match": _NAME},
             {"name": "keyword.operator.lbr", "match": r"<=|>=|==|!=|\.\.|[<>=+*/-]"},

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import folded, leaves
@@ -72,7 +72,7 @@ def build(
     layers = tuple(_layer(recipe, facts, choice, measurements, before, after, contexts) for choice in selection.layers)
     problems += unbuilt_chosen(recipe, facts, selection)
     problems += context_findings(recipe, facts) + beyond_positions(recipe, facts, contexts)
-    problems += _bare_findings(recipe, layers) + _search_findings(recipe)
+    problems += _bare_findings(recipe, layers)
     problems = [*broken, *problems]
     kept = tuple(found) + tuple(problems)
     errored = any(d.is_error for d in kept)
@@ -259,20 +259,6 @@ def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: int) -
             if planned.rule == rule:
                 count += len(maps) if Slot.WEIGHTS in planned.paths else len(set(maps) & set(planned.modules))
     return count
-
-
-def _search_findings(recipe: Recipe) -> list[Diagnostic]:
-    if recipe.search is None:
-        return []
-    values = ", ".join(f"${item.name} = {recipe.params[item.name]}" for item in recipe.search.vary)
-    return [
-        note(
-            "LB144",
-            f"`search` is not run: this is the plan for {values}",
-            recipe.span(recipe.search),
-            help="a later version runs it with `lbdsl tune`; until then try values with `--set`",
-        )
-    ]
 
 
 def _finding(recipe: Recipe, diagnostic: Diagnostic) -> Finding:

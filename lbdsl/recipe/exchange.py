@@ -75,7 +75,6 @@ _GROUPS = {
     tree.Group: 1,
     tree.RuleStatement: 3,
     tree.Assertion: 5,
-    tree.Search: 6,
 }
 
 

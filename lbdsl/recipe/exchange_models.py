@@ -27,7 +27,6 @@ Score = Annotated[Any, WithJsonSchema({MARK: "Score"})]
 Actions = Annotated[Any, WithJsonSchema({MARK: "Actions"})]
 Domain = Annotated[Any, WithJsonSchema({MARK: "Domain"})]
 ModulePattern = Annotated[Any, WithJsonSchema({MARK: "ModulePattern"})]
-SearchItem = Annotated[Any, WithJsonSchema({MARK: "SearchItem"})]
 Statement = Annotated[Any, WithJsonSchema({MARK: "Statement"})]
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*$"
@@ -109,27 +108,6 @@ class AssertForm(Form):
     assertion: Condition = Field(alias="assert")
 
 
-class VaryForm(Form):
-    """`vary $window in 64..1Ki`, in a search."""
-
-    vary: Variable
-    domain: Domain = Field(alias="in")
-
-
-class MinimizeForm(Form):
-    minimize: Condition
-
-
-class MaximizeForm(Form):
-    maximize: Condition
-
-
-class SubjectForm(Form):
-    """`subject to kv(32Ki) <= 25%`, in a search."""
-
-    subject_to: Condition
-
-
 class RuleForm(Form):
     """What every rule has."""
 
@@ -174,20 +152,6 @@ class RankForm(RuleForm):
     until: Condition = None
 
 
-class SearchForm(Form):
-    """`search { ... }`."""
-
-    search: list[SearchItem]
-
-
-SEARCH_FORMS: Mapping[str, type[Form]] = {
-    "vary": VaryForm,
-    "minimize": MinimizeForm,
-    "maximize": MaximizeForm,
-    "subject_to": SubjectForm,
-}
-"""Items of a search by the key that tells them; any other key is a setting."""
-
 RULE_FORMS: Mapping[str, type[RuleForm]] = {
     "else": ElseForm,
     "rank": RankForm,
@@ -210,12 +174,6 @@ def _settings_form(block: str) -> type[Form]:
 
 
 @cache
-def search_setting_form() -> type[Form]:
-    """One setting of a search, as an item of its list."""
-    return _settings_form("search")
-
-
-@cache
 def statement_forms() -> Mapping[str, type[Form]]:
     """Forms by the key that tells which statement it is, in the order in which keys are looked for."""
     blocks: dict[str, type[Form]] = {}
@@ -231,7 +189,6 @@ def statement_forms() -> Mapping[str, type[Form]]:
         "group": GroupForm,
         "include": IncludeForm,
         **blocks,
-        "search": SearchForm,
         "assert": AssertForm,
         **RULE_FORMS,
     }

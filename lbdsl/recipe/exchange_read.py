@@ -12,10 +12,8 @@ from lbdsl.core.registry import nearest
 from lbdsl.recipe.exchange_models import (
     BLOCKS,
     RULE_FORMS,
-    SEARCH_FORMS,
     Document,
     Form,
-    search_setting_form,
     statement_forms,
 )
 from lbdsl.recipe.exchange_values import Values
@@ -111,9 +109,6 @@ class _Reader:
             case "include":
                 digest = data.get("sha256")
                 return tree.Include(v.nowhere, v.string(data["include"]), None if digest is None else v.string(digest))
-            case "search":
-                items = [self._search_item(item, f"{path}.search[{i}]") for i, item in enumerate(data["search"])]
-                return tree.Search(v.nowhere, tuple(items))
             case _ if kind in BLOCKS:
                 settings = [self._setting(key, item, f"{path}.{kind}") for key, item in data[kind].items()]
                 return tree.Block(v.nowhere, tree.Ident(v.nowhere, kind), tuple(settings))
@@ -136,27 +131,6 @@ class _Reader:
     def _setting(self, key: str, data: Any, path: str) -> tree.Setting:
         v = self.values
         return tree.Setting(v.nowhere, tree.Ident(v.nowhere, key), v.value(data, f"{path}.{key}"))
-
-    def _search_item(self, data: Any, path: str) -> Any:
-        v = self.values
-        kind = next((key for key in SEARCH_FORMS if isinstance(data, dict) and key in data), None)
-        if kind is None:
-            if not self.fits(search_setting_form(), data, path):
-                return None
-            if len(data) != 1:
-                v.wrong(path, "one setting an item")
-                return None
-            return next(self._setting(key, item, path) for key, item in data.items())
-        if not self.fits(SEARCH_FORMS[kind], data, path):
-            return None
-        place = f"{path}.{kind}"
-        match kind:
-            case "vary":
-                return tree.Vary(v.nowhere, v.variable(data["vary"]), v.domain(data["in"], f"{path}.in"))
-            case "subject_to":
-                return tree.Subject(v.nowhere, v.condition(data[kind], place))
-            case _:
-                return tree.Objective(v.nowhere, kind, v.condition(data[kind], place))
 
     def _rule(self, kind: str, data: Mapping[str, Any], path: str) -> tree.RuleStatement:
         v = self.values

@@ -12,10 +12,8 @@ from lbdsl.actions import actions
 from lbdsl.recipe.exchange_models import (
     FORMAT_VERSION,
     MARK,
-    SEARCH_FORMS,
     Document,
     Form,
-    search_setting_form,
     statement_forms,
 )
 
@@ -29,10 +27,7 @@ def recipe_schema() -> dict[str, Any]:
     """The schema, with one definition for each kind of statement."""
     definitions: dict[str, Any] = {}
     statements = [_add(definitions, form) for form in statement_forms().values()]
-    items = [_add(definitions, form) for form in SEARCH_FORMS.values()]
-    setting = search_setting_form()
-    items.append({**_add(definitions, setting), **_OBJECT_OF_ONE})
-    definitions |= {**_values(), **_actions(), "Statement": {"anyOf": statements}, "SearchItem": {"anyOf": items}}
+    definitions |= {**_values(), **_actions(), "Statement": {"anyOf": statements}}
     document = _own(Document, definitions)
     return {
         "$schema": DIALECT,

@@ -12,8 +12,8 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.syntax import tree
-from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.words import KEYWORDS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -91,7 +91,7 @@ class Values:
             )
             return None
         name, given = next(iter(data.items()))
-        if not _NAME.fullmatch(name) or name in keywords():
+        if not _NAME.fullmatch(name) or name in KEYWORDS:
             self.wrong(path, f"`{name}` is no name that can be called")
             return None
         place = f"{path}.{name}"

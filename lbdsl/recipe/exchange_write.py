@@ -120,18 +120,6 @@ def _param(node: tree.Param) -> dict[str, Any]:
     )
 
 
-def _search_item(node: Any) -> dict[str, Any]:
-    match node:
-        case tree.Vary():
-            return {"vary": f"${node.name.name}", "in": _domain(node.domain)}
-        case tree.Objective():
-            return {node.direction: expression_text(node.expr)}
-        case tree.Subject():
-            return {"subject_to": expression_text(node.expr)}
-        case _:
-            return {node.key.name: value_data(node.value)}
-
-
 def _rule(node: tree.RuleStatement) -> dict[str, Any]:
     do = [_action(call) for call in node.actions]
     return {
@@ -179,6 +167,5 @@ _STATEMENTS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
     tree.Include: lambda node: _given(include=node.path.value, sha256=node.sha256.value if node.sha256 else None),
     tree.Block: lambda node: {node.kind.name: {item.key.name: value_data(item.value) for item in node.settings}},
     tree.Assertion: lambda node: {"assert": expression_text(node.expr)},
-    tree.Search: lambda node: {"search": [_search_item(item) for item in node.items]},
     tree.RuleStatement: _rule,
 }

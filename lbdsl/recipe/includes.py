@@ -12,7 +12,7 @@ from lbdsl.core.span import Source, Span
 from lbdsl.recipe.reading import Found, NotFound, Reader, joined
 from lbdsl.recipe.schema import IncludedText
 from lbdsl.syntax import tree
-from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.syntax.parse import parse
 
 MAX_FILES = 64

@@ -21,7 +21,6 @@ from lbdsl.recipe.schema import (
     recipe_digest,
 )
 from lbdsl.recipe.scope import Scope, at
-from lbdsl.recipe.search import resolve_search
 from lbdsl.recipe.selectors import resolve_actions, resolve_selector
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.settings import resolve_block
@@ -126,12 +125,6 @@ class _Resolver:
                     self.parts[kind] = value
             case tree.Include():
                 raise AssertionError("includes are replaced by what they bring")
-            case tree.Search():
-                search = resolve_search(scope, statement)
-                start = statement.span.start
-                word = Span(statement.span.source, start, start + len("search"))
-                if self._own("search", statement) and self._only("search", word) and search is not None:
-                    self.parts["search"] = search
             case tree.RuleStatement():
                 self._rule(statement)
 

@@ -19,9 +19,6 @@ from lbdsl.recipe.schema_blocks import (
     Heal,
     Lora,
     Measure,
-    Objective,
-    Search,
-    Vary,
 )
 from lbdsl.recipe.schema_expr import (
     Arithmetic,
@@ -99,7 +96,6 @@ __all__ = [
     "Node",
     "Not",
     "Number",
-    "Objective",
     "Phase",
     "PostScore",
     "RankSelector",
@@ -107,10 +103,8 @@ __all__ = [
     "Recipe",
     "Rule",
     "Score",
-    "Search",
     "Selector",
     "Text",
-    "Vary",
     "WhereSelector",
     "action_from",
     "recipe_digest",
@@ -141,7 +135,6 @@ class Recipe(Node):
     heal: Heal | None = None
     eval: Evaluate | None = None
     asserts: tuple[Assertion, ...] = ()
-    search: Search | None = None
     path: str
     text: str
     sha256: str

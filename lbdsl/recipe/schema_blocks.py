@@ -1,4 +1,4 @@
-"""Blocks of a resolved recipe: `measure`, `heal`, `eval` and `search`, with their defaults."""
+"""Blocks of a resolved recipe: `measure`, `heal` and `eval`, with their defaults."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from lbdsl.recipe.schema_expr import Expr, Node, Phase
-from lbdsl.recipe.schema_rules import Assertion
+from lbdsl.recipe.schema_expr import Node
 
 BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
 """Texts that are always there; see `lbdsl.data.sources`."""
@@ -83,31 +82,3 @@ class Evaluate(Block):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-
-class Vary(Node):
-    """`vary $window in 64..1Ki`: both ends belong to it; or `in {64, 256}`. Values are in the parameter's unit."""
-
-    name: str
-    low: int | float | None = None
-    high: int | float | None = None
-    options: tuple[int | float | str | bool, ...] = ()
-
-
-class Objective(Node):
-    """`minimize EXPR` or `maximize EXPR`, a value of the whole model; `phase` says when it is known."""
-
-    direction: Literal["minimize", "maximize"]
-    expr: Expr
-    phase: Phase
-    text: str
-
-
-class Search(Node):
-    """`search { ... }`: which parameters to vary, and what makes their values good."""
-
-    vary: tuple[Vary, ...]
-    objectives: tuple[Objective, ...]
-    subject_to: tuple[Assertion, ...] = ()
-    trials: int = Field(default=20, ge=1, le=10_000)
-    seed: int = Field(default=0, ge=0)

@@ -1,4 +1,4 @@
-"""The settings of `measure`, `heal`, `eval` and `search`, in one table."""
+"""The settings of `measure`, `heal` and `eval`, in one table."""
 
 from __future__ import annotations
 
@@ -73,10 +73,6 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
             "model's positions, else 2Ki",
         ),
         "metrics": SettingRow(eval_metrics, "what is reported of the finished model"),
-    },
-    "search": {
-        "trials": SettingRow(integer("trials"), "how many values are tried at most"),
-        "seed": _SEED,
     },
 }
 """Every setting of every block."""

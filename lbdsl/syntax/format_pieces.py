@@ -15,7 +15,7 @@ from lbdsl.core.span import Source
 from lbdsl.syntax import tree
 from lbdsl.syntax.layout import Chunk, split_statements
 from lbdsl.syntax.lexer import Token, lex
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.limits import MAX_TOKENS
 
 OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE"}), frozenset({"RPAR", "RSQB", "RBRACE"})
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})

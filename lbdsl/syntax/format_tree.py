@@ -191,18 +191,6 @@ def _braces(word: str, items: Iterable[str]) -> str:
     return f"{word} {{ {'; '.join(items)} }}"
 
 
-def _search_item(node: Any) -> str:
-    match node:
-        case tree.Vary():
-            return f"vary ${node.name.name} in {_domain(node.domain)}"
-        case tree.Objective():
-            return f"{node.direction} {_expr(node.expr, _OR)}"
-        case tree.Subject():
-            return f"subject to {_expr(node.expr, _OR)}"
-        case _:
-            return _setting(node)
-
-
 def _rule(node: tree.RuleStatement) -> str:
     because = "" if node.because is None else f" because {_string(node.because)}"
     return f"{_selector(node.selector)} {' + '.join(map(_call, node.actions))}{because}"
@@ -240,6 +228,5 @@ _STATEMENTS: Mapping[type, Callable[[Any], str]] = {
     tree.Include: _include,
     tree.Block: lambda node: _braces(node.kind.name, map(_setting, node.settings)),
     tree.Assertion: lambda node: f"assert {_expr(node.expr, _OR)}",
-    tree.Search: lambda node: _braces("search", map(_search_item, node.items)),
     tree.RuleStatement: _rule,
 }

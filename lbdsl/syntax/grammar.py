@@ -45,13 +45,6 @@ def terminals() -> dict[str, str]:
     return {t.name: t.pattern.to_regexp() for t in ordered if not t.pattern.value.isidentifier()}
 
 
-@cache
-def keywords() -> dict[str, str]:
-    """The reserved words, each with its terminal."""
-    words = [t for t in grammar().terminals if t.pattern.type == "str" and t.pattern.value.isidentifier()]
-    return {t.pattern.value: t.name for t in sorted(words, key=lambda t: t.name)}
-
-
 def tables_text(text: str) -> str:
     """What is shipped for a grammar's text."""
     data, memo = _built(text).memo_serialize([TerminalDef, Rule])

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.metrics import metrics
-from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.lexer import BAD, Token, lex
-from lbdsl.syntax.names import MAX_TOKENS, STATEMENTS
+from lbdsl.syntax.limits import MAX_TOKENS
+from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 
 class Role(StrEnum):
@@ -51,7 +51,6 @@ class Piece(NamedTuple):
     role: Role
 
 
-WORD_OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 _BY_KIND = {
     "DOTTED": Role.FACT,
     "KEY": Role.KEY,
@@ -96,14 +95,11 @@ def _role(token: Token, before: str) -> Role:
         return Role.TYPE
     if token.type == "NAME":
         return _named().get(token.text, Role.NAME)
-    if token.text in keywords() and token.type == keywords()[token.text]:
-        return (
-            Role.WORD_OPERATOR
-            if token.text in WORD_OPERATORS
-            else Role.STATEMENT
-            if token.text in STATEMENTS
-            else Role.KEYWORD
-        )
+    keyword = KEYWORDS.get(token.text)
+    if keyword is not None and token.type == token.text.upper():
+        if token.text in OPERATORS:
+            return Role.WORD_OPERATOR
+        return Role.STATEMENT if keyword.form else Role.KEYWORD
     return _BY_KIND.get(token.type, Role.PUNCTUATION)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lexer import Token
-from lbdsl.syntax.names import MAX_DEPTH, MAX_DIGITS
+from lbdsl.syntax.limits import MAX_DEPTH, MAX_DIGITS
 
 CONTINUES_AFTER = frozenset(
     {
@@ -54,7 +54,6 @@ ONLY_BEGINS = frozenset(
         "HEAL",
         "EVAL",
         "ASSERT",
-        "SEARCH",
         "ELSE",
         "LAYERS",
         "MODULES",

@@ -6,8 +6,9 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from lbdsl.syntax.grammar import grammar, keywords, terminals
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.grammar import grammar, terminals
+from lbdsl.syntax.limits import MAX_TOKENS
+from lbdsl.syntax.words import KEYWORDS
 
 BAD = "BAD"
 END = "$END"
@@ -36,7 +37,7 @@ class Lexed(NamedTuple):
 
 def lex(text: str, limit: int) -> Lexed:
     """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
-    words, ignored = keywords(), frozenset(grammar().lexer_conf.ignore)
+    ignored = frozenset(grammar().lexer_conf.ignore)
     tokens: list[Token] = []
     comments: list[Token] = []
     for match in _pattern().finditer(text):
@@ -47,8 +48,8 @@ def lex(text: str, limit: int) -> Lexed:
                 comments.append(Token(kind, match.group(), match.start(), match.end()))
             continue
         word = match.group()
-        if kind == "NAME":
-            kind = words.get(word, kind)
+        if kind == "NAME" and word in KEYWORDS:
+            kind = word.upper()
         elif kind == BAD and tokens:
             last = tokens[-1]
             if last.type == BAD and last.end == match.start() and word == last.text[0]:

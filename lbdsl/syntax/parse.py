@@ -7,11 +7,9 @@ from collections.abc import Collection
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
-from lbdsl.syntax.apart import action_apart
-from lbdsl.syntax.explain import explain_failure
 from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import lex
-from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.syntax.parser import Failure, Parser
 
 
@@ -39,11 +37,11 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         if not isinstance(node, Failure):
             statements.append(node)
             continue
-        problem = explain_failure(source, chunk.tokens, node, actions)
-        if problem.code == "LB016" and index + 1 < len(chunks):
-            apart = action_apart(source, chunk.tokens, chunks[index + 1].tokens, actions)
-            if apart is not None:
-                problem, joined = apart, index + 1
+        from lbdsl.syntax.mistakes import explain_failure  # most recipes have no mistake and need not wait for it
+
+        following = chunks[index + 1].tokens if index + 1 < len(chunks) else ()
+        problem, both = explain_failure(source, chunk.tokens, node, following, actions)
+        joined = index + 1 if both else joined
         found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
     if len(rules) > MAX_RULES:

@@ -70,7 +70,8 @@ class Parser:
         """The node of a statement, or a `Failure`."""
         parser = grammar().parse_interactive()
         parser.parser_state.parse_conf.callbacks = self._callbacks
-        feed, index = parser.parser_state.feed_token, 0
+        feed: Any = parser.parser_state.feed_token  # it wants a `type` of tokens, and no more
+        index = 0
         last = tokens[-1].end if tokens else 0
         try:
             for token in tokens:
@@ -90,9 +91,10 @@ class Parser:
 
     def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
         """What makes one piece of the pieces that a rule reduces."""
+        symbols: list[Any] = list(enumerate(rule.expansion))
         kept = [
             index
-            for index, symbol in enumerate(rule.expansion)
+            for index, symbol in symbols
             if not symbol.is_term or (symbol.name in _VALUES and (rule.options.keep_all_tokens or not symbol.filter_out))
         ]
         name, alone = rule.alias or rule.origin.name, rule.options.expand1 and not rule.alias
@@ -188,7 +190,7 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
     "PERCENT": _number(lambda text: (float(text[:-1]) / 100, Unit.RATIO)),
     "QUANTITY": _number(_quantity),
     **dict.fromkeys(("MEASURE", "HEAL", "EVAL"), _ident),
-    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE", "MINIMIZE", "MAXIMIZE"), _text),
+    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), _text),
     **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), _text),
 }
 
@@ -237,7 +239,6 @@ _NODES: Mapping[str, Callable[..., Any]] = {
     "group": tree.Group,
     "include": lambda span, path, sha256=None: tree.Include(span, path, sha256),
     "assertion": tree.Assertion,
-    "search": lambda span, *items: tree.Search(span, items),
     "rule": lambda span, selector, actions, because=None: tree.RuleStatement(span, selector, actions, because),
     "else_selector": tree.ElseSelector,
     "where_selector": tree.WhereSelector,
@@ -261,9 +262,6 @@ _NODES: Mapping[str, Callable[..., Any]] = {
     "ranked_set": tree.RankedSet,
     "block": lambda span, kind, *settings: tree.Block(span, kind, settings),
     "setting": tree.Setting,
-    "vary": tree.Vary,
-    "objective": tree.Objective,
-    "subject": tree.Subject,
     "span_domain": tree.Interval,
     "choice_domain": lambda span, *options: tree.Choice(span, options),
     "either": lambda span, *operands: tree.Logic(span, "or", operands),

@@ -236,26 +236,6 @@ class Assertion(Node):
     expr: Expr
 
 
-class Vary(Node):
-    name: Variable
-    domain: Interval | Choice
-
-
-class Objective(Node):
-    """`direction` is `minimize` or `maximize`."""
-
-    direction: str
-    expr: Expr
-
-
-class Subject(Node):
-    expr: Expr
-
-
-class Search(Node):
-    items: tuple[Vary | Objective | Subject | Setting, ...]
-
-
 class ElseSelector(Node):
     """`else`."""
 
@@ -296,7 +276,7 @@ class RuleStatement(Node):
     because: String | None
 
 
-Statement = Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | Search | RuleStatement
+Statement = Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | RuleStatement
 
 
 @dataclass(frozen=True)

@@ -408,8 +408,9 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "",
-        "tune grid sweep trial bayesian optuna autotune vary minimize maximize hyperparameters",
-        "what may be varied stands in `search { vary $x in 64..512; minimize nll }`; this version does not run it",
+        "grid sweep trial bayesian optuna autotune vary minimize maximize hyperparameters",
+        "a value that may vary is `param $x: tokens in 64..512 = 64`; `--set x=128` tries another one, and a later version "
+        "tries several",
     ),
     ("", "stage stages phase step", "healing has one stage: `heal { tokens = 200k }`"),
     ("statement", "ensure expect check must gate guard", "a gate is `assert`, as in `assert ppl_increase < 5%`"),

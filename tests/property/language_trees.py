@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
-from lbdsl.syntax.grammar import keywords
 from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
 from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.parse import parse
@@ -27,7 +26,6 @@ def number(text: str) -> tree.Number:
     return let.value
 
 
-KEYWORDS = frozenset(keywords())
 NAMES = ["nll", "kl", "sensitivity", "swa", "drop", "keep", "x", "_y2", "Model", "tokens", "k", "e5", "true", "block"]
 names = st.sampled_from(NAMES)
 keys = st.sampled_from([*NAMES, "group", "by", "else", "window", "in"])
@@ -157,12 +155,6 @@ def settings(keys: st.SearchStrategy[str]) -> st.SearchStrategy[tree.Setting]:
 SETTING_KEYS = ("data", "tokens", "seq")
 """Those that all three blocks have."""
 
-search_items = st.one_of(
-    st.builds(lambda name, domain: tree.Vary(NOWHERE, name, domain), variables, domains),
-    st.builds(lambda way, expr: tree.Objective(NOWHERE, way, expr), st.sampled_from(["minimize", "maximize"]), expressions),
-    expressions.map(lambda expr: tree.Subject(NOWHERE, expr)),
-)
-
 
 def selectors() -> st.SearchStrategy[Any]:
     where = st.none() | expressions
@@ -215,7 +207,6 @@ def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[
             st.sampled_from(["measure", "heal", "eval"]),
             st.lists(blocks, max_size=3, unique_by=lambda setting: setting.key.name),
         ),
-        st.lists(search_items, max_size=3).map(lambda items: tree.Search(NOWHERE, tuple(items))),
         st.builds(
             lambda selector, found, because: tree.RuleStatement(NOWHERE, selector, tuple(found), because),
             selectors(),

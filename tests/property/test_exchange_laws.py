@@ -110,7 +110,6 @@ KEYS = (
     "in_layers",
     "measure",
     "heal",
-    "search",
     "assert",
     "else",
     "because",

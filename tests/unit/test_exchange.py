@@ -58,7 +58,6 @@ heal { method = lora(rank=16); loss = kl + 0.1 * hidden; lr = 1e-3 }
 
 assert kv(32Ki) <= 50%
 
-search { vary $window in 64..1Ki; minimize ppl_increase; subject to kv(32Ki) <= 25%; trials = 20 }
 """
 
 
@@ -186,7 +185,6 @@ def test_numbers_keep_their_text() -> None:
             "did you mean `sinks`?",
         ),
         ({"heal": {"tokns": 3}}, "LB042", "`statements[0].heal` has no key `tokns`", "did you mean `tokens`?"),
-        ({"search": [{"trails": 3}]}, "LB042", "`statements[0].search[0]` has no key `trails`", "did you mean `trials`?"),
         ({"param": "w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
         ({"else": True, "do": "kep"}, "LB043", "`statements[0].do`: no action `kep`", "did you mean `keep`?"),
         ({"else": False, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
@@ -401,7 +399,6 @@ def test_every_recipe_as_json_fits_the_schema() -> None:
         {"else": True},
         {"else": False, "do": "keep"},
         {"recipe": 5},
-        {"search": [{"trails": 3}]},
         {"else": True, "do": {"swa": {"window": 0}}},
         {"else": True, "do": {"swa": {"sinks": 4}}},
         {"else": True, "do": {"dorp": {}}},
@@ -476,7 +473,7 @@ def test_convert_loads_no_torch(tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text(FULL)
     code = (
         "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
-        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lark'}))"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
     )
     for verb in (["convert"], ["convert", "--to", "yaml"], ["fmt"]):
         done = subprocess.run(

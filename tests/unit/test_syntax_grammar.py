@@ -19,8 +19,9 @@ from lbdsl.syntax import grammar as syntax_grammar
 from lbdsl.syntax import tree
 from lbdsl.syntax.grammar import GRAMMAR, TABLES, tables_text
 from lbdsl.syntax.lexer import lex
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.limits import MAX_TOKENS
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.words import KEYWORDS
 
 SPEC = Path(__file__).parents[1] / "spec"
 GOOD = re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", (SPEC / "valid.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -79,6 +80,12 @@ def test_without_tables_lark_makes_them(folder: Path, tables: str | None) -> Non
         (folder / TABLES).write_text(tables, encoding="utf-8")
     assert parse(Source("x", "layers 0-3 keep")).ok
     assert not parse(Source("x", "layers 0-3")).ok
+
+
+def test_the_vocabulary_is_that_of_the_grammar(whole_file: Lark) -> None:
+    words = {t.pattern.value: t.name for t in whole_file.terminals if t.pattern.value.isidentifier()}
+    assert words == {word: word.upper() for word in KEYWORDS}
+    assert list(KEYWORDS) == sorted(KEYWORDS)
 
 
 def test_the_smallest_recipe_parses_by_the_grammar_alone(whole_file: Lark) -> None:

@@ -127,7 +127,7 @@ CODES = (
     Code(
         "LB018",
         "block missing",
-        "`measure`, `heal`, `eval` and `search` hold their settings in braces.",
+        "`measure`, `heal` and `eval` hold their settings in braces.",
         "heal",
         fixed="heal { tokens = 200k }",
     ),
@@ -166,6 +166,13 @@ CODES = (
         "lbdsl explain sensitvity",
         fixed="lbdsl explain sensitivity",
         exit_code=2,
+    ),
+    Code(
+        "LB053",
+        "word that has left the language",
+        "A recipe of an earlier version used it; what takes its place is said.",
+        "param $w: tokens in 64..512 = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize kl }",
+        fixed="param $w: tokens in 64..512 = 64\nelse swa(window=$w)",
     ),
     Code(
         "LB040",

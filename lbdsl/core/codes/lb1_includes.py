@@ -1,4 +1,4 @@
-"""LB13x, included files; LB14x, the search and budgets."""
+"""LB13x, included files; LB145, budgets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CODES = (
     Code(
         "LB134",
         "not in an included file",
-        "A recipe's name and its search are its own; an included file may serve many recipes.",
+        "A recipe's name is its own; an included file may serve many recipes.",
         example='include "named.lbr"   # which holds `recipe "of its own"`',
         fixed='include "core.lbr"\nlayers @core keep',
     ),
@@ -67,41 +67,6 @@ CODES = (
         "A saved plan is applied or shown, and YAML is converted first.",
         example="lbdsl check half.lbplan",
         fixed="lbdsl show half.lbplan",
-    ),
-    Code(
-        "LB140",
-        "not a parameter",
-        "`vary` changes the values of parameters; what `let` defines is fixed.",
-        "let $w = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }",
-        fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }",
-    ),
-    Code(
-        "LB141",
-        "incomplete search",
-        "A search says what it varies and what it makes small or large.",
-        "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512 }",
-        fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize ppl_increase }",
-    ),
-    Code(
-        "LB142",
-        "objective that never changes",
-        "The values of the parameters must make a difference to it.",
-        "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize model.layers }",
-        fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize kv(32Ki) }",
-    ),
-    Code(
-        "LB143",
-        "varied twice",
-        "A parameter has one domain in a search.",
-        "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in {64}; vary $w in {128}; minimize kl }",
-        fixed="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in {64, 128}; minimize kl }",
-    ),
-    Code(
-        "LB144",
-        "search not run",
-        "A plan takes the parameters as they are; trying others is what `tune` will do.",
-        example="param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..512; minimize kl }",
-        fixed="lbdsl plan recipe.lbr MODEL --set w=128",
     ),
     Code(
         "LB145",
