@@ -14,7 +14,7 @@ from typing import Any
 from lbdsl.core.resources import resource_folder
 from lbdsl.recipe.params import TYPES
 from lbdsl.syntax.grammar import terminals
-from lbdsl.syntax.words import KEYWORDS, OPERATORS, STATEMENTS
+from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -22,7 +22,8 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
     numbers = terminals()  # Python and Oniguruma read those of numbers alike
-    words = [word for word in KEYWORDS if word not in STATEMENTS and word not in OPERATORS]
+    statements = [word for word, keyword in KEYWORDS.items() if keyword.form]
+    words = KEYWORDS.keys() - OPERATORS - set(statements)
     return {
         "name": "lbdsl recipe",
         "scopeName": "source.lbr",
@@ -56,7 +57,7 @@ def textmate_grammar() -> dict[str, Any]:
                 {"name": "constant.numeric.lbr", "match": numbers[kind]}
                 for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")
             ),
-            {"name": "keyword.control.lbr", "match": _any_of(STATEMENTS)},
+            {"name": "keyword.control.lbr", "match": _any_of(statements)},
             {"name": "keyword.operator.word.lbr", "match": _any_of(OPERATORS)},
             {"name": "keyword.other.lbr", "match": _any_of(words)},
             {"name": "entity.name.function.lbr", "match": _NAME},

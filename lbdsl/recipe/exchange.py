@@ -19,6 +19,7 @@ from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_parsed
 from lbdsl.syntax.format_tree import tree_text
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.planned import not_in_this_version
 
 ExchangeForm = Literal["json", "yaml"]
 
@@ -31,6 +32,9 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     parsed = parse(Source(name, text))
     if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
+    planned = not_in_this_version(parsed.value.statements)
+    if planned:
+        return Diagnosed(None, planned)
     data = recipe_data(parsed.value.statements)
     if data.value is None:
         return Diagnosed(None, data.diagnostics)

@@ -26,6 +26,7 @@ from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
+from lbdsl.syntax.planned import not_in_this_version
 
 VERSION = 1
 
@@ -91,6 +92,10 @@ class _Resolver:
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
+        planned = not_in_this_version([statement])
+        if planned:
+            scope.diagnostics.extend(planned)
+            return
         match statement:
             case tree.Version():
                 base = statement.span.source.base

@@ -15,7 +15,8 @@ from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
 WIDTH = 100
 INDENT = 4
 
-_RANK_BEFORE = {"BECAUSE": 0, "UNTIL": 0, "EXCEPT": 0, "OR": 1, "AND": 2, "PLUS": 4}
+_CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
+_RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
 _RANK_AFTER = {"COMMA": 1, "COMPARE": 3, "MINUS": 4, "TIMES": 5, "OVER": 5}
 _RANKS = 6
 
@@ -44,7 +45,7 @@ def statement_lines(pieces: Sequence[Piece], column: int = 0) -> list[str]:
 
 
 def _one_line(items: Sequence[Sequence[Piece]]) -> str:
-    return f" {'; '.join(_flat(item) for item in items)} " if items else ""
+    return f" {'; '.join(' '.join(statement_lines(item)) for item in items)} " if items else ""
 
 
 def _append_comments(lines: list[str], piece: Piece, column: int, *, first: bool = False) -> None:

@@ -211,7 +211,27 @@ def _selector(node: tree.Selector) -> str:
         case tree.RankSelector():
             amount = "" if node.amount is None else f" {_bare(node.amount, _VALUE)}"
             rest = " of rest" if node.of_rest else ""
-            return f"{node.direction}{amount}{rest} by {_call(node.by)}" + _tail("until", node.until)
+            return f"{node.direction}{amount}{rest} by {_call(node.by)}" + _bound(node.bound)
+
+
+def _bound(node: tree.Expr | tree.While | None) -> str:
+    return _tail("while", node.expr) if isinstance(node, tree.While) else _tail("until", node)
+
+
+def _choose(node: tree.Choose) -> str:
+    among = ", ".join(" + ".join(map(_call, action)) for action in node.among)
+    budgets = ", ".join(_expr(expr, _OR) for expr in node.subject_to)
+    return (
+        f"choose for layers {set_text(node.layers)} among {among} minimizing {_call(node.minimizing)} subject to {budgets}"
+    )
+
+
+def _item(node: tree.Setting | tree.Stage) -> str:
+    return (
+        _setting(node)
+        if isinstance(node, tree.Setting)
+        else _braces(f"stage {node.name.name}", map(_setting, node.settings))
+    )
 
 
 def _tail(word: str, node: tree.Expr | None) -> str:
@@ -226,7 +246,8 @@ _STATEMENTS: Mapping[type, Callable[[Any], str]] = {
     tree.Let: lambda node: f"let ${node.name.name} = {_expr(node.value, _OR)}",
     tree.Group: lambda node: f"group @{node.name.name} = {set_text(node.layers)}",
     tree.Include: _include,
-    tree.Block: lambda node: _braces(node.kind.name, map(_setting, node.settings)),
+    tree.Block: lambda node: _braces(node.kind.name, map(_item, node.items)),
     tree.Assertion: lambda node: f"assert {_expr(node.expr, _OR)}",
     tree.RuleStatement: _rule,
+    tree.Choose: _choose,
 }

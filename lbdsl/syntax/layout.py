@@ -38,9 +38,14 @@ CONTINUES_AFTER = frozenset(
         "NOT",
         "BECAUSE",
         "_DOTS",
+        "WHILE",
+        "FOR",
+        "AMONG",
+        "MINIMIZING",
+        "TO",
     }
 )
-CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE"})
+CONTINUES_BEFORE = frozenset({"AND", "OR", "EXCEPT", "PLUS", "UNTIL", "BECAUSE", "WHILE", "AMONG", "MINIMIZING", "SUBJECT"})
 ONLY_BEGINS = frozenset(
     {
         "LBR",
@@ -54,6 +59,7 @@ ONLY_BEGINS = frozenset(
         "HEAL",
         "EVAL",
         "ASSERT",
+        "CHOOSE",
         "ELSE",
         "LAYERS",
         "MODULES",
@@ -182,7 +188,7 @@ def _newline(layout: _Layout, token: Token, previous: Token | None, following: T
 def _begins(layout: _Layout, token: Token, previous: Token) -> bool:
     """Whether a token that is first on its line begins a statement, although the one before it has not ended."""
     if token.type in ONLY_BEGINS:
-        return not (previous.type == "IN" and token.type == "LAYERS")
+        return not (previous.type in ("IN", "FOR") and token.type == "LAYERS")
     if token.type in _RANKS:
         return previous.type not in _BEFORE_A_RANK
     # Two words side by side mean nothing inside brackets; without indentation the second begins a statement.

@@ -21,8 +21,13 @@ from lbdsl.core.units import BINARY, DECIMAL, Unit
 from lbdsl.syntax import tree
 from lbdsl.syntax.grammar import grammar
 from lbdsl.syntax.lexer import END, Token
+from lbdsl.syntax.words import PLANNED
 
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
+
+
+_PLANNED = {word.upper() for word in PLANNED}
+"""Nobody is told to write what is refused."""
 
 
 class Failure:
@@ -35,7 +40,7 @@ class Failure:
     @cached_property
     def expected(self) -> frozenset[str]:
         """The terminals that have a place there."""
-        return frozenset(self._parser.accepts())
+        return frozenset(self._parser.accepts()) - _PLANNED
 
     @property
     def complete(self) -> bool:
@@ -208,7 +213,13 @@ def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
 def _rank(span: Span, direction: str, *nodes: Any) -> tree.RankSelector:
     amount = next((node for node in nodes if isinstance(node, tree.Number | tree.Variable)), None)
     by = next(node for node in nodes if isinstance(node, tree.Call))
-    return tree.RankSelector(span, direction, amount, bool(_part(nodes, "of rest")), by, _part(nodes, "until"))
+    return tree.RankSelector(span, direction, amount, bool(_part(nodes, "of rest")), by, _part(nodes, "bound"))
+
+
+def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
+    among = tuple(node for node in nodes if isinstance(node, tuple))
+    minimizing, *subject_to = nodes[len(among) :]
+    return tree.Choose(span, layers, among, minimizing, tuple(subject_to))
 
 
 class _Part(NamedTuple):
@@ -239,6 +250,7 @@ _NODES: Mapping[str, Callable[..., Any]] = {
     "group": tree.Group,
     "include": lambda span, path, sha256=None: tree.Include(span, path, sha256),
     "assertion": tree.Assertion,
+    "choose": _choose,
     "rule": lambda span, selector, actions, because=None: tree.RuleStatement(span, selector, actions, because),
     "else_selector": tree.ElseSelector,
     "where_selector": tree.WhereSelector,
@@ -246,7 +258,8 @@ _NODES: Mapping[str, Callable[..., Any]] = {
     "modules_selector": _modules,
     "rank_selector": _rank,
     "where": lambda span, expr: _Part("where", expr),
-    "until": lambda span, expr: _Part("until", expr),
+    "until": lambda span, expr: _Part("bound", expr),
+    "while": lambda span, expr: _Part("bound", tree.While(span, expr)),
     "in_layers": lambda span, layers: _Part("in", layers),
     "of_rest": lambda span: _Part("of rest", True),
     "action": lambda span, *calls: calls[::2],
@@ -261,6 +274,7 @@ _NODES: Mapping[str, Callable[..., Any]] = {
     "every": lambda span, step, start=None: tree.Every(span, step, start),
     "ranked_set": tree.RankedSet,
     "block": lambda span, kind, *settings: tree.Block(span, kind, settings),
+    "stage": lambda span, name, *settings: tree.Stage(span, name, settings),
     "setting": tree.Setting,
     "span_domain": tree.Interval,
     "choice_domain": lambda span, *options: tree.Choice(span, options),

@@ -225,11 +225,22 @@ class Setting(Node):
     value: Expr
 
 
+class Stage(Node):
+    """`stage match { ... }`, in a block."""
+
+    name: Ident
+    settings: tuple[Setting, ...]
+
+
 class Block(Node):
     """`measure { ... }`, `heal { ... }`, `eval { ... }`."""
 
     kind: Ident
-    settings: tuple[Setting, ...]
+    items: tuple[Setting | Stage, ...]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(item for item in self.items if isinstance(item, Setting))
 
 
 class Assertion(Node):
@@ -257,14 +268,22 @@ class ModulesSelector(Node):
     where: Expr | None
 
 
+class While(Node):
+    expr: Expr
+
+
 class RankSelector(Node):
-    """`lowest [amount] [of rest] by metric [until constraint]`."""
+    """`lowest [amount] [of rest] by metric [until constraint | while constraint]`."""
 
     direction: str
     amount: Number | Variable | None
     of_rest: bool
     by: Call
-    until: Expr | None
+    bound: Expr | While | None
+
+    @property
+    def until(self) -> Expr | None:
+        return None if isinstance(self.bound, While) else self.bound
 
 
 Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector
@@ -276,7 +295,16 @@ class RuleStatement(Node):
     because: String | None
 
 
-Statement = Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | RuleStatement
+class Choose(Node):
+    """`choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`."""
+
+    layers: LayerSet
+    among: tuple[tuple[Call, ...], ...]
+    minimizing: Call
+    subject_to: tuple[Expr, ...]
+
+
+Statement = Version | RecipeName | Requires | Param | Let | Group | Include | Block | Assertion | RuleStatement | Choose
 
 
 @dataclass(frozen=True)

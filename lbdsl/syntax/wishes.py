@@ -403,7 +403,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("", "print echo show debug", "a recipe prints nothing; `lbdsl plan` shows what every rule takes"),
     (
         "",
-        "choose budget allocate allocation constraint constrain limit goal among optimize optimise objective pareto",
+        "budget allocate allocation constraint constrain limit goal optimize optimise objective pareto",
         f"the language does not choose actions for a budget; {_UNTIL}, and `assert` refuses a plan that is over it",
     ),
     (
@@ -412,7 +412,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
         "a value that may vary is `param $x: tokens in 64..512 = 64`; `--set x=128` tries another one, and a later version "
         "tries several",
     ),
-    ("", "stage stages phase step", "healing has one stage: `heal { tokens = 200k }`"),
+    ("", "stages phase step", "healing has one stage: `heal { tokens = 200k }`"),
     ("statement", "ensure expect check must gate guard", "a gate is `assert`, as in `assert ppl_increase < 5%`"),
     (
         "statement",

@@ -23,6 +23,7 @@ from lbdsl.recipe.exchange_schema import recipe_schema
 from lbdsl.recipe.exchange_text import DEPTH
 from lbdsl.syntax.format import format_text
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.planned import not_in_this_version
 
 ROOT = Path(__file__).parents[2]
 SPEC = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "spec").glob("*.md")))
@@ -34,6 +35,8 @@ RECIPES = [
     for path in sorted((ROOT / folder).rglob("*.lbr"))
 ]
 PARSED = [text for text in [*BLOCK.findall(SPEC), *RECIPES] if not parse(Source("t", text)).diagnostics]
+LATER = [text for text in PARSED if not_in_this_version(parse(Source("t", text)).unwrap().statements)]
+PARSED = [text for text in PARSED if text not in LATER]
 
 FULL = """lbr 1
 recipe "all of it"
@@ -74,6 +77,12 @@ def run(*arguments: object, stdin: str | None = None):
 
 
 # Identity ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_later_is_refused() -> None:
+    assert len(LATER) >= 4
+    for text in LATER:
+        assert {problem.code for problem in to_exchange(text, "t.lbr", "json").diagnostics} == {"LB054"}
 
 
 @pytest.mark.parametrize(

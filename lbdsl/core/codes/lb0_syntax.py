@@ -175,6 +175,13 @@ CODES = (
         fixed="param $w: tokens in 64..512 = 64\nelse swa(window=$w)",
     ),
     Code(
+        "LB054",
+        "not in this version",
+        "The language has a form for it already; what carries it out comes in a later version.",
+        "lowest by nll while nll <= 0.05 drop\nelse keep",
+        fixed="lowest 8 by nll drop\nelse keep",
+    ),
+    Code(
         "LB040",
         "formatting would change the recipe",
         "The formatter compares trees and comments before it gives a text away; a difference is a bug of lbdsl.",

@@ -174,7 +174,7 @@ def _wanted(expected: frozenset[str]) -> str:
     """The expected terminals in words, when they are few enough to say something."""
     if "INT" in expected:
         expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
-    if expected & {END, "NEWLINE"} or len(expected) > 7:
+    if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:
         return ""
     words = sorted(_NAMES.get(terminal, f"`{terminal.lower()}`") for terminal in expected)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

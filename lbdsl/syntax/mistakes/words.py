@@ -10,7 +10,7 @@ from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
 from lbdsl.syntax.mistakes.place import LONGEST, WANTS_MORE, WORDS, Place, keyword
 from lbdsl.syntax.wishes import slip, wish
-from lbdsl.syntax.words import BLOCKS, KEYWORDS, LEFT, STATEMENTS
+from lbdsl.syntax.words import BLOCKS, KEYWORDS, LEFT, PLANNED, STATEMENTS
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -18,7 +18,7 @@ _TRIALS = 6
 
 def unknown_statement(p: Place) -> Diagnostic | None:
     word = p.token.text
-    if p.failure.index != 0 or p.type not in WORDS:
+    if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
         return None
     if word in LEFT:
         return p.error("LB053", f"`{word}` has left the language", help=LEFT[word])
@@ -78,7 +78,7 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
         f"unexpected `{token.text}`",
         token,
         help=(f"did you mean `{word}`?", *p.form),
-        write=word if slip(token.text, KEYWORDS) == word else None,
+        write=word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None,
     )
 
 
@@ -88,7 +88,7 @@ def _candidates(p: Place) -> Iterator[tuple[int, str]]:
         if 0 < index < len(p.tokens):
             token = p.tokens[index]
             if token.type in WORDS and token.text not in p.actions and wish(token.text, "set") is None:
-                for word in close_words(token.text, KEYWORDS)[:3]:
+                for word in close_words(token.text, KEYWORDS.keys() - PLANNED)[:3]:
                     yield index, word
 
 
