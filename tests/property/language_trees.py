@@ -185,6 +185,33 @@ def selectors() -> st.SearchStrategy[Any]:
     )
 
 
+later = st.one_of(
+    st.builds(
+        lambda layers, among, by, budgets: tree.Choose(NOWHERE, layers, tuple(among), by, tuple(budgets)),
+        sets,
+        st.lists(st.lists(metric_calls, min_size=1, max_size=2).map(tuple), min_size=1, max_size=3),
+        metric_calls,
+        st.lists(expressions, min_size=1, max_size=2),
+    ),
+    st.builds(
+        lambda by, bound, action: tree.RuleStatement(
+            NOWHERE, tree.RankSelector(NOWHERE, "lowest", None, False, by, tree.While(NOWHERE, bound)), (action,), None
+        ),
+        metric_calls,
+        expressions,
+        metric_calls,
+    ),
+    st.lists(settings(st.sampled_from(SETTING_KEYS)), max_size=2).map(
+        lambda items: tree.Block(
+            NOWHERE,
+            tree.Ident(NOWHERE, "heal"),
+            (*items, tree.Stage(NOWHERE, tree.Ident(NOWHERE, "match"), tuple(items)), *items),
+        )
+    ),
+)
+"""What only later versions carry out."""
+
+
 def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[tree.Setting]) -> st.SearchStrategy[Any]:
     """Any statement, with these calls as actions and these settings in blocks."""
     return st.one_of(
@@ -218,7 +245,7 @@ def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[
 
 # After a number, `tokens` is its unit: no action can be called that.
 actions = calls(expressions).filter(lambda call: call.name.name != "tokens")
-files = st.lists(statements(actions, settings(keys)), max_size=4).map(tuple)
+files = st.lists(statements(actions, settings(keys)) | later, max_size=4).map(tuple)
 """Statements of a whole file."""
 
 
