@@ -6,6 +6,7 @@ is a node with the text that it spans, its parentheses included: those belong to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
@@ -23,6 +24,7 @@ from lbdsl.syntax.grammar import grammar
 from lbdsl.syntax.lexer import END, Token
 from lbdsl.syntax.words import PLANNED
 
+_ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
 
 
@@ -125,28 +127,15 @@ class Parser:
         return reduce
 
     def _string(self, span: Span, text: str) -> tree.String:
-        body = text[1:-1]
-        if "\\" not in body:
-            return tree.String(span, body)
-        out, index = [], 0
-        while index < len(body):
-            char = body[index]
-            if char == "\\":
-                index += 1
-                if body[index] not in _ESCAPES:
-                    at = span.start + index
-                    self.diagnostics.append(
-                        error(
-                            "LB014",
-                            f"unknown escape `\\{body[index]}` in a string",
-                            Span(self.source, at, at + 2),
-                            help='strings know `\\\\`, `\\"`, `\\n` and `\\t`',
-                        )
-                    )
-                char = _ESCAPES.get(body[index], body[index])
-            out.append(char)
-            index += 1
-        return tree.String(span, "".join(out))
+        def unescaped(match: re.Match[str]) -> str:
+            char, at = match[1], span.start + 1 + match.start()
+            if char not in _ESCAPES:
+                help = 'strings know `\\\\`, `\\"`, `\\n` and `\\t`'
+                where = Span(self.source, at, at + 2)
+                self.diagnostics.append(error("LB014", f"unknown escape `\\{char}` in a string", where, help=help))
+            return _ESCAPES.get(char, char)
+
+        return tree.String(span, _ESCAPE.sub(unescaped, text[1:-1]))
 
 
 def _quantity(text: str) -> tuple[int | float, Unit]:
