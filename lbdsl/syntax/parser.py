@@ -29,7 +29,6 @@ _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
 
 
 _PLANNED = {word.upper() for word in PLANNED}
-"""Nobody is told to write what is refused."""
 
 
 class Failure:

@@ -21,7 +21,7 @@ _CHOOSE_FORM = "choose for layers SET among ACTION, ... minimizing METRIC subjec
 
 KEYWORDS: Mapping[str, Keyword] = {
     "all": Keyword("Every layer.", "layers all except 0, 29 keep"),
-    "among": Keyword("The actions that `choose` may give a layer, one each.", _CHOOSE),
+    "among": Keyword("The actions that `choose` may give a layer, one each; not in this version.", _CHOOSE),
     "and": Keyword("Both must hold; between sets, the layers in both.", "where nll < 0.1 and kl < 0.2 drop"),
     "assert": Keyword(
         "A gate: a cost is judged by `plan`, the quality of the healed model before it is saved.",
@@ -33,7 +33,7 @@ KEYWORDS: Mapping[str, Keyword] = {
         'layers first 2 keep because "attention sinks form here"',
     ),
     "by": Keyword("The metric that layers are ranked by.", "lowest 8 by sensitivity drop"),
-    "choose": Keyword("The best actions within a budget.", _CHOOSE, _CHOOSE_FORM),
+    "choose": Keyword("The best actions within a budget; not in this version.", _CHOOSE, _CHOOSE_FORM),
     "else": Keyword("Every layer that the rules above leave; it stands last.", "else swa(window=512)", "else ACTION"),
     "eval": Keyword(
         "How the finished model is judged.",
@@ -44,7 +44,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "every": Keyword("Every n-th layer, as in `every 4 from 1`.", "layers every 4 from 1 keep"),
     "except": Keyword("Takes layers out of a set: `all except 0, 29`.", "layers 0-9 except 3 keep"),
     "first": Keyword("The first layers, as a number or a share.", "layers first 2, last 1 keep"),
-    "for": Keyword("`choose for layers`: the layers that get an action.", _CHOOSE),
+    "for": Keyword("`choose for layers`: the layers that get an action; not in this version.", _CHOOSE),
     "from": Keyword("Where counting begins, as in `every 4 from 1`.", "layers every 4 from 1 keep"),
     "group": Keyword(
         "Names a set of layers.",
@@ -94,7 +94,7 @@ KEYWORDS: Mapping[str, Keyword] = {
         "measure { ${0} }",
     ),
     "middle": Keyword("The layers in the middle, as a number or a share.", "layers middle 6 drop"),
-    "minimizing": Keyword("What `choose` makes as small as it can.", _CHOOSE),
+    "minimizing": Keyword("What `choose` makes as small as it can; not in this version.", _CHOOSE),
     "modules": Keyword(
         "A rule about the modules that a pattern names.",
         'modules "*.k_proj" in layers 0-9 quantize(bits=4)',
@@ -113,9 +113,11 @@ KEYWORDS: Mapping[str, Keyword] = {
     "requires": Keyword("What a model must be for this recipe.", "requires model.layers >= 24", "requires CONDITION"),
     "rest": Keyword("`of rest`: only layers that no rule above has claimed.", "lowest 8 of rest by nll drop"),
     "sha256": Keyword("The hash that the included file must have.", 'include "core.lbr" sha256 "9f86d081..."'),
-    "stage": Keyword("A part of healing with settings of its own.", "heal { stage distill { tokens = 50k } }"),
-    "subject": Keyword("`subject to`: the budgets of `choose`, which hold for the whole plan.", _CHOOSE),
-    "to": Keyword("`subject to`: the budgets of `choose`, which hold for the whole plan.", _CHOOSE),
+    "stage": Keyword(
+        "A part of healing with settings of its own; not in this version.", "heal { stage distill { tokens = 50k } }"
+    ),
+    "subject": Keyword("`subject to`: the budgets of `choose`, for the whole plan; not in this version.", _CHOOSE),
+    "to": Keyword("`subject to`: the budgets of `choose`, for the whole plan; not in this version.", _CHOOSE),
     "until": Keyword(
         "As few layers as make this hold for the whole plan.",
         "lowest of rest by nll until kv(32Ki) <= 50% drop",
@@ -125,11 +127,11 @@ KEYWORDS: Mapping[str, Keyword] = {
         "where sensitivity < 0.1 drop",
         "where CONDITION ACTION",
     ),
-    "while": Keyword("As many layers as keep this true.", "lowest by nll while nll <= 0.05 drop"),
+    "while": Keyword("As many layers as keep this true; not in this version.", "lowest by nll while nll <= 0.05 drop"),
 }
 
 PLANNED = frozenset({"among", "choose", "for", "minimizing", "stage", "subject", "to", "while"})
-"""Words of statements that are read and refused in this version; `explain` says so."""
+"""Words of forms that are read and refused (`lbdsl.syntax.planned`). Nobody is told to write them."""
 
 STATEMENTS = tuple(word for word, keyword in KEYWORDS.items() if keyword.form and word not in PLANNED)
 """The words that begin a statement."""

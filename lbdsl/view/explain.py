@@ -16,7 +16,7 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.schema_expr import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.words import KEYWORDS, LEFT, PLANNED
+from lbdsl.syntax.words import KEYWORDS, LEFT
 
 FORMAT_VERSION = 1
 
@@ -202,8 +202,6 @@ def _keyword(word: str) -> Page | None:
         return None
     keyword = KEYWORDS[word]
     facts = [("Example", f"`{keyword.example}`")]
-    if word in PLANNED:
-        facts.append(("Planned", "not in this version; it is read and refused (LB054)"))
     if word in SETTINGS:
         facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
     return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
