@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
+from lbdsl.syntax.grammar import grammar
 from lbdsl.syntax.lexer import BAD, END, Token
 from lbdsl.syntax.mistakes.place import NUMBERS, WANTS_MORE, Place, keyword
 from lbdsl.syntax.words import BLOCKS, KEYWORDS, STATEMENTS
@@ -144,7 +145,6 @@ def anything_else(p: Place) -> Diagnostic:
 
 
 _NAMES = {
-    **{word.upper(): f"`{word}`" for word in KEYWORDS},
     "PERCENT": "a percentage",
     "NAME": "a name",
     "STRING": "a string",
@@ -152,20 +152,7 @@ _NAMES = {
     "REF": "`@name`",
     "INT": "a number",
     "KEY": "a key with `=`",
-    "COMMA": "`,`",
-    "EQUAL": "`=`",
-    "COLON": "`:`",
-    "RPAR": "`)`",
-    "LPAR": "`(`",
-    "RBRACE": "`}`",
-    "LBRACE": "`{`",
-    "RSQB": "`]`",
     "REGEX": '`~"pattern"`',
-    "_DOTS": "`..`",
-    "PLUS": "`+`",
-    "MINUS": "`-`",
-    "TIMES": "`*`",
-    "OVER": "`/`",
     "COMPARE": "a comparison",
 }
 
@@ -176,5 +163,6 @@ def _wanted(expected: frozenset[str]) -> str:
         expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
     if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:
         return ""
-    words = sorted(_NAMES.get(terminal, f"`{terminal.lower()}`") for terminal in expected)
+    signs = {t.name: f"`{t.pattern.value}`" for t in grammar().terminals if t.pattern.type == "str"}
+    words = sorted((signs | _NAMES).get(terminal, f"`{terminal.lower()}`") for terminal in expected)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
