@@ -2,8 +2,8 @@
 
 A newline ends a statement except inside `(` and `[`, after a token that wants more (a binary operator, a comma, `=`,
 `by until where in not because`: CONTINUES_AFTER) and before one that goes on (`and or except + until because`:
-CONTINUES_BEFORE). A word that begins a statement and can stand nowhere else ends the one before it wherever it is first on its line; so a bracket that is never closed costs
-one error and one statement, not the rest of the file.
+CONTINUES_BEFORE). A word that begins a statement and can stand nowhere else ends the one before it wherever it is first
+on its line; so a bracket that is never closed costs one error and one statement, not the rest of the file.
 """
 
 from __future__ import annotations
