@@ -12,8 +12,9 @@ from lbdsl.core.units import Unit
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.names import GRAMMAR, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS, STATEMENTS
-from lbdsl.syntax.place import FORMS
+from lbdsl.syntax.grammar import GRAMMAR
+from lbdsl.syntax.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.words import KEYWORDS, STATEMENTS
 from lbdsl.view.diagnostics import Style, diagnostics_text
 from lbdsl.view.explain import Page, default_of, pages_of
 
@@ -33,7 +34,9 @@ def table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def statements() -> str:
-    return table(("statement", "meaning"), ((f"`{FORMS[word]}`", page("keyword", word).title) for word in STATEMENTS))
+    return table(
+        ("statement", "meaning"), ((f"`{KEYWORDS[word].form}`", page("keyword", word).title) for word in STATEMENTS)
+    )
 
 
 def keywords() -> str:

@@ -41,7 +41,6 @@ WORDS = [
     "heal",
     "eval",
     "assert",
-    "search",
     "vary",
     "minimize",
     "maximize",

@@ -109,7 +109,7 @@ class Tokens(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from lbdsl.core.units import BINARY, DECIMAL
-        from lbdsl.syntax.names import MAX_DIGITS
+        from lbdsl.syntax.limits import MAX_DIGITS
 
         text, factor = str(value), 1
         for suffix, times in {**BINARY, **DECIMAL}.items():

@@ -22,12 +22,11 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param
 from lbdsl.syntax import tree
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import Lexed, Token, lex, one_line
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.limits import MAX_TOKENS
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.parser import Failure, Parser
 
 _DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
 _NAMING = frozenset({*_DEFINING, "INCLUDE", "MEASURE"})
@@ -78,13 +77,9 @@ class Analysis:
     def statements(self) -> tuple[tree.Statement, ...]:
         """The definitions and blocks that parse, those of included files in their places. Rules, most of a long recipe,
         are left out: a completion must not wait for them."""
-        builder = Builder(self.source)
+        parser = Parser(self.source)
         chunks, _ = split_statements(self.source, self.tokens)
-        nodes = [
-            parse_statement(chunk.tokens, builder)
-            for chunk in chunks
-            if not chunk.broken and chunk.tokens[0].kind in _NAMING
-        ]
+        nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
         return with_includes(file, self._reader, actions()).statements
 
@@ -110,8 +105,8 @@ class Analysis:
 
     def token_at(self, offset: int) -> Token | None:
         """The token that a pointer at `offset` is on; of two that meet there the one that is a word or begins."""
-        touching = [token for token in self.tokens if token.start <= offset <= token.end and token.kind != "NEWLINE"]
-        words = [token for token in touching if token.kind in ("VAR", "REF", "NAME")]
+        touching = [token for token in self.tokens if token.start <= offset <= token.end and token.type != "NEWLINE"]
+        words = [token for token in touching if token.type in ("VAR", "REF", "NAME")]
         return next(iter(words or touching[::-1]), None)
 
     @cached_property
@@ -130,11 +125,11 @@ class Analysis:
         of this text are found in statements that do not parse, too."""
         found: dict[str, Definition] = {}
         for before, token in zip(self.tokens, self.tokens[1:], strict=False):
-            sigil = _DEFINING.get(before.kind)
-            if sigil is not None and token.kind == ("REF" if sigil == "@" else "VAR") and token.text not in found:
+            sigil = _DEFINING.get(before.type)
+            if sigil is not None and token.type == ("REF" if sigil == "@" else "VAR") and token.text not in found:
                 detail, page = self._values.get(token.text, ("", ""))
                 found[token.text] = Definition(
-                    Span(self.source, token.start, token.end), detail, page, before.kind == "PARAM"
+                    Span(self.source, token.start, token.end), detail, page, before.type == "PARAM"
                 )
         for statement in self.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group) and statement.span.source.base > 0:
@@ -147,7 +142,7 @@ class Analysis:
         """The definitions above the statement at an offset; a name may be used only below its own."""
         cursor = self.cursor(offset)
         start = cursor.before[0].start if cursor is not None and cursor.before else offset
-        includes = any(token.kind == "INCLUDE" and token.start < start for token in self.tokens)
+        includes = any(token.type == "INCLUDE" and token.start < start for token in self.tokens)
         return {
             name: definition
             for name, definition in self.definitions.items()

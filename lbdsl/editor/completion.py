@@ -34,9 +34,8 @@ from lbdsl.recipe.scope import Scope, attempt
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.recipe.variables import TYPES
 from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import tables
-from lbdsl.syntax.names import STATEMENTS
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.words import KEYWORDS
 
 _LORA = ("rank", "alpha")
 
@@ -73,12 +72,10 @@ def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     expected = cursor.expected
     if "VAR" in expected and _takes_words(cursor):
         expected -= {"VAR"}
-    defines = bool(cursor.before) and cursor.before[-1].kind in ("PARAM", "LET", "GROUP")
+    defines = bool(cursor.before) and cursor.before[-1].type in ("PARAM", "LET", "GROUP")
     if "VAR" in expected and not defines:
-        only_params = cursor.before[-1:] and cursor.before[-1].kind == "VARY"
         for name, definition in analysis.names_before(cursor.start, "$").items():
-            if definition.is_param or not only_params:
-                yield Item(name, "variable", definition.detail, definition.page)
+            yield Item(name, "variable", definition.detail, definition.page)
     if "REF" in expected and not defines:
         for name, definition in analysis.names_before(cursor.start, "@").items():
             yield Item(name, "group", definition.detail, definition.page)
@@ -194,7 +191,7 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
             if cursor.block != "eval" and name in JUDGING_ONLY:
                 continue
             yield Item(f'"{name}"', "text", "text that is always there")
-    elif cursor.before and cursor.before[-1].kind == "INCLUDE":
+    elif cursor.before and cursor.before[-1].type == "INCLUDE":
         for name in _recipes_beside(analysis.path):
             yield Item(f'"{name}"', "text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
@@ -229,22 +226,8 @@ def _recipes_beside(path: Path | None) -> list[str]:
 
 def _keywords(cursor: Cursor) -> Iterator[Item]:
     truth = cursor.role().kind in ("layer", "model", "action", "any") and not _takes_words(cursor)
-    for word, terminal in tables().keywords.items():
-        if terminal in cursor.expected and (truth or terminal != "NOT"):
-            beginning = not cursor.before and word in STATEMENTS
-            insert = _START.get(word, f"{word} ") if beginning else word
+    for word, keyword in KEYWORDS.items():
+        if word.upper() in cursor.expected and (truth or word != "not"):
+            beginning = not cursor.before and bool(keyword.form)
+            insert = (keyword.snippet or f"{word} ") if beginning else word
             yield Item(word, "keyword", "statement" if beginning else "keyword", keyword_page(word), insert, "${" in insert)
-
-
-_START = {
-    "param": "param \\$${1:name}: ${2:tokens} = ${3:256}",
-    "let": "let \\$${1:name} = ${2:0}",
-    "group": "group @${1:name} = ${2:first 2, last 1}",
-    "measure": "measure { ${0} }",
-    "heal": "heal { ${0} }",
-    "eval": "eval { ${0} }",
-    "search": "search { ${0} }",
-    "recipe": 'recipe "${1:name}"',
-    "include": 'include "${1:file.lbr}"',
-    "lbr": "lbr 1",
-}

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from lbdsl.core.span import Source
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
-from lbdsl.syntax.lexer import BAD, Token, tables
-from lbdsl.syntax.names import BLOCK_WORDS
+from lbdsl.syntax.lexer import BAD, Token
+from lbdsl.syntax.parser import Failure, Parser
+from lbdsl.syntax.words import BLOCKS, KEYWORDS
 
 _OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
@@ -29,7 +28,7 @@ class Role(NamedTuple):
     action      what a rule does; its `key` is `modules` where it acts on modules, its `owner` a metric that asks for one
     metric      what a ranking is by
     layer       a value of a layer, in `where`
-    model       a value of the whole model, in `assert`, `requires`, `until` and `search`
+    model       a value of the whole model, in `assert`, `requires`, and `until`
     constant    a value known from the text
     any         a value of any of these kinds, in `let`
     type        a parameter's type
@@ -61,29 +60,29 @@ class Cursor:
     @property
     def first(self) -> str:
         """The kind of the statement's first token; empty at its beginning."""
-        return self.before[0].kind if self.before else ""
+        return self.before[0].type if self.before else ""
 
     @property
     def block(self) -> str:
         """The block whose settings these are, or nothing."""
-        return self.before[0].text if self.before and self.before[0].text in BLOCK_WORDS else ""
+        return self.before[0].text if self.before and self.before[0].text in BLOCKS else ""
 
     def open_brackets(self) -> list[int]:
         """Indices of the brackets that are open here, the outermost first."""
         stack: list[int] = []
         for index, token in enumerate(self.before):
-            if token.kind in _OPENS:
+            if token.type in _OPENS:
                 stack.append(index)
-            elif stack and token.kind == _OPENS[self.before[stack[-1]].kind]:
+            elif stack and token.type == _OPENS[self.before[stack[-1]].type]:
                 stack.pop()
         return stack
 
     def call(self) -> tuple[str, int] | None:
         """The innermost call that is open here: its name, and the index of its bracket."""
         for index in reversed(self.open_brackets()):
-            if self.before[index].kind == "LPAR" and index and self.before[index - 1].kind == "NAME":
+            if self.before[index].type == "LPAR" and index and self.before[index - 1].type == "NAME":
                 return self.before[index - 1].text, index
-            if self.before[index].kind == "LBRACE":
+            if self.before[index].type == "LBRACE":
                 return None
         return None
 
@@ -91,20 +90,20 @@ class Cursor:
         """The keys that stand already after a bracket, on its own level."""
         depth, keys = 0, []
         for token in self.before[bracket + 1 :]:
-            depth += (token.kind in _OPENS) - (token.kind in _OPENS.values())
-            if token.kind == "KEY" and depth == 0:
+            depth += (token.type in _OPENS) - (token.type in _OPENS.values())
+            if token.type == "KEY" and depth == 0:
                 keys.append(token.text)
         return tuple(keys)
 
     def role(self) -> Role:
         """What a name at this place would be."""
-        previous = self.before[-1].kind if self.before else ""
+        previous = self.before[-1].type if self.before else ""
         if self.first == "PARAM" and previous == "COLON":
             return Role("type")
         call = self.call()
         if call is not None:
             return self._argument(*call)
-        if self.block and "VARY" not in {token.kind for token in self.before[-4:]}:
+        if self.block:
             setting = self._setting()
             if setting is not None:
                 return setting
@@ -114,7 +113,7 @@ class Cursor:
             return Role("constant")
         if self.first == "LET":
             return Role("any")
-        if self.first in ("ASSERT", "REQUIRES", "SEARCH") or any(token.kind == "UNTIL" for token in self.before):
+        if self.first in ("ASSERT", "REQUIRES") or any(token.type == "UNTIL" for token in self.before):
             return Role("action" if self._is_action() else "model")
         if not self._is_action():
             return Role("layer")
@@ -123,10 +122,10 @@ class Cursor:
     def _argument(self, name: str, bracket: int) -> Role:
         depth, position, key = 0, 0, ""
         for token in self.before[bracket + 1 :]:
-            depth += (token.kind in _OPENS) - (token.kind in _OPENS.values())
-            if depth == 0 and token.kind == "COMMA":
+            depth += (token.type in _OPENS) - (token.type in _OPENS.values())
+            if depth == 0 and token.type == "COMMA":
                 position, key = position + 1, ""
-            elif depth == 0 and token.kind == "KEY":
+            elif depth == 0 and token.type == "KEY":
                 key = token.text
         metric = metrics_of(Of.LAYER).get(name)
         if metric is not None and metric.takes_action and not self.block:
@@ -135,9 +134,9 @@ class Cursor:
 
     def _setting(self) -> Role | None:
         for token in reversed(self.before):
-            if token.kind in ("NEWLINE", "SEMICOLON", "MINIMIZE", "MAXIMIZE", "SUBJECT"):
+            if token.type in ("NEWLINE", "SEMICOLON"):
                 return None
-            if token.kind == "KEY":
+            if token.type == "KEY":
                 return Role("setting", self.block, token.text)
         return None
 
@@ -164,7 +163,7 @@ def cursor_at(
         (
             i
             for i, token in enumerate(tokens)
-            if token.start < offset <= token.end or (whole and token.start == offset and token.kind != "NEWLINE")
+            if token.start < offset <= token.end or (whole and token.start == offset and token.type != "NEWLINE")
         ),
         None,
     )
@@ -176,24 +175,24 @@ def cursor_at(
     before = [token for token in tokens if token.end <= offset]
     if index is not None:
         token = tokens[index]
-        inside = token.kind in _STRINGS and (token.start < offset < token.end)
-        dotted = token.text == "." and token.kind == BAD and index and tokens[index - 1].end == token.start
-        if dotted and tokens[index - 1].kind in ("NAME", "DOTTED"):
+        inside = token.type in _STRINGS and (token.start < offset < token.end)
+        dotted = token.text == "." and token.type == BAD and index and tokens[index - 1].end == token.start
+        if dotted and tokens[index - 1].type in ("NAME", "DOTTED"):
             start, end, word = tokens[index - 1].start, token.end, tokens[index - 1].text + "."
             before = list(tokens[: index - 1])
-        elif inside or _is_word(token) or (token.kind == BAD and token.text in ("$", "@", '"')) or whole:
+        elif inside or _is_word(token) or (token.type == BAD and token.text in ("$", "@", '"')) or whole:
             start, end, word, in_string = token.start, token.end, token.text, inside or token.text[0] == '"'
             before = list(tokens[:index])
     earlier, statement = _statements(source, before, start)
     expected = _expected(statement, start)
-    if earlier and not statement and before[-1].kind == "NEWLINE" and before[-1].end < start:
+    if earlier and not statement and before[-1].type == "NEWLINE" and before[-1].end < start:
         # An indented line may go on with the statement above.
         expected |= _expected(earlier, start) & CONTINUES_BEFORE
     return Cursor(tuple(statement), word, start, end, expected, in_string)
 
 
 def _is_word(token: Token) -> bool:
-    return token.kind in _WORDS or token.text in tables().keywords
+    return token.type in _WORDS or token.text in KEYWORDS
 
 
 def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:
@@ -207,8 +206,8 @@ def _safe_start(tokens: Sequence[Token]) -> int:
     from there on is split as in the whole text."""
     begins = 0
     for index in range(len(tokens) - 1, 1, -1):
-        first = tokens[index - 1].kind == "NEWLINE" and tokens[index - 2].kind not in ("IN", "NEWLINE")
-        begins += tokens[index].kind in ONLY_BEGINS and first
+        first = tokens[index - 1].type == "NEWLINE" and tokens[index - 2].type not in ("IN", "NEWLINE")
+        begins += tokens[index].type in ONLY_BEGINS and first
         if begins == 3:
             return index
     return 0
@@ -216,6 +215,6 @@ def _safe_start(tokens: Sequence[Token]) -> int:
 
 def _expected(statement: Sequence[Token], at: int) -> frozenset[str]:
     """The terminals that may follow the tokens of a statement; none where they are wrong already."""
-    found = parse_statement([*statement, Token(BAD, "", at, at)], Builder(Source("", "")))
+    found = Parser(Source("", "")).parse([*statement, Token(BAD, "", at, at)])
     assert isinstance(found, Failure), "nothing accepts a bad token"
     return found.expected if found.index == len(statement) else frozenset()

@@ -25,8 +25,9 @@ from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_group
 from lbdsl.syntax import tree
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.lexer import Token, tables
+from lbdsl.syntax.lexer import Token
+from lbdsl.syntax.parser import Parser
+from lbdsl.syntax.words import KEYWORDS
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def hover(analysis: Analysis, offset: int) -> Hover | None:
 
 
 def _page(analysis: Analysis, token: Token) -> str | None:
-    match token.kind:
+    match token.type:
         case "VAR" | "REF":
             definition = analysis.definitions.get(token.text)
             if definition is None:
                 return None
-            return definition.page + (_members(analysis, token.text) if token.kind == "REF" else "")
+            return definition.page + (_members(analysis, token.text) if token.type == "REF" else "")
         case "KEY":
             cursor = analysis.cursor(token.start, whole=True)
             if cursor is None:
@@ -77,7 +78,7 @@ def _page(analysis: Analysis, token: Token) -> str | None:
         case "NAME":
             cursor = analysis.cursor(token.start, whole=True)
             return None if cursor is None else _name(analysis, token.text, cursor.role())
-    return keyword_page(token.text) if token.text in tables().keywords else None
+    return keyword_page(token.text) if token.text in KEYWORDS else None
 
 
 def _name(analysis: Analysis, name: str, role: Role) -> str | None:
@@ -111,9 +112,9 @@ def _fact(analysis: Analysis, name: str) -> str | None:
 
 def _number(analysis: Analysis, token: Token) -> str | None:
     """`4Ki` is 4096."""
-    value = Builder(analysis.source).value(token)
+    value = Parser(analysis.source).value(token)
     assert isinstance(value, tree.Number), "a quantity is a number"
-    if token.kind == "PERCENT":
+    if token.type == "PERCENT":
         return f"`{token.text}` = {value.value:.12g}"
     unit = "" if value.unit.value == "number" else f" {value.unit.value}"
     return f"`{token.text}` = {value.value:,}{unit}".replace(",", " ")

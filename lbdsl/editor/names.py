@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def name_at(analysis: Analysis, offset: int) -> Token | None:
     """The `$name` or `@name` at an offset."""
     token = analysis.token_at(offset)
-    return token if token is not None and token.kind in ("VAR", "REF") else None
+    return token if token is not None and token.type in ("VAR", "REF") else None
 
 
 def definition_of(analysis: Analysis, offset: int) -> Span | None:
@@ -33,7 +33,7 @@ def uses_of(analysis: Analysis, offset: int) -> tuple[Token, ...]:
     name = name_at(analysis, offset)
     if name is None:
         return ()
-    return tuple(token for token in analysis.tokens if token.kind == name.kind and token.text == name.text)
+    return tuple(token for token in analysis.tokens if token.type == name.type and token.text == name.text)
 
 
 def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[Token, str], ...]]:

@@ -49,8 +49,6 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
                 Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span)) for item in node.settings
             )
             return Entry(node.kind.name, "block", span, node.kind.span, children=settings)
-        case tree.Search():
-            return Entry("search", "block", span, Span(span.source, span.start, span.start + len("search")))
         case tree.RuleStatement():
             actions = node.actions[0].span.to(node.actions[-1].span)
             return Entry(f"{rules} {_line(node.selector.span)}", "rule", span, node.selector.span, _line(actions))

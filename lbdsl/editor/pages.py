@@ -15,52 +15,7 @@ from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.place import FORMS
-
-KEYWORDS: Mapping[str, str] = {
-    "all": "Every layer.",
-    "and": "Both must hold; between sets, the layers in both.",
-    "assert": "A gate: a cost is judged by `plan`, the quality of the healed model before it is saved.",
-    "because": "Why the rule is there; plans and reports show it.",
-    "by": "The metric that layers are ranked by.",
-    "else": "Every layer that the rules above leave; it stands last.",
-    "eval": "How the finished model is judged.",
-    "every": "Every n-th layer, as in `every 4 from 1`.",
-    "except": "Takes layers out of a set: `all except 0, 29`.",
-    "first": "The first layers, as a number or a share.",
-    "from": "Where counting begins, as in `every 4 from 1`.",
-    "group": "Names a set of layers.",
-    "heal": "How the changed model is trained to be like its base again.",
-    "highest": "The layers with the highest scores.",
-    "in": "Is one of a list; after `param`, the values that a parameter may have.",
-    "include": "Takes the statements of another file beside this one.",
-    "last": "The last layers, as a number or a share.",
-    "layers": "A rule about the named layers. Ranges hold both ends and count from 0.",
-    "lbr": "The version of the language.",
-    "let": "Names a value.",
-    "lowest": "The layers with the lowest scores.",
-    "matches": "The text matches a regular expression.",
-    "maximize": "What the search makes as large as it can.",
-    "measure": "How layers are measured: metric, text, tokens.",
-    "middle": "The layers in the middle, as a number or a share.",
-    "minimize": "What the search makes as small as it can.",
-    "modules": "A rule about the modules that a pattern names.",
-    "not": "Does not hold; before a set, the layers outside it.",
-    "of": "`of rest`: only layers that no rule above has claimed.",
-    "or": "One must hold; between sets, the layers in either.",
-    "param": "A value that `--set` can change.",
-    "recipe": "The recipe's name.",
-    "requires": "What a model must be for this recipe.",
-    "rest": "`of rest`: only layers that no rule above has claimed.",
-    "search": "What `lbdsl tune` varies, and what it looks for.",
-    "sha256": "The hash that the included file must have.",
-    "subject": "`subject to`: what every trial must satisfy.",
-    "to": "`subject to`: what every trial must satisfy.",
-    "until": "As few layers as make this hold for the whole plan.",
-    "vary": "A parameter that the search changes.",
-    "where": "A rule about the layers at which a condition holds.",
-}
-"""Every keyword of the grammar; a test holds the two in step."""
+from lbdsl.syntax.words import KEYWORDS
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
     **{
@@ -141,8 +96,8 @@ def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
 
 
 def keyword_page(word: str) -> str:
-    form = FORMS.get(word)
-    return (f"```text\n{form}\n```\n" if form else "") + KEYWORDS.get(word, "")
+    keyword = KEYWORDS[word]
+    return (f"```text\n{keyword.form}\n```\n" if keyword.form else "") + keyword.meaning
 
 
 def setting_page(block: str, key: str) -> str | None:

@@ -140,7 +140,7 @@ def _diagnostic(
 
 
 def _include_range(analysis: Analysis, text: Text) -> lsp.Range:
-    token = next((token for token in analysis.tokens if token.kind == "INCLUDE"), None)
+    token = next((token for token in analysis.tokens if token.type == "INCLUDE"), None)
     return range_of(text, token.start, token.end) if token is not None else range_of(text, 0, 0)
 
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.recipe.variables import TYPES
-from lbdsl.syntax.highlight import WORD_OPERATORS
-from lbdsl.syntax.lexer import tables
-from lbdsl.syntax.names import STATEMENTS, TABLES
+from lbdsl.syntax.grammar import terminals
+from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
-    numbers = _terminals()
-    words = [word for word in tables().keywords if word not in STATEMENTS and word not in WORD_OPERATORS]
+    numbers = terminals()  # Python and Oniguruma read those of numbers alike
+    statements = [word for word, keyword in KEYWORDS.items() if keyword.form]
+    words = KEYWORDS.keys() - OPERATORS - set(statements)
     return {
         "name": "lbdsl recipe",
         "scopeName": "source.lbr",
@@ -57,8 +57,8 @@ def textmate_grammar() -> dict[str, Any]:
                 {"name": "constant.numeric.lbr", "match": numbers[kind]}
                 for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")
             ),
-            {"name": "keyword.control.lbr", "match": _any_of(STATEMENTS)},
-            {"name": "keyword.operator.word.lbr", "match": _any_of(WORD_OPERATORS)},
+            {"name": "keyword.control.lbr", "match": _any_of(statements)},
+            {"name": "keyword.operator.word.lbr", "match": _any_of(OPERATORS)},
             {"name": "keyword.other.lbr", "match": _any_of(words)},
             {"name": "entity.name.function.lbr", "match": _NAME},
             {"name": "keyword.operator.lbr", "match": r"<=|>=|==|!=|\.\.|[<>=+*/-]"},
@@ -69,12 +69,6 @@ def textmate_grammar() -> dict[str, Any]:
 
 def _any_of(words: Any) -> str:
     return rf"\b(?:{'|'.join(sorted(words))})\b"
-
-
-def _terminals() -> dict[str, str]:
-    """The parser's own regular expressions; Python and Oniguruma read those of numbers alike."""
-    data = json.loads((resource_folder("grammars") / TABLES).read_text(encoding="utf-8"))
-    return dict(data["terminals"])
 
 
 def grammar_text() -> str:

@@ -26,10 +26,10 @@ class Of(StrEnum):
     """In `where`, `by` and `measure { metric = ... }`."""
 
     CHANGED = "the whole changed model"
-    """In `assert`, `requires` and `search`, measured before healing."""
+    """In `assert` and `requires`, measured before healing."""
 
     FINISHED = "the finished model"
-    """In `assert` and `search`, judged after healing."""
+    """In `assert`, judged after healing."""
 
 
 class Metric(ABC):

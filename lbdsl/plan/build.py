@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
@@ -191,7 +191,7 @@ def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: Rule) 
 
 
 def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
-    """LB325 for changes without heal and gate, and LB144 for a `search` that is not run."""
+    """LB325 for changes without heal and gate."""
     recipe = case.recipe
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"
@@ -200,11 +200,6 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
             "`assert ppl_increase < 5%` refuses to save a result that is worse",
         )
         yield warning("LB325", message, help=help)
-    if recipe.search is not None:
-        values = ", ".join(f"${item.name} = {recipe.params[item.name]}" for item in recipe.search.vary)
-        later = "a later version runs it with `lbdsl tune`; until then try values with `--set`"
-        message = f"`search` is not run: this is the plan for {values}"
-        yield note("LB144", message, recipe.search.span, help=later)
 
 
 def _finding(recipe: Recipe, found: Diagnostic) -> Finding:

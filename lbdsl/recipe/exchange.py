@@ -15,11 +15,12 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.span import Source
 from lbdsl.recipe.exchange_codecs import action_schemas, list_of, object_schema
 from lbdsl.recipe.exchange_reader import Reader
-from lbdsl.recipe.exchange_table import SEARCH_ITEMS, STATEMENT, STATEMENTS, kind_of
+from lbdsl.recipe.exchange_table import STATEMENT, STATEMENTS, kind_of
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_parsed
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.planned import not_in_this_version
 from lbdsl.syntax.tree_text import tree_text
 
 ExchangeForm = Literal["json", "yaml"]
@@ -45,6 +46,9 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
     statements = parsed.value.statements
+    planned = not_in_this_version(statements)
+    if planned:
+        return Diagnosed(None, planned)
     repeated = [found for block in statements if isinstance(block, tree.Block) for found in _repeated_settings(block)]
     if repeated:
         return Diagnosed(None, tuple(repeated))
@@ -103,7 +107,7 @@ def recipe_schema() -> dict[str, Any]:
     It knows every registered action. Text that holds an expression is any text here; its grammar is the language's.
     """
     definitions = {**action_schemas(), STATEMENT.name: STATEMENT.schema}
-    for kind in (*STATEMENTS, *SEARCH_ITEMS):
+    for kind in STATEMENTS:
         definitions[kind.form] = kind.schema()
         for field in kind.fields:
             codec = field.codec.item or field.codec

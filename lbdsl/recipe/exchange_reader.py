@@ -12,8 +12,8 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import tables
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.words import KEYWORDS
 
 Schema = dict[str, Any]
 """A part of the JSON schema."""
@@ -109,7 +109,7 @@ class Reader:
             self.wrong(path, "a call is an object with one key", help=hints)
             return None
         name, given = next(iter(data.items()))
-        if not re.fullmatch(NAME, name) or name in tables().keywords:
+        if not re.fullmatch(NAME, name) or name in KEYWORDS:
             self.wrong(path, f"`{name}` is no name that can be called")
             return None
         place = f"{path}.{name}"

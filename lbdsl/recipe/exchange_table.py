@@ -12,10 +12,9 @@ from lbdsl.core.registry import nearest
 from lbdsl.recipe import exchange_codecs as codecs
 from lbdsl.recipe.exchange_codecs import Codec, any_schema, list_of, object_schema, settings_of
 from lbdsl.recipe.exchange_reader import NOWHERE, Reader, Schema
-from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax import tree
 
-HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION, SEARCH = range(7)
+HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION = range(6)
 """Groups of statements, between which a blank line stands in text."""
 
 
@@ -128,35 +127,8 @@ def one_of(kinds: Sequence[Kind], name: str) -> Codec:
 
 
 def _block(group: int, word: str) -> Kind:
-    settings = Field(word, "settings", settings_of(word))
+    settings = Field(word, "items", settings_of(word))
     return Kind(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
-
-
-# `search { ... }`: all that belongs to it, but for its row.
-
-
-def _search_item(node: type[tree.Node], word: str, field: str, codec: Codec, **fixed: Any) -> Kind:
-    return Kind(SEARCH, node, "", Field(word, field, codec), fixed=fixed)
-
-
-def _search_setting(word: str) -> Kind:
-    return _search_item(tree.Setting, word, "value", codecs.VALUE, key=tree.Ident(NOWHERE, word))
-
-
-def _write_search_item(node: tree.Node) -> dict[str, Any]:
-    # A setting that no search has is no mistake on the way out: names are not looked up.
-    kind = _search_setting(node.key.name) if isinstance(node, tree.Setting) else kind_of(SEARCH_ITEMS, node)
-    return kind.write(node)
-
-
-SEARCH_ITEMS = (
-    Kind(SEARCH, tree.Vary, "", Field("vary", "name", codecs.VARIABLE), Field("in", "domain", codecs.DOMAIN)),
-    _search_item(tree.Objective, "minimize", "expr", codecs.CONDITION, direction="minimize"),
-    _search_item(tree.Objective, "maximize", "expr", codecs.CONDITION, direction="maximize"),
-    _search_item(tree.Subject, "subject_to", "expr", codecs.CONDITION),
-    *map(_search_setting, SETTINGS["search"]),
-)
-_SEARCH = list_of(one_of(SEARCH_ITEMS, "SearchItem")._replace(write=_write_search_item))
 
 
 STATEMENTS = (
@@ -190,7 +162,6 @@ STATEMENTS = (
     _block(MEASURING, "measure"),
     _block(HEALING, "heal"),
     _block(HEALING, "eval"),
-    Kind(SEARCH, tree.Search, "search { ... }", Field("search", "items", _SEARCH)),
     Kind(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", "expr", codecs.CONDITION)),
     Kind(RULE, tree.ElseSelector, "else keep", Field("else", "else", codecs.TRUE)),
     Kind(
@@ -201,7 +172,7 @@ STATEMENTS = (
         Field("amount", "amount", codecs.AMOUNT, None),
         Field("of_rest", "of_rest", codecs.FLAG, False),
         Field("by", "by", codecs.SCORE),
-        Field("until", "until", codecs.CONDITION, None),
+        Field("until", "bound", codecs.CONDITION, None),
     ),
     Kind(
         RULE,

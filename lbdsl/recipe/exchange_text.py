@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
-from lbdsl.syntax.names import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
+from lbdsl.syntax.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
 
 DEPTH = 2 * MAX_DEPTH + 16
 """A call inside a call is two levels of data, and around all there are a few more."""

@@ -13,7 +13,7 @@ from lbdsl.recipe.reading import Found, NotFound, Reader, joined
 from lbdsl.recipe.schema import IncludedText
 from lbdsl.recipe.scope import Findings, Unresolved, attempt
 from lbdsl.syntax import tree
-from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.syntax.parse import parse
 
 MAX_FILES = 64

@@ -14,8 +14,9 @@ from lbdsl.recipe.reading import FolderReader, Reader, read_bytes, text_of
 from lbdsl.recipe.resolve import resolve
 from lbdsl.recipe.schema import Recipe
 from lbdsl.syntax import tree
-from lbdsl.syntax.names import MAX_BYTES, RULE_WORDS
+from lbdsl.syntax.limits import MAX_BYTES
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.words import RULES
 
 _FOLLOWING = ("LB206", "LB207", "LB208", "LB209", "LB210")
 """What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
@@ -84,7 +85,7 @@ def _lost_names(text: str, file: tree.File) -> frozenset[str]:
         for node in file.statements
         if isinstance(node, tree.Param | tree.Let | tree.Group)
     }
-    return frozenset(match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULE_WORDS) - defined
+    return frozenset(match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES) - defined
 
 
 def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:

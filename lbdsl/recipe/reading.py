@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from lbdsl.core.diagnostic import Diagnosed, error
 from lbdsl.core.paths import did_you_mean, nearest_path
-from lbdsl.syntax.names import MAX_BYTES
+from lbdsl.syntax.limits import MAX_BYTES
 
 
 class Found(NamedTuple):

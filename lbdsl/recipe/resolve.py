@@ -13,13 +13,13 @@ from lbdsl.recipe.includes import Whole
 from lbdsl.recipe.rules import check_actions, lint_rules
 from lbdsl.recipe.schema import Assertion, Evaluate, Recipe, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
-from lbdsl.recipe.search import resolve_search
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
 from lbdsl.recipe.types import Place, phase_of
 from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
+from lbdsl.syntax.planned import not_in_this_version
 
 VERSION = 1
 
@@ -68,6 +68,10 @@ class _Resolver:
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
+        planned = not_in_this_version([statement])
+        if planned:
+            scope.diagnostics.extend(planned)
+            return
         match statement:
             case tree.Version():
                 base = statement.span.source.base
@@ -96,12 +100,6 @@ class _Resolver:
                     self.parts[kind] = block
             case tree.Include():
                 raise AssertionError("includes are replaced by what they bring")
-            case tree.Search():
-                search = attempt(resolve_search, scope, statement)
-                start = statement.span.start
-                word = Span(statement.span.source, start, start + len("search"))
-                if self._own("search", statement) and self._only("search", word) and search is not None:
-                    self.parts["search"] = search
             case tree.RuleStatement():
                 self._rule(statement)
 

@@ -17,9 +17,8 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure, Search  # noqa: F401
+from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 from lbdsl.syntax import tree
-from lbdsl.syntax.node import Node
 
 # With those that the planner imports from here.
 from lbdsl.syntax.tree import (  # noqa: F401
@@ -38,6 +37,7 @@ from lbdsl.syntax.tree import (  # noqa: F401
     Meaning,
     Minus,
     ModulesSelector,
+    Node,
     Not,
     Number,
     Pattern,
@@ -207,24 +207,6 @@ class Assertion(Node):
     text: str
 
 
-class Vary(Node):
-    """`vary $window in 64..1Ki`: both ends belong to it; or `in {64, 256}`. Values are in the parameter's unit."""
-
-    name: str
-    low: int | float | None
-    high: int | float | None
-    options: tuple[int | float | str | bool, ...]
-
-
-class Objective(Node):
-    """`minimize EXPR` or `maximize EXPR`, a value of the whole model; `phase` says when it is known."""
-
-    direction: str
-    expr: Expr
-    phase: Phase
-    text: str
-
-
 class IncludedText(BaseModel):
     """An included file: its path from the recipe's folder, its text, and the sha256 of its bytes."""
 
@@ -255,7 +237,6 @@ class Recipe:
     heal: Heal | None = None
     eval: Evaluate | None = None
     asserts: tuple[Assertion, ...] = ()
-    search: Search | None = None
     included: tuple[IncludedText, ...] = ()
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 

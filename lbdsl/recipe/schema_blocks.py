@@ -1,4 +1,4 @@
-"""Blocks of a resolved recipe: `measure`, `heal`, `eval` and `search`, with their defaults."""
+"""Blocks of a resolved recipe: `measure`, `heal` and `eval`, with their defaults."""
 
 from __future__ import annotations
 
@@ -89,13 +89,3 @@ class Evaluate(Block):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-
-class Search(Block):
-    """`search { ... }`: which parameters to vary, and what makes their values good."""
-
-    vary: tuple[Any, ...]
-    objectives: tuple[Any, ...]
-    subject_to: tuple[Any, ...] = ()
-    trials: int = Field(default=20, ge=1, le=10_000)
-    seed: int = Field(default=0, ge=0)

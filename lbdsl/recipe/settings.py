@@ -1,4 +1,4 @@
-"""The settings of `measure`, `heal`, `eval` and `search` in one table; defaults and bounds are those of the blocks."""
+"""The settings of `measure`, `heal` and `eval` in one table; defaults and bounds are those of the blocks."""
 
 from __future__ import annotations
 
@@ -217,7 +217,6 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         ),
         "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
     },
-    "search": {"trials": SettingRow(_whole, "how many values are tried at most"), "seed": _SEED},
 }
 """Every setting of every block."""
 

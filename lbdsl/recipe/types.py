@@ -27,7 +27,7 @@ from lbdsl.recipe.schema import (
 )
 from lbdsl.syntax import tree
 
-Place = Literal["where", "requires", "until", "assert", "minimize", "maximize", "subject to"]
+Place = Literal["where", "requires", "until", "assert"]
 """Where an expression stands; all but `where` ask about the whole model."""
 
 _KINDS: Mapping[type, str] = {

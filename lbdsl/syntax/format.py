@@ -108,7 +108,7 @@ def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
     head, body, closing = pieces[: opening + 1], pieces[opening + 1 : -1], pieces[-1]
     items = _items(body)
     if not any(piece.comments for piece in pieces[:-1]):
-        inner = f" {'; '.join(map(_flat, items))} " if items else ""
+        inner = f" {'; '.join(' '.join(_statement_lines(item, 0)) for item in items)} " if items else ""
         line = " " * column + _flat(head) + inner + closing.text
         if len(line) <= WIDTH:
             return [line]
@@ -133,7 +133,8 @@ def _items(body: Sequence[Piece]) -> list[list[Piece]]:
 # A break stands only where a newline ends no statement (`lbdsl.syntax.layout`), and as far outside as it can: before
 # `because` and `until` first, then after commas and before `or`, then before `and`, and so inwards, bracket by bracket.
 
-_RANK_BEFORE = {"BECAUSE": 0, "UNTIL": 0, "EXCEPT": 0, "OR": 1, "AND": 2, "PLUS": 4}
+_CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
+_RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
 _RANK_AFTER = {"COMMA": 1, "COMPARE": 3, "MINUS": 4, "TIMES": 5, "OVER": 5}
 _RANKS = 6
 

@@ -13,7 +13,7 @@ from heapq import merge
 from lbdsl.core.span import Source
 from lbdsl.syntax.layout import OPERANDS, split_statements
 from lbdsl.syntax.lexer import lex
-from lbdsl.syntax.names import MAX_TOKENS
+from lbdsl.syntax.limits import MAX_TOKENS
 
 OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN"}), frozenset({"RPAR", "RSQB", "RBRACE"})
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
@@ -57,7 +57,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
     signs = _Signs()
     end = 0  # of the last token or comment
     for token in merge(tokens, lexed.comments, key=lambda token: token.start):
-        kind = token.kind
+        kind = token.type
         if token.start in begins:
             signs = _Signs()
             statements.append([])

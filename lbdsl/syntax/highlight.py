@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.metrics import metrics
-from lbdsl.syntax.lexer import BAD, Token, lex, tables
-from lbdsl.syntax.names import MAX_TOKENS, STATEMENTS
+from lbdsl.syntax.lexer import BAD, Token, lex
+from lbdsl.syntax.limits import MAX_TOKENS
+from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 
 class Role(StrEnum):
@@ -50,7 +51,6 @@ class Piece(NamedTuple):
     role: Role
 
 
-WORD_OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 _BY_KIND = {
     "DOTTED": Role.FACT,
     "KEY": Role.KEY,
@@ -85,25 +85,22 @@ def pieces(text: str) -> Iterator[Piece]:
             yield Piece(at, text[at : token.start], Role.SPACE)
         yield Piece(token.start, token.text, _role(token, before))
         at = token.end
-        before = token.kind if token.kind != "COMMENT" else before
+        before = token.type if token.type != "COMMENT" else before
     if at < len(text):
         yield Piece(at, text[at:], Role.SPACE if lexed.complete else Role.ERROR)
 
 
 def _role(token: Token, before: str) -> Role:
-    if token.kind in ("NAME", "KEY") and before == "COLON":
+    if token.type in ("NAME", "KEY") and before == "COLON":
         return Role.TYPE
-    if token.kind == "NAME":
+    if token.type == "NAME":
         return _named().get(token.text, Role.NAME)
-    if token.text in tables().keywords and token.kind == tables().keywords[token.text]:
-        return (
-            Role.WORD_OPERATOR
-            if token.text in WORD_OPERATORS
-            else Role.STATEMENT
-            if token.text in STATEMENTS
-            else Role.KEYWORD
-        )
-    return _BY_KIND.get(token.kind, Role.PUNCTUATION)
+    keyword = KEYWORDS.get(token.text)
+    if keyword is not None and token.type == token.text.upper():
+        if token.text in OPERATORS:
+            return Role.WORD_OPERATOR
+        return Role.STATEMENT if keyword.form else Role.KEYWORD
+    return _BY_KIND.get(token.type, Role.PUNCTUATION)
 
 
 @cache

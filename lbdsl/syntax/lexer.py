@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lbdsl.core.resources import resource_folder
-from lbdsl.syntax.names import MAX_TOKENS, TABLES
+from lbdsl.syntax.grammar import grammar, terminals
+from lbdsl.syntax.limits import MAX_TOKENS
+from lbdsl.syntax.words import KEYWORDS
 
 BAD = "BAD"
 END = "$END"
 
 
 class Token(NamedTuple):
-    """A terminal with its text; `start` and `end` are offsets in characters."""
+    """A terminal with its text, as Lark's parser takes it; `start` and `end` are offsets in characters."""
 
-    kind: str
+    type: str
     text: str
     start: int
     end: int
 
 
-class Tables(NamedTuple):
-    """The shipped LALR tables, see `lbdsl.syntax.tables.make_tables`."""
-
-    pattern: re.Pattern[str]
-    keywords: dict[str, str]
-    ignore: frozenset[str]
-    rules: list[tuple[str, str, int, list[int], str]]
-    states: list[dict[str, int]]
-    start: int
-    end: int
-
-
 @cache
-def tables() -> Tables:
-    """The tables, read once."""
-    data: dict[str, Any] = json.loads((resource_folder("grammars") / TABLES).read_text(encoding="utf-8"))
-    alternatives = "|".join(f"(?P<{name}>{regex})" for name, regex in [*data["terminals"], [BAD, r"[\s\S]"]])
-    return Tables(
-        re.compile(alternatives),
-        data["keywords"],
-        frozenset(data["ignore"]),
-        data["rules"],
-        data["states"],
-        data["start"],
-        data["end"],
-    )
+def _pattern() -> re.Pattern[str]:
+    return re.compile("|".join(f"(?P<{name}>{regex})" for name, regex in [*terminals().items(), (BAD, r"[\s\S]")]))
 
 
 class Lexed(NamedTuple):
@@ -60,23 +37,22 @@ class Lexed(NamedTuple):
 
 def lex(text: str, limit: int) -> Lexed:
     """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
-    known = tables()
-    keywords, ignore = known.keywords, known.ignore
+    ignored = frozenset(grammar().lexer_conf.ignore)
     tokens: list[Token] = []
     comments: list[Token] = []
-    for match in known.pattern.finditer(text):
+    for match in _pattern().finditer(text):
         kind = match.lastgroup
         assert kind is not None, "every alternative is a named group"
-        if kind in ignore:
+        if kind in ignored:
             if kind == "COMMENT":
                 comments.append(Token(kind, match.group(), match.start(), match.end()))
             continue
         word = match.group()
-        if kind == "NAME":
-            kind = keywords.get(word, kind)
+        if kind == "NAME" and word in KEYWORDS:
+            kind = word.upper()
         elif kind == BAD and tokens:
             last = tokens[-1]
-            if last.kind == BAD and last.end == match.start() and word == last.text[0]:
+            if last.type == BAD and last.end == match.start() and word == last.text[0]:
                 tokens[-1] = Token(BAD, last.text + word, last.start, match.end())
                 continue
         if len(tokens) == limit:

@@ -7,13 +7,10 @@ from collections.abc import Collection
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
-from lbdsl.syntax.apart import action_apart
-from lbdsl.syntax.build import Builder
-from lbdsl.syntax.explain import explain_failure
-from lbdsl.syntax.lalr import Failure, parse_statement
 from lbdsl.syntax.layout import split_statements
 from lbdsl.syntax.lexer import lex
-from lbdsl.syntax.names import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.parser import Failure, Parser
 
 
 def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.File]:
@@ -30,28 +27,28 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         at = lexed.tokens[-1].start
         return Diagnosed(None, (_limit(source, at, f"recipe with more than {MAX_TOKENS} tokens"),))
     chunks, found = split_statements(source, lexed.tokens)
-    builder = Builder(source)
+    parser = Parser(source)
     statements: list[tree.Statement] = []
     joined = -1
     for index, chunk in enumerate(chunks):
         if chunk.broken or index == joined:
             continue
-        node = parse_statement(chunk.tokens, builder)
+        node = parser.parse(chunk.tokens)
         if not isinstance(node, Failure):
             statements.append(node)
             continue
-        problem = explain_failure(source, chunk.tokens, node, actions)
-        if problem.code == "LB016" and index + 1 < len(chunks):
-            apart = action_apart(source, chunk.tokens, chunks[index + 1].tokens, actions)
-            if apart is not None:
-                problem, joined = apart, index + 1
+        from lbdsl.syntax.mistakes import explain_failure  # most recipes have no mistake and need not wait for it
+
+        following = chunks[index + 1].tokens if index + 1 < len(chunks) else ()
+        problem, both = explain_failure(source, chunk.tokens, node, following, actions)
+        joined = index + 1 if both else joined
         found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
     if len(rules) > MAX_RULES:
         return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
     comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
     file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
-    return Diagnosed(file, _in_order([*found, *builder.diagnostics]))
+    return Diagnosed(file, _in_order([*found, *parser.diagnostics]))
 
 
 def _limit(source: Source, at: int, message: str) -> Diagnostic:

@@ -44,19 +44,18 @@ _TEMPLATES: Mapping[type[tree.Node], str] = {
     tree.Let: "let <name> = <value>",
     tree.Group: "group <name> = <layers>",
     tree.Include: "include <path>[ sha256 <sha256>]",
-    tree.Block: "<kind> { <settings:; > }",
+    tree.Block: "<kind> { <items:; > }",
+    tree.Stage: "stage <name> { <settings:; > }",
     tree.Setting: "<key> = <value>",
     tree.Assertion: "assert <expr>",
-    tree.Search: "search { <items:; > }",
-    tree.Vary: "vary <name> in <domain>",
-    tree.Objective: "<direction> <expr>",
-    tree.Subject: "subject to <expr>",
+    tree.Choose: "choose for layers <layers> among <among:, > minimizing <minimizing> subject to <subject_to:, >",
     tree.RuleStatement: "<selector> <actions: + >[ because <because>]",
     tree.ElseSelector: "else",
     tree.WhereSelector: "where <where>",
     tree.LayersSelector: "layers <layers>[ where <where>]",
     tree.ModulesSelector: "modules <patterns:, >[ in layers <layers>][ where <where>]",
-    tree.RankSelector: "<direction>[ <amount>][ of rest<of_rest>] by <by>[ until <until>]",
+    tree.RankSelector: "<direction>[ <amount>][ of rest<of_rest>] by <by>[ until <until>][ <while_>]",
+    tree.While: "while <expr>",
 }
 
 _EXPRESSIONS = (("or",), ("and",), (tree.Not,), (tree.Compare,), ("+", "-"), ("*", "/"), (tree.Minus,))
@@ -116,8 +115,11 @@ def string_text(value: str) -> str:
     return f'"{value.translate(_ESCAPES)}"'
 
 
-def _joined(separator: str, nodes: Iterable[tree.Node], least: int) -> str:
-    return separator.join([node_text(node, least) for node in nodes])
+def _joined(separator: str, nodes: Iterable[tree.Node | tuple[tree.Node, ...]], least: int) -> str:
+    """Nodes, or actions that are taken together, with a separator."""
+    return separator.join(
+        [_joined(" + ", node, least) if isinstance(node, tuple) else node_text(node, least) for node in nodes]
+    )
 
 
 def _chain(operands: Iterable[tree.Expr], ops: Iterable[str], least: int) -> str:

@@ -11,13 +11,12 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
-from lbdsl.editor.pages import FUNCTIONS, KEYWORDS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
+from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.metrics import metrics
 from lbdsl.recipe.calls import signature
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.place import FORMS
-from lbdsl.view.explain_words import KEYWORD_EXAMPLES
+from lbdsl.syntax.words import KEYWORDS, LEFT
 
 FORMAT_VERSION = 1
 
@@ -196,10 +195,15 @@ def _metric(name: str) -> Page | None:
 def _keyword(word: str) -> Page | None:
     if word not in KEYWORDS:
         return None
-    facts = [("Example", f"`{KEYWORD_EXAMPLES[word]}`")]
+    keyword = KEYWORDS[word]
+    facts = [("Example", f"`{keyword.example}`")]
     if word in SETTINGS:
         facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
-    return Page("keyword", word, KEYWORDS[word], tuple(facts), form=FORMS.get(word, ""))
+    return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
+
+
+def _left(word: str) -> Page | None:
+    return Page("word", word, f"`{word}` has left the language: {LEFT[word]}.") if word in LEFT else None
 
 
 def _function(name: str) -> Page | None:
@@ -248,14 +252,14 @@ def _settings(word: str) -> Iterator[Page]:
 def default_of(block: str, key: str) -> str:
     """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
     from lbdsl.core.units import tokens_text
-    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure, Search
+    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure
     from lbdsl.recipe.schema_blocks import Block
 
     if key == "method":
         return f"lora(rank={Lora().rank}, alpha={Lora().alpha:g})"
     if key == "loss":
         return "kl"
-    schemas: dict[str, type[Block]] = {"measure": Measure, "heal": Heal, "eval": Evaluate, "search": Search}
+    schemas: dict[str, type[Block]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
     schema = schemas[block]
     value = schema.model_fields[key].get_default()
     if value is None:
@@ -280,6 +284,7 @@ _MAKERS: tuple[Callable[[str], Page | None], ...] = (
     _action,
     _metric,
     _keyword,
+    _left,
     _function,
     _word,
     _type,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax import tree
 from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
-from lbdsl.syntax.lexer import lex, tables
+from lbdsl.syntax.lexer import lex
 from lbdsl.syntax.parse import parse
 
 NOWHERE = Span(Source("made", ""), 0, 0)
@@ -26,7 +26,6 @@ def number(text: str) -> tree.Number:
     return let.value
 
 
-KEYWORDS = frozenset(tables().keywords)
 NAMES = ["nll", "kl", "sensitivity", "swa", "drop", "keep", "x", "_y2", "Model", "tokens", "k", "e5", "true", "block"]
 names = st.sampled_from(NAMES)
 keys = st.sampled_from([*NAMES, "group", "by", "else", "window", "in"])
@@ -156,12 +155,6 @@ def settings(keys: st.SearchStrategy[str]) -> st.SearchStrategy[tree.Setting]:
 SETTING_KEYS = ("data", "tokens", "seq")
 """Those that all three blocks have."""
 
-search_items = st.one_of(
-    st.builds(lambda name, domain: tree.Vary(NOWHERE, name, domain), variables, domains),
-    st.builds(lambda way, expr: tree.Objective(NOWHERE, way, expr), st.sampled_from(["minimize", "maximize"]), expressions),
-    expressions.map(lambda expr: tree.Subject(NOWHERE, expr)),
-)
-
 
 def selectors() -> st.SearchStrategy[Any]:
     where = st.none() | expressions
@@ -192,6 +185,33 @@ def selectors() -> st.SearchStrategy[Any]:
     )
 
 
+later = st.one_of(
+    st.builds(
+        lambda layers, among, by, budgets: tree.Choose(NOWHERE, layers, tuple(among), by, tuple(budgets)),
+        sets,
+        st.lists(st.lists(metric_calls, min_size=1, max_size=2).map(tuple), min_size=1, max_size=3),
+        metric_calls,
+        st.lists(expressions, min_size=1, max_size=2),
+    ),
+    st.builds(
+        lambda by, bound, action: tree.RuleStatement(
+            NOWHERE, tree.RankSelector(NOWHERE, "lowest", None, False, by, tree.While(NOWHERE, bound)), (action,), None
+        ),
+        metric_calls,
+        expressions,
+        metric_calls,
+    ),
+    st.lists(settings(st.sampled_from(SETTING_KEYS)), max_size=2).map(
+        lambda items: tree.Block(
+            NOWHERE,
+            tree.Ident(NOWHERE, "heal"),
+            (*items, tree.Stage(NOWHERE, tree.Ident(NOWHERE, "match"), tuple(items)), *items),
+        )
+    ),
+)
+"""What only later versions carry out."""
+
+
 def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[tree.Setting]) -> st.SearchStrategy[Any]:
     """Any statement, with these calls as actions and these settings in blocks."""
     return st.one_of(
@@ -214,7 +234,6 @@ def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[
             st.sampled_from(["measure", "heal", "eval"]),
             st.lists(blocks, max_size=3, unique_by=lambda setting: setting.key.name),
         ),
-        st.lists(search_items, max_size=3).map(lambda items: tree.Search(NOWHERE, tuple(items))),
         st.builds(
             lambda selector, found, because: tree.RuleStatement(NOWHERE, selector, tuple(found), because),
             selectors(),
@@ -226,7 +245,7 @@ def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[
 
 # After a number, `tokens` is its unit: no action can be called that.
 actions = calls(expressions).filter(lambda call: call.name.name != "tokens")
-files = st.lists(statements(actions, settings(keys)), max_size=4).map(tuple)
+files = st.lists(statements(actions, settings(keys)) | later, max_size=4).map(tuple)
 """Statements of a whole file."""
 
 
@@ -244,23 +263,23 @@ def mangled(draw: st.DrawFn, text: str) -> str:
     parts: list[str] = [draw(st.sampled_from(["", "# top\n", "\n\n", " \n# a\n\n#b\n"]))]
     brackets: list[bool] = []
     for index, token in enumerate(tokens):
-        if token.kind in ("NEWLINE", "SEMICOLON"):
+        if token.type in ("NEWLINE", "SEMICOLON"):
             parts.append(draw(st.sampled_from(_ENDS)))
             continue
-        before = tokens[index - 1] if index and tokens[index - 1].kind not in ("NEWLINE", "SEMICOLON") else None
+        before = tokens[index - 1] if index and tokens[index - 1].type not in ("NEWLINE", "SEMICOLON") else None
         if before is not None:
-            may_break = brackets[-1:] == [True] or before.kind in CONTINUES_AFTER or token.kind in CONTINUES_BEFORE
-            if may_break and token.kind not in ONLY_BEGINS and draw(st.integers(0, 3)) == 0:
+            may_break = brackets[-1:] == [True] or before.type in CONTINUES_AFTER or token.type in CONTINUES_BEFORE
+            if may_break and token.type not in ONLY_BEGINS and draw(st.integers(0, 3)) == 0:
                 parts.append(draw(st.sampled_from(_BREAKS)))
             elif text[before.end : token.start]:
                 parts.append(draw(st.sampled_from(_SPACES[1:])))
             elif draw(st.integers(0, 3)) == 0:
                 parts.append(draw(st.sampled_from(_SPACES)))
-        if token.kind in ("LPAR", "LSQB", "LBRACE"):
-            brackets.append(token.kind != "LBRACE" or (before is not None and before.kind == "IN"))
-        elif token.kind in ("RPAR", "RSQB", "RBRACE"):
+        if token.type in ("LPAR", "LSQB", "LBRACE"):
+            brackets.append(token.type != "LBRACE" or (before is not None and before.type == "IN"))
+        elif token.type in ("RPAR", "RSQB", "RBRACE"):
             brackets.pop()
         parts.append(token.text)
-        if token.kind == "LBRACE" and not brackets[-1] and draw(st.booleans()):
+        if token.type == "LBRACE" and not brackets[-1] and draw(st.booleans()):
             parts.append(draw(st.sampled_from(["\n", " # open\n", "\n\n# first\n"])))
     return "".join(parts)

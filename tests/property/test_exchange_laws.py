@@ -42,7 +42,10 @@ files = st.lists(trees.statements(actions, trees.settings(st.sampled_from(trees.
 @pytest.mark.parametrize("form", ["json", "yaml"])
 @given(statements=files)
 def test_there_and_back_is_the_identity(form: Any, statements) -> None:
-    written = to_exchange(tree_text(statements), "t", form).unwrap()
+    written_first = to_exchange(tree_text(statements), "t", form)
+    # What this version does not carry out has no form in JSON, such as several texts in `heal`.
+    assume({problem.code for problem in written_first.diagnostics} != {"LB054"})
+    written = written_first.unwrap()
     back: Diagnosed[str] = from_exchange(written, "t", form)
     # A call inside an expression may bear an action's name and other parameters.
     assume({problem.code for problem in back.diagnostics} <= {"LB042"} and back.value is not None)
@@ -110,7 +113,6 @@ KEYS = (
     "in_layers",
     "measure",
     "heal",
-    "search",
     "assert",
     "else",
     "because",

@@ -130,7 +130,6 @@ def test_codes_are_tested() -> None:
         "LB135",
         "LB137",
         "LB138",
-        "LB144",
         "LB215",
         "LB217",
         "LB218",

@@ -74,7 +74,7 @@ def test_whole_process_exit_codes_and_torch(folder: Path) -> None:
         "import sys; from lbdsl.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & "
-        "{'torch', 'transformers', 'rich', 'lark', 're2', 'numpy'}))"
+        "{'torch', 'transformers', 'rich', 're2', 'numpy'}))"
     )
     for name, wanted in (("good", 0), ("bad", 1)):
         done = subprocess.run(

@@ -13,7 +13,8 @@ from lbdsl.core.nearest import distance, nearest
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.words import KEYWORDS as VOCABULARY
+from lbdsl.syntax.words import PLANNED
 
 ALPHABET = "aeqxz"
 NEIGHBOURS = {
@@ -59,12 +60,6 @@ KEYWORDS = {
     "heal": "WORD { seed = 1 }",
     "eval": "WORD { tokens = 1k }",
     "assert": "WORD kv(1Ki) <= 50%",
-    "search": "WORD { vary $w in 64..512; minimize kl_healed }",
-    "vary": "search { WORD $w in 64..512 }",
-    "minimize": "search { WORD kl_healed }",
-    "maximize": "search { WORD agreement }",
-    "subject": "search { WORD to kv(1Ki) <= 50% }",
-    "to": "search { subject WORD kv(1Ki) <= 50% }",
     "else": "WORD keep",
     "where": "WORD nll < 0.1 keep",
     "layers": "WORD 0-3 keep",
@@ -140,7 +135,7 @@ def typos(word: str) -> set[str]:
 
 
 WORDS = {
-    *tables().keywords,
+    *VOCABULARY,
     *actions(),
     *metrics(),
     "sensitivity",
@@ -166,7 +161,7 @@ def named_first(text: str) -> tuple[bool, str | None]:
 
 
 def test_contexts_use_every_keyword() -> None:
-    assert set(KEYWORDS) == set(tables().keywords)
+    assert set(KEYWORDS) == VOCABULARY.keys() - PLANNED
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from lbdsl.recipe.exchange_text import DEPTH
 from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_text
 from lbdsl.syntax.parse import parse
+from lbdsl.syntax.planned import not_in_this_version
 
 ROOT = Path(__file__).parents[2]
 SPEC = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "spec").glob("*.md")))
@@ -36,6 +37,8 @@ RECIPES = [
     for path in sorted((ROOT / folder).rglob("*.lbr"))
 ]
 PARSED = [text for text in [*BLOCK.findall(SPEC), *RECIPES] if not parse(Source("t", text)).diagnostics]
+LATER = [text for text in PARSED if not_in_this_version(parse(Source("t", text)).unwrap().statements)]
+PARSED = [text for text in PARSED if text not in LATER]
 
 FULL = """lbr 1
 recipe "all of it"
@@ -60,7 +63,6 @@ heal { method = lora(rank=16); loss = kl + 0.1 * hidden; lr = 1e-3 }
 
 assert kv(32Ki) <= 50%
 
-search { vary $window in 64..1Ki; minimize ppl_increase; subject to kv(32Ki) <= 25%; trials = 20 }
 """
 
 
@@ -77,6 +79,12 @@ def run(*arguments: object, stdin: str | None = None):
 
 
 # Identity ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_later_is_refused() -> None:
+    assert len(LATER) >= 4
+    for text in LATER:
+        assert {problem.code for problem in to_exchange(text, "t.lbr", "json").diagnostics} == {"LB054"}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,8 @@ def test_the_text_that_comes_back_is_grouped_and_canonical() -> None:
 
 def test_every_statement_and_selector_has_a_row() -> None:
     nodes = {kind.node for kind in STATEMENTS}
-    assert nodes == {*get_args(tree.Statement), *get_args(tree.Selector)} - {tree.RuleStatement}
+    later = {tree.Choose}
+    assert nodes == {*get_args(tree.Statement), *get_args(tree.Selector)} - {tree.RuleStatement} - later
 
 
 def test_what_it_looks_like() -> None:
@@ -194,7 +203,6 @@ def test_numbers_keep_their_text() -> None:
             "did you mean `sinks`?",
         ),
         ({"heal": {"tokns": 3}}, "LB042", "`statements[0].heal` has no key `tokns`", "did you mean `tokens`?"),
-        ({"search": [{"trails": 3}]}, "LB042", "`statements[0].search[0]` has no key `trails`", "did you mean `trials`?"),
         ({"param": "w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
         ({"else": True, "do": "kep"}, "LB043", "`statements[0].do`: no action `kep`", "did you mean `keep`?"),
         ({"else": False, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
@@ -409,7 +417,6 @@ def test_every_recipe_as_json_fits_the_schema() -> None:
         {"else": True},
         {"else": False, "do": "keep"},
         {"recipe": 5},
-        {"search": [{"trails": 3}]},
         {"else": True, "do": {"swa": {"window": 0}}},
         {"else": True, "do": {"swa": {"sinks": 4}}},
         {"else": True, "do": {"dorp": {}}},
@@ -484,7 +491,7 @@ def test_convert_loads_no_torch(tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text(FULL)
     code = (
         "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
-        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers', 'lark'}))"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
     )
     for verb in (["convert"], ["convert", "--to", "yaml"], ["fmt"]):
         done = subprocess.run(

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from lbdsl.cli.explain import explain
 from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.syntax.lexer import tables
+from lbdsl.syntax.words import KEYWORDS
 from lbdsl.view.diagnostics import Style
 from lbdsl.view.explain import nearest_topics, pages_of, topics, topics_by_kind
 from lbdsl.view.explain_text import pages_text
@@ -86,7 +86,7 @@ def test_every_topic_has_a_page_that_fits(topic: str) -> None:
 
 def test_topics_hold_all_codes_and_keywords() -> None:
     kinds = dict(topics_by_kind())
-    assert set(kinds["keywords"]) == set(tables().keywords)
+    assert set(kinds["keywords"]) == set(KEYWORDS)
     assert kinds["codes"] == code_ids()
     listed = run().stdout
     for topic in ("LB001", "swa", "sensitivity", "model.kv_heads", "heal.loss", "until"):
@@ -143,9 +143,13 @@ def test_keywords_have_examples_that_parse() -> None:
     from lbdsl.core.span import Source
     from lbdsl.syntax.lexer import lex
     from lbdsl.syntax.parse import parse
-    from lbdsl.view.explain_words import KEYWORD_EXAMPLES
 
-    assert set(KEYWORD_EXAMPLES) == set(tables().keywords)
-    for word, text in KEYWORD_EXAMPLES.items():
-        assert parse(Source("x", text)).ok, text
-        assert word in {token.text for token in lex(text, 1000).tokens}
+    for word, keyword in KEYWORDS.items():
+        assert parse(Source("x", keyword.example)).ok, keyword.example
+        assert word in {token.text for token in lex(keyword.example, 1000).tokens}
+
+
+@pytest.mark.parametrize("word", ["search", "tune"])
+def test_words_that_left_the_language(word: str) -> None:
+    (page,) = pages_of(word)
+    assert page.title.startswith(f"`{word}` has left the language: `--set ")

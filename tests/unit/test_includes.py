@@ -230,7 +230,6 @@ def test_names_that_an_unread_file_may_define_are_not_missed_again(tmp_path: Pat
     ("inner", "code"),
     [
         ('recipe "mine"\n', "LB134"),
-        ("search { vary $x in {1}; minimize params }\n", "LB134"),
         ("lbr 2\n", "LB124"),
         ("heal { tokens = 2k }\n", "LB213"),
         ("let $x = 1\n", "LB112"),

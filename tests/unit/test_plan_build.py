@@ -256,16 +256,3 @@ def test_a_joint_score_that_is_no_number_is_an_error(broken, said):
     assert errors[0].message == said
     assert (plan.loss.scores, plan.applyable, plan.complete) == ({}, False, False)
     assert len(plan.digest) == 64
-
-
-def test_a_search_is_not_run_and_that_is_said():
-    text = (
-        "param $w: tokens in 64..1Ki = 64\nelse swa(window=$w)\nheal { tokens = 100k }\nassert kl_healed < 1\n"
-        "search { vary $w in 64..512; minimize kl }\n"
-    )
-    found = built(text)
-    noted = next(d for d in found.diagnostics if d.code == "LB144")
-    assert "$w = 64" in noted.message
-    assert noted.span is not None
-    assert noted.span.text.startswith("search {")
-    assert found.unwrap().applyable

@@ -184,13 +184,8 @@ def test_full_weights_and_parameters_in_settings() -> None:
 def test_comments_stay_out_of_a_rules_text() -> None:
     recipe = resolved("layers 1, # one\n  2 keep # two\nelse keep")
     assert recipe.rules[0].text == "layers 1, 2 keep"
-    searched = resolved(
-        "param $w: tokens = 64\nelse swa(window=$w)\nsearch { vary $w in 64..128; minimize nll + # sum\n"
-        '  kl; subject to model.family == "a#b" # b\n}'
-    ).search
-    assert searched is not None
-    assert searched.objectives[0].text == "nll + kl"
-    assert searched.subject_to[0].text == 'model.family == "a#b"'
+    asserted = resolved('else keep\nassert nll + # sum\n  kl < 1 and\n  model.family == "a#b" # b\n').asserts
+    assert asserted[0].text == 'nll + kl < 1 and model.family == "a#b"'
 
 
 def test_load_recipe_refuses_what_cannot_be_read(tmp_path) -> None:

@@ -15,8 +15,8 @@ from lbdsl.core.nearest import slip
 from lbdsl.metrics import metrics
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.names import STATEMENTS
 from lbdsl.syntax.wishes import wish, wishes
+from lbdsl.syntax.words import STATEMENTS
 
 WISHES = dict(
     re.findall(

@@ -1,0 +1,126 @@
+"""Detectors of wrong words: misspelt ones, those of other tools, and words in the wrong place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.nearest import close_words
+from lbdsl.core.registry import nearest
+from lbdsl.syntax.mistakes.place import LONGEST, WANTS_MORE, WORDS, Place, keyword
+from lbdsl.syntax.wishes import slip, wish
+from lbdsl.syntax.words import BLOCKS, KEYWORDS, LEFT, PLANNED, STATEMENTS
+
+_COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_TRIALS = 6
+
+
+def unknown_statement(p: Place) -> Diagnostic | None:
+    word = p.token.text
+    if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
+        return None
+    if word in LEFT:
+        return p.error("LB053", f"`{word}` has left the language", help=LEFT[word])
+    if word in p.actions:
+        help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
+        return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
+    sign = p.at(1)
+    if word in STATEMENTS and sign.type:
+        fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
+        return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
+    said = wish(word, "statement")
+    near = None if said else nearest(word.lower(), STATEMENTS)
+    listed = "statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS)
+    return p.error(
+        "LB001",
+        f"unknown statement `{word}`",
+        help=said or (f"did you mean `{near}`?" if near else listed),
+        write=slip(word, STATEMENTS) if near else None,
+    )
+
+
+def no_statement(p: Place) -> Diagnostic | None:
+    """A statement that begins with a set, or with the brace of JSON."""
+    said = f"a statement cannot begin with `{p.token.text}`"
+    if p.failure.index != 0:
+        return None
+    if p.type == "LBRACE":
+        help = "a recipe in JSON becomes text with `lbdsl convert`; a saved plan is shown with `lbdsl show`"
+        return p.error("LB001", said, help=help)
+    if p.type not in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
+        return None
+    word = next((word for word in ("layers", "group", "let") if p.parses([keyword(word), *p.tokens])), None)
+    if word is None:
+        return p.error("LB001", said, help="a rule about layers begins with `layers`")
+    fix = p.edit(f"write `{word}` before it", f"{word} ", p.token.start)
+    return p.error("LB001", said, help=f"write `{word} {p.token.text}`", fix=fix)
+
+
+def misspelt_keyword(p: Place) -> Diagnostic | None:
+    """`layers 0-9 exept 3 keep`: the word is put right on trial, and the parser says whether that helps. A misspelt
+    keyword is taken for a name, often for the action's, so the failure is at the word or one or two tokens behind it."""
+    if len(p.tokens) > LONGEST:
+        return None
+    best: tuple[int, int, str] | None = None
+    for index, word in islice(_candidates(p), _TRIALS):
+        token = p.tokens[index]
+        right = keyword(word)._replace(start=token.start, end=token.end)
+        reached = p.reached([*p.tokens[:index], right, *p.tokens[index + 1 :]])
+        if reached > p.failure.index and (best is None or reached > best[0]):
+            best = (reached, index, word)
+    if best is None:
+        return None
+    _, index, word = best
+    token = p.tokens[index]
+    return p.error(
+        "LB050",
+        f"unexpected `{token.text}`",
+        token,
+        help=(f"did you mean `{word}`?", *p.form),
+        write=word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None,
+    )
+
+
+def _candidates(p: Place) -> Iterator[tuple[int, str]]:
+    """Words of the statement near its failure, each with the keywords like it, the likest first."""
+    for index in (p.failure.index, p.failure.index - 1, p.failure.index - 2):
+        if 0 < index < len(p.tokens):
+            token = p.tokens[index]
+            if token.type in WORDS and token.text not in p.actions and wish(token.text, "set") is None:
+                for word in close_words(token.text, KEYWORDS.keys() - PLANNED)[:3]:
+                    yield index, word
+
+
+def word_of_another_tool(p: Place) -> Diagnostic | None:
+    """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
+    for index in (p.failure.index, p.failure.index - 1):
+        token = p.tokens[index] if 0 < index < len(p.tokens) else None
+        if token is None or token.type not in WORDS or token.text in p.actions:
+            continue
+        said = wish(token.text, "set")
+        if said is not None:
+            return p.error("LB008", f"unexpected `{token.text}`", token, help=(said, *p.form))
+    return None
+
+
+def count_in_words(p: Place) -> Diagnostic | None:
+    """`lowest six by nll drop`."""
+    if p.type != "NAME" or p.at(1).type not in ("BY", "OF") or not p.expects("BY", "INT"):
+        return None
+    word, said = p.token.text.lower(), f"`{p.token.text}` is no amount"
+    if word not in _COUNTS:
+        return p.error("LB008", said, help="an amount is a number or a percentage, as in `6` or `20%`")
+    number = str(_COUNTS.index(word) + 1)
+    return p.error("LB008", said, help=f"write `{number}`", write=number)
+
+
+def keyword_as_name(p: Place) -> Diagnostic | None:
+    """`layers 8 else`."""
+    word, before = p.token.text, p.at(-1)
+    if word not in KEYWORDS or not before.type or not p.expects("NAME") or p.failure.complete:
+        return None
+    value = before.type in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *WANTS_MORE)
+    what = "an action" if p.is_rule and not value else "a name"
+    help = (*p.form, "statements are separated by `;` or a new line")
+    return p.error("LB015", f"`{word}` is a keyword, not {what}", help=help)

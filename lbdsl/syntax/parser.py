@@ -1,0 +1,280 @@
+"""One statement's tokens to one node: Lark runs its LALR automaton, and what it reduces becomes nodes of the tree at once.
+
+Lark's own trees would cost a second pass and twice the time, so its reductions call `Parser` directly. A piece on the stack
+is a node with the text that it spans, its parentheses included: those belong to what is around them, not to the node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from lark.exceptions import UnexpectedToken
+from lark.grammar import Rule
+from lark.parsers.lalr_interactive_parser import InteractiveParser
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.span import Source, Span
+from lbdsl.core.units import BINARY, DECIMAL, Unit
+from lbdsl.syntax import tree
+from lbdsl.syntax.grammar import grammar
+from lbdsl.syntax.lexer import END, Token
+from lbdsl.syntax.words import PLANNED
+
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
+
+
+_PLANNED = {word.upper() for word in PLANNED}
+
+
+class Failure:
+    """The token that has no place: its index; the end of the statement is one past the last."""
+
+    def __init__(self, index: int, parser: InteractiveParser):
+        self.index = index
+        self._parser = parser
+
+    @cached_property
+    def expected(self) -> frozenset[str]:
+        """The terminals that have a place there."""
+        return frozenset(self._parser.accepts()) - _PLANNED
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tokens before it are a whole statement."""
+        return END in self.expected
+
+
+class _Piece(NamedTuple):
+    node: Any
+    start: int
+    end: int
+
+
+class _List(NamedTuple):
+    """Pieces that go into their parent's."""
+
+    nodes: list[Any]
+    start: int
+    end: int
+
+
+class Parser:
+    """Parses the statements of one source, and collects what is wrong inside a token (`"\\q"`)."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.diagnostics: list[Diagnostic] = []
+        self._callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
+        self._callbacks |= dict.fromkeys(_VALUES, self._shift)
+
+    def parse(self, tokens: Sequence[Token]) -> Any:
+        """The node of a statement, or a `Failure`."""
+        parser = grammar().parse_interactive()
+        parser.parser_state.parse_conf.callbacks = self._callbacks
+        feed: Any = parser.parser_state.feed_token  # it wants a `type` of tokens, and no more
+        index = 0
+        last = tokens[-1].end if tokens else 0
+        try:
+            for token in tokens:
+                feed(token)
+                index += 1
+            return feed(Token(END, "", last, last), True).node
+        except UnexpectedToken:
+            return Failure(index, parser)
+
+    def value(self, token: Token) -> Any:
+        """The node of a token that is a value by itself; the text of a keyword or sign."""
+        make = _VALUES[token.type]
+        return make(self, Span(self.source, token.start, token.end), token.text)
+
+    def _shift(self, token: Token) -> _Piece:
+        return _Piece(self.value(token), token.start, token.end)
+
+    def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
+        """What makes one piece of the pieces that a rule reduces."""
+        symbols: list[Any] = list(enumerate(rule.expansion))
+        kept = [
+            index
+            for index, symbol in symbols
+            if not symbol.is_term or (symbol.name in _VALUES and (rule.options.keep_all_tokens or not symbol.filter_out))
+        ]
+        name, alone = rule.alias or rule.origin.name, rule.options.expand1 and not rule.alias
+        if alone and len(rule.expansion) == 1:
+            return itemgetter(0)  # A lone operand passes through the levels of precedence: most reductions are such.
+        make = _NODES.get(name)
+
+        def reduce(pieces: list[Any]) -> Any:
+            start, end = pieces[0].start, pieces[-1].end
+            nodes: list[Any] = []
+            for index in kept:
+                piece = pieces[index]
+                if type(piece) is _Piece:
+                    nodes.append(piece.node)
+                elif not nodes:
+                    nodes = piece.nodes  # A chain's own list grows, so that a long one costs linear time.
+                else:
+                    nodes.extend(piece.nodes)
+            if make is None:
+                return _Piece(nodes[0], start, end) if alone else _List(nodes, start, end)
+            return _Piece(make(Span(self.source, start, end), *nodes), start, end)
+
+        return reduce
+
+    def _string(self, span: Span, text: str) -> tree.String:
+        def unescaped(match: re.Match[str]) -> str:
+            char, at = match[1], span.start + 1 + match.start()
+            if char not in _ESCAPES:
+                help = 'strings know `\\\\`, `\\"`, `\\n` and `\\t`'
+                where = Span(self.source, at, at + 2)
+                self.diagnostics.append(error("LB014", f"unknown escape `\\{char}` in a string", where, help=help))
+            return _ESCAPES.get(char, char)
+
+        return tree.String(span, _ESCAPE.sub(unescaped, text[1:-1]))
+
+
+def _quantity(text: str) -> tuple[int | float, Unit]:
+    unit, body = Unit.NONE, text
+    if body.endswith("tokens"):
+        unit, body = Unit.TOKENS, body[: -len("tokens")].rstrip()
+    elif body.endswith("B"):
+        unit, body = Unit.BYTES, body[:-1]
+    factor = 1
+    for suffix, scale in (BINARY | DECIMAL).items():
+        if body.endswith(suffix):
+            factor, body = scale, body[: -len(suffix)]
+            break
+    if body.isdigit():
+        return int(body) * factor, unit
+    scaled = float(body) * factor
+    return int(scaled) if scaled.is_integer() else scaled, unit
+
+
+def _number(value: Callable[[str], tuple[int | float, Unit]]) -> Callable[[Parser, Span, str], tree.Number]:
+    def make(_: Parser, span: Span, written: str) -> tree.Number:
+        text = " ".join(written.split())  # `10M  tokens` and `10M tokens` say the same.
+        return tree.Number(span, *value(text), text)
+
+    return make
+
+
+def _text(_: Parser, __: Span, text: str) -> str:
+    return text
+
+
+def _ident(_: Parser, span: Span, text: str) -> tree.Ident:
+    return tree.Ident(span, text)
+
+
+_VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
+    "NAME": _ident,
+    "KEY": _ident,
+    "DOTTED": lambda p, span, text: tree.Dotted(span, text),
+    "VAR": lambda p, span, text: tree.Variable(span, text[1:]),
+    "REF": lambda p, span, text: tree.GroupRef(span, text[1:]),
+    "STRING": Parser._string,
+    "REGEX": lambda p, span, text: tree.Pattern(span, text[2:-1].replace('\\"', '"')),
+    "INT": _number(lambda text: (int(text), Unit.NONE)),
+    "DECIMAL": _number(lambda text: (float(text), Unit.NONE)),
+    "PERCENT": _number(lambda text: (float(text[:-1]) / 100, Unit.RATIO)),
+    "QUANTITY": _number(_quantity),
+    **dict.fromkeys(("MEASURE", "HEAL", "EVAL"), _ident),
+    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), _text),
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), _text),
+}
+
+
+def _param(span: Span, name: tree.Variable, type_: tree.Ident, *more: Any) -> tree.Param:
+    domain = next((node for node in more if isinstance(node, tree.Interval | tree.Choice)), None)
+    return tree.Param(span, name, type_, domain, next((node for node in more if node is not domain), None))
+
+
+def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
+    patterns = tuple(node for node in nodes if not isinstance(node, _Part))
+    return tree.ModulesSelector(span, patterns, _part(nodes, "in"), _part(nodes, "where"))
+
+
+def _rank(span: Span, direction: str, *nodes: Any) -> tree.RankSelector:
+    amount = next((node for node in nodes if isinstance(node, tree.Number | tree.Variable)), None)
+    by = next(node for node in nodes if isinstance(node, tree.Call))
+    return tree.RankSelector(span, direction, amount, bool(_part(nodes, "of rest")), by, _part(nodes, "bound"))
+
+
+def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
+    among = tuple(node for node in nodes if isinstance(node, tuple))
+    minimizing, *subject_to = nodes[len(among) :]
+    return tree.Choose(span, layers, among, minimizing, tuple(subject_to))
+
+
+class _Part(NamedTuple):
+    """A part of a selector that may be left out."""
+
+    name: str
+    node: Any
+
+
+def _part(nodes: Sequence[Any], name: str) -> Any:
+    return next((node.node for node in nodes if isinstance(node, _Part) and node.name == name), None)
+
+
+def _chain(span: Span, *nodes: Any) -> tree.Arithmetic:
+    return tree.Arithmetic(span, nodes[::2], nodes[1::2])
+
+
+def _call(span: Span, name: tree.Ident, *args: tree.Arg) -> tree.Call:
+    return tree.Call(span, name, args if span.end > name.span.end else None)
+
+
+_NODES: Mapping[str, Callable[..., Any]] = {
+    "version": tree.Version,
+    "recipe_name": tree.RecipeName,
+    "requires": tree.Requires,
+    "param": _param,
+    "let": tree.Let,
+    "group": tree.Group,
+    "include": lambda span, path, sha256=None: tree.Include(span, path, sha256),
+    "assertion": tree.Assertion,
+    "choose": _choose,
+    "rule": lambda span, selector, actions, because=None: tree.RuleStatement(span, selector, actions, because),
+    "else_selector": tree.ElseSelector,
+    "where_selector": tree.WhereSelector,
+    "layers_selector": lambda span, layers, *where: tree.LayersSelector(span, layers, _part(where, "where")),
+    "modules_selector": _modules,
+    "rank_selector": _rank,
+    "where": lambda span, expr: _Part("where", expr),
+    "until": lambda span, expr: _Part("bound", expr),
+    "while": lambda span, expr: _Part("bound", tree.While(span, expr)),
+    "in_layers": lambda span, layers: _Part("in", layers),
+    "of_rest": lambda span: _Part("of rest", True),
+    "action": lambda span, *calls: calls[::2],
+    "except_set": tree.ExceptSet,
+    "union_set": lambda span, *sets: tree.UnionSet(span, sets),
+    "inter_set": lambda span, *sets: tree.InterSet(span, sets),
+    "not_set": tree.NotSet,
+    "all_layers": tree.AllLayers,
+    "point": tree.Point,
+    "range": lambda span, first, _, last: tree.Range(span, first, last),
+    "edge": tree.Edge,
+    "every": lambda span, step, start=None: tree.Every(span, step, start),
+    "ranked_set": tree.RankedSet,
+    "block": lambda span, kind, *settings: tree.Block(span, kind, settings),
+    "stage": lambda span, name, *settings: tree.Stage(span, name, settings),
+    "setting": tree.Setting,
+    "span_domain": tree.Interval,
+    "choice_domain": lambda span, *options: tree.Choice(span, options),
+    "either": lambda span, *operands: tree.Logic(span, "or", operands),
+    "both": lambda span, *operands: tree.Logic(span, "and", operands),
+    "negation": tree.Not,
+    "compare": lambda span, *nodes: tree.Compare(span, nodes[::2], nodes[1::2]),
+    "cmp_op": lambda span, *words: tree.Operator(span, " ".join(words)),
+    "arithmetic": _chain,
+    "minus": lambda span, _, operand: tree.Minus(span, operand),
+    "list": lambda span, *items: tree.Items(span, items),
+    "call": _call,
+    "arg": lambda span, *nodes: tree.Arg(span, nodes[0] if len(nodes) == 2 else None, nodes[-1]),
+}
+"""What makes the nodes of the grammar's rules and aliases; rules without an entry only gather pieces."""
