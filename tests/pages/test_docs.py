@@ -16,6 +16,7 @@ from docs.generate import MEASURED, PAGES, ROOT, measured, page_now
 from lbdsl.cli.app import VERBS
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+BAR = re.compile("[▁-█]")  # eight steps, next to each other in Unicode
 OF_MACHINE = re.compile(r"^ (?:decode bound|apply takes about).*\n(?:  .*\n)*", re.MULTILINE)
 """What a plan says of this machine's speed."""
 
@@ -37,7 +38,9 @@ def test_shown_files_outputs_and_tables_are_the_real_ones(page: Path) -> None:
 def test_shown_measurements_are_the_real_ones(smollm2: str, page: Path) -> None:
     for match in MEASURED.finditer(page.read_text(encoding="utf-8")):
         now_text, then_text = (OF_MACHINE.sub("", text) for text in (measured(match["what"]), match["text"]))
-        assert NUMBER.sub("#", now_text) == NUMBER.sub("#", then_text)
+        assert BAR.sub("▁", NUMBER.sub("#", now_text)) == BAR.sub("▁", NUMBER.sub("#", then_text))
+        for now, then in zip(BAR.findall(now_text), BAR.findall(then_text), strict=True):
+            assert abs(ord(now) - ord(then)) <= 1, "a score near the edge of a step"
         for now, then in zip(NUMBER.findall(now_text), NUMBER.findall(then_text), strict=True):
             assert float(now) == pytest.approx(float(then), rel=0.05, abs=0.05)
 
