@@ -1,0 +1,19 @@
+"""The command line: one file a verb."""
+
+VERBS = {
+    "check": "Parse, type-check and lint recipes; needs no model.",
+    "fmt": "Rewrite recipes in their canonical form.",
+    "explain": "What a code, an action, a metric or a word of the language means.",
+    "convert": "Convert a recipe between .lbr, JSON and YAML.",
+    "init": "Write a starter recipe that fits a model.",
+    "inspect": "Layers, shapes and sizes of a model, from its headers.",
+    "measure": "Measure what a recipe needs of a model, and keep it.",
+    "plan": "Show what a recipe would do to a model, and what it costs and gains.",
+    "show": "Show a saved plan or an artifact again.",
+    "apply": "Change, heal, judge and save a model.",
+    "eval": "Judge an artifact against its base model.",
+    "export": "Write an artifact in a format that an engine reads.",
+    "lsp": "Serve an editor: findings, completion, hints.",
+    "completions": "Print what makes a shell complete lbdsl.",
+}
+"""What `lbdsl --help` says of each verb."""

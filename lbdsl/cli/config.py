@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from lbdsl.cli import VERBS
+
 PROJECT_FILE = "lbdsl.toml"
 
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
@@ -42,8 +44,6 @@ def file_of(verb: str, option: str) -> str:
 
 def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
     """The map above, and the file that each of its values is from."""
-    from lbdsl.cli.app import VERBS
-
     merged: dict[str, dict[str, Any]] = {verb: {} for verb in VERBS}
     files: dict[str, dict[str, str]] = {verb: {} for verb in VERBS}
     for path in (user_file(), Path(PROJECT_FILE)):

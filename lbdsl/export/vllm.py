@@ -10,7 +10,7 @@ from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, Expresses, attention
 from lbdsl.export.files import link_files
 from lbdsl.families.engines import Lacks
-from lbdsl.vllm import served
+from lbdsl.vllm.served import served
 
 
 class VllmPlugin(Exporter):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 
-from lbdsl.api.applying import Applied
-from lbdsl.api.evaluating import Judged
-from lbdsl.api.planning import Measured, Planned
 from lbdsl.view.plan import render_plan
 from lbdsl.view.report import render_quality, render_report
 from lbdsl.view.scores import render_scores
@@ -18,18 +16,20 @@ WIDTH = 100
 _FORMAT = '<pre style="line-height: 1.25; white-space: pre; overflow-x: auto">{code}</pre>'
 
 
+_DRAW: Mapping[str, Callable[[Any, Console], None]] = {
+    "Planned": lambda result, console: render_plan(result.plan, console),
+    "Applied": lambda result, console: render_report(result.record, result.folder, console),
+    "Judged": lambda result, console: render_quality(result.quality, result.asserts, console),
+    "Measured": lambda result, console: render_scores(result, console),
+}
+"""By the name of the class: importing the API's classes here would close a circle, since they draw themselves."""
+
+
 def html_of(result: Any) -> str:
     """The picture of a result of the API, in a `pre` element with inline styles."""
     console = Console(record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
-    match result:
-        case Planned():
-            render_plan(result.plan, console)
-        case Applied():
-            render_report(result.record, result.folder, console)
-        case Judged():
-            render_quality(result.quality, result.asserts, console)
-        case Measured():
-            render_scores(result, console)
-        case _:
-            raise TypeError(f"no picture of {type(result).__name__}")
+    draw = _DRAW.get(type(result).__name__)
+    if draw is None:
+        raise TypeError(f"no picture of {type(result).__name__}")
+    draw(result, console)
     return console.export_html(inline_styles=True, code_format=_FORMAT)

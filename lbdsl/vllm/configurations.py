@@ -13,8 +13,8 @@ import transformers
 from transformers import AutoConfig
 
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
-from lbdsl.vllm import served
 from lbdsl.vllm.layers import checked
+from lbdsl.vllm.served import served
 
 
 def _configuration(family: str) -> Any:

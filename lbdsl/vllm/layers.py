@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lbdsl.model.hybrid.lbdsl_layers import check_fields, check_layer, checked_layers
-from lbdsl.vllm import KNOWN
+from lbdsl.vllm.served import KNOWN
 
 
 def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import extract_layer_index
 
 from lbdsl.model.hybrid.lbdsl_layers import config_with
-from lbdsl.vllm import layers_of, served
 from lbdsl.vllm.layers import sizes_of, window_of
+from lbdsl.vllm.served import layers_of, served
 
 
 class LbdslDecoderLayer(nn.Module):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import MEASURED, PAGES, ROOT, measured, page_now
-from lbdsl.cli.app import VERBS
+from lbdsl.cli import VERBS
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 BAR = re.compile("[▁-█]")  # eight steps, next to each other in Unicode

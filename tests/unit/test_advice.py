@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.app import VERBS
+from lbdsl.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

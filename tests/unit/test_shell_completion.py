@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lbdsl.cli.app import VERBS, cli
+from lbdsl.cli import VERBS
+from lbdsl.cli.app import cli
 from lbdsl.cli.completions import files, words
 from lbdsl.core.codes import code_for, code_ids
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import lbdsl.vllm as plugin
+import lbdsl.vllm.served as plugin
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.parts import Slot
@@ -48,7 +48,7 @@ def test_it_needs_only_what_vllm_brings(path: Path) -> None:
 def test_what_it_needs_of_lbdsl_needs_no_more() -> None:
     code = (
         "import sys; before = set(sys.modules)\n"
-        f"import {', '.join(sorted(OURS))}, lbdsl.vllm; assert lbdsl.vllm.served()\n"
+        f"import {', '.join(sorted(OURS))}, lbdsl.vllm.served; assert lbdsl.vllm.served.served()\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "assert new <= {'lbdsl', *sys.stdlib_module_names}, new"
     )
