@@ -8,18 +8,18 @@ from dataclasses import replace
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.cost import ModelCost, model_cost
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.check import requests_of
+from lbdsl.solve.select import select
 
 
 def llama_facts(

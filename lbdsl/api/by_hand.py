@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lbdsl.api.applying import set_values
 from lbdsl.api.planning import Planned, plan_text
 from lbdsl.core.diagnostic import fail
-from lbdsl.plan.words import ranges_text
+from lbdsl.core.units import ranges_text
 from lbdsl.recipe.schema import ModulesSelector, Recipe
 
 SUFFIX = ", changed by hand"

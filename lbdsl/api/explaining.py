@@ -80,7 +80,7 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
 
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     """Made-up scores of what the recipe asks for: high at both ends, as in real models."""
-    from lbdsl.plan.check import requests_of
+    from lbdsl.solve.check import requests_of
 
     needed = requests_of(recipe, facts).value
     if needed is None:
@@ -102,7 +102,7 @@ def _planned(
     from lbdsl.plan.build import build
     from lbdsl.plan.lengths import with_lengths
     from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
-    from lbdsl.plan.select import select
+    from lbdsl.solve.select import select
 
     lengths = with_lengths(recipe, facts)
     if lengths.value is None:

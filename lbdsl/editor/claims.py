@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lbdsl.core.span import Span
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.case import Case, scores_of
-from lbdsl.plan.check import check_recipe
-from lbdsl.plan.select import select
-from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import RankSelector, Recipe, Rule
+from lbdsl.solve.case import Case, scores_of
+from lbdsl.solve.check import check_recipe
+from lbdsl.solve.select import select
 
 
 @dataclass(frozen=True)

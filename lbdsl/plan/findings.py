@@ -9,20 +9,19 @@ from dataclasses import replace
 from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, Severity, note, warning
 from lbdsl.core.measurement import Measurement
-from lbdsl.core.units import Unit, tokens_text
+from lbdsl.core.units import Unit, plural, tokens_text
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import touch
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule, condition_of, costs_asked
-from lbdsl.plan.check import action_findings, no_engine, requests_of
-from lbdsl.plan.cost import base_cost, model_cost
-from lbdsl.plan.evaluate import World, deciding, facts_only, holds
 from lbdsl.plan.gates import failed
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.lint import lacking_part
-from lbdsl.plan.select import Selection, select
-from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import Phase, Recipe
+from lbdsl.solve.case import Case, KnownRule, condition_of, costs_asked
+from lbdsl.solve.check import action_findings, no_engine, requests_of
+from lbdsl.solve.evaluate import World, deciding, facts_only, holds
+from lbdsl.solve.lint import lacking_part
+from lbdsl.solve.select import Selection, select
 
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
@@ -142,7 +141,7 @@ def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator
     """Static asserts that fail; without a selection only those on facts of the base."""
     world = World(case.recipe, case.facts)
     if selection is not None:
-        world = replace(world, cost=model_cost(case.facts, selection.specs), base=base_cost(case.facts))
+        world = replace(world, cost=model_cost(case.facts, selection.specs))
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
             truth, problems = holds(assertion.expr, world)

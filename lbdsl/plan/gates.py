@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import base_cost, model_cost
-from lbdsl.plan.evaluate import Shown, World, deciding, holds, walk
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.recipe.schema import Assertion, Phase, PostScore, Recipe
+from lbdsl.solve.evaluate import Shown, World, deciding, holds, walk
 
 Scores = Mapping[str, Mapping[str, float]]
 """The finished model's scores by name, for each text that it was judged on."""
@@ -52,11 +52,11 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
     An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. One
     without a truth value fails: a score that is not a number makes no condition hold, not even `not ppl_increase > 5%`.
     """
-    cost, base, joint = model_cost(facts, plan.specs), base_cost(facts), plan.loss.values
+    cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
     def gate(post: Scores) -> tuple[AssertResult, ...]:
         worlds = {
-            source: World(recipe, facts, cost=cost, base=base, joint=joint, post=scores, post_on=post)
+            source: World(recipe, facts, cost=cost, joint=joint, post=scores, post_on=post)
             for source, scores in post.items()
         }
         pairs = zip(recipe.asserts, plan.asserts, strict=True)

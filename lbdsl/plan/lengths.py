@@ -18,11 +18,11 @@ from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.case import costs_asked, scores_of
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES
+from lbdsl.solve.case import costs_asked, scores_of
 
 MEASURED, JUDGED = 1024, 2048
 """Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""

@@ -17,8 +17,8 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.parts import Mark
-from lbdsl.plan.select import LayerChoice, Value
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
+from lbdsl.solve.select import LayerChoice, Value
 
 FORMAT_VERSION = 2
 

@@ -7,14 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.core.units import bytes_text, count_text, ranges_text, tokens_text
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import WORDS
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
 

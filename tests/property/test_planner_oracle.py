@@ -45,8 +45,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.select import Selection, select
+from lbdsl.solve.check import requests_of
+from lbdsl.solve.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")
 

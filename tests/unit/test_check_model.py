@@ -15,11 +15,11 @@ from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requests_of
 from lbdsl.plan.findings import impossible_untils
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import requests_of
+from lbdsl.solve.select import select
 
 ROOT = Path(__file__).parents[2]
 GATED = "\nheal {}\nassert ppl_increase < 5%\n"

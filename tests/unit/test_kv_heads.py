@@ -24,8 +24,8 @@ from lbdsl.measure.statistics import Statistics, take_statistics
 from lbdsl.model.layout import layout_of
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention
-from lbdsl.plan.check import requests_of
 from lbdsl.plan.findings import static_findings
+from lbdsl.solve.check import requests_of
 from tests.by_hand import NORMED, Heads, kv_heads_by_hand, pairs_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 

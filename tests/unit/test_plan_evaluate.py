@@ -7,10 +7,9 @@ from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2
 
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.plan.cost import base_cost
-from lbdsl.plan.evaluate import World, holds
 from lbdsl.plan.schema import Loss
 from lbdsl.recipe.schema import Arithmetic, Boolean, Compare, CostOf, Expr, Fact, Logic, Not, Number, Pattern, String
+from lbdsl.solve.evaluate import World, holds
 from lbdsl.syntax.tree import Operator
 
 FACTS = smollm2_facts()
@@ -32,11 +31,8 @@ def compared(left: Expr, op: str, right: Expr) -> Compare:
 def of_model(condition: str, drops: int = 15, joint: Loss | None = None):
     """Whether `assert condition` holds when the first `drops` layers lose their attention."""
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert {condition}")
-    base = base_cost(FACTS)
     actions = [recipe.rules[0].actions if i < drops else () for i in range(FACTS.layers)]
-    world = World(
-        recipe, FACTS, cost=changed_cost(FACTS, actions), base=base, joint=joint.values if joint is not None else {}
-    )
+    world = World(recipe, FACTS, cost=changed_cost(FACTS, actions), joint=joint.values if joint is not None else {})
     return holds(recipe.asserts[0].expr, world)
 
 
@@ -82,9 +78,8 @@ def test_costs(condition, truth):
 def test_a_share_of_so_many_layers_is_exact(layers, drops, share):
     facts = llama_facts(layers=layers)
     recipe = recipe_of(f"layers first {drops} drop\nelse keep\nassert kv(512) <= {share} and kv(512) >= {share}")
-    base = base_cost(facts)
     after = changed_cost(facts, [recipe.rules[0].actions if i < drops else () for i in range(layers)])
-    assert holds(recipe.asserts[0].expr, World(recipe, facts, cost=after, base=base)).unwrap() is True
+    assert holds(recipe.asserts[0].expr, World(recipe, facts, cost=after)).unwrap() is True
 
 
 def test_results_that_are_no_number():

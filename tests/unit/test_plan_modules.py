@@ -9,11 +9,11 @@ from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, win
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.claims import layer_modules, matched
-from lbdsl.plan.select import Selection, select
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
 from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, action_from
+from lbdsl.solve.check import requests_of
+from lbdsl.solve.claims import layer_modules, matched
+from lbdsl.solve.select import Selection, select
 
 FACTS = llama_facts(layers=6)
 SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)

@@ -11,11 +11,11 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import ElseSelector, LayersSelector, Number, Range, Recipe, Rule, action_from
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import requests_of
+from lbdsl.solve.select import select
 
 SMOL = smollm2_facts()
 NOWHERE = Source("", "").span(0, 0)

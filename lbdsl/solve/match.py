@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.plan.case import Case, KnownRule, condition_of, layer_set_of
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, scores_in, text_of
-from lbdsl.plan.layersets import members
-from lbdsl.plan.words import ordinal, score_text
+from lbdsl.core.units import ordinal
 from lbdsl.recipe.schema import AllLayers, RankedSet, RankSelector, Score, WhereSelector
+from lbdsl.solve.case import Case, KnownRule, condition_of, layer_set_of
+from lbdsl.solve.evaluate import Quantity, World, evaluate, holds, scores_in, text_of
+from lbdsl.solve.layersets import members
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,8 @@ class _Matcher:
         value, found = evaluate(score, replace(self.world, layer=layer))
         self.found += found
         return value.value if isinstance(value, Quantity) else 0.0
+
+
+def score_text(value: float) -> str:
+    """A score with its sign, to three significant digits: `+0.016`."""
+    return f"{value:+.3g}"

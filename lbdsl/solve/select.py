@@ -15,18 +15,18 @@ from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import ordinal
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import check_recipe
-from lbdsl.plan.lint import table_findings
-from lbdsl.plan.match import Match, match_rules
-from lbdsl.plan.table import RuleOutcome, Table, Take
-from lbdsl.plan.until import resolve
-from lbdsl.plan.words import ordinal
 from lbdsl.recipe.schema import Recipe, action_from
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import check_recipe
+from lbdsl.solve.lint import table_findings
+from lbdsl.solve.match import Match, match_rules
+from lbdsl.solve.table import RuleOutcome, Table, Take
+from lbdsl.solve.until import resolve
 
 
 class Value(BaseModel):

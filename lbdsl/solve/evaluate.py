@@ -12,12 +12,10 @@ from typing import Any, NoReturn, TypeVar
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import Unit
-from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.core.units import Unit, amount_text
+from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import metrics
-from lbdsl.plan.cost import ModelCost
-from lbdsl.plan.words import amount_text
 from lbdsl.recipe import schema as nodes
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import FACTS, Expr, Node, Recipe
@@ -39,16 +37,15 @@ Value = Quantity | str | bool | tuple[Any, ...]
 
 @dataclass(frozen=True)
 class World:
-    """All that an expression may ask about. `cost` is of the changed model, `base` of the unchanged one; `layer` is
-    None for a condition on the model; `joint` has the scores of the whole changed model by name, none while they are not
-    measured, and `post` those of the finished model; `post_on` has such scores of each text by its name."""
+    """All that an expression may ask about. `cost` is of the changed model; `layer` is None for a condition on the model;
+    `joint` has the scores of the whole changed model by name, none while they are not measured, and `post` those of the
+    finished model; `post_on` has such scores of each text by its name."""
 
     recipe: Recipe
     facts: ModelFacts
     layer: int | None = None
     measurements: Mapping[Request, Measurement] = field(default_factory=dict)
     cost: ModelCost | None = None
-    base: ModelCost | None = None
     joint: Mapping[str, float] = field(default_factory=dict)
     post: Mapping[str, float] = field(default_factory=dict)
     post_on: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -262,7 +259,7 @@ class _Evaluation:
         return Quantity(round(share) if exact else share, other.unit)
 
     def _of_base(self, expr: Expr) -> Quantity:
-        whole, found = evaluate(expr, replace(self.world, cost=self.world.base))
+        whole, found = evaluate(expr, replace(self.world, cost=self.world.facts.cost))
         self.errors += found
         if not isinstance(whole, Quantity):
             raise _NoValue

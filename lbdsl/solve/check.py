@@ -10,14 +10,14 @@ from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.measurement import Request
 from lbdsl.core.nearest import nearest, slip
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.case import Case, layer_set_of, scores_of
-from lbdsl.plan.claims import Module, layer_modules
-from lbdsl.plan.evaluate import World, deciding, facts_only, holds, walk
-from lbdsl.plan.layersets import amount_problems, set_problems
-from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, PostScore, RankSelector, Recipe, Rule, Score, String
+from lbdsl.solve.case import Case, layer_set_of, scores_of
+from lbdsl.solve.claims import Module, layer_modules
+from lbdsl.solve.evaluate import World, deciding, facts_only, holds, walk
+from lbdsl.solve.layersets import amount_problems, set_problems
 
 Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.spec import LayerSpec, folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule, layer_set_of
-from lbdsl.plan.layersets import members
-from lbdsl.plan.table import Table
-from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import LayersSelector, Rule
+from lbdsl.solve.case import Case, KnownRule, layer_set_of
+from lbdsl.solve.layersets import members
+from lbdsl.solve.table import Table
 
 
 def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting: Collection[int]) -> Iterator[Diagnostic]:

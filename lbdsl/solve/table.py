@@ -10,12 +10,12 @@ from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec, with_paths_of
 from lbdsl.parts import Slot
-from lbdsl.plan.case import KnownRule
-from lbdsl.plan.claims import Paths
+from lbdsl.solve.case import KnownRule
+from lbdsl.solve.claims import Paths
 
 
 class Take(NamedTuple):
-    """Paths of a layer (see `lbdsl.plan.claims`) that the rule at `rule` (an index, from 0) took with `action`."""
+    """Paths of a layer (see `lbdsl.solve.claims`) that the rule at `rule` (an index, from 0) took with `action`."""
 
     rule: int
     action: Action

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
-from lbdsl.core.units import Unit
-from lbdsl.layer.cost import STATIC_VALUES, LayerCost
+from lbdsl.core.units import Unit, amount_text, plural
+from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule
-from lbdsl.plan.cost import ModelCost, base_cost
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
-from lbdsl.plan.match import Match
-from lbdsl.plan.table import Table, Take
-from lbdsl.plan.words import amount_text, plural
 from lbdsl.recipe.schema import Compare, CostOf, Expr
+from lbdsl.solve.case import Case, KnownRule
+from lbdsl.solve.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.solve.match import Match
+from lbdsl.solve.table import Table, Take
 from lbdsl.syntax.lexer import one_line
 
 MOST_PLANS = 100_000
@@ -31,7 +29,7 @@ def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
         help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
         return Diagnosed(None, (error("LB314", message, case.span(untils[-1]), help=help),))
-    return _Reader(case, matches, base_cost(case.facts)).read(Table.empty(case.paths))
+    return _Reader(case, matches).read(Table.empty(case.paths))
 
 
 class _Try(NamedTuple):
@@ -55,7 +53,6 @@ class _Bound(NamedTuple):
 class _Reader:
     case: Case
     matches: tuple[Match, ...]
-    base: ModelCost
     _known: dict[tuple[int, tuple[Take, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
@@ -80,7 +77,7 @@ class _Reader:
             if complete is None:
                 later = later or problems
                 continue
-            world = World(self.case.recipe, self.case.facts, cost=self._cost(complete), base=self.base)
+            world = World(self.case.recipe, self.case.facts, cost=self._cost(complete))
             truth, problems = holds(until, world)
             if truth is None:
                 return Diagnosed(None, problems)
@@ -102,7 +99,7 @@ class _Reader:
 
     def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
         value = evaluate(bound.expr, world).value
-        base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.base)).value
+        base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.case.facts.cost)).value
         if not isinstance(value, Quantity) or not isinstance(base, Quantity):
             return []
         if bound.is_share and base.value:

@@ -11,9 +11,6 @@ from lbdsl.core.measurement import Request
 from lbdsl.core.span import Span
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.plan.claims import Paths, Wanted, claimable, union
-from lbdsl.plan.evaluate import scores_in, walk
-from lbdsl.plan.layersets import members, ranked_sets
 from lbdsl.recipe.schema import (
     CostOf,
     ElseSelector,
@@ -28,6 +25,9 @@ from lbdsl.recipe.schema import (
     Score,
     WhereSelector,
 )
+from lbdsl.solve.claims import Paths, Wanted, claimable, union
+from lbdsl.solve.evaluate import scores_in, walk
+from lbdsl.solve.layersets import members, ranked_sets
 
 
 def layer_set_of(rule: Rule) -> LayerSet | None:
