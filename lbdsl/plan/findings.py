@@ -19,7 +19,7 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.schema import Phase, Recipe
 from lbdsl.solve.case import Case, KnownRule, condition_of, costs_asked
 from lbdsl.solve.check import action_findings, no_engine, requests_of
-from lbdsl.solve.evaluate import World, deciding, facts_only, holds
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
 
@@ -77,7 +77,7 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
         if node.ctx is not None and node.ctx > positions and node.ctx not in said:
             said.add(node.ctx)
             computed = f"{node.name}({tokens_text(node.ctx)}) is computed"
-            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", case.span(node))
+            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", node.span)
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
@@ -101,7 +101,7 @@ def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
                     modules[item.rule] = modules.get(item.rule, 0) + left
     for rule in case.recipe.rules:
         if rule.number in modules:
-            yield no_engine(case.recipe, rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
+            yield no_engine(rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
 
 
 def _unbuilt(case: Case) -> Iterator[Diagnostic]:
@@ -110,9 +110,9 @@ def _unbuilt(case: Case) -> Iterator[Diagnostic]:
         rule = known.rule
         if known.open and not all(action.carried_out for action in rule.actions):
             if condition_of(rule) is None and (known.ranking is None or known.ranking.until is None):
-                yield no_engine(case.recipe, rule, f"rule {rule.number}")
+                yield no_engine(rule, f"rule {rule.number}")
             else:
-                said = no_engine(case.recipe, rule, f"rule {rule.number}, where scores choose it")
+                said = no_engine(rule, f"rule {rule.number}, where scores choose it")
                 yield replace(said, severity=Severity.WARNING)
 
 
@@ -122,7 +122,7 @@ def _unreachable(case: Case) -> Iterator[Diagnostic]:
         lacking = lacking_part(case, known)
         if known.fixed is not None and not known.fixed:
             message = f"rule {known.rule.number} matches no layer: its set is empty"
-            yield warning("LB310", message, case.span(known.rule), help=f"the model has {case.facts.layers} layers")
+            yield warning("LB310", message, known.rule.span, help=f"the model has {case.facts.layers} layers")
         elif lacking is not None:
             yield lacking
         elif not known.open and not known.is_else:
@@ -134,17 +134,17 @@ def _claimed_before(case: Case, known: KnownRule) -> Diagnostic:
     if known.fixed is not None:
         said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
     message = f"rule {known.rule.number} gets no layer: {said}"
-    return warning("LB307", message, case.span(known.rule), help="move it up, or remove it")
+    return warning("LB307", message, known.rule.span, help="move it up, or remove it")
 
 
 def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
     """Static asserts that fail; without a selection only those on facts of the base."""
-    world = World(case.recipe, case.facts)
+    world = World(case.facts)
     if selection is not None:
         world = replace(world, cost=model_cost(case.facts, selection.specs))
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
-            truth, problems = holds(assertion.expr, world)
+            truth, problems = evaluate(assertion.expr, world)
             yield from problems
             if truth is False:
                 yield failed(assertion, world, deciding(assertion.expr, world) if selection is not None else None)

@@ -9,7 +9,8 @@ from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.recipe.schema import Assertion, Phase, PostScore, Recipe
-from lbdsl.solve.evaluate import Shown, World, deciding, holds, walk
+from lbdsl.recipe.types import walk
+from lbdsl.solve.evaluate import Shown, World, deciding, evaluate
 
 Scores = Mapping[str, Mapping[str, float]]
 """The finished model's scores by name, for each text that it was judged on."""
@@ -25,7 +26,7 @@ def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tup
     text, phase = assertion.text, assertion.phase
     if phase is Phase.POST:
         return AssertResult(text=text, phase=phase, status="after healing"), ()
-    truth, found = holds(assertion.expr, world)
+    truth, found = evaluate(assertion.expr, world)
     if truth is None:
         unmeasured = all(d.code == "LB323" for d in found)
         return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
@@ -43,7 +44,7 @@ def failed(assertion: Assertion, world: World, shown: Shown | None) -> Diagnosti
         else "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`"
     )
     message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
-    return error("LB321" if static else "LB322", message, world.recipe.span(assertion), help=help)
+    return error("LB321" if static else "LB322", message, assertion.span, help=help)
 
 
 def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores], tuple[AssertResult, ...]]:
@@ -56,8 +57,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
 
     def gate(post: Scores) -> tuple[AssertResult, ...]:
         worlds = {
-            source: World(recipe, facts, cost=cost, joint=joint, post=scores, post_on=post)
-            for source, scores in post.items()
+            source: World(facts, cost=cost, joint=joint, post=scores, post_on=post) for source, scores in post.items()
         }
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
         return tuple(_judged(item, worlds) if item.phase is Phase.POST else known for item, known in pairs)
@@ -72,7 +72,7 @@ def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
     # Every score names its text: the others change nothing.
     asked = worlds if None in named else dict(list(worlds.items())[:1])
     results = [
-        (_result(assertion, bool(holds(assertion.expr, world).value), deciding(assertion.expr, world)), source)
+        (_result(assertion, bool(evaluate(assertion.expr, world).value), deciding(assertion.expr, world)), source)
         for source, world in asked.items()
     ]
     failing = [(result, source) for result, source in results if result.status == "fail"]
@@ -82,6 +82,6 @@ def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
 
 
 def _result(assertion: Assertion, truth: bool, shown: Shown | None) -> AssertResult:
-    value, unit = (float(shown.value.value), shown.value.unit) if shown is not None else (None, None)
+    value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
     status: Status = "pass" if truth else "fail"
     return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit)

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Request
-from lbdsl.core.span import Span
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import Stat, stats_in
 from lbdsl.recipe.schema import (
@@ -18,15 +17,15 @@ from lbdsl.recipe.schema import (
     LayerSet,
     LayersSelector,
     ModulesSelector,
-    Node,
     RankSelector,
     Recipe,
     Rule,
     Score,
     WhereSelector,
 )
+from lbdsl.recipe.types import walk
 from lbdsl.solve.claims import Paths, Wanted, claimable, union
-from lbdsl.solve.evaluate import scores_in, walk
+from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.layersets import members, ranked_sets
 
 
@@ -111,9 +110,6 @@ class Case:
 
     recipe: Recipe
     facts: ModelFacts
-
-    def span(self, node: Node) -> Span | None:
-        return self.recipe.span(node)
 
     @cached_property
     def _claimable(self) -> tuple[tuple[Paths, ...], tuple[tuple[Wanted, ...], ...]]:

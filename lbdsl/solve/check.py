@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from lbdsl.actions import Action
-from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.measurement import Request
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, PostScore, RankSelector, Recipe, Rule, Score, String
+from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, RankSelector, Recipe, Rule, Score, String
 from lbdsl.solve.case import Case, layer_set_of, scores_of
 from lbdsl.solve.claims import Module, layer_modules
-from lbdsl.solve.evaluate import World, deciding, facts_only, holds, walk
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
 from lbdsl.solve.layersets import amount_problems, set_problems
 
 Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
@@ -48,56 +47,43 @@ def action_findings(case: Case) -> Iterator[Diagnostic]:
         for message, (d, *more) in said.items():
             count = 1 + len(more)
             where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
-            span = d.span or case.span(known.rule)
+            span = d.span or known.rule.span
             yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=span)
 
 
-def no_engine(recipe: Recipe, node: Rule | Score, said: str) -> Diagnostic:
+def no_engine(node: Rule | Score, said: str) -> Diagnostic:
     """LB215 at a rule or score whose action this version only plans."""
     actions = node.actions if isinstance(node, Rule) else (node.action,)
     names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
     message = f"{said}: nothing in this version carries out {names}"
-    return error("LB215", message, recipe.span(node), help="remove it to go on; its engine comes in a later version")
+    return error("LB215", message, node.span, help="remove it to go on; its engine comes in a later version")
 
 
 def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:
     """Why one `requires` does not hold; nothing when it does."""
-    truth, found = holds(requirement.expr, world)
+    truth, found = evaluate(requirement.expr, world)
     if truth is None or truth:
         return found
     facts = world.facts
     shown = None if facts_only(requirement.expr) else deciding(requirement.expr, world)
     message = f"the recipe requires `{requirement.text}`" + (f", and {shown}" if shown is not None else "")
     help = f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"
-    return (error("LB320", message, world.recipe.span(requirement), help=help),)
+    return (error("LB320", message, requirement.span, help=help),)
 
 
 def _requirements(case: Case) -> Iterator[Diagnostic]:
     for requirement in case.recipe.requires:
         if facts_only(requirement.expr):
-            yield from requirement_problems(requirement, World(case.recipe, case.facts))
+            yield from requirement_problems(requirement, World(case.facts))
 
 
 def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Ranges, counts and steps that the model's number of layers does not have."""
     layer_set = layer_set_of(rule)
     if layer_set is not None:
-        yield from set_problems(case.recipe, layer_set, case.facts.layers)
+        yield from set_problems(layer_set, case.facts.layers)
     elif isinstance(rule.selector, RankSelector) and rule.selector.amount is not None:
-        yield from amount_problems(case.recipe, rule.selector.amount, case.facts.layers)
-
-
-def _conflicts(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    """Actions joined by `+` whose paths touch, and `modules` rules with actions on more than weights."""
-    span = case.span(rule)
-    for place, action in enumerate(rule.actions):
-        if isinstance(rule.selector, ModulesSelector) and not acts_on_weights(action):
-            message = f"`{action.text()}` is not about the weights of modules"
-            yield error("LB216", message, span, help="choose whole layers: `layers SET` or `where CONDITION`")
-        other = next((earlier for earlier in rule.actions[:place] if touching(earlier, action)), None)
-        if other is not None:
-            both = f"`{other.text()}` and `{action.text()}` both change the {touching(other, action)} of a layer"
-            yield error("LB316", both, span, help="put them into rules of their own")
+        yield from amount_problems(rule.selector.amount, case.facts.layers)
 
 
 def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
@@ -106,16 +92,16 @@ def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
         test = matcher(pattern.value, glob=isinstance(pattern, String))
         if not any(test(module.name) for module in modules):
-            yield _unmatched(case.recipe, pattern, modules)
+            yield _unmatched(pattern, modules)
 
 
-def _unmatched(recipe: Recipe, pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
+def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
     known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
     glob = isinstance(pattern, String)
     near = nearest(pattern.value, known) if glob else None
-    span = recipe.span(pattern)
+    span = pattern.span
     typed = slip(pattern.value, known) if glob else None
     fix = None if typed is None or span is None else Fix(f"write `{typed}`", (Edit(span, f'"{typed}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
@@ -128,19 +114,10 @@ def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Scores under actions that this version only plans."""
     for score in scores_of(rule):
         if score.action and not score.action.carried_out:
-            yield no_engine(case.recipe, score, f"`{score.text}` cannot be measured")
+            yield no_engine(score, f"`{score.text}` cannot be measured")
 
 
-def _untils(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    until = rule.selector.until if isinstance(rule.selector, RankSelector) else None
-    for part in walk(until) if until is not None else ():
-        if isinstance(part, Score | PostScore):
-            message = f"`until` cannot use `{part.name}` of the whole model"
-            help = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {part.name} < ...`")
-            yield error("LB315", message, case.span(part), help=help)
-
-
-CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _conflicts, _patterns, _scores, _untils)
+CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patterns, _scores)
 
 
 def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
@@ -151,7 +128,7 @@ def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
             checked = (d for i in known.domain for d in (score.action.check(case.facts, i) if score.action else ()))
             said = next((d for d in checked if d.is_error), None)
             if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
-                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=case.span(score)))
+                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=score.span))
     yield from found
 
 
@@ -164,4 +141,4 @@ def _not_there(case: Case) -> Iterator[Diagnostic]:
             paths, where = "`, `".join(action.claims()), f"{plural(len(lacking), 'layer')} {ranges_text(lacking)}"
             message = f"`{score.text}` cannot be measured: there is no `{paths}` in {where}"
             help = "claim those layers by an earlier rule, or choose among the others"
-            yield error("LB449", message, case.span(score), help=help)
+            yield error("LB449", message, score.span, help=help)

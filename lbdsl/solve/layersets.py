@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
+from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.recipe import schema as nodes
-from lbdsl.recipe.schema import LayerSet, Recipe, ends, steps
+from lbdsl.recipe.schema import LayerSet, ends, steps
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
 """The layers that a ranked set selects; asked for only where the set holds one."""
@@ -59,39 +59,29 @@ def ranked_sets(layer_set: LayerSet | None) -> tuple[nodes.RankedSet, ...]:
     return () if layer_set is None else tuple(part for part in parts(layer_set) if isinstance(part, nodes.RankedSet))
 
 
-def set_problems(recipe: Recipe, layer_set: LayerSet, layers: int) -> Iterator[Diagnostic]:
+def set_problems(layer_set: LayerSet, layers: int) -> Iterator[Diagnostic]:
     """Every range, count and step of a set that a model of `layers` layers does not have."""
     for part in parts(layer_set):
         match part:
-            case nodes.Range():
-                yield from _interval_problems(recipe, part, layers)
+            case nodes.Range() if ends(part)[1] >= layers:
+                yield _beyond(part, layers)
             case nodes.Edge() | nodes.RankedSet():
-                yield from amount_problems(recipe, part.amount, layers)
-            case nodes.Every() if steps(part)[1] < 1 or not 0 <= steps(part)[0] < layers:
+                yield from amount_problems(part.amount, layers)
+            case nodes.Every() if steps(part)[0] >= layers:
                 start, step = steps(part)
                 message = f"`every {step} from {start}` selects none of the {layers} layers"
-                help = f"the layers are 0-{layers - 1}, and a step is at least 1"
-                yield error("LB303", message, recipe.span(part), help=help)
+                yield error("LB303", message, part.span, help=f"the layers are 0-{layers - 1}, and a step is at least 1")
 
 
-def amount_problems(recipe: Recipe, amount: nodes.Amount, layers: int) -> Iterator[Diagnostic]:
-    if not 0 <= amount.of(layers) <= layers:
-        asked = str(amount.count) if amount.count is not None else f"{100 * (amount.share or 0):g} %"
-        message = f"{asked} of {layers} layers cannot be selected"
-        yield error("LB302", message, recipe.span(amount), help=f"the model has {layers} layers")
+def amount_problems(amount: nodes.Amount, layers: int) -> Iterator[Diagnostic]:
+    if amount.of(layers) > layers:
+        message = f"{amount.count} of {layers} layers cannot be selected"
+        yield error("LB302", message, amount.span, help=f"the model has {layers} layers")
 
 
-def _interval_problems(recipe: Recipe, part: nodes.Range, layers: int) -> Iterator[Diagnostic]:
-    (first, last), top, span = ends(part), layers - 1, recipe.span(part)
-    if first > last:
-        swapped = f"{last}-{first}"
-        # The value of a parameter stands elsewhere.
-        fixable = span is not None and "$" not in span.text and "@" not in span.text
-        fix = Fix("swap the ends", (Edit(span, swapped),)) if span is not None and fixable else None
-        yield error("LB301", f"the range {first}-{last} is reversed", span, help=f"`{swapped}`", fix=fix)
-    elif first < 0 or last > top:
-        missing = max(first, layers)
-        many = missing < last
-        message = f"layers {missing}-{last} do not exist" if many else f"layer {last} does not exist"
-        fits = (f"`{first}-{top}`" if first < top else f"`{top}`",) if 0 <= first <= top else ()
-        yield error("LB300", message, span, help=(*fits, f"the model has {layers} layers, 0-{top}"))
+def _beyond(part: nodes.Range, layers: int) -> Diagnostic:
+    (first, last), top = ends(part), layers - 1
+    missing = max(first, layers)
+    message = f"layers {missing}-{last} do not exist" if missing < last else f"layer {last} does not exist"
+    fits = (f"`{first}-{top}`" if first < top else f"`{top}`",) if first <= top else ()
+    return error("LB300", message, part.span, help=(*fits, f"the model has {layers} layers, 0-{top}"))

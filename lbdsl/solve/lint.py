@@ -34,9 +34,7 @@ def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
         return None
     paths = "`, `".join(dict.fromkeys(path for item in known.wanted for path in item.action.claims()))
     message = f"rule {known.rule.number} changes nothing: there is no `{paths}` in {_layers(sorted(known.fixed))}"
-    return warning(
-        "LB310", message, case.span(known.rule), help="`lbdsl inspect` lists what the layers of an artifact have"
-    )
+    return warning("LB310", message, known.rule.span, help="`lbdsl inspect` lists what the layers of an artifact have")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class _RuleInTable:
     rule: Rule
 
     def findings(self, specs: Sequence[LayerSpec], acts: bool) -> Iterator[Diagnostic]:
-        (got, lost, size), number, span = self.table.rules[self.index], self.rule.number, self.case.span(self.rule)
+        (got, lost, size), number, span = self.table.rules[self.index], self.rule.number, self.rule.span
         ranking = self.known.ranking
         if size == 0:
             yield note("LB313", f"rule {number} takes no layer: its `until` holds without it", span)
@@ -79,11 +77,10 @@ class _RuleInTable:
         lost = self.table.rules[self.index].shadowed
         for layer, owner in self.table.owners(self.known, lost):
             owners.setdefault(owner, []).append(layer)
-        rules = [(self.case.recipe.rules[owner], owners[owner]) for owner in sorted(owners)]
-        labels = [(self.case.span(rule), f"claims {_layers(layers)}") for rule, layers in rules]
-        numbers = ", ".join(str(rule.number) for rule, _ in rules)
-        said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(rules) == 1 else 'rules'} {numbers}"
-        return said, tuple(Label(span, text) for span, text in labels if span is not None)
+        labels = (Label(self.case.recipe.rules[owner].span, f"claims {_layers(owners[owner])}") for owner in sorted(owners))
+        numbers = ", ".join(str(self.case.recipe.rules[owner].number) for owner in sorted(owners))
+        said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(owners) == 1 else 'rules'} {numbers}"
+        return said, tuple(labels)
 
     def _in_the_way(self) -> Iterator[str]:
         """Which paths of the layers that a ranking could not take are claimed, and by which rules."""

@@ -182,4 +182,4 @@ def _action_findings(case: Case, table: Table) -> Iterator[Diagnostic]:
             for finding in take.action.check(case.facts, index):
                 if (finding.code, finding.message) not in seen:
                     seen.add((finding.code, finding.message))
-                    yield replace(finding, span=finding.span or case.span(case.recipe.rules[take.rule]))
+                    yield replace(finding, span=finding.span or case.recipe.rules[take.rule].span)

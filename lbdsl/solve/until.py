@@ -10,8 +10,9 @@ from lbdsl.core.units import Unit, amount_text, plural
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import Compare, CostOf, Expr
+from lbdsl.recipe.types import unit_of, walk
 from lbdsl.solve.case import Case, KnownRule
-from lbdsl.solve.evaluate import Quantity, World, evaluate, holds, walk
+from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.match import Match
 from lbdsl.solve.table import Table, Take
 from lbdsl.syntax.lexer import one_line
@@ -28,7 +29,7 @@ def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
     if plans > MOST_PLANS:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
         help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
-        return Diagnosed(None, (error("LB314", message, case.span(untils[-1]), help=help),))
+        return Diagnosed(None, (error("LB314", message, untils[-1].span, help=help),))
     return _Reader(case, matches).read(Table.empty(case.paths))
 
 
@@ -77,8 +78,8 @@ class _Reader:
             if complete is None:
                 later = later or problems
                 continue
-            world = World(self.case.recipe, self.case.facts, cost=self._cost(complete))
-            truth, problems = holds(until, world)
+            world = World(self.case.facts, cost=self._cost(complete))
+            truth, problems = evaluate(until, world)
             if truth is None:
                 return Diagnosed(None, problems)
             if truth:
@@ -99,22 +100,18 @@ class _Reader:
 
     def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
         value = evaluate(bound.expr, world).value
-        base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.case.facts.cost)).value
-        if not isinstance(value, Quantity) or not isinstance(base, Quantity):
+        base = evaluate(bound.expr, World(self.case.facts, cost=self.case.facts.cost)).value
+        if value is None or base is None:
             return []
-        if bound.is_share and base.value:
-            text = amount_text(value.value / base.value, Unit.RATIO)
-        else:
-            text = amount_text(value.value, value.unit)
-        return [_Try(size, value.value, text, table)]
+        shown = (value / base, Unit.RATIO) if bound.is_share and base else (value, unit_of(bound.expr))
+        return [_Try(size, value, amount_text(*shown), table)]
 
     def _unmet(
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
     ) -> Diagnostic:
         rule = known.rule
-        span = self.case.span(until) or self.case.span(rule)
-        text = one_line(span.text) if span is not None else rule.text
-        message = f"`{text}` cannot be met: every count from 0 to {most} was tried"
+        span = until.span
+        message = f"`{one_line(span.text)}` cannot be met: every count from 0 to {most} was tried"
         if not tries or bound is None:
             return error("LB312", message, span)
         best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
@@ -153,9 +150,7 @@ class _Reader:
         if index is None:
             return (f"binding: layers that no rule claims: {share}",), ()
         rule = self.case.recipe.rules[index]
-        span = self.case.span(rule)
-        labels = (Label(span, "this rule binds"),) if span is not None else ()
-        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), labels
+        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), (Label(rule.span, "this rule binds"),)
 
 
 def _bound_of(until: Expr) -> _Bound | None:

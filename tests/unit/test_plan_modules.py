@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, action_from
+from lbdsl.recipe.schema import ModulesSelector
 from lbdsl.solve.check import requests_of
 from lbdsl.solve.claims import layer_modules, matched
 from lbdsl.solve.select import Selection, select
@@ -162,27 +160,6 @@ def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
 def test_layers_that_are_not_there_and_measuring_without_an_engine() -> None:
     assert codes('modules "*.k_proj" in layers 4-9 quantize(bits=4)') == ["LB300"]
     assert codes("lowest 2 by nll(quantize(bits=4)) drop") == ["LB215"]
-
-
-def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
-    recipe = recipe_of('modules "*.k_proj" quantize(bits=4)')
-    for actions, code in (
-        ([{"kind": "drop"}], "LB216"),
-        ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
-        ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316"),
-    ):
-        problems = select(acting(recipe, actions), FACTS, {}).diagnostics
-        assert code in [d.code for d in problems]
-    drops = [{"kind": "drop", "target": "block"}, {"kind": "drop", "target": "mlp"}]
-    block = acting(recipe_of("layers 3 drop(block)"), drops)
-    assert [d.code for d in select(block, FACTS, {}).diagnostics] == ["LB316"]
-
-
-def acting(recipe: Recipe, actions: list[dict[str, object]]) -> Recipe:
-    """The recipe with other actions in its one rule."""
-    (rule,) = recipe.rules
-    made = tuple(action_from(action) for action in actions)
-    return replace(recipe, rules=(Rule(rule.span, rule.number, rule.selector, made, rule.because, rule.text),))
 
 
 def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:
