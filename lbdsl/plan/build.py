@@ -12,7 +12,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import folded, leaves
+from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_positions, context_findings, unbuilt_chosen
 from lbdsl.plan.gates import assert_result

@@ -12,14 +12,14 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, plural, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import touch
+from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
-from lbdsl.plan.gates import failed
+from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.schema import Phase, Recipe
 from lbdsl.solve.case import Case, KnownRule, condition_of, costs_asked
 from lbdsl.solve.check import action_findings, no_engine, requests_of
-from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
+from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
 
@@ -144,10 +144,7 @@ def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator
         world = replace(world, cost=model_cost(case.facts, selection.specs))
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
-            truth, problems = evaluate(assertion.expr, world)
-            yield from problems
-            if truth is False:
-                yield failed(assertion, world, deciding(assertion.expr, world) if selection is not None else None)
+            yield from assert_result(assertion, world)[1]
 
 
 BEFORE_SCORES: tuple[Callable[[Case], Iterator[Diagnostic]], ...] = (

@@ -30,12 +30,13 @@ def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tup
     if truth is None:
         unmeasured = all(d.code == "LB323" for d in found)
         return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
-    shown = deciding(assertion.expr, world)
-    problems = () if truth else (failed(assertion, world, shown),)
+    # Before selection asserts are about facts of the base, which their text names.
+    shown = deciding(assertion.expr, world) if world.cost is not None else None
+    problems = () if truth else (_failed(assertion, shown),)
     return _result(assertion, truth, shown), problems
 
 
-def failed(assertion: Assertion, world: World, shown: Shown | None) -> Diagnostic:
+def _failed(assertion: Assertion, shown: Shown | None) -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
     help = (

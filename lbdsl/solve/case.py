@@ -9,6 +9,7 @@ from functools import cached_property
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Request
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
 from lbdsl.recipe.schema import (
     CostOf,
@@ -24,7 +25,7 @@ from lbdsl.recipe.schema import (
     WhereSelector,
 )
 from lbdsl.recipe.types import walk
-from lbdsl.solve.claims import Paths, Wanted, claimable, union
+from lbdsl.solve.claims import Wanted, claimable
 from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.layersets import members, ranked_sets
 

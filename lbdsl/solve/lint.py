@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.core.units import plural, ranges_text
-from lbdsl.layer.spec import LayerSpec, folded, leaves
+from lbdsl.layer.paths import folded, leaves
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import LayersSelector, Rule
 from lbdsl.solve.case import Case, KnownRule, layer_set_of

@@ -17,7 +17,8 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import ordinal
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, with_paths_of
+from lbdsl.layer.paths import with_paths_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import Recipe, action_from

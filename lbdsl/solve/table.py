@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, with_paths_of
+from lbdsl.layer.paths import Paths, with_paths_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.solve.case import KnownRule
-from lbdsl.solve.claims import Paths
 
 
 class Take(NamedTuple):
-    """Paths of a layer (see `lbdsl.solve.claims`) that the rule at `rule` (an index, from 0) took with `action`."""
+    """Paths of a layer (see `Paths`) that the rule at `rule` (an index, from 0) took with `action`."""
 
     rule: int
     action: Action

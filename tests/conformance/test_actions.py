@@ -16,7 +16,7 @@ from lbdsl.api.applying import ApplyOptions, apply_plan
 from lbdsl.api.planning import Planned
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.spec import has_path
+from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe import recipe_from_text
