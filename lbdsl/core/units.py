@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 
@@ -81,6 +81,11 @@ def ordinal(n: int) -> str:
     """1 -> `1st`, 12 -> `12th`."""
     suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{suffix}"
+
+
+def layers_text(layers: Collection[int]) -> str:
+    """`layer 3`, `layers 0-2, 5`."""
+    return f"{'layer' if len(layers) == 1 else 'layers'} {ranges_text(layers)}"
 
 
 def ranges_text(layers: Iterable[int]) -> str:

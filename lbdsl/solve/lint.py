@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
-from lbdsl.core.units import plural, ranges_text
+from lbdsl.core.units import layers_text
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
@@ -26,7 +26,7 @@ def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting:
     free = [i for i in range(case.facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
-        yield note("LB311", f"no rule claims {_layers(free)}, kept as {kept}", help="say `else keep` to mean it")
+        yield note("LB311", f"no rule claims {layers_text(free)}, kept as {kept}", help="say `else keep` to mean it")
 
 
 def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
@@ -34,7 +34,7 @@ def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
     if not known.fixed or any(known.paths[layer] for layer in known.fixed):
         return None
     paths = "`, `".join(dict.fromkeys(path for item in known.wanted for path in item.action.claims()))
-    message = f"rule {known.rule.number} changes nothing: there is no `{paths}` in {_layers(sorted(known.fixed))}"
+    message = f"rule {known.rule.number} changes nothing: there is no `{paths}` in {layers_text(sorted(known.fixed))}"
     return warning("LB310", message, known.rule.span, help="`lbdsl inspect` lists what the layers of an artifact have")
 
 
@@ -69,7 +69,7 @@ class _RuleInTable:
                 message = f"rule {number} asks for {asked} of the rest, and {left}"
                 yield warning("LB309", message, span, help=tuple(self._in_the_way()))
         if got and not acts and not all(action.keeps for action in self.rule.actions):
-            message = f"rule {number} changes nothing: what it claims of {_layers(got)} is gone, or is so already"
+            message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"
             yield warning("LB310", message, span, help="remove it")
 
     def _shadowed(self, matched: int) -> tuple[str, tuple[Label, ...]]:
@@ -78,8 +78,9 @@ class _RuleInTable:
         lost = self.table.rules[self.index].shadowed
         for layer, owner in self.table.owners(self.known, lost):
             owners.setdefault(owner, []).append(layer)
-        labels = (Label(self.case.recipe.rules[owner].span, f"claims {_layers(owners[owner])}") for owner in sorted(owners))
-        numbers = ", ".join(str(self.case.recipe.rules[owner].number) for owner in sorted(owners))
+        rules = self.case.recipe.rules
+        labels = (Label(rules[owner].span, f"claims {layers_text(owners[owner])}") for owner in sorted(owners))
+        numbers = ", ".join(str(rules[owner].number) for owner in sorted(owners))
         said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(owners) == 1 else 'rules'} {numbers}"
         return said, tuple(labels)
 
@@ -97,7 +98,7 @@ class _RuleInTable:
                     layers.append(layer)
         for rule, (names, layers) in sorted(ways.items()):
             number = self.case.recipe.rules[rule].number
-            yield f"rule {number} claims `{'`, `'.join(sorted(names))}` of {_layers(layers)}"
+            yield f"rule {number} claims `{'`, `'.join(sorted(names))}` of {layers_text(layers)}"
 
     def _holds(self, layer: int, spec: LayerSpec) -> bool:
         """Whether the rule has something of a layer that is left of it: a `keep` that gets no whole layer still keeps the
@@ -122,7 +123,3 @@ class _RuleInTable:
         if isinstance(self.rule.selector, LayersSelector) and named is not None and not members(named, layers):
             return "the set is empty"
         return "its condition asks for no score: it is the same for every layer"
-
-
-def _layers(layers: Sequence[int]) -> str:
-    return f"{plural(len(layers), 'layer').split()[1]} {ranges_text(layers)}"
