@@ -57,9 +57,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
     cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
     def gate(post: Scores) -> tuple[AssertResult, ...]:
-        worlds = {
-            source: World(facts, cost=cost, joint=joint, post=scores, post_on=post) for source, scores in post.items()
-        }
+        worlds = {source: World(facts, cost=cost, joint=joint, post={**post, "": post[source]}) for source in post}
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
         return tuple(_judged(item, worlds) if item.phase is Phase.POST else known for item, known in pairs)
 

@@ -41,19 +41,14 @@ def condition_of(rule: Rule) -> Expr | None:
 
 
 def scores_of(rule: Rule) -> tuple[Score, ...]:
-    """Every score of a layer that a rule asks for, those of its ranked sets among them."""
-    if isinstance(rule.selector, RankSelector):
-        return (rule.selector.by,)
-    return tuple(ranked.by for ranked in ranked_sets(layer_set_of(rule))) + scores_in(condition_of(rule))
+    """Every score of a layer that a rule asks for, those of its ranked sets first."""
+    return scores_in(rule.selector)
 
 
 def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
     """The costs that a recipe's asserts and budgets ask for."""
-    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [
-        r.selector.until for r in recipe.rules if isinstance(r.selector, RankSelector) and r.selector.until is not None
-    ]
-    yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))
+    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
+    yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
 
 def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """LB218 for each pattern that no module of this model matches."""
-    modules = layer_modules(case.facts.modules)
+    modules = layer_modules(case.facts)
     for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
         test = matcher(pattern.value, glob=isinstance(pattern, String))
         if not any(test(module.name) for module in modules):

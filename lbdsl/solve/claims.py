@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from lbdsl.actions import Action
@@ -15,8 +14,6 @@ from lbdsl.parts import Slot
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, String
 
-_IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
-
 
 class Module(NamedTuple):
     """A module with a weight matrix: `model.layers.3.self_attn.k_proj` is `self_attn.k_proj` of layer 3."""
@@ -26,17 +23,15 @@ class Module(NamedTuple):
     part: str
 
 
-@lru_cache(maxsize=8)
-def layer_modules(names: tuple[str, ...]) -> tuple[Module, ...]:
-    """Those of `facts.modules` that belong to a layer."""
-    matches = ((name, _IN_LAYER.fullmatch(name)) for name in names)
-    return tuple(Module(name, int(match[1]), match[2]) for name, match in matches if match is not None)
+def layer_modules(facts: ModelFacts) -> tuple[Module, ...]:
+    prefix = facts.family_data.layer_prefix
+    return tuple(Module(prefix.format(i) + part, i, part) for i, maps in enumerate(facts.linear_maps) for part in maps)
 
 
 def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
     """The modules whose full name matches one of the rule's patterns, in whatever layer."""
     tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in selector.patterns]
-    return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
+    return tuple(module for module in layer_modules(facts) if any(test(module.name) for test in tests))
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,14 @@ SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
 class World:
     """All that an expression may ask about. `cost` is of the changed model; `layer` is None for a condition on the model;
     `joint` has the scores of the whole changed model by name, none while they are not measured, and `post` those of the
-    finished model; `post_on` has such scores of each text by its name."""
+    finished model, by text; under "" those of the text that is judged now."""
 
     facts: ModelFacts
     layer: int | None = None
     measurements: Mapping[Request, Measurement] = field(default_factory=dict)
     cost: ModelCost | None = None
     joint: Mapping[str, float] = field(default_factory=dict)
-    post: Mapping[str, float] = field(default_factory=dict)
-    post_on: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    post: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ def deciding(expr: Expr, world: World) -> Shown | None:
     return _result(expr, world, _Evaluation.deciding).value
 
 
-def scores_in(expr: Expr | None) -> tuple[nodes.Score, ...]:
-    """The scores of a layer that the expression asks for."""
-    return () if expr is None else tuple(part for part in walk(expr) if isinstance(part, nodes.Score) and not part.joint)
+def scores_in(node: Node) -> tuple[nodes.Score, ...]:
+    """The scores of a layer that a condition or a rule asks for; of its ranked sets first."""
+    return tuple(part for part in walk(node) if isinstance(part, nodes.Score) and not part.joint)
 
 
 def facts_only(expr: Expr) -> bool:
@@ -170,8 +169,7 @@ class _Evaluation:
         return self._finite(value, score, of, () if score.joint else _MEND)
 
     def _post(self, score: nodes.PostScore) -> float:
-        scores = self.world.post if score.source is None else self.world.post_on.get(score.source, {})
-        value = scores.get(score.name)
+        value = self.world.post.get(score.source or "", {}).get(score.name)
         if value is None:
             self._fail("LB317", f"`{score.name}` is known only after healing", score)
         return self._finite(value, score, f"`{score.name}` of the finished model")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.recipe import schema as nodes
 from lbdsl.recipe.schema import LayerSet, ends, steps
+from lbdsl.recipe.types import walk
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
 """The layers that a ranked set selects; asked for only where the set holds one."""
@@ -43,25 +44,13 @@ def members(layer_set: LayerSet, layers: int, ranking: Ranking = _no_ranking) ->
             raise AssertionError("groups are replaced by their sets")
 
 
-def parts(layer_set: LayerSet) -> Iterator[LayerSet]:
-    """The set and every set in it."""
-    yield layer_set
-    match layer_set:
-        case nodes.UnionSet() | nodes.InterSet():
-            for part in layer_set.sets:
-                yield from parts(part)
-        case nodes.ExceptSet():
-            yield from parts(layer_set.base)
-            yield from parts(layer_set.removed)
-
-
 def ranked_sets(layer_set: LayerSet | None) -> tuple[nodes.RankedSet, ...]:
-    return () if layer_set is None else tuple(part for part in parts(layer_set) if isinstance(part, nodes.RankedSet))
+    return () if layer_set is None else tuple(part for part in walk(layer_set) if isinstance(part, nodes.RankedSet))
 
 
 def set_problems(layer_set: LayerSet, layers: int) -> Iterator[Diagnostic]:
     """Every range, count and step of a set that a model of `layers` layers does not have."""
-    for part in parts(layer_set):
+    for part in walk(layer_set):
         match part:
             case nodes.Range() if ends(part)[1] >= layers:
                 yield _beyond(part, layers)

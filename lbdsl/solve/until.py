@@ -109,8 +109,7 @@ class _Reader:
     def _unmet(
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
     ) -> Diagnostic:
-        rule = known.rule
-        span = until.span
+        rule, span = known.rule, until.span
         message = f"`{one_line(span.text)}` cannot be met: every count from 0 to {most} was tried"
         if not tries or bound is None:
             return error("LB312", message, span)

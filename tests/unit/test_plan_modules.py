@@ -70,8 +70,9 @@ def test_hostile_patterns_take_no_time() -> None:
 
 
 def test_modules_of_layers() -> None:
-    found = layer_modules(("model.embed_tokens", "model.layers.10.self_attn.q_proj", "transformer.h.2.mlp.c_fc", "lm_head"))
-    assert [(module.layer, module.part) for module in found] == [(10, "self_attn.q_proj"), (2, "mlp.c_fc")]
+    found = layer_modules(FACTS)
+    assert tuple(module.name for module in found) == FACTS.modules
+    assert found[8] == ("model.layers.1.self_attn.k_proj", 1, "self_attn.k_proj")
 
 
 def test_what_patterns_of_a_rule_match() -> None:
