@@ -18,7 +18,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
-from lbdsl.solve.check import requests_of
+from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select
 
 
@@ -126,7 +126,7 @@ def recipe_of(text: str, **set_params: str) -> Recipe:
 
 def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL) -> dict[Request, Measurement]:
     """All that the recipe needs: `nll` under `drop`, a third of it under other actions, a half for other metrics."""
-    requests, _ = requests_of(recipe, facts).unwrap()
+    requests = measurable(recipe, facts).unwrap().requests
     scores = {}
     for request in requests:
         value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)

@@ -29,7 +29,7 @@ from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import requests_of
+from lbdsl.solve.check import measurable
 from lbdsl.solve.select import Selection, select
 from lbdsl.version import VERSION
 
@@ -225,10 +225,10 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
             help="give its base model, or add --again to change it once more",
         )
     recipe = loaded.unwrap()
-    needed = requests_of(recipe, bench.facts)
+    needed = measurable(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
-    requests, actions = needed.value
+    requests, actions = needed.value.requests, needed.value.score_actions
     settled = with_lengths(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()

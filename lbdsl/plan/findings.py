@@ -17,8 +17,8 @@ from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.schema import Phase, Recipe
-from lbdsl.solve.case import Case, KnownRule, condition_of, costs_asked
-from lbdsl.solve.check import action_findings, no_engine, requests_of
+from lbdsl.solve.case import Case, condition_of, costs_asked
+from lbdsl.solve.check import action_findings, measurable, no_engine
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
@@ -28,10 +28,9 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
     that nothing carries out. A recipe that needs no score is selected in full."""
-    case = Case(recipe, facts)
-    needed = requests_of(recipe, facts)
-    if needed.value is None:
-        return needed.diagnostics
+    case, problems = measurable(recipe, facts)
+    if case is None:
+        return problems
     if case.requests:
         impossible = impossible_untils(case)
         if impossible:
@@ -126,22 +125,16 @@ def _unreachable(case: Case) -> Iterator[Diagnostic]:
         elif lacking is not None:
             yield lacking
         elif not known.open and not known.is_else:
-            yield _claimed_before(case, known)
-
-
-def _claimed_before(case: Case, known: KnownRule) -> Diagnostic:
-    said = "earlier rules claim all that it could"
-    if known.fixed is not None:
-        said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
-    message = f"rule {known.rule.number} gets no layer: {said}"
-    return warning("LB307", message, known.rule.span, help="move it up, or remove it")
+            said = "earlier rules claim all that it could"
+            if known.fixed is not None:
+                said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
+            message = f"rule {known.rule.number} gets no layer: {said}"
+            yield warning("LB307", message, known.rule.span, help="move it up, or remove it")
 
 
 def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
     """Static asserts that fail; without a selection only those on facts of the base."""
-    world = World(case.facts)
-    if selection is not None:
-        world = replace(world, cost=model_cost(case.facts, selection.specs))
+    world = World(case.facts, cost=None if selection is None else model_cost(case.facts, selection.specs))
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
             yield from assert_result(assertion, world)[1]

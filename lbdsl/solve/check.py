@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
-from lbdsl.core.measurement import Request
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, RankSelector, Recipe, Rule, Score, String
 from lbdsl.solve.case import Case, layer_set_of, scores_of
-from lbdsl.solve.claims import Module, layer_modules
+from lbdsl.solve.claims import Module, layer_modules, matched
 from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
 from lbdsl.solve.layersets import amount_problems, set_problems
-
-Needed = tuple[tuple[Request, ...], Mapping[str, Action]]
 
 
 def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
@@ -28,12 +23,12 @@ def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
     return tuple([*_requirements(case), *of_rules] or _impossible_actions(case))
 
 
-def requests_of(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Needed]:
-    """Every (metric, action, layer) that a rule may ask for, without repetition, and the actions by their text. Errors are
-    those of `check_recipe`: nothing is worth measuring for a recipe that does not fit the model."""
+def measurable(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Case]:
+    """The recipe on the model, with what has to be measured. Errors are those of `check_recipe`: nothing is worth measuring
+    for a recipe that does not fit the model."""
     case = Case(recipe, facts)
     problems = check_recipe(case) or tuple(_not_there(case))
-    return Diagnosed(None, problems) if problems else Diagnosed((case.requests, case.score_actions))
+    return Diagnosed(None, problems) if problems else Diagnosed(case)
 
 
 def action_findings(case: Case) -> Iterator[Diagnostic]:
@@ -88,26 +83,23 @@ def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
 
 def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """LB218 for each pattern that no module of this model matches."""
-    modules = layer_modules(case.facts)
     for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
-        test = matcher(pattern.value, glob=isinstance(pattern, String))
-        if not any(test(module.name) for module in modules):
-            yield _unmatched(pattern, modules)
+        if not matched((pattern,), case.facts):
+            yield _unmatched(pattern, layer_modules(case.facts))
 
 
 def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
     known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
-    glob = isinstance(pattern, String)
-    near = nearest(pattern.value, known) if glob else None
-    span = pattern.span
-    typed = slip(pattern.value, known) if glob else None
-    fix = None if typed is None or span is None else Fix(f"write `{typed}`", (Edit(span, f'"{typed}"'),))
+    near = mended = None
+    if isinstance(pattern, String):
+        near, mended = nearest(pattern.value, known), slip(pattern.value, known)
+    fix = None if mended is None else Fix(f"write `{mended}`", (Edit(pattern.span, f'"{mended}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
     listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
     message = f"`{pattern.value}` matches 0 of {len(modules)} modules"
-    return error("LB218", message, span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
+    return error("LB218", message, pattern.span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
 
 
 def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:

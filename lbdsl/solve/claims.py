@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from lbdsl.layer.paths import Paths, has_path, leaves, touch
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, String
+from lbdsl.recipe.schema import ModulesSelector, Pattern, Recipe, Rule, String
 
 
 class Module(NamedTuple):
@@ -28,9 +29,9 @@ def layer_modules(facts: ModelFacts) -> tuple[Module, ...]:
     return tuple(Module(prefix.format(i) + part, i, part) for i, maps in enumerate(facts.linear_maps) for part in maps)
 
 
-def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
-    """The modules whose full name matches one of the rule's patterns, in whatever layer."""
-    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in selector.patterns]
+def matched(patterns: Iterable[Pattern | String], facts: ModelFacts) -> tuple[Module, ...]:
+    """The modules whose full name matches one of a rule's patterns, in whatever layer."""
+    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in patterns]
     return tuple(module for module in layer_modules(facts) if any(test(module.name) for test in tests))
 
 
@@ -66,7 +67,7 @@ def claimable(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Paths, ...], tup
         if not isinstance(rule.selector, ModulesSelector):
             return tuple(of_layers(action) for action in rule.actions)
         chosen: list[tuple[str, ...]] = [()] * facts.layers
-        for module in matched(rule.selector, facts):
+        for module in matched(rule.selector.patterns, facts):
             chosen[module.layer] += (module.part,)
         return tuple(
             Wanted(action, tuple(_claimed(action, specs[i], chosen[i], True, kinds[k]) for i, k in enumerate(alike)))

@@ -13,11 +13,7 @@ Ranking = Callable[[nodes.RankedSet], frozenset[int]]
 """The layers that a ranked set selects; asked for only where the set holds one."""
 
 
-def _no_ranking(ranked: nodes.RankedSet) -> frozenset[int]:
-    raise AssertionError("a set without ranked parts asks for no ranking")
-
-
-def members(layer_set: LayerSet, layers: int, ranking: Ranking = _no_ranking) -> frozenset[int]:
+def members(layer_set: LayerSet, layers: int, ranking: Ranking | None = None) -> frozenset[int]:
     """The layers of a set that `set_problems` found nothing wrong with. `middle n` starts at layer (L - n) // 2."""
     match layer_set:
         case nodes.AllLayers():
@@ -33,6 +29,7 @@ def members(layer_set: LayerSet, layers: int, ranking: Ranking = _no_ranking) ->
             start, step = steps(layer_set)
             return frozenset(range(start, layers, step))
         case nodes.RankedSet():
+            assert ranking is not None, "only a set without ranked parts is known without scores"
             return ranking(layer_set)
         case nodes.UnionSet():
             return frozenset().union(*(members(part, layers, ranking) for part in layer_set.sets))

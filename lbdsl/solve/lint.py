@@ -74,15 +74,11 @@ class _RuleInTable:
 
     def _shadowed(self, matched: int) -> tuple[str, tuple[Label, ...]]:
         """`shadowed: 3 of 3 claimed by rule 1`, and where the rules stand to which the layers went."""
-        owners: dict[int, list[int]] = {}
         lost = self.table.rules[self.index].shadowed
-        for layer, owner in self.table.owners(self.known, lost):
-            owners.setdefault(owner, []).append(layer)
-        rules = self.case.recipe.rules
-        labels = (Label(rules[owner].span, f"claims {layers_text(owners[owner])}") for owner in sorted(owners))
-        numbers = ", ".join(str(rules[owner].number) for owner in sorted(owners))
+        owners = [(self.case.recipe.rules[i], layers) for i, layers in self.table.owners(self.known, lost).items()]
+        numbers = ", ".join(str(rule.number) for rule, _ in owners)
         said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(owners) == 1 else 'rules'} {numbers}"
-        return said, tuple(labels)
+        return said, tuple(Label(rule.span, f"claims {layers_text(layers)}") for rule, layers in owners)
 
     def _in_the_way(self) -> Iterator[str]:
         """Which paths of the layers that a ranking could not take are claimed, and by which rules."""

@@ -34,11 +34,10 @@ def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
 
 
 class _Try(NamedTuple):
-    """What the bounded cost comes to when the rule takes so many layers; `text` says it, as the bound does."""
+    """What the bounded cost comes to when the rule takes so many layers."""
 
     size: int
     value: float
-    text: str
     table: Table
 
 
@@ -84,7 +83,8 @@ class _Reader:
                 return Diagnosed(None, problems)
             if truth:
                 return Diagnosed(complete)
-            tries += self._try(bound, world, size, complete) if bound is not None else []
+            value = evaluate(bound.expr, world).value if bound is not None else None
+            tries += [_Try(size, value, complete)] if value is not None else []
         if later and not tries:
             return Diagnosed(None, later)
         return Diagnosed(None, (self._unmet(known, until, bound, most, tries, capped=most < len(free)),))
@@ -98,14 +98,6 @@ class _Reader:
             self._known[key] = LayerCost.of(table.spec(self.case.facts, layer), self.case.facts)
         return self._known[key]
 
-    def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
-        value = evaluate(bound.expr, world).value
-        base = evaluate(bound.expr, World(self.case.facts, cost=self.case.facts.cost)).value
-        if value is None or base is None:
-            return []
-        shown = (value / base, Unit.RATIO) if bound.is_share and base else (value, unit_of(bound.expr))
-        return [_Try(size, value, amount_text(*shown), table)]
-
     def _unmet(
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
     ) -> Diagnostic:
@@ -114,12 +106,14 @@ class _Reader:
         if not tries or bound is None:
             return error("LB312", message, span)
         best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
+        base = evaluate(bound.expr, World(self.case.facts, cost=self.case.facts.cost)).value if bound.is_share else None
+        text = amount_text(best.value / base, Unit.RATIO) if base else amount_text(best.value, unit_of(bound.expr))
         if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
             done = " + ".join(f"`{action.text()}`" for action in rule.actions)
-            same = f"{done} does not change it: it is {best.text} with every count"
+            same = f"{done} does not change it: it is {text} with every count"
             return error("LB312", message, span, help=(same, "choose another action, or another value to bound"))
         binding, labels = self._binding(bound, best, most, rule.number - 1, capped)
-        found = f"best: {best.text} with {plural(best.size, 'layer')}"
+        found = f"best: {text} with {plural(best.size, 'layer')}"
         return error("LB312", message, span, help=(found, *binding), labels=labels)
 
     def _binding(

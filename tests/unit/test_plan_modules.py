@@ -9,7 +9,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
 from lbdsl.recipe.schema import ModulesSelector
-from lbdsl.solve.check import requests_of
+from lbdsl.solve.check import measurable
 from lbdsl.solve.claims import layer_modules, matched
 from lbdsl.solve.select import Selection, select
 
@@ -40,7 +40,7 @@ def codes(text: str, facts: ModelFacts = FACTS) -> list[str]:
 def rule_matches(text: str, facts: ModelFacts = FACTS) -> list[str]:
     selector = recipe_of(text).rules[0].selector
     assert isinstance(selector, ModulesSelector)
-    return [module.name for module in matched(selector, facts)]
+    return [module.name for module in matched(selector.patterns, facts)]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_layers_and_conditions_narrow_a_rule() -> None:
     assert owners(selection) == {f"model.layers.{i}.self_attn.k_proj": 1 for i in (1, 3, 4)}
     assert selection.rules[0].claims == (1, 3, 4)
     recipe = recipe_of('modules "*.k_proj" in layers 1-4 where nll < 0.1 quantize(bits=4)\nelse keep')
-    requests, _ = requests_of(recipe, FACTS).unwrap()
+    requests = measurable(recipe, FACTS).unwrap().requests
     assert {request.layer for request in requests} == {1, 2, 3, 4}
 
 
