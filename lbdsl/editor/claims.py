@@ -8,8 +8,9 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.schema import RankSelector, Recipe, Rule
-from lbdsl.solve.case import Case, scores_of
+from lbdsl.solve.case import Case
 from lbdsl.solve.check import check_recipe
+from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.select import select
 
 
@@ -48,7 +49,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
 
 def _is_static(rule: Rule) -> bool:
     """Whether what a rule matches is known from the text and the model's shape."""
-    return not scores_of(rule) and not (isinstance(rule.selector, RankSelector))
+    return not scores_in(rule.selector) and not (isinstance(rule.selector, RankSelector))
 
 
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:

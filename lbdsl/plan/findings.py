@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from lbdsl.actions.base import touching
@@ -35,7 +35,8 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
         impossible = impossible_untils(case)
         if impossible:
             return impossible
-        found = [problem for check in BEFORE_SCORES for problem in check(case)]
+        found = [*_unreachable(case), *action_findings(case), *_unbuilt(case)]
+        found += [*_failing_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(recipe, facts, {})
         if selection is None:
@@ -66,7 +67,7 @@ def _counts_decide(case: Case) -> bool:
         elif not known.is_else and (ranked or known.fixed is None):
             return False
     # Several would be tried in every combination, which takes seconds on a deep model.
-    return sum(known.ranking is not None and known.ranking.until is not None for known in case.rules) == 1
+    return sum(known.until is not None for known in case.rules) == 1
 
 
 def context_findings(case: Case) -> Iterator[Diagnostic]:
@@ -108,7 +109,7 @@ def _unbuilt(case: Case) -> Iterator[Diagnostic]:
     for known in case.rules:
         rule = known.rule
         if known.open and not all(action.carried_out for action in rule.actions):
-            if condition_of(rule) is None and (known.ranking is None or known.ranking.until is None):
+            if condition_of(rule) is None and known.until is None:
                 yield no_engine(rule, f"rule {rule.number}")
             else:
                 said = no_engine(rule, f"rule {rule.number}, where scores choose it")
@@ -138,13 +139,3 @@ def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
             yield from assert_result(assertion, world)[1]
-
-
-BEFORE_SCORES: tuple[Callable[[Case], Iterator[Diagnostic]], ...] = (
-    _unreachable,
-    action_findings,
-    _unbuilt,
-    _failing_asserts,
-    context_findings,
-)
-"""What is said of a recipe whose layers scores choose, in this order."""

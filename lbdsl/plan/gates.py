@@ -23,17 +23,14 @@ def judges(recipe: Recipe) -> bool:
 
 def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
     """What is known of an assert before the model is changed, and an error where it fails or has no truth value."""
-    text, phase = assertion.text, assertion.phase
-    if phase is Phase.POST:
-        return AssertResult(text=text, phase=phase, status="after healing"), ()
+    if assertion.phase is Phase.POST:
+        return _result(assertion, "after healing"), ()
     truth, found = evaluate(assertion.expr, world)
     if truth is None:
-        unmeasured = all(d.code == "LB323" for d in found)
-        return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
+        return _result(assertion, "not measured" if all(d.code == "LB323" for d in found) else "fail"), found
     # Before selection asserts are about facts of the base, which their text names.
     shown = deciding(assertion.expr, world) if world.cost is not None else None
-    problems = () if truth else (_failed(assertion, shown),)
-    return _result(assertion, truth, shown), problems
+    return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, shown),)
 
 
 def _failed(assertion: Assertion, shown: Shown | None) -> Diagnostic:
@@ -67,20 +64,18 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
 def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
     named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
     if not named - {None} <= worlds.keys():
-        return AssertResult(text=assertion.text, phase=Phase.POST, status="not measured")
+        return _result(assertion, "not measured")
     # Every score names its text: the others change nothing.
     asked = worlds if None in named else dict(list(worlds.items())[:1])
-    results = [
-        (_result(assertion, bool(evaluate(assertion.expr, world).value), deciding(assertion.expr, world)), source)
-        for source, world in asked.items()
-    ]
-    failing = [(result, source) for result, source in results if result.status == "fail"]
+    results = []
+    for source, world in asked.items():
+        status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
+        results.append(_result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None))
     # Of several texts the one that counts is shown: the first that fails, else the one with the largest value.
-    chosen, source = failing[0] if failing else max(results, key=lambda pair: abs(pair[0].value or 0.0))
-    return chosen.model_copy(update={"on": source if len(asked) > 1 else None})
+    failing = (result for result in results if result.status == "fail")
+    return next(failing, None) or max(results, key=lambda result: abs(result.value or 0.0))
 
 
-def _result(assertion: Assertion, truth: bool, shown: Shown | None) -> AssertResult:
+def _result(assertion: Assertion, status: Status, shown: Shown | None = None, on: str | None = None) -> AssertResult:
     value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
-    status: Status = "pass" if truth else "fail"
-    return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit)
+    return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on)

@@ -22,7 +22,8 @@ from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES
-from lbdsl.solve.case import costs_asked, scores_of
+from lbdsl.solve.case import costs_asked
+from lbdsl.solve.evaluate import scores_in
 
 MEASURED, JUDGED = 1024, 2048
 """Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""
@@ -39,7 +40,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
-    scored = (score.action for rule in recipe.rules for score in scores_of(rule) if score.action is not None)
+    scored = (score.action for rule in recipe.rules for score in scores_in(rule.selector) if score.action is not None)
     window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))

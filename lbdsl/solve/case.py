@@ -40,11 +40,6 @@ def condition_of(rule: Rule) -> Expr | None:
     return rule.selector.where if isinstance(rule.selector, LayersSelector | ModulesSelector | WhereSelector) else None
 
 
-def scores_of(rule: Rule) -> tuple[Score, ...]:
-    """Every score of a layer that a rule asks for, those of its ranked sets first."""
-    return scores_in(rule.selector)
-
-
 def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
     """The costs that a recipe's asserts and budgets ask for."""
     nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
@@ -84,13 +79,17 @@ class KnownRule:
         return self.rule.selector if isinstance(self.rule.selector, RankSelector) else None
 
     @property
+    def until(self) -> Expr | None:
+        return self.ranking.until if self.ranking is not None else None
+
+    @property
     def ranks_rest(self) -> bool:
         """True for a ranking of the layers not yet claimed: `of rest`, and always with `until`."""
-        return self.ranking is not None and (self.ranking.of_rest or self.ranking.until is not None)
+        return self.ranking is not None and (self.ranking.of_rest or self.until is not None)
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
-        return scores_of(self.rule)
+        return scores_in(self.rule.selector)
 
     def asks(self, touched: int, free: int) -> bool:
         """Whether it asks about a layer of which these paths that it claims are touched for sure, and those are not."""

@@ -9,18 +9,20 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, RankSelector, Recipe, Rule, Score, String
-from lbdsl.solve.case import Case, layer_set_of, scores_of
+from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, Recipe, Rule, Score, String
+from lbdsl.solve.case import Case
 from lbdsl.solve.claims import Module, layer_modules, matched
-from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
-from lbdsl.solve.layersets import amount_problems, set_problems
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
+from lbdsl.solve.layersets import set_problems
 
 
 def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
-    """Errors only: `requires` that do not hold, layers that do not exist, actions that do not go together or that the model
-    cannot express, `until` on what must be measured. Run it before measuring, which may take long."""
+    """Errors only: `requires` that do not hold, layers and modules that do not exist, scores that cannot be measured,
+    actions that the model cannot express. Run it before measuring, which may take long."""
+    required = (item for item in case.recipe.requires if facts_only(item.expr))
+    of_model = (problem for item in required for problem in requirement_problems(item, World(case.facts)))
     of_rules = (problem for check in CHECKS for rule in case.recipe.rules for problem in check(case, rule))
-    return tuple([*_requirements(case), *of_rules] or _impossible_actions(case))
+    return tuple([*of_model, *of_rules] or _impossible_actions(case))
 
 
 def measurable(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Case]:
@@ -42,8 +44,7 @@ def action_findings(case: Case) -> Iterator[Diagnostic]:
         for message, (d, *more) in said.items():
             count = 1 + len(more)
             where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
-            span = d.span or known.rule.span
-            yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=span)
+            yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=d.span or known.rule.span)
 
 
 def no_engine(node: Rule | Score, said: str) -> Diagnostic:
@@ -66,19 +67,8 @@ def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnost
     return (error("LB320", message, requirement.span, help=help),)
 
 
-def _requirements(case: Case) -> Iterator[Diagnostic]:
-    for requirement in case.recipe.requires:
-        if facts_only(requirement.expr):
-            yield from requirement_problems(requirement, World(case.facts))
-
-
 def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    """Ranges, counts and steps that the model's number of layers does not have."""
-    layer_set = layer_set_of(rule)
-    if layer_set is not None:
-        yield from set_problems(layer_set, case.facts.layers)
-    elif isinstance(rule.selector, RankSelector) and rule.selector.amount is not None:
-        yield from amount_problems(rule.selector.amount, case.facts.layers)
+    return set_problems(rule.selector, case.facts.layers)
 
 
 def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
@@ -104,7 +94,7 @@ def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagno
 
 def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """Scores under actions that this version only plans."""
-    for score in scores_of(rule):
+    for score in scores_in(rule.selector):
         if score.action and not score.action.carried_out:
             yield no_engine(score, f"`{score.text}` cannot be measured")
 

@@ -113,12 +113,12 @@ def _result(expr: Expr, world: World, of: Callable[[_Evaluation, Expr], T]) -> D
         return Diagnosed(None, tuple(evaluation.errors))
 
 
+@dataclass
 class _Evaluation:
     """One evaluation: collects its errors. Every method raises `_NoValue` once it has recorded one."""
 
-    def __init__(self, world: World):
-        self.world = world
-        self.errors: list[Diagnostic] = []
+    world: World
+    errors: list[Diagnostic] = field(default_factory=list)
 
     def of(self, expr: Expr) -> Any:
         match expr:
@@ -200,11 +200,7 @@ class _Evaluation:
         return round(share) if math.isclose(share, round(share), rel_tol=1e-12) else share
 
     def _of_base(self, expr: Expr) -> Any:
-        whole, found = evaluate(expr, replace(self.world, cost=self.world.facts.cost))
-        self.errors += found
-        if whole is None:
-            raise _NoValue
-        return whole
+        return _Evaluation(replace(self.world, cost=self.world.facts.cost), self.errors).of(expr)
 
     def _comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
         """The two sides of each comparison that gives the condition its truth, from left to right."""

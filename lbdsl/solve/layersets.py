@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.recipe import schema as nodes
-from lbdsl.recipe.schema import LayerSet, ends, steps
+from lbdsl.recipe.schema import LayerSet, Node, ends, steps
 from lbdsl.recipe.types import walk
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
@@ -45,24 +45,19 @@ def ranked_sets(layer_set: LayerSet | None) -> tuple[nodes.RankedSet, ...]:
     return () if layer_set is None else tuple(part for part in walk(layer_set) if isinstance(part, nodes.RankedSet))
 
 
-def set_problems(layer_set: LayerSet, layers: int) -> Iterator[Diagnostic]:
-    """Every range, count and step of a set that a model of `layers` layers does not have."""
-    for part in walk(layer_set):
+def set_problems(selector: Node, layers: int) -> Iterator[Diagnostic]:
+    """Every range, count and step of a rule's selector that a model of `layers` layers does not have."""
+    for part in walk(selector):
         match part:
             case nodes.Range() if ends(part)[1] >= layers:
                 yield _beyond(part, layers)
-            case nodes.Edge() | nodes.RankedSet():
-                yield from amount_problems(part.amount, layers)
+            case nodes.Amount() if part.of(layers) > layers:
+                message = f"{part.count} of {layers} layers cannot be selected"
+                yield error("LB302", message, part.span, help=f"the model has {layers} layers")
             case nodes.Every() if steps(part)[0] >= layers:
                 start, step = steps(part)
                 message = f"`every {step} from {start}` selects none of the {layers} layers"
                 yield error("LB303", message, part.span, help=f"the layers are 0-{layers - 1}, and a step is at least 1")
-
-
-def amount_problems(amount: nodes.Amount, layers: int) -> Iterator[Diagnostic]:
-    if amount.of(layers) > layers:
-        message = f"{amount.count} of {layers} layers cannot be selected"
-        yield error("LB302", message, amount.span, help=f"the model has {layers} layers")
 
 
 def _beyond(part: nodes.Range, layers: int) -> Diagnostic:

@@ -11,7 +11,7 @@ from lbdsl.core.units import layers_text
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import LayersSelector, Rule
+from lbdsl.recipe.schema import LayersSelector
 from lbdsl.solve.case import Case, KnownRule, layer_set_of
 from lbdsl.solve.layersets import members
 from lbdsl.solve.table import Table
@@ -22,7 +22,7 @@ def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting:
     change a layer."""
     for index, known in enumerate(case.rules):
         if not known.is_else:
-            yield from _RuleInTable(case, table, index, known, known.rule).findings(specs, known.rule.number in acting)
+            yield from _RuleInTable(case, table, index, known).findings(specs, known.rule.number in acting)
     free = [i for i in range(case.facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
@@ -44,11 +44,10 @@ class _RuleInTable:
     table: Table
     index: int
     known: KnownRule
-    rule: Rule
 
     def findings(self, specs: Sequence[LayerSpec], acts: bool) -> Iterator[Diagnostic]:
-        (got, lost, size), number, span = self.table.rules[self.index], self.rule.number, self.rule.span
-        ranking = self.known.ranking
+        (got, lost, size), rule, ranking = self.table.rules[self.index], self.known.rule, self.known.ranking
+        number, span = rule.number, rule.span
         if size == 0:
             yield note("LB313", f"rule {number} takes no layer: its `until` holds without it", span)
         elif not got and not lost:
@@ -68,7 +67,7 @@ class _RuleInTable:
                 left = f"only {len(got)} {'is' if len(got) == 1 else 'are'} left"
                 message = f"rule {number} asks for {asked} of the rest, and {left}"
                 yield warning("LB309", message, span, help=tuple(self._in_the_way()))
-        if got and not acts and not all(action.keeps for action in self.rule.actions):
+        if got and not acts and not all(action.keeps for action in rule.actions):
             message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"
             yield warning("LB310", message, span, help="remove it")
 
@@ -108,14 +107,13 @@ class _RuleInTable:
         ranking, layers = self.known.ranking, self.case.facts.layers
         if ranking is not None and ranking.amount is not None and ranking.amount.of(layers) == 0:
             share = ranking.amount.share
-            return (
-                f"{100 * share:g} % of {layers} layers, rounded down, is 0" if share is not None else "it asks for 0 layers"
-            )
+            rounded = f"{100 * (share or 0):g} % of {layers} layers, rounded down, is 0"
+            return rounded if share is not None else "it asks for 0 layers"
         if ranking is not None:
             return "earlier rules claim every layer"
         if self.known.scores:
             return "look at the scores: `lbdsl plan` prints them"
-        named = layer_set_of(self.rule)
-        if isinstance(self.rule.selector, LayersSelector) and named is not None and not members(named, layers):
+        named = layer_set_of(self.known.rule)
+        if isinstance(self.known.rule.selector, LayersSelector) and named is not None and not members(named, layers):
             return "the set is empty"
         return "its condition asks for no score: it is the same for every layer"

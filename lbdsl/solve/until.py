@@ -24,7 +24,7 @@ MOST_PLANS = 100_000
 def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
     """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
     ones can be met, and so on."""
-    untils = [known.rule for known in case.rules if known.ranking is not None and known.ranking.until is not None]
+    untils = [known.rule for known in case.rules if known.until is not None]
     plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
@@ -62,8 +62,8 @@ class _Reader:
                 amount = known.ranking.amount
                 layers = table.rest(known, layers)
                 most = len(layers) if amount is None else min(len(layers), amount.of(self.case.facts.layers))
-                if known.ranking.until is not None:
-                    return self._until(known, known.ranking.until, layers, most, table)
+                if known.until is not None:
+                    return self._until(known, known.until, layers, most, table)
                 layers = tuple(sorted(layers[:most]))
             table = table.take(known, layers)
         return Diagnosed(table)
