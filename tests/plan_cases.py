@@ -8,18 +8,18 @@ from dataclasses import replace
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
+from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.cost import ModelCost, model_cost
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import select
 
 
 def llama_facts(
@@ -126,7 +126,7 @@ def recipe_of(text: str, **set_params: str) -> Recipe:
 
 def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL) -> dict[Request, Measurement]:
     """All that the recipe needs: `nll` under `drop`, a third of it under other actions, a half for other metrics."""
-    requests, _ = requests_of(recipe, facts).unwrap()
+    requests = measurable(recipe, facts).unwrap().requests
     scores = {}
     for request in requests:
         value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)

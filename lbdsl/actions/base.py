@@ -17,7 +17,8 @@ from pydantic_core import PydanticCustomError
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.units import Share
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, has_path, touch, with_paths_of
+from lbdsl.layer.paths import has_path, touch, with_paths_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
 

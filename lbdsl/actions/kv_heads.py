@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
+from lbdsl.core.units import plural
 from lbdsl.families.rows import QKV
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -93,12 +94,13 @@ class KVHeads(Action):
             return (error("LB339", said, help="choose layers with softmax attention"),)
         count = mixer.kv_heads
         if count == self.n:
-            said = f"`{self.text()}` changes nothing where layers have {_heads(count)} by themselves"
+            said = f"`{self.text()}` changes nothing where layers have {plural(count, 'KV head')} by themselves"
             return (warning("LB327", said, help="give a smaller `n`" if count > 1 else "leave those layers out"),)
         fewer = [str(n) for n in range(1, count) if count % n == 0]
         if str(self.n) not in fewer:
             help = f"`n` can be {', '.join(fewer)}" if fewer else "leave those layers out"
-            return (error("LB339", f"`{self.text()}` cannot be made of {_heads(count)} in groups of one size", help=help),)
+            said = f"`{self.text()}` cannot be made of {plural(count, 'KV head')} in groups of one size"
+            return (error("LB339", said, help=help),)
         norm = _norm_of_keys(facts)
         if norm == "key_value" and self.method == "mean":
             said = "keeps the strongest KV head of each group: keys are normed over all heads, so averages would not fit"
@@ -150,7 +152,3 @@ def _fused(x: Ref, mixer: Attention) -> dict[str, Slice]:
     query, key_value = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     ends = {"q": (0, query), "k": (query, query + key_value), "v": (query + key_value, query + 2 * key_value)}
     return {of: Slice(x=x, axis=0, start=start, stop=stop) for of, (start, stop) in ends.items()}
-
-
-def _heads(count: int) -> str:
-    return f"{count} KV head{'' if count == 1 else 's'}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lbdsl.api.applying import set_values
 from lbdsl.api.planning import Planned, plan_text
 from lbdsl.core.diagnostic import fail
-from lbdsl.plan.words import ranges_text
+from lbdsl.core.units import ranges_text
 from lbdsl.recipe.schema import ModulesSelector, Recipe
 
 SUFFIX = ", changed by hand"
@@ -37,7 +37,7 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
 
 def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
     """The recipe's text with its rules replaced by one for each action, in the place of the first."""
-    spans = [recipe.span(rule) for rule in recipe.rules]
+    spans = [rule.span for rule in recipe.rules]
     if any(span is None or span.source.base for span in spans):
         raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
     layers: dict[str, list[int]] = {}

@@ -80,13 +80,13 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
 
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     """Made-up scores of what the recipe asks for: high at both ends, as in real models."""
-    from lbdsl.plan.check import requests_of
+    from lbdsl.solve.check import measurable
 
-    needed = requests_of(recipe, facts).value
+    needed = measurable(recipe, facts).value
     if needed is None:
         return {}
     scores = {}
-    for request in needed[0]:
+    for request in needed.requests:
         edge = min(request.layer, facts.layers - 1 - request.layer)
         value = 0.02 + 0.5 / (1 + edge) + 0.001 * ((7 * request.layer) % 5)
         scores[request] = Measurement(value, 0.004, metrics()[request.metric].unit, 8192, 8)
@@ -102,7 +102,7 @@ def _planned(
     from lbdsl.plan.build import build
     from lbdsl.plan.lengths import with_lengths
     from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
-    from lbdsl.plan.select import select
+    from lbdsl.solve.select import select
 
     lengths = with_lengths(recipe, facts)
     if lengths.value is None:

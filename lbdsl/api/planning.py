@@ -20,17 +20,17 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requests_of
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
-from lbdsl.plan.select import Selection, select
 from lbdsl.recipe import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import Selection, select
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
@@ -225,10 +225,10 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
             help="give its base model, or add --again to change it once more",
         )
     recipe = loaded.unwrap()
-    needed = requests_of(recipe, bench.facts)
+    needed = measurable(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
-    requests, actions = needed.value
+    requests, actions = needed.value.requests, needed.value.score_actions
     settled = with_lengths(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.measurement import Request
-from lbdsl.core.units import bytes_text, tokens_text
-from lbdsl.plan.cost import base_cost, model_cost
+from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
+from lbdsl.layer.cost import model_cost
 from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.schema import Plan, Speed
-from lbdsl.plan.words import duration_text, plural
 
 if TYPE_CHECKING:
     from lbdsl.measure.pace import Pace
@@ -83,4 +82,4 @@ def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
     with bench.progress.stage("calibrating the machine"):
         machine = machine_for(bench.device, bench.computed, bench.cache_dir)
     cells = [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
-    return decode_bounds(base_cost(bench.computed), model_cost(bench.computed, plan.specs), machine, cells)
+    return decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)

@@ -11,12 +11,11 @@ from lbdsl.actions import Action, actions
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.paths import plain_name
-from lbdsl.core.units import bytes_text, count_text
+from lbdsl.core.units import bytes_text, count_text, ranges_text
+from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.source import is_artifact
 from lbdsl.parts.attention import Attention
-from lbdsl.plan.cost import ModelCost, base_cost, model_cost
-from lbdsl.plan.words import ranges_text
 from lbdsl.syntax.format import format_text
 
 Template = Literal["balanced", "cache", "speed"]
@@ -70,7 +69,6 @@ class _Shape:
     window: int
     windows: tuple[int, int]
     ctx: int
-    base: ModelCost
 
     @classmethod
     def of(cls, facts: ModelFacts, name: str) -> _Shape:
@@ -104,7 +102,6 @@ class _Shape:
             window=window,
             windows=(max(1, window // 8), widest),
             ctx=min(facts.positions, MAX_CONTEXT),
-            base=base_cost(facts),
         )
 
     @property
@@ -122,7 +119,7 @@ class _Shape:
     def after(self, choices: Sequence[tuple[Action, int]]) -> ModelCost:
         """The cost when each action gets so many of the free layers, those that gain least first."""
         specs = list(self.facts.layer_specs)
-        order = sorted(self.free, key=lambda layer: self.base.layers[layer].kv_bytes(self.ctx))
+        order = sorted(self.free, key=lambda layer: self.facts.cost.layers[layer].kv_bytes(self.ctx))
         for action, count in choices:
             for layer in order[:count]:
                 specs[layer] = action.change(specs[layer], self.facts.linear_maps[layer])
@@ -130,7 +127,7 @@ class _Shape:
         return model_cost(self.facts, specs)
 
     def cache_share(self, choices: Sequence[tuple[Action, int]]) -> float:
-        return self.after(choices).kv_bytes(self.ctx) / self.base.kv_bytes(self.ctx)
+        return self.after(choices).kv_bytes(self.ctx) / self.facts.cost.kv_bytes(self.ctx)
 
 
 # The parts of the text -----------------------------------------------------------------------------------------------
@@ -207,7 +204,7 @@ def _speed(shape: _Shape) -> list[str]:
     choices = [(actions()["drop"].model_validate({"target": "block"}), blocks), (_drop(), drops)]
     lines = ["# Whole layers cost the most and help every engine."] if blocks else []
     lines += [f"lowest {blocks} of rest by nll(drop(block)) drop(block)"] if blocks else []
-    share = shape.after(choices).flops(shape.ctx) / shape.base.flops(shape.ctx)
+    share = shape.after(choices).flops(shape.ctx) / shape.facts.cost.flops(shape.ctx)
     return [
         *lines,
         f"lowest {drops} of rest by sensitivity drop",

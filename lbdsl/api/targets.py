@@ -9,7 +9,7 @@ from typing import Any
 from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.registry import nearest
-from lbdsl.core.units import bytes_text, tokens_text
+from lbdsl.core.units import bytes_text, plural, tokens_text
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
@@ -248,9 +248,7 @@ def _groups_text(layout: CacheLayout, serving: Serving) -> str:
         kinds.append(f"{layout.padding} of {layout.places} places padding")
     if layout.lost > layout.padding / max(layout.places, 1):
         kinds.append(f"{layout.lost:.0%} of it padding")
-    many = len(layout.groups)
-    places = f"{layout.size} layer{'' if layout.size == 1 else 's'}"
-    return f"{many} group{'' if many == 1 else 's'} of {places} ({', '.join(kinds)})"
+    return f"{plural(len(layout.groups), 'group')} of {plural(layout.size, 'layer')} ({', '.join(kinds)})"
 
 
 def _json(finding: Diagnostic) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.record import Record
-from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, ranges_text, row_title, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, value_text
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -77,7 +77,7 @@ def _plan_lines(record: Record) -> list[str]:
             rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
-    said = f"layer{'' if len(kept) == 1 else 's'} {ranges_text(kept)}" if kept else "no layer"
+    said = layers_text(kept) if kept else "no layer"
     return [*lines, "", f"Kept as they were: {said}.", ""]
 
 

@@ -12,6 +12,7 @@ import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import set_option
+from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.api.fixing import Fixed
@@ -160,7 +161,7 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
     if form == "rich":
         first = next((problem.code for problem in problems if problem.is_error), None)
         more = f"; `lbdsl explain {first}` says more" if first else ""
-        nothing = f"{files} recipe{'' if files == 1 else 's'} checked, nothing found"
+        nothing = f"{plural(files, 'recipe')} checked, nothing found"
         click.echo(view.summary(problems) + more or nothing, err=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lbdsl.cli.completions import RECIPES
+from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.api.formatting import Formatted
@@ -48,7 +49,7 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
             write_formatted(file, found.value)
     if tuple(files) != ("-",) and worst == 0:
         verb = "would change" if check or diff else "changed"
-        click.echo(f"{changed} recipe{'' if changed == 1 else 's'} {verb}, {same} left as {_they(same)}", err=True)
+        click.echo(f"{plural(changed, 'recipe')} {verb}, {same} left as {_they(same)}", err=True)
     if check and changed:
         worst = max(worst, 1)
     ctx.exit(worst)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 
@@ -48,6 +49,54 @@ def bytes_text(n: float) -> str:
 def count_text(n: float) -> str:
     """Decimal prefixes: 134515008 -> `134.5 M`."""
     return _scaled(n, 1000, ("", "k", "M", "G", "T")).rstrip()
+
+
+def amount_text(value: float, unit: Unit | None) -> str:
+    """A value in words of its unit: `6.6 MiB`, `128.3 M`, `12.3 %`."""
+    match unit:
+        case Unit.BYTES:
+            return bytes_text(value)
+        case Unit.PARAMS:
+            return count_text(value)
+        case Unit.FLOPS:
+            return f"{count_text(value)}FLOPs"
+        case Unit.RATIO:
+            return f"{100 * value:.1f} %"
+        case _:
+            return f"{value:.4g}"
+
+
+def duration_text(seconds: float) -> str:
+    """40 -> `40 s`, 400 -> `7 min`, 8000 -> `2.2 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, one: str) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
+def ordinal(n: int) -> str:
+    """1 -> `1st`, 12 -> `12th`."""
+    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{suffix}"
+
+
+def layers_text(layers: Collection[int]) -> str:
+    """`layer 3`, `layers 0-2, 5`."""
+    return f"{'layer' if len(layers) == 1 else 'layers'} {ranges_text(layers)}"
+
+
+def ranges_text(layers: Iterable[int]) -> str:
+    """{0, 1, 2, 5} -> `0-2, 5`."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _scaled(n: float, base: int, names: tuple[str, ...]) -> str:

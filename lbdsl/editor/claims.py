@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lbdsl.core.span import Span
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.case import Case, scores_of
-from lbdsl.plan.check import check_recipe
-from lbdsl.plan.select import select
-from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import RankSelector, Recipe, Rule
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import check_recipe
+from lbdsl.solve.evaluate import scores_in
+from lbdsl.solve.select import select
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     if len(hints) < exact:
         return ()
     for rule in recipe.rules[exact:]:
-        span = recipe.span(rule)
+        span = rule.span
         assert span is not None, "rules of a text have a place"
         selector = rule.selector
         if isinstance(selector, RankSelector) and selector.amount is not None and selector.until is None:
@@ -48,7 +49,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
 
 def _is_static(rule: Rule) -> bool:
     """Whether what a rule matches is known from the text and the model's shape."""
-    return not scores_of(rule) and not (isinstance(rule.selector, RankSelector))
+    return not scores_in(rule.selector) and not (isinstance(rule.selector, RankSelector))
 
 
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
@@ -59,7 +60,7 @@ def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
         return ()
     hints = []
     for rule, outcome in zip(part.rules, chosen.rules, strict=True):
-        span = recipe.span(rule)
+        span = rule.span
         assert span is not None, "rules of a text have a place"
         shadowed = f" Earlier rules claim {ranges_text(outcome.shadowed)} of those it names." if outcome.shadowed else ""
         which = f"Layers {ranges_text(outcome.claims)}." if outcome.claims else "No layer."

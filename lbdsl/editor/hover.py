@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lbdsl.actions import actions
 from lbdsl.core.codes import code_for
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Role
 from lbdsl.editor.pages import (
@@ -19,11 +20,10 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.metrics import metrics
-from lbdsl.plan.layersets import members, ranked_sets
-from lbdsl.plan.words import plural, ranges_text
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_group
+from lbdsl.solve.layersets import members, ranked_sets
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.parser import Parser

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
+from lbdsl.core.units import plural
 from lbdsl.export.base import Subject
 from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
@@ -141,8 +142,7 @@ def _refusals(
 def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
     """The sizes that differ among the layers that are left, by layer; empty when none do."""
     return "; ".join(
-        f"{size} {name}{'' if size == 1 else 's'} in "
-        + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
+        f"{plural(size, name)} in " + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
         for name, sizes in (("KV head", kv_heads), ("MLP channel", widths))
         if len(set(sizes) - {0}) > 1
         for size in sorted(set(sizes) - {0})

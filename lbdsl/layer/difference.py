@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lbdsl.core.units import plural
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Mark, Part, Slot
 from lbdsl.parts.attention import Attention
@@ -69,7 +70,7 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
     for part in _storage_changes(before, after).values():
         text = "as in the base" if part is None else _text(part)
         stored[text] = stored.get(text, 0) + 1
-    return [*found, *(f"{count} module{'' if count == 1 else 's'} {arrow} {text}" for text, count in stored.items())]
+    return [*found, *(f"{plural(count, 'module')} {arrow} {text}" for text, count in stored.items())]
 
 
 def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tuple[int, ...]:

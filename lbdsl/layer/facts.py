@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lbdsl.families import FAMILIES, Family, TensorRow
+from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import TensorShape
 from lbdsl.parts.attention import Attention
@@ -111,6 +112,11 @@ class ModelFacts:
     def linear_maps(self) -> tuple[tuple[str, ...], ...]:
         """Of each layer, the modules with a weight matrix, by name below the layer."""
         return tuple(spec.linear_maps(self) for spec in self.layer_specs)
+
+    @cached_property
+    def cost(self) -> ModelCost:
+        """What the unchanged model costs."""
+        return model_cost(self, self.layer_specs)
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of cache that one sequence of `ctx` tokens holds."""

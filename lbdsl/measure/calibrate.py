@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lbdsl.plan.cost import Machine
+from lbdsl.layer.cost import Machine
 
 _BUDGET = 0.25
 """Seconds that one constant may take, once its first run is known."""

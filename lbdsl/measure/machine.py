@@ -12,8 +12,8 @@ from typing import Any
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
+from lbdsl.layer.cost import Machine
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import Machine
 
 CALIBRATION_VERSION = 2
 """Raise it when the way of calibrating changes."""

@@ -9,14 +9,11 @@ from types import MappingProxyType
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.layer.cost import LayerCost
+from lbdsl.core.units import plural
+from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import folded, leaves
+from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requirement_problems
-from lbdsl.plan.cost import ModelCost, base_cost, model_cost
-from lbdsl.plan.evaluate import World, facts_only
 from lbdsl.plan.findings import beyond_positions, context_findings, unbuilt_chosen
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.schema import (
@@ -32,9 +29,11 @@ from lbdsl.plan.schema import (
     Totals,
     counted_changes,
 )
-from lbdsl.plan.select import LayerChoice, Selection
-from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import requirement_problems
+from lbdsl.solve.evaluate import World, facts_only
+from lbdsl.solve.select import LayerChoice, Selection
 
 CONTEXTS = (1024, 8192, 32768)
 """Where costs are counted, in tokens, when no one asks for others."""
@@ -60,12 +59,12 @@ def build(
     applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned.
     `statistics` as in `Plan`."""
     case = Case(recipe, facts)
-    before, after = base_cost(facts), model_cost(facts, selection.specs)
+    before, after = facts.cost, model_cost(facts, selection.specs)
     # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
     broken = _broken(joint)
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
-    world = World(recipe, facts, measurements=measurements, cost=after, base=before, joint=loss.values)
+    world = World(facts, measurements=measurements, cost=after, joint=loss.values)
     judged = [assert_result(assertion, world) for assertion in recipe.asserts]
     pairs = zip(selection.layers, before.layers, after.layers, strict=True)
     layers = tuple(_layer(facts, choice, was, becomes, measurements, contexts) for choice, was, becomes in pairs)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.cost import LayerCost, Machine, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import Machine, ModelCost
 from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Heal, Lora
 

@@ -3,41 +3,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, Severity, note, warning
 from lbdsl.core.measurement import Measurement
-from lbdsl.core.units import Unit, tokens_text
+from lbdsl.core.units import Unit, plural, tokens_text
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import touch
+from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule, condition_of, costs_asked
-from lbdsl.plan.check import action_findings, no_engine, requests_of
-from lbdsl.plan.cost import base_cost, model_cost
-from lbdsl.plan.evaluate import World, deciding, facts_only, holds
-from lbdsl.plan.gates import failed
+from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.lint import lacking_part
-from lbdsl.plan.select import Selection, select
-from lbdsl.plan.words import plural
 from lbdsl.recipe.schema import Phase, Recipe
+from lbdsl.solve.case import Case, condition_of, costs_asked
+from lbdsl.solve.check import action_findings, measurable, no_engine
+from lbdsl.solve.evaluate import World, facts_only
+from lbdsl.solve.lint import lacking_part
+from lbdsl.solve.select import Selection, select
 
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
     that nothing carries out. A recipe that needs no score is selected in full."""
-    case = Case(recipe, facts)
-    needed = requests_of(recipe, facts)
-    if needed.value is None:
-        return needed.diagnostics
+    case, problems = measurable(recipe, facts)
+    if case is None:
+        return problems
     if case.requests:
         impossible = impossible_untils(case)
         if impossible:
             return impossible
-        found = [problem for check in BEFORE_SCORES for problem in check(case)]
+        found = [*_unreachable(case), *action_findings(case), *_unbuilt(case)]
+        found += [*_failing_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(recipe, facts, {})
         if selection is None:
@@ -68,7 +67,7 @@ def _counts_decide(case: Case) -> bool:
         elif not known.is_else and (ranked or known.fixed is None):
             return False
     # Several would be tried in every combination, which takes seconds on a deep model.
-    return sum(known.ranking is not None and known.ranking.until is not None for known in case.rules) == 1
+    return sum(known.until is not None for known in case.rules) == 1
 
 
 def context_findings(case: Case) -> Iterator[Diagnostic]:
@@ -78,7 +77,7 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
         if node.ctx is not None and node.ctx > positions and node.ctx not in said:
             said.add(node.ctx)
             computed = f"{node.name}({tokens_text(node.ctx)}) is computed"
-            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", case.span(node))
+            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", node.span)
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
@@ -102,7 +101,7 @@ def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
                     modules[item.rule] = modules.get(item.rule, 0) + left
     for rule in case.recipe.rules:
         if rule.number in modules:
-            yield no_engine(case.recipe, rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
+            yield no_engine(rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
 
 
 def _unbuilt(case: Case) -> Iterator[Diagnostic]:
@@ -110,10 +109,10 @@ def _unbuilt(case: Case) -> Iterator[Diagnostic]:
     for known in case.rules:
         rule = known.rule
         if known.open and not all(action.carried_out for action in rule.actions):
-            if condition_of(rule) is None and (known.ranking is None or known.ranking.until is None):
-                yield no_engine(case.recipe, rule, f"rule {rule.number}")
+            if condition_of(rule) is None and known.until is None:
+                yield no_engine(rule, f"rule {rule.number}")
             else:
-                said = no_engine(case.recipe, rule, f"rule {rule.number}, where scores choose it")
+                said = no_engine(rule, f"rule {rule.number}, where scores choose it")
                 yield replace(said, severity=Severity.WARNING)
 
 
@@ -123,39 +122,20 @@ def _unreachable(case: Case) -> Iterator[Diagnostic]:
         lacking = lacking_part(case, known)
         if known.fixed is not None and not known.fixed:
             message = f"rule {known.rule.number} matches no layer: its set is empty"
-            yield warning("LB310", message, case.span(known.rule), help=f"the model has {case.facts.layers} layers")
+            yield warning("LB310", message, known.rule.span, help=f"the model has {case.facts.layers} layers")
         elif lacking is not None:
             yield lacking
         elif not known.open and not known.is_else:
-            yield _claimed_before(case, known)
-
-
-def _claimed_before(case: Case, known: KnownRule) -> Diagnostic:
-    said = "earlier rules claim all that it could"
-    if known.fixed is not None:
-        said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
-    message = f"rule {known.rule.number} gets no layer: {said}"
-    return warning("LB307", message, case.span(known.rule), help="move it up, or remove it")
+            said = "earlier rules claim all that it could"
+            if known.fixed is not None:
+                said = f"shadowed, {len(known.fixed)} of {len(known.fixed)} claimed by earlier rules"
+            message = f"rule {known.rule.number} gets no layer: {said}"
+            yield warning("LB307", message, known.rule.span, help="move it up, or remove it")
 
 
 def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
     """Static asserts that fail; without a selection only those on facts of the base."""
-    world = World(case.recipe, case.facts)
-    if selection is not None:
-        world = replace(world, cost=model_cost(case.facts, selection.specs), base=base_cost(case.facts))
+    world = World(case.facts, cost=None if selection is None else model_cost(case.facts, selection.specs))
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
-            truth, problems = holds(assertion.expr, world)
-            yield from problems
-            if truth is False:
-                yield failed(assertion, world, deciding(assertion.expr, world) if selection is not None else None)
-
-
-BEFORE_SCORES: tuple[Callable[[Case], Iterator[Diagnostic]], ...] = (
-    _unreachable,
-    action_findings,
-    _unbuilt,
-    _failing_asserts,
-    context_findings,
-)
-"""What is said of a recipe whose layers scores choose, in this order."""
+            yield from assert_result(assertion, world)[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import base_cost, model_cost
-from lbdsl.plan.evaluate import Shown, World, deciding, holds, walk
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.recipe.schema import Assertion, Phase, PostScore, Recipe
+from lbdsl.recipe.types import walk
+from lbdsl.solve.evaluate import Shown, World, deciding, evaluate
 
 Scores = Mapping[str, Mapping[str, float]]
 """The finished model's scores by name, for each text that it was judged on."""
@@ -22,19 +23,17 @@ def judges(recipe: Recipe) -> bool:
 
 def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
     """What is known of an assert before the model is changed, and an error where it fails or has no truth value."""
-    text, phase = assertion.text, assertion.phase
-    if phase is Phase.POST:
-        return AssertResult(text=text, phase=phase, status="after healing"), ()
-    truth, found = holds(assertion.expr, world)
+    if assertion.phase is Phase.POST:
+        return _result(assertion, "after healing"), ()
+    truth, found = evaluate(assertion.expr, world)
     if truth is None:
-        unmeasured = all(d.code == "LB323" for d in found)
-        return AssertResult(text=text, phase=phase, status="not measured" if unmeasured else "fail"), found
-    shown = deciding(assertion.expr, world)
-    problems = () if truth else (failed(assertion, world, shown),)
-    return _result(assertion, truth, shown), problems
+        return _result(assertion, "not measured" if all(d.code == "LB323" for d in found) else "fail"), found
+    # Before selection asserts are about facts of the base, which their text names.
+    shown = deciding(assertion.expr, world) if world.cost is not None else None
+    return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, shown),)
 
 
-def failed(assertion: Assertion, world: World, shown: Shown | None) -> Diagnostic:
+def _failed(assertion: Assertion, shown: Shown | None) -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
     help = (
@@ -43,7 +42,7 @@ def failed(assertion: Assertion, world: World, shown: Shown | None) -> Diagnosti
         else "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`"
     )
     message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
-    return error("LB321" if static else "LB322", message, world.recipe.span(assertion), help=help)
+    return error("LB321" if static else "LB322", message, assertion.span, help=help)
 
 
 def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores], tuple[AssertResult, ...]]:
@@ -52,13 +51,10 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
     An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. One
     without a truth value fails: a score that is not a number makes no condition hold, not even `not ppl_increase > 5%`.
     """
-    cost, base, joint = model_cost(facts, plan.specs), base_cost(facts), plan.loss.values
+    cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
     def gate(post: Scores) -> tuple[AssertResult, ...]:
-        worlds = {
-            source: World(recipe, facts, cost=cost, base=base, joint=joint, post=scores, post_on=post)
-            for source, scores in post.items()
-        }
+        worlds = {source: World(facts, cost=cost, joint=joint, post={**post, "": post[source]}) for source in post}
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
         return tuple(_judged(item, worlds) if item.phase is Phase.POST else known for item, known in pairs)
 
@@ -68,20 +64,18 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
 def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
     named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
     if not named - {None} <= worlds.keys():
-        return AssertResult(text=assertion.text, phase=Phase.POST, status="not measured")
+        return _result(assertion, "not measured")
     # Every score names its text: the others change nothing.
     asked = worlds if None in named else dict(list(worlds.items())[:1])
-    results = [
-        (_result(assertion, bool(holds(assertion.expr, world).value), deciding(assertion.expr, world)), source)
-        for source, world in asked.items()
-    ]
-    failing = [(result, source) for result, source in results if result.status == "fail"]
+    results = []
+    for source, world in asked.items():
+        status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
+        results.append(_result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None))
     # Of several texts the one that counts is shown: the first that fails, else the one with the largest value.
-    chosen, source = failing[0] if failing else max(results, key=lambda pair: abs(pair[0].value or 0.0))
-    return chosen.model_copy(update={"on": source if len(asked) > 1 else None})
+    failing = (result for result in results if result.status == "fail")
+    return next(failing, None) or max(results, key=lambda result: abs(result.value or 0.0))
 
 
-def _result(assertion: Assertion, truth: bool, shown: Shown | None) -> AssertResult:
-    value, unit = (float(shown.value.value), shown.value.unit) if shown is not None else (None, None)
-    status: Status = "pass" if truth else "fail"
-    return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit)
+def _result(assertion: Assertion, status: Status, shown: Shown | None = None, on: str | None = None) -> AssertResult:
+    value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
+    return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on)

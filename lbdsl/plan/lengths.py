@@ -18,11 +18,12 @@ from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.case import costs_asked, scores_of
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES
+from lbdsl.solve.case import costs_asked
+from lbdsl.solve.evaluate import scores_in
 
 MEASURED, JUDGED = 1024, 2048
 """Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""
@@ -39,14 +40,14 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
-    scored = (score.action for rule in recipe.rules for score in scores_of(rule) if score.action is not None)
+    scored = (score.action for rule in recipe.rules for score in scores_in(rule.selector) if score.action is not None)
     window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
-    found = list(_length_findings(recipe, "measure", recipe.measure, blocks["measure"], window, facts))
+    found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
         blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
-        found += _length_findings(recipe, "eval", judged, blocks["eval"], window, facts)
+        found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
     found += _heal_findings(recipe, window)
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
@@ -56,7 +57,7 @@ def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFac
     """The same for what a finished model is judged on; `specs` is what its layers are."""
     window = max(given_windows(facts.layer_specs, specs), default=0)
     settled = _settled(wanted, JUDGED, window, facts)
-    found = tuple(_length_findings(None, "eval", wanted, settled, window, facts))
+    found = tuple(_length_findings("eval", wanted, settled, window, facts))
     return Diagnosed(None if any(d.is_error for d in found) else settled, found)
 
 
@@ -74,11 +75,11 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
         seq, named = tokens_text(judged.seq), tokens_text(context)
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
         help = "leave `seq` out of `eval`: then it is judged at that context"
-        yield warning("LB329", message, _setting(recipe, judged, "seq"), help=help)
+        yield warning("LB329", message, _setting(judged, "seq"), help=help)
     if recipe.heal is not None and set(judged.data) == {recipe.heal.data}:
         message = f"judged on the healing source, {recipe.heal.data}: other text is likely to lose more"
         help = 'judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`'
-        yield warning("LB337", message, _setting(recipe, judged, "data"), help=help)
+        yield warning("LB337", message, _setting(judged, "data"), help=help)
 
 
 def cautions(plan: Plan) -> tuple[str, ...]:
@@ -105,31 +106,29 @@ def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block
     return block.model_copy(update={"seq": seq, "tokens": max(block.tokens, SEQUENCES * seq)})
 
 
-def _length_findings(
-    recipe: Recipe | None, name: str, block: Block, settled: Block, window: int, facts: ModelFacts
-) -> Iterator[Diagnostic]:
+def _length_findings(name: str, block: Block, settled: Block, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
     """What is wrong with the lengths that a block sets, which become those of `settled`."""
     seq, positions = block.seq, tokens_text(facts.positions)
     if seq is not None and _too_short(seq, window):
         help = "a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`"
-        fix = _fix(recipe, block, "seq", tokens_text(2 * window))
-        yield error("LB328", _short(name, seq, window), _setting(recipe, block, "seq"), help=help, fix=fix)
+        fix = _fix(block, "seq", tokens_text(2 * window))
+        yield error("LB328", _short(name, seq, window), _setting(block, "seq"), help=help, fix=fix)
     elif seq is not None and seq > facts.positions:
         message = f"`{name}` takes sequences of {tokens_text(seq)} tokens, and the model has {positions} positions"
         help = f"give at most `seq = {positions}`, or leave `seq` out"
-        fix = _fix(recipe, block, "seq", positions)
-        yield error("LB336", message, _setting(recipe, block, "seq"), help=help, fix=fix)
+        fix = _fix(block, "seq", positions)
+        yield error("LB336", message, _setting(block, "seq"), help=help, fix=fix)
     if settled.tokens > block.tokens and "tokens" in block.set_at:
         takes = f"`{name}` takes {tokens_text(settled.tokens)} tokens, not {tokens_text(block.tokens)}"
         fewest = f"{SEQUENCES} sequences of {tokens_text(settled.seq or 0)} are the fewest"
-        yield note("LB338", f"{takes}: {fewest}", _setting(recipe, block, "tokens"))
+        yield note("LB338", f"{takes}: {fewest}", _setting(block, "tokens"))
 
 
 def _heal_findings(recipe: Recipe, window: int) -> Iterator[Diagnostic]:
     heal = recipe.heal
     if heal is not None and _too_short(heal.seq, window):
         help = "tokens that lie within the window heal nothing that it took away; give at least twice the window"
-        yield warning("LB328", _short("heal", heal.seq, window), _setting(recipe, heal, "seq"), help=help)
+        yield warning("LB328", _short("heal", heal.seq, window), _setting(heal, "seq"), help=help)
 
 
 def _too_short(seq: int, window: int) -> bool:
@@ -141,12 +140,12 @@ def _short(name: str, seq: int, window: int) -> str:
     return f"`{name}` takes sequences of {tokens_text(seq)} tokens, and a rule sets a window of {tokens_text(window)}"
 
 
-def _setting(recipe: Recipe | None, block: Any, name: str) -> Span | None:
+def _setting(block: Any, name: str) -> Span | None:
     """Where a setting's value stands, else its block, where the recipe has one."""
-    return None if recipe is None else block.set_at.get(name, block.span)
+    return block.set_at.get(name, block.span)
 
 
-def _fix(recipe: Recipe | None, block: Any, name: str, text: str) -> Fix | None:
+def _fix(block: Any, name: str, text: str) -> Fix | None:
     """The fix that writes another value; a variable may stand in other places, too, and is left alone."""
-    span = _setting(recipe, block, name) if name in block.set_at else None
+    span = _setting(block, name) if name in block.set_at else None
     return None if span is None or span.text.startswith("$") else Fix(f"write `{text}`", (Edit(span, text),))

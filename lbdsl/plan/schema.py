@@ -14,11 +14,9 @@ from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.units import Unit
 from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.parts import Mark
-from lbdsl.plan.select import LayerChoice, Value
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
+from lbdsl.solve.select import Chosen, LayerChoice, Value
 
 FORMAT_VERSION = 2
 
@@ -226,7 +224,7 @@ PREDICTED = ("speeds", "estimate", "serving")
 """Fields of a plan that are no part of its digest: they say what one machine, and engines, make of it."""
 
 
-class Plan(Value):
+class Plan(Chosen, Value):
     """The whole of it. `changes` counts layers by what is done to a part of them (`windowed`), in the order of the parts.
     `statistics` has the sha256 of each that new weights are made from.
     `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
@@ -277,11 +275,6 @@ class Plan(Value):
         return f"<Plan: {name} of {self.model.name or self.model.source}: {self.summary}>"
 
     @property
-    def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
-        """By layer, those that its new weights are made from."""
-        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
-
-    @property
     def changed(self) -> tuple[LayerPlan, ...]:
         """The layers that do not stay as they are."""
         return tuple(layer for layer in self.layers if layer.changed)
@@ -298,8 +291,3 @@ class Plan(Value):
     def windowed(self) -> bool:
         """Whether the plan gives a layer a window."""
         return bool(given_windows(self.model.facts.layer_specs, self.specs))
-
-    @property
-    def specs(self) -> tuple[LayerSpec, ...]:
-        """What every layer becomes."""
-        return tuple(layer.after for layer in self.layers)

@@ -19,7 +19,6 @@ def staleness(
     params: Mapping[str, Any] | None = None,
     model_digest: str | None = None,
     lbdsl_version: str | None = None,
-    fingerprint: str | None = None,
     data_digest: str | None = None,
     joint_digest: str | None = None,
     statistics: Mapping[str, str] | None = None,
@@ -27,9 +26,8 @@ def staleness(
     """Every difference between what the plan was made of and what is there now, as errors of exit code 3.
 
     Each argument is the present value; None means that it is not compared. `files` gives the sha256 of the recipe's text
-    and of the files it includes by their path, those that are there. `fingerprint` covers model, text, length,
-    precision and device of the scores, `data_digest` their text alone, `joint_digest` the text of the joint loss;
-    `statistics` are the sha256 of those that are kept.
+    and of the files it includes by their path, those that are there. `data_digest` is of the text of the scores,
+    `joint_digest` of that of the joint loss; `statistics` are the sha256 of those that are kept.
     """
     found = [
         difference
@@ -43,11 +41,9 @@ def staleness(
             message = f"${name.removeprefix('$')} was {_said(was)} when planned and is {_said(now)} now"
             found.append(error("LB341", message, help=_AGAIN))
     on = plan.measured_on
-    kept_under = "the fingerprint of the measurements (model, text, precision, device)"
     found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
     found += _changed("LB343", "the calibration text", on.digest if on else None, data_digest)
     found += _changed("LB343", "the text of the joint loss", on.joint_digest if on else None, joint_digest)
-    found += _changed("LB343", kept_under, on.fingerprint if on else None, fingerprint)
     for name, digest in plan.statistics.items() if statistics is not None else ():
         if statistics is not None and statistics.get(name) != digest:
             known = name in statistics

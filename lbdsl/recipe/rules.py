@@ -12,7 +12,7 @@ from lbdsl.actions import Action
 from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
-from lbdsl.layer.spec import touch
+from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
 from lbdsl.recipe.scope import Scope, rewrite

@@ -18,6 +18,7 @@ from lbdsl.recipe.schema import (
     Fact,
     Items,
     Minus,
+    Node,
     Number,
     Pattern,
     Phase,
@@ -41,24 +42,14 @@ _KINDS: Mapping[type, str] = {
 _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
 
 
-def children(expr: Expr) -> tuple[Expr, ...]:
-    """The operands of an expression. The arguments of a call are none."""
-    match expr:
-        case tree.Compare() | tree.Logic() | tree.Arithmetic():
-            return expr.operands
-        case tree.Items():
-            return expr.items
-        case tree.Not() | tree.Minus():
-            return (expr.operand,)
-        case _:
-            return ()
-
-
-def walk(expr: Expr) -> Iterator[Expr]:
-    """`expr` and everything in it, from left to right. Nesting is limited by the parser."""
-    yield expr
-    for part in children(expr):
-        yield from walk(part)
+def walk(node: Node) -> Iterator[Node]:
+    """`node` and every node in it, from left to right; but the arguments of a call are none. Nesting is limited by the
+    parser."""
+    yield node
+    for value in vars(node).values() if not isinstance(node, tree.Call) else ():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Node):
+                yield from walk(part)
 
 
 def kind_of(expr: Expr) -> str:

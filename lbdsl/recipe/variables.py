@@ -80,8 +80,9 @@ def _is_constant(scope: Scope, node: tree.Expr) -> bool:
 
 def _measure(scope: Scope, node: tree.Expr) -> tuple[int, int]:
     """Nodes and depth with names put in place."""
-    parts = [scope.expressions.get(part.name) if isinstance(part, tree.Variable) else None for part in walk(node)]
-    named = [part for part in parts if part is not None]
+    parts = [part for part in walk(node) if not isinstance(part, tree.Operator)]
+    variables = (scope.expressions.get(part.name) for part in parts if isinstance(part, tree.Variable))
+    named = [part for part in variables if part is not None]
     size = len(parts) - len(named) + sum(part.size for part in named)
     return size, 1 + max((part.depth for part in named), default=0)
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, note
+from lbdsl.core.units import plural
 
 SHOWN = 20
 """Findings of a file that people are shown."""
@@ -25,7 +26,7 @@ class Capped(NamedTuple):
     @property
     def rest(self) -> str:
         """The line that says so; empty when there are none."""
-        return f"... and {self.left} more finding{'' if self.left == 1 else 's'}\n" if self.left else ""
+        return f"... and {plural(self.left, 'more finding')}\n" if self.left else ""
 
 
 def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:

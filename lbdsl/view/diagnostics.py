@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Source, Span
+from lbdsl.core.units import plural
 
 FORMAT_VERSION = 1
 
@@ -92,7 +93,7 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     for severity in Severity:
         count = sum(diagnostic.severity is severity for diagnostic in found)
         if count:
-            parts.append(f"{count} {severity.value}{'' if count == 1 else 's'}")
+            parts.append(plural(count, severity.value))
     return ", ".join(parts)
 
 

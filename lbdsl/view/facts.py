@@ -7,14 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import WORDS
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.plan.words import ranges_text
 from lbdsl.view.console import printable
 
 
@@ -70,12 +69,12 @@ def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
     rows = []
     windows = [
         f"{tokens_text(window.size)} tokens{f' and {window.sink_tokens} sinks' if window.sink_tokens else ''}"
-        f" in {_layers(layers)}"
+        f" in {layers_text(layers)}"
         for window, layers in windowed_layers(facts).items()
     ]
     if windows:
         rows.append(("windows", "; ".join(windows)))
-    gone = [f"{WORDS[slot]} of {_layers(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
+    gone = [f"{WORDS[slot]} of {layers_text(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
     if gone:
         rows.append(("dropped", "; ".join(gone)))
     return rows
@@ -89,8 +88,4 @@ def _by_layer(sizes: list[int | None]) -> str:
             layers.setdefault(size, []).append(index)
     if len(layers) < 2:
         return str(next(iter(layers), 0))
-    return "; ".join(f"{size} in {_layers(having)}" for size, having in sorted(layers.items(), reverse=True))
-
-
-def _layers(layers: list[int]) -> str:
-    return f"layer{'' if len(layers) == 1 else 's'} {ranges_text(layers)}"
+    return "; ".join(f"{size} in {layers_text(having)}" for size, having in sorted(layers.items(), reverse=True))

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.digest import short
-from lbdsl.core.units import Unit, bytes_text, tokens_text
+from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
-from lbdsl.plan.words import PREFILL, duration_text, joint_text, plural
+from lbdsl.plan.words import PREFILL, joint_text
 from lbdsl.view.console import ascii_only, printable
 from lbdsl.view.plan_changes import change_lines
 from lbdsl.view.plan_tables import assert_lines, cost_lines, rule_lines

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from lbdsl.core.units import bytes_text, count_text, tokens_text
+from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens_text
 from lbdsl.layer.difference import window_size
 from lbdsl.plan.schema import AssertResult, Plan
-from lbdsl.plan.words import plural, ranges_text, value_text
+from lbdsl.plan.words import value_text
 from lbdsl.view.console import printable
 from lbdsl.view.recipe_text import highlighted
 

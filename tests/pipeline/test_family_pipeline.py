@@ -29,9 +29,9 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Heal, Lora
+from lbdsl.solve.select import select
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base

@@ -15,7 +15,6 @@ from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.plan.cost import base_cost
 from tests.export_cases import small_tokenizer
 
 FULL = LayerSpec(mixer=Attention(heads=4, kv_heads=2, head_dim=8), ffn=GatedMLP(width=48))
@@ -55,7 +54,7 @@ def test_it_is_counted_saved_and_loaded_as_it_is(model, tmp_path):
     (tmp_path / "model" / "lbdsl.json").write_text("{}")
     facts = inspect_model(resolve_source(str(tmp_path / "model"))).unwrap()
     assert facts.layer_specs == LAYERS
-    cost = base_cost(facts)
+    cost = facts.cost
     assert cost.params == sum(parameter.numel() for parameter in model.parameters())
     assert cost.weights == sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
     # What is one number a model is that of the layer with the most.

@@ -277,8 +277,8 @@ def test_every_family(tmp_path, name):
     from lbdsl.model.surgery import to_hybrid
     from lbdsl.plan.build import build
     from lbdsl.plan.schema import ModelRef
-    from lbdsl.plan.select import select
     from lbdsl.recipe import recipe_from_text
+    from lbdsl.solve.select import select
 
     base, out, loaded = (tmp_path / part for part in ("base", "out", "loaded"))
     family_base(name).save_pretrained(base, max_shard_size="30KB")

@@ -45,8 +45,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.select import Selection, select
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")
 
@@ -57,7 +57,7 @@ pytestmark = pytest.mark.usefixtures("more_actions")
 def planned(rules: Sequence[Rule], scores: Scores) -> Diagnosed[Selection]:
     """The selection of the recipe's text."""
     recipe, facts = recipe_for(rules), facts_for(scores)
-    needed, _ = requests_of(recipe, facts).unwrap()
+    needed = measurable(recipe, facts).unwrap().requests
     return select(recipe, facts, measurements(needed, scores))
 
 
@@ -312,7 +312,7 @@ def test_planning_twice_gives_one_selection_and_changes_no_input(case, random):
     """Whatever the order in which measurements are given."""
     rules, scores = case
     recipe, facts = recipe_for(rules), facts_for(scores)
-    needed, _ = requests_of(recipe, facts).unwrap()
+    needed = measurable(recipe, facts).unwrap().requests
     measured = measurements(needed, scores)
     turned = dict(random.sample(sorted(measured.items(), key=repr), len(measured)))
     before = pickle.dumps((repr(recipe), facts, measured))

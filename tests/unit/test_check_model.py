@@ -15,11 +15,11 @@ from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requests_of
 from lbdsl.plan.findings import impossible_untils
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import select
 
 ROOT = Path(__file__).parents[2]
 GATED = "\nheal {}\nassert ppl_increase < 5%\n"
@@ -232,7 +232,7 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize("share", ["0%", "13%", "50%", "90%"])
 def test_an_until_is_refused_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
     facts, recipe = smollm2_facts(), recipe_from_text(form.format(share)).unwrap()
-    requests, _ = requests_of(recipe, facts).unwrap()
+    requests = measurable(recipe, facts).unwrap().requests
     found = impossible_untils(Case(recipe, facts))
     scores = random.Random(0)
     for _ in range(5):

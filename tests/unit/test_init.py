@@ -16,10 +16,10 @@ from lbdsl.api.starting import Template, recipe_for, starting_recipe
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import check_recipe
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe import recipe_from_text
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import check_recipe
 from lbdsl.syntax.format import format_text
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.layer.cost import Machine
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure import calibrate as calibration
 from lbdsl.measure.machine import machine_for
-from lbdsl.plan.cost import Machine
 
 FACTS = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, False, "float32", ())
 

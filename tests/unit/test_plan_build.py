@@ -22,7 +22,7 @@ from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import Loss, ModelRef
-from lbdsl.plan.select import select
+from lbdsl.solve.select import select
 
 SMOL = smollm2_facts()
 REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)

@@ -10,9 +10,8 @@ from plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.layer.cost import LayerCost
+from lbdsl.layer.cost import LayerCost, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.cost import ModelCost, base_cost
 from lbdsl.plan.estimate import decode_bounds
 
 
@@ -81,18 +80,18 @@ def llama3_8b() -> ModelFacts:
     ids=["llama-4k", "llama-16k", "smollm2-1k", "smollm2-16k"],
 )
 def test_bounds_of_the_published_table(facts, ctx, expected):
-    speeds = decode_bounds(base_cost(facts), quarter_plan(facts), H100, [(ctx, b) for b in (1, 50, 100, 200)])
+    speeds = decode_bounds(facts.cost, quarter_plan(facts), H100, [(ctx, b) for b in (1, 50, 100, 200)])
     assert [speed.bound for speed in speeds] == pytest.approx(expected, abs=0.006)
 
 
 @pytest.mark.parametrize(("ctx", "factor"), [(1024, 2.0), (4096, 3.2), (16384, 3.76), (32768, 3.88)])
 def test_cache_falls_as_published(ctx, factor):
     facts = llama3_8b()
-    assert base_cost(facts).kv_bytes(ctx) / quarter_plan(facts).kv_bytes(ctx) == pytest.approx(factor, abs=0.005)
+    assert facts.cost.kv_bytes(ctx) / quarter_plan(facts).kv_bytes(ctx) == pytest.approx(factor, abs=0.005)
 
 
 def test_smollm2_counts():
-    cost = base_cost(smollm2_facts())
+    cost = smollm2_facts().cost
     assert cost.params == 134_515_008
     assert cost.kv_bytes(1) == 23_040
     assert cost.kv_bytes(8192) == 180 * 2**20
@@ -109,19 +108,19 @@ def test_flops_by_hand():
     dropped = changed_cost(facts, [[Drop()], [Drop()]])
     assert dropped.kv_bytes(100) == 0
     assert dropped.fitting_batch(H100, 100) == float("inf")
-    assert dropped.params == base_cost(facts).params - 2 * (a + 8)
+    assert dropped.params == facts.cost.params - 2 * (a + 8)
 
 
 def test_native_window_bounds_a_kept_layer():
     facts = llama_facts(native_window=128)
-    assert base_cost(facts).kv_bytes(1000) == 4 * 128 * token_bytes(facts)
+    assert facts.cost.kv_bytes(1000) == 4 * 128 * token_bytes(facts)
     wider = changed_cost(facts, [[SlidingWindow(window=256)]] * 4)
-    assert wider.kv_bytes(1000) == base_cost(facts).kv_bytes(1000)
+    assert wider.kv_bytes(1000) == facts.cost.kv_bytes(1000)
 
 
 def test_a_base_that_does_not_fit_has_no_bound():
     small = Constants(1e9, 1e9, 1000)
-    cost = base_cost(llama_facts())
+    cost = llama_facts().cost
     assert cost.tokens_per_second(small, 64, 1) == 0.0
     assert decode_bounds(cost, cost, small, [(64, 1)]) == ()
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.claims import layer_modules, matched
-from lbdsl.plan.select import Selection, select
 from lbdsl.recipe.patterns import bad_glob, bad_regex, matcher
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, action_from
+from lbdsl.recipe.schema import ModulesSelector
+from lbdsl.solve.check import measurable
+from lbdsl.solve.claims import layer_modules, matched
+from lbdsl.solve.select import Selection, select
 
 FACTS = llama_facts(layers=6)
 SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)
@@ -42,7 +40,7 @@ def codes(text: str, facts: ModelFacts = FACTS) -> list[str]:
 def rule_matches(text: str, facts: ModelFacts = FACTS) -> list[str]:
     selector = recipe_of(text).rules[0].selector
     assert isinstance(selector, ModulesSelector)
-    return [module.name for module in matched(selector, facts)]
+    return [module.name for module in matched(selector.patterns, facts)]
 
 
 @pytest.mark.parametrize(
@@ -72,8 +70,9 @@ def test_hostile_patterns_take_no_time() -> None:
 
 
 def test_modules_of_layers() -> None:
-    found = layer_modules(("model.embed_tokens", "model.layers.10.self_attn.q_proj", "transformer.h.2.mlp.c_fc", "lm_head"))
-    assert [(module.layer, module.part) for module in found] == [(10, "self_attn.q_proj"), (2, "mlp.c_fc")]
+    found = layer_modules(FACTS)
+    assert tuple(module.name for module in found) == FACTS.modules
+    assert found[8] == ("model.layers.1.self_attn.k_proj", 1, "self_attn.k_proj")
 
 
 def test_what_patterns_of_a_rule_match() -> None:
@@ -91,7 +90,7 @@ def test_layers_and_conditions_narrow_a_rule() -> None:
     assert owners(selection) == {f"model.layers.{i}.self_attn.k_proj": 1 for i in (1, 3, 4)}
     assert selection.rules[0].claims == (1, 3, 4)
     recipe = recipe_of('modules "*.k_proj" in layers 1-4 where nll < 0.1 quantize(bits=4)\nelse keep')
-    requests, _ = requests_of(recipe, FACTS).unwrap()
+    requests = measurable(recipe, FACTS).unwrap().requests
     assert {request.layer for request in requests} == {1, 2, 3, 4}
 
 
@@ -162,27 +161,6 @@ def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
 def test_layers_that_are_not_there_and_measuring_without_an_engine() -> None:
     assert codes('modules "*.k_proj" in layers 4-9 quantize(bits=4)') == ["LB300"]
     assert codes("lowest 2 by nll(quantize(bits=4)) drop") == ["LB215"]
-
-
-def test_actions_of_a_recipe_that_no_text_gave_are_checked_too() -> None:
-    recipe = recipe_of('modules "*.k_proj" quantize(bits=4)')
-    for actions, code in (
-        ([{"kind": "drop"}], "LB216"),
-        ([{"kind": "quantize", "bits": 4}, {"kind": "keep"}], "LB316"),
-        ([{"kind": "quantize", "bits": 4}, {"kind": "quantize", "bits": 8}], "LB316"),
-    ):
-        problems = select(acting(recipe, actions), FACTS, {}).diagnostics
-        assert code in [d.code for d in problems]
-    drops = [{"kind": "drop", "target": "block"}, {"kind": "drop", "target": "mlp"}]
-    block = acting(recipe_of("layers 3 drop(block)"), drops)
-    assert [d.code for d in select(block, FACTS, {}).diagnostics] == ["LB316"]
-
-
-def acting(recipe: Recipe, actions: list[dict[str, object]]) -> Recipe:
-    """The recipe with other actions in its one rule."""
-    (rule,) = recipe.rules
-    made = tuple(action_from(action) for action in actions)
-    return replace(recipe, rules=(Rule(rule.span, rule.number, rule.selector, made, rule.because, rule.text),))
 
 
 def test_a_plan_shows_what_is_matched_and_cannot_be_applied() -> None:

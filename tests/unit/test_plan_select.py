@@ -9,16 +9,12 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.span import Source
-from lbdsl.core.units import Unit
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import requests_of
-from lbdsl.plan.select import select
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.schema import ElseSelector, LayersSelector, Number, Range, Recipe, Rule, action_from
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import select
 
 SMOL = smollm2_facts()
-NOWHERE = Source("", "").span(0, 0)
 
 
 def chosen(text: str, facts=SMOL, nll=SMOLLM2_NLL):
@@ -121,7 +117,7 @@ def test_comments_stay_out_of_reasons_and_messages():
 
 
 def requested(text: str, facts=SMOL) -> set[int]:
-    return {request.layer for request in requests_of(recipe_of(text), facts).unwrap()[0]}
+    return {request.layer for request in measurable(recipe_of(text), facts).unwrap().requests}
 
 
 @pytest.mark.parametrize(
@@ -141,9 +137,9 @@ def test_requests(text, layers):
 
 
 def test_sensitivity_is_asked_as_the_metric_it_stands_for():
-    requests, actions = requests_of(recipe_of("measure { metric = kl }\nwhere sensitivity < 1 drop"), SMOL).unwrap()
-    assert requests[0] == Request("kl", "drop", 0)
-    assert actions["drop"].kind == "drop"
+    case = measurable(recipe_of("measure { metric = kl }\nwhere sensitivity < 1 drop"), SMOL).unwrap()
+    assert case.requests[0] == Request("kl", "drop", 0)
+    assert case.score_actions["drop"].kind == "drop"
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ def test_sensitivity_is_asked_as_the_metric_it_stands_for():
     ],
 )
 def test_a_recipe_that_does_not_fit(text, code, message, help):
-    found = requests_of(recipe_of(text), SMOL)
+    found = measurable(recipe_of(text), SMOL)
     assert [(d.code, d.message) for d in found.diagnostics] == [(code, message)]
     assert help in found.diagnostics[0].help[0]
     assert found.diagnostics[0].span is not None
@@ -170,31 +166,13 @@ def test_a_recipe_that_does_not_fit(text, code, message, help):
 
 def test_every_misfit_is_found_in_one_run():
     text = "layers 20-40 drop\nlayers 50 keep\nlowest 99 by nll drop"
-    assert codes(requests_of(recipe_of(text), SMOL)) == ["LB300", "LB300", "LB302"]
+    assert codes(measurable(recipe_of(text), SMOL)) == ["LB300", "LB300", "LB302"]
 
 
 def test_a_range_too_long_is_not_cut_short():
-    found = requests_of(recipe_of("layers 20-40 drop"), SMOL).diagnostics[0]
+    found = measurable(recipe_of("layers 20-40 drop"), SMOL).diagnostics[0]
     assert found.fix is None
     assert found.help[0] == "`20-29`"
-
-
-def by_hand(selector, *actions):
-    """A recipe of one rule that no text gave."""
-    rule = Rule(NOWHERE, 1, selector, tuple(action_from(action) for action in actions), None, "x")
-    return Recipe(rules=(rule,), path="x", text="", sha256="")
-
-
-def test_reversed_ranges_are_errors_when_made_by_hand():
-    first, last = (Number(NOWHERE, layer, Unit.NONE, str(layer)) for layer in (9, 4))
-    selector = LayersSelector(NOWHERE, Range(NOWHERE, first, last), None)
-    found = select(by_hand(selector, {"kind": "drop"}), SMOL, {})
-    assert [(d.code, d.help[0]) for d in found.diagnostics] == [("LB301", "`4-9`")]
-
-
-def test_two_actions_on_one_aspect_are_errors_when_made_by_hand():
-    recipe = by_hand(ElseSelector(NOWHERE), {"kind": "drop"}, {"kind": "swa", "window": 8})
-    assert codes(select(recipe, SMOL, {})) == ["LB316"]
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, "LB304"), (math.nan, "LB306"), (math.inf, "LB306")])

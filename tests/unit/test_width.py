@@ -14,10 +14,10 @@ from lbdsl.actions import actions
 from lbdsl.actions.base import Action
 from lbdsl.core.units import Share
 from lbdsl.editor.pages import choices, parameter_page
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import LayerChange
-from lbdsl.plan.cost import base_cost, model_cost
 
 WIDTH = 96
 """Channels of the tiny models."""
@@ -130,7 +130,7 @@ def test_a_plan_shows_it_and_its_cost_is_exact() -> None:
     assert plan.after.params == plan.before.params - gone
     assert plan.after.weights == plan.before.weights - 2 * gone
     specs = [planned.after for planned in plan.layers]
-    before, after = base_cost(facts), model_cost(facts, specs)
+    before, after = facts.cost, model_cost(facts, specs)
     assert before.flops(1024) - after.flops(1024) >= 2 * 5 * 3 * 576 * 384
 
 

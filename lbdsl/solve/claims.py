@@ -1,21 +1,19 @@
-"""What rules claim of a model's layers: sets of paths, as bits of whole numbers, which are quick to compare."""
+"""What rules claim of a model's layers, by path (see `lbdsl.layer.paths`)."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, has_path, leaves, touch
+from lbdsl.layer.paths import Paths, has_path, leaves, touch
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule, String
-
-_IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
+from lbdsl.recipe.schema import ModulesSelector, Pattern, Recipe, Rule, String
 
 
 class Module(NamedTuple):
@@ -26,64 +24,15 @@ class Module(NamedTuple):
     part: str
 
 
-@lru_cache(maxsize=8)
-def layer_modules(names: tuple[str, ...]) -> tuple[Module, ...]:
-    """Those of `facts.modules` that belong to a layer."""
-    matches = ((name, _IN_LAYER.fullmatch(name)) for name in names)
-    return tuple(Module(name, int(match[1]), match[2]) for name, match in matches if match is not None)
+def layer_modules(facts: ModelFacts) -> tuple[Module, ...]:
+    prefix = facts.family_data.layer_prefix
+    return tuple(Module(prefix.format(i) + part, i, part) for i, maps in enumerate(facts.linear_maps) for part in maps)
 
 
-def matched(selector: ModulesSelector, facts: ModelFacts) -> tuple[Module, ...]:
-    """The modules whose full name matches one of the rule's patterns, in whatever layer."""
-    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in selector.patterns]
-    return tuple(module for module in layer_modules(facts.modules) if any(test(module.name) for test in tests))
-
-
-@dataclass
-class Paths:
-    """The paths of one layer that anything asks about; path number i is bit i of a set. `touching[i]` is the set of those
-    that touch it (see `lbdsl.layer.spec.touch`)."""
-
-    names: list[str] = field(default_factory=list)
-    touching: list[int] = field(default_factory=list)
-    _numbers: dict[str, int] = field(default_factory=dict)
-
-    def bit(self, path: str) -> int:
-        """The set of that path alone."""
-        number = self._numbers.get(path)
-        if number is None:
-            number = self._numbers[path] = len(self.names)
-            own = 1 << number
-            for other, name in enumerate(self.names):
-                if touch(path, name):
-                    own |= 1 << other
-                    self.touching[other] |= 1 << number
-            self.names.append(path)
-            self.touching.append(own)
-        return 1 << number
-
-    def set_of(self, paths: Iterable[str]) -> int:
-        return union(self.bit(path) for path in paths)
-
-    def numbers(self, paths: int) -> Iterator[int]:
-        while paths:
-            low = paths & -paths
-            yield low.bit_length() - 1
-            paths ^= low
-
-    def named(self, paths: int) -> tuple[str, ...]:
-        return tuple(self.names[number] for number in self.numbers(paths))
-
-    def touched_by(self, paths: int) -> int:
-        """The set of paths that some of `paths` touches."""
-        return union(self.touching[number] for number in self.numbers(paths))
-
-
-def union(sets: Iterable[int]) -> int:
-    found = 0
-    for paths in sets:
-        found |= paths
-    return found
+def matched(patterns: Iterable[Pattern | String], facts: ModelFacts) -> tuple[Module, ...]:
+    """The modules whose full name matches one of a rule's patterns, in whatever layer."""
+    tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in patterns]
+    return tuple(module for module in layer_modules(facts) if any(test(module.name) for test in tests))
 
 
 @dataclass(frozen=True)
@@ -118,7 +67,7 @@ def claimable(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Paths, ...], tup
         if not isinstance(rule.selector, ModulesSelector):
             return tuple(of_layers(action) for action in rule.actions)
         chosen: list[tuple[str, ...]] = [()] * facts.layers
-        for module in matched(rule.selector, facts):
+        for module in matched(rule.selector.patterns, facts):
             chosen[module.layer] += (module.part,)
         return tuple(
             Wanted(action, tuple(_claimed(action, specs[i], chosen[i], True, kinds[k]) for i, k in enumerate(alike)))

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
-from lbdsl.layer.spec import LayerSpec, folded, leaves
+from lbdsl.core.units import layers_text
+from lbdsl.layer.paths import folded, leaves
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule, layer_set_of
-from lbdsl.plan.layersets import members
-from lbdsl.plan.table import Table
-from lbdsl.plan.words import plural, ranges_text
-from lbdsl.recipe.schema import LayersSelector, Rule
+from lbdsl.recipe.schema import LayersSelector
+from lbdsl.solve.case import Case, KnownRule, layer_set_of
+from lbdsl.solve.layersets import members
+from lbdsl.solve.table import Table
 
 
 def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting: Collection[int]) -> Iterator[Diagnostic]:
@@ -21,11 +22,11 @@ def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting:
     change a layer."""
     for index, known in enumerate(case.rules):
         if not known.is_else:
-            yield from _RuleInTable(case, table, index, known, known.rule).findings(specs, known.rule.number in acting)
+            yield from _RuleInTable(case, table, index, known).findings(specs, known.rule.number in acting)
     free = [i for i in range(case.facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
-        yield note("LB311", f"no rule claims {_layers(free)}, kept as {kept}", help="say `else keep` to mean it")
+        yield note("LB311", f"no rule claims {layers_text(free)}, kept as {kept}", help="say `else keep` to mean it")
 
 
 def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
@@ -33,10 +34,8 @@ def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
     if not known.fixed or any(known.paths[layer] for layer in known.fixed):
         return None
     paths = "`, `".join(dict.fromkeys(path for item in known.wanted for path in item.action.claims()))
-    message = f"rule {known.rule.number} changes nothing: there is no `{paths}` in {_layers(sorted(known.fixed))}"
-    return warning(
-        "LB310", message, case.span(known.rule), help="`lbdsl inspect` lists what the layers of an artifact have"
-    )
+    message = f"rule {known.rule.number} changes nothing: there is no `{paths}` in {layers_text(sorted(known.fixed))}"
+    return warning("LB310", message, known.rule.span, help="`lbdsl inspect` lists what the layers of an artifact have")
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,10 @@ class _RuleInTable:
     table: Table
     index: int
     known: KnownRule
-    rule: Rule
 
     def findings(self, specs: Sequence[LayerSpec], acts: bool) -> Iterator[Diagnostic]:
-        (got, lost, size), number, span = self.table.rules[self.index], self.rule.number, self.case.span(self.rule)
-        ranking = self.known.ranking
+        (got, lost, size), rule, ranking = self.table.rules[self.index], self.known.rule, self.known.ranking
+        number, span = rule.number, rule.span
         if size == 0:
             yield note("LB313", f"rule {number} takes no layer: its `until` holds without it", span)
         elif not got and not lost:
@@ -69,21 +67,17 @@ class _RuleInTable:
                 left = f"only {len(got)} {'is' if len(got) == 1 else 'are'} left"
                 message = f"rule {number} asks for {asked} of the rest, and {left}"
                 yield warning("LB309", message, span, help=tuple(self._in_the_way()))
-        if got and not acts and not all(action.keeps for action in self.rule.actions):
-            message = f"rule {number} changes nothing: what it claims of {_layers(got)} is gone, or is so already"
+        if got and not acts and not all(action.keeps for action in rule.actions):
+            message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"
             yield warning("LB310", message, span, help="remove it")
 
     def _shadowed(self, matched: int) -> tuple[str, tuple[Label, ...]]:
         """`shadowed: 3 of 3 claimed by rule 1`, and where the rules stand to which the layers went."""
-        owners: dict[int, list[int]] = {}
         lost = self.table.rules[self.index].shadowed
-        for layer, owner in self.table.owners(self.known, lost):
-            owners.setdefault(owner, []).append(layer)
-        rules = [(self.case.recipe.rules[owner], owners[owner]) for owner in sorted(owners)]
-        labels = [(self.case.span(rule), f"claims {_layers(layers)}") for rule, layers in rules]
-        numbers = ", ".join(str(rule.number) for rule, _ in rules)
-        said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(rules) == 1 else 'rules'} {numbers}"
-        return said, tuple(Label(span, text) for span, text in labels if span is not None)
+        owners = [(self.case.recipe.rules[i], layers) for i, layers in self.table.owners(self.known, lost).items()]
+        numbers = ", ".join(str(rule.number) for rule, _ in owners)
+        said = f"shadowed: {len(lost)} of {matched} claimed by {'rule' if len(owners) == 1 else 'rules'} {numbers}"
+        return said, tuple(Label(rule.span, f"claims {layers_text(layers)}") for rule, layers in owners)
 
     def _in_the_way(self) -> Iterator[str]:
         """Which paths of the layers that a ranking could not take are claimed, and by which rules."""
@@ -99,7 +93,7 @@ class _RuleInTable:
                     layers.append(layer)
         for rule, (names, layers) in sorted(ways.items()):
             number = self.case.recipe.rules[rule].number
-            yield f"rule {number} claims `{'`, `'.join(sorted(names))}` of {_layers(layers)}"
+            yield f"rule {number} claims `{'`, `'.join(sorted(names))}` of {layers_text(layers)}"
 
     def _holds(self, layer: int, spec: LayerSpec) -> bool:
         """Whether the rule has something of a layer that is left of it: a `keep` that gets no whole layer still keeps the
@@ -113,18 +107,13 @@ class _RuleInTable:
         ranking, layers = self.known.ranking, self.case.facts.layers
         if ranking is not None and ranking.amount is not None and ranking.amount.of(layers) == 0:
             share = ranking.amount.share
-            return (
-                f"{100 * share:g} % of {layers} layers, rounded down, is 0" if share is not None else "it asks for 0 layers"
-            )
+            rounded = f"{100 * (share or 0):g} % of {layers} layers, rounded down, is 0"
+            return rounded if share is not None else "it asks for 0 layers"
         if ranking is not None:
             return "earlier rules claim every layer"
         if self.known.scores:
             return "look at the scores: `lbdsl plan` prints them"
-        named = layer_set_of(self.rule)
-        if isinstance(self.rule.selector, LayersSelector) and named is not None and not members(named, layers):
+        named = layer_set_of(self.known.rule)
+        if isinstance(self.known.rule.selector, LayersSelector) and named is not None and not members(named, layers):
             return "the set is empty"
         return "its condition asks for no score: it is the same for every layer"
-
-
-def _layers(layers: Sequence[int]) -> str:
-    return f"{plural(len(layers), 'layer').split()[1]} {ranges_text(layers)}"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbdsl.actions import Action
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, with_paths_of
+from lbdsl.layer.paths import Paths, with_paths_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
-from lbdsl.plan.case import KnownRule
-from lbdsl.plan.claims import Paths
+from lbdsl.solve.case import KnownRule
 
 
 class Take(NamedTuple):
-    """Paths of a layer (see `lbdsl.plan.claims`) that the rule at `rule` (an index, from 0) took with `action`."""
+    """Paths of a layer (see `Paths`) that the rule at `rule` (an index, from 0) took with `action`."""
 
     rule: int
     action: Action
@@ -68,13 +68,15 @@ class Table:
         outcome = RuleOutcome(tuple(got), () if known.is_else else tuple(lost), size)
         return Table(self.paths, tuple(takes), tuple(claimed), (*self.rules, outcome))
 
-    def owners(self, known: KnownRule, layers: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """For each of `layers` the first rule that took something which this one claims."""
+    def owners(self, known: KnownRule, layers: Iterable[int]) -> dict[int, list[int]]:
+        """`layers` by the first rule that took something there which this one claims."""
+        found: dict[int, list[int]] = {}
         for layer in layers:
-            for take in self.takes[layer]:
-                if self.paths[layer].touched_by(take.paths) & known.paths[layer]:
-                    yield layer, take.rule
-                    break
+            touched = self.paths[layer].touched_by(known.paths[layer])
+            owner = next((take.rule for take in self.takes[layer] if take.paths & touched), None)
+            if owner is not None:
+                found.setdefault(owner, []).append(layer)
+        return dict(sorted(found.items()))
 
     def spec(self, facts: ModelFacts, layer: int) -> LayerSpec:
         """What a layer becomes: each action's values at the paths that it took, on the base's specification. The order of

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
-from lbdsl.core.units import Unit
-from lbdsl.layer.cost import STATIC_VALUES, LayerCost
+from lbdsl.core.units import Unit, amount_text, plural
+from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case, KnownRule
-from lbdsl.plan.cost import ModelCost, base_cost
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, walk
-from lbdsl.plan.match import Match
-from lbdsl.plan.table import Table, Take
-from lbdsl.plan.words import amount_text, plural
 from lbdsl.recipe.schema import Compare, CostOf, Expr
+from lbdsl.recipe.types import unit_of, walk
+from lbdsl.solve.case import Case, KnownRule
+from lbdsl.solve.evaluate import World, evaluate
+from lbdsl.solve.match import Match
+from lbdsl.solve.table import Table, Take
 from lbdsl.syntax.lexer import one_line
 
 MOST_PLANS = 100_000
@@ -25,21 +24,20 @@ MOST_PLANS = 100_000
 def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
     """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
     ones can be met, and so on."""
-    untils = [known.rule for known in case.rules if known.ranking is not None and known.ranking.until is not None]
+    untils = [known.rule for known in case.rules if known.until is not None]
     plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
         help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
-        return Diagnosed(None, (error("LB314", message, case.span(untils[-1]), help=help),))
-    return _Reader(case, matches, base_cost(case.facts)).read(Table.empty(case.paths))
+        return Diagnosed(None, (error("LB314", message, untils[-1].span, help=help),))
+    return _Reader(case, matches).read(Table.empty(case.paths))
 
 
 class _Try(NamedTuple):
-    """What the bounded cost comes to when the rule takes so many layers; `text` says it, as the bound does."""
+    """What the bounded cost comes to when the rule takes so many layers."""
 
     size: int
     value: float
-    text: str
     table: Table
 
 
@@ -55,7 +53,6 @@ class _Bound(NamedTuple):
 class _Reader:
     case: Case
     matches: tuple[Match, ...]
-    base: ModelCost
     _known: dict[tuple[int, tuple[Take, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
@@ -65,8 +62,8 @@ class _Reader:
                 amount = known.ranking.amount
                 layers = table.rest(known, layers)
                 most = len(layers) if amount is None else min(len(layers), amount.of(self.case.facts.layers))
-                if known.ranking.until is not None:
-                    return self._until(known, known.ranking.until, layers, most, table)
+                if known.until is not None:
+                    return self._until(known, known.until, layers, most, table)
                 layers = tuple(sorted(layers[:most]))
             table = table.take(known, layers)
         return Diagnosed(table)
@@ -80,13 +77,14 @@ class _Reader:
             if complete is None:
                 later = later or problems
                 continue
-            world = World(self.case.recipe, self.case.facts, cost=self._cost(complete), base=self.base)
-            truth, problems = holds(until, world)
+            world = World(self.case.facts, cost=self._cost(complete))
+            truth, problems = evaluate(until, world)
             if truth is None:
                 return Diagnosed(None, problems)
             if truth:
                 return Diagnosed(complete)
-            tries += self._try(bound, world, size, complete) if bound is not None else []
+            value = evaluate(bound.expr, world).value if bound is not None else None
+            tries += [_Try(size, value, complete)] if value is not None else []
         if later and not tries:
             return Diagnosed(None, later)
         return Diagnosed(None, (self._unmet(known, until, bound, most, tries, capped=most < len(free)),))
@@ -100,33 +98,22 @@ class _Reader:
             self._known[key] = LayerCost.of(table.spec(self.case.facts, layer), self.case.facts)
         return self._known[key]
 
-    def _try(self, bound: _Bound, world: World, size: int, table: Table) -> list[_Try]:
-        value = evaluate(bound.expr, world).value
-        base = evaluate(bound.expr, World(self.case.recipe, self.case.facts, cost=self.base)).value
-        if not isinstance(value, Quantity) or not isinstance(base, Quantity):
-            return []
-        if bound.is_share and base.value:
-            text = amount_text(value.value / base.value, Unit.RATIO)
-        else:
-            text = amount_text(value.value, value.unit)
-        return [_Try(size, value.value, text, table)]
-
     def _unmet(
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
     ) -> Diagnostic:
-        rule = known.rule
-        span = self.case.span(until) or self.case.span(rule)
-        text = one_line(span.text) if span is not None else rule.text
-        message = f"`{text}` cannot be met: every count from 0 to {most} was tried"
+        rule, span = known.rule, until.span
+        message = f"`{one_line(span.text)}` cannot be met: every count from 0 to {most} was tried"
         if not tries or bound is None:
             return error("LB312", message, span)
         best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
+        base = evaluate(bound.expr, World(self.case.facts, cost=self.case.facts.cost)).value if bound.is_share else None
+        text = amount_text(best.value / base, Unit.RATIO) if base else amount_text(best.value, unit_of(bound.expr))
         if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
             done = " + ".join(f"`{action.text()}`" for action in rule.actions)
-            same = f"{done} does not change it: it is {best.text} with every count"
+            same = f"{done} does not change it: it is {text} with every count"
             return error("LB312", message, span, help=(same, "choose another action, or another value to bound"))
         binding, labels = self._binding(bound, best, most, rule.number - 1, capped)
-        found = f"best: {best.text} with {plural(best.size, 'layer')}"
+        found = f"best: {text} with {plural(best.size, 'layer')}"
         return error("LB312", message, span, help=(found, *binding), labels=labels)
 
     def _binding(
@@ -156,9 +143,7 @@ class _Reader:
         if index is None:
             return (f"binding: layers that no rule claims: {share}",), ()
         rule = self.case.recipe.rules[index]
-        span = self.case.span(rule)
-        labels = (Label(span, "this rule binds"),) if span is not None else ()
-        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), labels
+        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), (Label(rule.span, "this rule binds"),)
 
 
 def _bound_of(until: Expr) -> _Bound | None:

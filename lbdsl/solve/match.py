@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.plan.case import Case, KnownRule, condition_of, layer_set_of
-from lbdsl.plan.evaluate import Quantity, World, evaluate, holds, scores_in, text_of
-from lbdsl.plan.layersets import members
-from lbdsl.plan.words import ordinal, score_text
+from lbdsl.core.units import ordinal
 from lbdsl.recipe.schema import AllLayers, RankedSet, RankSelector, Score, WhereSelector
+from lbdsl.solve.case import Case, KnownRule, condition_of, layer_set_of
+from lbdsl.solve.evaluate import World, evaluate, scores_in
+from lbdsl.solve.layersets import members
+from lbdsl.syntax.lexer import one_line
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Match:
 
 def match_rules(case: Case, measurements: Mapping[Request, Measurement]) -> Diagnosed[tuple[Match, ...]]:
     """A `Match` for every rule; every missing or NaN score of the recipe is an error, each reported once."""
-    matcher = _Matcher(case, World(case.recipe, case.facts, measurements=measurements))
+    matcher = _Matcher(case, World(case.facts, measurements=measurements))
     matches = tuple(matcher.match(known) for known in case.rules)
     # One score may be asked for by several rules; once is enough to say that it is missing.
     once: dict[tuple[str, str], Diagnostic] = {}
@@ -52,10 +53,7 @@ class _Matcher:
         """The layers of the rule's set at which its condition holds."""
         selector, condition, before = known.rule.selector, condition_of(known.rule), len(self.found)
         in_set = members(layer_set_of(known.rule) or AllLayers(selector.span), self.case.facts.layers, self._ranked)
-        if isinstance(selector, WhereSelector):
-            said = text_of(self.case.recipe, selector.where, "where")
-        else:
-            said = text_of(self.case.recipe, selector, "named by the rule")
+        said = one_line((selector.where if isinstance(selector, WhereSelector) else selector).span.text)
         if condition is None:
             layers = tuple(i for i in sorted(in_set) if known.paths[i])
             return Match(layers, dict.fromkeys(layers, said))
@@ -63,7 +61,7 @@ class _Matcher:
         # Of a set that a missing score leaves open nothing more is said.
         for layer in known.domain if len(self.found) == before else ():
             if layer in in_set:
-                truth, found = holds(condition, replace(self.world, layer=layer))
+                truth, found = evaluate(condition, replace(self.world, layer=layer))
                 self.found += found
                 if truth:
                     values = {score.text: self._value(score, layer) for score in scores_in(condition)}
@@ -94,4 +92,9 @@ class _Matcher:
     def _value(self, score: Score, layer: int) -> float:
         value, found = evaluate(score, replace(self.world, layer=layer))
         self.found += found
-        return value.value if isinstance(value, Quantity) else 0.0
+        return 0.0 if value is None else value
+
+
+def score_text(value: float) -> str:
+    """A score with its sign, to three significant digits: `+0.016`."""
+    return f"{value:+.3g}"

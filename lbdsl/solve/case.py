@@ -8,12 +8,9 @@ from functools import cached_property
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Request
-from lbdsl.core.span import Span
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.plan.claims import Paths, Wanted, claimable, union
-from lbdsl.plan.evaluate import scores_in, walk
-from lbdsl.plan.layersets import members, ranked_sets
 from lbdsl.recipe.schema import (
     CostOf,
     ElseSelector,
@@ -21,13 +18,16 @@ from lbdsl.recipe.schema import (
     LayerSet,
     LayersSelector,
     ModulesSelector,
-    Node,
     RankSelector,
     Recipe,
     Rule,
     Score,
     WhereSelector,
 )
+from lbdsl.recipe.types import walk
+from lbdsl.solve.claims import Wanted, claimable
+from lbdsl.solve.evaluate import scores_in
+from lbdsl.solve.layersets import members, ranked_sets
 
 
 def layer_set_of(rule: Rule) -> LayerSet | None:
@@ -40,20 +40,10 @@ def condition_of(rule: Rule) -> Expr | None:
     return rule.selector.where if isinstance(rule.selector, LayersSelector | ModulesSelector | WhereSelector) else None
 
 
-def scores_of(rule: Rule) -> tuple[Score, ...]:
-    """Every score of a layer that a rule asks for, those of its ranked sets among them."""
-    if isinstance(rule.selector, RankSelector):
-        return (rule.selector.by,)
-    return tuple(ranked.by for ranked in ranked_sets(layer_set_of(rule))) + scores_in(condition_of(rule))
-
-
 def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
     """The costs that a recipe's asserts and budgets ask for."""
-    roots = [assertion.expr for assertion in (*recipe.asserts, *recipe.requires)]
-    roots += [
-        r.selector.until for r in recipe.rules if isinstance(r.selector, RankSelector) and r.selector.until is not None
-    ]
-    yield from (part for root in roots for part in walk(root) if isinstance(part, CostOf))
+    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
+    yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
 
 
 @dataclass(frozen=True)
@@ -89,13 +79,17 @@ class KnownRule:
         return self.rule.selector if isinstance(self.rule.selector, RankSelector) else None
 
     @property
+    def until(self) -> Expr | None:
+        return self.ranking.until if self.ranking is not None else None
+
+    @property
     def ranks_rest(self) -> bool:
         """True for a ranking of the layers not yet claimed: `of rest`, and always with `until`."""
-        return self.ranking is not None and (self.ranking.of_rest or self.ranking.until is not None)
+        return self.ranking is not None and (self.ranking.of_rest or self.until is not None)
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
-        return scores_of(self.rule)
+        return scores_in(self.rule.selector)
 
     def asks(self, touched: int, free: int) -> bool:
         """Whether it asks about a layer of which these paths that it claims are touched for sure, and those are not."""
@@ -111,9 +105,6 @@ class Case:
 
     recipe: Recipe
     facts: ModelFacts
-
-    def span(self, node: Node) -> Span | None:
-        return self.recipe.span(node)
 
     @cached_property
     def _claimable(self) -> tuple[tuple[Paths, ...], tuple[tuple[Wanted, ...], ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -15,18 +15,19 @@ from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import ordinal
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec, with_paths_of
+from lbdsl.layer.paths import with_paths_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.plan.case import Case
-from lbdsl.plan.check import check_recipe
-from lbdsl.plan.lint import table_findings
-from lbdsl.plan.match import Match, match_rules
-from lbdsl.plan.table import RuleOutcome, Table, Take
-from lbdsl.plan.until import resolve
-from lbdsl.plan.words import ordinal
 from lbdsl.recipe.schema import Recipe, action_from
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import check_recipe
+from lbdsl.solve.lint import table_findings
+from lbdsl.solve.match import Match, match_rules
+from lbdsl.solve.table import RuleOutcome, Table, Take
+from lbdsl.solve.until import resolve
 
 
 class Value(BaseModel):
@@ -81,8 +82,24 @@ class LayerChoice(Value):
         return tuple(dict.fromkeys(planned.action for planned in self.acting))
 
 
+class Chosen:
+    """What follows from the layers of a selection or a plan."""
+
+    layers: tuple[LayerChoice, ...]
+
+    @property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """What every layer becomes."""
+        return tuple(layer.after for layer in self.layers)
+
+    @property
+    def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
+        """By layer, those that its new weights are made from."""
+        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
+
+
 @dataclass(frozen=True)
-class Selection:
+class Selection(Chosen):
     """What is done to every layer. Two selections that change the model alike have one digest, whatever their rules."""
 
     layers: tuple[LayerChoice, ...]
@@ -103,19 +120,9 @@ class Selection:
         return tuple(self.changes)
 
     @property
-    def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
-        """By layer, those that its new weights are made from."""
-        return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
-
-    @property
     def carried_out(self) -> bool:
         """False when something has an action that this version only plans."""
         return all(action.carried_out for layer in self.layers for action in layer.changing)
-
-    @property
-    def specs(self) -> tuple[LayerSpec, ...]:
-        """What every layer becomes."""
-        return tuple(layer.after for layer in self.layers)
 
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
@@ -174,12 +181,11 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
     return PlannedAction(action=take.action, rule=number, paths=paths, effective=changes and not take.action.keeps)
 
 
-def _action_findings(case: Case, table: Table) -> Iterator[Diagnostic]:
+def _action_findings(case: Case, table: Table) -> Iterable[Diagnostic]:
     """What the chosen actions say of this model, each thing once, at the rule that chose the action."""
-    seen: set[tuple[str, str]] = set()
+    found: dict[tuple[str, str], Diagnostic] = {}
     for index, takes in enumerate(table.takes):
         for take in takes:
-            for finding in take.action.check(case.facts, index):
-                if (finding.code, finding.message) not in seen:
-                    seen.add((finding.code, finding.message))
-                    yield replace(finding, span=finding.span or case.span(case.recipe.rules[take.rule]))
+            for d in take.action.check(case.facts, index):
+                found.setdefault((d.code, d.message), replace(d, span=d.span or case.recipe.rules[take.rule].span))
+    return found.values()

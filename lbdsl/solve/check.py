@@ -1,0 +1,126 @@
+"""What is wrong with a recipe for a model, known before anything is measured; and what has to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
+from lbdsl.core.nearest import nearest, slip
+from lbdsl.core.units import plural, ranges_text
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, Recipe, Rule, Score, String
+from lbdsl.solve.case import Case
+from lbdsl.solve.claims import Module, layer_modules, matched
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
+from lbdsl.solve.layersets import set_problems
+
+
+def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
+    """Errors only: `requires` that do not hold, layers and modules that do not exist, scores that cannot be measured,
+    actions that the model cannot express. Run it before measuring, which may take long."""
+    required = (item for item in case.recipe.requires if facts_only(item.expr))
+    of_model = (problem for item in required for problem in requirement_problems(item, World(case.facts)))
+    of_rules = (problem for check in CHECKS for rule in case.recipe.rules for problem in check(case, rule))
+    return tuple([*of_model, *of_rules] or _impossible_actions(case))
+
+
+def measurable(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Case]:
+    """The recipe on the model, with what has to be measured. Errors are those of `check_recipe`: nothing is worth measuring
+    for a recipe that does not fit the model."""
+    case = Case(recipe, facts)
+    problems = check_recipe(case) or tuple(_not_there(case))
+    return Diagnosed(None, problems) if problems else Diagnosed(case)
+
+
+def action_findings(case: Case) -> Iterator[Diagnostic]:
+    """What actions say of the layers that their rule may get, each finding once a rule."""
+    for known in case.rules:
+        said: dict[str, list[Diagnostic]] = {}
+        for layer in known.domain:
+            for action in known.rule.actions:
+                for d in action.check(case.facts, layer):
+                    said.setdefault(d.message, []).append(d)
+        for message, (d, *more) in said.items():
+            count = 1 + len(more)
+            where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
+            yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=d.span or known.rule.span)
+
+
+def no_engine(node: Rule | Score, said: str) -> Diagnostic:
+    """LB215 at a rule or score whose action this version only plans."""
+    actions = node.actions if isinstance(node, Rule) else (node.action,)
+    names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
+    message = f"{said}: nothing in this version carries out {names}"
+    return error("LB215", message, node.span, help="remove it to go on; its engine comes in a later version")
+
+
+def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:
+    """Why one `requires` does not hold; nothing when it does."""
+    truth, found = evaluate(requirement.expr, world)
+    if truth is None or truth:
+        return found
+    facts = world.facts
+    shown = None if facts_only(requirement.expr) else deciding(requirement.expr, world)
+    message = f"the recipe requires `{requirement.text}`" + (f", and {shown}" if shown is not None else "")
+    help = f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"
+    return (error("LB320", message, requirement.span, help=help),)
+
+
+def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    return set_problems(rule.selector, case.facts.layers)
+
+
+def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """LB218 for each pattern that no module of this model matches."""
+    for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
+        if not matched((pattern,), case.facts):
+            yield _unmatched(pattern, layer_modules(case.facts))
+
+
+def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
+    parts = list(dict.fromkeys(module.part for module in modules))
+    known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
+    known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
+    near = mended = None
+    if isinstance(pattern, String):
+        near, mended = nearest(pattern.value, known), slip(pattern.value, known)
+    fix = None if mended is None else Fix(f"write `{mended}`", (Edit(pattern.span, f'"{mended}"'),))
+    example = f"a name is like `{modules[0].name}`; " if modules else ""
+    listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
+    message = f"`{pattern.value}` matches 0 of {len(modules)} modules"
+    return error("LB218", message, pattern.span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
+
+
+def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """Scores under actions that this version only plans."""
+    for score in scores_in(rule.selector):
+        if score.action and not score.action.carried_out:
+            yield no_engine(score, f"`{score.text}` cannot be measured")
+
+
+CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patterns, _scores)
+
+
+def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
+    """What actions, those of scores too, cannot do in the layers that they may be asked for. All of `CHECKS` hold."""
+    found = [d for d in action_findings(case) if d.is_error]
+    for known in case.rules:
+        for score in known.scores:
+            checked = (d for i in known.domain for d in (score.action.check(case.facts, i) if score.action else ()))
+            said = next((d for d in checked if d.is_error), None)
+            if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
+                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=score.span))
+    yield from found
+
+
+def _not_there(case: Case) -> Iterator[Diagnostic]:
+    """LB449 for scores under an action on a part that some of the layers do not have."""
+    for score, layers in case.scores:
+        action = score.action
+        lacking = [i for i in layers if action.under(case.facts, i) is None] if action is not None else []
+        if action is not None and lacking:
+            paths, where = "`, `".join(action.claims()), f"{plural(len(lacking), 'layer')} {ranges_text(lacking)}"
+            message = f"`{score.text}` cannot be measured: there is no `{paths}` in {where}"
+            help = "claim those layers by an earlier rule, or choose among the others"
+            yield error("LB449", message, score.span, help=help)

@@ -1,0 +1,245 @@
+"""The value of an expression, for one layer or for the whole model. Strict: every part is evaluated, so a missing score
+is an error wherever it stands, whatever the other parts say."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, TypeVar
+
+from lbdsl.core.arithmetic import combined
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit, amount_text
+from lbdsl.layer.cost import STATIC_VALUES, ModelCost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.recipe import schema as nodes
+from lbdsl.recipe.patterns import matcher
+from lbdsl.recipe.schema import Expr, Node
+from lbdsl.recipe.types import kind_of, unit_of, walk
+from lbdsl.syntax.lexer import one_line
+
+SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
+"""Of what a percentage is a share of the base model's."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All that an expression may ask about. `cost` is of the changed model; `layer` is None for a condition on the model;
+    `joint` has the scores of the whole changed model by name, none while they are not measured, and `post` those of the
+    finished model, by text; under "" those of the text that is judged now."""
+
+    facts: ModelFacts
+    layer: int | None = None
+    measurements: Mapping[Request, Measurement] = field(default_factory=dict)
+    cost: ModelCost | None = None
+    joint: Mapping[str, float] = field(default_factory=dict)
+    post: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cost, score or fact of a condition, as its text says it: "`kv(8Ki)` is 80.0 % of the base's". `share` is the part
+    of the base's cost, where the bound is a percentage."""
+
+    name: str
+    value: float
+    unit: Unit
+    share: float | None = None
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"`{self.name}` is {amount_text(self.share, Unit.RATIO)} of the base's"
+        return f"`{self.name}` is {amount_text(self.value, self.unit)}"
+
+
+def evaluate(expr: Expr, world: World) -> Diagnosed[Any]:
+    """The value of a resolved expression, whose kinds and units go together, or None with every reason why it has none: a
+    bool of a condition, and of a number the plain value, whose unit `unit_of` has."""
+    return _result(expr, world, _Evaluation.of)
+
+
+def deciding(expr: Expr, world: World) -> Shown | None:
+    """The value in the comparison that makes a condition true or false, costs and scores before facts.
+
+    Of `a and b` that fails it is the one that fails, of `a or b` that holds the one that holds. None where nothing has
+    a value, or it is a text.
+    """
+    return _result(expr, world, _Evaluation.deciding).value
+
+
+def scores_in(node: Node) -> tuple[nodes.Score, ...]:
+    """The scores of a layer that a condition or a rule asks for; of its ranked sets first."""
+    return tuple(part for part in walk(node) if isinstance(part, nodes.Score) and not part.joint)
+
+
+def facts_only(expr: Expr) -> bool:
+    """True when a condition asks only for facts of the base model."""
+    return not any(isinstance(part, nodes.Score | nodes.PostScore | nodes.CostOf) for part in walk(expr))
+
+
+_COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "in": lambda value, items: value in items,
+    "not in": lambda value, items: value not in items,
+    "matches": lambda text, pattern: matcher(pattern, glob=False)(text),
+}
+
+Help = tuple[str, ...]
+
+_MEASURE: Help = ("run `lbdsl measure` with this recipe and model",)
+_MEND: Help = ("a comparison with it would be meaningless; try `--dtype float32`", "or claim the layer by an earlier rule")
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class _NoValue(Exception):
+    """An expression has no value; why, is in the list of errors already."""
+
+
+def _result(expr: Expr, world: World, of: Callable[[_Evaluation, Expr], T]) -> Diagnosed[T]:
+    evaluation = _Evaluation(world)
+    try:
+        return Diagnosed(of(evaluation, expr))
+    except _NoValue:
+        return Diagnosed(None, tuple(evaluation.errors))
+
+
+@dataclass
+class _Evaluation:
+    """One evaluation: collects its errors. Every method raises `_NoValue` once it has recorded one."""
+
+    world: World
+    errors: list[Diagnostic] = field(default_factory=list)
+
+    def of(self, expr: Expr) -> Any:
+        match expr:
+            case nodes.Number() | nodes.String() | nodes.Pattern() | nodes.Boolean():
+                return expr.value
+            case nodes.Items():
+                return tuple(self._each(expr.items, self.of))
+            case nodes.Score():
+                return self._score(expr)
+            case nodes.PostScore():
+                return self._post(expr)
+            case nodes.CostOf():
+                assert self.world.cost is not None, "a cost is asked for before selection"
+                return self.world.cost.value(expr.name, expr.ctx or 0)
+            case nodes.Fact():
+                return getattr(self.world.facts, expr.name)
+            case nodes.Compare():
+                values = self._each(expr.operands, self.of)
+                return all(self._each(range(len(expr.ops)), lambda i: self._pair(expr, i, values)))
+            case nodes.Logic():
+                truths = self._each(expr.operands, self.of)
+                return all(truths) if expr.op == "and" else any(truths)
+            case nodes.Not():
+                return not self.of(expr.operand)
+            case nodes.Minus():
+                return -self.of(expr.operand)
+            case nodes.Arithmetic():
+                return self._arithmetic(expr)
+            case _:
+                raise AssertionError("names are replaced by what they mean")
+
+    def deciding(self, expr: Expr) -> Shown | None:
+        found = [shown for pair in self._comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
+        return min(found, key=lambda item: item[0])[1] if found else None
+
+    def _score(self, score: nodes.Score) -> float:
+        """Of a layer, or of the whole changed model."""
+        if score.joint:
+            of, code = f"`{score.metric}` of the whole changed model", "LB323"
+            value = self.world.joint.get(score.metric)
+        else:
+            assert self.world.layer is not None, "a layer's score is asked for outside a layer"
+            of, code = f"`{score.text}` of layer {self.world.layer}", "LB304"
+            found = self.world.measurements.get(Request(score.metric, score.action_text, self.world.layer))
+            value = None if found is None else found.value
+        if value is None:
+            self._fail(code, f"{of} is not measured", score, () if score.joint else _MEASURE)
+        return self._finite(value, score, of, () if score.joint else _MEND)
+
+    def _post(self, score: nodes.PostScore) -> float:
+        value = self.world.post.get(score.source or "", {}).get(score.name)
+        if value is None:
+            self._fail("LB317", f"`{score.name}` is known only after healing", score)
+        return self._finite(value, score, f"`{score.name}` of the finished model")
+
+    def _finite(self, value: float, node: Node, of: str, mend: Help = ()) -> float:
+        return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, mend)
+
+    def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:
+        total, *others = self._each(expr.operands, self.of)
+        for op, value, node in zip(expr.ops, others, expr.operands[1:], strict=True):
+            result = combined(op, total, value)
+            if result is None:
+                self._fail("LB317", "division by zero" if op == "/" and value == 0 else "result is too large", node)
+            total = result
+        return total
+
+    def _pair(self, expr: nodes.Compare, i: int, values: list[Any]) -> bool:
+        """The comparison at place `i` of a chain whose operands have these values."""
+        op, (left, right), (a, b) = expr.ops[i].text, expr.operands[i : i + 2], values[i : i + 2]
+        return _COMPARED[op](self._as_cost(left, a, right), self._as_cost(right, b, left))
+
+    def _as_cost(self, expr: Expr, value: Any, other: Expr) -> Any:
+        """A percentage against a cost is that share of what the base model costs; any other value is itself."""
+        if unit_of(expr) is not Unit.RATIO or unit_of(other) not in SHARED_UNITS:
+            return value
+        # Costs are whole numbers: 57.5 % of 40 layers' cache is that of 23, though 0.575 * 40 is a little less.
+        share = value * self._of_base(other)
+        return round(share) if math.isclose(share, round(share), rel_tol=1e-12) else share
+
+    def _of_base(self, expr: Expr) -> Any:
+        return _Evaluation(replace(self.world, cost=self.world.facts.cost), self.errors).of(expr)
+
+    def _comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
+        """The two sides of each comparison that gives the condition its truth, from left to right."""
+        match expr:
+            case nodes.Compare():
+                values = self._each(expr.operands, self.of)
+                pairs = zip(expr.operands, expr.operands[1:], strict=False)
+                yield from (pair for i, pair in enumerate(pairs) if self._pair(expr, i, values) is truth)
+            case nodes.Logic():
+                for part in expr.operands:
+                    if self.of(part) is truth:
+                        yield from self._comparisons(part, truth)
+            case nodes.Not():
+                yield from self._comparisons(expr.operand, not truth)
+
+    def _shown(self, left: Expr, right: Expr) -> tuple[int, Shown] | None:
+        """The side of one comparison that is measured or counted, else the side with a fact; its rank says which."""
+        for rank, kinds in enumerate(((nodes.Score, nodes.PostScore, nodes.CostOf), (nodes.Fact,))):
+            for here, there in ((left, right), (right, left)):
+                if kind_of(here) == "number" and any(isinstance(part, kinds) for part in walk(here)):
+                    value, share = self.of(here), None
+                    if unit_of(here) in SHARED_UNITS and unit_of(there) is Unit.RATIO:
+                        base = self._of_base(here)
+                        share = value / base if base else None
+                    return rank, Shown(one_line(here.span.text), value, unit_of(here), share)
+        return None
+
+    def _each(self, parts: Iterable[A], of: Callable[[A], T]) -> list[T]:
+        """The values of all parts; every one is tried before `_NoValue` is raised."""
+        values, failed = [], False
+        for part in parts:
+            try:
+                values.append(of(part))
+            except _NoValue:
+                failed = True
+        if failed:
+            raise _NoValue
+        return values
+
+    def _fail(self, code: str, message: str, node: Node, help: Help = ()) -> NoReturn:
+        self.errors.append(error(code, message, node.span, help=help))
+        raise _NoValue
