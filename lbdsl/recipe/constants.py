@@ -27,7 +27,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
             if not finite(node.value):
                 scope.fail("LB121", f"`{node.text}` is too large", node.span)
             return node
-        case tree.String():
+        case String() | Boolean():
             return node
         case tree.Variable():
             return variable(scope, node)
@@ -51,7 +51,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
 
 def variable(scope: Scope, node: tree.Variable) -> Constant:
     """The value of `$name`, standing where it is used."""
-    scope.use("$", node.name)
+    scope.used.add(f"${node.name}")
     if node.name not in scope.variables:
         scope.unknown(
             "LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables, "variables defined above", "$"

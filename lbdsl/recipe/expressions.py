@@ -64,7 +64,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
 
 def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
     """The expression that `$name` stands for, at one place; errors in it name the place that asks for it."""
-    scope.use("$", node.name)
+    scope.used.add(f"${node.name}")
     before = len(scope.diagnostics)
     try:
         return resolve_expr(scope, scope.expressions[node.name].node, place)

@@ -105,9 +105,9 @@ class _Resolver:
 
     def recipe(self) -> Diagnosed[Recipe]:
         scope = self.scope
-        for name, definition in scope.defined.items():
-            if not definition.used:
-                scope.warning("LB210", f"`{name}` is never used", definition.span, help="use it or remove it")
+        for name, span in scope.defined.items():
+            if name not in scope.used:
+                scope.warning("LB210", f"`{name}` is never used", span, help="use it or remove it")
         self._check_judged_on()
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
@@ -16,9 +16,6 @@ from lbdsl.core.span import Span
 from lbdsl.recipe.schema import Boolean, Items, LayerSet, Number, String
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
-
-if TYPE_CHECKING:
-    from lbdsl.recipe.variables import Declared
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -71,28 +68,13 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
     return type(node)(*(changed.get(name, getattr(node, name)) for name in node._fields))
 
 
-class Expression(NamedTuple):
-    """What a `let` names; `size` counts the nodes it stands for and `depth` their nesting, other names put in place."""
+class Named(NamedTuple, Generic[T]):
+    """What a name stands for. `size` counts its nodes and `depth` their nesting, other names put in place; both are
+    limited."""
 
-    node: tree.Expr
+    node: T
     size: int
     depth: int
-
-
-class SizedSet(NamedTuple):
-    """A resolved set with the number of its nodes and its depth, both limited."""
-
-    layers: LayerSet
-    nodes: int
-    depth: int
-
-
-@dataclass
-class Definition:
-    """A `$name` or `@name`: where it is defined, and whether anything used it."""
-
-    span: Span
-    used: bool = False
 
 
 class Details(TypedDict, total=False):
@@ -137,14 +119,14 @@ class Scope(Findings):
     literals: dict[str, tuple[Number, ...]] = field(default_factory=dict)
     """The numbers as written that a variable may be one of: its value's, and those of a parameter's domain."""
 
-    expressions: dict[str, Expression] = field(default_factory=dict)
+    expressions: dict[str, Named[tree.Expr]] = field(default_factory=dict)
     """Those of the variables that stand for an expression over a model."""
 
-    groups: dict[str, SizedSet | None] = field(default_factory=dict)
-    params: dict[str, Declared] = field(default_factory=dict)
-    """The parameters among the variables."""
+    groups: dict[str, Named[LayerSet] | None] = field(default_factory=dict)
+    defined: dict[str, Span] = field(default_factory=dict)
+    """Where each `$name` and `@name` so far is defined."""
 
-    defined: dict[str, Definition] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     below: dict[str, Span] = field(default_factory=dict)
     """Where the recipe defines each `$name` and `@name`, also those further down."""
 
@@ -175,20 +157,11 @@ class Scope(Findings):
 
     def define(self, sigil: str, name: str, span: Span) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
-        before = self.defined.get(sigil + name)
-        if before is not None:
-            message = f"`{sigil}{name}` is defined twice"
-            self.error(
-                "LB112", message, span, labels=(Label(before.span, "first defined here"),), help="choose another name"
-            )
-            return False
-        self.defined[sigil + name] = Definition(span)
-        return True
-
-    def use(self, sigil: str, name: str) -> None:
-        definition = self.defined.get(sigil + name)
-        if definition is not None:
-            definition.used = True
+        first = self.defined.setdefault(sigil + name, span)
+        if first is not span:
+            message, first_label = f"`{sigil}{name}` is defined twice", Label(first, "first defined here")
+            self.error("LB112", message, span, labels=(first_label,), help="choose another name")
+        return first is span
 
 
 def meant_words(

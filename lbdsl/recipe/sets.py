@@ -12,7 +12,7 @@ from lbdsl.recipe.constants import variable, whole
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
 from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
-from lbdsl.recipe.scope import Constant, Scope, SizedSet, Unresolved, attempt, rebuilt
+from lbdsl.recipe.scope import Constant, Named, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.values import resolve_by
 from lbdsl.syntax import tree
 
@@ -37,7 +37,7 @@ def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
     """Define the group; None, with errors, for a set that is wrong."""
     layers = attempt(resolve_set, scope, node.layers)
     if scope.define("@", node.name.name, node.name.span):
-        scope.groups[node.name.name] = None if layers is None else SizedSet(layers, *_size(scope, node.layers))
+        scope.groups[node.name.name] = None if layers is None else Named(layers, *_size(scope, node.layers))
     return layers
 
 
@@ -129,13 +129,13 @@ def _range(scope: Scope, node: Range) -> Range:
 
 
 def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
-    scope.use("@", node.name)
+    scope.used.add(f"@{node.name}")
     if node.name not in scope.groups:
         scope.unknown("LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@")
     group = scope.groups[node.name]
     if group is None:
         raise Unresolved
-    return group.layers
+    return group.node
 
 
 def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
@@ -144,7 +144,7 @@ def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
         case tree.GroupRef():
             group = scope.groups[node.name]
             assert group is not None, "the set is resolved"
-            return group.nodes, group.depth
+            return group.size, group.depth
         case tree.UnionSet() | tree.InterSet():
             parts = node.sets
         case tree.ExceptSet():
