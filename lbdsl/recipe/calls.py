@@ -79,17 +79,11 @@ def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, 
         if arg.key.name in names:
             return arg.key.name
         hints, meant = meant_words(arg.key.name, names, "parameter")
-        scope.fail(
-            "LB103",
-            f"`{kind}` has no parameter `{arg.key.name}`",
-            arg.key.span,
-            help=(*hints, f"its form is `{form}`"),
-            fix=rewrite(arg.key.span, meant) if meant else None,
-        )
+        message, fix = f"`{kind}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
+        scope.fail("LB103", message, arg.key.span, help=(*hints, f"its form is `{form}`"), fix=fix)
     if any(other.key is not None for other in (call.args or ())[:position]):
-        scope.fail(
-            "LB104", "an argument without a name stands after one with a name", arg.span, help=f"the form is `{form}`"
-        )
+        message = "an argument without a name stands after one with a name"
+        scope.fail("LB104", message, arg.span, help=f"the form is `{form}`")
     if position >= len(names):
         count = {0: "no arguments", 1: "one argument"}.get(len(names), f"at most {len(names)} arguments")
         scope.fail("LB104", f"`{kind}` takes {count}", arg.span, help=f"its form is `{form}`")

@@ -53,17 +53,12 @@ def variable(scope: Scope, node: tree.Variable) -> Constant:
     """The value of `$name`, standing where it is used."""
     scope.used.add(f"${node.name}")
     if node.name not in scope.variables:
-        scope.unknown(
-            "LB110", f"no variable `${node.name}`", node.name, node.span, scope.variables, "variables defined above", "$"
-        )
+        message = f"no variable `${node.name}`"
+        scope.unknown("LB110", message, node.name, node.span, scope.variables, "variables defined above", "$")
     if node.name in scope.expressions:
-        scope.fail(
-            "LB120",
-            f"`${node.name}` is not a constant, it depends on the model",
-            node.span,
-            labels=(Label(scope.expressions[node.name].node.span, "stands for this"),),
-            help=f"here stands {_WHAT}",
-        )
+        message = f"`${node.name}` is not a constant, it depends on the model"
+        label = Label(scope.expressions[node.name].node.span, "stands for this")
+        scope.fail("LB120", message, node.span, labels=(label,), help=f"here stands {_WHAT}")
     value = scope.variables[node.name]
     if value is None:
         raise Unresolved
@@ -114,13 +109,8 @@ def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> 
     if not isinstance(value, Number):
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span)
     if value.unit not in (Unit.NONE, *units):
-        scope.fail(
-            "LB107",
-            f"{what} is counted in {units[0].value}, not in {value.unit.value}"
-            if units
-            else f"{what} is a plain number, not {described(value)}",
-            value.span,
-        )
+        wanted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
+        scope.fail("LB107", f"{what} is {wanted or f'a plain number, not {described(value)}'}", value.span)
     if value.value != int(value.value):
         scope.fail("LB106", f"{what} is a whole number, not {described(value)}", value.span)
     return int(value.value)
@@ -156,9 +146,8 @@ def warn_decimal(scope: Scope, node: tree.Expr) -> None:
             continue
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
-        scope.warning(
-            "LB119", f"`{literal.text}` is {literal.value} tokens", literal.span, help=f"did you mean `{binary}`{meant}?"
-        )
+        message = f"`{literal.text}` is {literal.value} tokens"
+        scope.warning("LB119", message, literal.span, help=f"did you mean `{binary}`{meant}?")
 
 
 def _number(scope: Scope, node: tree.Expr) -> Number:

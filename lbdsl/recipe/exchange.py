@@ -62,13 +62,9 @@ def _repeated_settings(block: tree.Block) -> Iterable[Diagnostic]:
     for setting in block.settings:
         first = seen.setdefault(setting.key.name, setting)
         if first is not setting:
-            yield error(
-                "LB045",
-                f"`{setting.key.name}` is set twice, and JSON has no such form",
-                setting.key.span,
-                labels=(Label(first.key.span, "first set here"),),
-                help="remove one of them",
-            )
+            message = f"`{setting.key.name}` is set twice, and JSON has no such form"
+            labels = (Label(first.key.span, "first set here"),)
+            yield error("LB045", message, setting.key.span, labels=labels, help="remove one of them")
 
 
 def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:

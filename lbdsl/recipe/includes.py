@@ -140,12 +140,9 @@ class _Expander(Findings):
             message = "a sha256 has 64 hexadecimal digits"
             self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
-            self.fail(
-                "LB133",
-                f"`{path}` is not the file that was meant: its sha256 differs",
-                written.span,
-                help=(f"it is {found.sha256}", "look at what changed before you write that here"),
-            )
+            message = f"`{path}` is not the file that was meant: its sha256 differs"
+            hints = (f"it is {found.sha256}", "look at what changed before you write that here")
+            self.fail("LB133", message, written.span, help=hints)
 
     def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
         size = self.next_base + len(found.text)

@@ -101,8 +101,5 @@ def place_of(problem: Diagnostic) -> int:
 
 
 def _is_a_plan(name: str) -> Diagnostic:
-    return error(
-        "LB138",
-        f"{name} is a saved plan, not a recipe",
-        help=(f"`lbdsl show {name}` shows it", f"`lbdsl apply {name}` carries it out"),
-    )
+    hints = (f"`lbdsl show {name}` shows it", f"`lbdsl apply {name}` carries it out")
+    return error("LB138", f"{name} is a saved plan, not a recipe", help=hints)

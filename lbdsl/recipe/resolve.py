@@ -148,10 +148,8 @@ class _Resolver:
         """False, with an error, when a statement that may stand once stands again."""
         key = key or what
         if key in self.once:
-            message = f"`{what}` is given twice"
-            self.scope.error(
-                "LB213", message, span, labels=(Label(self.once[key], "first here"),), help="remove one of them"
-            )
+            first = (Label(self.once[key], "first here"),)
+            self.scope.error("LB213", f"`{what}` is given twice", span, labels=first, help="remove one of them")
             return False
         self.once[key] = span
         return True
@@ -160,9 +158,8 @@ class _Resolver:
         """False, with an error, for a statement that only the recipe itself may hold, in an included file."""
         if node.span.source is self.whole.source:
             return True
-        self.scope.error(
-            "LB134", f"`{what}` stands in an included file", node.span, help="it belongs into the recipe that includes it"
-        )
+        message = f"`{what}` stands in an included file"
+        self.scope.error("LB134", message, node.span, help="it belongs into the recipe that includes it")
         return False
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:

@@ -51,23 +51,16 @@ def _go_together(
     if keep is not None:
         whole = rule.actions[0].span.to(rule.actions[-1].span)
         others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
-        scope.error(
-            "LB204",
-            f"`{keep.text()}` combines with nothing",
-            whole,
-            help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
-            fix=None if others else rewrite(whole, keep.text()),
-        )
+        help = f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else "")
+        fix = None if others else rewrite(whole, keep.text())
+        scope.error("LB204", f"`{keep.text()}` combines with nothing", whole, help=help, fix=fix)
         return False
     keeps = first.keeps or second.keeps
     one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
-    scope.error(
-        "LB203",
-        f"`{one}` and `{other}` both {'claim' if keeps else 'change'} the {path} of a layer",
-        second_call.span,
-        labels=(Label(first_call.span, "claims it first" if keeps else "changes it first"),),
-        help="use one of them",
-    )
+    does = "claim" if keeps else "change"
+    message = f"`{one}` and `{other}` both {does} the {path} of a layer"
+    label = Label(first_call.span, f"{does}s it first")
+    scope.error("LB203", message, second_call.span, labels=(label,), help="use one of them")
     return False
 
 

@@ -14,10 +14,10 @@ from lbdsl.core.units import Unit, tokens_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.calls import refusal
 from lbdsl.recipe.constants import constant, described, warn_decimal, whole
+from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
-from lbdsl.recipe.values import resolve_score
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip
 
@@ -108,7 +108,7 @@ def _metric(scope: Scope, key: str, node: tree.Expr) -> str:
     known = metrics_of(Of.LAYER)
     call = _choice(scope, node, tuple(known), "a metric", arguments=True)
     if call.args and not known[call.name.name].takes_action:
-        return resolve_score(scope, call).text
+        return resolve_by(scope, call).text
     return _choice(scope, node, tuple(known), "a metric").name.name
 
 
