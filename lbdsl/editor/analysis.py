@@ -15,9 +15,8 @@ from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.includes import with_includes
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.reading import FolderReader
+from lbdsl.recipe.reading import FolderReader, with_includes
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param

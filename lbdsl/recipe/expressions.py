@@ -15,12 +15,11 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
-from lbdsl.recipe.calls import LATER_ACTIONS, resolve_action
-from lbdsl.recipe.constants import calculated, constant, described, warn_decimal, whole
 from lbdsl.recipe.patterns import bad_regex
 from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Expr, Fact, Meaning, PostScore, Score, String
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
+from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
 

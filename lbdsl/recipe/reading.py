@@ -1,18 +1,26 @@
-"""Where the texts of included files come from: the recipe's folder, or a plan that holds them."""
+"""The texts of a recipe: files are read within limits, and the statements of those it includes stand in their places.
+
+Included files come from the recipe's folder, or from a plan that holds them."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
-from lbdsl.syntax.limits import MAX_BYTES
+from lbdsl.core.span import Source, Span
+from lbdsl.recipe.schema import IncludedText
+from lbdsl.recipe.scope import Findings, Unresolved, attempt
+from lbdsl.syntax import tree
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.parse import parse
 
 
 class Found(NamedTuple):
@@ -126,3 +134,156 @@ def joined(including: str, path: str) -> str | None:
 def _nearest(folder: str, path: str) -> tuple[str, ...]:
     near = nearest_path(os.path.join(folder, path))
     return (f"did you mean `{os.path.relpath(near, folder).replace(os.sep, '/')}`?",) if near else ()
+
+
+# Includes -------------------------------------------------------------------------------------------------------------
+
+MAX_FILES = 64
+"""How many files one recipe may include; also the depth to which they may include each other."""
+
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A recipe and what it includes. `statements` are in the order of reading, includes replaced by what they bring;
+    `sources` are all texts, the recipe's own first."""
+
+    statements: tuple[tree.Statement, ...]
+    sources: tuple[Source, ...]
+    included: tuple[IncludedText, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def source(self) -> Source:
+        return self.sources[0]
+
+
+def with_includes(file: tree.File, reader: Reader | None, actions: Collection[str] = ()) -> Whole:
+    """Read every included file, each once. `reader` is None for a text that stands in no folder, such as standard input.
+
+    Mistakes in an included file are diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
+    """
+    expander = _Expander(file, reader, actions)
+    statements = tuple(expander.expand(file, ""))
+    sources = (file.source, *expander.sources)
+    return Whole(statements, sources, tuple(expander.included), tuple(expander.diagnostics))
+
+
+_TOGETHER = "a recipe and what it includes have these limits together"
+
+
+class _Open(NamedTuple):
+    """A file that is being read: its identity, its path and the `include` that asked for it."""
+
+    identity: str
+    path: str
+    span: Span
+
+
+@dataclass
+class _Expander(Findings):
+    file: tree.File
+    reader: Reader | None
+    actions: Collection[str]
+    included: list[IncludedText] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+    open: list[_Open] = field(default_factory=list)
+    places: dict[str, Span] = field(default_factory=dict)
+    """Where each file was included, by its identity."""
+
+    next_base: int = 0
+    tokens: int = 0
+    rules: int = 0
+
+    def expand(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
+        """The statements of one file, those of its includes among them."""
+        self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
+        self.tokens += file.tokens
+        for statement in file.statements:
+            self.rules += isinstance(statement, tree.RuleStatement)
+            if not isinstance(statement, tree.Include):
+                yield statement
+                continue
+            inner = attempt(self._included, statement, path)
+            if inner is not None:
+                yield from self.expand(*inner)
+                self.open.pop()
+
+    def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
+        """The tree of an included file and its path. It is on the stack of open files then."""
+        path, span = self._path(node, including), node.path.span
+        if self.reader is None:
+            message = "a recipe that stands in no folder cannot include files"
+            self.fail("LB136", message, span, help="save it to a file, and give that file")
+        found = self.reader.read(path)
+        if isinstance(found, NotFound):
+            self.fail(found.code, found.message, span, help=found.help)
+        self._check_new(self.reader, node, path, found)
+        if node.sha256 is not None:
+            self._check_hash(node.sha256, path, found)
+        file = self._parsed(node, path, found)
+        self.places[found.identity] = node.span
+        self.open.append(_Open(found.identity, path, node.span))
+        return file, path
+
+    def _path(self, node: tree.Include, including: str) -> str:
+        """The included path from the recipe's folder."""
+        written, span = node.path.value, node.path.span
+        leaves, below = f"`{written}` leaves the recipe's directory", "a recipe includes only files beside it or below"
+        if written.startswith(("/", "~")) or written[1:2] == ":":
+            self.fail("LB126", leaves, span, help=f"{below}, by a relative path")
+        if "\\" in written:
+            self.fail("LB130", "paths are written with `/`", span)
+        if not written.strip() or not written.isprintable():
+            self.fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
+        path = joined(including, written)
+        if path is None:
+            self.fail("LB126", leaves, span, help=below)
+        return path
+
+    def _check_new(self, reader: Reader, node: tree.Include, path: str, found: Found) -> None:
+        """Fail when the file is open or read already."""
+        names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
+        identities = [reader.root, *(item.identity for item in self.open)]
+        if found.identity in identities:
+            start = identities.index(found.identity)
+            chain = " → ".join([*names[start:], path if start else names[0]])
+            labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
+            message = f"included files go in a circle: {chain}"
+            self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
+        if found.identity in self.places:
+            first = Label(self.places[found.identity], "first here")
+            self.fail("LB132", f"`{path}` is included twice", node.span, labels=(first,), help="remove one of them")
+
+    def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
+        wanted = written.value.lower()
+        if len(wanted) != 64 or not _HEX.issuperset(wanted):
+            message = "a sha256 has 64 hexadecimal digits"
+            self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
+        if wanted != found.sha256:
+            message = f"`{path}` is not the file that was meant: its sha256 differs"
+            hints = (f"it is {found.sha256}", "look at what changed before you write that here")
+            self.fail("LB133", message, written.span, help=hints)
+
+    def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
+        size = self.next_base + len(found.text)
+        if len(self.included) >= MAX_FILES or size > MAX_BYTES:
+            limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
+            self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
+        name = os.path.join(os.path.dirname(self.file.source.name), path)
+        source = Source(name, found.text, self.next_base)
+        file, problems = parse(source, actions=self.actions)
+        self.diagnostics += problems
+        if file is None:
+            raise Unresolved
+        rules = sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
+        for count, most, what in (
+            (self.tokens + file.tokens, MAX_TOKENS, "tokens"),
+            (self.rules + rules, MAX_RULES, "rules"),
+        ):
+            if count > most:
+                self.fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span, help=_TOGETHER)
+        self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
+        self.sources.append(source)
+        return file

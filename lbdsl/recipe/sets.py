@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
-from lbdsl.recipe.constants import variable, whole
 from lbdsl.recipe.expressions import resolve_by, resolve_condition
 from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
 from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
 from lbdsl.recipe.scope import Constant, Named, Scope, Unresolved, attempt, rebuilt
+from lbdsl.recipe.values import variable, whole
 from lbdsl.syntax import tree
 
 MAX_NODES = 10_000

@@ -10,7 +10,8 @@ import pytest
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.paths import nearest_path
-from lbdsl.recipe import includes, load_recipe, recipe_from_text
+from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe import reading as includes
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.view.diagnostics import Style, diagnostics_json, diagnostics_text
