@@ -80,7 +80,7 @@ class Analysis:
         chunks, _ = split_statements(self.source, self.tokens)
         nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
-        return with_includes(file, self._reader, actions()).statements
+        return with_includes(file, self._reader).statements
 
     @cached_property
     def checked(self) -> Diagnosed[Recipe]:

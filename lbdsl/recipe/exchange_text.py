@@ -159,7 +159,7 @@ def _yaml(text: str, name: str) -> Any:
     # libyaml, where PyYAML has it, is ten times as fast.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Events(yaml.parse(text, Loader=loader), name).document()
+        return _Events(yaml, yaml.parse(text, Loader=loader), name).document()
     except yaml.MarkedYAMLError as problem:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
         reason = str(problem.problem)
@@ -173,17 +173,16 @@ def _yaml(text: str, name: str) -> Any:
 class _Events:
     """Builds plain data from a stream of YAML events: no object of Python's but these is ever made."""
 
-    def __init__(self, events: Iterator[Any], name: str):
+    def __init__(self, yaml: Any, events: Iterator[Any], name: str):
+        self.yaml = yaml
         self.events = events
         self.name = name
 
     def document(self) -> Any:
         """The one document of the stream."""
-        import yaml
-
         found: list[Any] = []
         for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
+            if isinstance(event, self.yaml.DocumentStartEvent):
                 if found:
                     raise self._refuse(event, "a second document")
                 found.append(self._value(next(self.events), 1))
@@ -196,8 +195,7 @@ class _Events:
         return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
 
     def _value(self, event: Any, depth: int) -> Any:
-        import yaml
-
+        yaml = self.yaml
         if depth > DEPTH:
             raise _too_deep(self.name)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:

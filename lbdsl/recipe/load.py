@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def recipe_from_text(
     parsed = parse(Source(name, text), actions=actions())
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)
-    whole = with_includes(parsed.value, reader, actions())
-    resolved = resolve(whole, set_params or {})
+    whole = with_includes(parsed.value, reader)
+    resolved = _Resolver(whole, set_params or {}).recipe()
     syntax = (*parsed.diagnostics, *whole.diagnostics)
     problems = (*syntax, *resolved.diagnostics)
     failed = any(problem.is_error for problem in problems)
@@ -69,7 +69,7 @@ def recipe_from_text(
     if any(problem.is_error for problem in syntax):
         lost = _lost_names(text, parsed.value)
         problems = tuple(problem for problem in problems if not _is_lost(problem, lost, bool(whole.diagnostics)))
-    return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=place_of)))
+    return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=_place_of)))
 
 
 def recipe_from_bytes(
@@ -89,12 +89,14 @@ def recipe_from_bytes(
 
 def _lost_names(text: str, file: tree.File) -> frozenset[str]:
     """Names that a statement which did not parse may define: they follow its first word."""
-    defined = {
-        ("@" if isinstance(node, tree.Group) else "$") + node.name.name
-        for node in file.statements
-        if isinstance(node, tree.Param | tree.Let | tree.Group)
-    }
-    return frozenset(match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES) - defined
+    begun = {match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES}
+    return frozenset(begun.difference(_definitions(file.statements)))
+
+
+def _definitions(statements: Iterable[tree.Statement]) -> dict[str, Span]:
+    """Where each `$name` and `@name` is defined first."""
+    names = [node.name.span for node in statements if isinstance(node, tree.Param | tree.Let | tree.Group)]
+    return {span.text: span for span in reversed(names)}
 
 
 def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
@@ -104,7 +106,7 @@ def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
     return includes or problem.span.text in lost or problem.span.source.base > 0
 
 
-def place_of(problem: Diagnostic) -> int:
+def _place_of(problem: Diagnostic) -> int:
     """Where a finding stands in the texts of a recipe laid end to end; those without a place come first."""
     return problem.span.source.base + problem.span.start if problem.span else -1
 
@@ -119,17 +121,8 @@ def _is_a_plan(name: str) -> Diagnostic:
 VERSION = 1
 
 
-def resolve(whole: Whole, set_params: Mapping[str, object]) -> Diagnosed[Recipe]:
-    """The recipe of a tree; None when there are errors. `set_params` are `--set` values as text, checked against the
-    recipe's parameters."""
-    resolver = _Resolver(whole, set_params)
-    for statement in whole.statements:
-        resolver.statement(statement)
-    return resolver.recipe()
-
-
 class _Resolver:
-    """Collects the parts of one recipe."""
+    """Collects the parts of one recipe. `set_params` are `--set` values as text, checked against its parameters."""
 
     def __init__(self, whole: Whole, set_params: Mapping[str, object]):
         self.whole = whole
@@ -142,10 +135,7 @@ class _Resolver:
         self.rules: list[Rule] = []
         self.rule_count = 0
         self.first_else: tuple[int, Span] | None = None
-        for statement in whole.statements:
-            if isinstance(statement, tree.Param | tree.Let | tree.Group):
-                sigil = "@" if isinstance(statement, tree.Group) else "$"
-                self.scope.below.setdefault(sigil + statement.name.name, statement.name.span)
+        self.scope.below = _definitions(whole.statements)
         self.outside = outside_values(self.scope, whole.statements, set_params)
         self._metric_first()
 
@@ -199,7 +189,10 @@ class _Resolver:
                 self._rule(statement)
 
     def recipe(self) -> Diagnosed[Recipe]:
+        """The recipe; None when there are errors."""
         scope = self.scope
+        for statement in self.whole.statements:
+            self.statement(statement)
         for name, span in scope.defined.items():
             if name not in scope.used:
                 scope.warning("LB210", f"`{name}` is never used", span, help="use it or remove it")

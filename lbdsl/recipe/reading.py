@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
 from lbdsl.core.span import Source, Span
@@ -21,6 +23,8 @@ from lbdsl.recipe.scope import Findings, Unresolved, attempt
 from lbdsl.syntax import tree
 from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.syntax.parse import parse
+
+_BELOW = "a recipe includes only files beside it or below"
 
 
 class Found(NamedTuple):
@@ -61,27 +65,23 @@ class FolderReader:
     def read(self, path: str) -> Found | NotFound:
         real = os.path.realpath(os.path.join(self._folder, path))
         if os.path.commonpath([real, self._folder]) != self._folder:
-            return NotFound(
-                "LB126",
-                f"`{path}` is a link that leaves the recipe's directory",
-                ("a recipe includes only files beside it or below",),
-            )
+            return NotFound("LB126", f"`{path}` is a link that leaves the recipe's directory", (_BELOW,))
         try:
             if not stat.S_ISREG(os.stat(real).st_mode):
                 return NotFound("LB130", f"`{path}` is not a file")
             with open(real, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
-            return NotFound("LB130", f"there is no `{path}` beside the recipe", _nearest(self._folder, path))
+            near = nearest_path(os.path.join(self._folder, path))
+            meant = "" if near is None else os.path.relpath(near, self._folder).replace(os.sep, "/")
+            help = (f"did you mean `{meant}`?",) if near else ()
+            return NotFound("LB130", f"there is no `{path}` beside the recipe", help)
         except (OSError, ValueError) as problem:
             return NotFound("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
-        if len(data) > MAX_BYTES:
-            return NotFound("LB135", f"`{path}` is larger than {MAX_BYTES // 2**20} MiB")
-        try:
-            text = decode(data)
-        except UnicodeDecodeError as problem:
-            line = data.count(b"\n", 0, problem.start) + 1
-            return NotFound("LB130", f"`{path}` is not UTF-8 text (line {line})", ("save it as UTF-8",))
+        text, problems = text_of(data, f"`{path}`")
+        if text is None:
+            code = "LB135" if problems[0].code == "LB019" else "LB130"
+            return NotFound(code, problems[0].message, problems[0].help)
         return Found(text, real, sha256(data).hexdigest())
 
 
@@ -131,17 +131,10 @@ def joined(including: str, path: str) -> str | None:
     return None if found == ".." or found.startswith(("../", "/")) else found
 
 
-def _nearest(folder: str, path: str) -> tuple[str, ...]:
-    near = nearest_path(os.path.join(folder, path))
-    return (f"did you mean `{os.path.relpath(near, folder).replace(os.sep, '/')}`?",) if near else ()
-
-
 # Includes -------------------------------------------------------------------------------------------------------------
 
 MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
-
-_HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -159,12 +152,12 @@ class Whole:
         return self.sources[0]
 
 
-def with_includes(file: tree.File, reader: Reader | None, actions: Collection[str] = ()) -> Whole:
+def with_includes(file: tree.File, reader: Reader | None) -> Whole:
     """Read every included file, each once. `reader` is None for a text that stands in no folder, such as standard input.
 
     Mistakes in an included file are diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
     """
-    expander = _Expander(file, reader, actions)
+    expander = _Expander(file, reader)
     statements = tuple(expander.expand(file, ""))
     sources = (file.source, *expander.sources)
     return Whole(statements, sources, tuple(expander.included), tuple(expander.diagnostics))
@@ -185,7 +178,6 @@ class _Open(NamedTuple):
 class _Expander(Findings):
     file: tree.File
     reader: Reader | None
-    actions: Collection[str]
     included: list[IncludedText] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     open: list[_Open] = field(default_factory=list)
@@ -230,16 +222,16 @@ class _Expander(Findings):
     def _path(self, node: tree.Include, including: str) -> str:
         """The included path from the recipe's folder."""
         written, span = node.path.value, node.path.span
-        leaves, below = f"`{written}` leaves the recipe's directory", "a recipe includes only files beside it or below"
+        leaves = f"`{written}` leaves the recipe's directory"
         if written.startswith(("/", "~")) or written[1:2] == ":":
-            self.fail("LB126", leaves, span, help=f"{below}, by a relative path")
+            self.fail("LB126", leaves, span, help=f"{_BELOW}, by a relative path")
         if "\\" in written:
             self.fail("LB130", "paths are written with `/`", span)
         if not written.strip() or not written.isprintable():
             self.fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
         path = joined(including, written)
         if path is None:
-            self.fail("LB126", leaves, span, help=below)
+            self.fail("LB126", leaves, span, help=_BELOW)
         return path
 
     def _check_new(self, reader: Reader, node: tree.Include, path: str, found: Found) -> None:
@@ -258,7 +250,7 @@ class _Expander(Findings):
 
     def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
         wanted = written.value.lower()
-        if len(wanted) != 64 or not _HEX.issuperset(wanted):
+        if not re.fullmatch("[0-9a-f]{64}", wanted):
             message = "a sha256 has 64 hexadecimal digits"
             self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
@@ -273,7 +265,7 @@ class _Expander(Findings):
             self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
         name = os.path.join(os.path.dirname(self.file.source.name), path)
         source = Source(name, found.text, self.next_base)
-        file, problems = parse(source, actions=self.actions)
+        file, problems = parse(source, actions=actions())
         self.diagnostics += problems
         if file is None:
             raise Unresolved

@@ -16,7 +16,7 @@ from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
-from lbdsl.recipe.values import constant, described, refusal, warn_decimal, whole
+from lbdsl.recipe.values import bind, constant, described, refusal, warn_decimal, whole
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip
 
@@ -120,21 +120,21 @@ def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
     if call.name.name == "full":
         _choice(scope, node, METHODS, "a method")
         return FullWeights()
-    spans: dict[str, Span] = {}
 
-    def argument(position: int, arg: tree.Arg) -> tuple[str, float]:
+    def parameter(position: int, arg: tree.Arg) -> str:
         key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
         if key not in ("rank", "alpha"):
             message = f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments"
             place = arg.key.span if arg.key else arg.span
             scope.unknown("LB103", message, key, place, ("rank", "alpha"), "parameters", wishes="parameter")
-        if key in spans:
-            scope.fail("LB104", f"`{key}` is given twice", arg.span, labels=(Label(spans[key], "first here"),))
-        spans[key] = arg.value.span
-        read: Read = _whole if key == "rank" else _real
-        return key, read(scope, f"`{key}`", arg.value)
+        return key
 
-    values = dict(each(lambda pair: argument(*pair), enumerate(call.args or ())))
+    def value(key: str, node: tree.Expr) -> float:
+        return _whole(scope, f"`{key}`", node) if key == "rank" else _real(scope, f"`{key}`", node)
+
+    values, spans, good = bind(scope, call, parameter, value)
+    if not good:
+        raise Unresolved
     found: Lora = _checked(scope, Lora, values, spans, node.span)
     return found
 

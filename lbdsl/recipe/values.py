@@ -1,9 +1,10 @@
-"""Values known from the text alone: constants, which `param`, `let`, settings, arguments and amounts hold, and actions, as in
-`swa(window=512, sinks=4)`. What Pydantic says of arguments is put in the language's words."""
+"""Values known from the text alone: constants, which `param`, `let`, settings, arguments and amounts hold, and actions, as
+in `swa(window=512, sinks=4)`. What Pydantic says of arguments is put in the language's words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Share, Unit
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean, Expr, Items, Number, String
-from lbdsl.recipe.scope import Constant, Scope, Unresolved, each, meant_words, rebuilt, rewrite
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import unit_of, value_of
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line
@@ -176,18 +177,8 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
     cls = actions().get(call.name.name)
     if cls is None:
         _unknown_action(scope, call)
-    spans: dict[str, Span] = {}
-    values: dict[str, Any] = {}
-    good = True
-    for position, arg in enumerate(call.args or ()):
-        try:
-            name = _parameter(scope, cls, call, arg, position)
-            if name in spans:
-                scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
-            spans[name] = arg.value.span
-            values[name] = _argument(scope, cls, name, arg.value)
-        except Unresolved:
-            good = False
+    parameter = partial(_parameter, scope, cls, call)
+    values, spans, good = bind(scope, call, parameter, partial(_argument, scope, cls))
     try:
         action = cls(**values)
     except ValidationError as problem:
@@ -199,6 +190,24 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
     if not good:
         raise Unresolved
     return action
+
+
+def bind(
+    scope: Scope, call: tree.Call, parameter: Callable[[int, tree.Arg], str], read: Callable[[str, tree.Expr], Any]
+) -> tuple[dict[str, Any], dict[str, Span], bool]:
+    """The values of a call's arguments and their places, by the parameters that they are for, and whether all are good."""
+    values: dict[str, Any] = {}
+    spans: dict[str, Span] = {}
+
+    def one(position: int, arg: tree.Arg) -> None:
+        name = parameter(position, arg)
+        if name in spans:
+            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
+        spans[name] = arg.value.span
+        values[name] = read(name, arg.value)
+
+    good = attempt(each, lambda numbered: one(*numbered), enumerate(call.args or ())) is not None
+    return values, spans, good
 
 
 def signature(cls: type[Action]) -> str:
@@ -220,7 +229,7 @@ def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
     scope.unknown("LB101", f"no action `{name}`", name, span, actions(), "actions", wishes="action")
 
 
-def _parameter(scope: Scope, cls: type[Action], call: tree.Call, arg: tree.Arg, position: int) -> str:
+def _parameter(scope: Scope, cls: type[Action], call: tree.Call, position: int, arg: tree.Arg) -> str:
     """The parameter that an argument is for."""
     names, kind, form = cls.parameters(), cls.kind_name(), signature(cls)
     if arg.key is not None:
