@@ -11,7 +11,7 @@ from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.span import Source, Span
 from lbdsl.recipe.expressions import resolve_condition
-from lbdsl.recipe.reading import FolderReader, Reader, Whole, read_bytes, text_of, with_includes
+from lbdsl.recipe.reading import FolderReader, Reader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
 from lbdsl.recipe.schema import Assertion, Evaluate, Recipe, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
@@ -59,7 +59,7 @@ def recipe_from_text(
     parsed = parse(Source(name, text), actions=actions())
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)
-    whole = with_includes(parsed.value, reader)
+    whole = Whole(parsed.value, reader)
     resolved = _Resolver(whole, set_params or {}).recipe()
     syntax = (*parsed.diagnostics, *whole.diagnostics)
     problems = (*syntax, *resolved.diagnostics)
@@ -209,8 +209,8 @@ class _Resolver:
                 path=source.name,
                 text=source.text,
                 sha256=recipe_digest(source.text, [(item.path, item.sha256) for item in included]),
-                included=included,
-                sources=self.whole.sources,
+                included=tuple(included),
+                sources=tuple(self.whole.sources),
                 **self.parts,
             )
         # Rules with errors are not among them; what the others say of each other stands all the same.

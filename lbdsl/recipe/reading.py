@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lbdsl.actions import actions
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
+from lbdsl.core.diagnostic import Diagnosed, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
 from lbdsl.core.span import Source, Span
 from lbdsl.recipe.schema import IncludedText
@@ -137,32 +137,6 @@ MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A recipe and what it includes. `statements` are in the order of reading, includes replaced by what they bring;
-    `sources` are all texts, the recipe's own first."""
-
-    statements: tuple[tree.Statement, ...]
-    sources: tuple[Source, ...]
-    included: tuple[IncludedText, ...]
-    diagnostics: tuple[Diagnostic, ...]
-
-    @property
-    def source(self) -> Source:
-        return self.sources[0]
-
-
-def with_includes(file: tree.File, reader: Reader | None) -> Whole:
-    """Read every included file, each once. `reader` is None for a text that stands in no folder, such as standard input.
-
-    Mistakes in an included file are diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
-    """
-    expander = _Expander(file, reader)
-    statements = tuple(expander.expand(file, ""))
-    sources = (file.source, *expander.sources)
-    return Whole(statements, sources, tuple(expander.included), tuple(expander.diagnostics))
-
-
 _TOGETHER = "a recipe and what it includes have these limits together"
 
 
@@ -175,11 +149,19 @@ class _Open(NamedTuple):
 
 
 @dataclass
-class _Expander(Findings):
+class Whole(Findings):
+    """A recipe and what it includes, each file once. `statements` are in the order of reading, includes replaced by what
+    they bring; `sources` are all texts, the recipe's own first.
+
+    `reader` is None for a text that stands in no folder, such as standard input. Mistakes in an included file are
+    diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
+    """
+
     file: tree.File
     reader: Reader | None
-    included: list[IncludedText] = field(default_factory=list)
+    statements: tuple[tree.Statement, ...] = ()
     sources: list[Source] = field(default_factory=list)
+    included: list[IncludedText] = field(default_factory=list)
     open: list[_Open] = field(default_factory=list)
     places: dict[str, Span] = field(default_factory=dict)
     """Where each file was included, by its identity."""
@@ -188,7 +170,12 @@ class _Expander(Findings):
     tokens: int = 0
     rules: int = 0
 
-    def expand(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
+    def __post_init__(self) -> None:
+        self.source = self.file.source
+        self.sources.append(self.source)
+        self.statements = tuple(self._expanded(self.file, ""))
+
+    def _expanded(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
         """The statements of one file, those of its includes among them."""
         self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
         self.tokens += file.tokens
@@ -199,7 +186,7 @@ class _Expander(Findings):
                 continue
             inner = attempt(self._included, statement, path)
             if inner is not None:
-                yield from self.expand(*inner)
+                yield from self._expanded(*inner)
                 self.open.pop()
 
     def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
