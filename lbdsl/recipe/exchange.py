@@ -10,7 +10,7 @@ row there, and a template in `lbdsl.syntax.tree_text`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -118,34 +118,6 @@ def _described(key: str, codec: Codec) -> Schema:
     return dict(sorted({**codec.reference(), **title}.items()))
 
 
-def kind_of(kinds: Sequence[Kind], node: tree.Node) -> Kind:
-    return next(kind for kind in kinds if kind.matches(node))
-
-
-def one_of(kinds: Sequence[Kind], name: str) -> Codec:
-    """A statement of any of these kinds."""
-    keys = [kind.key for kind in kinds]
-
-    def read(reader: Reader, data: Any, path: str) -> Any:
-        if not isinstance(data, dict):
-            reader.wrong(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
-            return None
-        kind = next((kind for kind in kinds if kind.key in data), None)
-        if kind is not None:
-            return kind.read(reader, data, path)
-        # Most likely the key that says what it is is misspelt.
-        misspelt = next((key for key in data if nearest(key, keys) is not None), None)
-        if misspelt is not None:
-            reader.unknown_key(path, misspelt, keys)
-        else:
-            known = ", ".join(f"`{key}`" for key in keys)
-            reader.wrong(path, "no key says what statement this is", help=f"one of {known}")
-        return None
-
-    schema = any_schema(*[{"$ref": f"#/$defs/{kind.form}"} for kind in kinds])
-    return Codec(read, lambda node: kind_of(kinds, node).write(node), schema, name)
-
-
 def _block(group: int, word: str) -> Kind:
     settings = Field(word, "items", settings_of(word))
     return Kind(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
@@ -213,7 +185,31 @@ STATEMENTS = (
 )
 """Every statement, in the order in which their keys are looked for."""
 
-STATEMENT = one_of(STATEMENTS, "Statement")
+
+def _kind_of(node: tree.Node) -> Kind:
+    return next(kind for kind in STATEMENTS if kind.matches(node))
+
+
+def _read_statement(reader: Reader, data: Any, path: str) -> Any:
+    if not isinstance(data, dict):
+        reader.wrong(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
+        return None
+    keys = [kind.key for kind in STATEMENTS]
+    kind = next((kind for kind in STATEMENTS if kind.key in data), None)
+    if kind is not None:
+        return kind.read(reader, data, path)
+    # Most likely the key that says what it is is misspelt.
+    misspelt = next((key for key in data if nearest(key, keys) is not None), None)
+    if misspelt is not None:
+        reader.unknown_key(path, misspelt, keys)
+    else:
+        known = ", ".join(f"`{key}`" for key in keys)
+        reader.wrong(path, "no key says what statement this is", help=f"one of {known}")
+    return None
+
+
+_ANY_STATEMENT = any_schema(*[{"$ref": f"#/$defs/{kind.form}"} for kind in STATEMENTS])
+STATEMENT = Codec(_read_statement, lambda node: _kind_of(node).write(node), _ANY_STATEMENT, "Statement")
 
 # Reading and writing ---------------------------------------------------------------------------------------------------
 
@@ -265,7 +261,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     statements = _read_document(reader, data)
     if reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
-    groups = groupby(statements, lambda statement: kind_of(STATEMENTS, statement).group)
+    groups = groupby(statements, lambda statement: _kind_of(statement).group)
     parsed = parse(Source(name, "\n".join(tree_text(group) for _, group in groups)))
     # Only what no text can say gets here, such as a pattern that ends in a backslash.
     problem = next((problem for problem in parsed.diagnostics if problem.is_error), None)

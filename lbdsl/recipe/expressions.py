@@ -257,7 +257,7 @@ def _cost(scope: Scope, node: tree.Call) -> CostOf:
     argument = _argument(node)
     if argument is None:
         scope.fail("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
-    context = whole(scope, constant(scope, argument), (Unit.TOKENS,), "a context")
+    context = whole(scope, "a context", argument, Unit.TOKENS)
     if context < 1:
         scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
     warn_decimal(scope, argument)

@@ -11,8 +11,8 @@ from lbdsl.core.units import Unit
 from lbdsl.recipe.expressions import resolve_by, resolve_condition
 from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
 from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
-from lbdsl.recipe.scope import Constant, Named, Scope, Unresolved, attempt, rebuilt
-from lbdsl.recipe.values import variable, whole
+from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
+from lbdsl.recipe.values import constant, whole
 from lbdsl.syntax import tree
 
 MAX_NODES = 10_000
@@ -80,38 +80,32 @@ def _pattern(scope: Scope, node: tree.Pattern | tree.String) -> tree.Pattern | t
     glob = isinstance(node, tree.String)
     reason = bad_glob(node.value) if glob else bad_regex(node.value)
     if reason is not None:
-        help = (
-            f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
-            if glob
-            else "patterns are RE2 regular expressions (linear time)"
-        )
+        help = "patterns are RE2 regular expressions (linear time)"
+        if glob:
+            help = f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
         scope.fail("LB122", f"bad pattern: {reason}", node.span, help=help)
     return node
 
 
 def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
     """`6`, `30%` or a variable that holds one of them."""
-    value = _value(scope, node)
+    value = constant(scope, node)
     if isinstance(value, Number) and value.unit is Unit.RATIO:
         if not 0 <= value.value <= 1:
             message = f"a share of {value.value * 100:g} %"
             scope.fail("LB211", message, node.span, help="a share is between 0% and 100%")
         return Amount(node.span, value.value, Unit.RATIO, value.text)
-    count = whole(scope, value, (), "an amount of layers")
+    count = whole(scope, "an amount of layers", value)
     if count < 0:
         scope.fail("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
     return Amount(node.span, count, Unit.NONE, str(count))
 
 
 def _layer(scope: Scope, node: Number | tree.Variable) -> Number:
-    index = whole(scope, _value(scope, node), (), "a layer")
+    index = whole(scope, "a layer", node)
     if index < 0:
         scope.fail("LB211", f"layer {index} does not exist", node.span, help="layers are counted from 0")
     return Number(node.span, index, Unit.NONE, str(index))
-
-
-def _value(scope: Scope, node: Number | tree.Variable) -> Constant:
-    return variable(scope, node) if isinstance(node, tree.Variable) else node
 
 
 def _range(scope: Scope, node: Range) -> Range:
@@ -121,9 +115,8 @@ def _range(scope: Scope, node: Range) -> Range:
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
         message = f"range runs backwards: {first} to {last}"
-        scope.fail(
-            "LB205", message, node.span, help=f"write `{turned}`", fix=Fix("turn it round", (Edit(node.span, turned),))
-        )
+        fix = Fix("turn it round", (Edit(node.span, turned),))
+        scope.fail("LB205", message, node.span, help=f"write `{turned}`", fix=fix)
     return found
 
 

@@ -30,12 +30,8 @@ LOSSES = ("kl", "hidden")
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
-    return whole(scope, constant(scope, node), units, what)
-
-
 def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
-    return _whole(scope, what, node, Unit.TOKENS)
+    return whole(scope, what, node, Unit.TOKENS)
 
 
 def _length(scope: Scope, what: str, node: tree.Expr) -> int:
@@ -130,7 +126,7 @@ def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
         return key
 
     def value(key: str, node: tree.Expr) -> float:
-        return _whole(scope, f"`{key}`", node) if key == "rank" else _real(scope, f"`{key}`", node)
+        return whole(scope, f"`{key}`", node) if key == "rank" else _real(scope, f"`{key}`", node)
 
     values, spans, good = bind(scope, call, parameter, value)
     if not good:
@@ -179,7 +175,7 @@ class SettingRow(NamedTuple):
 
 
 _DATA = SettingRow(_data, "the text: `builtin:pydoc`, a local file or a hub data set")
-_SEED = SettingRow(_whole, "seed of every random choice")
+_SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens"
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
@@ -197,7 +193,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
         "seq": SettingRow(_length, _LENGTH),
-        "batch": SettingRow(_whole, "sequences a step"),
+        "batch": SettingRow(whole, "sequences a step"),
         "seed": _SEED,
     },
     "eval": {

@@ -114,8 +114,9 @@ def calculated(
     return value, unit
 
 
-def whole(scope: Scope, value: Constant, units: tuple[Unit, ...], what: str) -> int:
-    """The int of a constant in one of the units, or without one."""
+def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
+    """The int of a constant in one of the units, or without one. `what` it is, is for messages."""
+    value = constant(scope, node)
     if not isinstance(value, Number):
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span)
     if value.unit not in (Unit.NONE, *units):
@@ -255,7 +256,7 @@ def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> An
         unit = Unit(str(extra["unit"]))
         if unit is Unit.TOKENS:
             warn_decimal(scope, node)
-        return whole(scope, value, (unit,), f"`{name}`")
+        return whole(scope, f"`{name}`", value, unit)
     if isinstance(value, Items):
         scope.fail("LB106", f"`{name}` takes one value, not a list", node.span)
     if isinstance(value, Number):
@@ -294,15 +295,13 @@ def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: Mapping[st
     kind, form = cls.kind_name(), f"its form is `{signature(cls)}`"
     if item["type"] == "missing":
         scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
-        return
-    if item["type"] != "literal_error":
-        code, message = refusal(item)
-        scope.error(code, message, span, help=form)
-        return
-    expected = str(item["ctx"]["expected"]).replace("'", "`")
-    if isinstance(item["input"], str) and "`" not in expected:
-        scope.error("LB106", f"`{name}` must be a whole number", span, help=f"it can be {expected}")
-        return
-    said = wish(str(item["input"]), "parameter")
-    message = f"`{name}` of `{kind}` cannot be `{item['input']}`"
-    scope.error("LB105", message, span, help=(*((said,) if said else ()), f"it can be {expected}"))
+    elif item["type"] != "literal_error":
+        scope.error(*refusal(item), span, help=form)
+    else:
+        expected, given = str(item["ctx"]["expected"]).replace("'", "`"), item["input"]
+        help = f"it can be {expected}"
+        if isinstance(given, str) and "`" not in expected:
+            scope.error("LB106", f"`{name}` must be a whole number", span, help=help)
+        else:
+            said = wish(str(given), "parameter")
+            scope.error("LB105", f"`{name}` of `{kind}` cannot be `{given}`", span, help=(said, help) if said else help)
