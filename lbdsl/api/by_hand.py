@@ -37,7 +37,7 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
 
 def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
     """The recipe's text with its rules replaced by one for each action, in the place of the first."""
-    spans = [recipe.span(rule) for rule in recipe.rules]
+    spans = [rule.span for rule in recipe.rules]
     if any(span is None or span.source.base for span in spans):
         raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
     layers: dict[str, list[int]] = {}

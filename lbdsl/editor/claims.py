@@ -35,7 +35,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     if len(hints) < exact:
         return ()
     for rule in recipe.rules[exact:]:
-        span = recipe.span(rule)
+        span = rule.span
         assert span is not None, "rules of a text have a place"
         selector = rule.selector
         if isinstance(selector, RankSelector) and selector.amount is not None and selector.until is None:
@@ -59,7 +59,7 @@ def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
         return ()
     hints = []
     for rule, outcome in zip(part.rules, chosen.rules, strict=True):
-        span = recipe.span(rule)
+        span = rule.span
         assert span is not None, "rules of a text have a place"
         shadowed = f" Earlier rules claim {ranges_text(outcome.shadowed)} of those it names." if outcome.shadowed else ""
         which = f"Layers {ranges_text(outcome.claims)}." if outcome.claims else "No layer."

@@ -223,7 +223,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
             return None if word == parts[0] else word
         if parts and word not in actions():
             message = f"`{name}` is not about `{word}`"
-            scope.unknown("LB105", message, word, inner.span, parts, "parts of a layer", wishes="part")
+            scope.unknown("LB105", message, inner.name, parts, "parts of a layer", "part")
     forms = " or ".join(f"`{name}({part})`" for part in parts)
     help = f"write `{name}`; the part of the layer is {forms}" if parts else f"write `{name}`"
     scope.fail("LB104", f"`{name}` takes no action", call.span, help=help)
@@ -311,4 +311,4 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
             same = f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
             said = wish(name, "score") or same
         scope.fail("LB102", message, span, help=(said, f"{what}: " + ", ".join(f"`{kind}`" for kind in sorted(known))))
-    scope.unknown("LB102", message, name, span, known, what, wishes=wishes)
+    scope.unknown("LB102", message, call.name, known, what, wishes)

@@ -142,14 +142,12 @@ class _Resolver:
     def _metric_first(self) -> None:
         """`sensitivity` means the `measure` block's metric wherever that block stands, and whatever else it sets: that may
         need variables which are not defined yet, or be wrong."""
-        for statement in self.whole.statements:
-            if isinstance(statement, tree.Block) and statement.kind.name == "measure":
-                for setting in statement.settings:
-                    if setting.key.name == "metric":
-                        alone = tree.Block(statement.span, statement.kind, (setting,))
-                        measure = attempt(resolve_block, Scope(), alone)
-                        self.scope.metric = self.scope.metric if measure is None else measure.metric
-                return
+        measure = [part for part in self.whole.statements if isinstance(part, tree.Block) and part.kind.name == "measure"]
+        for block in measure[:1]:
+            for setting in block.settings:
+                if setting.key.name == "metric":
+                    found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, (setting,)))
+                    self.scope.metric = self.scope.metric if found is None else found.metric
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope

@@ -25,6 +25,8 @@ S = TypeVar("S")
 Plain = Number | String | Boolean
 """A constant that is no list."""
 
+Name = tree.Ident | tree.Variable | tree.GroupRef
+
 Constant = Plain | Items
 """A value known from the text alone, standing where it is used. The items of a list are constants, too."""
 
@@ -133,35 +135,32 @@ class Scope(Findings):
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
-    def unknown(
-        self,
-        code: str,
-        message: str,
-        name: str,
-        span: Span,
-        choices: Iterable[str],
-        what: str,
-        sigil: str = "",
-        wishes: str = "",
-    ) -> NoReturn:
+    def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
         """An unknown name: what may have been meant, and what there is. `wishes` says where it stands, for words that the
         language does not have."""
-        later = self.below.get(sigil + name) if sigil else None
+        sigil, span = sigil_of(node), node.span
+        later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
-            hint = f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up"
+            hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
             self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
-        hints, meant = meant_words(name, known, wishes, sigil)
+        hints, meant = meant_words(node.name, known, wishes, sigil)
         self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
-    def define(self, sigil: str, name: str, span: Span) -> bool:
+    def define(self, node: tree.Variable | tree.GroupRef) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
-        first = self.defined.setdefault(sigil + name, span)
-        if first is not span:
-            message, first_label = f"`{sigil}{name}` is defined twice", Label(first, "first defined here")
-            self.error("LB112", message, span, labels=(first_label,), help="choose another name")
-        return first is span
+        name = sigil_of(node) + node.name
+        first = self.defined.setdefault(name, node.span)
+        if first is not node.span:
+            labels = (Label(first, "first defined here"),)
+            self.error("LB112", f"`{name}` is defined twice", node.span, labels=labels, help="choose another name")
+        return first is node.span
+
+
+def sigil_of(node: Name) -> str:
+    """`$`, `@`, or nothing."""
+    return {tree.Variable: "$", tree.GroupRef: "@"}.get(type(node), "")
 
 
 def meant_words(

@@ -35,7 +35,7 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
 def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
     """Define the group; None, with errors, for a set that is wrong."""
     layers = attempt(resolve_set, scope, node.layers)
-    if scope.define("@", node.name.name, node.name.span):
+    if scope.define(node.name):
         scope.groups[node.name.name] = None if layers is None else Named(layers, *_size(scope, node.layers))
     return layers
 
@@ -123,7 +123,7 @@ def _range(scope: Scope, node: Range) -> Range:
 def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
     scope.used.add(f"@{node.name}")
     if node.name not in scope.groups:
-        scope.unknown("LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@")
+        scope.unknown("LB111", f"no group `@{node.name}`", node, scope.groups, "groups defined above")
     group = scope.groups[node.name]
     if group is None:
         raise Unresolved

@@ -91,7 +91,7 @@ def _choice(scope: Scope, node: tree.Expr, choices: Sequence[str], what: str, ar
     name = node.name.name
     if name not in choices:
         message = f"no {what.removeprefix('a ')} `{name}`"
-        scope.unknown("LB115", message, name, node.name.span, choices, "known", wishes="choice")
+        scope.unknown("LB115", message, node.name, choices, "known", "choice")
     if node.args is not None and not arguments:
         scope.fail("LB104", f"`{name}` takes no arguments here", node.span)
     return node
@@ -121,8 +121,8 @@ def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
         key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
         if key not in ("rank", "alpha"):
             message = f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments"
-            place = arg.key.span if arg.key else arg.span
-            scope.unknown("LB103", message, key, place, ("rank", "alpha"), "parameters", wishes="parameter")
+            given = arg.key or tree.Ident(arg.span, "")
+            scope.unknown("LB103", message, given, ("rank", "alpha"), "parameters", "parameter")
         return key
 
     def value(key: str, node: tree.Expr) -> float:
@@ -245,7 +245,7 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
     if elsewhere:
         listed = "settings: " + ", ".join(f"`{name}`" for name in table)
         scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", listed))
-    scope.unknown("LB114", message, key.name, key.span, table, "settings", wishes="setting")
+    scope.unknown("LB114", message, key, table, "settings", "setting")
 
 
 def _checked(

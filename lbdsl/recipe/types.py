@@ -10,19 +10,7 @@ from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import metrics
-from lbdsl.recipe.schema import (
-    FACTS,
-    Arithmetic,
-    CostOf,
-    Expr,
-    Fact,
-    Items,
-    Minus,
-    Number,
-    Phase,
-    PostScore,
-    Score,
-)
+from lbdsl.recipe.schema import FACTS, Arithmetic, CostOf, Expr, Fact, Items, Minus, Number, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 from lbdsl.syntax import tree
 from lbdsl.syntax.lexer import one_line

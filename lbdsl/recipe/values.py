@@ -63,8 +63,7 @@ def variable(scope: Scope, node: tree.Variable) -> Constant:
     """The value of `$name`, standing where it is used."""
     scope.used.add(f"${node.name}")
     if node.name not in scope.variables:
-        message = f"no variable `${node.name}`"
-        scope.unknown("LB110", message, node.name, node.span, scope.variables, "variables defined above", "$")
+        scope.unknown("LB110", f"no variable `${node.name}`", node, scope.variables, "variables defined above")
     if node.name in scope.expressions:
         message = f"`${node.name}` is not a constant, it depends on the model"
         label = Label(scope.expressions[node.name].node.span, "stands for this")
@@ -227,7 +226,7 @@ def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
         scope.fail("LB125", f"the action `{name}` is not in this version", span, help=listed)
     if name == "sensitivity" or name in metrics():
         scope.fail("LB101", f"`{name}` is a metric, not an action", span, help=listed)
-    scope.unknown("LB101", f"no action `{name}`", name, span, actions(), "actions", wishes="action")
+    scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
 
 
 def _parameter(scope: Scope, cls: type[Action], call: tree.Call, position: int, arg: tree.Arg) -> str:

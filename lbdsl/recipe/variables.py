@@ -41,7 +41,7 @@ def resolve_let(scope: Scope, node: tree.Let) -> None:
         value = attempt(constant, scope, node.value)
     else:
         expression = attempt(_expression, scope, node)
-    if scope.define("$", name, node.name.span):
+    if scope.define(node.name):
         scope.literals[name] = literals(scope, node.value)
         scope.variables[name] = value
         if expression is not None:
@@ -123,8 +123,8 @@ def outside_values(
         if name in declared:
             found[name] = attempt(_read, scope, text, declared[name]) or Outside(None)
         else:
-            place = Span(Source(SET, f"{given}={text}"), 0, len(given))
-            attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters")
+            written = tree.Ident(Span(Source(SET, f"{given}={text}"), 0, len(given)), name)
+            attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", written, declared, "parameters")
     return found
 
 
@@ -154,7 +154,7 @@ def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Pl
     """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
     name = node.name.name
     value = attempt(_value, scope, node, outside)
-    if not scope.define("$", name, node.name.span):
+    if not scope.define(node.name):
         return None
     scope.variables[name] = value
     written = literals(scope, node.default) if outside is None else outside.literals
@@ -165,7 +165,7 @@ def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Pl
 def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
     name = node.name.name
     if node.type.name not in TYPES:
-        scope.unknown("LB127", f"no type `{node.type.name}`", node.type.name, node.type.span, TYPES, "types")
+        scope.unknown("LB127", f"no type `{node.type.name}`", node.type, TYPES, "types")
     default = None if node.default is None else attempt(_of_type, scope, node, node.default)
     domain = None if node.domain is None else attempt(_domain, scope, node, node.domain)
     if default is not None:
