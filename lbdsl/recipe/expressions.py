@@ -15,7 +15,7 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
-from lbdsl.recipe.patterns import bad_regex
+from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Expr, Fact, Meaning, PostScore, Score, String
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
@@ -100,7 +100,11 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
 
     def resolve_next(op: tree.Operator, operand: tree.Expr) -> Expr:
         if op.text == "matches":
-            return _pattern(scope, operand)
+            if not isinstance(operand, tree.Pattern):
+                scope.fail(
+                    "LB122", "`matches` wants a pattern", operand.span, help='as in `model.family matches ~"qwen.*"`'
+                )
+            return resolve_pattern(scope, operand)
         if first is not None and kind_of(first) == "text":
             refuse_unquoted(scope, operand)
         return resolve_expr(scope, operand, place)
@@ -111,16 +115,6 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
     found = tree.Compare(node.span, (first, *others), node.ops)
     check_comparison(scope, node, found.operands)
     return found
-
-
-def _pattern(scope: Scope, node: tree.Expr) -> tree.Pattern:
-    """A regular expression, checked by the engine that will run it."""
-    if not isinstance(node, tree.Pattern):
-        scope.fail("LB122", "`matches` wants a pattern", node.span, help='as in `model.family matches ~"qwen.*"`')
-    reason = bad_regex(node.value)
-    if reason is not None:
-        scope.fail("LB122", f"bad pattern: {reason}", node.span, help="patterns are RE2 regular expressions (linear time)")
-    return node
 
 
 # Names ------------------------------------------------------------------------------------------------------------------

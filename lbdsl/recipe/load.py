@@ -213,10 +213,7 @@ class _Resolver:
             )
         # Rules with errors are not among them; what the others say of each other stands all the same.
         scope.diagnostics += lint_rules(
-            tuple(self.rules),
-            healed="heal" in self.once,
-            gated=any(isinstance(s, tree.Assertion) for s in self.whole.statements),
-            first_else=self.first_else,
+            tuple(self.rules), healed="heal" in self.parts, gated=bool(self.asserts), first_else=self.first_else
         )
         return Diagnosed(found, tuple(scope.diagnostics))
 

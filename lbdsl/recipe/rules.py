@@ -72,8 +72,7 @@ def lint_rules(
     `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
     """
     if not rules:
-        empty = warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")
-        return [] if first_else else [empty]
+        return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
     found = [*_after_else(rules, first_else), *_shadowed(rules)]
     if first_else is None:
         message = "no `else`: layers that no rule claims are kept"

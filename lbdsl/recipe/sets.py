@@ -9,7 +9,7 @@ from typing import Any, cast
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
 from lbdsl.recipe.expressions import resolve_by, resolve_condition
-from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
+from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
 from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.values import constant, whole
@@ -22,7 +22,7 @@ MAX_DEPTH = 128
 def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
     """The layers or modules that a rule is about."""
     resolvers: dict[str, Callable[[Any], Any]] = {
-        "patterns": partial(_pattern, scope),
+        "patterns": partial(resolve_pattern, scope),
         "layers": partial(resolve_set, scope),
         "amount": partial(_amount, scope),
         "by": partial(resolve_by, scope),
@@ -73,18 +73,6 @@ def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
         message = f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}"
         scope.fail("LB212", message, node.span, help="say it with ranges")
     return found
-
-
-def _pattern(scope: Scope, node: tree.Pattern | tree.String) -> tree.Pattern | tree.String:
-    """A pattern of module names: a glob, or a regular expression."""
-    glob = isinstance(node, tree.String)
-    reason = bad_glob(node.value) if glob else bad_regex(node.value)
-    if reason is not None:
-        help = "patterns are RE2 regular expressions (linear time)"
-        if glob:
-            help = f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
-        scope.fail("LB122", f"bad pattern: {reason}", node.span, help=help)
-    return node
 
 
 def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
