@@ -32,7 +32,7 @@ ExchangeForm = Literal["json", "yaml"]
 FORMAT_VERSION = 1
 """Of the JSON form; it rises when a program that reads it would have to change."""
 
-# The table -------------------------------------------------------------------------------------------------------------
+# The table -----------------------------------------------------------------------------------------------------------
 
 HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION = range(6)
 """Groups of statements, between which a blank line stands in text."""
@@ -211,7 +211,7 @@ def _read_statement(reader: Reader, data: Any, path: str) -> Any:
 _ANY_STATEMENT = any_schema(*[{"$ref": f"#/$defs/{kind.form}"} for kind in STATEMENTS])
 STATEMENT = Codec(_read_statement, lambda node: _kind_of(node).write(node), _ANY_STATEMENT, "Statement")
 
-# Reading and writing ---------------------------------------------------------------------------------------------------
+# Reading and writing -------------------------------------------------------------------------------------------------
 
 _STATEMENT_LIST = list_of(STATEMENT)
 _DOCUMENT = object_schema(

@@ -11,6 +11,7 @@ from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.recipe.scope import meant_words
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
 from lbdsl.syntax.words import KEYWORDS
@@ -40,8 +41,7 @@ class Reader:
     def unknown_key(self, path: str, key: str, known: Iterable[str]) -> None:
         """LB042 at a path, with what may have been meant."""
         names = list(known)
-        near = nearest(key, names)
-        hints = [f"did you mean `{near}`?"] if near else []
+        hints = [*meant_words(key, names)[0]]
         hints += ["keys: " + ", ".join(f"`{name}`" for name in names)] if names else []
         where = f"`{path}` has no key" if path else "no key"
         self.diagnostics.append(error("LB042", f"{self.name}: {where} `{key}`", help=tuple(hints)))
@@ -168,9 +168,8 @@ class Reader:
             return ()
         for name in [call.name.name for call in found if call is not None]:
             if name not in actions():
-                near = nearest(name, actions())
                 known = "actions: " + ", ".join(f"`{action}`" for action in actions())
-                self.wrong(path, f"no action `{name}`", help=(f"did you mean `{near}`?", known) if near else known)
+                self.wrong(path, f"no action `{name}`", help=(*meant_words(name, actions())[0], known))
         return found
 
     def module_pattern(self, data: Any, path: str) -> tree.String | tree.Pattern | None:

@@ -117,7 +117,7 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
     return found
 
 
-# Names ------------------------------------------------------------------------------------------------------------------
+# Names ---------------------------------------------------------------------------------------------------------------
 
 
 def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:

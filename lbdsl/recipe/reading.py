@@ -131,7 +131,7 @@ def joined(including: str, path: str) -> str | None:
     return None if found == ".." or found.startswith(("../", "/")) else found
 
 
-# Includes -------------------------------------------------------------------------------------------------------------
+# Includes ------------------------------------------------------------------------------------------------------------
 
 MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
