@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.actions import actions
-from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.scope import meant_words
+from lbdsl.recipe.scope import Findings, meant_words
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
 from lbdsl.syntax.words import KEYWORDS
@@ -24,19 +24,18 @@ NOWHERE = Span(Source("", ""), 0, 0)
 """The place of nodes that were read from JSON."""
 
 
-class Reader:
+@dataclass
+class Reader(Findings):
     """Reads values into nodes and collects what is wrong; a value with a mistake is None.
 
     Errors: LB042 unknown keys, LB043 keys that lack or have the wrong value, LB044 text that does not parse.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-        self.diagnostics: list[Diagnostic] = []
+    name: str
 
     def wrong(self, path: str, message: str, *, help: str | tuple[str, ...] = ()) -> None:
         """LB043 at a path."""
-        self.diagnostics.append(error("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", help=help))
+        self.error("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", None, help=help)
 
     def unknown_key(self, path: str, key: str, known: Iterable[str]) -> None:
         """LB042 at a path, with what may have been meant."""
@@ -44,7 +43,7 @@ class Reader:
         hints = [*meant_words(key, names)[0]]
         hints += ["keys: " + ", ".join(f"`{name}`" for name in names)] if names else []
         where = f"`{path}` has no key" if path else "no key"
-        self.diagnostics.append(error("LB042", f"{self.name}: {where} `{key}`", help=tuple(hints)))
+        self.error("LB042", f"{self.name}: {where} `{key}`", None, help=tuple(hints))
 
     # Keys and plain values -------------------------------------------------------------------------------------------
 
@@ -238,11 +237,11 @@ class Reader:
             hints = [text for text in problem.help if not text.startswith("the form is")]
             if path.endswith((".data", ".default", ".value")) and '"' not in data:
                 hints.append(f'a text is written as {{"text": "{data}"}}')
-            self.diagnostics.append(error("LB044", problem.message, span, help=tuple(hints)))
+            self.error("LB044", problem.message, span, help=tuple(hints))
             return None
         if file is None or len(file.statements) != 1 or file.comments:
             message = f"{self.name}: `{path}` must hold one expression and nothing else"
-            self.diagnostics.append(error("LB044", message, source.span(0, len(data))))
+            self.error("LB044", message, source.span(0, len(data)))
             return None
         return file.statements[0]
 

@@ -170,10 +170,10 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score:
 
 
 def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
+    """Say where a value belongs that is of no single layer."""
     name = call.name.name
     if name in metrics_of(Of.FINISHED):
-        message = f"`{name}` is known only after healing"
-        scope.fail("LB108", message, call.span, help="a rule decides before healing; move it to `assert`")
+        _too_early(scope, call, "a rule")
     if name in STATIC_VALUES or name in metrics_of(Of.CHANGED):
         whole, places = "the whole changed model", "`requires` or `assert`"
         if name in STATIC_VALUES:
@@ -181,6 +181,12 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
         message = f"`{name}` is a value of {whole}, and a layer's is wanted"
         scope.fail("LB109", message, call.span, help=f"use `{name}` in {places}")
     _unknown_value(scope, call, rule=True)
+
+
+def _too_early(scope: Scope, call: tree.Call, asking: str) -> NoReturn:
+    """A value of the healed model, asked for by what is decided before healing."""
+    message = f"`{call.name.name}` is known only after healing"
+    scope.fail("LB108", message, call.span, help=f"{asking} decides before healing; move it to `assert`")
 
 
 def _without_arguments(kind: str) -> Action:
@@ -226,8 +232,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
 def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
     name = node.name.name
     if place != "assert":
-        message = f"`{name}` is known only after healing"
-        scope.fail("LB108", message, node.span, help=f"`{place}` decides before healing; move it to `assert`")
+        _too_early(scope, node, f"`{place}`")
     if node.args is None:
         return PostScore(node.span, name, None)
     argument = _argument(node)

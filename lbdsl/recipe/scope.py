@@ -25,10 +25,11 @@ S = TypeVar("S")
 Plain = Number | String | Boolean
 """A constant that is no list."""
 
-Name = tree.Ident | tree.Variable | tree.GroupRef
-
 Constant = Plain | Items
 """A value known from the text alone, standing where it is used. The items of a list are constants, too."""
+
+Name = tree.Ident | tree.Variable | tree.GroupRef
+"""A name as it is written, with its place."""
 
 
 class Unresolved(Exception):
