@@ -21,6 +21,7 @@ from lbdsl.recipe import exchange_codecs as codecs
 from lbdsl.recipe.exchange_codecs import Codec, action_schemas, any_schema, list_of, object_schema, settings_of
 from lbdsl.recipe.exchange_reader import NOWHERE, Reader, Schema
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
+from lbdsl.recipe.scope import Unresolved, attempt
 from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_parsed
 from lbdsl.syntax.parse import parse
@@ -79,14 +80,14 @@ class Kind:
         self.form = f"{title or self.key.title()}Form"
 
     def read(self, reader: Reader, data: Any, path: str) -> Any:
-        """The node that data says; None where keys or plain values are wrong."""
+        """The node that data says."""
         wanted = object_schema({key: field.codec.schema for key, field in self.keys.items()}, self.required)
         if not reader.fits(wanted, data, path):
-            return None
+            raise Unresolved
         values = {field.name: field.default for field in self.fields} | dict(self.fixed)
         for field in self.fields:
             if field.key in data:
-                values[field.name] = field.codec.read(reader, data[field.key], f"{path}.{field.key}")
+                values[field.name] = attempt(field.codec.read, reader, data[field.key], f"{path}.{field.key}")
         node = _made(self.node, values)
         return _made(tree.RuleStatement, values | {"selector": node}) if self.group == RULE else node
 
@@ -192,20 +193,18 @@ def _kind_of(node: tree.Node) -> Kind:
 
 def _read_statement(reader: Reader, data: Any, path: str) -> Any:
     if not isinstance(data, dict):
-        reader.wrong(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
-        return None
+        reader.refuse(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
     keys = [kind.key for kind in STATEMENTS]
     kind = next((kind for kind in STATEMENTS if kind.key in data), None)
     if kind is not None:
         return kind.read(reader, data, path)
     # Most likely the key that says what it is is misspelt.
     misspelt = next((key for key in data if nearest(key, keys) is not None), None)
-    if misspelt is not None:
-        reader.unknown_key(path, misspelt, keys)
-    else:
+    if misspelt is None:
         known = ", ".join(f"`{key}`" for key in keys)
-        reader.wrong(path, "no key says what statement this is", help=f"one of {known}")
-    return None
+        reader.refuse(path, "no key says what statement this is", help=f"one of {known}")
+    reader.unknown_key(path, misspelt, keys)
+    raise Unresolved
 
 
 _ANY_STATEMENT = any_schema(*[{"$ref": f"#/$defs/{kind.form}"} for kind in STATEMENTS])
@@ -258,8 +257,8 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     if any(problem.is_error for problem in found):
         return Diagnosed(None, found)
     reader = Reader(name)
-    statements = _read_document(reader, data)
-    if reader.diagnostics:
+    statements = attempt(_read_document, reader, data)
+    if statements is None or reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
     groups = groupby(statements, lambda statement: _kind_of(statement).group)
     parsed = parse(Source(name, "\n".join(tree_text(group) for _, group in groups)))
@@ -275,11 +274,11 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
 
 def _read_document(reader: Reader, data: Any) -> tuple[tree.Statement, ...]:
     if not isinstance(data, dict):
-        reader.wrong("", 'a recipe is an object: {"format_version": 1, "statements": [...]}')
-    elif reader.fits(_DOCUMENT, data, ""):
-        found: tuple[tree.Statement, ...] = _STATEMENT_LIST.read(reader, data["statements"], "statements")
-        return found
-    return ()
+        reader.refuse("", 'a recipe is an object: {"format_version": 1, "statements": [...]}')
+    if not reader.fits(_DOCUMENT, data, ""):
+        raise Unresolved
+    found: tuple[tree.Statement, ...] = _STATEMENT_LIST.read(reader, data["statements"], "statements")
+    return found
 
 
 def recipe_schema() -> dict[str, Any]:
