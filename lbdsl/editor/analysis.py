@@ -15,9 +15,8 @@ from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.includes import with_includes
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.reading import FolderReader
+from lbdsl.recipe.reading import FolderReader, Whole
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param
@@ -81,7 +80,7 @@ class Analysis:
         chunks, _ = split_statements(self.source, self.tokens)
         nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
-        return with_includes(file, self._reader, actions()).statements
+        return Whole(file, self._reader).statements
 
     @cached_property
     def checked(self) -> Diagnosed[Recipe]:

@@ -27,11 +27,11 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.metrics import Of, metrics, metrics_of
-from lbdsl.recipe.calls import resolve_action
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 from lbdsl.recipe.scope import Scope, attempt
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import TYPES
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse

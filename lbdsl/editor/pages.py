@@ -13,8 +13,8 @@ from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics
-from lbdsl.recipe.calls import signature
 from lbdsl.recipe.settings import SETTINGS
+from lbdsl.recipe.values import signature
 from lbdsl.syntax.words import KEYWORDS
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.core.units import Unit
-from lbdsl.recipe.exchange_reader import NAME, NOWHERE, Reader, Schema
+from lbdsl.recipe.exchange_reader import NAME, NOWHERE, Reader, Schema, each_item
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.syntax import tree
 from lbdsl.syntax.tree_text import node_text
@@ -171,7 +172,7 @@ def _name(kind: type[Any], sign: str = "") -> Codec:
 
 def list_of(codec: Codec, **limits: int) -> Codec:
     return Codec(
-        lambda reader, data, path: tuple([codec.read(reader, item, f"{path}[{i}]") for i, item in enumerate(data)]),
+        lambda reader, data, path: each_item(partial(codec.read, reader), data, path),
         lambda nodes: [codec.write(node) for node in nodes],
         array_schema(codec.reference(), **limits),
         item=codec,

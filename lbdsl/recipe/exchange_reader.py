@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from lbdsl.actions import actions
-from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.recipe.scope import Findings, T, Unresolved, attempt, each, meant_words
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
 from lbdsl.syntax.words import KEYWORDS
@@ -23,28 +24,31 @@ NOWHERE = Span(Source("", ""), 0, 0)
 """The place of nodes that were read from JSON."""
 
 
-class Reader:
-    """Reads values into nodes and collects what is wrong; a value with a mistake is None.
+@dataclass
+class Reader(Findings):
+    """Reads values into nodes and collects what is wrong; a value with a mistake raises `Unresolved`.
 
     Errors: LB042 unknown keys, LB043 keys that lack or have the wrong value, LB044 text that does not parse.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-        self.diagnostics: list[Diagnostic] = []
+    name: str
 
     def wrong(self, path: str, message: str, *, help: str | tuple[str, ...] = ()) -> None:
         """LB043 at a path."""
-        self.diagnostics.append(error("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", help=help))
+        self.error("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", None, help=help)
+
+    def refuse(self, path: str, message: str, *, help: str | tuple[str, ...] = ()) -> NoReturn:
+        """LB043 for a value that cannot be read."""
+        self.wrong(path, message, help=help)
+        raise Unresolved
 
     def unknown_key(self, path: str, key: str, known: Iterable[str]) -> None:
         """LB042 at a path, with what may have been meant."""
         names = list(known)
-        near = nearest(key, names)
-        hints = [f"did you mean `{near}`?"] if near else []
+        hints = [*meant_words(key, names)[0]]
         hints += ["keys: " + ", ".join(f"`{name}`" for name in names)] if names else []
         where = f"`{path}` has no key" if path else "no key"
-        self.diagnostics.append(error("LB042", f"{self.name}: {where} `{key}`", help=tuple(hints)))
+        self.error("LB042", f"{self.name}: {where} `{key}`", None, help=tuple(hints))
 
     # Keys and plain values -------------------------------------------------------------------------------------------
 
@@ -96,36 +100,33 @@ class Reader:
                 return tree.String(NOWHERE, text)
             case dict():
                 return self._call(data, path)
-        self.wrong(path, "must be a number, text, true, false, a list or an object")
-        return None
+        self.refuse(path, "must be a number, text, true, false, a list or an object")
 
     def _values(self, data: list[Any], path: str) -> tuple[Any, ...]:
-        return tuple([self.value(item, f"{path}[{index}]") for index, item in enumerate(data)])
+        return each_item(self.value, data, path)
 
-    def _call(self, data: dict[str, Any], path: str) -> tree.Call | None:
+    def _call(self, data: dict[str, Any], path: str) -> tree.Call:
         """{"swa": {"window": 512}} or {"swa": [512]}."""
         if len(data) != 1:
             hints = ('as in {"swa": {"window": 512}}', 'a text is {"text": "..."}')
-            self.wrong(path, "a call is an object with one key", help=hints)
-            return None
+            self.refuse(path, "a call is an object with one key", help=hints)
         name, given = next(iter(data.items()))
         if not re.fullmatch(NAME, name) or name in KEYWORDS:
-            self.wrong(path, f"`{name}` is no name that can be called")
-            return None
+            self.refuse(path, f"`{name}` is no name that can be called")
         place = f"{path}.{name}"
         if isinstance(given, list):
-            args = [tree.Arg(NOWHERE, None, value) for value in self._values(given, place)]
+            args = attempt(each_item, lambda item, at: tree.Arg(NOWHERE, None, self.value(item, at)), given, place)
         elif isinstance(given, dict):
             parameters = actions()[name].parameters() if name in actions() else given
             for key in given:
                 if key not in parameters:
                     self.unknown_key(place, key, parameters)
-            args = [self._argument(key, item, place) for key, item in given.items()]
+            args = attempt(each, lambda item: self._argument(item[0], item[1], place), given.items())
         else:
             hint = f'a text is {{"text": ...}}; `{name}` without arguments is just "{name}"'
-            self.wrong(place, "arguments are an object, or a list for arguments without names", help=hint)
-            return None
-        return tree.Call(NOWHERE, tree.Ident(NOWHERE, name), tuple(args))
+            self.refuse(place, "arguments are an object, or a list for arguments without names", help=hint)
+        # Also with mistakes in its arguments: it is still to be seen whether there is such an action.
+        return tree.Call(NOWHERE, tree.Ident(NOWHERE, name), args or ())
 
     def _argument(self, key: str, data: Any, path: str) -> tree.Arg:
         if not re.fullmatch(NAME, key):
@@ -140,53 +141,51 @@ class Reader:
         message = 'must be a metric, as in "sensitivity" or {"kl": ["drop"]}'
         return self._only(tree.Call, self.value(data, path), path, message)
 
-    def _only(self, kind: type[tree.Node], node: tree.Node | None, path: str, message: str) -> Any:
-        """The node if it is of that kind, else None and LB043."""
-        if node is None or isinstance(node, kind):
-            return node
-        self.wrong(path, message)
-        return None
+    def _only(self, kind: type[tree.Node], node: tree.Node, path: str, message: str) -> Any:
+        """The node, which must be of that kind."""
+        if not isinstance(node, kind):
+            self.refuse(path, message)
+        return node
 
     def actions(self, data: Any, path: str) -> tuple[Any, ...]:
         """What `do` holds: one action or a list of them."""
         if not isinstance(data, list):
             return self._action(data, path)
         if not data:
-            self.wrong(path, "needs an action")
-        return tuple(call for index, item in enumerate(data) for call in self._action(item, f"{path}[{index}]"))
+            self.refuse(path, "needs an action")
+        return tuple(call for calls in each_item(self._action, data, path) for call in calls)
 
     def _action(self, data: Any, path: str) -> tuple[Any, ...]:
         if isinstance(data, str):
             rule = self._statement("else ", data, path)
-            found = () if rule is None else rule.actions
-            if rule is not None and rule.because is not None:
+            found = rule.actions
+            if rule.because is not None:
                 self.wrong(path, "`because` is a key of its own")
         elif isinstance(data, dict):
             found = (self._call(data, path),)
         else:
-            self.wrong(path, 'an action is its name, or an object as in {"swa": {"window": 512}}')
-            return ()
-        for name in [call.name.name for call in found if call is not None]:
+            self.refuse(path, 'an action is its name, or an object as in {"swa": {"window": 512}}')
+        for name in [call.name.name for call in found]:
             if name not in actions():
-                near = nearest(name, actions())
                 known = "actions: " + ", ".join(f"`{action}`" for action in actions())
-                self.wrong(path, f"no action `{name}`", help=(f"did you mean `{near}`?", known) if near else known)
+                self.wrong(path, f"no action `{name}`", help=(*meant_words(name, actions())[0], known))
         return found
 
-    def module_pattern(self, data: Any, path: str) -> tree.String | tree.Pattern | None:
+    def module_pattern(self, data: Any, path: str) -> tree.String | tree.Pattern:
         match data:
             case str():
                 return tree.String(NOWHERE, data)
             case {"regex": str() as text} if len(data) == 1:
                 return tree.Pattern(NOWHERE, text)
-        self.wrong(path, 'must be a glob, or {"regex": "..."}')
-        return None
+        self.refuse(path, 'must be a glob, or {"regex": "..."}')
 
     def settings(self, data: dict[str, Any], path: str) -> tuple[tree.Setting, ...]:
         """The settings of a block."""
-        return tuple(
-            [tree.Setting(NOWHERE, tree.Ident(NOWHERE, k), self.value(item, f"{path}.{k}")) for k, item in data.items()]
-        )
+
+        def setting(key: str, value: Any) -> tree.Setting:
+            return tree.Setting(NOWHERE, tree.Ident(NOWHERE, key), self.value(value, f"{path}.{key}"))
+
+        return each(lambda item: setting(*item), data.items())
 
     # Text in the language --------------------------------------------------------------------------------------------
 
@@ -194,41 +193,37 @@ class Reader:
         """An expression in the language's words; true, false and plain numbers need no quotes."""
         if isinstance(data, bool | int | float):
             return self.value(data, path)
-        let = self._statement("let $it = ", data, path)
-        return let and let.value
+        return self._statement("let $it = ", data, path).value
 
     def layers(self, data: Any, path: str) -> Any:
         """A set of layers; a single layer may be a number."""
-        group = self._statement("group @it = ", _numeral(data), path)
-        return group and group.layers
+        return self._statement("group @it = ", _numeral(data), path).layers
 
     def amount(self, data: Any, path: str) -> Any:
         """How many layers: a count, a share, or a variable."""
         group = self._statement("group @it = first ", _numeral(data), path)
-        edge = self._only(tree.Edge, group and group.layers, path, 'must be an amount, as in 6, "10%" or "$n"')
-        return edge and edge.amount
+        return self._only(tree.Edge, group.layers, path, 'must be an amount, as in 6, "10%" or "$n"').amount
 
     def domain(self, data: Any, path: str) -> Any:
         match data:
             case list():
                 if not data:
-                    self.wrong(path, "needs a value")
+                    self.refuse(path, "needs a value")
                 return tree.Choice(NOWHERE, self._values(data, path))
             case {"from": low, "to": high} if len(data) == 2:
-                return tree.Interval(NOWHERE, self.value(low, f"{path}.from"), self.value(high, f"{path}.to"))
+                ends = ((low, f"{path}.from"), (high, f"{path}.to"))
+                return tree.Interval(NOWHERE, *each(lambda end: self.value(*end), ends))
             case str():
                 param = self._statement("param $it: int in ", data, path)
-                if param and param.default is not None:
-                    self.wrong(path, "a domain has no `=`; the default is a key of its own")
-                return param and param.domain
-        self.wrong(path, 'must be {"from": 64, "to": "8Ki"}, "64..8Ki", or a list of values')
-        return None
+                if param.default is not None:
+                    self.refuse(path, "a domain has no `=`; the default is a key of its own")
+                return param.domain
+        self.refuse(path, 'must be {"from": 64, "to": "8Ki"}, "64..8Ki", or a list of values')
 
     def _statement(self, before: str, data: Any, path: str) -> Any:
         """The statement `before` + text, with LB044 at what is wrong in the text."""
         if not isinstance(data, str):
-            self.wrong(path, "must be text in the recipe language")
-            return None
+            self.refuse(path, "must be text in the recipe language")
         source = Source(f"{self.name}: {path}", data)
         file, found = parse(Source("", before + data), actions=actions())
         problem = next((problem for problem in found if problem.is_error), None)
@@ -239,12 +234,10 @@ class Reader:
             hints = [text for text in problem.help if not text.startswith("the form is")]
             if path.endswith((".data", ".default", ".value")) and '"' not in data:
                 hints.append(f'a text is written as {{"text": "{data}"}}')
-            self.diagnostics.append(error("LB044", problem.message, span, help=tuple(hints)))
-            return None
+            self.fail("LB044", problem.message, span, help=tuple(hints))
         if file is None or len(file.statements) != 1 or file.comments:
             message = f"{self.name}: `{path}` must hold one expression and nothing else"
-            self.diagnostics.append(error("LB044", message, source.span(0, len(data))))
-            return None
+            self.fail("LB044", message, source.span(0, len(data)))
         return file.statements[0]
 
 
@@ -274,6 +267,11 @@ def _mistake(schema: Schema, data: Any) -> str:
         case {"type": "object"} if not isinstance(data, dict):
             return "must be an object"
     return ""
+
+
+def each_item(read: Callable[[Any, str], T], data: list[Any], path: str) -> tuple[T, ...]:
+    """The items of a list, each read at its own path."""
+    return each(lambda item: read(item[1], f"{path}[{item[0]}]"), enumerate(data))
 
 
 def _numeral(data: Any) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
@@ -26,48 +27,32 @@ _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
 
 def json_data(text: str, name: str) -> Diagnosed[Any]:
     """The data of a JSON text; LB041 with the place of what is wrong."""
-    try:
-        _check_size(text, name)
-        _check_depth(text, name)
-        data = json.loads(
-            text,
-            object_pairs_hook=lambda pairs: _object(pairs, name),
-            parse_float=_decimal,
-            parse_int=lambda digits: _integer(digits, name),
-            parse_constant=lambda word: _no_constant(word, name),
-        )
-        _check_characters(data, name)
-        return Diagnosed(data)
-    except json.JSONDecodeError as problem:
-        reason = f"{name}:{problem.lineno}:{problem.colno}: {problem.msg[:1].lower()}{problem.msg[1:]}"
-        return Diagnosed(None, fail("LB041", reason).diagnostics)
-    except LbdslError as problem:
-        return Diagnosed(None, problem.diagnostics)
+    return _within_limits(_json, text, name)
 
 
 def yaml_data(text: str, name: str) -> Diagnosed[Any]:
     """The data of a YAML text; LB041 with the place of what is wrong."""
-    import yaml
+    return _within_limits(_yaml, text, name)
 
+
+def _within_limits(read: Callable[[str, str], Any], text: str, name: str) -> Diagnosed[Any]:
     try:
-        _check_size(text, name)
-        # libyaml, where PyYAML has it, is ten times as fast.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        data = _Events(yaml.parse(text, Loader=loader), name).document()
+        if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+            raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
+        _check_characters(text, name)
+        data = read(text, name)
         _check_characters(data, name)
         return Diagnosed(data)
-    except yaml.MarkedYAMLError as problem:
-        at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
-        hints = (
-            ("a text that begins with `@` stands in quotes",)
-            if "'@'" in str(problem.problem) or ("cannot start any token" in str(problem.problem))
-            else ()
-        )
-        return Diagnosed(None, fail("LB041", f"{name}{at}: {problem.problem}", help=hints).diagnostics)
-    except yaml.YAMLError as problem:
-        return Diagnosed(None, fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}").diagnostics)
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)
+
+
+def _check_characters(data: Any, name: str) -> None:
+    """Half characters, from a text or from `"\\ud800"` in it, are in no file that could be written."""
+    try:
+        (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        raise fail("LB041", f"{name} holds half a character") from None
 
 
 def json_text(data: Any) -> str:
@@ -98,18 +83,19 @@ def yaml_text(data: Any) -> str:
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_size(text: str, name: str) -> None:
-    if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
-    _check_characters(text, name)
-
-
-def _check_characters(data: Any, name: str) -> None:
-    """Half characters, from a text or from `"\\ud800"` in it, are in no file that could be written."""
+def _json(text: str, name: str) -> Any:
+    _check_depth(text, name)
     try:
-        (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
-    except UnicodeEncodeError:
-        raise fail("LB041", f"{name} holds half a character") from None
+        return json.loads(
+            text,
+            object_pairs_hook=partial(_object, name),
+            parse_float=_decimal,
+            parse_int=partial(_integer, name),
+            parse_constant=partial(_no_constant, name),
+        )
+    except json.JSONDecodeError as problem:
+        reason = f"{problem.msg[:1].lower()}{problem.msg[1:]}"
+        raise fail("LB041", f"{name}:{problem.lineno}:{problem.colno}: {reason}") from None
 
 
 def _check_depth(text: str, name: str) -> None:
@@ -126,7 +112,7 @@ def _too_deep(name: str) -> LbdslError:
     return fail("LB041", f"{name}: nested deeper than {DEPTH}")
 
 
-def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -135,7 +121,7 @@ def _object(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str, name: str) -> int:
+def _integer(name: str, digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
         raise fail("LB041", f"{name}: a number with more than {MAX_DIGITS} digits")
     return int(digits)
@@ -147,7 +133,7 @@ def _decimal(text: str) -> float | str:
     return value if _DECIMAL.fullmatch(text) and repr(value) == text else text
 
 
-def _no_constant(word: str, name: str) -> Any:
+def _no_constant(name: str, word: str) -> Any:
     raise fail("LB041", f"{name}: `{word}` is no number")
 
 
@@ -167,20 +153,36 @@ def _pretty(data: Any, indent: int) -> str:
 # YAML ----------------------------------------------------------------------------------------------------------------
 
 
+def _yaml(text: str, name: str) -> Any:
+    import yaml
+
+    # libyaml, where PyYAML has it, is ten times as fast.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _Events(yaml, yaml.parse(text, Loader=loader), name).document()
+    except yaml.MarkedYAMLError as problem:
+        at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
+        reason = str(problem.problem)
+        sign = "'@'" in reason or "cannot start any token" in reason
+        help = "a text that begins with `@` stands in quotes" if sign else ()
+        raise fail("LB041", f"{name}{at}: {problem.problem}", help=help) from None
+    except yaml.YAMLError as problem:
+        raise fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}") from None
+
+
 class _Events:
     """Builds plain data from a stream of YAML events: no object of Python's but these is ever made."""
 
-    def __init__(self, events: Iterator[Any], name: str):
+    def __init__(self, yaml: Any, events: Iterator[Any], name: str):
+        self.yaml = yaml
         self.events = events
         self.name = name
 
     def document(self) -> Any:
         """The one document of the stream."""
-        import yaml
-
         found: list[Any] = []
         for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
+            if isinstance(event, self.yaml.DocumentStartEvent):
                 if found:
                     raise self._refuse(event, "a second document")
                 found.append(self._value(next(self.events), 1))
@@ -193,8 +195,7 @@ class _Events:
         return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
 
     def _value(self, event: Any, depth: int) -> Any:
-        import yaml
-
+        yaml = self.yaml
         if depth > DEPTH:
             raise _too_deep(self.name)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:

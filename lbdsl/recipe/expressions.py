@@ -1,33 +1,37 @@
 """Expressions: names replaced by what they mean, with types, units, phases and scopes checked.
 
 In a rule (`where`, `by`) names are scores of one layer; in `assert`, `requires` and `until` they are values of the
-whole model.
+whole model: facts, costs, scores, and values of the healed model.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
+from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
+from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
-from lbdsl.metrics import metrics
-from lbdsl.recipe.comparisons import check_comparison, refuse_unquoted
-from lbdsl.recipe.constants import calculated, constant
-from lbdsl.recipe.patterns import bad_regex
-from lbdsl.recipe.schema import Expr, Fact, Phase, PostScore, Score
-from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, rebuilt
-from lbdsl.recipe.types import Place, has_cost, kind_name, kind_of, phase_of, unit_of, value_of
-from lbdsl.recipe.values import resolve_fact, resolve_value
+from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.metrics import Metric, Of, metrics, metrics_of
+from lbdsl.recipe.patterns import resolve_pattern
+from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Expr, Fact, Meaning, PostScore, Score, String
+from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
+from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
+from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
 from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
+from lbdsl.syntax.wishes import slip, wish
+
+LATER_METRICS = frozenset({"task"})
+_LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
 
 def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Expr:
     """An expression that is true or false."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
-        scope.fail("LB123", f"`{place}` wants a condition, not {kind_name(expr)}", node.span, help=_compare_it(expr, node))
+        scope.fail("LB123", f"`{place}` wants a condition, not {kind_name(expr)}", node.span, help=compared(expr, node))
     return expr
 
 
@@ -64,7 +68,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
 
 def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
     """The expression that `$name` stands for, at one place; errors in it name the place that asks for it."""
-    scope.use("$", node.name)
+    scope.used.add(f"${node.name}")
     before = len(scope.diagnostics)
     try:
         return resolve_expr(scope, scope.expressions[node.name].node, place)
@@ -96,7 +100,11 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
 
     def resolve_next(op: tree.Operator, operand: tree.Expr) -> Expr:
         if op.text == "matches":
-            return _pattern(scope, operand)
+            if not isinstance(operand, tree.Pattern):
+                scope.fail(
+                    "LB122", "`matches` wants a pattern", operand.span, help='as in `model.family matches ~"qwen.*"`'
+                )
+            return resolve_pattern(scope, operand)
         if first is not None and kind_of(first) == "text":
             refuse_unquoted(scope, operand)
         return resolve_expr(scope, operand, place)
@@ -109,37 +117,197 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
     return found
 
 
-def _pattern(scope: Scope, node: tree.Expr) -> tree.Pattern:
-    """A regular expression, checked by the engine that will run it."""
-    if not isinstance(node, tree.Pattern):
-        scope.fail("LB122", "`matches` wants a pattern", node.span, help='as in `model.family matches ~"qwen.*"`')
-    reason = bad_regex(node.value)
-    if reason is not None:
-        scope.fail("LB122", f"bad pattern: {reason}", node.span, help="patterns are RE2 regular expressions (linear time)")
-    return node
+# Names ---------------------------------------------------------------------------------------------------------------
 
 
-_BOUNDS = {Unit.BYTES: "<= 4GiB", Unit.FLOPS: "<= 1G", Unit.PARAMS: "<= 1G", Unit.TOKENS: ">= 2Ki"}
+def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
+    head, _, name = node.name.partition(".")
+    if head == "model" and name in FACTS:
+        return Fact(node.span, name)
+    hints, meant = meant_words(name, FACTS, "fact", "model.")
+    if nearest(head, ("model",)) is None:
+        hints = ("only `model.` has facts, the same for all layers; layers are chosen by number or by score",)
+        meant = None
+    listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
+    sure = meant is not None and (head == "model" or slip(head, ("model",)) is not None)
+    fix = rewrite(node.span, f"model.{meant}") if sure else None
+    scope.fail("LB113", f"no fact `{node.name}`", node.span, help=(*hints, listed), fix=fix)
 
 
-def _compare_it(expr: Expr, node: tree.Expr) -> str | tuple[str, ...]:
-    """How a value is made a condition, with a bound that fits it."""
-    kind, unit, phase = kind_of(expr), unit_of(expr), phase_of(expr)
-    text = one_line(node.span.text)
-    text = text if len(text) <= 40 else "VALUE"
-    bound: Any
-    if kind == "text" and isinstance(expr, Fact):
-        bound = '== "llama"'
-    elif kind != "number" or value_of(expr) is not None:
-        return ()
-    elif has_cost(expr):
-        bound = "<= 50%"
-    elif isinstance(expr, Score | PostScore):
-        bound = metrics()[expr.metric if isinstance(expr, Score) else expr.name].bound
-    elif phase is Phase.POST and unit is Unit.RATIO:
-        bound = "< 5%"
-    elif phase is Phase.STATIC:
-        bound = _BOUNDS.get(unit, ">= 24")
-    else:
-        bound = "< 0.1"
-    return f"compare it, as in `{text} {bound}`"
+def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
+    """A name or call in an expression: in a rule the score of a layer, elsewhere a value of the whole model."""
+    name = node.name.name
+    if node.args is None and name in ("true", "false"):
+        return Boolean(node.span, name == "true")
+    if place == "where":
+        return resolve_by(scope, node)
+    if name in metrics_of(Of.FINISHED):
+        return _post(scope, node, place)
+    if name in STATIC_VALUES:
+        return _cost(scope, node)
+    if name == "sensitivity" or name in {*metrics_of(Of.CHANGED), *metrics_of(Of.LAYER)}:
+        return _joint(scope, node, place)
+    _unknown_value(scope, node, rule=False)
+
+
+def resolve_by(scope: Scope, call: tree.Call) -> Score:
+    """The score of one layer that `where` and `by` ask for."""
+    name = call.name.name
+    if name == "sensitivity":
+        if call.args is not None:
+            message = "`sensitivity` takes no arguments"
+            scope.fail("LB104", message, call.span, help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`")
+        # The setting may be `influence(block)`.
+        metric, _, part = scope.metric.partition("(")
+        action = _without_arguments("drop") if metrics()[metric].takes_action else None
+        return Score(call.span, name, metric, action, False, part.removesuffix(")") or None)
+    cls = metrics_of(Of.LAYER).get(name)
+    if cls is None:
+        _no_layer_score(scope, call)
+    if not cls.takes_action:
+        return Score(call.span, name, name, None, False, _part(scope, call, cls))
+    return Score(call.span, name, name, _scored_action(scope, call, cls), False, None)
+
+
+def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
+    """Say where a value belongs that is of no single layer."""
+    name = call.name.name
+    if name in metrics_of(Of.FINISHED):
+        _too_early(scope, call, "a rule")
+    if name in STATIC_VALUES or name in metrics_of(Of.CHANGED):
+        whole, places = "the whole changed model", "`requires` or `assert`"
+        if name in STATIC_VALUES:
+            whole, places = "the whole model", "`until`, `requires` or `assert`"
+        message = f"`{name}` is a value of {whole}, and a layer's is wanted"
+        scope.fail("LB109", message, call.span, help=f"use `{name}` in {places}")
+    _unknown_value(scope, call, rule=True)
+
+
+def _too_early(scope: Scope, call: tree.Call, asking: str) -> NoReturn:
+    """A value of the healed model, asked for by what is decided before healing."""
+    message = f"`{call.name.name}` is known only after healing"
+    scope.fail("LB108", message, call.span, help=f"{asking} decides before healing; move it to `assert`")
+
+
+def _without_arguments(kind: str) -> Action:
+    return actions()[kind].model_validate({})
+
+
+def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
+    """The action that `kl(swa(window=256))` measures; of `kl` alone, the metric's own."""
+    name = call.name.name
+    if not call.args:
+        return _without_arguments(cls.default_action)
+    inner = _argument(call)
+    if not isinstance(inner, tree.Call):
+        scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
+    action = resolve_action(scope, inner)
+    if action.keeps:
+        message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
+        hint = f"name an action that changes the layer, as in `{name}({cls.default_action})`"
+        scope.fail("LB104", message, inner.span, help=hint)
+    return action
+
+
+def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
+    """The part of the layer in `influence`, `influence(attention)` or `influence(block)`; the first one goes without
+    saying."""
+    name = call.name.name
+    parts: tuple[str, ...] = getattr(cls, "parts", ())
+    if not call.args:
+        return None
+    inner = _argument(call)
+    if isinstance(inner, tree.Call) and inner.args is None:
+        word = inner.name.name
+        if word in parts:
+            return None if word == parts[0] else word
+        if parts and word not in actions():
+            message = f"`{name}` is not about `{word}`"
+            scope.unknown("LB105", message, inner.name, parts, "parts of a layer", "part")
+    forms = " or ".join(f"`{name}({part})`" for part in parts)
+    help = f"write `{name}`; the part of the layer is {forms}" if parts else f"write `{name}`"
+    scope.fail("LB104", f"`{name}` takes no action", call.span, help=help)
+
+
+def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
+    name = node.name.name
+    if place != "assert":
+        _too_early(scope, node, f"`{place}`")
+    if node.args is None:
+        return PostScore(node.span, name, None)
+    argument = _argument(node)
+    if argument is None:
+        message = f"`{name}` takes one text of the `eval` block, or nothing"
+        hint = f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
+        scope.fail("LB104", message, node.span, help=hint)
+    value = constant(scope, argument)
+    if not isinstance(value, String):
+        scope.fail("LB106", f"expected the name of a text, not {described(value)}", argument.span, help="quote it")
+    scope.judged_on.append((value.value, argument.span))
+    return PostScore(node.span, name, value.value)
+
+
+def _cost(scope: Scope, node: tree.Call) -> CostOf:
+    name = node.name.name
+    if not STATIC_VALUES[name].takes_context:
+        if node.args is not None:
+            scope.fail("LB104", f"`{name}` takes no arguments", node.span, help=f"it is of the whole model: write `{name}`")
+        return CostOf(node.span, name, None)
+    argument = _argument(node)
+    if argument is None:
+        scope.fail("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
+    context = whole(scope, "a context", argument, Unit.TOKENS)
+    if context < 1:
+        scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
+    warn_decimal(scope, argument)
+    return CostOf(node.span, name, context)
+
+
+def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
+    name = node.name.name
+    joint = metrics_of(Of.CHANGED)
+    if name not in joint:
+        instead = scope.metric if scope.metric in joint else next(iter(joint))
+        message = f"`{name}` is a layer's value, and the model's is wanted"
+        scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
+    if node.args is not None:
+        message = f"`{name}` of the whole model takes no action"
+        scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
+    if place == "until":
+        hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
+        scope.fail("LB315", f"`until` cannot use `{name}` of the whole model", node.span, help=hints)
+    return Score(node.span, name, name, None, True, None)
+
+
+def _argument(call: tree.Call) -> tree.Expr | None:
+    """The one argument of a call; None where it has another number of them, or a named one."""
+    return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
+
+
+def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
+    """Report a name that has no value here, with what may have been meant."""
+    name, span = call.name.name, call.name.span
+    if name in actions() or name in LATER_ACTIONS:
+        text = actions()[name].example if name in actions() else name
+        help = [f"a score under an action is `nll({text})` or `kl({text})`"]
+        if name in FACTS:
+            help.append(f"the model's own is `model.{name}`")
+        scope.fail("LB128", f"`{name}` is an action, not a value", span, help=tuple(help))
+    if name in LATER_METRICS:
+        scope.fail("LB125", f"the metric `{name}` is not in this version", span)
+    message = f"no metric `{name}`"
+    if rule and name in _LAYER_NUMBERS:
+        chosen = "layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`"
+        scope.fail("LB102", message, span, help=chosen)
+    known: list[Any] = ["sensitivity", *metrics_of(Of.LAYER)]
+    what, wishes = "metrics", "score"
+    if not rule:
+        known = [*metrics_of(Of.CHANGED), *STATIC_VALUES, *metrics_of(Of.FINISHED)]
+        what, wishes = "values of the model", "value"
+    if name in FACTS:
+        said = f"`{name}` is a fact of the source model: `model.{name}`"
+        if rule:
+            same = f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
+            said = wish(name, "score") or same
+        scope.fail("LB102", message, span, help=(said, f"{what}: " + ", ".join(f"`{kind}`" for kind in sorted(known))))
+    scope.unknown("LB102", message, call.name, known, what, wishes)

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-GLOB_SIGNS = "`*` stands for any text, `?` for one character"
+from lbdsl.recipe.scope import Scope
+from lbdsl.syntax import tree
+
+P = TypeVar("P", tree.Pattern, tree.String)
+
+
+def resolve_pattern(scope: Scope, node: P) -> P:
+    """A regular expression, or a glob of module names, checked by the engine that will run it."""
+    if isinstance(node, tree.Pattern):
+        reason, help = bad_regex(node.value), "patterns are RE2 regular expressions (linear time)"
+    else:
+        reason = bad_glob(node.value)
+        help = 'in a glob `*` stands for any text, `?` for one character; a regular expression is `~"..."`'
+    if reason is not None:
+        scope.fail("LB122", f"bad pattern: {reason}", node.span, help=help)
+    return node
 
 
 def bad_regex(pattern: str) -> str | None:

@@ -1,18 +1,30 @@
-"""Where the texts of included files come from: the recipe's folder, or a plan that holds them."""
+"""The texts of a recipe: files are read within limits, and the statements of those it includes stand in their places.
+
+Included files come from the recipe's folder, or from a plan that holds them."""
 
 from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.actions import actions
+from lbdsl.core.diagnostic import Diagnosed, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
-from lbdsl.syntax.limits import MAX_BYTES
+from lbdsl.core.span import Source, Span
+from lbdsl.recipe.schema import IncludedText
+from lbdsl.recipe.scope import Findings, Unresolved, attempt
+from lbdsl.syntax import tree
+from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.syntax.parse import parse
+
+_BELOW = "a recipe includes only files beside it or below"
 
 
 class Found(NamedTuple):
@@ -53,27 +65,23 @@ class FolderReader:
     def read(self, path: str) -> Found | NotFound:
         real = os.path.realpath(os.path.join(self._folder, path))
         if os.path.commonpath([real, self._folder]) != self._folder:
-            return NotFound(
-                "LB126",
-                f"`{path}` is a link that leaves the recipe's directory",
-                ("a recipe includes only files beside it or below",),
-            )
+            return NotFound("LB126", f"`{path}` is a link that leaves the recipe's directory", (_BELOW,))
         try:
             if not stat.S_ISREG(os.stat(real).st_mode):
                 return NotFound("LB130", f"`{path}` is not a file")
             with open(real, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
-            return NotFound("LB130", f"there is no `{path}` beside the recipe", _nearest(self._folder, path))
+            near = nearest_path(os.path.join(self._folder, path))
+            meant = "" if near is None else os.path.relpath(near, self._folder).replace(os.sep, "/")
+            help = (f"did you mean `{meant}`?",) if near else ()
+            return NotFound("LB130", f"there is no `{path}` beside the recipe", help)
         except (OSError, ValueError) as problem:
             return NotFound("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
-        if len(data) > MAX_BYTES:
-            return NotFound("LB135", f"`{path}` is larger than {MAX_BYTES // 2**20} MiB")
-        try:
-            text = decode(data)
-        except UnicodeDecodeError as problem:
-            line = data.count(b"\n", 0, problem.start) + 1
-            return NotFound("LB130", f"`{path}` is not UTF-8 text (line {line})", ("save it as UTF-8",))
+        text, problems = text_of(data, f"`{path}`")
+        if text is None:
+            code = "LB135" if problems[0].code == "LB019" else "LB130"
+            return NotFound(code, problems[0].message, problems[0].help)
         return Found(text, real, sha256(data).hexdigest())
 
 
@@ -123,6 +131,138 @@ def joined(including: str, path: str) -> str | None:
     return None if found == ".." or found.startswith(("../", "/")) else found
 
 
-def _nearest(folder: str, path: str) -> tuple[str, ...]:
-    near = nearest_path(os.path.join(folder, path))
-    return (f"did you mean `{os.path.relpath(near, folder).replace(os.sep, '/')}`?",) if near else ()
+# Includes ------------------------------------------------------------------------------------------------------------
+
+MAX_FILES = 64
+"""How many files one recipe may include; also the depth to which they may include each other."""
+
+
+_TOGETHER = "a recipe and what it includes have these limits together"
+
+
+class _Open(NamedTuple):
+    """A file that is being read: its identity, its path and the `include` that asked for it."""
+
+    identity: str
+    path: str
+    span: Span
+
+
+@dataclass
+class Whole(Findings):
+    """A recipe and what it includes, each file once. `statements` are in the order of reading, includes replaced by what
+    they bring; `sources` are all texts, the recipe's own first.
+
+    `reader` is None for a text that stands in no folder, such as standard input. Mistakes in an included file are
+    diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
+    """
+
+    file: tree.File
+    reader: Reader | None
+    statements: tuple[tree.Statement, ...] = ()
+    sources: list[Source] = field(default_factory=list)
+    included: list[IncludedText] = field(default_factory=list)
+    open: list[_Open] = field(default_factory=list)
+    places: dict[str, Span] = field(default_factory=dict)
+    """Where each file was included, by its identity."""
+
+    next_base: int = 0
+    tokens: int = 0
+    rules: int = 0
+
+    def __post_init__(self) -> None:
+        self.source = self.file.source
+        self.sources.append(self.source)
+        self.statements = tuple(self._expanded(self.file, ""))
+
+    def _expanded(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
+        """The statements of one file, those of its includes among them."""
+        self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
+        self.tokens += file.tokens
+        for statement in file.statements:
+            self.rules += isinstance(statement, tree.RuleStatement)
+            if not isinstance(statement, tree.Include):
+                yield statement
+                continue
+            inner = attempt(self._included, statement, path)
+            if inner is not None:
+                yield from self._expanded(*inner)
+                self.open.pop()
+
+    def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
+        """The tree of an included file and its path. It is on the stack of open files then."""
+        path, span = self._path(node, including), node.path.span
+        if self.reader is None:
+            message = "a recipe that stands in no folder cannot include files"
+            self.fail("LB136", message, span, help="save it to a file, and give that file")
+        found = self.reader.read(path)
+        if isinstance(found, NotFound):
+            self.fail(found.code, found.message, span, help=found.help)
+        self._check_new(self.reader, node, path, found)
+        if node.sha256 is not None:
+            self._check_hash(node.sha256, path, found)
+        file = self._parsed(node, path, found)
+        self.places[found.identity] = node.span
+        self.open.append(_Open(found.identity, path, node.span))
+        return file, path
+
+    def _path(self, node: tree.Include, including: str) -> str:
+        """The included path from the recipe's folder."""
+        written, span = node.path.value, node.path.span
+        leaves = f"`{written}` leaves the recipe's directory"
+        if written.startswith(("/", "~")) or written[1:2] == ":":
+            self.fail("LB126", leaves, span, help=f"{_BELOW}, by a relative path")
+        if "\\" in written:
+            self.fail("LB130", "paths are written with `/`", span)
+        if not written.strip() or not written.isprintable():
+            self.fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
+        path = joined(including, written)
+        if path is None:
+            self.fail("LB126", leaves, span, help=_BELOW)
+        return path
+
+    def _check_new(self, reader: Reader, node: tree.Include, path: str, found: Found) -> None:
+        """Fail when the file is open or read already."""
+        names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
+        identities = [reader.root, *(item.identity for item in self.open)]
+        if found.identity in identities:
+            start = identities.index(found.identity)
+            chain = " → ".join([*names[start:], path if start else names[0]])
+            labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
+            message = f"included files go in a circle: {chain}"
+            self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
+        if found.identity in self.places:
+            first = Label(self.places[found.identity], "first here")
+            self.fail("LB132", f"`{path}` is included twice", node.span, labels=(first,), help="remove one of them")
+
+    def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
+        wanted = written.value.lower()
+        if not re.fullmatch("[0-9a-f]{64}", wanted):
+            message = "a sha256 has 64 hexadecimal digits"
+            self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
+        if wanted != found.sha256:
+            message = f"`{path}` is not the file that was meant: its sha256 differs"
+            hints = (f"it is {found.sha256}", "look at what changed before you write that here")
+            self.fail("LB133", message, written.span, help=hints)
+
+    def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
+        size = self.next_base + len(found.text)
+        if len(self.included) >= MAX_FILES or size > MAX_BYTES:
+            limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
+            self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
+        name = os.path.join(os.path.dirname(self.file.source.name), path)
+        source = Source(name, found.text, self.next_base)
+        file, problems = parse(source, actions=actions())
+        self.diagnostics += problems
+        if file is None:
+            raise Unresolved
+        rules = sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
+        for count, most, what in (
+            (self.tokens + file.tokens, MAX_TOKENS, "tokens"),
+            (self.rules + rules, MAX_RULES, "rules"),
+        ):
+            if count > most:
+                self.fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span, help=_TOGETHER)
+        self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
+        self.sources.append(source)
+        return file

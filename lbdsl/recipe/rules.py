@@ -51,23 +51,16 @@ def _go_together(
     if keep is not None:
         whole = rule.actions[0].span.to(rule.actions[-1].span)
         others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
-        scope.error(
-            "LB204",
-            f"`{keep.text()}` combines with nothing",
-            whole,
-            help=f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else ""),
-            fix=None if others else rewrite(whole, keep.text()),
-        )
+        help = f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else "")
+        fix = None if others else rewrite(whole, keep.text())
+        scope.error("LB204", f"`{keep.text()}` combines with nothing", whole, help=help, fix=fix)
         return False
     keeps = first.keeps or second.keeps
     one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
-    scope.error(
-        "LB203",
-        f"`{one}` and `{other}` both {'claim' if keeps else 'change'} the {path} of a layer",
-        second_call.span,
-        labels=(Label(first_call.span, "claims it first" if keeps else "changes it first"),),
-        help="use one of them",
-    )
+    does = "claim" if keeps else "change"
+    message = f"`{one}` and `{other}` both {does} the {path} of a layer"
+    label = Label(first_call.span, f"{does}s it first")
+    scope.error("LB203", message, second_call.span, labels=(label,), help="use one of them")
     return False
 
 
@@ -79,8 +72,7 @@ def lint_rules(
     `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
     """
     if not rules:
-        empty = warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")
-        return [] if first_else else [empty]
+        return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
     found = [*_after_else(rules, first_else), *_shadowed(rules)]
     if first_else is None:
         message = "no `else`: layers that no rule claims are kept"
@@ -100,34 +92,24 @@ def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> I
         return
     first, whole = first_else
     after = [rule for rule in rules if rule.number > first]
-    spans = [rule.span for rule in after]
-    movable = not any(isinstance(rule.selector, ElseSelector) for rule in after) and all(
-        span.source is whole.source for span in spans
-    )
-    fix = _else_last(whole, spans) if movable and spans else None
-    for rule, span in zip(after, spans, strict=True):
-        twice = isinstance(rule.selector, ElseSelector)
-        yield error(
-            "LB201",
-            "unreachable rule: `else` claims every layer that is left",
-            span,
-            labels=(Label(whole, "`else` stands here"),),
-            fix=fix,
-            help="remove one of the two" if twice else "move it above `else`",
-        )
+    movable = all(rule.span.source is whole.source and not isinstance(rule.selector, ElseSelector) for rule in after)
+    fix = _else_last(whole, [rule.span for rule in after]) if movable and after else None
+    for rule in after:
+        message, labels = "unreachable rule: `else` claims every layer that is left", (Label(whole, "`else` stands here"),)
+        help = "remove one of the two" if isinstance(rule.selector, ElseSelector) else "move it above `else`"
+        yield error("LB201", message, rule.span, labels=labels, fix=fix, help=help)
 
 
 def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
     """`else` behind the rules after it; their order stays, and comments stay with their rules."""
     source, last = whole.source, after[-1].end
-    title = "swap the two" if len(after) == 1 else "move `else` behind them"
     line = _LINE_END.match(source.text, last)
     own = (_WITH_COMMENT if line else _SEPARATOR).match(source.text, whole.end)
     comment, gone = ("", whole.end) if own is None else (own["comment"] or "", own.end())
     at, between = (line.end(), "\n") if line else (last, "; ")
-    return Fix(
-        title, (Edit(source.span(whole.start, gone), ""), Edit(source.span(at, at), f"{between}{whole.text}{comment}"))
-    )
+    title = "swap the two" if len(after) == 1 else "move `else` behind them"
+    moved = f"{between}{whole.text}{comment}"
+    return Fix(title, (Edit(source.span(whole.start, gone), ""), Edit(source.span(at, at), moved)))
 
 
 # Sets of layers as bits of a number, layer 0 the lowest; -1 is all layers.
@@ -158,11 +140,14 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
         roots = {action: _roots(action, weights) for action in rule.actions}
         every = tuple(dict.fromkeys(root for of_action in roots.values() for root in of_action))
         if all(_nothing_left(action, of_action, layers, claimed) for action, of_action in roots.items()):
-            yield _shadow(rule, layers, owners_of(layers, every))
+            count = f"{layers.bit_count()} of {layers.bit_count()} claimed" if layers >= 0 else "all layers claimed"
+            yield _shadow(rule, owners_of(layers, every), f"shadowed: {count} by {{}}", "them", "move it up, or remove it")
             continue
         whole = any(action.keeps and {Slot.MIXER, Slot.FFN} <= set(of_action) for action, of_action in roots.items())
         if whole and not layers & ~_taken(mixer, claimed):
-            yield _kept_late(rule, owners_of(layers, mixer))
+            # It keeps only the rest of these layers.
+            message = "shadowed: the attention of these layers is claimed by {}; only their MLPs are kept"
+            yield _shadow(rule, owners_of(layers, mixer), message, "it", "move it up to keep them whole")
         if selector.where is None:
             taken = {a: layers if a.divisible else layers & ~_taken(of_action, claimed) for a, of_action in roots.items()}
             for action, of_action in roots.items():
@@ -197,17 +182,9 @@ def _nothing_left(action: Action, roots: Sequence[str], layers: int, claimed: Ma
     return not any(layers & ~covered(root) for root in roots)
 
 
-def _shadow(rule: Rule, layers: int, by: Sequence[Rule]) -> Diagnostic:
-    count = f"{layers.bit_count()} of {layers.bit_count()} claimed" if layers >= 0 else "all layers claimed"
-    labels = tuple(Label(owner.span, "claims them first") for owner in by[:5])
-    return warning("LB202", f"shadowed: {count} by {_named(by)}", rule.span, help="move it up, or remove it", labels=labels)
-
-
-def _kept_late(rule: Rule, by: Sequence[Rule]) -> Diagnostic:
-    """A `keep` of layers whose attention is gone to earlier rules: it keeps only the rest of them."""
-    message = f"shadowed: the attention of these layers is claimed by {_named(by)}; only their MLPs are kept"
-    labels = tuple(Label(owner.span, "claims it first") for owner in by[:5])
-    return warning("LB202", message, rule.span, help="move it up to keep them whole", labels=labels)
+def _shadow(rule: Rule, owners: Sequence[Rule], message: str, it: str, help: str) -> Diagnostic:
+    labels = tuple(Label(owner.span, f"claims {it} first") for owner in owners[:5])
+    return warning("LB202", message.format(_named(owners)), rule.span, help=help, labels=labels)
 
 
 def _named(rules: Sequence[Rule]) -> str:

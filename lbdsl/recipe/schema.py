@@ -96,6 +96,10 @@ class PostScore(Meaning):
     name: str
     source: str | None
 
+    @property
+    def metric(self) -> str:
+        return self.name
+
 
 class CostOf(Meaning):
     """`kv(32Ki)` (bytes a sequence), `flops(8Ki)` (a decoded token), `params`, `weights` (bytes) of the changed model: one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
@@ -16,9 +16,6 @@ from lbdsl.core.span import Span
 from lbdsl.recipe.schema import Boolean, Items, LayerSet, Number, String
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip, wish
-
-if TYPE_CHECKING:
-    from lbdsl.recipe.variables import Declared
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -30,6 +27,9 @@ Plain = Number | String | Boolean
 
 Constant = Plain | Items
 """A value known from the text alone, standing where it is used. The items of a list are constants, too."""
+
+Name = tree.Ident | tree.Variable | tree.GroupRef
+"""A name as it is written, with its place."""
 
 
 class Unresolved(Exception):
@@ -71,28 +71,13 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
     return type(node)(*(changed.get(name, getattr(node, name)) for name in node._fields))
 
 
-class Expression(NamedTuple):
-    """What a `let` names; `size` counts the nodes it stands for and `depth` their nesting, other names put in place."""
+class Named(NamedTuple, Generic[T]):
+    """What a name stands for. `size` counts its nodes and `depth` their nesting, other names put in place; both are
+    limited."""
 
-    node: tree.Expr
+    node: T
     size: int
     depth: int
-
-
-class SizedSet(NamedTuple):
-    """A resolved set with the number of its nodes and its depth, both limited."""
-
-    layers: LayerSet
-    nodes: int
-    depth: int
-
-
-@dataclass
-class Definition:
-    """A `$name` or `@name`: where it is defined, and whether anything used it."""
-
-    span: Span
-    used: bool = False
 
 
 class Details(TypedDict, total=False):
@@ -137,58 +122,46 @@ class Scope(Findings):
     literals: dict[str, tuple[Number, ...]] = field(default_factory=dict)
     """The numbers as written that a variable may be one of: its value's, and those of a parameter's domain."""
 
-    expressions: dict[str, Expression] = field(default_factory=dict)
+    expressions: dict[str, Named[tree.Expr]] = field(default_factory=dict)
     """Those of the variables that stand for an expression over a model."""
 
-    groups: dict[str, SizedSet | None] = field(default_factory=dict)
-    params: dict[str, Declared] = field(default_factory=dict)
-    """The parameters among the variables."""
+    groups: dict[str, Named[LayerSet] | None] = field(default_factory=dict)
+    defined: dict[str, Span] = field(default_factory=dict)
+    """Where each `$name` and `@name` so far is defined."""
 
-    defined: dict[str, Definition] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     below: dict[str, Span] = field(default_factory=dict)
     """Where the recipe defines each `$name` and `@name`, also those further down."""
 
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
-    def unknown(
-        self,
-        code: str,
-        message: str,
-        name: str,
-        span: Span,
-        choices: Iterable[str],
-        what: str,
-        sigil: str = "",
-        wishes: str = "",
-    ) -> NoReturn:
+    def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
         """An unknown name: what may have been meant, and what there is. `wishes` says where it stands, for words that the
         language does not have."""
-        later = self.below.get(sigil + name) if sigil else None
+        sigil, span = sigil_of(node), node.span
+        later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
-            hint = f"`{sigil}{name}` is defined below at line {later.start_line_column[0]}; move it up"
+            hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
             self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
-        hints, meant = meant_words(name, known, wishes, sigil)
+        hints, meant = meant_words(node.name, known, wishes, sigil)
         self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
-    def define(self, sigil: str, name: str, span: Span) -> bool:
+    def define(self, node: tree.Variable | tree.GroupRef) -> bool:
         """Note a definition; False, with an error, when the name is taken."""
-        before = self.defined.get(sigil + name)
-        if before is not None:
-            message = f"`{sigil}{name}` is defined twice"
-            self.error(
-                "LB112", message, span, labels=(Label(before.span, "first defined here"),), help="choose another name"
-            )
-            return False
-        self.defined[sigil + name] = Definition(span)
-        return True
+        name = sigil_of(node) + node.name
+        first = self.defined.setdefault(name, node.span)
+        if first is not node.span:
+            labels = (Label(first, "first defined here"),)
+            self.error("LB112", f"`{name}` is defined twice", node.span, labels=labels, help="choose another name")
+        return first is node.span
 
-    def use(self, sigil: str, name: str) -> None:
-        definition = self.defined.get(sigil + name)
-        if definition is not None:
-            definition.used = True
+
+def sigil_of(node: Name) -> str:
+    """`$`, `@`, or nothing."""
+    return {tree.Variable: "$", tree.GroupRef: "@"}.get(type(node), "")
 
 
 def meant_words(

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
-from lbdsl.recipe.constants import variable, whole
-from lbdsl.recipe.expressions import resolve_condition
-from lbdsl.recipe.patterns import GLOB_SIGNS, bad_glob, bad_regex
+from lbdsl.recipe.expressions import resolve_by, resolve_condition
+from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
-from lbdsl.recipe.scope import Constant, Scope, SizedSet, Unresolved, attempt, rebuilt
-from lbdsl.recipe.values import resolve_by
+from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
+from lbdsl.recipe.values import constant, whole
 from lbdsl.syntax import tree
 
 MAX_NODES = 10_000
@@ -23,7 +22,7 @@ MAX_DEPTH = 128
 def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
     """The layers or modules that a rule is about."""
     resolvers: dict[str, Callable[[Any], Any]] = {
-        "patterns": partial(_pattern, scope),
+        "patterns": partial(resolve_pattern, scope),
         "layers": partial(resolve_set, scope),
         "amount": partial(_amount, scope),
         "by": partial(resolve_by, scope),
@@ -36,8 +35,8 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
 def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
     """Define the group; None, with errors, for a set that is wrong."""
     layers = attempt(resolve_set, scope, node.layers)
-    if scope.define("@", node.name.name, node.name.span):
-        scope.groups[node.name.name] = None if layers is None else SizedSet(layers, *_size(scope, node.layers))
+    if scope.define(node.name):
+        scope.groups[node.name.name] = None if layers is None else Named(layers, *_size(scope, node.layers))
     return layers
 
 
@@ -76,43 +75,25 @@ def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
     return found
 
 
-def _pattern(scope: Scope, node: tree.Pattern | tree.String) -> tree.Pattern | tree.String:
-    """A pattern of module names: a glob, or a regular expression."""
-    glob = isinstance(node, tree.String)
-    reason = bad_glob(node.value) if glob else bad_regex(node.value)
-    if reason is not None:
-        help = (
-            f'in a glob {GLOB_SIGNS}; a regular expression is `~"..."`'
-            if glob
-            else "patterns are RE2 regular expressions (linear time)"
-        )
-        scope.fail("LB122", f"bad pattern: {reason}", node.span, help=help)
-    return node
-
-
 def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
     """`6`, `30%` or a variable that holds one of them."""
-    value = _value(scope, node)
+    value = constant(scope, node)
     if isinstance(value, Number) and value.unit is Unit.RATIO:
         if not 0 <= value.value <= 1:
             message = f"a share of {value.value * 100:g} %"
             scope.fail("LB211", message, node.span, help="a share is between 0% and 100%")
         return Amount(node.span, value.value, Unit.RATIO, value.text)
-    count = whole(scope, value, (), "an amount of layers")
+    count = whole(scope, "an amount of layers", value)
     if count < 0:
         scope.fail("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
     return Amount(node.span, count, Unit.NONE, str(count))
 
 
 def _layer(scope: Scope, node: Number | tree.Variable) -> Number:
-    index = whole(scope, _value(scope, node), (), "a layer")
+    index = whole(scope, "a layer", node)
     if index < 0:
         scope.fail("LB211", f"layer {index} does not exist", node.span, help="layers are counted from 0")
     return Number(node.span, index, Unit.NONE, str(index))
-
-
-def _value(scope: Scope, node: Number | tree.Variable) -> Constant:
-    return variable(scope, node) if isinstance(node, tree.Variable) else node
 
 
 def _range(scope: Scope, node: Range) -> Range:
@@ -122,20 +103,19 @@ def _range(scope: Scope, node: Range) -> Range:
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
         message = f"range runs backwards: {first} to {last}"
-        scope.fail(
-            "LB205", message, node.span, help=f"write `{turned}`", fix=Fix("turn it round", (Edit(node.span, turned),))
-        )
+        fix = Fix("turn it round", (Edit(node.span, turned),))
+        scope.fail("LB205", message, node.span, help=f"write `{turned}`", fix=fix)
     return found
 
 
 def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
-    scope.use("@", node.name)
+    scope.used.add(f"@{node.name}")
     if node.name not in scope.groups:
-        scope.unknown("LB111", f"no group `@{node.name}`", node.name, node.span, scope.groups, "groups defined above", "@")
+        scope.unknown("LB111", f"no group `@{node.name}`", node, scope.groups, "groups defined above")
     group = scope.groups[node.name]
     if group is None:
         raise Unresolved
-    return group.layers
+    return group.node
 
 
 def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
@@ -144,7 +124,7 @@ def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
         case tree.GroupRef():
             group = scope.groups[node.name]
             assert group is not None, "the set is resolved"
-            return group.nodes, group.depth
+            return group.size, group.depth
         case tree.UnionSet() | tree.InterSet():
             parts = node.sets
         case tree.ExceptSet():

@@ -12,17 +12,16 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.calls import refusal
-from lbdsl.recipe.constants import constant, described, warn_decimal, whole
+from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
-from lbdsl.recipe.values import resolve_score
+from lbdsl.recipe.values import bind, constant, described, refusal, warn_decimal, whole
 from lbdsl.syntax import tree
 from lbdsl.syntax.wishes import slip
 
 Read = Callable[[Scope, str, tree.Expr], Any]
-"""The value of a setting, from its key and what is written."""
+"""The value of a setting, from what messages call it and what is written."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS = ("lora", "full")
@@ -31,18 +30,18 @@ LOSSES = ("kl", "hidden")
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def _whole(scope: Scope, key: str, node: tree.Expr, *units: Unit) -> int:
-    return whole(scope, constant(scope, node), units, f"`{key}`")
+def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
+    return whole(scope, what, node, Unit.TOKENS)
 
 
-def _length(scope: Scope, key: str, node: tree.Expr) -> int:
+def _length(scope: Scope, what: str, node: tree.Expr) -> int:
     """Tokens of a sequence, mostly a power of two."""
-    found = _whole(scope, key, node, Unit.TOKENS)
+    found = _tokens(scope, what, node)
     warn_decimal(scope, node)
     return found
 
 
-def _real(scope: Scope, node: tree.Expr, what: str) -> float:
+def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     value = constant(scope, node)
     if not isinstance(value, Number) or value.unit not in (Unit.NONE, Unit.RATIO):
         code = "LB107" if isinstance(value, Number) else "LB106"
@@ -50,22 +49,16 @@ def _real(scope: Scope, node: tree.Expr, what: str) -> float:
     return float(value.value)
 
 
-def _rate(scope: Scope, key: str, node: tree.Expr) -> float:
-    return _real(scope, node, f"`{key}`")
-
-
-def _data(scope: Scope, key: str, node: tree.Expr) -> str:
+def _data(scope: Scope, what: str, node: tree.Expr) -> str:
     value = constant(scope, node)
     if isinstance(value, String) and value.value in JUDGING_ONLY:
         others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
-        message = f"`{value.value}` is for judging only"
-        scope.fail(
-            "LB150", message, node.span, help=f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
-        )
+        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
+        scope.fail("LB150", f"`{value.value}` is for judging only", node.span, help=hint)
     return _source(scope, value, node)
 
 
-def _several_data(scope: Scope, key: str, node: tree.Expr) -> tuple[str, ...]:
+def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     """One source, or a list of several."""
     value = constant(scope, node)
     if not isinstance(value, Items):
@@ -98,50 +91,51 @@ def _choice(scope: Scope, node: tree.Expr, choices: Sequence[str], what: str, ar
     name = node.name.name
     if name not in choices:
         message = f"no {what.removeprefix('a ')} `{name}`"
-        scope.unknown("LB115", message, name, node.name.span, choices, "known", wishes="choice")
+        scope.unknown("LB115", message, node.name, choices, "known", "choice")
     if node.args is not None and not arguments:
         scope.fail("LB104", f"`{name}` takes no arguments here", node.span)
     return node
 
 
-def _metric(scope: Scope, key: str, node: tree.Expr) -> str:
+def _metric(scope: Scope, what: str, node: tree.Expr) -> str:
     known = metrics_of(Of.LAYER)
     call = _choice(scope, node, tuple(known), "a metric", arguments=True)
     if call.args and not known[call.name.name].takes_action:
-        return resolve_score(scope, call).text
+        return resolve_by(scope, call).text
     return _choice(scope, node, tuple(known), "a metric").name.name
 
 
-def _eval_metrics(scope: Scope, key: str, node: tree.Expr) -> tuple[str, ...]:
+def _eval_metrics(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     nodes = node.items if isinstance(node, tree.Items) else (node,)
     found = each(lambda item: _choice(scope, item, EVAL_METRICS, "a metric of the finished model"), nodes)
     return tuple(dict.fromkeys(call.name.name for call in found))
 
 
-def _method(scope: Scope, key: str, node: tree.Expr) -> Lora | FullWeights:
+def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
     call = _choice(scope, node, METHODS, "a method", arguments=True)
     if call.name.name == "full":
         _choice(scope, node, METHODS, "a method")
         return FullWeights()
-    spans: dict[str, Span] = {}
 
-    def argument(position: int, arg: tree.Arg) -> tuple[str, float]:
+    def parameter(position: int, arg: tree.Arg) -> str:
         key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
         if key not in ("rank", "alpha"):
             message = f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments"
-            place = arg.key.span if arg.key else arg.span
-            scope.unknown("LB103", message, key, place, ("rank", "alpha"), "parameters", wishes="parameter")
-        if key in spans:
-            scope.fail("LB104", f"`{key}` is given twice", arg.span, labels=(Label(spans[key], "first here"),))
-        spans[key] = arg.value.span
-        return key, _whole(scope, key, arg.value) if key == "rank" else _real(scope, arg.value, f"`{key}`")
+            given = arg.key or tree.Ident(arg.span, "")
+            scope.unknown("LB103", message, given, ("rank", "alpha"), "parameters", "parameter")
+        return key
 
-    values = dict(each(lambda pair: argument(*pair), enumerate(call.args or ())))
-    found: Lora = checked(scope, Lora, values, spans, node.span)
+    def value(key: str, node: tree.Expr) -> float:
+        return whole(scope, f"`{key}`", node) if key == "rank" else _real(scope, f"`{key}`", node)
+
+    values, spans, good = bind(scope, call, parameter, value)
+    if not good:
+        raise Unresolved
+    found: Lora = _checked(scope, Lora, values, spans, node.span)
     return found
 
 
-def _loss(scope: Scope, key: str, node: tree.Expr) -> Mapping[str, float]:
+def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:
     """`kl`, `kl + 0.1 * hidden`, `0.5 * kl + hidden`: a weighted sum of the losses, each at most once."""
     terms: tuple[tree.Expr, ...] = (node,)
     if isinstance(node, tree.Arithmetic):
@@ -166,7 +160,7 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
     if isinstance(node, tree.Arithmetic) and node.ops == ("*",):
         left, right = node.operands
         factor, loss = (left, right) if isinstance(right, tree.Call) else (right, left)
-        weight = _real(scope, factor, "a weight")
+        weight = _real(scope, "a weight", factor)
     return _choice(scope, loss, LOSSES, "a loss").name.name, weight
 
 
@@ -180,21 +174,16 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def _tokens(scope: Scope, key: str, node: tree.Expr) -> int:
-    return _whole(scope, key, node, Unit.TOKENS)
-
-
 _DATA = SettingRow(_data, "the text: `builtin:pydoc`, a local file or a hub data set")
-_SEED = SettingRow(_whole, "seed of every random choice")
+_SEED = SettingRow(whole, "seed of every random choice")
+_LENGTH = "length of a sequence, in tokens"
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
         "data": _DATA,
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
-        "seq": SettingRow(
-            _length, "length of a sequence, in tokens; open: 1Ki, or twice the widest window that a rule sets"
-        ),
+        "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
     },
     "heal": {
@@ -202,9 +191,9 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens seen, passes included"),
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)` or `full`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
-        "lr": SettingRow(_rate, "peak learning rate"),
-        "seq": SettingRow(_length, "length of a sequence, in tokens"),
-        "batch": SettingRow(_whole, "sequences a step"),
+        "lr": SettingRow(_real, "peak learning rate"),
+        "seq": SettingRow(_length, _LENGTH),
+        "batch": SettingRow(whole, "sequences a step"),
         "seed": _SEED,
     },
     "eval": {
@@ -212,8 +201,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
         "seq": SettingRow(
             _length,
-            "length of a sequence, in tokens; open: the largest context that asserts and budgets name, within the "
-            "model's positions, else 2Ki",
+            f"{_LENGTH}; open: the largest context that asserts and budgets name, within the model's positions, else 2Ki",
         ),
         "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
     },
@@ -226,26 +214,6 @@ _BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eva
 def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`."""
     kind = block.kind.name
-    read = read_settings(scope, kind, block.settings)
-    places = {"span": block.span, "set_at": read.spans}
-    # Also with errors: the bounds of the other settings are looked at.
-    found = checked(scope, _BLOCKS[kind], read.values | places, read.spans, block.span)
-    if not read.good:
-        raise Unresolved
-    _note_rounding(scope, found, read.spans)
-    return found
-
-
-class Settings(NamedTuple):
-    """The fields that the settings of a block give, and where each value stands. Not `good`: some had errors."""
-
-    values: dict[str, Any]
-    spans: dict[str, Span]
-    good: bool
-
-
-def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting]) -> Settings:
-    """What the settings of a block say; errors are reported."""
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     seen: dict[str, Span] = {}
@@ -257,13 +225,18 @@ def read_settings(scope: Scope, kind: str, settings: Sequence[tree.Setting]) -> 
         if key in seen:
             scope.fail("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
         seen[key] = setting.key.span
-        value = SETTINGS[kind][key].read(scope, key, setting.value)
+        value = SETTINGS[kind][key].read(scope, f"`{key}`", setting.value)
         fields = value if isinstance(value, dict) else {key: value}
         values.update(fields)
         spans.update(dict.fromkeys(fields, setting.value.span))
 
-    good = attempt(each, read, settings) is not None
-    return Settings(values, spans, good)
+    good = attempt(each, read, block.settings) is not None
+    # Also with errors: the bounds of the other settings are looked at.
+    found = _checked(scope, _BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
+    if not good:
+        raise Unresolved
+    _note_rounding(scope, found, spans)
+    return found
 
 
 def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
@@ -272,10 +245,10 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
     if elsewhere:
         listed = "settings: " + ", ".join(f"`{name}`" for name in table)
         scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", listed))
-    scope.unknown("LB114", message, key.name, key.span, table, "settings", wishes="setting")
+    scope.unknown("LB114", message, key, table, "settings", "setting")
 
 
-def checked(
+def _checked(
     scope: Scope, schema: type[BaseModel], values: Mapping[str, Any], spans: Mapping[str, Span], whole_span: Span
 ) -> Any:
     """The schema's value; its bounds become errors at the setting."""

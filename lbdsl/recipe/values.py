@@ -1,226 +1,306 @@
-"""What names in expressions mean: facts of the model, scores, costs, and values of the healed model."""
+"""Values known from the text alone: constants, which `param`, `let`, settings, arguments and amounts hold, and actions, as
+in `swa(window=512, sinks=4)`. What Pydantic says of arguments is put in the language's words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
 from lbdsl.actions import Action, actions
-from lbdsl.core.registry import nearest
-from lbdsl.core.units import Unit
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.metrics import Metric, Of, metrics, metrics_of
-from lbdsl.recipe.calls import LATER_ACTIONS, resolve_action
-from lbdsl.recipe.constants import constant, described, warn_decimal, whole
-from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, Meaning, PostScore, Score, String
-from lbdsl.recipe.scope import Scope, meant_words, rewrite
-from lbdsl.recipe.types import Place
+from lbdsl.actions.base import argument_text
+from lbdsl.core.arithmetic import combined, finite, join_units
+from lbdsl.core.diagnostic import Label
+from lbdsl.core.span import Span
+from lbdsl.core.units import Share, Unit
+from lbdsl.metrics import metrics
+from lbdsl.recipe.schema import Boolean, Expr, Items, Number, String
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
+from lbdsl.recipe.types import unit_of, value_of
 from lbdsl.syntax import tree
-from lbdsl.syntax.wishes import slip, wish
+from lbdsl.syntax.lexer import one_line
+from lbdsl.syntax.wishes import wish
 
-LATER_METRICS = frozenset({"task"})
-_LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
+SET = "--set"
+"""What the source of a value from outside is called."""
 
-
-def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
-    head, _, name = node.name.partition(".")
-    if head == "model" and name in FACTS:
-        return Fact(node.span, name)
-    hints, meant = meant_words(name, FACTS, "fact", "model.")
-    if nearest(head, ("model",)) is None:
-        hints = ("only `model.` has facts, the same for all layers; layers are chosen by number or by score",)
-        meant = None
-    listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
-    scope.fail(
-        "LB113",
-        f"no fact `{node.name}`",
-        node.span,
-        help=(*hints, listed),
-        fix=rewrite(node.span, f"model.{meant}") if meant and (head == "model" or slip(head, ("model",))) else None,
-    )
+_WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
 
 
-def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
-    """A name or call in an expression: in a rule the score of a layer, elsewhere a value of the whole model."""
-    name = node.name.name
-    if node.args is None and name in ("true", "false"):
-        return Boolean(node.span, name == "true")
-    if place == "where":
-        return resolve_by(scope, node)
-    if name in metrics_of(Of.FINISHED):
-        return _post(scope, node, place)
-    if name in STATIC_VALUES:
-        return _cost(scope, node)
-    if name in metrics_of(Of.CHANGED) or _is_layer_score(name):
-        return _joint(scope, node, place)
-    _unknown_value(scope, node, rule=False)
+def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
+    """The value of an expression. With `words`, a bare name is the text of that name."""
+    match node:
+        case tree.Number():
+            if not finite(node.value):
+                scope.fail("LB121", f"`{node.text}` is too large", node.span)
+            return node
+        case String() | Boolean():
+            return node
+        case tree.Variable():
+            return variable(scope, node)
+        case tree.Call(name=name, args=None) if name.name in ("true", "false"):
+            return Boolean(node.span, name.name == "true")
+        case tree.Call(name=name, args=None) if words:
+            return String(node.span, name.name)
+        case tree.Items():
+            return rebuilt(node, items=lambda item: constant(scope, item, words))
+        case tree.Minus():
+            inner = _number(scope, node.operand)
+            return Number(node.span, -inner.value, inner.unit, one_line(node.span.text))
+        case tree.Arithmetic():
+            operands = each(lambda operand: _number(scope, operand), node.operands)
+            value, unit = calculated(scope, node, operands)
+            assert value is not None, "the operands are numbers"
+            return Number(node.span, value, unit, one_line(node.span.text))
+        case _:
+            scope.fail("LB120", "a constant is wanted here", node.span, help=f"write {_WHAT}")
 
 
-def resolve_by(scope: Scope, call: tree.Call) -> Score:
-    """The score of a layer, as after `by`."""
-    name = call.name.name
-    if _is_layer_score(name):
-        return resolve_score(scope, call)
-    if name in metrics_of(Of.FINISHED):
-        message = f"`{name}` is known only after healing"
-        scope.fail("LB108", message, call.span, help="a rule decides before healing; move it to `assert`")
-    if name in STATIC_VALUES:
-        message = f"`{name}` is a value of the whole model, and a layer's is wanted"
-        scope.fail("LB109", message, call.span, help=f"use `{name}` in `until`, `requires` or `assert`")
-    if name in metrics_of(Of.CHANGED):
-        message = f"`{name}` is a value of the whole changed model, and a layer's is wanted"
-        scope.fail("LB109", message, call.span, help=f"use `{name}` in `requires` or `assert`")
-    _unknown_value(scope, call, rule=True)
+def variable(scope: Scope, node: tree.Variable) -> Constant:
+    """The value of `$name`, standing where it is used."""
+    scope.used.add(f"${node.name}")
+    if node.name not in scope.variables:
+        scope.unknown("LB110", f"no variable `${node.name}`", node, scope.variables, "variables defined above")
+    if node.name in scope.expressions:
+        message = f"`${node.name}` is not a constant, it depends on the model"
+        label = Label(scope.expressions[node.name].node.span, "stands for this")
+        scope.fail("LB120", message, node.span, labels=(label,), help=f"here stands {_WHAT}")
+    value = scope.variables[node.name]
+    if value is None:
+        raise Unresolved
+    return placed(value, node.span, f"${node.name}")
 
 
-def resolve_score(scope: Scope, call: tree.Call) -> Score:
-    """The score of one layer that `where` and `by` ask for."""
-    name = call.name.name
-    if name == "sensitivity":
-        if call.args is not None:
-            message = "`sensitivity` takes no arguments"
-            scope.fail("LB104", message, call.span, help="name the metric instead: `nll(ACTION)` or `kl(ACTION)`")
-        # The setting may be `influence(block)`.
-        metric, _, part = scope.metric.partition("(")
-        action = _without_arguments("drop") if metrics()[metric].takes_action else None
-        return Score(call.span, name, metric, action, False, part.removesuffix(")") or None)
-    cls = metrics()[name]
-    if not cls.takes_action:
-        return Score(call.span, name, name, None, False, _part(scope, call, cls))
-    return Score(call.span, name, name, _scored_action(scope, call, cls), False, None)
+def placed(value: Constant, span: Span, text: str) -> Constant:
+    """The same value at another place, where `text` is written."""
+    match value:
+        case Number():
+            return Number(span, value.value, value.unit, text)
+        case Items():
+            return rebuilt(Items(span, value.items), items=lambda item: placed(item, span, text))
+        case String():
+            return String(span, value.value)
+        case Boolean():
+            return Boolean(span, value.value)
 
 
-def _without_arguments(kind: str) -> Action:
-    return actions()[kind].model_validate({})
+def calculated(
+    scope: Scope, node: tree.Arithmetic, operands: Sequence[Expr], among: bool = False
+) -> tuple[int | float | None, Unit]:
+    """The value of a chain of operations, None where it depends on the model, and its unit. `among`: it stands in an
+    expression, whose errors are at the operand."""
+    value, unit = value_of(operands[0]), unit_of(operands[0])
+    for op, operand, written in zip(node.ops, operands[1:], node.operands[1:], strict=True):
+        right = value_of(operand)
+        if among and op == "/" and right == 0:
+            scope.fail("LB121", "division by zero", node.span, labels=(Label(written.span, "this is 0"),))
+        joined = join_units(op, unit, unit_of(operand))
+        if joined is None:
+            message = f"`{op}` between {unit.value} and {unit_of(operand).value}"
+            hint = "both sides must be of one unit, or one a plain number"
+            scope.fail("LB107", message, written.span if among else node.span, help=hint)
+        unit = joined
+        if value is None or right is None:
+            value = None
+            continue
+        value = combined(op, value, right)
+        if value is None or not finite(value):
+            message = "division by zero" if op == "/" and right == 0 else "result is too large"
+            scope.fail("LB121", message, node.span, help="a constant is a finite number of at most 18 digits")
+    return value, unit
 
 
-def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
-    """The action that `kl(swa(window=256))` measures; of `kl` alone, the metric's own."""
-    name = call.name.name
-    if not call.args:
-        return _without_arguments(cls.default_action)
-    inner = _argument(call)
-    if not isinstance(inner, tree.Call):
-        scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
-    action = resolve_action(scope, inner)
-    if action.keeps:
-        message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
-        hint = f"name an action that changes the layer, as in `{name}({cls.default_action})`"
-        scope.fail("LB104", message, inner.span, help=hint)
+def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
+    """The int of a constant in one of the units, or without one. `what` it is, is for messages."""
+    value = constant(scope, node)
+    if not isinstance(value, Number):
+        scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span)
+    if value.unit not in (Unit.NONE, *units):
+        wanted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
+        scope.fail("LB107", f"{what} is {wanted or f'a plain number, not {described(value)}'}", value.span)
+    if value.value != int(value.value):
+        scope.fail("LB106", f"{what} is a whole number, not {described(value)}", value.span)
+    return int(value.value)
+
+
+def described(value: Constant) -> str:
+    """How to speak of it: `512 tokens`, `the text "512"`."""
+    match value:
+        case Number():
+            plain = value.unit is Unit.NONE or value.unit.value in value.text or value.text.endswith("%")
+            said = f"{value.text} ({value.value:.12g})" if value.text.startswith("$") else f"{value.text or value.value}"
+            return said + ("" if plain else f" {value.unit.value}")
+        case String():
+            return f'the text "{value.value}"'
+        case Boolean():
+            return str(value.value).lower()
+        case _:
+            return "a list"
+
+
+def literals(scope: Scope, node: tree.Expr | None) -> tuple[Number, ...]:
+    """The numbers as written that a constant is one of, wherever they stand: its own or its variable's."""
+    if isinstance(node, tree.Variable):
+        return scope.literals.get(node.name, ())
+    return (node,) if isinstance(node, tree.Number) else ()
+
+
+def warn_decimal(scope: Scope, node: tree.Expr) -> None:
+    """`4k` where tokens of a window or a context are meant: 4000, and mostly 4096 was wanted. Said once a literal."""
+    for literal in literals(scope, node):
+        text = literal.text.removesuffix("tokens").rstrip()
+        if not text.endswith("k") or any(d.code == "LB119" and d.span == literal.span for d in scope.diagnostics):
+            continue
+        binary = literal.text.replace("k", "Ki", 1)
+        meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
+        message = f"`{literal.text}` is {literal.value} tokens"
+        scope.warning("LB119", message, literal.span, help=f"did you mean `{binary}`{meant}?")
+
+
+def _number(scope: Scope, node: tree.Expr) -> Number:
+    value = constant(scope, node)
+    if not isinstance(value, Number):
+        scope.fail("LB106", f"a number is wanted, not {described(value)}", node.span)
+    return value
+
+
+# Actions -------------------------------------------------------------------------------------------------------------
+
+LATER_ACTIONS = frozenset({"linear"})
+
+
+def resolve_action(scope: Scope, call: tree.Call) -> Action:
+    """The action of a call, its arguments checked; errors stand at the argument."""
+    cls = actions().get(call.name.name)
+    if cls is None:
+        _unknown_action(scope, call)
+    parameter = partial(_parameter, scope, cls, call)
+    values, spans, good = bind(scope, call, parameter, partial(_argument, scope, cls))
+    try:
+        action = cls(**values)
+    except ValidationError as problem:
+        for item in problem.errors():
+            # What an argument with an error would have given is not missing.
+            if good or item["type"] != "missing":
+                _explain(scope, cls, call, spans, item)
+        raise Unresolved from None
+    if not good:
+        raise Unresolved
     return action
 
 
-def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
-    """The part of the layer in `influence`, `influence(attention)` or `influence(block)`; the first one goes without
-    saying."""
-    name = call.name.name
-    parts: tuple[str, ...] = getattr(cls, "parts", ())
-    if not call.args:
-        return None
-    inner = _argument(call)
-    if isinstance(inner, tree.Call) and inner.args is None:
-        word = inner.name.name
-        if word in parts:
-            return None if word == parts[0] else word
-        if parts and word not in actions():
-            scope.unknown(
-                "LB105", f"`{name}` is not about `{word}`", word, inner.span, parts, "parts of a layer", wishes="part"
-            )
-    forms = " or ".join(f"`{name}({part})`" for part in parts)
-    message = f"`{name}` takes no action"
-    scope.fail(
-        "LB104", message, call.span, help=f"write `{name}`" + (f"; the part of the layer is {forms}" if parts else "")
-    )
+def bind(
+    scope: Scope, call: tree.Call, parameter: Callable[[int, tree.Arg], str], read: Callable[[str, tree.Expr], Any]
+) -> tuple[dict[str, Any], dict[str, Span], bool]:
+    """The values of a call's arguments and their places, by the parameters that they are for, and whether all are good."""
+    values: dict[str, Any] = {}
+    spans: dict[str, Span] = {}
+
+    def one(position: int, arg: tree.Arg) -> None:
+        name = parameter(position, arg)
+        if name in spans:
+            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
+        spans[name] = arg.value.span
+        values[name] = read(name, arg.value)
+
+    good = attempt(each, lambda numbered: one(*numbered), enumerate(call.args or ())) is not None
+    return values, spans, good
 
 
-def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
-    name = node.name.name
-    if place not in ("assert", "minimize", "maximize", "subject to"):
-        message = f"`{name}` is known only after healing"
-        scope.fail("LB108", message, node.span, help=f"`{place}` decides before healing; move it to `assert`")
-    if node.args is None:
-        return PostScore(node.span, name, None)
-    argument = _argument(node)
-    if argument is None:
-        message = f"`{name}` takes one text of the `eval` block, or nothing"
-        scope.fail(
-            "LB104", message, node.span, help=f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
-        )
-    value = constant(scope, argument)
-    if not isinstance(value, String):
-        scope.fail("LB106", f"expected the name of a text, not {described(value)}", argument.span, help="quote it")
-    scope.judged_on.append((value.value, argument.span))
-    return PostScore(node.span, name, value.value)
+def signature(cls: type[Action]) -> str:
+    """`swa(window, sinks=0)`."""
+    parts = []
+    for name in cls.parameters():
+        default = cls.model_fields[name].get_default()
+        parts.append(name if default is PydanticUndefined else f"{name}={argument_text(default)}")
+    return f"{cls.kind_name()}({', '.join(parts)})" if parts else cls.kind_name()
 
 
-def _cost(scope: Scope, node: tree.Call) -> CostOf:
-    name = node.name.name
-    if not STATIC_VALUES[name].takes_context:
-        if node.args is not None:
-            scope.fail("LB104", f"`{name}` takes no arguments", node.span, help=f"it is of the whole model: write `{name}`")
-        return CostOf(node.span, name, None)
-    argument = _argument(node)
-    if argument is None:
-        scope.fail("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
-    context = whole(scope, constant(scope, argument), (Unit.TOKENS,), "a context")
-    if context < 1:
-        scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
-    warn_decimal(scope, argument)
-    return CostOf(node.span, name, context)
-
-
-def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
-    name = node.name.name
-    joint = metrics_of(Of.CHANGED)
-    if name not in joint:
-        instead = scope.metric if scope.metric in joint else next(iter(joint))
-        message = f"`{name}` is a layer's value, and the model's is wanted"
-        scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
-    if node.args is not None:
-        message = f"`{name}` of the whole model takes no action"
-        scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
-    if place == "until":
-        scope.fail(
-            "LB315",
-            f"`until` cannot use `{name}` of the whole model",
-            node.span,
-            help=("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`"),
-        )
-    return Score(node.span, name, name, None, True, None)
-
-
-def _argument(call: tree.Call) -> tree.Expr | None:
-    """The one argument of a call; None where it has another number of them, or a named one."""
-    return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
-
-
-def _is_layer_score(name: str) -> bool:
-    return name == "sensitivity" or name in metrics_of(Of.LAYER)
-
-
-def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
-    """Report a name that has no value here, with what may have been meant."""
+def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
     name, span = call.name.name, call.name.span
-    if name in actions() or name in LATER_ACTIONS:
-        text = actions()[name].example if name in actions() else name
-        help = [f"a score under an action is `nll({text})` or `kl({text})`"]
-        if name in FACTS:
-            help.append(f"the model's own is `model.{name}`")
-        scope.fail("LB128", f"`{name}` is an action, not a value", span, help=tuple(help))
-    if name in LATER_METRICS:
-        scope.fail("LB125", f"the metric `{name}` is not in this version", span)
-    message = f"no metric `{name}`"
-    if rule and name in _LAYER_NUMBERS:
-        chosen = "layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`"
-        scope.fail("LB102", message, span, help=chosen)
-    known: list[Any] = ["sensitivity", *metrics_of(Of.LAYER)]
-    what, wishes = "metrics", "score"
-    if not rule:
-        known = [*metrics_of(Of.CHANGED), *STATIC_VALUES, *metrics_of(Of.FINISHED)]
-        what, wishes = "values of the model", "value"
-    if name in FACTS:
-        said = f"`{name}` is a fact of the source model: `model.{name}`"
-        if rule:
-            same = f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
-            said = wish(name, "score") or same
-        scope.fail("LB102", message, span, help=(said, f"{what}: " + ", ".join(f"`{kind}`" for kind in sorted(known))))
-    scope.unknown("LB102", message, name, span, known, what, wishes=wishes)
+    listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
+    if name in LATER_ACTIONS:
+        scope.fail("LB125", f"the action `{name}` is not in this version", span, help=listed)
+    if name == "sensitivity" or name in metrics():
+        scope.fail("LB101", f"`{name}` is a metric, not an action", span, help=listed)
+    scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
+
+
+def _parameter(scope: Scope, cls: type[Action], call: tree.Call, position: int, arg: tree.Arg) -> str:
+    """The parameter that an argument is for."""
+    names, kind, form = cls.parameters(), cls.kind_name(), signature(cls)
+    if arg.key is not None:
+        if arg.key.name in names:
+            return arg.key.name
+        hints, meant = meant_words(arg.key.name, names, "parameter")
+        message, fix = f"`{kind}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
+        scope.fail("LB103", message, arg.key.span, help=(*hints, f"its form is `{form}`"), fix=fix)
+    if any(other.key is not None for other in (call.args or ())[:position]):
+        message = "an argument without a name stands after one with a name"
+        scope.fail("LB104", message, arg.span, help=f"the form is `{form}`")
+    if position >= len(names):
+        count = {0: "no arguments", 1: "one argument"}.get(len(names), f"at most {len(names)} arguments")
+        scope.fail("LB104", f"`{kind}` takes {count}", arg.span, help=f"its form is `{form}`")
+    return names[position]
+
+
+def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> Any:
+    """The Python value of an argument. Units are checked here, types and bounds by the action's own model."""
+    value = constant(scope, node, words=True)
+    extra = cls.model_fields[name].json_schema_extra
+    if isinstance(extra, dict) and "unit" in extra:
+        unit = Unit(str(extra["unit"]))
+        if unit is Unit.TOKENS:
+            warn_decimal(scope, node)
+        return whole(scope, f"`{name}`", value, unit)
+    if isinstance(value, Items):
+        scope.fail("LB106", f"`{name}` takes one value, not a list", node.span)
+    if isinstance(value, Number):
+        if value.unit not in (Unit.NONE, Unit.RATIO):
+            scope.fail("LB107", f"`{name}` is a plain number, not {described(value)}", node.span)
+        return Share(value.value) if value.unit is Unit.RATIO else value.value
+    return value.value
+
+
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "multiple_of": "a multiple of"}
+
+_TYPES = {
+    "amount": "a whole number or a share, as in `75%`",
+    "bool": "`true` or `false`",
+    "float": "a number",
+    "int": "a whole number",
+    "string": "text",
+}
+
+
+def refusal(item: Mapping[str, Any]) -> tuple[str, str]:
+    """The code and the words of one of Pydantic's errors: LB106 for a value of another type, else LB105."""
+    name, kind, context = str(item["loc"][0]) if item["loc"] else "", item["type"], item.get("ctx", {})
+    bound = next((f"{words} {context[key]:.12g}" for key, words in _BOUNDS.items() if key in context), None)
+    if bound is not None:
+        return "LB105", f"`{name}` must be {bound}"
+    if kind.endswith(("_type", "_parsing", "_from_float")):
+        return "LB106", f"`{name}` must be {_TYPES.get(kind.split('_')[0], 'of another type')}"
+    return "LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower()
+
+
+def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]) -> None:
+    """Report one of Pydantic's errors at the argument it is about."""
+    name = str(item["loc"][0]) if item["loc"] else ""
+    span = spans.get(name, call.span)
+    kind, form = cls.kind_name(), f"its form is `{signature(cls)}`"
+    if item["type"] == "missing":
+        scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
+    elif item["type"] != "literal_error":
+        scope.error(*refusal(item), span, help=form)
+    else:
+        expected, given = str(item["ctx"]["expected"]).replace("'", "`"), item["input"]
+        help = f"it can be {expected}"
+        if isinstance(given, str) and "`" not in expected:
+            scope.error("LB106", f"`{name}` must be a whole number", span, help=help)
+        else:
+            said = wish(str(given), "parameter")
+            scope.error("LB105", f"`{name}` of `{kind}` cannot be `{given}`", span, help=(said, help) if said else help)

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.constants import SET, constant, described, literals, placed
 from lbdsl.recipe.expressions import resolve_expr
 from lbdsl.recipe.schema import Number, String
-from lbdsl.recipe.scope import Constant, Expression, Plain, Scope, Unresolved, attempt, each
+from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.types import Place, kind_of, unit_of, walk
+from lbdsl.recipe.values import SET, constant, described, literals, placed
 from lbdsl.syntax import tree
 from lbdsl.syntax.parse import parse
 
@@ -40,14 +41,14 @@ def resolve_let(scope: Scope, node: tree.Let) -> None:
         value = attempt(constant, scope, node.value)
     else:
         expression = attempt(_expression, scope, node)
-    if scope.define("$", name, node.name.span):
+    if scope.define(node.name):
         scope.literals[name] = literals(scope, node.value)
         scope.variables[name] = value
         if expression is not None:
             scope.expressions[name] = expression
 
 
-def _expression(scope: Scope, node: tree.Let) -> Expression:
+def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
     """The expression when it makes sense at some place; else the errors are those of the place where it makes most."""
     size, depth = _measure(scope, node.value)
     if size > MAX_SIZE or depth > MAX_DEPTH:
@@ -60,7 +61,7 @@ def _expression(scope: Scope, node: tree.Let) -> Expression:
         attempt(resolve_expr, trial, node.value, place)
         found.append(tuple(problem for problem in trial.diagnostics if problem.is_error))
         if not found[-1]:
-            return Expression(node.value, size, depth)
+            return Named(node.value, size, depth)
     scope.diagnostics += found[len(found[1]) < len(found[0])]
     raise Unresolved
 
@@ -100,27 +101,14 @@ TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool]] = {
 }
 """Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is whole."""
 
+Domain = tree.Interval | tree.Choice
+
 
 class Outside(NamedTuple):
     """A value from `--set`: None when it could not be read. `literals` is the number it is written as."""
 
     value: Constant | None
     literals: tuple[Number, ...] = ()
-
-
-class Domain(NamedTuple):
-    """The values a parameter may have: an interval with both ends (`options` has the two), or a choice."""
-
-    is_interval: bool
-    options: tuple[Plain, ...]
-    span: Span
-
-
-class Declared(NamedTuple):
-    """A parameter above: its statement and its domain, None where it has none or a wrong one."""
-
-    node: tree.Param
-    domain: Domain | None
 
 
 def outside_values(
@@ -136,45 +124,9 @@ def outside_values(
         if name in declared:
             found[name] = attempt(_read, scope, text, declared[name]) or Outside(None)
         else:
-            place = Span(Source(SET, f"{given}={text}"), 0, len(given))
-            attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", name, place, declared, "parameters")
+            written = tree.Ident(Span(Source(SET, f"{given}={text}"), 0, len(given)), name)
+            attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", written, declared, "parameters")
     return found
-
-
-def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
-    """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
-    name = node.name.name
-    value = attempt(_value, scope, node, outside)
-    if not scope.define("$", name, node.name.span):
-        return None
-    scope.variables[name] = value
-    written = literals(scope, node.default) if outside is None else outside.literals
-    bounds = () if node.domain is None else domain_parts(node.domain)
-    scope.literals[name] = written + tuple(number for bound in bounds for number in literals(scope, bound))
-    return value
-
-
-def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
-    name = node.name.name
-    if node.type.name not in TYPES:
-        scope.unknown("LB127", f"no type `{node.type.name}`", node.type.name, node.type.span, TYPES, "types")
-    default = None if node.default is None else attempt(_default, scope, node, node.default)
-    domain = None if node.domain is None else attempt(resolve_domain, scope, node, node.domain)
-    scope.params[name] = Declared(node, domain)
-    if default is not None and domain is not None and not in_domain(scope, node, domain, default, "LB116"):
-        default = None
-    if outside is None:
-        if node.default is None:
-            scope.error("LB117", f"`${name}` has no value", node.span, help=f"give it one: `--set {name}=VALUE`")
-        return default
-    if outside.value is None:
-        return None
-    value = _of_type(scope, node, outside.value, "LB118")
-    return value if domain is None or in_domain(scope, node, domain, value, "LB118") else None
-
-
-def _default(scope: Scope, node: tree.Param, written: tree.Expr) -> Plain:
-    return _of_type(scope, node, constant(scope, written), "LB106")
 
 
 def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
@@ -182,88 +134,101 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
     name = param.name.name
     source = Source(f"{SET} {name}", text)
     span = Span(source, 0, len(text))
-    if not _is_text(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a shell's argument that are no text
         scope.fail("LB118", f"the value for `${name}` is not UTF-8 text", span)
     if param.type.name == "str" and not (len(text) >= 2 and text[0] == text[-1] == '"'):
         return Outside(String(span, text))
-    parsed = parse(Source(source.name, f"let $it = {text}"))
-    statements = parsed.value.statements if parsed.value is not None else ()
-    value = written = None
-    if not parsed.diagnostics and len(statements) == 1 and isinstance(statements[0], tree.Let):
-        written = statements[0].value
+    file, problems = parse(Source(source.name, f"let $it = {text}"))
+    if not problems and file is not None and len(file.statements) == 1 and isinstance(file.statements[0], tree.Let):
+        written = file.statements[0].value
         value = attempt(constant, Scope(), written)
-    if value is None:
-        message = f"`{text}` is no value for `${name}`"
-        scope.fail("LB118", message, span, labels=(Label(param.span, f"a parameter of type {param.type.name}"),))
-    value = placed(value, span, text)
-    return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
+        if value is not None:
+            value = placed(value, span, text)
+            return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
+    declared = Label(param.span, f"a parameter of type {param.type.name}")
+    scope.fail("LB118", f"`{text}` is no value for `${name}`", span, labels=(declared,))
 
 
-def _is_text(text: str) -> bool:
-    """False for the bytes of a shell's argument that are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _of_type(scope: Scope, node: tree.Param, value: Constant, code: str) -> Plain:
-    """The value in the parameter's type and unit."""
+def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
+    """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
     name = node.name.name
+    value = attempt(_value, scope, node, outside)
+    if not scope.define(node.name):
+        return None
+    scope.variables[name] = value
+    written = literals(scope, node.default) if outside is None else outside.literals
+    scope.literals[name] = written + tuple(number for part in _parts(node.domain) for number in literals(scope, part))
+    return value
+
+
+def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
+    name = node.name.name
+    if node.type.name not in TYPES:
+        scope.unknown("LB127", f"no type `{node.type.name}`", node.type, TYPES, "types")
+    default = None if node.default is None else attempt(_of_type, scope, node, node.default)
+    domain = None if node.domain is None else attempt(_domain, scope, node, node.domain)
+    if default is not None:
+        default = attempt(_in_domain, scope, node, domain, default, "LB116")
+    if outside is None:
+        if node.default is None:
+            scope.error("LB117", f"`${name}` has no value", node.span, help=f"give it one: `--set {name}=VALUE`")
+        return default
+    if outside.value is None:
+        return None
+    return _in_domain(scope, node, domain, _of_type(scope, node, outside.value, "LB118"), "LB118")
+
+
+def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB106") -> Plain:
+    """The value of a constant in the parameter's type and unit."""
+    value, name = constant(scope, written), node.name.name
     kind, units, whole = TYPES[node.type.name]
     if isinstance(value, Plain) and kind_of(value) == kind and unit_of(value) in units:
         if not isinstance(value, Number):
             return value
         if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:
-            said = f"`${name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
+            message = f"`${name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
             code = "LB118" if code == "LB118" else "LB107"
-            scope.fail(code, said, value.span, help=f"write `{value.value:.12g}%`")
+            scope.fail(code, message, value.span, help=f"write `{value.value:.12g}%`")
         if not whole or value.value == int(value.value):
             return Number(value.span, int(value.value) if whole else value.value, units[0], value.text)
+    message = f"`${name}` is of type {node.type.name}, and {described(value)} is not"
     share = kind == kind_of(value) == "number" and unit_of(value) is Unit.RATIO
-    scope.fail(
-        code,
-        f"`${name}` is of type {node.type.name}, and {described(value)} is not",
-        value.span,
-        help="the type of a share is `ratio`" if share else (),
-        labels=() if value.span.source is node.span.source else (Label(node.span, "declared here"),),
-    )
+    help = "the type of a share is `ratio`" if share else ()
+    labels = () if value.span.source is node.span.source else (Label(node.span, "declared here"),)
+    scope.fail(code, message, value.span, help=help, labels=labels)
 
 
-def domain_parts(written: tree.Interval | tree.Choice) -> tuple[tree.Expr, ...]:
+def _parts(domain: Domain | None) -> tuple[tree.Expr, ...]:
     """The two ends of an interval, or the values of a choice."""
-    return written.options if isinstance(written, tree.Choice) else (written.low, written.high)
+    match domain:
+        case tree.Interval():
+            return (domain.low, domain.high)
+        case tree.Choice():
+            return domain.options
+        case None:
+            return ()
 
 
-def resolve_domain(scope: Scope, node: tree.Param, written: tree.Interval | tree.Choice) -> Domain:
-    """A domain for the values of a parameter."""
-    constants = [attempt(constant, scope, part) for part in domain_parts(written)]
-    options = each(lambda value: _domain_value(scope, node, value), constants)
+def _domain(scope: Scope, node: tree.Param, written: Domain) -> Domain:
+    """The domain with its constants in the parameter's type."""
+    of_type: Any = partial(_of_type, scope, node)
     if isinstance(written, tree.Choice):
-        return Domain(False, options, written.span)
-    low, high = options
-    if not isinstance(low, Number) or not isinstance(high, Number):
+        return rebuilt(written, options=of_type)
+    found = rebuilt(written, low=of_type, high=of_type)
+    if not isinstance(found.low, Number) or not isinstance(found.high, Number):
         scope.fail("LB106", "only numbers have a range", written.span, help="list the values: `in {a, b}`")
-    if low.value > high.value:
+    if found.low.value > found.high.value:
         scope.fail("LB205", "the domain runs backwards", written.span)
-    return Domain(True, options, written.span)
+    return found
 
 
-def _domain_value(scope: Scope, node: tree.Param, value: Constant | None) -> Plain:
-    if value is None:
-        raise Unresolved
-    return _of_type(scope, node, value, "LB106")
-
-
-def in_domain(scope: Scope, node: tree.Param, domain: Domain, value: Plain, code: str) -> bool:
-    """Whether the value belongs to the domain; an error otherwise."""
-    if domain.is_interval:
-        low, high = domain.options
-        good = low.value <= value.value <= high.value  # type: ignore[operator]
-    else:
-        good = any(value.value == option.value for option in domain.options)
-    if not good:
+def _in_domain(scope: Scope, node: tree.Param, domain: Domain | None, value: Plain, code: str) -> Plain:
+    """The value when it belongs to the domain."""
+    options: list[Any] = [part.value for part in _parts(domain) if isinstance(part, Plain)]
+    inside = options[0] <= value.value <= options[1] if isinstance(domain, tree.Interval) else value.value in options
+    if domain is not None and not inside:
         message = f"`${node.name.name}` cannot be {described(value)}"
-        scope.error(code, message, value.span, labels=(Label(domain.span, "its domain"),))
-    return good
+        scope.fail(code, message, value.span, labels=(Label(domain.span, "its domain"),))
+    return value

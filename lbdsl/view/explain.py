@@ -13,9 +13,9 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.metrics import metrics
-from lbdsl.recipe.calls import signature
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
+from lbdsl.recipe.values import signature
 from lbdsl.syntax.words import KEYWORDS, LEFT
 
 FORMAT_VERSION = 1

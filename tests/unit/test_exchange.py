@@ -19,8 +19,7 @@ from lbdsl.api.converting import convert_recipe
 from lbdsl.cli.convert import convert
 from lbdsl.core.span import Source
 from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.exchange import from_exchange, recipe_schema, to_exchange
-from lbdsl.recipe.exchange_table import STATEMENTS
+from lbdsl.recipe.exchange import STATEMENTS, from_exchange, recipe_schema, to_exchange
 from lbdsl.recipe.exchange_text import DEPTH
 from lbdsl.syntax import tree
 from lbdsl.syntax.format import format_text

@@ -10,7 +10,7 @@ import pytest
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.paths import nearest_path
-from lbdsl.recipe import includes, load_recipe, recipe_from_text
+from lbdsl.recipe import load_recipe, reading, recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.view.diagnostics import Style, diagnostics_json, diagnostics_text
@@ -266,9 +266,9 @@ def test_limits_hold_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert errors(found) == ["LB135"]
     assert found.diagnostics[0].message.endswith("more than 2 MiB")
     rules = "layers 0 keep;" * 101 + "\n"
-    monkeypatch.setattr(includes, "MAX_RULES", 202)
+    monkeypatch.setattr(reading, "MAX_RULES", 202)
     assert "LB135" not in errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\n', a=rules, b=rules))
-    monkeypatch.setattr(includes, "MAX_RULES", 201)
+    monkeypatch.setattr(reading, "MAX_RULES", 201)
     assert "LB135" in errors(loaded(tmp_path, r='include "a.lbr"\ninclude "b.lbr"\n', a=rules, b=rules))
     deep = {f"d{i}": f'include "d{i + 1}.lbr"\n' for i in range(70)}
     assert errors(loaded(tmp_path, r='include "d0.lbr"\nelse keep\n', **deep)) == ["LB135"]
