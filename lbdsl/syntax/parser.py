@@ -10,38 +10,41 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lark.exceptions import UnexpectedToken
 from lark.grammar import Rule
+from lark.lexer import LexerThread
 from lark.parsers.lalr_interactive_parser import InteractiveParser
+from lark.parsers.lalr_parser_state import ParseConf, ParserState
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import BINARY, DECIMAL, Unit
 from lbdsl.syntax import tree
-from lbdsl.syntax.grammar import grammar
+from lbdsl.syntax.grammar import START, grammar
 from lbdsl.syntax.lexer import END, Token
 from lbdsl.syntax.words import PLANNED
 
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
-
-
 _PLANNED = {word.upper() for word in PLANNED}
+
+_NO_LEXER = LexerThread(cast(Any, None), None)
+"""Tokens come from `lbdsl.syntax.lexer`, after `lbdsl.syntax.layout` has cut them into statements."""
 
 
 class Failure:
     """The token that has no place: its index; the end of the statement is one past the last."""
 
-    def __init__(self, index: int, parser: InteractiveParser):
+    def __init__(self, index: int, state: ParserState[int]):
         self.index = index
-        self._parser = parser
+        self._state = state
 
     @cached_property
     def expected(self) -> frozenset[str]:
         """The terminals that have a place there."""
-        return frozenset(self._parser.accepts()) - _PLANNED
+        return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts()) - _PLANNED
 
     @property
     def complete(self) -> bool:
@@ -69,14 +72,14 @@ class Parser:
     def __init__(self, source: Source):
         self.source = source
         self.diagnostics: list[Diagnostic] = []
-        self._callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
-        self._callbacks |= dict.fromkeys(_VALUES, self._shift)
+        callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
+        callbacks |= dict.fromkeys(_VALUES, self._shift)
+        self._conf = ParseConf(grammar().table, callbacks, START)
 
     def parse(self, tokens: Sequence[Token]) -> Any:
         """The node of a statement, or a `Failure`."""
-        parser = grammar().parse_interactive()
-        parser.parser_state.parse_conf.callbacks = self._callbacks
-        feed: Any = parser.parser_state.feed_token  # it wants a `type` of tokens, and no more
+        state = ParserState(self._conf, _NO_LEXER)
+        feed: Any = state.feed_token  # it wants a `type` of tokens, and no more
         index = 0
         last = tokens[-1].end if tokens else 0
         try:
@@ -85,7 +88,7 @@ class Parser:
                 index += 1
             return feed(Token(END, "", last, last), True).node
         except UnexpectedToken:
-            return Failure(index, parser)
+            return Failure(index, state)
 
     def value(self, token: Token) -> Any:
         """The node of a token that is a value by itself; the text of a keyword or sign."""

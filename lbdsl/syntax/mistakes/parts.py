@@ -163,6 +163,6 @@ def _wanted(expected: frozenset[str]) -> str:
         expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
     if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:
         return ""
-    signs = {t.name: f"`{t.pattern.value}`" for t in grammar().terminals if t.pattern.type == "str"}
-    words = sorted((signs | _NAMES).get(terminal, f"`{terminal.lower()}`") for terminal in expected)
+    signs = grammar().signs
+    words = sorted(_NAMES.get(name) or f"`{signs.get(name, name.lower())}`" for name in expected)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
