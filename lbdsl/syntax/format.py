@@ -119,9 +119,9 @@ def _items(body: Sequence[Piece]) -> list[list[Piece]]:
 
 
 # Long lines ----------------------------------------------------------------------------------------------------------
-# A break stands only where a newline ends no statement (so what is listed here is among those of `lbdsl.syntax.layout`), and
-# as far outside as it can: before `because` and `until` first, then after commas and before `or`, then before `and`, and so
-# inwards, bracket by bracket.
+# A break stands only where a newline ends no statement (what is listed here is among the tokens of `lbdsl.syntax.layout`),
+# and as far outside as it can: before `because` and `until` first, then after commas and before `or`, then before `and`,
+# and so inwards, bracket by bracket.
 
 _CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
 _RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
@@ -158,11 +158,12 @@ def _fill(pieces: Sequence[Piece], column: int, rest: int) -> list[tuple[int, st
         part = pieces[begin:end]
         if lines:
             line = lines[-1][1] + (" " if _spaced(pieces[begin - 1], part[0]) else "") + _flat(part)
-            indent = rest if len(lines) > 1 else column
+            indent = lines[-1][0]
             if indent + len(line) <= WIDTH:
                 lines[-1] = (indent, line)
                 continue
         *full, (_, last) = _fill(part, rest if lines else column, further)
+        # The last line is open: what follows may be joined to it, so it stands no further in than that.
         lines += full
         lines.append((rest if lines else column, last))
     return lines
