@@ -12,10 +12,9 @@ from heapq import merge
 
 from lbdsl.core.span import Source
 from lbdsl.syntax.layout import OPERANDS, split_statements
-from lbdsl.syntax.lexer import lex
+from lbdsl.syntax.lexer import BRACKETS, lex
 from lbdsl.syntax.limits import MAX_TOKENS
 
-OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN"}), frozenset({"RPAR", "RSQB", "RBRACE"})
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
 SPACES = " \t\r\f\ufeff"
 _BLANK_LINE = re.compile(rf"\n[{SPACES}]*\n")
@@ -100,15 +99,16 @@ class _Signs:
     def use(self, kind: str) -> str:
         """The kind of the next token by its use, from its kind as the lexer knows it."""
         previous, self.previous = self.previous, kind
-        self.depth = len(self.inside) - 1 - (kind in CLOSES)
+        closes = kind in BRACKETS.values()
+        self.depth = len(self.inside) - 1 - closes
         if kind in ("LAYERS", "GROUP"):
             self.inside[-1] = "set"
         elif kind in ("WHERE", "UNTIL", *SEPARATORS):
             self.inside[-1] = ""
-        elif kind in OPENS:
-            self.inside.append("call" if previous == "NAME" else self.inside[-1])
+        elif kind in BRACKETS:
+            self.inside.append("call" if kind == "LPAR" and previous == "NAME" else self.inside[-1])
             return "DOMAIN" if kind == "LBRACE" and previous == "IN" else kind
-        elif kind in CLOSES:
+        elif closes:
             self.inside.pop()
         elif kind == "EQUAL" and self.inside[-1] == "call":
             return "ARGUMENT"

@@ -12,6 +12,9 @@ from lbdsl.syntax.words import KEYWORDS
 
 BAD = "BAD"
 END = "$END"
+NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
+BRACKETS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+"""The closing bracket of each opening one."""
 
 
 class Token(NamedTuple):

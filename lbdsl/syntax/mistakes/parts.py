@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.syntax.grammar import grammar
-from lbdsl.syntax.lexer import BAD, END, Token
-from lbdsl.syntax.mistakes.place import NUMBERS, WANTS_MORE, Place, keyword
+from lbdsl.syntax.lexer import BAD, END, NUMBERS, Token
+from lbdsl.syntax.mistakes.place import WANTS_MORE, Place, keyword
 from lbdsl.syntax.words import BLOCKS, KEYWORDS, STATEMENTS
 
 _VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}

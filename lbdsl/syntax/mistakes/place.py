@@ -12,7 +12,6 @@ from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.parser import Failure, Parser
 from lbdsl.syntax.words import KEYWORDS, RULES
 
-NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
 WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
 """Operators, which want something on their right side."""

@@ -6,8 +6,8 @@ from itertools import takewhile
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
 from lbdsl.core.span import Span
-from lbdsl.syntax.lexer import BAD
-from lbdsl.syntax.mistakes.place import NUMBERS, Place
+from lbdsl.syntax.lexer import BAD, BRACKETS, NUMBERS
+from lbdsl.syntax.mistakes.place import Place
 from lbdsl.syntax.words import BLOCKS
 
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -118,10 +118,8 @@ def sign_of_a_comparison(p: Place) -> Diagnostic | None:
 
 def comma_in_a_block(p: Place) -> Diagnostic | None:
     before = [token.type for token in p.tokens[: p.failure.index]]
-    enclosed = any(
-        before.count(opening) > before.count(closing) for opening, closing in (("LPAR", "RPAR"), ("LSQB", "RSQB"))
-    )
-    if p.type != "COMMA" or p.first not in BLOCKS or "LBRACE" not in before or enclosed:
+    inside = [opening for opening, closing in BRACKETS.items() if before.count(opening) > before.count(closing)]
+    if p.type != "COMMA" or p.first not in BLOCKS or inside != ["LBRACE"]:
         return None
     return p.error("LB011", "settings are separated by `;` or a new line", write=";")
 
