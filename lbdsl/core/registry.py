@@ -13,10 +13,11 @@ import os
 import pkgutil
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.nearest import nearest
@@ -35,7 +36,7 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
         for info in pkgutil.iter_modules(package.__path__)
         if info.name != "base"
     ]
-    plugins = [point.module for point in entry_points(group=group)]
+    plugins = [point.module for point in _installed().select(group=group)]
     plugins += [name for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
     modules += [_plugin(name) for name in plugins]
     found: dict[str, type[T]] = {}
@@ -53,6 +54,12 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
                     where = f"{found[kind].__module__} and {value.__module__}"
                     raise fail("LB483", f"two {base.__name__.lower()}s are called {kind!r}: {where}")
     return MappingProxyType(dict(sorted(found.items())))
+
+
+@cache
+def _installed() -> Any:
+    """Read once: it looks into every distribution there is."""
+    return entry_points()
 
 
 def _plugin(name: str) -> ModuleType:

@@ -113,9 +113,9 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             for name in TYPES:
                 yield Item(name, "type", TYPE_MEANINGS.get(name, ""))
         case "action":
-            for name in actions():
+            for name, action in actions().items():
                 # A metric asks what an action that changes the layer does to it.
-                if (not role.owner or _changes(name)) and (role.key != "modules" or _is_for_modules(name)):
+                if (not role.owner or not action.keeps) and (role.key != "modules" or _is_for_modules(name)):
                     yield _action(name)
         case "metric" | "layer":
             for name in ("sensitivity", *metrics_of(Of.LAYER)):
@@ -145,12 +145,6 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
-
-
-def _changes(name: str) -> bool:
-    """Whether an action changes its layer; one that needs arguments does."""
-    cls = actions()[name]
-    return not cls.keeps
 
 
 @cache

@@ -6,18 +6,17 @@ accepts are what may follow. What a name means there (action, metric, word of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbdsl.core.span import Source
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
-from lbdsl.syntax.lexer import BAD, Token
+from lbdsl.syntax.lexer import BAD, BRACKETS, Token
 from lbdsl.syntax.parser import Failure, Parser
 from lbdsl.syntax.words import BLOCKS, KEYWORDS
 
-_OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
 _STRINGS = frozenset({"STRING", "REGEX"})
 
@@ -71,9 +70,9 @@ class Cursor:
         """Indices of the brackets that are open here, the outermost first."""
         stack: list[int] = []
         for index, token in enumerate(self.before):
-            if token.type in _OPENS:
+            if token.type in BRACKETS:
                 stack.append(index)
-            elif stack and token.type == _OPENS[self.before[stack[-1]].type]:
+            elif stack and token.type == BRACKETS[self.before[stack[-1]].type]:
                 stack.pop()
         return stack
 
@@ -88,12 +87,15 @@ class Cursor:
 
     def given(self, bracket: int) -> tuple[str, ...]:
         """The keys that stand already after a bracket, on its own level."""
-        depth, keys = 0, []
+        return tuple(token.text for token in self._directly_inside(bracket) if token.type == "KEY")
+
+    def _directly_inside(self, bracket: int) -> Iterator[Token]:
+        """The tokens after a bracket that are in no other bracket inside it."""
+        depth = 0
         for token in self.before[bracket + 1 :]:
-            depth += (token.type in _OPENS) - (token.type in _OPENS.values())
-            if token.type == "KEY" and depth == 0:
-                keys.append(token.text)
-        return tuple(keys)
+            depth += (token.type in BRACKETS) - (token.type in BRACKETS.values())
+            if depth == 0:
+                yield token
 
     def role(self) -> Role:
         """What a name at this place would be."""
@@ -120,12 +122,11 @@ class Cursor:
         return Role("action", key="modules" if self.first == "MODULES" else "")
 
     def _argument(self, name: str, bracket: int) -> Role:
-        depth, position, key = 0, 0, ""
-        for token in self.before[bracket + 1 :]:
-            depth += (token.type in _OPENS) - (token.type in _OPENS.values())
-            if depth == 0 and token.type == "COMMA":
+        position, key = 0, ""
+        for token in self._directly_inside(bracket):
+            if token.type == "COMMA":
                 position, key = position + 1, ""
-            elif depth == 0 and token.type == "KEY":
+            elif token.type == "KEY":
                 key = token.text
         metric = metrics_of(Of.LAYER).get(name)
         if metric is not None and metric.takes_action and not self.block:

@@ -46,22 +46,13 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
         return Diagnosed(None, (error("LB060", "only `$names` and `@names` can be renamed"),))
     definition = analysis.definitions.get(name.text)
     if definition is None or definition.is_included:
-        return Diagnosed(
-            None, (error("LB060", f"`{name.text}` is not defined in this file", help="rename it where it is defined"),)
-        )
+        message = f"`{name.text}` is not defined in this file"
+        return Diagnosed(None, (error("LB060", message, help="rename it where it is defined"),))
     sigil = name.text[0]
     wanted = sigil + new.strip().removeprefix(sigil)
     if _NAME.fullmatch(wanted[1:]) is None:
-        return Diagnosed(
-            None,
-            (
-                error(
-                    "LB061",
-                    f"`{wanted}` is no name",
-                    help="a name is made of letters, digits and `_`, and begins with no digit",
-                ),
-            ),
-        )
+        help = "a name is made of letters, digits and `_`, and begins with no digit"
+        return Diagnosed(None, (error("LB061", f"`{wanted}` is no name", help=help),))
     if wanted != name.text and wanted in analysis.definitions:
         return Diagnosed(None, (error("LB061", f"`{wanted}` is defined already", help="choose another name"),))
     return Diagnosed(tuple((token, wanted) for token in uses_of(analysis, offset)))

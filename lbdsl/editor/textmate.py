@@ -13,7 +13,7 @@ from typing import Any
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.recipe.variables import TYPES
-from lbdsl.syntax.grammar import terminals
+from lbdsl.syntax.grammar import grammar
 from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -21,7 +21,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
-    numbers = terminals()  # Python and Oniguruma read those of numbers alike
+    numbers = grammar().terminals  # Python and Oniguruma read those of numbers alike
     statements = [word for word, keyword in KEYWORDS.items() if keyword.form]
     words = KEYWORDS.keys() - OPERATORS - set(statements)
     return {

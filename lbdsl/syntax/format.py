@@ -9,13 +9,12 @@ Lines end with `\\n` alone.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source
 from lbdsl.syntax import tree
-from lbdsl.syntax.format_pieces import CLOSES, OPENS, SEPARATORS, SPACES, Comment, Piece, pieces_of
-from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
+from lbdsl.syntax.format_pieces import SEPARATORS, SPACES, Comment, Piece, pieces_of
 from lbdsl.syntax.parse import parse
 
 WIDTH = 100
@@ -48,30 +47,26 @@ def _text_of(source: Source) -> str:
     return "".join(line + "\n" for line in _followed([], head, statements, 0))
 
 
+def _comments(file: tree.File) -> list[str]:
+    return [span.text.rstrip(SPACES) for span in file.comments]
+
+
 def _difference(old: tree.File, new: str) -> Diagnostic | None:
     """LB040 when the new text says something else than the old tree."""
     again = parse(Source(old.source.name, new))
-    what, span = "", None
+    span = None
     if again.value is None or any(found.is_error for found in again.diagnostics):
         what = "no longer parses"
     elif again.value.statements != old.statements:
         what = "means something else"
         pairs = zip(old.statements, again.value.statements, strict=False)
         span = next((before.span for before, after in pairs if before != after), None)
-    elif [span.text.rstrip(SPACES) for span in again.value.comments] != [span.text.rstrip(SPACES) for span in old.comments]:
+    elif _comments(again.value) != _comments(old):
         what = "has other comments"
-    if not what:
+    else:
         return None
-    return error(
-        "LB040",
-        f"the formatted text {what}; nothing is written",
-        span,
-        help="this is a bug of lbdsl; please report it with the recipe",
-    )
-
-
-def _comments(file: tree.File) -> list[str]:
-    return [span.text.rstrip(SPACES) for span in file.comments]
+    help = "this is a bug of lbdsl; please report it with the recipe"
+    return error("LB040", f"the formatted text {what}; nothing is written", span, help=help)
 
 
 # Statements and comments to lines ------------------------------------------------------------------------------------
@@ -117,21 +112,16 @@ def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
 
 
 def _items(body: Sequence[Piece]) -> list[list[Piece]]:
-    """What stands between the separators of a block."""
-    items: list[list[Piece]] = [[]]
-    depth = 0
-    for piece in body:
-        depth += (piece.kind in OPENS) - (piece.kind in CLOSES)
-        if piece.kind in SEPARATORS and depth == 0:
-            items.append([])
-        else:
-            items[-1].append(piece)
-    return [item for item in items if item]
+    """What stands between the separators of a block; those of a block inside it are deeper."""
+    depth = min((piece.depth for piece in body), default=0)
+    between = groupby(body, lambda piece: piece.kind in SEPARATORS and piece.depth == depth)
+    return [list(item) for separators, item in between if not separators]
 
 
 # Long lines ----------------------------------------------------------------------------------------------------------
-# A break stands only where a newline ends no statement (`lbdsl.syntax.layout`), and as far outside as it can: before
-# `because` and `until` first, then after commas and before `or`, then before `and`, and so inwards, bracket by bracket.
+# A break stands only where a newline ends no statement (what is listed here is among the tokens of `lbdsl.syntax.layout`),
+# and as far outside as it can: before `because` and `until` first, then after commas and before `or`, then before `and`,
+# and so inwards, bracket by bracket.
 
 _CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
 _RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
@@ -142,63 +132,50 @@ _RANKS = 6
 def _rows(pieces: Sequence[Piece], column: int) -> list[str]:
     """Lines of pieces without a block. A comment inside ends its line, as it did in the source."""
     lines: list[str] = []
-    start, depth = 0, 0
+    start, rest = 0, column + INDENT
     for end, piece in enumerate(pieces, 1):
         if not piece.comments and end < len(pieces):
             continue
-        row = pieces[start:end]
-        lines += [
-            " " * indent + line for indent, line in _fill(row, column + INDENT if lines else column, column + INDENT, depth)
-        ]
-        depth += sum((part.kind in OPENS) - (part.kind in CLOSES) for part in row)
+        lines += [" " * indent + line for indent, line in _fill(pieces[start:end], rest if lines else column, rest)]
         for comment in piece.comments if end < len(pieces) else ():
-            _add_comment(lines, comment, column + INDENT)
+            _add_comment(lines, comment, rest)
         start = end
     return lines
 
 
-def _fill(pieces: Sequence[Piece], column: int, rest: int, depth: int) -> list[tuple[int, str]]:
+def _fill(pieces: Sequence[Piece], column: int, rest: int) -> list[tuple[int, str]]:
     """Pieces on as few lines as fit: the first begins at `column`, the others at `rest`. Each line with its indent."""
     whole = _flat(pieces)
-    levels = _levels(pieces, depth) if column + len(whole) > WIDTH else {}
+    levels = _levels(pieces) if column + len(whole) > WIDTH else {}
     if not levels:
         return [(column, whole)]
     outermost = min(levels.values())
     cuts = [0, *(index for index, level in levels.items() if level == outermost), len(pieces)]
+    # Lines of a clause too long for one line stand further in than the next clause.
+    further = rest + (INDENT if outermost % _RANKS == 0 else 0)
     lines: list[tuple[int, str]] = []
-    pending = ""
     for begin, end in pairwise(cuts):
         part = pieces[begin:end]
-        text = _flat(part)
-        indent = rest if lines else column
-        if pending:
-            space = " " if _spaced(pieces[begin - 1], part[0]) else ""
-            if indent + len(pending) + len(space) + len(text) <= WIDTH:
-                pending += space + text
+        if lines:
+            line = lines[-1][1] + (" " if _spaced(pieces[begin - 1], part[0]) else "") + _flat(part)
+            indent = lines[-1][0]
+            if indent + len(line) <= WIDTH:
+                lines[-1] = (indent, line)
                 continue
-            lines.append((indent, pending))
-            pending, indent = "", rest
-        if indent + len(text) <= WIDTH:
-            pending = text
-        else:
-            # Lines of a clause too long for one line stand further in than the next clause.
-            further = rest + (INDENT if outermost % _RANKS == 0 else 0)
-            *full, (_, pending) = _fill(part, indent, further, outermost // _RANKS)
-            lines += full
-    lines.append((rest if lines else column, pending))
+        *full, (_, last) = _fill(part, rest if lines else column, further)
+        # The last line is open: what follows may be joined to it, so it stands no further in than that.
+        lines += full
+        lines.append((rest if lines else column, last))
     return lines
 
 
-def _levels(pieces: Sequence[Piece], depth: int) -> dict[int, int]:
+def _levels(pieces: Sequence[Piece]) -> dict[int, int]:
     """Where a line may begin: index of its first piece -> how far inside that is."""
     levels: dict[int, int] = {}
     for index, (before, piece) in enumerate(pairwise(pieces), 1):
-        depth += (before.kind in OPENS) - (piece.kind in CLOSES)
         rank = _RANK_BEFORE.get(piece.kind, _RANK_AFTER.get(before.kind))
-        # Elsewhere a newline would end the statement.
-        goes_on = depth > 0 or before.kind in CONTINUES_AFTER or piece.kind in CONTINUES_BEFORE
-        if rank is not None and goes_on and piece.kind not in ONLY_BEGINS:
-            levels[index] = depth * _RANKS + rank
+        if rank is not None:
+            levels[index] = piece.depth * _RANKS + rank
     return levels
 
 

@@ -12,10 +12,9 @@ from heapq import merge
 
 from lbdsl.core.span import Source
 from lbdsl.syntax.layout import OPERANDS, split_statements
-from lbdsl.syntax.lexer import lex
+from lbdsl.syntax.lexer import BRACKETS, lex
 from lbdsl.syntax.limits import MAX_TOKENS
 
-OPENS, CLOSES = frozenset({"LPAR", "LSQB", "LBRACE", "DOMAIN"}), frozenset({"RPAR", "RSQB", "RBRACE"})
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
 SPACES = " \t\r\f\ufeff"
 _BLANK_LINE = re.compile(rf"\n[{SPACES}]*\n")
@@ -35,11 +34,12 @@ class Piece:
     """A token with the comments after it, of which only the first can stand on its line. `gap`: a blank line stands before.
 
     `kind` is the token's, but for signs with several uses: DASH in `4-7`, SIGN in `-3`, ARGUMENT for the `=` in
-    `swa(window=4)`, DOMAIN for the `{` in `in {1, 2}`.
+    `swa(window=4)`, DOMAIN for the `{` in `in {1, 2}`. `depth` counts the brackets around it.
     """
 
     kind: str
     text: str = ""
+    depth: int = 0
     gap: bool = False
     comments: list[Comment] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
             signs = _Signs()
             statements.append([])
         if kind in SEPARATORS:
-            statements[-1].append(Piece(signs.use(kind)))
+            statements[-1].append(Piece(signs.use(kind), depth=signs.depth))
             continue
         gap = _BLANK_LINE.search(text, end, token.start) is not None
         if kind == "COMMENT":
@@ -71,7 +71,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
         else:
             # Blanks inside `10M  tokens` are part of the token's text.
             word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())
-            last = Piece(signs.use(kind), word, gap)
+            last = Piece(signs.use(kind), word, signs.depth, gap)
             if last.kind in ("RPAR", "RSQB"):
                 _drop_last_comma(statements[-1])
             statements[-1].append(last)
@@ -91,20 +91,24 @@ class _Signs:
 
     def __init__(self) -> None:
         self.previous = ""
+        self.depth = 0
+        """How many brackets are around the token that was seen last."""
         self.inside = [""]
         """What is being written outside all brackets, and in each that is open: "set" (of layers), "call" or neither."""
 
     def use(self, kind: str) -> str:
         """The kind of the next token by its use, from its kind as the lexer knows it."""
         previous, self.previous = self.previous, kind
+        closes = kind in BRACKETS.values()
+        self.depth = len(self.inside) - 1 - closes
         if kind in ("LAYERS", "GROUP"):
             self.inside[-1] = "set"
         elif kind in ("WHERE", "UNTIL", *SEPARATORS):
             self.inside[-1] = ""
-        elif kind in OPENS:
-            self.inside.append("call" if previous == "NAME" else self.inside[-1])
+        elif kind in BRACKETS:
+            self.inside.append("call" if kind == "LPAR" and previous == "NAME" else self.inside[-1])
             return "DOMAIN" if kind == "LBRACE" and previous == "IN" else kind
-        elif kind in CLOSES:
+        elif closes:
             self.inside.pop()
         elif kind == "EQUAL" and self.inside[-1] == "call":
             return "ARGUMENT"

@@ -1,4 +1,4 @@
-"""The grammar of recipes as Lark's LALR parser: made of `grammars/lbr.lark`, quickly where its tables are shipped.
+"""The grammar of recipes as tables of Lark's LALR parser: made of `grammars/lbr.lark`, quickly where they are shipped.
 
 Lark takes longer to make LALR tables than a whole check may take. So `lbr.tables.json` holds what Lark serializes, as plain
 data; `PYTHONHASHSEED=0 python -m lbdsl.syntax.grammar` writes it. It counts only for the very grammar and the series of
@@ -8,55 +8,78 @@ Lark that made it: with another of either, Lark makes the tables anew, in memory
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lark
 from lark import Lark
 from lark.grammar import Rule
 from lark.lexer import TerminalDef
+from lark.parsers.lalr_analysis import IntParseTable
+from lark.utils import SerializeMemoizer
 
 from lbdsl.core.digest import digest_text
 from lbdsl.core.resources import resource_folder
 
 GRAMMAR = "lbr.lark"
 TABLES = "lbr.tables.json"
+START = "stmt"
+
+
+class Grammar(NamedTuple):
+    """What the parser of a statement runs on."""
+
+    table: IntParseTable
+    rules: Sequence[Rule]
+
+    terminals: Mapping[str, str]
+    """The regular expression of each terminal that is no keyword, in the order in which Lark's lexer tries them."""
+
+    signs: Mapping[str, str]
+    """The text of those that have but one."""
+
+    ignored: frozenset[str]
 
 
 @cache
-def grammar() -> Lark:
-    """The parser of a statement."""
+def grammar() -> Grammar:
     folder = resource_folder("grammars")
     text = Path(folder, GRAMMAR).read_text(encoding="utf-8")
-    tables = Path(folder, TABLES)
-    shipped: dict[str, Any] = json.loads(tables.read_text(encoding="utf-8")) if tables.is_file() else {}
-    if shipped.get("made_of") != _made_of(text):
-        return _built(text)
-    memo, states = shipped["memo"], shipped["data"]["parser"]["parser"]
-    states["states"] = _int_keys(states["states"])
-    return Lark._load_from_dict(shipped["data"], _int_keys(memo))
-
-
-@cache
-def terminals() -> dict[str, str]:
-    """The regular expression of each terminal that is no keyword, in the order in which Lark's lexer tries them."""
-    ordered: list[TerminalDef] = grammar().parser.lexer.terminals
-    return {t.name: t.pattern.to_regexp() for t in ordered if not t.pattern.value.isidentifier()}
+    file = Path(folder, TABLES)
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if data.get("made_of") != _made_of(text):
+        data = json.loads(tables_text(text))
+    rules = SerializeMemoizer.deserialize(_int_keys(data["rules"]), {"Rule": Rule}, {})
+    table = data["table"] | {"states": _int_keys(data["table"]["states"])}
+    return Grammar(
+        IntParseTable.deserialize(table, rules),
+        tuple(rules.values()),
+        data["terminals"],
+        data["signs"],
+        frozenset(data["ignored"]),
+    )
 
 
 def tables_text(text: str) -> str:
     """What is shipped for a grammar's text."""
-    data, memo = _built(text).memo_serialize([TerminalDef, Rule])
-    return json.dumps({"made_of": _made_of(text), "data": data, "memo": memo}, separators=(",", ":")) + "\n"
+    made: Any = Lark(text, parser="lalr", lexer="basic", start=START, maybe_placeholders=False).parser
+    table, rules = made.parser.memo_serialize([Rule])
+    terminals: list[TerminalDef] = [t for t in made.lexer.terminals if not t.pattern.value.isidentifier()]
+    data = {
+        "made_of": _made_of(text),
+        "ignored": made.lexer_conf.ignore,
+        "signs": {t.name: t.pattern.value for t in terminals if t.pattern.type == "str"},
+        "terminals": {t.name: t.pattern.to_regexp() for t in terminals},
+        "rules": rules,
+        "table": table,
+    }
+    return json.dumps(data, separators=(",", ":")) + "\n"
 
 
 def _made_of(text: str) -> str:
     return f"{digest_text(text)} lark {'.'.join(lark.__version__.split('.')[:2])}"
-
-
-def _built(text: str) -> Lark:
-    return Lark(text, parser="lalr", lexer="basic", start="stmt", maybe_placeholders=False)
 
 
 def _int_keys(data: dict[str, Any]) -> dict[int, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.span import Source, Span
-from lbdsl.syntax.lexer import Token
+from lbdsl.syntax.lexer import BRACKETS, NUMBERS, Token
 from lbdsl.syntax.limits import MAX_DEPTH, MAX_DIGITS
 
 
@@ -32,11 +32,9 @@ _RANKS = frozenset({"LOWEST", "HIGHEST"})
 _BEFORE_A_RANK = _set("LPAR COMMA AND OR EXCEPT NOT EQUAL LAYERS")
 """`lowest` and `highest` begin a rule, but may stand in a set as well."""
 
-_OPENS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
-_CLOSES = {close: open_ for open_, close in _OPENS.items()}
+_CLOSES = {closing: opening for opening, closing in BRACKETS.items()}
 _CLOSE_TEXT = {"(": ")", "[": "]", "{": "}"}
-_NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
-OPERANDS = _NUMBERS | _set("NAME DOTTED VAR REF STRING REGEX RPAR RSQB RBRACE")
+OPERANDS = NUMBERS | _set("NAME DOTTED VAR REF STRING REGEX RPAR RSQB RBRACE")
 _END_OF_STATEMENT = re.compile(r"[ \t\r]*([#;\n]|$)")
 
 
@@ -74,7 +72,7 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
             layout.semicolon(token)
         elif token.type not in _CLOSES or layout.close(token):
             layout.take(token)
-            if token.type in _NUMBERS:
+            if token.type in NUMBERS:
                 layout.check_number(token, tokens[index + 1] if index + 1 < len(tokens) else _NOTHING)
     layout.finish()
     return layout.chunks, layout.diagnostics
@@ -170,9 +168,9 @@ class _Layout:
         span = self.span(token)
         if self.brackets:
             top, _, self.prefixes = self.brackets.pop()
-            label = Label(self.span(top), "opened here")
-            said = f"`{top.text}` closed by `{token.text}`"
-            self.mistake("LB003", said, span, labels=(label,), help="brackets close in pairs")
+            opened = (Label(self.span(top), "opened here"),)
+            message = f"`{top.text}` closed by `{token.text}`"
+            self.mistake("LB003", message, span, labels=opened, help="brackets close in pairs")
         else:
             # `swa(window=512))` at the end of a statement: without the second bracket nothing else is enclosed.
             twice = self.previous.type == token.type and _END_OF_STATEMENT.match(self.source.text, token.end)
@@ -184,7 +182,7 @@ class _Layout:
         """Add a token, counting brackets and prefix operators, so that no later stage meets a deeper tree."""
         previous = self.previous
         self.current.append(token)
-        if token.type in _OPENS:
+        if token.type in BRACKETS:
             inline = token.type != "LBRACE" or previous.type == "IN"
             self.brackets.append(_Bracket(token, inline, self.prefixes))
             self.prefixes = 0
@@ -195,10 +193,8 @@ class _Layout:
             return
         depth = len(self.brackets) + self.prefixes + sum(bracket.prefixes for bracket in self.brackets[:MAX_DEPTH])
         if depth > MAX_DEPTH:
-            help = (
-                f"brackets, `not` and signs together may be nested at most {MAX_DEPTH} deep; "
-                "name parts with `let` or `group`"
-            )
+            limit = f"brackets, `not` and signs together may be nested at most {MAX_DEPTH} deep"
+            help = f"{limit}; name parts with `let` or `group`"
             self.mistake("LB005", f"nesting deeper than {MAX_DEPTH}", self.span(token), help=help)
 
     def check_number(self, token: Token, following: Token) -> None:

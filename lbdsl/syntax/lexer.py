@@ -6,12 +6,15 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from lbdsl.syntax.grammar import grammar, terminals
+from lbdsl.syntax.grammar import grammar
 from lbdsl.syntax.limits import MAX_TOKENS
 from lbdsl.syntax.words import KEYWORDS
 
 BAD = "BAD"
 END = "$END"
+NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
+BRACKETS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+"""The closing bracket of each opening one."""
 
 
 class Token(NamedTuple):
@@ -25,7 +28,8 @@ class Token(NamedTuple):
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    return re.compile("|".join(f"(?P<{name}>{regex})" for name, regex in [*terminals().items(), (BAD, r"[\s\S]")]))
+    terminals = {**grammar().terminals, BAD: r"[\s\S]"}
+    return re.compile("|".join(f"(?P<{name}>{regex})" for name, regex in terminals.items()))
 
 
 class Lexed(NamedTuple):
@@ -37,7 +41,7 @@ class Lexed(NamedTuple):
 
 def lex(text: str, limit: int) -> Lexed:
     """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
-    ignored = frozenset(grammar().lexer_conf.ignore)
+    ignored = grammar().ignored
     tokens: list[Token] = []
     comments: list[Token] = []
     for match in _pattern().finditer(text):

@@ -7,41 +7,44 @@ is a node with the text that it spans, its parentheses included: those belong to
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lark.exceptions import UnexpectedToken
 from lark.grammar import Rule
+from lark.lexer import LexerThread
 from lark.parsers.lalr_interactive_parser import InteractiveParser
+from lark.parsers.lalr_parser_state import ParseConf, ParserState
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import BINARY, DECIMAL, Unit
 from lbdsl.syntax import tree
-from lbdsl.syntax.grammar import grammar
+from lbdsl.syntax.grammar import START, grammar
 from lbdsl.syntax.lexer import END, Token
 from lbdsl.syntax.words import PLANNED
 
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
-
-
 _PLANNED = {word.upper() for word in PLANNED}
+
+_NO_LEXER = LexerThread(cast(Any, None), None)
+"""Tokens come from `lbdsl.syntax.lexer`, after `lbdsl.syntax.layout` has cut them into statements."""
 
 
 class Failure:
     """The token that has no place: its index; the end of the statement is one past the last."""
 
-    def __init__(self, index: int, parser: InteractiveParser):
+    def __init__(self, index: int, state: ParserState[int]):
         self.index = index
-        self._parser = parser
+        self._state = state
 
     @cached_property
     def expected(self) -> frozenset[str]:
         """The terminals that have a place there."""
-        return frozenset(self._parser.accepts()) - _PLANNED
+        return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts()) - _PLANNED
 
     @property
     def complete(self) -> bool:
@@ -69,14 +72,14 @@ class Parser:
     def __init__(self, source: Source):
         self.source = source
         self.diagnostics: list[Diagnostic] = []
-        self._callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
-        self._callbacks |= dict.fromkeys(_VALUES, self._shift)
+        callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
+        callbacks |= dict.fromkeys(_VALUES, self._shift)
+        self._conf = ParseConf(grammar().table, callbacks, START)
 
     def parse(self, tokens: Sequence[Token]) -> Any:
         """The node of a statement, or a `Failure`."""
-        parser = grammar().parse_interactive()
-        parser.parser_state.parse_conf.callbacks = self._callbacks
-        feed: Any = parser.parser_state.feed_token  # it wants a `type` of tokens, and no more
+        state = ParserState(self._conf, _NO_LEXER)
+        feed: Any = state.feed_token  # it wants a `type` of tokens, and no more
         index = 0
         last = tokens[-1].end if tokens else 0
         try:
@@ -85,7 +88,7 @@ class Parser:
                 index += 1
             return feed(Token(END, "", last, last), True).node
         except UnexpectedToken:
-            return Failure(index, parser)
+            return Failure(index, state)
 
     def value(self, token: Token) -> Any:
         """The node of a token that is a value by itself; the text of a keyword or sign."""
@@ -97,12 +100,7 @@ class Parser:
 
     def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
         """What makes one piece of the pieces that a rule reduces."""
-        symbols: list[Any] = list(enumerate(rule.expansion))
-        kept = [
-            index
-            for index, symbol in symbols
-            if not symbol.is_term or (symbol.name in _VALUES and (rule.options.keep_all_tokens or not symbol.filter_out))
-        ]
+        kept = self._kept(rule)
         name, alone = rule.alias or rule.origin.name, rule.options.expand1 and not rule.alias
         if alone and len(rule.expansion) == 1:
             return itemgetter(0)  # A lone operand passes through the levels of precedence: most reductions are such.
@@ -112,8 +110,10 @@ class Parser:
             start, end = pieces[0].start, pieces[-1].end
             nodes: list[Any] = []
             for index in kept:
-                piece = pieces[index]
-                if type(piece) is _Piece:
+                piece = pieces[index] if index is not None else None
+                if piece is None:
+                    nodes.append(None)
+                elif type(piece) is _Piece:
                     nodes.append(piece.node)
                 elif not nodes:
                     nodes = piece.nodes  # A chain's own list grows, so that a long one costs linear time.
@@ -124,6 +124,20 @@ class Parser:
             return _Piece(make(Span(self.source, start, end), *nodes), start, end)
 
         return reduce
+
+    @staticmethod
+    def _kept(rule: Rule) -> list[int | None]:
+        """The indices of a rule's symbols that carry meaning; None stands for what `[...]` has left out."""
+        kept: list[int | None] = []
+        symbols: Iterator[Any] = iter(enumerate(rule.expansion))
+        for left_out in rule.options.empty_indices or [False] * len(rule.expansion):
+            if left_out:
+                kept.append(None)
+                continue
+            index, symbol = next(symbols)
+            if not symbol.is_term or (symbol.name in _VALUES and (rule.options.keep_all_tokens or not symbol.filter_out)):
+                kept.append(index)
+        return kept
 
     def _string(self, span: Span, text: str) -> tree.String:
         def unescaped(match: re.Match[str]) -> str:
@@ -188,20 +202,32 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
 }
 
 
-def _param(span: Span, name: tree.Variable, type_: tree.Ident, *more: Any) -> tree.Param:
-    domain = next((node for node in more if isinstance(node, tree.Interval | tree.Choice)), None)
-    return tree.Param(span, name, type_, domain, next((node for node in more if node is not domain), None))
+Make = Callable[..., Any]
+"""Makes a node of its span and of what is kept of a rule, in the grammar's order; None is what `[...]` has left out."""
+
+
+def _of_all(node: Make) -> Make:
+    """The node has one field, a tuple of all there is."""
+    return lambda span, *nodes: node(span, nodes)
+
+
+def _of_rest(node: Make) -> Make:
+    """The node's second field is a tuple of all but the first."""
+    return lambda span, first, *nodes: node(span, first, nodes)
+
+
+def _chain(node: Make) -> Make:
+    """Operands with operators between them."""
+    return lambda span, *nodes: node(span, nodes[::2], nodes[1::2])
 
 
 def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
-    patterns = tuple(node for node in nodes if not isinstance(node, _Part))
-    return tree.ModulesSelector(span, patterns, _part(nodes, "in"), _part(nodes, "where"))
+    *patterns, layers, where = nodes
+    return tree.ModulesSelector(span, tuple(patterns), layers, where)
 
 
-def _rank(span: Span, direction: str, *nodes: Any) -> tree.RankSelector:
-    amount = next((node for node in nodes if isinstance(node, tree.Number | tree.Variable)), None)
-    by = next(node for node in nodes if isinstance(node, tree.Call))
-    return tree.RankSelector(span, direction, amount, bool(_part(nodes, "of rest")), by, _part(nodes, "bound"))
+def _rank(span: Span, direction: str, amount: Any, of_rest: bool | None, by: tree.Call, bound: Any) -> tree.RankSelector:
+    return tree.RankSelector(span, direction, amount, bool(of_rest), by, bound)
 
 
 def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
@@ -210,71 +236,36 @@ def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
     return tree.Choose(span, layers, among, minimizing, tuple(subject_to))
 
 
-class _Part(NamedTuple):
-    """A part of a selector that may be left out."""
-
-    name: str
-    node: Any
-
-
-def _part(nodes: Sequence[Any], name: str) -> Any:
-    return next((node.node for node in nodes if isinstance(node, _Part) and node.name == name), None)
+def _by_rule_name() -> dict[str, Make]:
+    """The nodes of the tree by their names, written as those of rules are: `LayersSelector` as `layers_selector`."""
+    nodes = [value for value in vars(tree).values() if isinstance(value, type) and issubclass(value, tree.Node)]
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.__name__).lower(): node for node in nodes}
 
 
-def _chain(span: Span, *nodes: Any) -> tree.Arithmetic:
-    return tree.Arithmetic(span, nodes[::2], nodes[1::2])
-
-
-def _call(span: Span, name: tree.Ident, *args: tree.Arg) -> tree.Call:
-    return tree.Call(span, name, args if span.end > name.span.end else None)
-
-
-_NODES: Mapping[str, Callable[..., Any]] = {
-    "version": tree.Version,
-    "recipe_name": tree.RecipeName,
-    "requires": tree.Requires,
-    "param": _param,
-    "let": tree.Let,
-    "group": tree.Group,
-    "include": lambda span, path, sha256=None: tree.Include(span, path, sha256),
-    "assertion": tree.Assertion,
+_NODES: Mapping[str, Make] = {
+    **_by_rule_name(),
     "choose": _choose,
-    "rule": lambda span, selector, actions, because=None: tree.RuleStatement(span, selector, actions, because),
-    "else_selector": tree.ElseSelector,
-    "where_selector": tree.WhereSelector,
-    "layers_selector": lambda span, layers, *where: tree.LayersSelector(span, layers, _part(where, "where")),
+    "rule": tree.RuleStatement,
     "modules_selector": _modules,
     "rank_selector": _rank,
-    "where": lambda span, expr: _Part("where", expr),
-    "until": lambda span, expr: _Part("bound", expr),
-    "while": lambda span, expr: _Part("bound", tree.While(span, expr)),
-    "in_layers": lambda span, layers: _Part("in", layers),
-    "of_rest": lambda span: _Part("of rest", True),
+    "bounded_selector": lambda span, direction, *rest: _rank(span, direction, None, *rest),
+    "of_rest": lambda span: True,
     "action": lambda span, *calls: calls[::2],
-    "except_set": tree.ExceptSet,
-    "union_set": lambda span, *sets: tree.UnionSet(span, sets),
-    "inter_set": lambda span, *sets: tree.InterSet(span, sets),
-    "not_set": tree.NotSet,
-    "all_layers": tree.AllLayers,
-    "point": tree.Point,
+    "union_set": _of_all(tree.UnionSet),
+    "inter_set": _of_all(tree.InterSet),
     "range": lambda span, first, _, last: tree.Range(span, first, last),
-    "edge": tree.Edge,
-    "every": lambda span, step, start=None: tree.Every(span, step, start),
-    "ranked_set": tree.RankedSet,
-    "block": lambda span, kind, *settings: tree.Block(span, kind, settings),
-    "stage": lambda span, name, *settings: tree.Stage(span, name, settings),
-    "setting": tree.Setting,
-    "span_domain": tree.Interval,
-    "choice_domain": lambda span, *options: tree.Choice(span, options),
+    "block": _of_rest(tree.Block),
+    "stage": _of_rest(tree.Stage),
+    "choice": _of_all(tree.Choice),
     "either": lambda span, *operands: tree.Logic(span, "or", operands),
     "both": lambda span, *operands: tree.Logic(span, "and", operands),
-    "negation": tree.Not,
-    "compare": lambda span, *nodes: tree.Compare(span, nodes[::2], nodes[1::2]),
+    "compare": _chain(tree.Compare),
     "cmp_op": lambda span, *words: tree.Operator(span, " ".join(words)),
-    "arithmetic": _chain,
+    "arithmetic": _chain(tree.Arithmetic),
     "minus": lambda span, _, operand: tree.Minus(span, operand),
-    "list": lambda span, *items: tree.Items(span, items),
-    "call": _call,
-    "arg": lambda span, *nodes: tree.Arg(span, nodes[0] if len(nodes) == 2 else None, nodes[-1]),
+    "items": _of_all(tree.Items),
+    "word": lambda span, name: tree.Call(span, name, None),
+    "call": _of_rest(tree.Call),
 }
-"""What makes the nodes of the grammar's rules and aliases; rules without an entry only gather pieces."""
+"""What makes the nodes of the grammar's rules and aliases. One that has a node's name makes that node of its fields, but
+for the exceptions listed here; one without an entry only gathers pieces."""

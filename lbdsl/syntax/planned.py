@@ -22,11 +22,8 @@ def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
     match node:
         case tree.Choose():
             word = Span(node.span.source, node.span.start, node.span.start + len("choose"))
-            yield (
-                "`choose` is",
-                word,
-                "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs",
-            )
+            instead = "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs"
+            yield "`choose` is", word, instead
         case tree.RuleStatement(selector=tree.RankSelector(bound=tree.While(span=span))):
             yield "`while` is", span, "give the number of layers, as in `lowest 8 by nll drop`, and `assert` what must hold"
         case tree.Block():

@@ -6,7 +6,6 @@ The words are in `wishes.toml` beside this file, which is read when the first un
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,8 @@ _ANYWHERE = "anywhere"
 @cache
 def wishes() -> Mapping[str, Mapping[str, str]]:
     """By place, then by the words that have one answer, separated by spaces: the answer."""
+    import tomllib  # most recipes have no word of another tool and need not wait for it
+
     places = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     phrases = places.pop("phrases")
     return {

@@ -26,6 +26,11 @@ def run(*arguments: object, stdin: bytes | str | None = None):
     return CliRunner().invoke(fmt, [str(argument) for argument in arguments], input=stdin)
 
 
+def test_settings_of_a_stage_are_spaced_as_those_of_its_block() -> None:
+    text = "heal { stage match { tokens = 1k; lr = 1 }; lr = 1 }\n"
+    assert format_text(text).unwrap() == text
+
+
 def test_files_are_rewritten_and_keep_their_mode(tmp_path: Path) -> None:
     file, good = tmp_path / "a.lbr", tmp_path / "b.lbr"
     file.write_text(ODD)

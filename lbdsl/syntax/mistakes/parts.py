@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.syntax.grammar import grammar
-from lbdsl.syntax.lexer import BAD, END, Token
-from lbdsl.syntax.mistakes.place import NUMBERS, WANTS_MORE, Place, keyword
+from lbdsl.syntax.lexer import BAD, END, NUMBERS, Token
+from lbdsl.syntax.mistakes.place import WANTS_MORE, Place, keyword
 from lbdsl.syntax.words import BLOCKS, KEYWORDS, STATEMENTS
 
 _VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}
@@ -18,19 +18,15 @@ def modules_in_layers(p: Place) -> Diagnostic | None:
     if p.first != "layers" or p.type not in ("STRING", "REGEX"):
         return None
     text = p.token.text
-    said = (
-        "layers are chosen by number, not by name; modules can only be kept or quantized, as in "
-        f"`modules {text} quantize(bits=4)`"
-    )
-    return p.error("LB008", f"unexpected `{text}`", help=(said, *p.form))
+    said = "layers are chosen by number, not by name; modules can only be kept or quantized, as in"
+    return p.error("LB008", f"unexpected `{text}`", help=(f"{said} `modules {text} quantize(bits=4)`", *p.form))
 
 
 def open_range(p: Place) -> Diagnostic | None:
     """`layers 4- keep`."""
     start, dash = p.at(-2), p.at(-1)
-    if dash.type != "MINUS" or start.type not in ("INT", "VAR"):
-        return None
-    if p.first not in ("layers", "group") and all(token.type != "LAYERS" for token in p.tokens):
+    of_layers = p.first == "group" or any(token.type == "LAYERS" for token in p.tokens)
+    if dash.type != "MINUS" or start.type not in ("INT", "VAR") or not of_layers:
         return None
     if not p.expects("INT", "VAR") or p.expects("NAME"):
         return None
@@ -42,26 +38,10 @@ def open_range(p: Place) -> Diagnostic | None:
 
 def action_for_a_value(p: Place) -> Diagnostic | None:
     """`where nll < drop`; without more it parses as a condition, and then has no action."""
-    if p.is_rule and p.type == "NAME":
-        return _action_for_value(p, p.failure.index)
-    before = p.at(-1)
-    if not p.type and before.type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME"):
-        return _action_for_value(p, _last_call(p.tokens))
-    return None
-
-
-def right_side(p: Place) -> Diagnostic | None:
-    """`where nll <`."""
-    before = p.at(-1)
-    if before.type not in WANTS_MORE or p.type in (BAD, *NUMBERS):
+    ended = not p.type and p.at(-1).type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME")
+    if not ended and not (p.is_rule and p.type == "NAME"):
         return None
-    if p.type and p.type.lower() not in KEYWORDS and p.token.text not in ")]};":
-        return None
-    return p.error("LB012", f"right side of `{before.text}` missing", before, help=p.form)
-
-
-def _action_for_value(p: Place, index: int) -> Diagnostic | None:
-    """An action at `index` right after an operator that wants a value."""
+    index = _last_call(p.tokens) if ended else p.failure.index
     sign, name = p.tokens[index - 1], p.tokens[index]
     if index < 1 or sign.type not in _VALUE_SIGNS or name.type != "NAME" or name.text not in p.actions:
         return None
@@ -79,6 +59,16 @@ def _last_call(tokens: Sequence[Token]) -> int:
             break
         index -= 1
     return index
+
+
+def right_side(p: Place) -> Diagnostic | None:
+    """`where nll <`."""
+    before = p.at(-1)
+    if before.type not in WANTS_MORE or p.type in (BAD, *NUMBERS):
+        return None
+    if p.type and p.type.lower() not in KEYWORDS and p.token.text not in ")]};":
+        return None
+    return p.error("LB012", f"right side of `{before.text}` missing", before, help=p.form)
 
 
 def missing_by(p: Place) -> Diagnostic | None:
@@ -163,6 +153,6 @@ def _wanted(expected: frozenset[str]) -> str:
         expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
     if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:
         return ""
-    signs = {t.name: f"`{t.pattern.value}`" for t in grammar().terminals if t.pattern.type == "str"}
-    words = sorted((signs | _NAMES).get(terminal, f"`{terminal.lower()}`") for terminal in expected)
+    signs = grammar().signs
+    words = sorted(_NAMES.get(name) or f"`{signs.get(name, name.lower())}`" for name in expected)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

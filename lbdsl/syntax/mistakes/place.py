@@ -10,9 +10,8 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.span import Source, Span
 from lbdsl.syntax.lexer import Token
 from lbdsl.syntax.parser import Failure, Parser
-from lbdsl.syntax.words import BLOCKS, KEYWORDS, RULES
+from lbdsl.syntax.words import KEYWORDS, RULES
 
-NUMBERS = frozenset({"INT", "DECIMAL", "QUANTITY", "PERCENT"})
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
 WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
 """Operators, which want something on their right side."""
@@ -56,17 +55,6 @@ class Place:
 
     def expects(self, *terminals: str) -> bool:
         return self.failure.expected.issuperset(terminals)
-
-    @property
-    def in_block(self) -> bool:
-        """Inside `{ }` of a block, outside its parentheses."""
-        open_: list[str] = []
-        for token in self.tokens[: self.failure.index]:
-            if token.type in ("LPAR", "LSQB", "LBRACE"):
-                open_.append(token.type)
-            elif token.type in ("RPAR", "RSQB", "RBRACE"):
-                open_.pop()
-        return open_[-1:] == ["LBRACE"] and self.first in BLOCKS
 
     @property
     def form(self) -> tuple[str, ...]:

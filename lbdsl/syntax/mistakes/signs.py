@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
 from lbdsl.core.span import Span
-from lbdsl.syntax.lexer import BAD
-from lbdsl.syntax.mistakes.place import NUMBERS, Place
+from lbdsl.syntax.lexer import BAD, BRACKETS, NUMBERS
+from lbdsl.syntax.mistakes.place import Place
 from lbdsl.syntax.words import BLOCKS
 
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+_LAYERS = ("INT", "REF")
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
 
@@ -42,9 +45,8 @@ def comment_sign(p: Place) -> Diagnostic | None:
         return None
     # Behind a number `//` may be a division, and what follows `/* */` is no comment.
     sure = after.text == "/" and (p.failure.index == 0 or (p.is_rule and p.failure.complete))
-    return p.error(
-        "LB008", "comments begin with `#`", p.token, after, help="and end with the line", write="#" if sure else None
-    )
+    write = "#" if sure else None
+    return p.error("LB008", "comments begin with `#`", p.token, after, help="and end with the line", write=write)
 
 
 def sign_of_a_domain(p: Place) -> Diagnostic | None:
@@ -84,29 +86,17 @@ def negative_layer(p: Place) -> Diagnostic | None:
     return p.error("LB010", said, p.token, after, help=help)
 
 
-def sign_of_a_setting(p: Place) -> Diagnostic | None:
-    """`heal { tokens == 3 }`."""
-    after = p.at(1)
-    if p.type != "NAME" or after.text not in ("==", ":") or not p.expects("KEY") or not p.in_block:
-        return None
-    return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", write="=")
-
-
-def sign_of_an_argument(p: Place) -> Diagnostic | None:
-    """`swa(window: 512)`, `swa(window 512)`."""
-    before, said = p.at(-1), "arguments use `=`"
-    if before.type != "NAME" or not p.expects("COMMA"):
-        return None
-    if p.token.text == ":" and not p.in_block:
-        return p.error("LB011", said, help=f"write `{before.text}=VALUE`", write="=")
-    if p.type in (*NUMBERS, "STRING", "VAR") and before.text not in p.actions and p.expects("RPAR"):
-        fix = p.edit("write `=`", "=", before.end, p.token.start)
-        return p.error("LB011", said, before, p.token, help=f"write `{before.text}={p.token.text}`", fix=fix)
-    return None
-
-
-def sign_of_a_definition(p: Place) -> Diagnostic | None:
-    """`let $x == 3`."""
+def sign_for_equals(p: Place) -> Diagnostic | None:
+    """`heal { tokens == 3 }`, `swa(window: 512)`, `swa(window 512)`, `let $x == 3`."""
+    before, after, argument = p.at(-1), p.at(1), "arguments use `=`"
+    if p.type == "NAME" and after.text in ("==", ":") and p.expects("KEY"):
+        return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", write="=")
+    if before.type == "NAME" and p.expects("COMMA"):
+        if p.token.text == ":":
+            return p.error("LB011", argument, help=f"write `{before.text}=VALUE`", write="=")
+        if p.type in (*NUMBERS, "STRING", "VAR") and before.text not in p.actions and p.expects("RPAR"):
+            fix = p.edit("write `=`", "=", before.end, p.token.start)
+            return p.error("LB011", argument, before, p.token, help=f"write `{before.text}={p.token.text}`", fix=fix)
     if p.token.text in ("==", ":") and p.expects("EQUAL"):
         return p.error("LB011", f"`{p.first}` uses `=`", help=p.form, write="=")
     return None
@@ -127,31 +117,25 @@ def sign_of_a_comparison(p: Place) -> Diagnostic | None:
 
 
 def comma_in_a_block(p: Place) -> Diagnostic | None:
-    if p.type == "COMMA" and p.in_block:
-        return p.error("LB011", "settings are separated by `;` or a new line", write=";")
-    return None
+    before = [token.type for token in p.tokens[: p.failure.index]]
+    inside = [opening for opening, closing in BRACKETS.items() if before.count(opening) > before.count(closing)]
+    if p.type != "COMMA" or p.first not in BLOCKS or inside != ["LBRACE"]:
+        return None
+    return p.error("LB011", "settings are separated by `;` or a new line", write=";")
 
 
 def missing_comma(p: Place) -> Diagnostic | None:
     """`layers 0 1 2 drop`."""
-    layers = ("INT", "REF")
-    before, index = p.at(-1), p.failure.index
-    if not (p.type in layers and before.type in layers and p.first in ("layers", "group") and p.expects("COMMA")):
+    before = p.at(-1)
+    if p.type not in _LAYERS or before.type not in _LAYERS or p.first not in ("layers", "group") or not p.expects("COMMA"):
         return None
-    last = index
-    while last + 1 < len(p.tokens) and p.tokens[last + 1].type in layers:
-        last += 1
-    listed = p.tokens[index - 1 : last + 1]
+    listed = [before, *takewhile(lambda token: token.type in _LAYERS, p.tokens[p.failure.index :])]
     # `0 5` may be meant as a range, `@a @b` as what is in both.
     numbers = all(token.type == "INT" for token in listed)
     ranged = p.at(-2).type == "MINUS"
     sure = numbers and (ranged or len(listed) > 2)
     text = (f"{p.at(-3).text}-" if ranged else "") + ", ".join(token.text for token in listed)
     other = "" if sure or not numbers else f", or `{before.text}-{listed[-1].text}` for a range"
-    commas = tuple(Edit(Span(p.source, token.end, token.end), ",") for token in listed[:-1])
-    return p.error(
-        "LB008",
-        f"unexpected `{p.token.text}`: layers are separated by `,`",
-        help=f"write `{text}`{other}",
-        fix=Fix("insert `,`", commas) if sure else None,
-    )
+    fix = Fix("insert `,`", tuple(Edit(Span(p.source, token.end, token.end), ",") for token in listed[:-1]))
+    said = f"unexpected `{p.token.text}`: layers are separated by `,`"
+    return p.error("LB008", said, help=f"write `{text}`{other}", fix=fix if sure else None)

@@ -30,14 +30,13 @@ def unknown_statement(p: Place) -> Diagnostic | None:
         fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
         return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
     said = wish(word, "statement")
-    near = None if said else nearest(word.lower(), STATEMENTS)
-    listed = "statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS)
-    return p.error(
-        "LB001",
-        f"unknown statement `{word}`",
-        help=said or (f"did you mean `{near}`?" if near else listed),
-        write=slip(word, STATEMENTS) if near else None,
-    )
+    message = f"unknown statement `{word}`"
+    if said:
+        return p.error("LB001", message, help=said)
+    near = nearest(word.lower(), STATEMENTS)
+    if near:
+        return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, STATEMENTS))
+    return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS))
 
 
 def no_statement(p: Place) -> Diagnostic | None:
@@ -62,42 +61,40 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
     keyword is taken for a name, often for the action's, so the failure is at the word or one or two tokens behind it."""
     if len(p.tokens) > LONGEST:
         return None
-    best: tuple[int, int, str] | None = None
+    furthest, best = p.failure.index, None
     for index, word in islice(_candidates(p), _TRIALS):
         token = p.tokens[index]
         right = keyword(word)._replace(start=token.start, end=token.end)
         reached = p.reached([*p.tokens[:index], right, *p.tokens[index + 1 :]])
-        if reached > p.failure.index and (best is None or reached > best[0]):
-            best = (reached, index, word)
+        if reached > furthest:
+            furthest, best = reached, (token, word)
     if best is None:
         return None
-    _, index, word = best
-    token = p.tokens[index]
-    return p.error(
-        "LB050",
-        f"unexpected `{token.text}`",
-        token,
-        help=(f"did you mean `{word}`?", *p.form),
-        write=word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None,
-    )
+    token, word = best
+    help = (f"did you mean `{word}`?", *p.form)
+    write = word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None
+    return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
 
 
 def _candidates(p: Place) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with the keywords like it, the likest first."""
-    for index in (p.failure.index, p.failure.index - 1, p.failure.index - 2):
-        if 0 < index < len(p.tokens):
-            token = p.tokens[index]
-            if token.type in WORDS and token.text not in p.actions and wish(token.text, "set") is None:
-                for word in close_words(token.text, KEYWORDS.keys() - PLANNED)[:3]:
-                    yield index, word
+    for index in _words_near(p, 2):
+        word = p.tokens[index].text
+        if wish(word, "set") is None:
+            yield from ((index, near) for near in close_words(word, KEYWORDS.keys() - PLANNED)[:3])
+
+
+def _words_near(p: Place, before: int) -> Iterator[int]:
+    """Where a word that is no action stands: at the failure, or up to so many tokens before it."""
+    for index in range(p.failure.index, max(0, p.failure.index - before - 1), -1):
+        if index < len(p.tokens) and p.tokens[index].type in WORDS and p.tokens[index].text not in p.actions:
+            yield index
 
 
 def word_of_another_tool(p: Place) -> Diagnostic | None:
     """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
-    for index in (p.failure.index, p.failure.index - 1):
-        token = p.tokens[index] if 0 < index < len(p.tokens) else None
-        if token is None or token.type not in WORDS or token.text in p.actions:
-            continue
+    for index in _words_near(p, 1):
+        token = p.tokens[index]
         said = wish(token.text, "set")
         if said is not None:
             return p.error("LB008", f"unexpected `{token.text}`", token, help=(said, *p.form))
