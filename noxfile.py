@@ -11,15 +11,15 @@ nox.options.reuse_existing_virtualenvs = True
 
 VERSIONS = ("5.16", "5.19", "5.20", "5.22", "5.23", "newest")
 TESTS = (
-    "tests/unit/test_hybrid_masks.py",
-    "tests/unit/test_hybrid_cache.py",
-    "tests/unit/test_hybrid_robust.py",
-    "tests/unit/test_families.py",
-    "tests/unit/test_load.py",
-    "tests/unit/test_heal.py",
-    "tests/unit/test_export_native.py",
+    "tests/model/test_hybrid_masks.py",
+    "tests/model/test_hybrid_cache.py",
+    "tests/model/test_hybrid_robust.py",
+    "tests/families/test_families.py",
+    "tests/model/test_load.py",
+    "tests/heal/test_heal.py",
+    "tests/export/test_export_native.py",
     "tests/pipeline/test_export_native.py",
-    "tests/unit/test_rewrite.py",
+    "tests/run/test_rewrite.py",
     "tests/pipeline/test_rewriting.py",
     "tests/pipeline/test_streaming.py",
     "tests/pipeline/test_family_pipeline.py",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from lbdsl.actions import actions
-from lbdsl.api.explaining import example_findings
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
+from lbdsl.language.grammar import GRAMMAR
+from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
+from lbdsl.language.words import KEYWORDS, STATEMENTS
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax.grammar import GRAMMAR
-from lbdsl.syntax.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
-from lbdsl.syntax.words import KEYWORDS, STATEMENTS
-from lbdsl.view.diagnostics import Style, diagnostics_text
-from lbdsl.view.explain import Page, default_of, pages_of
+from lbdsl.report.diagnostics import Style, diagnostics_text
+from lbdsl.report.explain import Page, default_of, pages_of
+from lbdsl.verbs.explaining import example_findings
 
 BANDS = {
     "LB0": "Text that does not parse",
@@ -48,7 +48,7 @@ def keywords() -> str:
 
 
 def pages_by_kind(kind: str) -> list[str]:
-    from lbdsl.view.explain import topics
+    from lbdsl.report.explain import topics
 
     return [name for name in topics() if any(found.kind == kind for found in pages_of(name))]
 

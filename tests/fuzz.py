@@ -18,10 +18,10 @@ import time
 import traceback
 from pathlib import Path
 
-from lbdsl.api.checking import check_recipe, on_model
-from lbdsl.api.fixing import fix_text
+from lbdsl.language.format import format_text
 from lbdsl.recipe.load import recipe_from_bytes
-from lbdsl.syntax.format import format_text
+from lbdsl.verbs.checking import check_recipe, on_model
+from lbdsl.verbs.fixing import fix_text
 from tests.plan_cases import llama_facts
 
 FACTS = llama_facts(layers=12)

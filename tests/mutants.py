@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("syntax", "language", "recipe", "plan", "solve")
-TESTS = ("tests/spec", "tests/property", "tests/golden", "tests/unit", "tests/editor")
+TESTS = ("tests/spec", "tests/property", "tests")
+"""The tests that find most come first."""
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,

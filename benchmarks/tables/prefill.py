@@ -46,7 +46,7 @@ def row(length: int) -> Row:
         import torch
 
         import lbdsl
-        from lbdsl.api.workbench import Workbench
+        from lbdsl.verbs.workbench import Workbench
 
         artifact, _ = lbdsl.load(unhealed(work))
         base = Workbench(MODEL).base

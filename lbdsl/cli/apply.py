@@ -53,11 +53,11 @@ def apply(
 
     With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
     """
-    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
-    from lbdsl.api.interrupt import stop_on_ctrl_c
     from lbdsl.cli.output import show_diagnostics
-    from lbdsl.view.console import stdout_console
-    from lbdsl.view.report import render_report
+    from lbdsl.report.console import stdout_console
+    from lbdsl.report.report import render_report
+    from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
+    from lbdsl.verbs.interrupt import stop_on_ctrl_c
 
     console = stdout_console()
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again)
@@ -78,8 +78,8 @@ def apply(
                 should_stop=should_stop,
             )
     else:
-        from lbdsl.api.planning import plan_recipe
-        from lbdsl.view.plan import render_plan
+        from lbdsl.report.plan import render_plan
+        from lbdsl.verbs.planning import plan_recipe
 
         if relocated is not None:
             raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")

@@ -15,10 +15,10 @@ from lbdsl.cli.options import set_option
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
-    from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
     from lbdsl.layer.facts import ModelFacts
-    from lbdsl.view.diagnostics import Style
+    from lbdsl.report.diagnostics import Style
+    from lbdsl.verbs.fixing import Fixed
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
 
@@ -84,8 +84,8 @@ def check(
 def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) -> list[tuple[str, Diagnostic]]:
     """Findings, each with what was checked. A model that cannot be read is the only finding."""
     if model is not None:
-        from lbdsl.api.inspecting import inspect_model
         from lbdsl.core.diagnostic import LbdslError
+        from lbdsl.verbs.inspecting import inspect_model
 
         try:
             how = how._replace(facts=inspect_model(model, offline=offline).facts)
@@ -96,8 +96,8 @@ def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) 
 
 def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
     """What is found in a file, after it was fixed where that was asked for."""
-    from lbdsl.api.checking import check_file, on_model
     from lbdsl.recipe.load import recipe_from_bytes
+    from lbdsl.verbs.checking import check_file, on_model
 
     if how.fix or how.diff:
         return _fixed(file, how)
@@ -108,7 +108,7 @@ def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
 
 
 def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
-    from lbdsl.api.fix_files import fix_bytes, fix_file
+    from lbdsl.verbs.fix_files import fix_bytes, fix_file
 
     if file == "-":
         data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.facts)
@@ -124,7 +124,7 @@ def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
 
 def _tell(file: str, fixed: Fixed, diff: bool) -> None:
     """Say what was done, and show the difference where that was asked for."""
-    from lbdsl.view.diagnostics import difference, fixes_text
+    from lbdsl.report.diagnostics import difference, fixes_text
 
     if diff and fixed.applied:
         click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
@@ -143,16 +143,16 @@ def _tell(file: str, fixed: Fixed, diff: bool) -> None:
 
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:
-    from lbdsl.view import diagnostics as view
-    from lbdsl.view.capped import capped, for_programs
+    from lbdsl.report import diagnostics as view
+    from lbdsl.report.capped import capped, for_programs
 
     problems = [problem for _, problem in found]
     if form == "json":
         entries = [view.diagnostics_json([problem], file)[0] for file, problem in for_programs(found)]
         text = json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2) + "\n"
     elif form == "sarif":
+        from lbdsl.report.diagnostics_sarif import sarif_log
         from lbdsl.version import VERSION
-        from lbdsl.view.diagnostics_sarif import sarif_log
 
         text = json.dumps(sarif_log(for_programs(found), VERSION), indent=2) + "\n"
     else:
@@ -167,10 +167,10 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
 
 def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> str:
     """The findings of one file as people read them, or as GitHub does."""
-    from lbdsl.view import diagnostics as view
+    from lbdsl.report import diagnostics as view
 
     if form == "github":
-        from lbdsl.view.diagnostics_github import github_text
+        from lbdsl.report.diagnostics_github import github_text
 
         return github_text([(file, problem) for problem in found])
     return view.concise_text(found) if form == "concise" else view.diagnostics_text(found, output_style(apart))
@@ -178,7 +178,7 @@ def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> 
 
 def output_style(apart: bool = False) -> Style:
     """Colours and line drawing on a terminal that has them, and neither elsewhere."""
-    from lbdsl.view.diagnostics import Style, is_unicode
+    from lbdsl.report.diagnostics import Style, is_unicode
 
     stream = sys.stderr if apart else sys.stdout
     dumb = os.environ.get("TERM") == "dumb"

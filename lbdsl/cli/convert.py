@@ -11,7 +11,7 @@ import click
 from lbdsl.cli.completions import EXCHANGED
 
 if TYPE_CHECKING:
-    from lbdsl.api.converting import Form
+    from lbdsl.verbs.converting import Form
 
 _FORMS = ["lbr", "json", "yaml"]
 
@@ -53,7 +53,7 @@ def convert(
         return
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.")
-    from lbdsl.api.converting import convert_recipe, form_of
+    from lbdsl.verbs.converting import convert_recipe, form_of
 
     source = source or (form_of(file) if file != "-" else "lbr")
     if source is None:
@@ -78,7 +78,7 @@ def _read(file: str, name: str) -> str:
 def _give(text: str, out: Path | None, force: bool) -> None:
     """To a file, or to standard output as UTF-8: it is most likely going into one."""
     if out is not None:
-        from lbdsl.api.writing import write_beside
+        from lbdsl.verbs.writing import write_beside
 
         write_beside(out, text, replace=force)
         return

@@ -32,8 +32,8 @@ def command(
     progress: Any,
 ) -> None:
     """Perplexity, KL to the base and top-1 agreement of ARTIFACT, with standard errors, and its asserts."""
-    from lbdsl.api.evaluating import evaluate_artifact
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.verbs.evaluating import evaluate_artifact
 
     judged = evaluate_artifact(
         artifact, against=against, data=data, tokens=tokens, seq=seq, options=options, progress=progress
@@ -42,8 +42,8 @@ def command(
     if as_json:
         print_json(judged.to_json())
     else:
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.report import render_quality
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.report import render_quality
 
         render_quality(judged.quality, judged.asserts, stdout_console())
     ctx.exit(judged.exit_code)

@@ -19,8 +19,8 @@ def explain(topic: str | None, as_json: bool) -> None:
     """
     from lbdsl.cli.check import output_style, writable
     from lbdsl.cli.output import print_json
-    from lbdsl.view.explain import FORMAT_VERSION, nearest_topics, pages_of, topics
-    from lbdsl.view.explain_text import pages_text, topics_text
+    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics
+    from lbdsl.report.explain_text import pages_text, topics_text
 
     if topic is None:
         if as_json:

@@ -19,16 +19,16 @@ from lbdsl.cli.options import json_option
 @json_option
 def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Write ARTIFACT in a format that an engine reads; what the format cannot express is refused with the reason."""
-    from lbdsl.api.exporting import export_artifact
     from lbdsl.cli.output import print_json, show_diagnostics
-    from lbdsl.view.console import stderr_console, stdout_console
-    from lbdsl.view.progress import TerminalProgress
+    from lbdsl.report.console import stderr_console, stdout_console
+    from lbdsl.report.progress import TerminalProgress
+    from lbdsl.verbs.exporting import export_artifact
 
     done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(stderr_console(), quiet))
     show_diagnostics(done.diagnostics)
     if as_json:
         print_json(done.to_json())
     else:
-        from lbdsl.view.export import render_export
+        from lbdsl.report.export import render_export
 
         render_export(done, stdout_console())

@@ -12,7 +12,7 @@ from lbdsl.cli.completions import RECIPES
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
-    from lbdsl.api.formatting import Formatted
+    from lbdsl.verbs.formatting import Formatted
 
 
 @click.command()
@@ -27,8 +27,8 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
     together, lines that end with LF. Comments stay where they are. What a recipe means never changes; a recipe with syntax
     errors is left as it is. Ends with 1 when a recipe has errors, and with --check when one would change.
     """
-    from lbdsl.api.formatting import format_bytes, format_file, write_formatted
     from lbdsl.cli.output import show_diagnostics
+    from lbdsl.verbs.formatting import format_bytes, format_file, write_formatted
 
     worst, changed, same = 0, 0, 0
     for file in files:

@@ -11,7 +11,7 @@ import click
 from lbdsl.cli.completions import MODELS
 
 if TYPE_CHECKING:
-    from lbdsl.api.starting import Template
+    from lbdsl.verbs.starting import Template
 
 
 @click.command()
@@ -35,9 +35,9 @@ def init(model: str, template: Template, out: str | None, force: bool, offline: 
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
     bounds are a start and no result. MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
-    from lbdsl.api.starting import starting_recipe
-    from lbdsl.api.writing import write_beside
     from lbdsl.cli.output import show_diagnostics
+    from lbdsl.verbs.starting import starting_recipe
+    from lbdsl.verbs.writing import write_beside
 
     start = starting_recipe(model, template, offline=offline)
     show_diagnostics(start.diagnostics)

@@ -18,15 +18,15 @@ def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None
 
     MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
-    from lbdsl.api.inspecting import inspect_model
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.verbs.inspecting import inspect_model
 
     found = inspect_model(model, dtype=dtype, offline=offline)
     show_diagnostics(found.diagnostics)
     if as_json:
         print_json(found.summary)
     else:
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.facts import render_facts
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.facts import render_facts
 
         render_facts(found.facts, found.source.short_name, stdout_console(), base=found.base)

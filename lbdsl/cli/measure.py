@@ -31,15 +31,15 @@ def measure(
 
     A run that was cut off goes on where it stopped; a second run only reads.
     """
-    from lbdsl.api.planning import measure_model
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.verbs.planning import measure_model
 
     measured = measure_model(recipe, model, set_params=dict(assignments), options=options, progress=progress)
     show_diagnostics(measured.diagnostics)
     if as_json:
         print_json(measured.to_json())
     else:
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.scores import render_scores
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.scores import render_scores
 
         render_scores(measured, stdout_console())

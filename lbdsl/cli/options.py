@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from lbdsl.api.options import RunOptions
 from lbdsl.cli.config import file_of
+from lbdsl.verbs.options import RunOptions
 
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
@@ -58,8 +58,8 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         quiet: bool,
         **rest: Any,
     ) -> Any:
-        from lbdsl.view.console import stderr_console
-        from lbdsl.view.progress import TerminalProgress
+        from lbdsl.report.console import stderr_console
+        from lbdsl.report.progress import TerminalProgress
 
         options = RunOptions(
             device=device,
@@ -109,7 +109,7 @@ class Tokens(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from lbdsl.core.units import BINARY, DECIMAL
-        from lbdsl.syntax.limits import MAX_DIGITS
+        from lbdsl.language.limits import MAX_DIGITS
 
         text, factor = str(value), 1
         for suffix, times in {**BINARY, **DECIMAL}.items():

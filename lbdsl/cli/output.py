@@ -15,9 +15,9 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     """On stderr, as people read them: of each text the first `SHOWN`, and how many more there are."""
     found = tuple(diagnostics)
     if found:
-        from lbdsl.view.capped import capped
-        from lbdsl.view.console import stderr_console
-        from lbdsl.view.diagnostics import render_diagnostics
+        from lbdsl.report.capped import capped
+        from lbdsl.report.console import stderr_console
+        from lbdsl.report.diagnostics import render_diagnostics
 
         for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
             render_diagnostics(item.found, stderr_console())

@@ -57,10 +57,10 @@ def plan(
 
     What is missing is measured first and kept.
     """
-    from lbdsl.api.planning import plan_recipe
-    from lbdsl.api.targets import check_engines, check_targets
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
+    from lbdsl.verbs.planning import plan_recipe
+    from lbdsl.verbs.targets import check_engines, check_targets
 
     if output is not None:
         check_place(output)
@@ -75,9 +75,9 @@ def plan(
         show_diagnostics(planned.diagnostics)
         print_json({**planned.plan.to_json(), "targets": [target.to_json() for target in served]})
     else:
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.plan import render_plan
-        from lbdsl.view.targets import render_targets
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.plan import render_plan
+        from lbdsl.report.targets import render_targets
 
         render_plan(planned.plan, stdout_console(), all_layers=all_layers)
         render_targets(served, stdout_console())

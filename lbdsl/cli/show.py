@@ -30,9 +30,9 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         if as_json:
             print_json(record.model_dump(mode="json"))
             return
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.plan import render_plan
-        from lbdsl.view.report import render_report
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.plan import render_plan
+        from lbdsl.report.report import render_report
 
         render_plan(record.plan, stdout_console(), all_layers=all_layers)
         render_report(record, what, stdout_console())
@@ -43,8 +43,8 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         if as_json:
             print_json(plan.to_json())
             return
-        from lbdsl.view.console import stdout_console
-        from lbdsl.view.plan import render_plan
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.plan import render_plan
 
         render_plan(plan, stdout_console(), all_layers=all_layers)
     else:

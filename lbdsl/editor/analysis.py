@@ -8,11 +8,16 @@ from functools import cached_property
 from pathlib import Path
 
 from lbdsl.actions import actions
-from lbdsl.api.checking import on_model
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.editor.cursor import Cursor, cursor_at
+from lbdsl.language import tree
+from lbdsl.language.layout import split_statements
+from lbdsl.language.lexer import Lexed, Token, lex, one_line
+from lbdsl.language.limits import MAX_TOKENS
+from lbdsl.language.parse import parse
+from lbdsl.language.parser import Failure, Parser
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.load import recipe_from_text
@@ -20,12 +25,7 @@ from lbdsl.recipe.reading import FolderReader, Whole
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param
-from lbdsl.syntax import tree
-from lbdsl.syntax.layout import split_statements
-from lbdsl.syntax.lexer import Lexed, Token, lex, one_line
-from lbdsl.syntax.limits import MAX_TOKENS
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.parser import Failure, Parser
+from lbdsl.verbs.checking import on_model
 
 _DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
 _NAMING = frozenset({*_DEFINING, "INCLUDE", "MEASURE"})

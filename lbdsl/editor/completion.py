@@ -26,6 +26,9 @@ from lbdsl.editor.pages import (
     parameter_page,
     setting_page,
 )
+from lbdsl.language import tree
+from lbdsl.language.parse import parse
+from lbdsl.language.words import KEYWORDS
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
@@ -33,9 +36,6 @@ from lbdsl.recipe.scope import Scope, attempt
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import TYPES
-from lbdsl.syntax import tree
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.words import KEYWORDS
 
 _LORA = ("rank", "alpha")
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lbdsl.core.span import Source
+from lbdsl.language.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
+from lbdsl.language.lexer import BAD, BRACKETS, Token
+from lbdsl.language.parser import Failure, Parser
+from lbdsl.language.words import BLOCKS, KEYWORDS
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.syntax.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
-from lbdsl.syntax.lexer import BAD, BRACKETS, Token
-from lbdsl.syntax.parser import Failure, Parser
-from lbdsl.syntax.words import BLOCKS, KEYWORDS
 
 _WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
 _STRINGS = frozenset({"STRING", "REGEX"})

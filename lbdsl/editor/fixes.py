@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Edit, Fix
-from lbdsl.syntax.format import format_text
+from lbdsl.language.format import format_text
 
 
 class TextEdit(NamedTuple):

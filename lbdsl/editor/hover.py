@@ -19,15 +19,15 @@ from lbdsl.editor.pages import (
     parameter_page,
     setting_page,
 )
+from lbdsl.language import tree
+from lbdsl.language.lexer import Token
+from lbdsl.language.parser import Parser
+from lbdsl.language.words import KEYWORDS
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_group
 from lbdsl.solve.layersets import members, ranked_sets
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import Token
-from lbdsl.syntax.parser import Parser
-from lbdsl.syntax.words import KEYWORDS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from lbdsl.core.diagnostic import Diagnosed, error
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
-from lbdsl.syntax.lexer import Token
+from lbdsl.language.lexer import Token
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
+from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
 
 
 @dataclass(frozen=True)

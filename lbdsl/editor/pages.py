@@ -11,11 +11,11 @@ from pydantic_core import PydanticUndefined
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
+from lbdsl.language.words import KEYWORDS
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.recipe.values import signature
-from lbdsl.syntax.words import KEYWORDS
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
     **{

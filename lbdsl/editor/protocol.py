@@ -16,7 +16,7 @@ from lbdsl.editor.completion import Item
 from lbdsl.editor.cursor import Cursor
 from lbdsl.editor.documents import Place, Text
 from lbdsl.editor.outline import Entry
-from lbdsl.syntax.highlight import Role, pieces
+from lbdsl.language.highlight import Role, pieces
 
 _SEVERITIES = {
     Severity.ERROR: lsp.DiagnosticSeverity.Error,

@@ -8,7 +8,7 @@ from typing import Any
 from pygments import token
 from pygments.lexer import Lexer
 
-from lbdsl.syntax.highlight import Role, pieces
+from lbdsl.language.highlight import Role, pieces
 
 _TOKENS = {
     Role.STATEMENT: token.Keyword.Declaration,

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.resources import resource_folder
+from lbdsl.language.grammar import grammar
+from lbdsl.language.words import KEYWORDS, OPERATORS
 from lbdsl.recipe.variables import TYPES
-from lbdsl.syntax.grammar import grammar
-from lbdsl.syntax.words import KEYWORDS, OPERATORS
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 

@@ -11,7 +11,7 @@ from typing import Any
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
 from lbdsl.model.source import TEMPLATE_FOLDER
-from lbdsl.rewrite.copying import link_or_copy
+from lbdsl.run.copying import link_or_copy
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -22,7 +22,7 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, Sizes, layout_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.rewrite.shards import rewrite_shards
+from lbdsl.run.shards import rewrite_shards
 
 WHERE = "a plain transformers class"
 

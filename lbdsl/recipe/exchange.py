@@ -5,7 +5,7 @@ Nothing is resolved, so a recipe that comes back is the same recipe, with its pa
 and spacing are lost. `docs/exchange.md` is the user's page.
 
 Each kind of statement is one row of `STATEMENTS`, from which reading, writing and the schema follow. A new statement is a
-row there, and a template in `lbdsl.syntax.tree_text`.
+row there, and a template in `lbdsl.language.tree_text`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, Literal, NamedTuple
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source
+from lbdsl.language import tree
+from lbdsl.language.format import format_parsed
+from lbdsl.language.parse import parse
+from lbdsl.language.planned import not_in_this_version
+from lbdsl.language.tree_text import tree_text
 from lbdsl.recipe import exchange_codecs as codecs
 from lbdsl.recipe.exchange_codecs import Codec, action_schemas, any_schema, list_of, object_schema, settings_of
 from lbdsl.recipe.exchange_reader import NOWHERE, Reader, Schema
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from lbdsl.recipe.scope import Unresolved, attempt
-from lbdsl.syntax import tree
-from lbdsl.syntax.format import format_parsed
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.planned import not_in_this_version
-from lbdsl.syntax.tree_text import tree_text
 
 ExchangeForm = Literal["json", "yaml"]
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.tree_text import node_text
 from lbdsl.recipe.exchange_reader import NAME, NOWHERE, Reader, Schema, each_item
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.syntax import tree
-from lbdsl.syntax.tree_text import node_text
 
 
 class Codec(NamedTuple):

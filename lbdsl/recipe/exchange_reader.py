@@ -11,10 +11,10 @@ from lbdsl.actions import actions
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.parse import parse
+from lbdsl.language.words import KEYWORDS
 from lbdsl.recipe.scope import Findings, T, Unresolved, attempt, each, meant_words
-from lbdsl.syntax import tree
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.words import KEYWORDS
 
 Schema = dict[str, Any]
 """A part of the JSON schema."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
-from lbdsl.syntax.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
+from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
 
 DEPTH = 2 * MAX_DEPTH + 16
 """A call inside a call is two levels of data, and around all there are a few more."""

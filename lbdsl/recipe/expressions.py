@@ -13,6 +13,8 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
@@ -20,8 +22,6 @@ from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Expr, Fact, Meaning, Pos
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
-from lbdsl.syntax import tree
-from lbdsl.syntax.wishes import slip, wish
 
 LATER_METRICS = frozenset({"task"})
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})

@@ -10,6 +10,12 @@ from typing import Any
 from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.span import Source, Span
+from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
+from lbdsl.language.limits import MAX_BYTES
+from lbdsl.language.parse import parse
+from lbdsl.language.planned import not_in_this_version
+from lbdsl.language.words import RULES
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.reading import FolderReader, Reader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
@@ -20,12 +26,6 @@ from lbdsl.recipe.settings import resolve_block
 from lbdsl.recipe.types import Place, phase_of
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
-from lbdsl.syntax.limits import MAX_BYTES
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.planned import not_in_this_version
-from lbdsl.syntax.words import RULES
 
 _FOLLOWING = ("LB206", "LB207", "LB208", "LB209", "LB210")
 """What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""

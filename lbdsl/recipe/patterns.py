@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lbdsl.language import tree
 from lbdsl.recipe.scope import Scope
-from lbdsl.syntax import tree
 
 P = TypeVar("P", tree.Pattern, tree.String)
 

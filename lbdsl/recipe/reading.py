@@ -18,11 +18,11 @@ from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
 from lbdsl.core.span import Source, Span
+from lbdsl.language import tree
+from lbdsl.language.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.language.parse import parse
 from lbdsl.recipe.schema import IncludedText
 from lbdsl.recipe.scope import Findings, Unresolved, attempt
-from lbdsl.syntax import tree
-from lbdsl.syntax.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
-from lbdsl.syntax.parse import parse
 
 _BELOW = "a recipe includes only files beside it or below"
 

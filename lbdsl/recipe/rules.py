@@ -12,12 +12,12 @@ from lbdsl.actions import Action
 from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
+from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
 from lbdsl.recipe.scope import Scope, rewrite
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
 _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")

@@ -17,11 +17,10 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
-from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
-from lbdsl.syntax import tree
+from lbdsl.language import tree
 
 # With those that the planner imports from here.
-from lbdsl.syntax.tree import (  # noqa: F401
+from lbdsl.language.tree import (  # noqa: F401
     AllLayers,
     Arithmetic,
     Compare,
@@ -46,6 +45,7 @@ from lbdsl.syntax.tree import (  # noqa: F401
     UnionSet,
     WhereSelector,
 )
+from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
 class Phase(StrEnum):

@@ -13,9 +13,9 @@ from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, Typ
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
+from lbdsl.language import tree
+from lbdsl.language.wishes import slip, wish
 from lbdsl.recipe.schema import Boolean, Items, LayerSet, Number, String
-from lbdsl.syntax import tree
-from lbdsl.syntax.wishes import slip, wish
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS, Arithmetic, CostOf, Expr, Fact, Items, Minus, Node, Number, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
 
 Place = Literal["where", "requires", "until", "assert"]
 """Where an expression stands; all but `where` ask about the whole model."""

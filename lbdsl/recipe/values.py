@@ -16,13 +16,13 @@ from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.span import Span
 from lbdsl.core.units import Share, Unit
+from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
+from lbdsl.language.wishes import wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean, Expr, Items, Number, String
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import unit_of, value_of
-from lbdsl.syntax import tree
-from lbdsl.syntax.lexer import one_line
-from lbdsl.syntax.wishes import wish
 
 SET = "--set"
 """What the source of a value from outside is called."""

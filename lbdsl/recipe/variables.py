@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.parse import parse
 from lbdsl.recipe.expressions import resolve_expr
 from lbdsl.recipe.schema import Number, String
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.types import Place, kind_of, unit_of, walk
 from lbdsl.recipe.values import SET, constant, described, literals, placed
-from lbdsl.syntax import tree
-from lbdsl.syntax.parse import parse
 
 MAX_SIZE = 1000
 MAX_DEPTH = 32

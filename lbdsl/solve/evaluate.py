@@ -13,13 +13,13 @@ from lbdsl.core.arithmetic import combined
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit, amount_text
+from lbdsl.language.lexer import one_line
 from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe import schema as nodes
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Expr, Node
 from lbdsl.recipe.types import kind_of, unit_of, walk
-from lbdsl.syntax.lexer import one_line
 
 SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
 """Of what a percentage is a share of the base model's."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit, amount_text, plural
+from lbdsl.language.lexer import one_line
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import Compare, CostOf, Expr
@@ -15,7 +16,6 @@ from lbdsl.solve.case import Case, KnownRule
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.match import Match
 from lbdsl.solve.table import Table, Take
-from lbdsl.syntax.lexer import one_line
 
 MOST_PLANS = 100_000
 """How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""

@@ -12,15 +12,15 @@ from plan_cases import joint_loss
 
 from lbdsl import check_recipe
 from lbdsl.actions import actions
-from lbdsl.api.applying import ApplyOptions, apply_plan
-from lbdsl.api.planning import Planned
-from lbdsl.api.workbench import Workbench
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe import recipe_from_text
 from lbdsl.solve.select import select
+from lbdsl.verbs.applying import ApplyOptions, apply_plan
+from lbdsl.verbs.planning import Planned
+from lbdsl.verbs.workbench import Workbench
 from tests.tiny_model import save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]

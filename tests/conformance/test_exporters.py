@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from lbdsl.api.applying import ApplyOptions, apply_plan
-from lbdsl.api.exporting import Exported, artifact_subject, export_artifact
-from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import read_record
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export import Subject, exporters
 from lbdsl.export.files import companions
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.verbs.applying import ApplyOptions, apply_plan
+from lbdsl.verbs.exporting import Exported, artifact_subject, export_artifact
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import plan_recipe
 from tests.export_cases import base_model, small_tokenizer
 from tests.specs import layer_of
 
@@ -139,7 +139,7 @@ def test_a_write_that_fails_leaves_nothing(
             super().write(artifact, subject, output, progress)
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lbdsl.api.exporting.exporters", lambda: {kind: Failing})
+    monkeypatch.setattr("lbdsl.verbs.exporting.exporters", lambda: {kind: Failing})
     with pytest.raises(LbdslError) as refused:
         export_artifact(expressible(kind, artifacts), kind, output=tmp_path / "out")
     assert [d.code for d in refused.value.diagnostics] == ["LB463"]

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from lbdsl.api.options import RunOptions
-from lbdsl.api.texts import score_blocks
-from lbdsl.api.workbench import Workbench
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.texts import score_blocks
+from lbdsl.verbs.workbench import Workbench
 from lbdsl.plan.file import load_plan
 plan = load_plan(Path("r.lbplan")).unwrap()
 blocks = score_blocks(plan.measure, Workbench("model", RunOptions()), Path("."))

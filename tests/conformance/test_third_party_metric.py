@@ -21,9 +21,9 @@ JOINT_FLIPS = """
 import sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
-from lbdsl.api.planning import load_plan
-from lbdsl.api.texts import joint_blocks
-from lbdsl.api.workbench import Workbench
+from lbdsl.verbs.planning import load_plan
+from lbdsl.verbs.texts import joint_blocks
+from lbdsl.verbs.workbench import Workbench
 
 plan = load_plan("x.lbplan")
 ids = joint_blocks(plan.measure, Workbench("model"), Path("model")).ids

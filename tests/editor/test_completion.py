@@ -12,8 +12,8 @@ from lbdsl.actions import actions
 from lbdsl.core.resources import resource_folder
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.completion import Item, complete
+from lbdsl.language.words import KEYWORDS, STATEMENTS
 from lbdsl.recipe import recipe_from_text
-from lbdsl.syntax.words import KEYWORDS, STATEMENTS
 
 DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
 

@@ -16,7 +16,7 @@ from lbdsl.editor.fixes import formatting, together
 from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, rename, uses_of
 from lbdsl.editor.outline import outline
-from lbdsl.syntax.highlight import pieces
+from lbdsl.language.highlight import pieces
 
 SPEC = Path(__file__).parents[1] / "spec"
 RECIPES = [

@@ -13,8 +13,8 @@ from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Stri
 from lbdsl.core.resources import resource_folder
 from lbdsl.editor.pygments_lexer import LbrLexer
 from lbdsl.editor.textmate import grammar_file, grammar_text, textmate_grammar
-from lbdsl.syntax.highlight import Role, pieces
-from lbdsl.syntax.words import KEYWORDS
+from lbdsl.language.highlight import Role, pieces
+from lbdsl.language.words import KEYWORDS
 
 TEXT = 'param $w: tokens = 8Ki # why\nlayers @a, 2 where nll < 5% and model.layers >= 2 swa(window=$w) because "x"\n'
 

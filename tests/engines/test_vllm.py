@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lbdsl.api.exporting import artifact_subject, export_artifact
-from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.resources import resource_folder
@@ -17,6 +15,8 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
+from lbdsl.verbs.exporting import artifact_subject, export_artifact
+from lbdsl.verbs.workbench import Workbench
 from tests.engines.environments import engines_folder, kept_artifact
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model

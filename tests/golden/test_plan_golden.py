@@ -16,8 +16,8 @@ from plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_fa
 from lbdsl.core.resources import resource_folder
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Loss, Plan, Speed
-from lbdsl.view.console import make_console
-from lbdsl.view.plan import render_plan
+from lbdsl.report.console import make_console
+from lbdsl.report.plan import render_plan
 from tests.golden.plan_text import plan_text
 
 WIDE = ("half-kv", "eighty")

@@ -81,12 +81,12 @@ def test_text_that_is_empty_or_too_short(workplace: Path, lbdsl, text: str, code
 
 
 def test_no_permission_to_write(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbdsl.execute.workdir.os.access", lambda path, mode: not mode & os.W_OK)  # as not root
+    monkeypatch.setattr("lbdsl.run.workdir.os.access", lambda path, mode: not mode & os.W_OK)  # as not root
     refused(apply(lbdsl), 1, "LB463", "permission")
 
 
 def test_a_disk_that_is_too_small_is_seen_before_the_work(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbdsl.execute.workdir.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("lbdsl.run.workdir.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     refused(apply(lbdsl), 1, "LB463", "free")
     assert not Path("out.lbdsl-work").exists()
 

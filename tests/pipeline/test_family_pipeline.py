@@ -12,13 +12,10 @@ from plan_cases import joint_loss
 from safetensors.torch import load_file
 
 from lbdsl.actions import actions
-from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.save import save_model
 from lbdsl.core.codes import code_for
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import Part
-from lbdsl.execute.changes import apply_changes, made_from
-from lbdsl.execute.rewriting import rewriting_of
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
@@ -31,7 +28,10 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.schema import Heal, Lora
+from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.run.rewrite import rewriting_of
 from lbdsl.solve.select import select
+from lbdsl.verbs.workbench import Workbench
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -201,8 +201,8 @@ assert ppl_increase < 1000%
 def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
-    from lbdsl.api.applying import ApplyOptions
-    from lbdsl.api.options import RunOptions
+    from lbdsl.verbs.applying import ApplyOptions
+    from lbdsl.verbs.options import RunOptions
 
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
@@ -220,7 +220,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     # The loss before healing, measured layer by layer, is that of the whole changed model.
     model = planned_.bench.fresh_copy()
     apply_changes(model, planned_.plan)
-    from lbdsl.api.texts import joint_blocks
+    from lbdsl.verbs.texts import joint_blocks
 
     ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
     with torch.no_grad():

@@ -46,9 +46,9 @@ MOMENTS = {
     "writing a checkpoint": ("transformers.trainer:Trainer._save_optimizer_and_scheduler", "before", 1),
     "merging": ("lbdsl.heal.heal:_merged", "after", 1),
     "saving": ("lbdsl.artifact.save:file_hashes", "before", 1),
-    "judging": ("lbdsl.execute.run:judge_on", "before", 2),
-    "recording": ("lbdsl.execute.run:write_record", "after", 1),
-    "renaming": ("lbdsl.execute.workdir:WorkFolder.publish", "before", 1),
+    "judging": ("lbdsl.run.apply:judge_on", "before", 2),
+    "recording": ("lbdsl.run.apply:write_record", "after", 1),
+    "renaming": ("lbdsl.run.workdir:WorkFolder.publish", "before", 1),
 }
 
 

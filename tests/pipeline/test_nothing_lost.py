@@ -20,8 +20,8 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*_: object, **__: object) -> None:
         raise AssertionError("it was measured first")
 
-    monkeypatch.setattr("lbdsl.api.planning._scores", measured)
-    monkeypatch.setattr("lbdsl.api.workbench.model_digest", measured)
+    monkeypatch.setattr("lbdsl.verbs.planning._scores", measured)
+    monkeypatch.setattr("lbdsl.verbs.workbench.model_digest", measured)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import lbdsl
-from lbdsl.api.workbench import Workbench
+from lbdsl.verbs.workbench import Workbench
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.execute.changes import apply_changes
+from lbdsl.run.changes import apply_changes
 
 assert False, "this is python -O"
 

@@ -60,11 +60,11 @@ def apply_both_ways(lbdsl, recipe: str, folder: Path, monkeypatch: pytest.Monkey
         raise AssertionError("the model was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lbdsl.api.workbench.Workbench.base", property(never))
+        patch.setattr("lbdsl.verbs.workbench.Workbench.base", property(never))
         done = lbdsl("apply", "x.lbplan", "-o", "rewritten")
         assert done.code == 0, done.err
     with monkeypatch.context() as patch:
-        patch.setattr("lbdsl.execute.run.rewriting_of", lambda *_: None)
+        patch.setattr("lbdsl.run.apply.rewriting_of", lambda *_: None)
         done = lbdsl("apply", "x.lbplan", "-o", "loaded")
         assert done.code == 0, done.err
     return Path("rewritten"), Path("loaded")
@@ -114,7 +114,7 @@ def test_cast_on_the_way(workplace, lbdsl, monkeypatch, kept, wanted):
 
 
 def test_casting_rounds_as_torch_does():
-    from lbdsl.execute.rewriting import cast
+    from lbdsl.run.rewrite import cast
 
     values = torch.cat([torch.randn(10_000), torch.tensor([0.0, -0.0, 1e-40, 3.4e38, 65520.0, float("inf"), float("nan")])])
     for old in ("float32", "float64", "float16", "bfloat16"):
@@ -145,7 +145,7 @@ def test_an_artifact_changed_again(workplace, lbdsl, monkeypatch):
         done = lbdsl("apply", "y.lbr", "first", "-o", name, "--yes", "--again")
         assert done.code == 0, done.err
         folders.append(Path(name))
-        monkeypatch.setattr("lbdsl.execute.run.rewriting_of", lambda *_: None)
+        monkeypatch.setattr("lbdsl.run.apply.rewriting_of", lambda *_: None)
     assert_same(*folders)
 
 
@@ -178,10 +178,10 @@ def test_it_loads_in_a_clean_process_with_the_logits_of_the_changed_model(workpl
 
 def test_what_only_a_loaded_model_can_do(workplace, lbdsl, monkeypatch):
     """State that the checkpoint does not have: None, and the model is loaded."""
-    from lbdsl.execute import rewriting
     from lbdsl.model.inspect import inspect_model
     from lbdsl.model.source import resolve_source
     from lbdsl.plan.file import load_plan
+    from lbdsl.run import rewrite as rewriting
 
     base = save_base(workplace / "base")
     (workplace / "x.lbr").write_text(DROPS)
@@ -221,7 +221,7 @@ def test_interrupted_and_resumed(workplace, lbdsl, monkeypatch):
     (workplace / "x.lbr").write_text(DROPS)
     assert lbdsl("plan", "x.lbr", base, "-o", "x.lbplan").code == 0
     assert lbdsl("apply", "x.lbplan", "-o", "unbroken").code == 0
-    from lbdsl.rewrite import shards
+    from lbdsl.run import shards
 
     copy, calls = shards.copy_range, []
 
@@ -246,7 +246,7 @@ def test_interrupted_and_resumed(workplace, lbdsl, monkeypatch):
 @pytest.mark.parametrize("notes", ["{}", "{ cut"])
 def test_force_throws_away_a_run_that_had_saved(workplace, lbdsl, monkeypatch, notes):
     """Whatever is left of it: the new run looks for room, and does not load the model."""
-    from lbdsl.execute import run
+    from lbdsl.run import apply as run
 
     base = save_base(workplace / "base", shards=True)
     (workplace / "x.lbr").write_text(DROPS)
@@ -269,8 +269,6 @@ def test_force_throws_away_a_run_that_had_saved(workplace, lbdsl, monkeypatch, n
 def test_every_family(tmp_path, name):
     """Drops of attention, MLP and both, and a window: the files that loading, changing and saving gives."""
     from lbdsl.artifact.save import save_model
-    from lbdsl.execute.changes import apply_changes
-    from lbdsl.execute.rewriting import rewriting_of
     from lbdsl.model.inspect import inspect_model
     from lbdsl.model.load import load_base
     from lbdsl.model.source import resolve_source
@@ -278,6 +276,8 @@ def test_every_family(tmp_path, name):
     from lbdsl.plan.build import build
     from lbdsl.plan.schema import ModelRef
     from lbdsl.recipe import recipe_from_text
+    from lbdsl.run.changes import apply_changes
+    from lbdsl.run.rewrite import rewriting_of
     from lbdsl.solve.select import select
 
     base, out, loaded = (tmp_path / part for part in ("base", "out", "loaded"))

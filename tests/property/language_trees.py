@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from lbdsl.core.span import Source, Span
-from lbdsl.syntax import tree
-from lbdsl.syntax.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
-from lbdsl.syntax.lexer import lex
-from lbdsl.syntax.parse import parse
+from lbdsl.language import tree
+from lbdsl.language.layout import CONTINUES_AFTER, CONTINUES_BEFORE, ONLY_BEGINS
+from lbdsl.language.lexer import lex
+from lbdsl.language.parse import parse
 
 NOWHERE = Span(Source("made", ""), 0, 0)
 

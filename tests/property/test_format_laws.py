@@ -6,9 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lbdsl.core.span import Source
-from lbdsl.syntax.format import format_text
-from lbdsl.syntax.parse import parse
-from lbdsl.syntax.tree_text import tree_text
+from lbdsl.language.format import format_text
+from lbdsl.language.parse import parse
+from lbdsl.language.tree_text import tree_text
 from tests.property import language_trees as trees
 
 

@@ -112,10 +112,10 @@ def plan_for(folder: Path):
 def main(mode: str, folder: Path, out: Path) -> dict:
 
     from lbdsl.core.progress import Silent
-    from lbdsl.execute.rewriting import rewriting_of
-    from lbdsl.execute.run import RunInputs, run_plan
     from lbdsl.model.load import load_tokenizer
-    from lbdsl.rewrite.shards import carry_out
+    from lbdsl.run.apply import RunInputs, run_plan
+    from lbdsl.run.rewrite import rewriting_of
+    from lbdsl.run.shards import carry_out
 
     plan, source, facts = plan_for(folder)
     tokenizer = load_tokenizer(source)

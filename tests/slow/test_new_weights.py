@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 
 import lbdsl
 from lbdsl.actions.kv_heads import KVHeads
-from lbdsl.api.applying import ApplyOptions
-from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import Planned
-from lbdsl.api.texts import score_blocks
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.artifact.save import save_model
-from lbdsl.execute.changes import apply_changes, made_from
 from lbdsl.measure.statistics import kept_statistics
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.model.load import load_base
+from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.verbs.applying import ApplyOptions
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import Planned
+from lbdsl.verbs.texts import score_blocks
 from tests.by_hand import inputs_of_down, kv_heads_by_hand, width_by_hand
 from tests.hybrid_cases import cache_of
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lbdsl.api.options import RunOptions
-from lbdsl.api.workbench import Workbench
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import Part
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.workbench import Workbench
 from tests.hybrid_cases import cache_of
 from tests.real_model import run_lbdsl
 from tests.specs import attention_layer, layer_of

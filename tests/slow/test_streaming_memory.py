@@ -21,10 +21,10 @@ RECIPE = 'measure { data = "builtin:pydoc"; tokens = 512; seq = 256 }\nlowest 3 
 MEASURE = """
 import json, sys
 from pathlib import Path
-import lbdsl.measure.scores, lbdsl.execute.run, lbdsl.model.load
-from lbdsl.api.options import RunOptions
-from lbdsl.api.planning import measure_model
-from lbdsl.api.workbench import Workbench
+import lbdsl.measure.scores, lbdsl.run.apply, lbdsl.model.load
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import measure_model
+from lbdsl.verbs.workbench import Workbench
 mode, recipe, folder, cache = sys.argv[1:]
 found = {}
 options = RunOptions(cache_dir=Path(cache), low_memory=mode == "disk")

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from found_text import found_text
 
-from lbdsl.api.explaining import planned_findings
 from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.digest import digest_text
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.reading import Found, NotFound
 from lbdsl.recipe.schema import Recipe
+from lbdsl.verbs.explaining import planned_findings
 
 HERE = Path(__file__).parent
 NAME = "recipe.lbr"
@@ -134,7 +134,7 @@ def test_codes_are_tested() -> None:
         "LB217",
         "LB218",
     }
-    # tests/unit/test_syntax_limits.py, test_resolve.py, test_includes.py, test_plan_build.py, test_plan_modules.py
+    # tests/language/test_syntax_limits.py, test_resolve.py, test_includes.py, test_plan_build.py, test_plan_modules.py
     elsewhere |= {f"LB04{last}" for last in range(9)}  # test_format.py, test_exchange.py, test_init.py
     elsewhere |= {"LB060", "LB061", "LB062"}  # tests/editor
     elsewhere |= {"LB051", "LB052"}  # test_check_fix.py, test_explain_command.py

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lbdsl.syntax.format import format_text
+from lbdsl.language.format import format_text
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

@@ -1,0 +1,97 @@
+"""The grammar of recipes as tables of Lark's LALR parser: made of `grammars/lbr.lark`, quickly where they are shipped.
+
+Lark takes longer to make LALR tables than a whole check may take. So `lbr.tables.json` holds what Lark serializes, as plain
+data; `PYTHONHASHSEED=0 python -m lbdsl.language.grammar` writes it. It counts only for the very grammar and the series of
+Lark that made it: with another of either, Lark makes the tables anew, in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lark
+from lark import Lark
+from lark.grammar import Rule
+from lark.lexer import TerminalDef
+from lark.parsers.lalr_analysis import IntParseTable
+from lark.utils import SerializeMemoizer
+
+from lbdsl.core.digest import digest_text
+from lbdsl.core.resources import resource_folder
+
+GRAMMAR = "lbr.lark"
+TABLES = "lbr.tables.json"
+START = "stmt"
+
+
+class Grammar(NamedTuple):
+    """What the parser of a statement runs on."""
+
+    table: IntParseTable
+    rules: Sequence[Rule]
+
+    terminals: Mapping[str, str]
+    """The regular expression of each terminal that is no keyword, in the order in which Lark's lexer tries them."""
+
+    signs: Mapping[str, str]
+    """The text of those that have but one."""
+
+    ignored: frozenset[str]
+
+
+@cache
+def grammar() -> Grammar:
+    folder = resource_folder("grammars")
+    text = Path(folder, GRAMMAR).read_text(encoding="utf-8")
+    file = Path(folder, TABLES)
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if data.get("made_of") != _made_of(text):
+        data = json.loads(tables_text(text))
+    rules = SerializeMemoizer.deserialize(_int_keys(data["rules"]), {"Rule": Rule}, {})
+    table = data["table"] | {"states": _int_keys(data["table"]["states"])}
+    return Grammar(
+        IntParseTable.deserialize(table, rules),
+        tuple(rules.values()),
+        data["terminals"],
+        data["signs"],
+        frozenset(data["ignored"]),
+    )
+
+
+def tables_text(text: str) -> str:
+    """What is shipped for a grammar's text."""
+    made: Any = Lark(text, parser="lalr", lexer="basic", start=START, maybe_placeholders=False).parser
+    table, rules = made.parser.memo_serialize([Rule])
+    terminals: list[TerminalDef] = [t for t in made.lexer.terminals if not t.pattern.value.isidentifier()]
+    data = {
+        "made_of": _made_of(text),
+        "ignored": made.lexer_conf.ignore,
+        "signs": {t.name: t.pattern.value for t in terminals if t.pattern.type == "str"},
+        "terminals": {t.name: t.pattern.to_regexp() for t in terminals},
+        "rules": rules,
+        "table": table,
+    }
+    return json.dumps(data, separators=(",", ":")) + "\n"
+
+
+def _made_of(text: str) -> str:
+    return f"{digest_text(text)} lark {'.'.join(lark.__version__.split('.')[:2])}"
+
+
+def _int_keys(data: dict[str, Any]) -> dict[int, Any]:
+    """JSON has no numbers as keys."""
+    return {int(key): value for key, value in data.items()}
+
+
+def main() -> None:
+    folder = resource_folder("grammars")
+    text = Path(folder, GRAMMAR).read_text(encoding="utf-8")
+    Path(folder, TABLES).write_text(tables_text(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What each piece of a recipe is, for whoever colours it: Pygments, a terminal, an editor.
+
+The pieces are the parser's own tokens, so a new keyword, action or metric is coloured without a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from functools import cache
+from typing import NamedTuple
+
+from lbdsl.actions import actions
+from lbdsl.language.lexer import BAD, Token, lex
+from lbdsl.language.limits import MAX_TOKENS
+from lbdsl.language.words import KEYWORDS, OPERATORS
+from lbdsl.metrics import metrics
+
+
+class Role(StrEnum):
+    """What a piece of text is."""
+
+    STATEMENT = "statement"
+    """A keyword that begins a statement."""
+
+    KEYWORD = "keyword"
+    WORD_OPERATOR = "word operator"
+    ACTION = "action"
+    METRIC = "metric"
+    NAME = "name"
+    TYPE = "type"
+    FACT = "fact"
+    KEY = "key"
+    VARIABLE = "variable"
+    GROUP = "group"
+    NUMBER = "number"
+    STRING = "string"
+    REGEX = "regex"
+    OPERATOR = "operator"
+    PUNCTUATION = "punctuation"
+    COMMENT = "comment"
+    SPACE = "space"
+    ERROR = "error"
+
+
+class Piece(NamedTuple):
+    """A piece of the text at offset `start`, in characters."""
+
+    start: int
+    text: str
+    role: Role
+
+
+_BY_KIND = {
+    "DOTTED": Role.FACT,
+    "KEY": Role.KEY,
+    "VAR": Role.VARIABLE,
+    "REF": Role.GROUP,
+    **dict.fromkeys(("INT", "DECIMAL", "QUANTITY", "PERCENT"), Role.NUMBER),
+    "STRING": Role.STRING,
+    "REGEX": Role.REGEX,
+    "NEWLINE": Role.SPACE,
+    "COMMENT": Role.COMMENT,
+    BAD: Role.ERROR,
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "EQUAL", "_DOTS"), Role.OPERATOR),
+}
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """The whole text, cut into pieces without gaps. What is beyond the limit of tokens is one error."""
+    lexed = lex(text, MAX_TOKENS)
+    tokens = sorted([*lexed.tokens, *lexed.comments], key=lambda token: token.start) if lexed.comments else lexed.tokens
+    at, before = 0, ""
+    for token in tokens:
+        if token.start > at:
+            yield Piece(at, text[at : token.start], Role.SPACE)
+        yield Piece(token.start, token.text, _role(token, before))
+        at = token.end
+        before = token.type if token.type != "COMMENT" else before
+    if at < len(text):
+        yield Piece(at, text[at:], Role.SPACE if lexed.complete else Role.ERROR)
+
+
+def _role(token: Token, before: str) -> Role:
+    if token.type in ("NAME", "KEY") and before == "COLON":
+        return Role.TYPE
+    if token.type == "NAME":
+        return _named().get(token.text, Role.NAME)
+    keyword = KEYWORDS.get(token.text)
+    if keyword is not None and token.type == token.text.upper():
+        if token.text in OPERATORS:
+            return Role.WORD_OPERATOR
+        return Role.STATEMENT if keyword.form else Role.KEYWORD
+    return _BY_KIND.get(token.type, Role.PUNCTUATION)
+
+
+@cache
+def _named() -> dict[str, Role]:
+    return {**dict.fromkeys(actions(), Role.ACTION), "sensitivity": Role.METRIC, **dict.fromkeys(metrics(), Role.METRIC)}

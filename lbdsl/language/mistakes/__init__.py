@@ -1,0 +1,50 @@
+"""What a statement that does not parse was meant to be: a table of detectors, the first that knows it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.span import Source
+from lbdsl.language.lexer import Token
+from lbdsl.language.mistakes import parts, signs, words
+from lbdsl.language.mistakes.place import Place
+from lbdsl.language.parser import Failure
+
+DETECTORS: tuple[Callable[[Place], Diagnostic | None], ...] = (
+    signs.bad_character,
+    words.unknown_statement,
+    words.no_statement,
+    words.misspelt_keyword,
+    signs.comment_sign,
+    signs.sign_of_a_domain,
+    signs.sign_of_a_range,
+    signs.negative_layer,
+    parts.open_range,
+    parts.no_block,
+    signs.sign_for_equals,
+    signs.sign_of_a_comparison,
+    signs.comma_in_a_block,
+    words.word_of_another_tool,
+    parts.modules_in_layers,
+    parts.action_for_a_value,
+    parts.right_side,
+    signs.missing_comma,
+    words.count_in_words,
+    parts.missing_by,
+    words.keyword_as_name,
+    parts.no_action,
+    parts.two_statements,
+    parts.anything_else,
+)
+
+
+def explain_failure(
+    source: Source, tokens: Sequence[Token], failure: Failure, following: Sequence[Token], actions: Collection[str] = ()
+) -> tuple[Diagnostic, bool]:
+    """The diagnostic of a failure, and whether it speaks for the statement that follows as well. `actions` are known
+    action names, used in messages only."""
+    place = Place(source, tokens, failure, actions)
+    found = next(found for detector in DETECTORS if (found := detector(place)) is not None)
+    joined = parts.action_on_next_line(place, following) if found.code == "LB016" and following else None
+    return joined or found, joined is not None

@@ -1,0 +1,158 @@
+"""Detectors of missing parts: a range's end, an operator's right side, `by`, a rule's action, a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lbdsl.core.diagnostic import Diagnostic, Label
+from lbdsl.language.grammar import grammar
+from lbdsl.language.lexer import BAD, END, NUMBERS, Token
+from lbdsl.language.mistakes.place import WANTS_MORE, Place, keyword
+from lbdsl.language.words import BLOCKS, KEYWORDS, STATEMENTS
+
+_VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}
+
+
+def modules_in_layers(p: Place) -> Diagnostic | None:
+    """`layers "*.q_proj" drop`."""
+    if p.first != "layers" or p.type not in ("STRING", "REGEX"):
+        return None
+    text = p.token.text
+    said = "layers are chosen by number, not by name; modules can only be kept or quantized, as in"
+    return p.error("LB008", f"unexpected `{text}`", help=(f"{said} `modules {text} quantize(bits=4)`", *p.form))
+
+
+def open_range(p: Place) -> Diagnostic | None:
+    """`layers 4- keep`."""
+    start, dash = p.at(-2), p.at(-1)
+    of_layers = p.first == "group" or any(token.type == "LAYERS" for token in p.tokens)
+    if dash.type != "MINUS" or start.type not in ("INT", "VAR") or not of_layers:
+        return None
+    if not p.expects("INT", "VAR") or p.expects("NAME"):
+        return None
+    hints = ["write the last layer too, as in `4-7`"]
+    if start.type == "INT" and int(start.text) > 0:
+        hints.append(f"all layers from {start.text} on are `all except 0-{int(start.text) - 1}`")
+    return p.error("LB009", "range has no end", start, dash, help=tuple(hints))
+
+
+def action_for_a_value(p: Place) -> Diagnostic | None:
+    """`where nll < drop`; without more it parses as a condition, and then has no action."""
+    ended = not p.type and p.at(-1).type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME")
+    if not ended and not (p.is_rule and p.type == "NAME"):
+        return None
+    index = _last_call(p.tokens) if ended else p.failure.index
+    sign, name = p.tokens[index - 1], p.tokens[index]
+    if index < 1 or sign.type not in _VALUE_SIGNS or name.type != "NAME" or name.text not in p.actions:
+        return None
+    label = Label(p.span(name), f"`{name.text}` is an action, not a value")
+    return p.error("LB012", f"right side of `{sign.text}` missing", sign, labels=(label,), help=p.form)
+
+
+def _last_call(tokens: Sequence[Token]) -> int:
+    """The index of the name that the last call begins with, its arguments passed over."""
+    index = len(tokens) - 1
+    depth = 0
+    while index > 0:
+        depth += (tokens[index].type == "RPAR") - (tokens[index].type == "LPAR")
+        if depth == 0 and tokens[index].type != "LPAR":
+            break
+        index -= 1
+    return index
+
+
+def right_side(p: Place) -> Diagnostic | None:
+    """`where nll <`."""
+    before = p.at(-1)
+    if before.type not in WANTS_MORE or p.type in (BAD, *NUMBERS):
+        return None
+    if p.type and p.type.lower() not in KEYWORDS and p.token.text not in ")]};":
+        return None
+    return p.error("LB012", f"right side of `{before.text}` missing", before, help=p.form)
+
+
+def missing_by(p: Place) -> Diagnostic | None:
+    """`lowest 30% nll drop`."""
+    if p.type != "NAME" or not p.expects("BY"):
+        return None
+    index = p.failure.index
+    if not p.parses([*p.tokens[:index], keyword("by"), *p.tokens[index:]]):
+        return None
+    fix = p.edit("insert `by`", "by ", p.token.start)
+    return p.error("LB013", "expected `by`", help=f"write `by {p.token.text}`", fix=fix)
+
+
+def no_action(p: Place) -> Diagnostic | None:
+    before = p.at(-1)
+    if p.type or not p.is_rule or not p.expects("NAME"):
+        return None
+    if before.type in (*WANTS_MORE, "BY", "UNTIL", "LPAR", "COMMA", "EQUAL"):
+        return None
+    opener = p.at(-2) if before.text in p.actions else before
+    for word, wanted in (("where", "condition"), ("by", "metric")):
+        if opener.type == word.upper():
+            return p.error("LB012", f"`{word}` has no {wanted}", opener, help=p.form)
+    known = ", ".join(f"`{name}`" for name in sorted(p.actions)) or "`keep`"
+    help = f"add what becomes of the layers: {known}"
+    return p.error("LB016", "selector has no action", p.tokens[0], p.tokens[-1], help=help)
+
+
+def action_on_next_line(p: Place, following: Sequence[Token]) -> Diagnostic | None:
+    """One mistake, although each of the two statements is wrong by itself: `following` begins with the rule's action."""
+    action, end = following[0], p.tokens[-1].end
+    if action.type != "NAME" or action.text not in p.actions:
+        return None
+    between = p.source.text[end : action.start]
+    fix = None if "#" in between or ";" in between else p.edit("join the lines", " ", end, action.start)
+    help = f"a new line ends a statement; write `{action.text}` behind the selector"
+    return p.error("LB016", "selector has no action on its line", p.tokens[0], p.tokens[-1], help=help, fix=fix)
+
+
+def two_statements(p: Place) -> Diagnostic | None:
+    if not p.type or not p.failure.complete:
+        return None
+    word = p.token.text
+    if word not in STATEMENTS:
+        return p.error("LB017", f"unexpected `{word}` after the end of the statement", help=p.form)
+    alone = p.parses(p.tokens[p.failure.index :])
+    help = "separate statements by `;` or a new line"
+    if p.type == "WHERE" and not alone:
+        help = "a condition stands before the action, as in `layers 0-3 where nll < 0.1 drop`"
+    fix = p.edit("insert `;`", "; ", p.token.start) if alone else None
+    return p.error("LB017", f"a new statement begins at `{word}`", help=help, fix=fix)
+
+
+def no_block(p: Place) -> Diagnostic | None:
+    if p.failure.index == 1 and p.first in BLOCKS and p.type != "LBRACE":
+        return p.error("LB018", f"`{p.first}` has no block", p.tokens[0], help=p.form)
+    return None
+
+
+def anything_else(p: Place) -> Diagnostic:
+    what = f"unexpected `{p.token.text.strip() or 'line end'}`" if p.type else "the statement ends too early"
+    wanted = _wanted(p.failure.expected)
+    return p.error("LB008", f"{what}, expected {wanted}" if wanted else what, help=p.form)
+
+
+_NAMES = {
+    "PERCENT": "a percentage",
+    "NAME": "a name",
+    "STRING": "a string",
+    "VAR": "`$name`",
+    "REF": "`@name`",
+    "INT": "a number",
+    "KEY": "a key with `=`",
+    "REGEX": '`~"pattern"`',
+    "COMPARE": "a comparison",
+}
+
+
+def _wanted(expected: frozenset[str]) -> str:
+    """The expected terminals in words, when they are few enough to say something."""
+    if "INT" in expected:
+        expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
+    if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:
+        return ""
+    signs = grammar().signs
+    words = sorted(_NAMES.get(name) or f"`{signs.get(name, name.lower())}`" for name in expected)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,102 @@
+"""A statement that does not parse, and the place where it stopped making sense."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
+from lbdsl.core.span import Source, Span
+from lbdsl.language.lexer import Token
+from lbdsl.language.parser import Failure, Parser
+from lbdsl.language.words import KEYWORDS, RULES
+
+WORDS = frozenset({"NAME", "KEY", "DOTTED"})
+WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
+"""Operators, which want something on their right side."""
+
+LONGEST = 2000
+"""Statements with more tokens are not parsed again: a hostile file must not cost more than its length."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A statement and where it stopped making sense. `actions` are the names of known actions."""
+
+    source: Source
+    tokens: Sequence[Token]
+    failure: Failure
+    actions: Collection[str]
+
+    def at(self, steps: int = 0) -> Token:
+        """The token so many steps after the failure; before the statement and at its end one without a type."""
+        index = self.failure.index + steps
+        if 0 <= index < len(self.tokens):
+            return self.tokens[index]
+        end = self.tokens[-1].end if index > 0 else self.tokens[0].start
+        return Token("", "", end, end)
+
+    @cached_property
+    def token(self) -> Token:
+        return self.at()
+
+    @property
+    def type(self) -> str:
+        return self.token.type
+
+    @property
+    def first(self) -> str:
+        return self.tokens[0].text
+
+    @property
+    def is_rule(self) -> bool:
+        return self.first in RULES
+
+    def expects(self, *terminals: str) -> bool:
+        return self.failure.expected.issuperset(terminals)
+
+    @property
+    def form(self) -> tuple[str, ...]:
+        """A help line with the statement's form."""
+        form = KEYWORDS[self.first].form if self.first in KEYWORDS else ""
+        return (f"the form is `{form}`",) if form else ()
+
+    def reached(self, tokens: Sequence[Token]) -> int:
+        """How far these tokens parse; past their end when they are a whole statement."""
+        found = Parser(self.source).parse(tokens)
+        return found.index if isinstance(found, Failure) else len(tokens) + 1
+
+    def parses(self, tokens: Sequence[Token]) -> bool:
+        """Whether these tokens are a whole statement, so that a fix leaves no other mistake in it."""
+        return 0 < len(tokens) <= LONGEST and self.reached(tokens) > len(tokens)
+
+    def span(self, first: Token, last: Token | None = None) -> Span:
+        return Span(self.source, first.start, (last or first).end)
+
+    def edit(self, title: str, text: str, start: int, end: int | None = None) -> Fix:
+        """A fix that writes `text` at `start`, in place of what stands there up to `end`."""
+        return Fix(title, (Edit(Span(self.source, start, start if end is None else end), text),))
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        first: Token | None = None,
+        last: Token | None = None,
+        *,
+        help: str | tuple[str, ...] = (),
+        write: str | None = None,
+        fix: Fix | None = None,
+        labels: tuple[Label, ...] = (),
+    ) -> Diagnostic:
+        """A diagnostic of some tokens, by default the one at the failure; the fix `write` puts text in their place."""
+        span = self.span(first or self.token, last)
+        if write is not None:
+            fix = self.edit(f"write `{write.strip()}`", write, span.start, span.end)
+        return error(code, message, span, help=help, fix=fix, labels=labels)
+
+
+def keyword(word: str) -> Token:
+    """A keyword that was not written, to try a statement with."""
+    return Token(word.upper(), word, 0, 0)

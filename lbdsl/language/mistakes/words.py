@@ -1,0 +1,123 @@
+"""Detectors of wrong words: misspelt ones, those of other tools, and words in the wrong place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.nearest import close_words
+from lbdsl.core.registry import nearest
+from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Place, keyword
+from lbdsl.language.wishes import slip, wish
+from lbdsl.language.words import BLOCKS, KEYWORDS, LEFT, PLANNED, STATEMENTS
+
+_COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_TRIALS = 6
+
+
+def unknown_statement(p: Place) -> Diagnostic | None:
+    word = p.token.text
+    if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
+        return None
+    if word in LEFT:
+        return p.error("LB053", f"`{word}` has left the language", help=LEFT[word])
+    if word in p.actions:
+        help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
+        return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
+    sign = p.at(1)
+    if word in STATEMENTS and sign.type:
+        fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
+        return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
+    said = wish(word, "statement")
+    message = f"unknown statement `{word}`"
+    if said:
+        return p.error("LB001", message, help=said)
+    near = nearest(word.lower(), STATEMENTS)
+    if near:
+        return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, STATEMENTS))
+    return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS))
+
+
+def no_statement(p: Place) -> Diagnostic | None:
+    """A statement that begins with a set, or with the brace of JSON."""
+    said = f"a statement cannot begin with `{p.token.text}`"
+    if p.failure.index != 0:
+        return None
+    if p.type == "LBRACE":
+        help = "a recipe in JSON becomes text with `lbdsl convert`; a saved plan is shown with `lbdsl show`"
+        return p.error("LB001", said, help=help)
+    if p.type not in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
+        return None
+    word = next((word for word in ("layers", "group", "let") if p.parses([keyword(word), *p.tokens])), None)
+    if word is None:
+        return p.error("LB001", said, help="a rule about layers begins with `layers`")
+    fix = p.edit(f"write `{word}` before it", f"{word} ", p.token.start)
+    return p.error("LB001", said, help=f"write `{word} {p.token.text}`", fix=fix)
+
+
+def misspelt_keyword(p: Place) -> Diagnostic | None:
+    """`layers 0-9 exept 3 keep`: the word is put right on trial, and the parser says whether that helps. A misspelt
+    keyword is taken for a name, often for the action's, so the failure is at the word or one or two tokens behind it."""
+    if len(p.tokens) > LONGEST:
+        return None
+    furthest, best = p.failure.index, None
+    for index, word in islice(_candidates(p), _TRIALS):
+        token = p.tokens[index]
+        right = keyword(word)._replace(start=token.start, end=token.end)
+        reached = p.reached([*p.tokens[:index], right, *p.tokens[index + 1 :]])
+        if reached > furthest:
+            furthest, best = reached, (token, word)
+    if best is None:
+        return None
+    token, word = best
+    help = (f"did you mean `{word}`?", *p.form)
+    write = word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None
+    return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
+
+
+def _candidates(p: Place) -> Iterator[tuple[int, str]]:
+    """Words of the statement near its failure, each with the keywords like it, the likest first."""
+    for index in _words_near(p, 2):
+        word = p.tokens[index].text
+        if wish(word, "set") is None:
+            yield from ((index, near) for near in close_words(word, KEYWORDS.keys() - PLANNED)[:3])
+
+
+def _words_near(p: Place, before: int) -> Iterator[int]:
+    """Where a word that is no action stands: at the failure, or up to so many tokens before it."""
+    for index in range(p.failure.index, max(0, p.failure.index - before - 1), -1):
+        if index < len(p.tokens) and p.tokens[index].type in WORDS and p.tokens[index].text not in p.actions:
+            yield index
+
+
+def word_of_another_tool(p: Place) -> Diagnostic | None:
+    """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
+    for index in _words_near(p, 1):
+        token = p.tokens[index]
+        said = wish(token.text, "set")
+        if said is not None:
+            return p.error("LB008", f"unexpected `{token.text}`", token, help=(said, *p.form))
+    return None
+
+
+def count_in_words(p: Place) -> Diagnostic | None:
+    """`lowest six by nll drop`."""
+    if p.type != "NAME" or p.at(1).type not in ("BY", "OF") or not p.expects("BY", "INT"):
+        return None
+    word, said = p.token.text.lower(), f"`{p.token.text}` is no amount"
+    if word not in _COUNTS:
+        return p.error("LB008", said, help="an amount is a number or a percentage, as in `6` or `20%`")
+    number = str(_COUNTS.index(word) + 1)
+    return p.error("LB008", said, help=f"write `{number}`", write=number)
+
+
+def keyword_as_name(p: Place) -> Diagnostic | None:
+    """`layers 8 else`."""
+    word, before = p.token.text, p.at(-1)
+    if word not in KEYWORDS or not before.type or not p.expects("NAME") or p.failure.complete:
+        return None
+    value = before.type in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *WANTS_MORE)
+    what = "an action" if p.is_rule and not value else "a name"
+    help = (*p.form, "statements are separated by `;` or a new line")
+    return p.error("LB015", f"`{word}` is a keyword, not {what}", help=help)

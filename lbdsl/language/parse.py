@@ -1,0 +1,59 @@
+"""Text to tree. Every mistake of a file is found in one run: each statement is parsed on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.span import Source, Span
+from lbdsl.language import tree
+from lbdsl.language.layout import split_statements
+from lbdsl.language.lexer import lex
+from lbdsl.language.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
+from lbdsl.language.parser import Failure, Parser
+
+
+def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.File]:
+    """The tree of a recipe, with the statements that parsed even when others did not.
+
+    `actions` are the names of known actions; they only make messages better. The value is None when the text exceeds
+    a limit (2 MiB, 300 000 tokens, 20 000 rules).
+    """
+    size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        return Diagnosed(None, (_limit(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB"),))
+    lexed = lex(source.text, MAX_TOKENS)
+    if not lexed.complete:
+        at = lexed.tokens[-1].start
+        return Diagnosed(None, (_limit(source, at, f"recipe with more than {MAX_TOKENS} tokens"),))
+    chunks, found = split_statements(source, lexed.tokens)
+    parser = Parser(source)
+    statements: list[tree.Statement] = []
+    joined = -1
+    for index, chunk in enumerate(chunks):
+        if chunk.broken or index == joined:
+            continue
+        node = parser.parse(chunk.tokens)
+        if not isinstance(node, Failure):
+            statements.append(node)
+            continue
+        from lbdsl.language.mistakes import explain_failure  # most recipes have no mistake and need not wait for it
+
+        following = chunks[index + 1].tokens if index + 1 < len(chunks) else ()
+        problem, both = explain_failure(source, chunk.tokens, node, following, actions)
+        joined = index + 1 if both else joined
+        found.append(problem)
+    rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
+    if len(rules) > MAX_RULES:
+        return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
+    comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
+    file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
+    return Diagnosed(file, _in_order([*found, *parser.diagnostics]))
+
+
+def _limit(source: Source, at: int, message: str) -> Diagnostic:
+    return error("LB019", message, Span(source, at, at), help="split the recipe, or say more with fewer rules")
+
+
+def _in_order(found: list[Diagnostic]) -> tuple[Diagnostic, ...]:
+    return tuple(sorted(found, key=lambda d: d.span.start if d.span is not None else -1))

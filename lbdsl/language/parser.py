@@ -1,0 +1,271 @@
+"""One statement's tokens to one node: Lark runs its LALR automaton, and what it reduces becomes nodes of the tree at once.
+
+Lark's own trees would cost a second pass and twice the time, so its reductions call `Parser` directly. A piece on the stack
+is a node with the text that it spans, its parentheses included: those belong to what is around them, not to the node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
+
+from lark.exceptions import UnexpectedToken
+from lark.grammar import Rule
+from lark.lexer import LexerThread
+from lark.parsers.lalr_interactive_parser import InteractiveParser
+from lark.parsers.lalr_parser_state import ParseConf, ParserState
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.span import Source, Span
+from lbdsl.core.units import BINARY, DECIMAL, Unit
+from lbdsl.language import tree
+from lbdsl.language.grammar import START, grammar
+from lbdsl.language.lexer import END, Token
+from lbdsl.language.words import PLANNED
+
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
+_PLANNED = {word.upper() for word in PLANNED}
+
+_NO_LEXER = LexerThread(cast(Any, None), None)
+"""Tokens come from `lbdsl.language.lexer`, after `lbdsl.language.layout` has cut them into statements."""
+
+
+class Failure:
+    """The token that has no place: its index; the end of the statement is one past the last."""
+
+    def __init__(self, index: int, state: ParserState[int]):
+        self.index = index
+        self._state = state
+
+    @cached_property
+    def expected(self) -> frozenset[str]:
+        """The terminals that have a place there."""
+        return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts()) - _PLANNED
+
+    @property
+    def complete(self) -> bool:
+        """Whether the tokens before it are a whole statement."""
+        return END in self.expected
+
+
+class _Piece(NamedTuple):
+    node: Any
+    start: int
+    end: int
+
+
+class _List(NamedTuple):
+    """Pieces that go into their parent's."""
+
+    nodes: list[Any]
+    start: int
+    end: int
+
+
+class Parser:
+    """Parses the statements of one source, and collects what is wrong inside a token (`"\\q"`)."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.diagnostics: list[Diagnostic] = []
+        callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
+        callbacks |= dict.fromkeys(_VALUES, self._shift)
+        self._conf = ParseConf(grammar().table, callbacks, START)
+
+    def parse(self, tokens: Sequence[Token]) -> Any:
+        """The node of a statement, or a `Failure`."""
+        state = ParserState(self._conf, _NO_LEXER)
+        feed: Any = state.feed_token  # it wants a `type` of tokens, and no more
+        index = 0
+        last = tokens[-1].end if tokens else 0
+        try:
+            for token in tokens:
+                feed(token)
+                index += 1
+            return feed(Token(END, "", last, last), True).node
+        except UnexpectedToken:
+            return Failure(index, state)
+
+    def value(self, token: Token) -> Any:
+        """The node of a token that is a value by itself; the text of a keyword or sign."""
+        make = _VALUES[token.type]
+        return make(self, Span(self.source, token.start, token.end), token.text)
+
+    def _shift(self, token: Token) -> _Piece:
+        return _Piece(self.value(token), token.start, token.end)
+
+    def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
+        """What makes one piece of the pieces that a rule reduces."""
+        kept = self._kept(rule)
+        name, alone = rule.alias or rule.origin.name, rule.options.expand1 and not rule.alias
+        if alone and len(rule.expansion) == 1:
+            return itemgetter(0)  # A lone operand passes through the levels of precedence: most reductions are such.
+        make = _NODES.get(name)
+
+        def reduce(pieces: list[Any]) -> Any:
+            start, end = pieces[0].start, pieces[-1].end
+            nodes: list[Any] = []
+            for index in kept:
+                piece = pieces[index] if index is not None else None
+                if piece is None:
+                    nodes.append(None)
+                elif type(piece) is _Piece:
+                    nodes.append(piece.node)
+                elif not nodes:
+                    nodes = piece.nodes  # A chain's own list grows, so that a long one costs linear time.
+                else:
+                    nodes.extend(piece.nodes)
+            if make is None:
+                return _Piece(nodes[0], start, end) if alone else _List(nodes, start, end)
+            return _Piece(make(Span(self.source, start, end), *nodes), start, end)
+
+        return reduce
+
+    @staticmethod
+    def _kept(rule: Rule) -> list[int | None]:
+        """The indices of a rule's symbols that carry meaning; None stands for what `[...]` has left out."""
+        kept: list[int | None] = []
+        symbols: Iterator[Any] = iter(enumerate(rule.expansion))
+        for left_out in rule.options.empty_indices or [False] * len(rule.expansion):
+            if left_out:
+                kept.append(None)
+                continue
+            index, symbol = next(symbols)
+            if not symbol.is_term or (symbol.name in _VALUES and (rule.options.keep_all_tokens or not symbol.filter_out)):
+                kept.append(index)
+        return kept
+
+    def _string(self, span: Span, text: str) -> tree.String:
+        def unescaped(match: re.Match[str]) -> str:
+            char, at = match[1], span.start + 1 + match.start()
+            if char not in _ESCAPES:
+                help = 'strings know `\\\\`, `\\"`, `\\n` and `\\t`'
+                where = Span(self.source, at, at + 2)
+                self.diagnostics.append(error("LB014", f"unknown escape `\\{char}` in a string", where, help=help))
+            return _ESCAPES.get(char, char)
+
+        return tree.String(span, _ESCAPE.sub(unescaped, text[1:-1]))
+
+
+def _quantity(text: str) -> tuple[int | float, Unit]:
+    unit, body = Unit.NONE, text
+    if body.endswith("tokens"):
+        unit, body = Unit.TOKENS, body[: -len("tokens")].rstrip()
+    elif body.endswith("B"):
+        unit, body = Unit.BYTES, body[:-1]
+    factor = 1
+    for suffix, scale in (BINARY | DECIMAL).items():
+        if body.endswith(suffix):
+            factor, body = scale, body[: -len(suffix)]
+            break
+    if body.isdigit():
+        return int(body) * factor, unit
+    scaled = float(body) * factor
+    return int(scaled) if scaled.is_integer() else scaled, unit
+
+
+def _number(value: Callable[[str], tuple[int | float, Unit]]) -> Callable[[Parser, Span, str], tree.Number]:
+    def make(_: Parser, span: Span, written: str) -> tree.Number:
+        text = " ".join(written.split())  # `10M  tokens` and `10M tokens` say the same.
+        return tree.Number(span, *value(text), text)
+
+    return make
+
+
+def _text(_: Parser, __: Span, text: str) -> str:
+    return text
+
+
+def _ident(_: Parser, span: Span, text: str) -> tree.Ident:
+    return tree.Ident(span, text)
+
+
+_VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
+    "NAME": _ident,
+    "KEY": _ident,
+    "DOTTED": lambda p, span, text: tree.Dotted(span, text),
+    "VAR": lambda p, span, text: tree.Variable(span, text[1:]),
+    "REF": lambda p, span, text: tree.GroupRef(span, text[1:]),
+    "STRING": Parser._string,
+    "REGEX": lambda p, span, text: tree.Pattern(span, text[2:-1].replace('\\"', '"')),
+    "INT": _number(lambda text: (int(text), Unit.NONE)),
+    "DECIMAL": _number(lambda text: (float(text), Unit.NONE)),
+    "PERCENT": _number(lambda text: (float(text[:-1]) / 100, Unit.RATIO)),
+    "QUANTITY": _number(_quantity),
+    **dict.fromkeys(("MEASURE", "HEAL", "EVAL"), _ident),
+    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), _text),
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), _text),
+}
+
+
+Make = Callable[..., Any]
+"""Makes a node of its span and of what is kept of a rule, in the grammar's order; None is what `[...]` has left out."""
+
+
+def _of_all(node: Make) -> Make:
+    """The node has one field, a tuple of all there is."""
+    return lambda span, *nodes: node(span, nodes)
+
+
+def _of_rest(node: Make) -> Make:
+    """The node's second field is a tuple of all but the first."""
+    return lambda span, first, *nodes: node(span, first, nodes)
+
+
+def _chain(node: Make) -> Make:
+    """Operands with operators between them."""
+    return lambda span, *nodes: node(span, nodes[::2], nodes[1::2])
+
+
+def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
+    *patterns, layers, where = nodes
+    return tree.ModulesSelector(span, tuple(patterns), layers, where)
+
+
+def _rank(span: Span, direction: str, amount: Any, of_rest: bool | None, by: tree.Call, bound: Any) -> tree.RankSelector:
+    return tree.RankSelector(span, direction, amount, bool(of_rest), by, bound)
+
+
+def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
+    among = tuple(node for node in nodes if isinstance(node, tuple))
+    minimizing, *subject_to = nodes[len(among) :]
+    return tree.Choose(span, layers, among, minimizing, tuple(subject_to))
+
+
+def _by_rule_name() -> dict[str, Make]:
+    """The nodes of the tree by their names, written as those of rules are: `LayersSelector` as `layers_selector`."""
+    nodes = [value for value in vars(tree).values() if isinstance(value, type) and issubclass(value, tree.Node)]
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.__name__).lower(): node for node in nodes}
+
+
+_NODES: Mapping[str, Make] = {
+    **_by_rule_name(),
+    "choose": _choose,
+    "rule": tree.RuleStatement,
+    "modules_selector": _modules,
+    "rank_selector": _rank,
+    "bounded_selector": lambda span, direction, *rest: _rank(span, direction, None, *rest),
+    "of_rest": lambda span: True,
+    "action": lambda span, *calls: calls[::2],
+    "union_set": _of_all(tree.UnionSet),
+    "inter_set": _of_all(tree.InterSet),
+    "range": lambda span, first, _, last: tree.Range(span, first, last),
+    "block": _of_rest(tree.Block),
+    "stage": _of_rest(tree.Stage),
+    "choice": _of_all(tree.Choice),
+    "either": lambda span, *operands: tree.Logic(span, "or", operands),
+    "both": lambda span, *operands: tree.Logic(span, "and", operands),
+    "compare": _chain(tree.Compare),
+    "cmp_op": lambda span, *words: tree.Operator(span, " ".join(words)),
+    "arithmetic": _chain(tree.Arithmetic),
+    "minus": lambda span, _, operand: tree.Minus(span, operand),
+    "items": _of_all(tree.Items),
+    "word": lambda span, name: tree.Call(span, name, None),
+    "call": _of_rest(tree.Call),
+}
+"""What makes the nodes of the grammar's rules and aliases. One that has a node's name makes that node of its fields, but
+for the exceptions listed here; one without an entry only gathers pieces."""

@@ -1,0 +1,46 @@
+"""What the grammar reads already and this version does not carry out: one refusal for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.span import Span
+from lbdsl.language import tree
+
+
+def not_in_this_version(statements: Iterable[tree.Statement]) -> tuple[Diagnostic, ...]:
+    return tuple(
+        error("LB054", f"{what} not in this version", span, help=help)
+        for statement in statements
+        for what, span, help in _planned(statement)
+    )
+
+
+def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
+    """What is planned in a statement, where it stands, and what to write today."""
+    match node:
+        case tree.Choose():
+            word = Span(node.span.source, node.span.start, node.span.start + len("choose"))
+            instead = "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs"
+            yield "`choose` is", word, instead
+        case tree.RuleStatement(selector=tree.RankSelector(bound=tree.While(span=span))):
+            yield "`while` is", span, "give the number of layers, as in `lowest 8 by nll drop`, and `assert` what must hold"
+        case tree.Block():
+            for item in node.items:
+                if isinstance(item, tree.Stage):
+                    yield "a `stage` is", item.span, "healing has one stage: `heal { tokens = 200k }`"
+                elif item.key.name == "data":
+                    yield from _data(node.kind.name, item.value)
+        case _:
+            pass
+
+
+def _data(block: str, value: tree.Expr) -> Iterator[tuple[str, Span, str]]:
+    one = f'name one source, as in `{block} {{ data = "builtin:pydoc" }}`'
+    if isinstance(value, tree.Items) and block != "eval":
+        yield f"several sources of `{block}` are", value.span, one
+        return
+    for item in value.items if isinstance(value, tree.Items) else (value,):
+        if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
+            yield f"`{item.name.name}` is", item.span, one

@@ -1,0 +1,292 @@
+"""`lbdsl explain`: the page of a code, an action, a metric, or any word of the language."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lbdsl.actions import actions
+from lbdsl.core.codes import code_for, code_ids
+from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.nearest import close_words, nearest
+from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
+from lbdsl.language.words import KEYWORDS, LEFT
+from lbdsl.metrics import metrics
+from lbdsl.recipe.schema import FACTS
+from lbdsl.recipe.settings import SETTINGS
+from lbdsl.recipe.values import signature
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """A recipe. `findings` are what it really gives, for one that fails."""
+
+    text: str
+    findings: tuple[Diagnostic, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is said of one thing. `facts` are pairs of a heading and a text; `failing` and `fixed` are a code's."""
+
+    kind: str
+    name: str
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    form: str = ""
+    failing: Example | None = None
+    fixed: Example | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        from lbdsl.report.diagnostics import diagnostics_json
+
+        found: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "title": self.title,
+            "form": self.form or None,
+            "facts": {head: text for head, text in self.facts},
+        }
+        if self.failing is not None:
+            found["example"] = self.failing.text
+            found["findings"] = diagnostics_json(self.failing.findings)
+        if self.fixed is not None:
+            found["fixed"] = self.fixed.text
+        return found
+
+
+def pages_of(topic: str) -> tuple[Page, ...]:
+    """Every page called `topic`; a word may be a setting and a metric at once. Empty when there is none."""
+    word = topic.strip().strip("`")
+    if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
+        word = word.upper()
+    found = [maker(word) for maker in _MAKERS]
+    return (*(page for page in found if page is not None), *_settings(word), *_parameters(word))
+
+
+def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Every topic under a heading."""
+    groups = {
+        "actions": list(actions()),
+        "metrics": ["sensitivity", *metrics()],
+        "costs of the model": list(FUNCTIONS),
+        "facts of the model": [f"model.{fact}" for fact in FACTS],
+        "keywords": list(KEYWORDS),
+        "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
+        "types": list(TYPE_MEANINGS),
+        "other words": list(WORDS),
+        "codes": list(code_ids()),
+    }
+    return tuple((kind, tuple(names)) for kind, names in groups.items())
+
+
+def topics() -> tuple[str, ...]:
+    """Every topic, sorted; settings and parameters also without what they belong to."""
+    names = {name for _, group in topics_by_kind() for name in group}
+    names |= {key for rows in SETTINGS.values() for key in rows}
+    names |= {name for cls in actions().values() for name in cls.parameters()}
+    return tuple(sorted(names))
+
+
+def nearest_topics(topic: str) -> tuple[str, ...]:
+    """The topics that may have been meant, the likest first; at most three."""
+    known = topics()
+    if topic[:2].upper() == "LB" and topic[2:3].isdigit():
+        return tuple(close_words(topic.upper(), [name for name in known if name.startswith("LB")])[:3])
+    close = close_words(topic, [name for name in known if not name.startswith("LB")])[:3]
+    longer = nearest(topic, known)
+    return tuple(close) or ((longer,) if longer else ())
+
+
+def page_of_code(id: str) -> Page | None:
+    """A code with its failing example, what that really gives, and the same put right."""
+    if id not in code_ids():
+        return None
+    from lbdsl.verbs.explaining import example_findings
+
+    code = code_for(id)
+    facts = [("Why", code.reason)] if code.reason else []
+    if code.exit_code != 1:
+        facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
+    failing = Example(code.example, example_findings(code)) if code.example else None
+    fixed = Example(code.fixed) if code.fixed else None
+    return Page("code", id, code.title, tuple(facts), failing=failing, fixed=fixed)
+
+
+_EXIT_CODES = {
+    2: "wrong usage",
+    3: "a stale plan",
+    4: "a quality gate failed",
+    5: "cannot be satisfied",
+    6: "unsafe or unsupported",
+    7: "a bug of lbdsl",
+}
+
+
+def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The first paragraph of a docstring, and its headed ones: What, Why, Example, Source."""
+    heads = ("What", "Why", "Example", "Source")
+    first: list[str] = []
+    facts: list[tuple[str, list[str]]] = []
+    for line in inspect.cleandoc(doc).splitlines():
+        head, colon, rest = line.partition(":")
+        if colon and head in heads:
+            facts.append((head, [rest.strip()]))
+        elif facts:
+            facts[-1][1].append(line.strip())
+        else:
+            first.append(line.strip())
+    return " ".join(first).strip(), tuple((head, " ".join(lines).strip()) for head, lines in facts)
+
+
+def _action(name: str) -> Page | None:
+    cls = actions().get(name)
+    if cls is None:
+        return None
+    title, facts = parts_of(cls.__doc__ or "")
+    parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
+    claims = ", ".join(sorted(_example_claims(cls)))
+    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(cls))
+
+
+def _example_claims(cls: Any) -> frozenset[str]:
+    """The paths of a layer that the action claims in its examples."""
+    from lbdsl.recipe import recipe_from_text
+
+    found: frozenset[str] = frozenset()
+    for example in (cls.example, *cls.examples):
+        for head in ("layers 0", 'modules "*.q_proj"'):
+            recipe = recipe_from_text(f"{head} {example}\nelse keep").value
+            if recipe is not None:
+                found |= frozenset(recipe.rules[0].actions[0].claims())
+                break
+    return found
+
+
+def _parameter(action: str, name: str) -> str:
+    """`in tokens, at least 1, needed`: what follows the colon on the editor's page."""
+    page = parameter_page(action, name) or ""
+    return page.partition("`: ")[2].rstrip(".")
+
+
+def _metric(name: str) -> Page | None:
+    if name == "sensitivity":
+        return Page(
+            "metric",
+            name,
+            "Damage when this layer's attention alone is removed.",
+            (
+                ("What", "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"),
+                ("Example", "`lowest 8 by sensitivity drop`"),
+            ),
+            form="sensitivity",
+        )
+    cls = metrics().get(name)
+    if cls is None:
+        return None
+    title, facts = parts_of(cls.__doc__ or "")
+    return Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
+
+
+def _keyword(word: str) -> Page | None:
+    if word not in KEYWORDS:
+        return None
+    keyword = KEYWORDS[word]
+    facts = [("Example", f"`{keyword.example}`")]
+    if word in SETTINGS:
+        facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
+    return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
+
+
+def _left(word: str) -> Page | None:
+    return Page("word", word, f"`{word}` has left the language: {LEFT[word]}.") if word in LEFT else None
+
+
+def _function(name: str) -> Page | None:
+    if name not in FUNCTIONS:
+        return None
+    form, meaning = FUNCTIONS[name]
+    return Page("value", name, meaning, form=form)
+
+
+def _word(name: str) -> Page | None:
+    return Page("word", name, WORDS[name]) if name in WORDS else None
+
+
+def _type(name: str) -> Page | None:
+    if name not in TYPE_MEANINGS:
+        return None
+    return Page(
+        "type",
+        name,
+        f"{TYPE_MEANINGS[name][:1].upper()}{TYPE_MEANINGS[name][1:]}.",
+        (("Example", f"`param $name: {name}`"),),
+    )
+
+
+def _fact(name: str) -> Page | None:
+    bare = name.removeprefix("model.")
+    if bare not in FACTS or bare == name:
+        return None
+    kind, unit = FACTS[bare]
+    what = unit.value if kind == "number" and unit.value != "number" else kind
+    return Page("fact", name, f"A fact of the source model: {what}.", (("Example", f"`requires {name} ...`"),))
+
+
+def _settings(word: str) -> Iterator[Page]:
+    block, dot, key = word.rpartition(".")
+    for name, rows in SETTINGS.items():
+        if key in rows and (not dot or name == block):
+            meaning = rows[key].meaning
+            default = default_of(name, key)
+            facts = (("Default", f"`{default}`"),) if default else ()
+            yield Page(
+                "setting", f"{name}.{key}", f"{meaning[:1].upper()}{meaning[1:]}.", facts, form=f"{name} {{ {key} = ... }}"
+            )
+
+
+def default_of(block: str, key: str) -> str:
+    """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
+    from lbdsl.core.units import tokens_text
+    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure
+    from lbdsl.recipe.schema_blocks import Block
+
+    if key == "method":
+        return f"lora(rank={Lora().rank}, alpha={Lora().alpha:g})"
+    if key == "loss":
+        return "kl"
+    schemas: dict[str, type[Block]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
+    schema = schemas[block]
+    value = schema.model_fields[key].get_default()
+    if value is None:
+        return ""
+    if key == "data" and isinstance(value, tuple):
+        value = value[0]
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
+    if key == "data":
+        return f'"{value}"'
+    return tokens_text(value) if key in ("tokens", "seq") else str(value)
+
+
+def _parameters(word: str) -> Iterator[Page]:
+    for name, cls in actions().items():
+        if word in cls.parameters():
+            yield Page("parameter", word, f"A parameter of `{name}`: {_parameter(name, word)}.", form=signature(cls))
+
+
+_MAKERS: tuple[Callable[[str], Page | None], ...] = (
+    page_of_code,
+    _action,
+    _metric,
+    _keyword,
+    _left,
+    _function,
+    _word,
+    _type,
+    _fact,
+)

@@ -1,0 +1,69 @@
+"""Pages of `explain` as text: plain, or with the colours of a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from lbdsl.core.codes import code_for
+from lbdsl.report.diagnostics import Style, diagnostics_text
+from lbdsl.report.explain import Page, topics_by_kind
+
+_INDENT = "    "
+
+
+def pages_text(pages: Sequence[Page], style: Style) -> str:
+    """All pages, a blank line between two."""
+    return "\n".join(_page(page, style) for page in pages)
+
+
+def _page(page: Page, style: Style) -> str:
+    head = f"{page.name}: {page.title}" if page.kind == "code" else f"{page.name} ({page.kind})"
+    lines = [style.paint("bold", line) for line in textwrap.wrap(head, style.width)]
+    if page.form:
+        form = textwrap.wrap(page.form, style.width - len(_INDENT), subsequent_indent="  ", break_long_words=False)
+        lines += ["", *(_INDENT + style.paint("gutter", line) for line in form)]
+    if page.kind != "code" and page.title:
+        lines += ["", *textwrap.wrap(page.title, style.width)]
+    if page.facts:
+        lines.append("")
+    for name, text in page.facts:
+        lead = f"{name}: "
+        wrapped = textwrap.wrap(lead + text, style.width, subsequent_indent="  ", break_long_words=False)
+        lines.append(style.paint("help", wrapped[0][: len(lead)]) + wrapped[0][len(lead) :])
+        lines += wrapped[1:]
+    if page.failing is not None:
+        lines += ["", style.paint("error", "This fails:"), "", *_indented(page.failing.text, style)]
+        if page.failing.findings:
+            narrow = Style(style.width - len(_INDENT), style.colour, style.unicode)
+            shown = diagnostics_text(page.failing.findings[:1], narrow).rstrip("\n")
+            lines += ["", *(_INDENT + line if line else "" for line in shown.splitlines())]
+    if page.fixed is not None:
+        lines += ["", style.paint("help", "This is right:"), "", *_indented(page.fixed.text, style)]
+    return "\n".join(lines) + "\n"
+
+
+def topics_text(style: Style) -> str:
+    """Every topic, by kind."""
+    lines: list[str] = []
+    for kind, names in topics_by_kind():
+        lines.append(style.paint("bold", kind))
+        if kind == "codes":
+            lines += [f"  {code}  {code_for(code).title}" for code in names]
+            continue
+        lines += textwrap.wrap(
+            ", ".join(names),
+            style.width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _indented(text: str, style: Style) -> list[str]:
+    """An example's lines; those wider than the page are cut."""
+    room = style.width - len(_INDENT)
+    dots = "…" if style.unicode else "..."
+    return [_INDENT + (line if len(line) <= room else line[: room - len(dots)] + dots) for line in text.splitlines()]

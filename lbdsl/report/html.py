@@ -1,0 +1,35 @@
+"""What the terminal shows, as HTML for notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from lbdsl.report.plan import render_plan
+from lbdsl.report.report import render_quality, render_report
+from lbdsl.report.scores import render_scores
+
+WIDTH = 100
+_FORMAT = '<pre style="line-height: 1.25; white-space: pre; overflow-x: auto">{code}</pre>'
+
+
+_DRAW: Mapping[str, Callable[[Any, Console], None]] = {
+    "Planned": lambda result, console: render_plan(result.plan, console),
+    "Applied": lambda result, console: render_report(result.record, result.folder, console),
+    "Judged": lambda result, console: render_quality(result.quality, result.asserts, console),
+    "Measured": lambda result, console: render_scores(result, console),
+}
+"""By the name of the class: importing the API's classes here would close a circle, since they draw themselves."""
+
+
+def html_of(result: Any) -> str:
+    """The picture of a result of the API, in a `pre` element with inline styles."""
+    console = Console(record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
+    draw = _DRAW.get(type(result).__name__)
+    if draw is None:
+        raise TypeError(f"no picture of {type(result).__name__}")
+    draw(result, console)
+    return console.export_html(inline_styles=True, code_format=_FORMAT)

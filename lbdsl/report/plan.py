@@ -1,0 +1,286 @@
+"""A plan as a picture: what becomes of each layer, by which rule, why, and what it costs and gains."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from rich.console import Console
+from rich.text import Text
+
+from lbdsl.core.digest import short
+from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
+from lbdsl.parts import Mark
+from lbdsl.plan.schema import Plan, Speed
+from lbdsl.plan.words import PREFILL, joint_text
+from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.plan_changes import change_lines
+from lbdsl.report.plan_tables import assert_lines, cost_lines, rule_lines
+from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
+
+_SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> None:
+    """Draw a plan on `console`. `all_layers` lists every changed layer, not only some of each kind."""
+    ascii_ = ascii_only(console)
+    width = console.width
+    sections = [
+        _header(plan, width, ascii_),
+        _strip(plan, width, ascii_),
+        rule_lines(plan, width),
+        change_lines(plan, width, ascii_, all_layers),
+        cost_lines(plan, ascii_),
+        [
+            *_speed_lines(plan.speeds, width),
+            *_prefill_lines(plan, width),
+            *_loss_lines(plan, width, ascii_),
+            *_heal_lines(plan, width),
+            *_judge_lines(plan, width),
+            *_estimate_lines(plan, width),
+        ],
+        assert_lines(plan, width, ascii_),
+        _finding_lines(plan, width),
+    ]
+    for section in sections:
+        lines = list(section)
+        for line in lines:
+            _write(console, line)
+        if lines:
+            _write(console, Text())
+    for line in [*_closing(plan, width), *_serving_lines(plan, width)]:
+        _write(console, line)
+
+
+def score_labels(plan: Plan) -> dict[str, str]:
+    """The scores that layers have, in the order of the plan, with the short name of each in the strip: `sens` for the
+    metric and action that `sensitivity` stands for, else the metric."""
+    keys = list(dict.fromkeys(key for layer in plan.layers for key in layer.scores))
+    sensitivity = (f"{plan.measure.metric}(drop)", plan.measure.metric)
+    labels: dict[str, str] = {}
+    for key in keys:
+        label = "sens" if key in sensitivity and "sens" not in labels.values() else key.split("(")[0][:9]
+        again = sum(label == other.split("-")[0] for other in labels.values())
+        labels[key] = f"{label}-{again + 1}" if again else label
+    return labels
+
+
+def _write(console: Console, line: Text) -> None:
+    console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    recipe, model = plan.recipe, plan.model
+    parts = [
+        "lbdsl plan",
+        f"{PurePath(recipe.path).name}@{short(recipe.sha256, 4)}",
+        f"{model.name or PurePath(model.source).name}@{short(model.digest, 4)} ({model.dtype})",
+    ]
+    on = plan.measured_on
+    if on is not None and on.digest is not None:
+        parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")
+    dot = " - " if ascii_ else " · "
+    line = ""
+    for part in map(printable, parts):
+        if line and len(line) + len(dot) + len(part) > width:
+            yield Text(line, style="bold")
+            line = "  " + part
+        else:
+            line = line + dot + part if line else part
+    yield Text(line, style="bold")
+    if recipe.params:
+        values = ", ".join(
+            f"${name.removeprefix('$')} = {value}" + (" (--set)" if name in recipe.set_params else "")
+            for name, value in recipe.params.items()
+        )
+        yield from _wrapped(f"  {printable(values)}", width, 2, "dim")
+
+
+def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    rows: list[Row] = []
+    meanings: list[tuple[str, str, str]] = []
+    for name in dict.fromkeys(row for layer in plan.layers for row in layer.marks):
+        marks = [layer.marks.get(name) for layer in plan.layers]
+        if all(mark is None or mark.style == "same" for mark in marks):
+            continue
+        signs = [" " if mark is None else mark.sign for mark in marks]
+        rows.append(Row(name, signs, ["" if mark is None else STYLES[mark.style] for mark in marks]))
+        meanings += _meanings([mark for mark in marks if mark is not None])
+    if not rows:
+        rows.append(Row("layers", ["="] * len(plan.layers), [STYLES["same"]] * len(plan.layers)))
+        meanings.append(("=", "as in the base", STYLES["same"]))
+    legends = []
+    for key, label in score_labels(plan).items():
+        values = [layer.scores[key].value if key in layer.scores else None for layer in plan.layers]
+        known = [value for value in values if value is not None]
+        scale = Scale.of(known, ASCII_LEVELS if ascii_ else LEVELS)
+        if scale is None:
+            continue
+        rows.append(Row(label, [" " if value is None else scale.mark(value) for value in values], ["cyan"] * len(values)))
+        unit = next(layer.scores[key].unit for layer in plan.layers if key in layer.scores)
+        name = label if label == key else f"{label}: {key}"
+        legends.append(
+            f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
+            f"{' ' + unit if unit is Unit.NATS else ''}, logarithmic"
+            + (", blank: not needed" if len(known) < len(values) else "")
+        )
+    yield from strip_lines(rows, width)
+    line = Text("  ")
+    for sign, meaning, style in dict.fromkeys(meanings):
+        line.append(f"{sign} {meaning}" if sign else meaning, style=style).append("   ")
+    line.rstrip()
+    yield line
+    for legend in legends:
+        yield from _wrapped(f"  {legend}", width, 4, "dim")
+
+
+def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
+    """(sign, meaning, style) of the marks of one row; digits are explained together."""
+    for mark in marks:
+        if mark.legend.startswith("digits"):
+            yield "", mark.legend, "yellow"
+        elif mark.legend or mark.sign in "=.":
+            yield mark.sign, mark.legend or "as in the base", STYLES[mark.style]
+
+
+def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
+    """Bounds by context; a cell in which the base does not fit has none."""
+    by_context: dict[int, list[Speed]] = {}
+    for speed in speeds:
+        if math.isfinite(speed.bound):
+            by_context.setdefault(speed.context, []).append(speed)
+    for context, cells in by_context.items():
+        batches = " / ".join(str(cell.batch) for cell in cells)
+        bounds = " / ".join(f"x{cell.bound:.2f}" for cell in cells)
+        yield from _wrapped(
+            f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
+            "predicted from bytes and FLOPs, not measured",
+            width,
+            15,
+            "",
+        )
+
+
+def _prefill_lines(plan: Plan, width: int) -> Iterator[Text]:
+    if plan.windowed:
+        yield from _wrapped(f" prefill: {PREFILL}", width, 10, "")
+
+
+def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
+    if plan.eval is None or plan.eval.seq is None:
+        return
+    texts = " and ".join(map(printable, plan.eval.data))
+    each = " each" if len(plan.eval.data) > 1 else ""
+    yield from _wrapped(
+        f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}",
+        width,
+        12,
+        "",
+    )
+
+
+def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
+    found = plan.estimate
+    if found is None or not plan.changed:
+        return
+    work = (("healing", found.heal_seconds), ("judging", found.judge_seconds))
+    parts = [f"{name} {duration_text(seconds)}" for name, seconds in work if seconds]
+    said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
+    said += f"{bytes_text(found.memory_bytes)} of memory, {bytes_text(found.disk_bytes)} of disk"
+    if found.passes is not None and found.passes > 1:
+        said += f"; healing passes {found.passes:.1f} times over its text"
+    yield from _wrapped(said, width, 20, "")
+
+
+def _serving_lines(plan: Plan, width: int) -> Iterator[Text]:
+    """One line: what can serve the result, and what stands in the way."""
+    said = []
+    for item in plan.serving:
+        how = ", ".join(item.formats)
+        said.append(f"{item.engine} ({how})" if item.formats else f"not {item.engine}: {printable(item.obstacle or '')}")
+    if said:
+        yield from _wrapped(f"Can be served by: {'; '.join(said)}.", width, 2, "")
+
+
+def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    loss = plan.loss
+    if not plan.changed:
+        return
+    if loss.rise is None:
+        yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
+        return
+    pm = "+-" if ascii_ else "±"
+    error = f" {pm}{loss.rise.stderr:.2g}" if loss.rise.stderr is not None else ""
+    said = f" loss: {loss.rise.value:+.3g}{error} nats/token measured jointly, before healing"
+    if loss.sum is not None:
+        said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
+    yield from _wrapped(said, width, 7, "")
+    others = "".join(f", {printable(joint_text(name, score))}" for name, score in loss.others.items())
+    if loss.base_nll is not None:
+        arrow = "->" if ascii_ else "→"
+        was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.rise.value))
+        yield from _wrapped(
+            f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{others}", width, 7, ""
+        )
+
+
+def _perplexity(nll: float) -> str:
+    """exp of a loss in nats a token, which a broken model may have beyond what a float holds."""
+    return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}"
+
+
+def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
+    heal = plan.heal
+    if not plan.changed:
+        return
+    if heal is None:
+        yield Text(" heal: nothing, the damage stays", style="yellow")
+        return
+    method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else "full weights"
+    yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(heal.data)}", width, 7, "")
+
+
+def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
+    for finding in plan.findings:
+        if finding.code == "LB325":  # the closing line says it
+            continue
+        file = f"{printable(finding.file)}, " if finding.file else ""
+        where = f" ({file}line {finding.line})" if finding.line is not None else ""
+        yield from _wrapped(
+            f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}",
+            width,
+            4,
+            _SEVERITY_STYLES[finding.severity],
+        )
+        for text in finding.help:
+            yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
+
+
+def _closing(plan: Plan, width: int) -> Iterator[Text]:
+    stays = "" if plan.changed else " The model stays as it is."
+    yield from _wrapped(f"Plan: {printable(plan.summary)}.{stays}", width, 6, "bold")
+    changed = len(plan.changed)
+    lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
+    if changed and lacks:
+        yield Text(
+            f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.", style="bold yellow"
+        )
+    failed = [item.text for item in plan.asserts if item.status == "fail"]
+    if failed:
+        yield Text(
+            f"Not applyable: {printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold.",
+            style="bold red",
+        )
+    elif plan.errored:
+        yield Text("Not applyable: errors were found.", style="bold red")
+    elif not plan.complete:
+        yield Text("Not applyable yet: the whole changed model is not measured.", style="bold yellow")
+
+
+def _wrapped(text: str, width: int, indent: int, style: str) -> Iterator[Text]:
+    for line in textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, drop_whitespace=True, replace_whitespace=False, break_on_hyphens=False
+    ):
+        yield Text(line, style=style)

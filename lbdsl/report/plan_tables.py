@@ -1,0 +1,103 @@
+"""The tables of a plan's picture: rules, costs before and after, asserts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens_text
+from lbdsl.layer.difference import window_size
+from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.plan.words import value_text
+from lbdsl.report.console import printable
+from lbdsl.report.recipe_text import highlighted
+
+_STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", "not measured": "yellow"}
+
+
+def fitted(text: str, width: int, ascii_: bool) -> str:
+    """`text`, cut with an ellipsis where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    dots = "..." if ascii_ else "…"
+    return text[: max(0, width - len(dots))] + dots
+
+
+def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
+    """Each rule with how many layers it got, and how many of those it matched an earlier rule had."""
+    if not plan.rules:
+        return
+    digits = len(str(plan.rules[-1].number))
+    room = width - digits - 2 - 8 - 14
+    texts = [
+        textwrap.wrap(printable(rule.text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
+        for rule in plan.rules
+    ]
+    column = max(36, *(len(line) for text in texts for line in text))
+    yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
+    for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
+        line = Text(f" {rule.number:>{digits}} ").append_text(highlighted(first))
+        line.append(" " * (column - len(first) + 2))
+        line.append(f"{len(rule.claims):>6}", style="" if rule.claims else "yellow")
+        line.append(f"{len(rule.shadowed):>14}", style="yellow" if rule.shadowed else "dim")
+        yield line
+        for more in rest:
+            yield Text(f" {'':>{digits}} ").append_text(highlighted(more))
+        if rule.modules:
+            yield Text(f" {'':>{digits}}   the weights of {plural(rule.modules, 'module')}", style="dim")
+
+
+def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
+    """Parameters, cache and FLOPs before and after, at every context of the plan."""
+    yield Text(f" {'':<17}{'before':>12}{'after':>12}{'change' if ascii_ else 'Δ':>9}", style="dim")
+    yield _cost(
+        "params", count_text(plan.before.params), count_text(plan.after.params), plan.before.params, plan.after.params
+    )
+    yield _cost(
+        "weights", bytes_text(plan.before.weights), bytes_text(plan.after.weights), plan.before.weights, plan.after.weights
+    )
+    facts = plan.model.facts
+    for title, was, becomes, text in (
+        ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
+        ("FLOPs/token", plan.before.flops_per_token, plan.after.flops_per_token, count_text),
+    ):
+        for place, context in enumerate(plan.contexts):
+            key = str(context)
+            name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"
+            line = _cost(name, text(was[key]), text(becomes[key]), was[key], becomes[key])
+            if context > facts.positions and title == "KV/seq":
+                line.append(f"  beyond {tokens_text(facts.positions)} positions", style="dim")
+            yield line
+    native = [layer.index for layer in plan.layers if window_size(layer.before) is not None and not layer.changed]
+    if native:
+        yield Text(f" layers {ranges_text(native)} have windows of their own and are counted so", style="dim")
+
+
+def _cost(name: str, before: str, after: str, was: int, becomes: int) -> Text:
+    change = 100 * (becomes - was) / was if was else 0.0
+    shown = "same" if becomes == was else f"{change:+.0f} %" if abs(change) >= 9.95 else f"{change:+.1f} %"
+    line = Text(f" {name:<17}{before:>12}{after:>12}")
+    line.append(f"{shown:>9}", style="green" if becomes < was else "dim" if becomes == was else "red")
+    return line
+
+
+def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    """Each gate with its status; a post one is judged after healing."""
+    if not plan.asserts:
+        return
+    yield from result_lines(plan.asserts, width, ascii_)
+
+
+def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> Iterator[Text]:
+    """One line an assert: text, status and value."""
+    texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
+    column = max((len(text) for text in texts), default=0)
+    for place, (item, text) in enumerate(zip(results, texts, strict=True)):
+        line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
+        line.append(item.status, style=_STATUS_STYLES[item.status])
+        value = value_text(item) + (f" on {printable(item.on)}" if item.on else "")
+        if value:
+            line.append(f"   {value}", style="dim")
+        yield line

@@ -1,0 +1,119 @@
+"""The report of `apply` and `eval`: quality, healing, gates, and where the result is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.units import Unit, count_text
+from lbdsl.plan.lengths import cautions
+from lbdsl.plan.schema import AssertResult
+from lbdsl.plan.words import cell_text, row_title
+from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.plan_tables import result_lines
+
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-=+*#@"
+SPARKLINE = 20
+"""Marks of the healing curve, so that its line fits 80 columns."""
+
+
+def render_report(record: Record, folder: Path, console: Console) -> None:
+    """What became of the model: size, healing with its curve, quality and gates, and the folder."""
+    plan = record.plan
+    console.print()
+    console.print(Text(printable(str(folder)), style="bold"))
+    change = plan.after.params / plan.before.params - 1
+    became = f"-> {count_text(plan.after.params)} ({100 * change:+.1f} %)" if change else "as before"
+    console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
+    if record.heal is not None:
+        heal = record.heal
+        console.print(
+            f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
+            highlight=False,
+            markup=False,
+        )
+        console.print(
+            f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False
+        )
+    else:
+        console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
+    if record.heal is not None and record.heal.get("needless"):
+        console.print("  before healing every assert held already", highlight=False)
+    for caution in cautions(plan):
+        console.print(f"  caution     {printable(caution)}", highlight=False, markup=False, soft_wrap=True)
+    if record.evaluation is not None:
+        render_quality(record.evaluation, record.asserts, console)
+    else:
+        _render_asserts(record.asserts, console)
+    if record.status == "accepted":
+        console.print(
+            f'Load it:  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    else:
+        rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."
+        console.print(Text.assemble(("Rejected", "bold red"), rest))
+
+
+def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
+    """Perplexity of both models and every metric of the finished one on each text, with standard errors; before healing,
+    too, where it was healed."""
+    for source in quality.get("sources", [quality]):
+        console.print(_quality_table(source), highlight=False)
+    _render_asserts(asserts, console)
+
+
+def _quality_table(source: dict[str, Any]) -> Table:
+    before = source.get("before_healing")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    several = f" in {source['sequences']} sequences" if "sequences" in source else ""
+    table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")))
+    table.add_column("base", justify="right")
+    if before:
+        table.add_column("before healing", justify="right")
+    table.add_column("healed" if before else "artifact", justify="right")
+    models = [before, source] if before else [source]
+    table.add_row(
+        "perplexity",
+        _perplexity(source, "base"),
+        *(_perplexity(each, "artifact") for each in models),
+    )
+    rises = (cell_text(each["loss_rise"], each["stderr"]["loss_rise"], Unit.NATS) for each in models)
+    table.add_row("loss rise, nats/token", "", *rises)
+    for name, score in source["scores"].items():
+        cells = (cell_text(**each["scores"][name]) if name in each["scores"] else "" for each in models)
+        table.add_row(Text(printable(row_title(name, score["unit"]))), "", *cells)
+    return table
+
+
+def _perplexity(source: dict[str, Any], model: str) -> str:
+    value, error = source["perplexity"][model], source["stderr"][f"perplexity_{model}"]
+    if value is None:
+        return cell_text(None, None, Unit.NONE)
+    return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
+
+
+def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
+    for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
+        console.print(line, highlight=False)
+
+
+def _sparkline(losses: Sequence[float], console: Console) -> str:
+    """`1.93 ▇▅▃▂▁ 0.31`: the curve between its first and last value."""
+    if not losses:
+        return "not logged"
+    marks = ASCII_BARS if ascii_only(console) else BARS
+    top = max(losses) or 1.0
+    shown = [losses[place * len(losses) // SPARKLINE] for place in range(SPARKLINE)] if len(losses) > SPARKLINE else losses
+    line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in shown)
+    return f"{losses[0]:.3f} {line} {losses[-1]:.3f}"

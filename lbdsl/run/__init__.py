@@ -1,0 +1,1 @@
+"""Carrying out a plan: the work folder, the changed model in memory or by rewriting files, healing, judging, saving."""

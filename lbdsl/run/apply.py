@@ -1,0 +1,271 @@
+"""`run_plan`: the stages of `apply`, one after the other, each able to be cut off and gone on with.
+
+    change -> heal -> save -> judge (the saved and reloaded artifact) -> publish or set aside
+
+What is finished lies in the work folder; a resumed run skips it and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.artifact.card import write_card
+from lbdsl.artifact.record import Record, write_record
+from lbdsl.artifact.restore import artifact_beside
+from lbdsl.artifact.save import save_model
+from lbdsl.core.progress import Progress
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.measure.layer_source import LayerSource, LoadedModel
+from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.run.rewrite import Rewriting, rewriting_of
+from lbdsl.run.workdir import WorkFolder, check_room, writing
+
+Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
+"""From the post scores on each text to the results of all asserts."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run needs beside its plan.
+
+    base:        gives the base model in the hybrid runtime
+    judged_base: gives it to judge the result against, which is loaded or stays on disk as the base does
+    changed:     gives a model of its own to change
+    weights:     gives the folder of the base's safetensors
+    heal_blocks:  None when there is nothing to heal
+    eval_blocks:  one for each text to judge on
+    statistics:   of a layer, those that its new weights are made from
+    compute:      the dtype that the device computes in, where weights are kept in another
+    """
+
+    facts: ModelFacts
+    tokenizer: Any
+    base: Callable[[], Any]
+    judged_base: Callable[[], LayerSource]
+    changed: Callable[[], Any]
+    weights: Callable[[], Path]
+    heal_blocks: TokenBlocks | None
+    eval_blocks: tuple[TokenBlocks, ...]
+    gate: Gate
+    statistics: StatisticsOf = no_statistics
+    batch: int = 1
+    compute: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The record, where the artifact is, and what was moved aside for it."""
+
+    record: Record
+    folder: Path
+    moved_aside: Path | None
+
+
+def run_plan(
+    plan: Plan,
+    inputs: RunInputs,
+    output: Path,
+    *,
+    lbdsl_version: str,
+    no_heal: bool,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Carry out `plan`, on disk where it can be (see `rewriting_of`), else with the model loaded, and leave the artifact
+    at `output`, or at `output`.rejected when a gate failed.
+
+    Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
+    """
+    work = WorkFolder(output)
+    identity = {
+        "plan": plan.digest,
+        "no_heal": no_heal,
+        "lbdsl": lbdsl_version,
+        "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None,
+    }
+    rewriting = None
+    if not (resume and work.has_saved(identity)):
+        if inputs.heal_blocks is None:
+            with progress.stage("reading the checkpoint"):
+                rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
+        check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else room_needed(plan, inputs.facts))
+    with work.opened(identity, resume=resume, force=force):
+        saved = work.saved()
+        if saved is None:
+            saved = (
+                _rewrite(rewriting, inputs, work, progress)
+                if rewriting
+                else _make(plan, inputs, work, resume, progress, should_stop)
+            )
+        else:
+            progress.say("weights were saved before; going on from there")
+        _stop_if(should_stop)
+        judged = _judge(plan, inputs, work, progress)
+        _stop_if(should_stop)
+        record = _record(plan, saved, judged, inputs.gate, lbdsl_version, no_heal)
+        with writing(work.artifact):
+            write_record(record, work.artifact)
+            write_card(record, work.artifact)
+        accepted = record.status == "accepted"
+        target = output if accepted else output.with_name(output.name + ".rejected")
+        aside = work.publish(target, replace=force or not accepted)
+    return RunResult(record, target, aside)
+
+
+def _make(
+    plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Change, heal and save; the model is let go when this returns."""
+    with progress.stage("changing the model"):
+        model = inputs.changed()
+        records = apply_changes(model, plan, made_from(inputs.statistics))
+    healed, before = None, []
+    if inputs.heal_blocks is not None:
+        before = _judge_unhealed(inputs, model, work, progress)
+        needless = _held(before, inputs.gate)
+        if needless:
+            progress.say("every assert holds before healing already; --no-heal would skip it")
+        _stop_if(should_stop)
+        model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
+        healed["needless"] = needless
+    _stop_if(should_stop)
+    return _save(model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
+
+
+def _stop_if(should_stop: Callable[[], bool]) -> None:
+    """Between stages, where all that was done is on disk."""
+    from lbdsl.heal.heal import HealInterrupted
+
+    if should_stop():
+        raise HealInterrupted
+
+
+def _heal(
+    plan: Plan,
+    inputs: RunInputs,
+    blocks: TokenBlocks,
+    model: Any,
+    work: WorkFolder,
+    resume: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> tuple[Any, dict[str, Any]]:
+    from lbdsl.heal.heal import heal_model
+
+    assert plan.heal is not None
+    passes = blocks.tokens / blocks.available if blocks.available else 1.0
+    if passes > 1:
+        progress.say(f"healing passes {passes:.1f} times over the text of {plan.heal.data}")
+    with progress.stage("healing") as report, writing(work.heal):
+        healed, summary = heal_model(
+            model,
+            inputs.base(),
+            plan.heal,
+            blocks.ids,
+            passes=passes,
+            folder=work.heal,
+            progress=report,
+            should_stop=should_stop,
+            resume=resume,
+        )
+    return healed, {**summary.to_json(), "data": plan.heal.data, "data_digest": blocks.digest}
+
+
+def _save(
+    model: Any,
+    inputs: RunInputs,
+    work: WorkFolder,
+    notes: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    with progress.stage("saving"), work.saving(notes) as folder:
+        notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
+    # What a resumed run would read: the same values, through JSON.
+    return json.loads(json.dumps(notes))
+
+
+def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
+    """Save without loading the model: there is nothing to heal."""
+    notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
+    with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
+        notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
+    return json.loads(json.dumps(notes))
+
+
+def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> tuple[Quality, ...]:
+    if not inputs.eval_blocks:
+        return ()
+    base = inputs.judged_base()
+    artifact = artifact_beside(base, work.artifact, plan, compute=inputs.compute)
+    return judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
+
+
+def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
+    """What the changed model is like before it is healed, on the same texts: what healing buys is told by it."""
+    if not inputs.eval_blocks:
+        return []
+    texts = [blocks.digest for blocks in inputs.eval_blocks]
+    known = work.unhealed()
+    if [source.get("data_digest") for source in known] == texts:
+        return known
+    base, changed = LoadedModel(inputs.base()), LoadedModel(model)
+    judged = judge_on(base, changed, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
+    found = [quality.to_json() for quality in judged]
+    work.keep_unhealed(found)
+    return found
+
+
+def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
+    """Whether the asserts on the finished model hold before it is healed."""
+    asserts = gate({source["data"]: post_scores(source) for source in before}) if before else ()
+    post = [item for item in asserts if item.phase == "post"]
+    return bool(post) and all(item.status == "pass" for item in post)
+
+
+def _record(
+    plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], gate: Gate, lbdsl_version: str, no_heal: bool
+) -> Record:
+    results = gate({quality.data: quality.post_scores() for quality in judged})
+    # A broken model's scores may be no numbers, which JSON does not have.
+    asserts = tuple(
+        item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
+        for item in results
+    )
+    failed = any(result.status == "fail" for result in asserts)
+    return Record(
+        lbdsl_version=lbdsl_version,
+        status="rejected" if failed else "accepted",
+        plan_digest=plan.digest,
+        plan=plan,
+        files=saved["files"],
+        layer_map=tuple(layer.index for layer in plan.layers),
+        changes=tuple(saved["changes"]),
+        no_heal=no_heal,
+        heal=saved["heal"],
+        evaluation=evaluation_json(judged, saved["before_healing"]) if judged else None,
+        asserts=asserts,
+    )
+
+
+def room_needed(plan: Plan, facts: ModelFacts) -> int:
+    """Bytes: the saved model, and three checkpoints of healing, as many as there are while one is being written."""
+    weights = plan.after.weights + 2**20
+    if plan.heal is None:
+        return weights
+    if plan.heal.method.node == "full":
+        checkpoint = 3 * 4 * plan.after.params
+    else:
+        # Adapters on seven maps a layer, and Adam's two moments of them, in fp32.
+        checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
+    return weights + 3 * checkpoint

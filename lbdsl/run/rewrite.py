@@ -1,0 +1,130 @@
+"""Carrying out a plan on disk: tensors are left out or made from the layer's old ones, and the model is never loaded.
+
+The result is the one that loading, changing and saving the model would give, tensor for tensor and file for file, but for
+how the tensors are spread over shards. Healing, and parts whose new weights the runtime draws, need the loaded model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbdsl.artifact.save import file_hashes, save_all_but_weights
+from lbdsl.core.progress import Report
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.weights import AnyExpr
+from lbdsl.measure.expressions import evaluate
+from lbdsl.measure.skeleton import skeleton_of, stand_in
+from lbdsl.measure.tensor_files import TensorFiles
+from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.plan.schema import LayerPlan, Plan
+from lbdsl.run.changes import Made, apply_changes
+from lbdsl.run.file_layout import RewritePlan, plan_rewrite
+from lbdsl.run.shards import carry_out
+
+
+class Rewriting:
+    """A plan's changes as a rewriting of the base's checkpoint. `records` are as `apply_changes` gives them."""
+
+    def __init__(
+        self,
+        model: Any,
+        records: tuple[dict[str, Any], ...],
+        weights: RewritePlan,
+        facts: ModelFacts,
+        made: Mapping[str, tuple[int, AnyExpr]],
+        source: Path,
+        statistics: StatisticsOf,
+    ):
+        self.records = records
+        self._model = model
+        self._weights = weights
+        self._facts = facts
+        self._made = made
+        self._source = source
+        self._statistics = statistics
+
+    def bytes_to_write(self, folder: Path) -> int:
+        """Room that the result takes below `folder`, or below the first of its parents that exists: files that stay as
+        they are take none on the file system of the base."""
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        files = {shard.source for shard in self._weights.shards}
+        same = all((self._weights.source / file).stat().st_dev == existing.stat().st_dev for file in files)
+        return (self._weights.bytes_to_write if same else self._weights.total_size) + 2**20
+
+    def save(self, tokenizer: Any, folder: Path, progress: Report | None = None) -> Mapping[str, str]:
+        """Write the changed model into the existing `folder`; returns the sha256 of each file, as `save_model` does.
+
+        OSError is the caller's to report. LB419 when the base's checkpoint changes meanwhile.
+        """
+        save_all_but_weights(self._model, tokenizer, self._facts.dtype, folder)
+        dtype = getattr(torch, self._facts.dtype)
+        files = TensorFiles(self._source, dtype, "cpu")
+
+        def make(name: str) -> bytes:
+            """The bytes of a new weight, made from those of its layer, which are read for it alone."""
+            layer, expr = self._made[name]
+            prefix = self._facts.family_data.layer_prefix.format(layer)
+            made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
+            return made.view(torch.uint8).numpy().tobytes()
+
+        carry_out(self._weights, folder, cast=cast, make=make, progress=progress)
+        return file_hashes(folder)
+
+
+def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = no_statistics) -> Rewriting | None:
+    """How to carry out `plan` without loading the checkpoint in folder `source`; None where that cannot be done.
+
+    Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
+    """
+    model = skeleton_of(source, facts)
+    records = apply_changes(model, plan, _stand_ins(facts))
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = read_tensors(source)
+    rename = _other_name_of_a_tied_head(wanted, found, facts)
+    made = _made(plan, facts)
+    left = {rename.get(name, name): info.shape for name, info in found.items() if rename.get(name, name) in wanted}
+    left |= {name: wanted[name] for name in made}
+    if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
+        return None
+    drop = {name for name in found if rename.get(name, name) not in wanted}
+    shapes = {name: wanted[name] for name in made}
+    weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=shapes)
+    return Rewriting(model, records, weights, facts, made, source, statistics)
+
+
+def _stand_ins(facts: ModelFacts) -> Made:
+    """New parameters of which only the shape matters."""
+
+    def made(model: Any, layer: LayerPlan) -> dict[str, Any]:
+        old = {tensor.name: tensor.shape for tensor in layer.before.tensors(facts)}
+        return {name: stand_in(expr.shape(old), model.dtype) for name, expr in layer.weights.items()}
+
+    return made
+
+
+def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[int, AnyExpr]]:
+    """By full name, the layer and the expression of each new weight."""
+    prefix = facts.family_data.layer_prefix
+    return {
+        prefix.format(layer.index) + name: (layer.index, expr)
+        for layer in plan.layers
+        for name, expr in layer.weights.items()
+    }
+
+
+def _other_name_of_a_tied_head(wanted: Mapping[str, Any], found: Mapping[str, Any], facts: ModelFacts) -> dict[str, str]:
+    """Converted checkpoints may hold a tied matrix under the head's name; saved models hold it under the embedding's."""
+    missing = [name for name in wanted if name not in found]
+    heads = [name for name in found if name.startswith("lm_head.")]
+    return {heads[0]: missing[0]} if facts.tied and len(missing) == len(heads) == 1 else {}
+
+
+def cast(data: bytearray, old: str, new: str) -> bytes:
+    """Elements between floating-point dtypes, rounded as loading the model in `new` would round them."""
+    elements = torch.frombuffer(data, dtype=getattr(torch, old)).to(getattr(torch, new))
+    return elements.view(torch.uint8).numpy().tobytes()

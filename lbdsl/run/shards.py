@@ -1,0 +1,155 @@
+"""`rewrite_shards`: a checkpoint without some tensors, under other names or in another dtype, never loaded.
+
+Memory stays at one small buffer, whatever the size of a tensor: byte ranges are copied by the kernel, and only tensors
+that are cast pass through this process, in chunks. Files in which nothing changes are hard links to the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.progress import Report
+from lbdsl.model.checkpoint import INDEX, read_tensors
+from lbdsl.run.copying import copy_range, link_or_copy, sync_folder, whole_file, write_all
+from lbdsl.run.file_layout import ELEMENT_BYTES, Piece, RewritePlan, ShardPlan, plan_rewrite
+
+CAST_ELEMENTS = 2**21
+"""Elements cast at once: 8 MiB of float32."""
+
+
+class Cast(Protocol):
+    """Converts elements between dtypes by torch's names; what comes back is the new elements' bytes."""
+
+    def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
+
+
+def rewrite_shards(
+    source_folder: Path,
+    output_folder: Path,
+    *,
+    drop: Callable[[str], bool] | Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    cast: Cast | None = None,
+    progress: Report | None = None,
+) -> tuple[str, ...]:
+    """Write the checkpoint of `source_folder`, so changed, into the existing `output_folder`; returns the names of the
+    files written, the index among them.
+
+    drop:   names of tensors to leave out, or a function that tells
+    rename: old names to new ones
+    dtype:  by torch's name, what floating-point tensors are cast to, with `cast`
+    The source is never written to, but files without a change become hard links to its files (copies across file
+    systems). Files appear under their names when they are whole and on disk. Raises LbdslError: LB401, LB405-LB409 for a
+    source that is not right, LB419 when it changes meanwhile; OSError for what cannot be written is the caller's.
+    """
+    return carry_out(
+        plan_rewrite(source_folder, drop=drop, rename=rename, dtype=dtype), output_folder, cast=cast, progress=progress
+    )
+
+
+def carry_out(
+    plan: RewritePlan,
+    output_folder: Path,
+    *,
+    cast: Cast | None = None,
+    make: Callable[[str], bytes] | None = None,
+    progress: Report | None = None,
+) -> tuple[str, ...]:
+    """Write what `plan_rewrite` planned; see `rewrite_shards`. `make` gives the bytes of a tensor that is made, by name."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(min(done, plan.total_size), plan.total_size, shard.name)
+
+    for shard in plan.shards:
+        target = output_folder / shard.name
+        target.unlink(missing_ok=True)
+        if shard.linked:
+            link_or_copy(plan.source / shard.source, target, tell)
+        else:
+            _write(plan.source / shard.source, shard, target, cast, make, tell)
+    names = [shard.name for shard in plan.shards]
+    if not plan.is_single:
+        with whole_file(output_folder / INDEX) as writer:
+            write_all(writer, (json.dumps(plan.index(), indent=2) + "\n").encode())
+        names.append(INDEX)
+    sync_folder(output_folder)
+    _check(plan, output_folder)
+    return tuple(names)
+
+
+def _write(
+    source: Path,
+    shard: ShardPlan,
+    target: Path,
+    cast: Cast | None,
+    make: Callable[[str], bytes] | None,
+    tell: Callable[[int], None],
+) -> None:
+    reader = os.open(source, os.O_RDONLY)
+    try:
+        with whole_file(target) as writer:
+            write_all(writer, shard.header())
+            for run in _runs(shard.pieces):
+                if run[0].made:
+                    assert make is not None, "a plan with new tensors needs a way to make them"
+                    write_all(writer, make(run[0].name))
+                    tell(run[0].size)
+                elif run[0].is_cast:
+                    assert cast is not None, "a plan with another dtype needs a way to cast"
+                    _write_cast(reader, writer, run[0], cast, tell)
+                else:
+                    first, last = run[0].source, run[-1].source
+                    copy_range(reader, writer, first.start, last.stop - first.start, tell)
+    finally:
+        os.close(reader)
+
+
+def _runs(pieces: tuple[Piece, ...]) -> Iterator[list[Piece]]:
+    """Pieces that lie one after the other in the old file too are copied as one range; one that is cast or made stands
+    alone."""
+    run: list[Piece] = []
+    for piece in pieces:
+        alone = piece.is_cast or piece.made or (bool(run) and (run[-1].is_cast or run[-1].made))
+        joins = run and not alone and run[-1].source.stop == piece.source.start
+        if run and not joins:
+            yield run
+            run = []
+        run.append(piece)
+    if run:
+        yield run
+
+
+def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callable[[int], None]) -> None:
+    old, new = piece.source.dtype, piece.dtype
+    position, stop = piece.source.start, piece.source.stop
+    while position < stop:
+        wanted = min(CAST_ELEMENTS * ELEMENT_BYTES[old], stop - position)
+        data = bytearray(wanted)
+        if os.preadv(reader, [data], position) < wanted:
+            raise fail(
+                "LB419",
+                f"{piece.source.file} became shorter while it was read",
+                help="wait until it is written, then run again",
+            )
+        changed = cast(data, old, new)
+        write_all(writer, changed)
+        position += wanted
+        tell(wanted * ELEMENT_BYTES[new] // ELEMENT_BYTES[old])
+
+
+def _check(plan: RewritePlan, folder: Path) -> None:
+    """The headers on disk say what was planned: also of linked files, whose source may have changed meanwhile."""
+    found = {name: (info.dtype, info.shape, info.file) for name, info in read_tensors(folder).items()}
+    planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards for piece in shard.pieces}
+    if found != planned:
+        raise fail("LB419", "the checkpoint changed while it was copied", help="wait until it is written, then run again")

@@ -1,0 +1,388 @@
+"""`apply_plan` and `apply_saved_plan`: carry out a plan, fresh or saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lbdsl.artifact.record import Record, read_record
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
+from lbdsl.core.digest import digest_text
+from lbdsl.core.paths import plain_name
+from lbdsl.core.progress import AnyProgress, progress_of
+from lbdsl.language.tree_text import string_text
+from lbdsl.plan.file import load_plan
+from lbdsl.plan.gates import gate_of
+from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
+from lbdsl.plan.verify import staleness
+from lbdsl.plan.words import value_text
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.reading import TextsReader, decode, joined
+from lbdsl.recipe.schema import Recipe
+from lbdsl.run.output import Input
+from lbdsl.verbs.converting import convert_recipe
+from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import Planned
+from lbdsl.verbs.predicting import pace_of
+from lbdsl.verbs.texts import check_texts, data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
+from lbdsl.verbs.workbench import Workbench
+from lbdsl.version import VERSION
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: go on with a run
+    that was cut off. force: move an existing output aside. again: allow an artifact of lbdsl as the model."""
+
+    output: Path | None = None
+    no_heal: bool = False
+    resume: bool = False
+    force: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Applied(Shown):
+    """What came of it: the artifact's record and folder; exit code 4 when a gate failed and it was set aside."""
+
+    record: Record
+    folder: Path
+    diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{self.record.status}, in {self.folder}"
+
+    @property
+    def exit_code(self) -> int:
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+
+def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
+    """Where the artifact goes."""
+    # A recipe does not choose where its result goes: of its name only what can be part of a folder's name is taken.
+    name = plain_name(recipe.name or Path(recipe.path).stem, "recipe")
+    return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
+
+
+def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
+    """LB460, known before anything is measured, for an output that would move what the run reads (`others` too), or
+    that is there already and cannot be this run's artifact."""
+    from lbdsl.run import output as place
+
+    output, source = output_of(recipe, bench, chosen), bench.source
+    folder = data_folder(recipe.path)
+    texts = [folder / Path(text).expanduser() for text in texts_of(recipe)]
+    place.check_place(
+        output,
+        (
+            Input("the model", source.gguf_path or source.path, source.gguf_path is None),
+            *(Input("the recipe", Path(text.name)) for text in recipe.sources),
+            *(Input("a text of the recipe", path) for path in texts if path.exists()),
+            *others,
+        ),
+    )
+    before = read_record(output).value
+    if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
+        place.check_free(output, chosen.force)
+
+
+def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
+    """False when the output is this very plan's artifact already; LB460 when something else is there and `force` is
+    not given; True when there is work to do."""
+    from lbdsl.run.output import check_free
+
+    check_place(planned.recipe, planned.bench, chosen)
+    output = output_of(planned.recipe, planned.bench, chosen)
+    if up_to_date(output, planned.plan, chosen.no_heal) and not chosen.force:
+        return False
+    check_free(output, chosen.force)
+    return True
+
+
+def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
+    """True when `output` holds the accepted artifact of exactly this plan, its weights as they were saved."""
+    from lbdsl.artifact.restore import check_files
+
+    record = read_record(output).value
+    if record is None or record.status != "accepted":
+        return False
+    if record.plan_digest != plan.digest or record.no_heal != no_heal:
+        return False
+    try:
+        check_files(output, record)
+    except LbdslError:
+        return False
+    return True
+
+
+def apply_plan(
+    planned: Planned,
+    *,
+    chosen: ApplyOptions | None = None,
+    progress: AnyProgress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Applied:
+    """Change, heal, judge and save as `planned` says.
+
+    `should_stop` is asked after each healing step; when it turns true a checkpoint is left and KeyboardInterrupt
+    raised. Raises LbdslError for what the user can mend; nothing half-written stands under the output's name.
+    """
+    statistics = partial(_checked_statistics, planned.plan, planned.bench)
+    return _apply(planned, statistics, chosen or ApplyOptions(), progress, should_stop)
+
+
+def _apply(
+    planned: Planned,
+    statistics: Callable[[], Statistics],
+    chosen: ApplyOptions,
+    progress: AnyProgress | None,
+    should_stop: Callable[[], bool],
+) -> Applied:
+    from lbdsl.heal.heal import HealInterrupted
+    from lbdsl.run.apply import RunInputs, run_plan
+
+    progress = progress_of(progress)
+    plan, bench = planned.plan, planned.bench
+    if not plan.applyable:
+        raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
+    output = output_of(planned.recipe, bench, chosen)
+    if not check_output(planned, chosen):
+        progress.say(f"{output} is up to date with this plan: nothing to do")
+        return Applied(read_record(output).unwrap(), output, ())
+    recipe, folder = planned.recipe, data_folder(plan.recipe.path)
+    healing = None
+    if plan.heal is not None and not chosen.no_heal:
+        bench.check_room_to_heal()
+        healing = heal_blocks(plan.heal, bench, folder)
+    judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
+    inputs = RunInputs(
+        facts=bench.facts,
+        tokenizer=bench.tokenizer,
+        base=lambda: bench.base,
+        judged_base=lambda: bench.judged_base,
+        changed=bench.fresh_copy,
+        weights=lambda: bench.weights_folder,
+        heal_blocks=healing,
+        eval_blocks=judging,
+        gate=gate_of(plan, recipe, bench.facts),
+        statistics=statistics(),
+        batch=bench.options.batch,
+        compute=bench.computed.dtype,
+    )
+    try:
+        result = run_plan(
+            plan,
+            inputs,
+            output,
+            lbdsl_version=VERSION,
+            no_heal=chosen.no_heal,
+            resume=chosen.resume,
+            force=chosen.force,
+            progress=progress,
+            should_stop=should_stop,
+        )
+    except HealInterrupted:
+        raise KeyboardInterrupt from None
+    heal = result.record.heal
+    if heal is not None and not chosen.resume and heal["seconds"] > 0:
+        pace_of(bench).note("heal", heal["tokens"] / heal["seconds"])
+    found: list[Diagnostic] = []
+    if result.moved_aside is not None:
+        found.append(note("LB469", f"what was there before is now {result.moved_aside}"))
+    if result.record.evaluation is None:
+        found.append(
+            warning(
+                "LB470",
+                "the finished model was not judged",
+                help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
+            )
+        )
+    found += [
+        error(
+            "LB468",
+            f"the quality gate failed: assert {item.text}{_got(item)}",
+            help=f"the result was set aside in {result.folder}; heal longer, or change less",
+        )
+        for item in result.record.asserts
+        if item.status == "fail"
+    ]
+    return Applied(result.record, result.folder, tuple(found))
+
+
+def apply_saved_plan(
+    path: str | Path,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    model: str | Path | None = None,
+    chosen: ApplyOptions | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Applied:
+    """Do exactly the plan saved at `path`, without selecting again.
+
+    Raises LbdslError with exit code 3 that names everything that changed since: recipe, parameters, model, calibration
+    text or version. `model` says where the model is now, when it moved.
+    """
+    plan = load_plan(Path(path)).unwrap()
+    # The plan's device is not part of it, but its type of number is: it runs in the dtype it was made for.
+    options = options or RunOptions()
+    if options.dtype is not None and options.dtype != plan.model.dtype:
+        raise fail(
+            "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
+        )
+    options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
+    bench = Workbench(model or plan.model.source, options, progress)
+    recipe = planned_recipe(plan, set_params)
+    check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
+    check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
+    files, found = _files_of(plan)
+    statistics = _statistics(plan, bench)
+    folder, on = data_folder(recipe.path), plan.measured_on
+    stale = staleness(
+        plan,
+        files=files,
+        params=recipe.params,
+        model_digest=bench.digest,
+        lbdsl_version=VERSION,
+        data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
+        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None,
+        statistics=statistics.digests(plan.used_statistics),
+    )
+    if stale:
+        raise LbdslError(stale)
+    planned = Planned(plan, found, recipe, bench)
+    done = _apply(planned, lambda: statistics, chosen or ApplyOptions(), progress, should_stop)
+    return Applied(done.record, done.folder, (*found, *done.diagnostics))
+
+
+def _statistics(plan: Plan, bench: Workbench) -> Statistics:
+    """Those that the plan's new weights are made from, as they are kept."""
+    from lbdsl.measure.statistics import kept_statistics
+
+    on = plan.measured_on
+    return kept_statistics(bench.cache_dir, (on and on.fingerprint) or "", plan.used_statistics)
+
+
+def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:
+    """The same. LB347 where one is missing or another."""
+    found = _statistics(plan, bench)
+    stale = staleness(plan, statistics=found.digests(plan.used_statistics))
+    if stale:
+        raise LbdslError(stale)
+    return found
+
+
+def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
+    """Why a plan cannot be applied, from what it says itself."""
+    found = [
+        Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
+        for item in plan.findings
+        if item.severity == "error"
+    ]
+    found += [
+        error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
+        for item in plan.asserts
+        if item.status == "fail" and not any(item.text in d.message for d in found)
+    ]
+    if not found:
+        found.append(
+            error(
+                "LB323",
+                "the plan is not complete: the loss of the whole changed model is not measured",
+                help="make it again with `lbdsl plan`",
+            )
+        )
+    return tuple(found)
+
+
+def set_values(plan: Plan) -> dict[str, str]:
+    """What `--set` gave when the plan was made, as text of the language."""
+    values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
+    return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
+
+
+def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
+    """The recipe that a plan was made of, from the texts in it, its lengths as the plan settled them. `set_params` are
+    values besides those of the plan."""
+    texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
+    recipe = recipe_from_text(
+        plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
+    ).unwrap()
+    return replace(recipe, measure=plan.measure, eval=plan.eval)
+
+
+def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
+    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone.
+
+    A text that differs in comments and spacing alone counts as the one that was planned, unless its sha256 is named."""
+    now: dict[str, str] = {}
+    gone: list[str] = []
+    texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
+    pinned = _pinned(plan)
+    for path, was in plan.recipe.files:
+        if not Path(path).is_file():
+            gone.append(path)
+            continue
+        data = Path(path).read_bytes()
+        now[path] = sha256(data).hexdigest()
+        if path == plan.recipe.path:
+            # The plan holds the recipe's text; what is not even text has changed, whatever its hash.
+            with suppress(UnicodeDecodeError):
+                now[path] = digest_text(decode(data))
+        if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
+            now[path] = was
+    if not gone:
+        return now, ()
+    verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
+    return now, (
+        note(
+            "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
+        ),
+    )
+
+
+def _texts(plan: Plan) -> tuple[str, ...]:
+    """The texts of `plan.recipe.files`."""
+    return (plan.recipe.text, *(item.text for item in plan.recipe.included))
+
+
+def _statements(text: str) -> list[dict[str, Any]] | None:
+    """What a recipe's text says, without comments and spacing; None where it does not parse."""
+    said = convert_recipe(text, "lbr", "json").value
+    return None if said is None else json.loads(said)["statements"]
+
+
+def _same_recipe(data: bytes, planned: str) -> bool:
+    try:
+        now = _statements(decode(data))
+    except UnicodeDecodeError:
+        return False
+    return now is not None and now == _statements(planned)
+
+
+def _pinned(plan: Plan) -> frozenset[str]:
+    """Included files whose very bytes the recipe, or a file that it includes, asks for by their sha256."""
+    folder = os.path.dirname(plan.recipe.path)
+    including = ["", *(item.path for item in plan.recipe.included)]
+    return frozenset(
+        os.path.join(folder, joined(path, statement["include"]) or "")
+        for path, text in zip(including, _texts(plan), strict=True)
+        for statement in _statements(text) or ()
+        if statement.get("sha256")
+    )
+
+
+def _got(item: AssertResult) -> str:
+    return "" if item.value is None else f" (got {value_text(item)})"

@@ -1,0 +1,51 @@
+"""`change_layer`: one layer of a plan changed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.units import ranges_text
+from lbdsl.recipe.schema import ModulesSelector, Recipe
+from lbdsl.verbs.applying import set_values
+from lbdsl.verbs.planning import Planned, plan_text
+
+SUFFIX = ", changed by hand"
+
+
+def change_layer(planned: Planned, layer: int, action: str) -> Planned:
+    """The same plan but for one layer, which gets `action` as a recipe would say it: `"keep"`, `"drop"`,
+    `"swa(window=256)"`, `"swa(window=256) + drop(mlp)"`.
+
+    The result has a recipe of its own, in which every layer is named: nothing is selected again, and only the loss of the
+    whole plan is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for
+    rules that stand in an included file.
+    """
+    recipe, plan = planned.recipe, planned.plan
+    if not 0 <= layer < len(plan.layers):
+        raise fail("LB300", f"layer {layer} does not exist", help=f"the model has layers 0-{len(plan.layers) - 1}")
+    if any(isinstance(rule.selector, ModulesSelector) for rule in recipe.rules):
+        raise fail("LB345", "this plan has rules on modules, which cannot be changed by hand")
+    texts = {
+        entry.index: " + ".join(dict.fromkeys(item.action.text() for item in entry.acting)) or "keep"
+        for entry in plan.layers
+    }
+    text = _with_rules(recipe, {**texts, layer: action})
+    path = recipe.path if recipe.path.endswith(SUFFIX) else recipe.path + SUFFIX
+    return plan_text(text, path, planned.bench, set_params=set_values(plan), contexts=plan.contexts)
+
+
+def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
+    """The recipe's text with its rules replaced by one for each action, in the place of the first."""
+    spans = [rule.span for rule in recipe.rules]
+    if any(span is None or span.source.base for span in spans):
+        raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
+    layers: dict[str, list[int]] = {}
+    for index, action in actions.items():
+        layers.setdefault(action, []).append(index)
+    rules = "\n".join(f"layers {ranges_text(members)} {action}" for action, members in layers.items())
+    text = recipe.text
+    for place, span in sorted(enumerate(spans), reverse=True):
+        assert span is not None
+        text = text[: span.start] + (rules if place == 0 else "") + text[span.end :]
+    return text if spans else f"{text}\n{rules}\n"

@@ -1,0 +1,96 @@
+"""`evaluate_artifact`: judge a saved artifact against its base model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.artifact.record import Record, read_record
+from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
+from lbdsl.core.progress import AnyProgress
+from lbdsl.plan.gates import gate_of
+from lbdsl.plan.lengths import judged_lengths, judging_findings
+from lbdsl.plan.schema import AssertResult
+from lbdsl.recipe.schema import Evaluate
+from lbdsl.verbs.applying import planned_recipe
+from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.workbench import Workbench
+
+
+@dataclass(frozen=True, repr=False)
+class Judged(Shown):
+    """Quality of an artifact, as JSON fields, and its asserts on these numbers."""
+
+    record: Record
+    quality: dict[str, Any]
+    asserts: tuple[AssertResult, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{self.record.plan.model.name} on {', '.join(source['data'] for source in self.quality['sources'])}"
+
+    @property
+    def exit_code(self) -> int:
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `eval --json`."""
+        return {"format_version": 1, **self.quality, "asserts": [item.model_dump() for item in self.asserts]}
+
+
+def evaluate_artifact(
+    artifact: str | Path,
+    *,
+    against: str | Path | None = None,
+    data: str | Sequence[str] | None = None,
+    tokens: int | None = None,
+    seq: int | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+) -> Judged:
+    """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
+
+    `against` is the base model, where it is not where the record says; `data` (one text or several), `tokens` (in
+    tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited, or
+    the base is not the one it was made from.
+    """
+    from lbdsl.artifact.restore import artifact_beside, check_files
+    from lbdsl.evaluate.quality import evaluation_json, judge_on
+    from lbdsl.verbs.texts import data_folder, eval_blocks
+
+    folder = Path(artifact)
+    record = read_record(folder).unwrap()
+    check_files(folder, record)
+    plan = record.plan
+    options = options or RunOptions()
+    bench = Workbench(
+        against or plan.model.source, RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress
+    )
+    found: list[Diagnostic] = []
+    if bench.digest != plan.model.digest:
+        message = f"{bench.source.text} is not the model that the artifact was made from"
+        if against is None:
+            raise fail("LB473", message, help="name the base model with --against")
+        found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
+    # Text named on the command line is looked for here, not beside the recipe.
+    block = plan.eval or Evaluate()
+    named = (data,) if isinstance(data, str) else tuple(data or ())
+    asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
+    wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
+    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
+    base = bench.judged_base
+    changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
+    judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
+    recipe = planned_recipe(plan)
+    found += judging_findings(recipe, wanted, bench.facts)
+    asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})
+    found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
+    return Judged(record, evaluation_json(judged), asserts, tuple(found))
+
+
+def _here(data: str) -> str:
+    return os.path.abspath(data) if Path(data).exists() else data

@@ -1,0 +1,178 @@
+"""`export_artifact`: write an artifact in a format that an engine reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.artifact.record import Record, facts_of, read_record
+from lbdsl.artifact.restore import check_files
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
+from lbdsl.core.progress import AnyProgress, progress_of
+from lbdsl.core.registry import nearest
+from lbdsl.export import Exporter, Subject, exporters
+from lbdsl.export.base import subject_of
+from lbdsl.export.card import export_card
+from lbdsl.families import FAMILIES
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.layout import artifact_specs
+from lbdsl.run.output import Input, check_free, check_place, free_name, is_taken
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """One file of an export; `linked` when it shares its bytes with another file on the disk."""
+
+    name: str
+    bytes: int
+    linked: bool
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written where, and the line that loads it."""
+
+    kind: str
+    engine: str
+    folder: Path
+    files: tuple[Written, ...]
+    how_to_load: str
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files, linked ones too."""
+        return sum(file.bytes for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `export --json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "engine": self.engine,
+            "output": str(self.folder),
+            "bytes": self.bytes,
+            "how_to_load": self.how_to_load,
+            "files": [{"name": f.name, "bytes": f.bytes, "linked": f.linked} for f in self.files],
+            "notes": [
+                {"code": d.code, "severity": d.severity.value, "message": d.message, "help": list(d.help)}
+                for d in self.diagnostics
+            ],
+        }
+
+
+def export_artifact(
+    artifact: str | Path,
+    kind: str,
+    *,
+    output: str | Path | None = None,
+    force: bool = False,
+    progress: AnyProgress | None = None,
+) -> Exported:
+    """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
+
+    `output` is the folder to make, by default `<artifact>-<kind>`; one that exists is refused, or moved aside with
+    `force`. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is no artifact or was edited,
+    LB460 for an output that exists, and every reason for which the format cannot express the model.
+    """
+    progress = progress_of(progress)
+    exporter = exporter_of(kind)
+    folder = Path(artifact)
+    record = read_record(folder).unwrap()
+    target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
+    base = record.plan.model.source
+    check_place(target, (Input("the artifact itself", folder, True), *_there("the base model", base)))
+    check_free(target, force)
+    with progress.stage("checking the artifact"):
+        check_files(folder, record)
+    subject = artifact_subject(folder, record)
+    found = list(exporter.check(subject))
+    if any(d.is_error for d in found):
+        raise LbdslError(found)
+    if record.status != "accepted":
+        found.append(warning("LB507", f"{folder} was rejected by a gate of its recipe", help="see `lbdsl show`"))
+    with _beside(target) as place:
+        with progress.stage(f"writing {kind}") as report:
+            exporter.write(folder, subject, place, report)
+            if not (place / "README.md").exists():
+                card = export_card(record, kind, exporter.how_to_load(Path(target.name)))
+                (place / "README.md").write_text(card, encoding="utf-8")
+        if is_taken(target):
+            aside = free_name(target, "old")
+            target.rename(aside)
+            found.append(note("LB469", f"what was there before is now {aside}"))
+        place.rename(target)
+    return Exported(kind, exporter.engine, target, _files(target), exporter.how_to_load(target), tuple(found))
+
+
+def exporter_of(kind: str) -> type[Exporter]:
+    """The exporter called `kind`; LB501 when there is none."""
+    if kind in exporters():
+        return exporters()[kind]
+    close = nearest(kind, exporters())
+    raise fail(
+        "LB501",
+        f"no export format `{kind}`",
+        help=(
+            *([f"did you mean `{close}`?"] if close else []),
+            f"formats: {', '.join(f'`{name}`' for name in exporters())}",
+        ),
+    )
+
+
+def artifact_subject(folder: Path, record: Record) -> Subject:
+    """An artifact as exporters see it: the base's configuration and facts, and what became of each layer."""
+    config = read_json_object(folder / "config.json", code="LB465")
+    stub = config.pop("lbdsl", None)
+    base_type = stub.get("base_model_type") if isinstance(stub, dict) else None
+    if not isinstance(base_type, str) or base_type not in FAMILIES:
+        raise fail("LB465", f"{folder / 'config.json'} does not say which family the model is of")
+    config.pop("auto_map", None)
+    config["model_type"] = base_type
+    config["architectures"] = [FAMILIES[base_type].architecture]
+    facts = facts_of(record)
+    return subject_of(config, facts, artifact_specs(stub, facts.layers))
+
+
+def _there(what: str, model: str) -> tuple[Input, ...]:
+    """A local model as something that is read: its folder, or its GGUF file."""
+    path = Path(model)
+    return (Input(what, path, path.is_dir()),) if path.is_absolute() and path.exists() else ()
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """An empty folder on the target's file system; whatever goes wrong, nothing of it is left. LB463 for failed writes."""
+    place = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        yield place
+    except OSError as problem:
+        what = {
+            errno.ENOSPC: "the disk is full",
+            errno.EACCES: "no permission",
+            errno.EPERM: "no permission",
+            errno.EROFS: "the file system is read-only",
+        }.get(problem.errno or 0, str(problem))
+        raise fail(
+            "LB463",
+            f"{target} could not be written: {what}",
+            help=("free space" if problem.errno == errno.ENOSPC else "choose another folder with -o"),
+        ) from problem
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _files(folder: Path) -> tuple[Written, ...]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(Written(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_nlink > 1) for path in paths)

@@ -1,0 +1,77 @@
+"""Fixing recipes, in a text or in a file: what is written back keeps its encoding, its line ends and its permissions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.files import replace_file
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
+from lbdsl.recipe.reading import FolderReader, Reader
+from lbdsl.verbs.checking import check_recipe, on_model
+from lbdsl.verbs.fixing import Fixed, fix_text
+
+_MARK = b"\xef\xbb\xbf"
+
+Result = tuple[tuple[Diagnostic, ...], Fixed | None]
+"""What is left to say, and what was done; None when the text could not be read."""
+
+
+def fix_recipe(
+    text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
+) -> Fixed:
+    """The text with every fix applied that brings no new error, and what is left to say of it; with `facts` also the
+    fixes that a model asks for."""
+    return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
+
+
+def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | None, *, write: bool) -> Result:
+    """Fix the recipe in a file. With `write` the file is replaced in one step when something changed.
+
+    Raises LbdslError with LB051 when it cannot be written.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError):
+        return load_recipe(path, set_params).diagnostics, None
+    found, fixed = fix_bytes(data, str(path), set_params, facts, reader=FolderReader(Path(path)))
+    if write and fixed is not None and fixed.text != fixed.before:
+        _replace(Path(os.path.realpath(path)), _encoded(fixed.text, like=data))
+    return found, fixed
+
+
+def fix_bytes(
+    data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: Reader | None = None
+) -> Result:
+    """Fix the recipe in bytes that were read somewhere."""
+
+    def check(text: str) -> tuple[Diagnostic, ...]:
+        found = recipe_from_text(text, name, set_params, reader=reader)
+        return (found if facts is None else on_model(found, facts)).diagnostics
+
+    first = recipe_from_bytes(data, name, set_params, reader=reader)
+    if any(d.code in ("LB019", "LB020", "LB138") for d in first.diagnostics):
+        return first.diagnostics, None
+    fixed = fix_text(data.removeprefix(_MARK).decode("utf-8").replace("\r\n", "\n"), check)
+    return fixed.diagnostics, fixed
+
+
+def _encoded(text: str, *, like: bytes) -> bytes:
+    """The bytes of a text with the byte-order mark and the line ends of the old ones."""
+    if b"\r\n" in like:
+        text = text.replace("\n", "\r\n")
+    return (_MARK if like.startswith(_MARK) else b"") + text.encode("utf-8")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    try:
+        replace_file(path, data)
+    except OSError as problem:
+        raise fail(
+            "LB051",
+            f"cannot write {path}: {problem.strerror or problem}",
+            help="`--diff` shows the fixes without writing them",
+        ) from None

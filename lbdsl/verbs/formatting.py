@@ -1,0 +1,48 @@
+"""`format_file`: the canonical text of a recipe's file, and writing it in its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from lbdsl.actions import actions
+from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.language.format import format_text
+from lbdsl.recipe.reading import read_bytes, text_of
+from lbdsl.verbs.writing import write_beside
+
+
+class Formatted(NamedTuple):
+    """A recipe's text as it was (byte-order mark left out, else as in the file) and as it should be."""
+
+    old: str
+    new: str
+    marked: bool
+    """The file began with a byte-order mark, which goes."""
+
+    @property
+    def changed(self) -> bool:
+        return self.marked or self.old != self.new
+
+
+def format_file(path: str | Path) -> Diagnosed[Formatted]:
+    """The canonical text of a file; nothing is written. None, with the errors, when it cannot be read or does not parse."""
+    read = read_bytes(path)
+    return Diagnosed(None, read.diagnostics) if read.value is None else format_bytes(read.value, str(path))
+
+
+def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
+    """The same of bytes that were read somewhere."""
+    text = text_of(data, name)
+    if text.value is None:
+        return Diagnosed(None, text.diagnostics)
+    found = format_text(text.value, name, actions=actions())
+    if found.value is None:
+        return Diagnosed(None, found.diagnostics)
+    return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")), found.diagnostics)
+
+
+def write_formatted(path: str | Path, formatted: Formatted) -> None:
+    """Put the canonical text in the file's place, with its mode; a link keeps leading to it. Raises LbdslError."""
+    write_beside(Path(os.path.realpath(path)), formatted.new, replace=True)

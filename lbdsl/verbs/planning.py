@@ -1,0 +1,349 @@
+"""`measure_model` and `plan_recipe`: from a recipe and a model to measurements and a plan."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
+from lbdsl.core.digest import digest_of
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.progress import AnyProgress
+from lbdsl.layer.weights import Stat
+from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.file import load_plan as read_plan
+from lbdsl.plan.file import save_plan
+from lbdsl.plan.findings import impossible_untils
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
+from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.reading import FolderReader
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
+from lbdsl.solve.select import Selection, select
+from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
+from lbdsl.verbs.workbench import Workbench
+from lbdsl.version import VERSION
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
+
+
+@dataclass(frozen=True, repr=False)
+class Measured(Shown):
+    """Every score that a recipe needs of a model, and the text they were taken on (None: the recipe needs none)."""
+
+    recipe: Recipe
+    bench: Workbench
+    scores: Mapping[Request, Measurement]
+    on: MeasuredOn | None
+    diagnostics: tuple[Diagnostic, ...]
+    statistics: Statistics | None = None
+
+    def in_short(self) -> str:
+        return f"{len(self.scores)} scores of {self.bench.source.short_name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `measure --json`, in one order; a score or an error that is not a number is null."""
+        rows = [
+            {
+                "metric": request.metric,
+                "action": request.action,
+                "layer": request.layer,
+                "value": _number(found.value),
+                "stderr": _number(found.stderr),
+                "unit": found.unit,
+                "tokens": found.tokens,
+            }
+            for request, found in sorted(self.scores.items(), key=lambda item: astuple(item[0]))
+        ]
+        return {"format_version": 1, "measured_on": self.on.model_dump() if self.on else None, "scores": rows}
+
+
+@dataclass(frozen=True, repr=False)
+class Planned(Shown):
+    """A plan with what was found on the way."""
+
+    plan: Plan
+    diagnostics: tuple[Diagnostic, ...]
+    recipe: Recipe
+    bench: Workbench
+
+    def in_short(self) -> str:
+        return f"{self.plan!r}"[len("<Plan: ") : -1]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan (.lbplan), for `apply_saved_plan` or `lbdsl apply`."""
+        return save_plan(self.plan, path)
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """What makes the plan not applyable; warnings and notes are part of the plan's picture."""
+        return tuple(d for d in self.diagnostics if d.is_error)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the gravest error."""
+        return max((d.exit_code for d in self.diagnostics), default=0)
+
+
+def measure_model(
+    recipe: str | Path,
+    model: str | Path,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+) -> Measured:
+    """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
+
+    Raises LbdslError for what the user can mend.
+    """
+    return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
+
+
+def plan_recipe(
+    recipe: str | Path,
+    model: str | Path,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+    contexts: tuple[int, ...] = (),
+    again: bool = False,
+    ready: Callable[[Recipe, Workbench], None] | None = None,
+) -> Planned:
+    """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
+
+    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. `ready` is called
+    before anything is read or measured, and may raise. Nothing is changed on disk but the measurements kept in the cache
+    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    """
+    loaded = _recipe(recipe, set_params)
+    bench = Workbench(model, options, progress)
+    if ready is not None:
+        ready(loaded.unwrap(), bench)
+    return _planned(loaded, bench, contexts, again)
+
+
+def plan_text(
+    text: str,
+    path: str,
+    bench: Workbench,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    contexts: tuple[int, ...] = (),
+) -> Planned:
+    """`plan_recipe` for a recipe that is not in a file; `path` is where it would stand."""
+    loaded = recipe_from_text(text, path, set_params, reader=FolderReader(Path(path)))
+    _raise_errors(loaded.diagnostics)
+    return _planned(loaded, bench, contexts, again=True)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """A saved plan, to look at; `apply_saved_plan` applies it. Raises LbdslError for a file that is not a plan."""
+    return read_plan(path).unwrap()
+
+
+def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
+    measured = _measured(loaded, bench, again=again, planned=True)
+    facts, resolved = bench.facts, measured.recipe
+    chosen = select(resolved, facts, measured.scores)
+    _raise_errors(measured.diagnostics + chosen.diagnostics)
+    assert chosen.value is not None
+    used = chosen.value.used_statistics
+    joint, joint_digest = _joint(resolved, bench, chosen.value, measured)
+    on = measured.on or _nothing_measured(resolved)
+    on = on.model_copy(update={"joint_digest": joint_digest})
+    ref = ModelRef(
+        source=_lasting(bench),
+        name=bench.source.short_name,
+        revision=bench.source.revision,
+        digest=bench.digest,
+        family=facts.family,
+        layers=facts.layers,
+        dtype=facts.dtype,
+        facts=facts,
+    )
+    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
+    built = build(
+        resolved,
+        facts,
+        chosen.value,
+        measured.scores,
+        joint,
+        ref,
+        on,
+        tuple(sorted({*CONTEXTS, *contexts})),
+        VERSION,
+        found=found,
+        statistics=measured.statistics.digests(used) if measured.statistics is not None else {},
+    )
+    assert built.value is not None
+    diagnostics = (*found, *built.diagnostics)
+    return Planned(with_predictions(built.value, bench), diagnostics, resolved, bench)
+
+
+def _nothing_measured(recipe: Recipe) -> MeasuredOn:
+    """For a recipe that asks for no score: only the joint loss is taken on its calibration text."""
+    seq = recipe.measure.seq or 0
+    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=seq, fingerprint=None)
+
+
+def _lasting(bench: Workbench) -> str:
+    """What the user wrote, made absolute for a local model: a plan may be applied from another folder."""
+    local = Path(bench.source.text).expanduser()
+    return os.path.abspath(local) if local.exists() else bench.source.text
+
+
+def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diagnosed[Recipe]:
+    path = os.path.abspath(recipe)
+    if not path.isascii() and path != path.encode(errors="replace").decode():
+        raise fail("LB020", "the recipe's path is not UTF-8, and a plan holds it", help="rename the file or its folder")
+    loaded = load_recipe(path, set_params or {})
+    _raise_errors(loaded.diagnostics)
+    return loaded
+
+
+def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
+    """`planned`: nothing is measured for a plan that cannot be."""
+    from lbdsl.model.source import is_artifact
+    from lbdsl.verbs.texts import check_texts
+
+    if is_artifact(bench.source) and not again:
+        raise fail(
+            "LB467",
+            f"{bench.source.text} was made by lbdsl already",
+            help="give its base model, or add --again to change it once more",
+        )
+    recipe = loaded.unwrap()
+    needed = measurable(recipe, bench.facts)
+    _raise_errors(loaded.diagnostics + needed.diagnostics)
+    assert needed.value is not None
+    requests, actions = needed.value.requests, needed.value.score_actions
+    settled = with_lengths(recipe, bench.facts)
+    _raise_errors(loaded.diagnostics + settled.diagnostics)
+    recipe = settled.unwrap()
+    diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
+    if planned:
+        _raise_errors(loaded.diagnostics + impossible_untils(Case(recipe, bench.facts)))
+        check_texts(recipe, bench)
+    wanted = Case(recipe, bench.facts).statistics(planned=planned)
+    if not requests and not wanted:
+        return Measured(recipe, bench, {}, None, diagnostics)
+    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted)
+    return Measured(recipe, bench, scores, on, diagnostics, statistics)
+
+
+def _scores(
+    recipe: Recipe,
+    bench: Workbench,
+    requests: tuple[Request, ...],
+    actions: Mapping[str, Action],
+    wanted_statistics: Mapping[int, tuple[Stat, ...]],
+) -> tuple[Mapping[Request, Measurement], MeasuredOn, Statistics]:
+    from lbdsl.measure.pace import Timed
+    from lbdsl.measure.scores import measure_requests, stored_as
+    from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
+    from lbdsl.measure.store import open_store
+    from lbdsl.verbs.texts import data_folder, score_blocks
+
+    wanted = recipe.measure
+    blocks = score_blocks(wanted, bench, data_folder(recipe.path))
+    fingerprint = fingerprint_of(bench, blocks.digest)
+    statistics = NO_STATISTICS
+    if wanted_statistics:
+        with bench.progress.stage("taking statistics") as report:
+            statistics = take_statistics(
+                lambda: bench.measured_base,
+                bench.facts,
+                wanted_statistics,
+                blocks,
+                bench.cache_dir,
+                fingerprint,
+                progress=report,
+                batch=bench.options.batch,
+            )
+    on = MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
+    if not requests:
+        return {}, on, statistics
+    with open_store(bench.cache_dir) as store:
+        stored = stored_as(bench.facts, requests, actions, statistics)
+        missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
+    say_measuring(bench, missing, blocks.tokens)
+    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring layers") as report:
+        scores = measure_requests(
+            lambda: bench.measured_base,
+            bench.facts,
+            requests,
+            actions,
+            blocks,
+            store,
+            fingerprint,
+            progress=Timed(report, pace_of(bench), bench.facts, blocks.seq),
+            batch=bench.options.batch,
+            statistics=statistics,
+        )
+    return scores, on, statistics
+
+
+def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
+    """Under what the scores of this model on this text are kept."""
+    from lbdsl.measure.fingerprint import fingerprint
+
+    return fingerprint(
+        model=bench.digest,
+        blocks=blocks_digest,
+        saved=bench.facts.dtype,
+        dtype=bench.computed.dtype,
+        device=bench.device,
+    )
+
+
+def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Measured) -> tuple[Loss | None, str | None]:
+    """What is measured of the whole changed model, on text that no score was taken on."""
+    from lbdsl.measure.joint import measure_joint
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.measure.store import open_store
+    from lbdsl.verbs.texts import data_folder, joint_blocks
+
+    changes = selection.changes
+    if not changes or not selection.carried_out:
+        return None, None
+    blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
+    used, statistics = selection.used_statistics, measured.statistics or NO_STATISTICS
+    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
+        found = measure_joint(
+            lambda: bench.measured_base,
+            changes,
+            blocks,
+            store,
+            fingerprint_of(bench, blocks.digest),
+            selection.digest if not used else digest_of([selection.digest, statistics.digests(used)]),
+            progress=report,
+            batch=bench.options.batch,
+            statistics=statistics,
+        )
+    scores = {
+        name: ScoreValue(value=score.value, stderr=_number(score.stderr), unit=score.unit)
+        for name, score in found.scores.items()
+    }
+    return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for: infinity, and the error of a single sequence."""
+    return value if math.isfinite(value) else None
+
+
+def _raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:
+    if any(d.is_error for d in diagnostics):
+        raise LbdslError(diagnostics)

@@ -1,0 +1,85 @@
+"""What is predicted of a plan on this machine: speed, time, memory, disk, and which engines can serve its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbdsl.core.measurement import Request
+from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
+from lbdsl.layer.cost import model_cost
+from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
+from lbdsl.plan.schema import Plan, Speed
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.measure.pace import Pace
+
+SAMPLE = 100_000
+"""Characters that the length of a token is estimated on."""
+
+SPEED_CONTEXT = 8192
+SPEED_BATCHES = (1, 16)
+
+
+def with_predictions(plan: Plan, bench: Workbench) -> Plan:
+    """The plan with what is predicted of this machine, and of the engines that could serve its result."""
+    from lbdsl.run.apply import room_needed
+    from lbdsl.verbs.targets import serving_of
+
+    pace = pace_of(bench)
+    found = estimate(
+        plan,
+        bench.computed,
+        forward=pace.known("forward"),
+        healing=pace.known("heal"),
+        passes=passes_over_text(plan, bench),
+        room=room_needed(plan, bench.facts),
+    )
+    return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
+
+
+def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None:
+    """How long it will take and how much memory, before it starts; nothing where all is known."""
+    if not missing:
+        return
+    # One run from the layer to the end serves every metric of an action.
+    runs = sorted({(request.layer, request.action) for request in missing if request.action})
+    passes = measuring_units(bench.facts, (layer for layer, _ in runs), tokens) / units(bench.facts, tokens)
+    pace = pace_of(bench).known("forward")
+    time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
+    bench.progress.say(
+        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
+        f"{bytes_text(bench.computed.params * bench.computed.dtype_bytes)} of weights in memory"
+    )
+
+
+def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
+    """How often healing goes over its text, from the length of a token in the first of it."""
+    from lbdsl.data import Part, read_parts
+    from lbdsl.verbs.texts import data_folder
+
+    if plan.heal is None:
+        return None
+    folder = data_folder(plan.recipe.path)
+    parts = read_parts(plan.heal.data, base_dir=folder, offline=bench.options.offline)
+    texts = parts.texts(Part.HEAL)
+    sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
+    if not sample.strip():
+        return None
+    tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
+    return plan.heal.tokens / max(1.0, parts.characters(Part.HEAL) * tokens_a_character)
+
+
+def pace_of(bench: Workbench) -> Pace:
+    from lbdsl.measure.pace import Pace
+
+    return Pace(bench.digest, bench.computed, bench.device, bench.cache_dir)
+
+
+def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
+    from lbdsl.measure.machine import machine_for
+
+    with bench.progress.stage("calibrating the machine"):
+        machine = machine_for(bench.device, bench.computed, bench.cache_dir)
+    cells = [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
+    return decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)

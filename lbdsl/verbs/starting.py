@@ -1,0 +1,262 @@
+"""`starting_recipe`: a first recipe that fits a model, from its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lbdsl.actions import Action, actions
+from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.paths import plain_name
+from lbdsl.core.units import bytes_text, count_text, ranges_text
+from lbdsl.language.format import format_text
+from lbdsl.layer.cost import ModelCost, model_cost
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.model.source import is_artifact
+from lbdsl.parts.attention import Attention
+from lbdsl.verbs.inspecting import Inspected, inspect_model
+
+Template = Literal["balanced", "cache", "speed"]
+
+MAX_CONTEXT = 8 * 1024
+"""Tokens at which costs are asserted and the result is judged, or the model's positions where those are fewer. The
+built-in text holds four sequences of this length."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A starter recipe, canonical text with comments, and the model's short name for a file's name."""
+
+    text: str
+    model_name: str
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def starting_recipe(model: str | Path, template: Template = "balanced", *, offline: bool = False) -> Start:
+    """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError.
+
+    balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
+    speed: whole layers and attentions dropped, no windows. The numbers are a start, not a result: nothing is measured.
+    """
+    found = inspect_model(model, offline=offline)
+    if is_artifact(found.source):
+        raise fail("LB467", f"{model} was made by lbdsl already", help="give its base model")
+    return Start(recipe_for(found, template), plain_name(found.source.short_name, "model"), found.diagnostics)
+
+
+def recipe_for(found: Inspected, template: Template) -> str:
+    """The canonical text for a model that was inspected."""
+    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
+    text = "\n".join([*_head(shape, template), *_TEMPLATES[template](shape), *_tail(shape, template)])
+    return format_text(text).unwrap()
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What of a model a starter recipe depends on.
+
+    `kept` are the layers that a first rule keeps: the ends, and those whose window is the model's own while others see
+    everything. `free` are the rest. `window` in tokens, `windows` the range of the parameter.
+    """
+
+    facts: ModelFacts
+    name: str
+    ends: tuple[int, int]
+    own: tuple[int, ...]
+    free: tuple[int, ...]
+    window: int
+    windows: tuple[int, int]
+    ctx: int
+
+    @classmethod
+    def of(cls, facts: ModelFacts, name: str) -> _Shape:
+        attentions = {i: spec.mixer for i, spec in enumerate(facts.layer_specs) if isinstance(spec.mixer, Attention)}
+        full = [i for i, attention in attentions.items() if attention.window is None]
+        chosen = full or list(attentions)
+        seen = min([facts.positions, *(attentions[i].seen(facts.positions) for i in chosen)])
+        if not chosen or seen < 8:
+            raise fail(
+                "LB048",
+                f"{name} has no attention that a start could change",
+                help=(
+                    f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens"
+                    if chosen
+                    else f"none of its {facts.layers} layers has attention"
+                ),
+            )
+        own = [i for i in range(facts.layers) if i not in chosen]
+        first, last = (2, 1) if facts.layers >= 12 else (1, 1) if facts.layers >= 4 else (0, 0)
+        ends = {*range(first), *range(facts.layers - last, facts.layers)}
+        if ends >= set(chosen):
+            first, last, ends = 0, 0, set()
+        widest = _power_of_two(seen // 2)
+        window = min(widest, 1024, max(64, _power_of_two(max(1, facts.positions // 16))))
+        return cls(
+            facts=facts,
+            name=name,
+            ends=(first, last),
+            own=tuple(own),
+            free=tuple(i for i in chosen if i not in ends),
+            window=window,
+            windows=(max(1, window // 8), widest),
+            ctx=min(facts.positions, MAX_CONTEXT),
+        )
+
+    @property
+    def swa(self) -> str:
+        return "swa(window=$window)"
+
+    @property
+    def window_action(self) -> Action:
+        return actions()["swa"].model_validate({"window": self.window})
+
+    def part(self, share: float) -> int:
+        """That share of the free layers, rounded."""
+        return int(share * len(self.free) + 0.5)
+
+    def after(self, choices: Sequence[tuple[Action, int]]) -> ModelCost:
+        """The cost when each action gets so many of the free layers, those that gain least first."""
+        specs = list(self.facts.layer_specs)
+        order = sorted(self.free, key=lambda layer: self.facts.cost.layers[layer].kv_bytes(self.ctx))
+        for action, count in choices:
+            for layer in order[:count]:
+                specs[layer] = action.change(specs[layer], self.facts.linear_maps[layer])
+            order = order[count:]
+        return model_cost(self.facts, specs)
+
+    def cache_share(self, choices: Sequence[tuple[Action, int]]) -> float:
+        return self.after(choices).kv_bytes(self.ctx) / self.facts.cost.kv_bytes(self.ctx)
+
+
+# The parts of the text -----------------------------------------------------------------------------------------------
+
+
+def _head(shape: _Shape, template: Template) -> list[str]:
+    facts = shape.facts
+    lines = [
+        f"# A start for {shape.name}: {facts.family}, {facts.layers} layers, {count_text(facts.params)} parameters,",
+        f"# {_tokens(facts.positions)} positions, {bytes_text(facts.kv_bytes(shape.ctx))} of cache at "
+        f"{_tokens(shape.ctx)} tokens. Made by `lbdsl init`; every number is yours to change.",
+        "lbr 1",
+        f'recipe "{shape.name}-{template}"',
+        "",
+        "# Another model is refused, since the counts below are for this one.",
+        f'requires model.family == "{facts.family}" and model.layers == {facts.layers}',
+        "",
+    ]
+    if template != "speed":
+        low, high = shape.windows
+        other = _tokens(max(low, shape.window // 2))
+        lines += [
+            f"# Tokens that a windowed layer sees. Try others with `--set window={other}`.",
+            f"param $window: tokens in {_tokens(low)}..{_tokens(high)} = {_tokens(shape.window)}",
+            "",
+        ]
+    tokens = 4096 if facts.params >= 3e9 else 8192
+    if template != "speed":
+        # Four sequences of twice the window are the fewest that are taken.
+        tokens = max(tokens, 8 * shape.window)
+    return [
+        *lines,
+        "# Text for measuring. More tokens rank the layers better and take longer; your own file is best.",
+        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)} }}',
+        "",
+        "# Rules from top to bottom: the first that matches a layer claims it.",
+        *_kept(shape),
+    ]
+
+
+def _kept(shape: _Shape) -> list[str]:
+    lines = []
+    first, last = shape.ends
+    if first:
+        lines.append(f'layers first {first}, last {last} keep because "the ends carry the model"')
+    own = [i for i in shape.own if first <= i < shape.facts.layers - last]
+    if own:
+        lines.append(f'layers {ranges_text(own)} keep because "the model gives these a window of its own"')
+    return lines
+
+
+def _balanced(shape: _Shape) -> list[str]:
+    drops, windows = shape.part(0.2), max(1, shape.part(0.45))
+    lines = [f"lowest {drops} of rest by sensitivity drop"] if drops else []
+    bound = _bound(shape.cache_share([(_drop(), drops), (shape.window_action, windows)]))
+    return [*lines, f"lowest {windows} of rest by sensitivity {shape.swa}", "else keep", "", *_cache_gate(shape, bound)]
+
+
+def _cache(shape: _Shape) -> list[str]:
+    least = shape.cache_share([(shape.window_action, len(shape.free))])
+    bound = _bound(max(least, 0.3))
+    goal = f"kv({_tokens(shape.ctx)}) <= {bound}%"
+    return [
+        "# As few windows as reach the goal, where they hurt least; no attention goes.",
+        f"lowest of rest by kl({shape.swa}) until {goal} {shape.swa}",
+        "else keep",
+        "",
+        *_cache_gate(shape, bound),
+    ]
+
+
+def _speed(shape: _Shape) -> list[str]:
+    blocks, drops = shape.part(0.1), max(1, shape.part(0.3))
+    choices = [(actions()["drop"].model_validate({"target": "block"}), blocks), (_drop(), drops)]
+    lines = ["# Whole layers cost the most and help every engine."] if blocks else []
+    lines += [f"lowest {blocks} of rest by nll(drop(block)) drop(block)"] if blocks else []
+    share = shape.after(choices).flops(shape.ctx) / shape.facts.cost.flops(shape.ctx)
+    return [
+        *lines,
+        f"lowest {drops} of rest by sensitivity drop",
+        "else keep",
+        "",
+        "# FLOPs of a decoded token, as a share of the base model's; known before anything is changed.",
+        f"assert flops({_tokens(shape.ctx)}) <= {_bound(share)}%",
+    ]
+
+
+def _cache_gate(shape: _Shape, bound: int) -> list[str]:
+    return [
+        "# Bytes of cache, as a share of the base model's; known before anything is changed.",
+        f"assert kv({_tokens(shape.ctx)}) <= {bound}%",
+    ]
+
+
+def _tail(shape: _Shape, template: Template) -> list[str]:
+    facts = shape.facts
+    tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
+    # Shorter sequences than twice the window would heal nothing of what it takes away.
+    seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
+    gate = {"balanced": 50, "cache": 30, "speed": 50}[template]
+    return [
+        "",
+        "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
+        "# uses 10M.",
+        f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
+        "",
+        "# The result is judged on text of another source, at the context above, and saved only if the gate holds.",
+        'eval { data = "builtin:wikitext" }',
+        f"assert ppl_increase < {gate}%",
+    ]
+
+
+_TEMPLATES: Mapping[Template, Callable[[_Shape], list[str]]] = {"balanced": _balanced, "cache": _cache, "speed": _speed}
+
+
+def _drop() -> Action:
+    return actions()["drop"].model_validate({})
+
+
+def _bound(share: float) -> int:
+    """The share in percent, up to the next five; what is asserted holds."""
+    return min(100, 5 * -int(-100 * share // 5))
+
+
+def _power_of_two(n: int) -> int:
+    """The largest power of two that is at most n; n is at least 1."""
+    return 1 << (n.bit_length() - 1)
+
+
+def _tokens(n: int) -> str:
+    """8192 as `8Ki`, 4000 as `4000`: decimal prefixes are not used for lengths."""
+    return f"{n // 1024}Ki" if n >= 1024 and n % 1024 == 0 else str(n)

@@ -1,0 +1,260 @@
+"""`check_targets`: what engines can serve of a plan's result, said before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
+from lbdsl.core.registry import nearest
+from lbdsl.core.units import bytes_text, plural, tokens_text
+from lbdsl.export import Exporter, Subject, exporters
+from lbdsl.export.base import subject_of
+from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.gguf_model import gguf_checkpoint
+from lbdsl.model.source import is_artifact
+from lbdsl.plan.schema import Plan, Served
+from lbdsl.plan.words import AS_SAVED
+from lbdsl.verbs.workbench import Workbench
+
+TRANSFORMERS, VLLM = "transformers", "vllm"
+ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one format says to the plan: it can when none of its findings is an error."""
+
+    kind: str
+    findings: tuple[Diagnostic, ...]
+
+    @property
+    def can(self) -> bool:
+        return not any(finding.is_error for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An engine's answers, and what a user should know of them: never errors, for the plan can be applied all the same.
+
+    `cache` is vLLM's prediction as JSON fields, None for other engines.
+    """
+
+    engine: str
+    answers: tuple[Answer, ...]
+    findings: tuple[Diagnostic, ...]
+    cache: Mapping[str, Any] | None = None
+
+    @property
+    def can(self) -> bool:
+        return self.engine == TRANSFORMERS or any(answer.can for answer in self.answers)
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of `targets` in `plan --json`."""
+        return {
+            "engine": self.engine,
+            "can": self.can,
+            "exports": [
+                {"kind": answer.kind, "can": answer.can, "findings": [_json(d) for d in answer.findings]}
+                for answer in self.answers
+            ],
+            "findings": [_json(finding) for finding in self.findings],
+            "cache": self.cache,
+        }
+
+
+def engines() -> tuple[str, ...]:
+    """Names that `plan --target` takes: the engines of the exporters, and transformers."""
+    return tuple(sorted({exporter.engine for exporter in exporters().values()} | {TRANSFORMERS}))
+
+
+def check_engines(names: Iterable[str]) -> None:
+    """LB501 for a name that is no engine's; asked before anything is measured."""
+    for name in names:
+        if name not in engines():
+            close = nearest(name, engines())
+            raise fail(
+                "LB501",
+                f"no engine `{name}`",
+                help=(
+                    *([f"did you mean `{close}`?"] if close else []),
+                    f"engines: {', '.join(f'`{n}`' for n in engines())}",
+                ),
+            )
+
+
+def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[Target, ...]:
+    """Ask every exporter of each engine whether it could write the plan's result; nothing is loaded.
+
+    Raises LbdslError with LB501 for an unknown engine.
+    """
+    names = tuple(dict.fromkeys(names))
+    check_engines(names)
+    if not names:
+        return ()
+    subject = subject_of(base_config(bench), bench.facts, plan.specs)
+    return tuple(check_target(subject, name) for name in names)
+
+
+def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
+    """What each engine can serve of a plan, and through which exports, or the first thing that stands in the way."""
+    subject = subject_of(base_config(bench), bench.facts, plan.specs)
+    found = []
+    for engine in (TRANSFORMERS, *(name for name in engines() if name != TRANSFORMERS)):
+        answers = check_target(subject, engine).answers
+        can = tuple(answer.kind for answer in answers if answer.can)
+        if engine == TRANSFORMERS:
+            can = (AS_SAVED, *can)
+        # The exporter with the fewest objections is the nearest to what was asked for.
+        objections = min(
+            ([d.message for d in answer.findings if d.is_error] for answer in answers if not answer.can),
+            key=len,
+            default=["there is no export to it"],
+        )
+        obstacle = None if can else objections[0] + (f" (and {len(objections) - 1} more)" if len(objections) > 1 else "")
+        found.append(Served(engine=ENGINE_NAMES.get(engine, engine), formats=can, obstacle=obstacle))
+    return tuple(found)
+
+
+def check_target(subject: Subject, engine: str) -> Target:
+    """One engine's answers. Pure."""
+    asked = {kind: exporter for kind, exporter in exporters().items() if exporter.engine == engine}
+    answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked.items())
+    findings = list(_which(engine, answers, asked))
+    cache = None
+    if engine == VLLM and any(answer.can for answer in answers):
+        prediction, cache = _cache(subject)
+        findings += prediction
+    return Target(engine, answers, tuple(findings), cache)
+
+
+def base_config(bench: Workbench) -> dict[str, Any]:
+    """The base model's configuration as exporters see it, from headers."""
+    source = bench.source
+    config = dict(
+        gguf_checkpoint(source.gguf_path).config
+        if source.gguf_path is not None
+        else read_json_object(source.path / "config.json")
+    )
+    for name in ("lbdsl", "auto_map"):
+        config.pop(name, None)
+    config["model_type"] = str(config.get("model_type", bench.facts.family)).removeprefix(ARTIFACT_PREFIX)
+    if is_artifact(source):
+        config["architectures"] = [FAMILIES[config["model_type"]].architecture]
+    return config
+
+
+def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Exporter]]) -> Iterable[Diagnostic]:
+    """Which format to use, with what it says, or why there is none."""
+    name = ENGINE_NAMES.get(engine, engine)
+    can = [answer for answer in answers if answer.can]
+    if engine == TRANSFORMERS:
+        yield note(
+            "LB508", "transformers: the artifact itself loads there, with trust_remote_code=True or after `import lbdsl.hf`"
+        )
+        if can:
+            yield note(
+                "LB508",
+                f"transformers: exported to `{can[0].kind}` it needs no code of lbdsl's",
+                help=f"lbdsl export ARTIFACT --to {can[0].kind}",
+            )
+    elif can:
+        others = f"; also `{'`, `'.join(answer.kind for answer in can[1:])}`" if can[1:] else ""
+        yield note("LB508", f"{name}: export to `{can[0].kind}`{others}", help=f"lbdsl export ARTIFACT --to {can[0].kind}")
+    else:
+        yield warning("LB511", f"{name}: no format can express this plan" if asked else f"{name}: there is no export to it")
+    for answer in answers:
+        # Of formats that cannot, the reasons matter where no other can; of one that can, what it warns of.
+        if answer.can or not can:
+            for finding in answer.findings:
+                if not answer.can and not finding.is_error:
+                    continue
+                softer = Severity.WARNING if finding.is_error else finding.severity
+                if engine == TRANSFORMERS and finding.is_error:
+                    softer = Severity.NOTE
+                yield replace(finding, severity=softer, message=f"{name}, `{answer.kind}`: {finding.message}")
+
+
+def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
+    """LB509: the groups, and what the log will say, against the base."""
+    facts = subject.facts
+    serving = Serving(max_model_len=facts.positions)
+    base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
+    before, after = base.capacity(serving), changed.capacity(serving)
+    gain = f" (x{after / before:.2f})" if before else ""
+    held = [bytes_text(layout.held_bytes(serving.max_model_len, serving)) for layout in (base, changed)]
+    length = tokens_text(serving.max_model_len)
+    said = [
+        note(
+            "LB509",
+            f"vLLM's cache: {_groups_text(changed, serving)}; its log will say {after:,} tokens a GiB, "
+            f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
+            help=(
+                f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
+                f"computed for block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens} and "
+                "asynchronous scheduling; smaller batches reserve less for windows",
+            ),
+        )
+    ]
+    if changed.lost > 0.25:
+        said.append(
+            warning(
+                "LB509",
+                f"vLLM's cache: {changed.lost:.0%} of it is padding and holds nothing",
+                help=(
+                    "make the numbers of layers of each kind (full or windowed, KV heads) multiples of each other",
+                    "a layer's KV heads should divide those of the layers with the most",
+                ),
+            )
+        )
+    if after <= before:
+        said.append(
+            warning(
+                "LB509",
+                "vLLM's cache gains nothing here: padding and what windows reserve outweigh what was taken away",
+                help=("window or drop more layers, or serve with a smaller max_num_batched_tokens",),
+            )
+        )
+    settings = {
+        "memory_bytes": serving.memory,
+        "max_model_len": serving.max_model_len,
+        "block_size": serving.block_size,
+        "max_num_batched_tokens": serving.batched_tokens,
+        "concurrent_batches": serving.batches,
+    }
+    return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}
+
+
+def _groups_text(layout: CacheLayout, serving: Serving) -> str:
+    """`3 groups of 2 layers (2 full, 1 windowed at 16 with 1 KV head in blocks of 48 tokens, 1 of 6 places padding)`.
+
+    KV heads are named where layers differ in them, and blocks where they are not of the size that was asked for.
+    """
+    by_heads = len({heads for group in layout.groups for heads in group.kv_heads}) > 1
+    counts: dict[str, int] = {}
+    for group in layout.groups:
+        said = "full" if group.window is None else f"windowed at {group.window}"
+        if by_heads:
+            numbers = sorted(set(group.kv_heads), reverse=True)
+            said += f" with {' or '.join(map(str, numbers))} KV head{'' if numbers == [1] else 's'}"
+        if (tokens := layout.block_tokens(group, serving)) != serving.block_size:
+            said += f" in blocks of {tokens} tokens"
+        counts[said] = counts.get(said, 0) + 1
+    kinds = [f"{count} {said}" for said, count in counts.items()]
+    if layout.padding:
+        kinds.append(f"{layout.padding} of {layout.places} places padding")
+    if layout.lost > layout.padding / max(layout.places, 1):
+        kinds.append(f"{layout.lost:.0%} of it padding")
+    return f"{plural(len(layout.groups), 'group')} of {plural(layout.size, 'layer')} ({', '.join(kinds)})"
+
+
+def _json(finding: Diagnostic) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "severity": finding.severity.value,
+        "message": finding.message,
+        "help": list(finding.help),
+    }

@@ -1,0 +1,102 @@
+"""Which text each block of a recipe means, as token blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.data import hub, read_parts
+from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
+from lbdsl.data.split import Part
+from lbdsl.plan.lengths import joint_tokens
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
+from lbdsl.verbs.workbench import Workbench
+
+
+def data_folder(recipe_path: str) -> Path:
+    """Relative paths in a recipe start at the recipe's folder."""
+    return Path(recipe_path).parent
+
+
+def texts_of(recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a recipe names to measure, heal and judge on, each once."""
+    healing = () if recipe.heal is None else (recipe.heal.data,)
+    judging = () if recipe.eval is None else recipe.eval.data
+    return tuple(dict.fromkeys((recipe.measure.data, *healing, *judging)))
+
+
+def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
+    """LB44x for a text that cannot be read, that is too short for what a block asks of it, or, without a connection, that
+    is a hub data set which is not in the cache: known now, not after the measuring. Lengths must be settled."""
+    folder, offline = data_folder(recipe.path), bench.options.offline
+    for data in texts_of(recipe if heal else replace(recipe, heal=None)):
+        if hub.is_hub_name(data) and not (folder / data).exists():
+            hub.check_cached(data, offline=offline)
+    joint_blocks(recipe.measure, bench, folder)
+    if recipe.heal is not None and heal:
+        read_parts(recipe.heal.data, base_dir=folder, offline=offline)
+    if recipe.eval is not None:
+        eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+
+
+def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+    """The text of the layers' scores."""
+    return _blocks(measure.data, Part.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
+
+
+def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+    """The text of the joint loss: half as much, and none that a score was taken on."""
+    return _blocks(measure.data, Part.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
+
+
+def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
+    """The healing text in training order, repeated where there is too little of it."""
+    from lbdsl.heal.heal import steps_of
+
+    tokens = steps_of(heal) * heal.batch * heal.seq
+    return _blocks(heal.data, Part.HEAL, tokens, heal.seq, bench, folder, heal.seed)
+
+
+def eval_blocks(
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path
+) -> tuple[TokenBlocks, ...]:
+    """The text to judge on, of each source, without any document that another source of the recipe gave to calibration
+    or healing."""
+
+    def used(data: str) -> Used:
+        sources = [(measure.data, (Part.SCORE, Part.JOINT)), *([(heal.data, (Part.HEAL,))] if heal is not None else [])]
+        found = [
+            used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
+            for other, parts in sources
+            if other != data
+        ]
+        return frozenset().union(*found)
+
+    return tuple(
+        _blocks(data, Part.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
+    )
+
+
+def _blocks(
+    data: str,
+    part: Part,
+    tokens: int,
+    seq: int | None,
+    bench: Workbench,
+    folder: Path,
+    seed: int = 0,
+    exclude: Used = frozenset(),
+) -> TokenBlocks:
+    """LB450 for a tokenizer that does not fit the model; else as `token_blocks`."""
+    assert seq is not None, "lengths are settled before any text is read"
+    offline = bench.options.offline
+    blocks = token_blocks(data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude)
+    largest = int(blocks.ids.max())
+    if largest >= bench.facts.vocab:
+        raise fail(
+            "LB450",
+            f"the tokenizer gives token {largest}, and the model's vocabulary has {bench.facts.vocab}",
+            help="the tokenizer's files are of another model; take both from one source",
+        )
+    return blocks

@@ -1,0 +1,173 @@
+"""`Workbench`: one source model and what is loaded of it, each part at most once and only when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.progress import AnyProgress, progress_of
+from lbdsl.core.units import bytes_text
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.model.digest import default_cache_dir, model_digest
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.source import ModelSource, is_artifact, resolve_source
+from lbdsl.verbs.options import RunOptions
+
+if TYPE_CHECKING:
+    from lbdsl.measure.layer_source import LayerSource
+
+
+class Workbench:
+    """Holds a source model for the length of a verb. Reading a property may load, hash or download."""
+
+    def __init__(self, model: str | Path, options: RunOptions | None = None, progress: AnyProgress | None = None):
+        self.options = options or RunOptions()
+        self.progress = progress_of(progress)
+        self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
+        inspected = inspect_model(self.source, self.options.dtype)
+        self.facts: ModelFacts = inspected.unwrap()
+        self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
+        self._files_checked = False
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.options.cache_dir or default_cache_dir()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the model's files."""
+        with self.progress.stage("hashing the model") as report:
+            return model_digest(self.source, self.cache_dir, progress=report)
+
+    @cached_property
+    def device(self) -> Any:
+        from lbdsl.model.load import pick_device
+
+        return pick_device(self.options.device)
+
+    @cached_property
+    def computed(self) -> ModelFacts:
+        """The facts with the dtype that this device computes in; `facts` has the one that weights are kept in."""
+        from lbdsl.model.computing import compute_dtype
+
+        return replace(self.facts, dtype=compute_dtype(self.facts.dtype, self.device))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from lbdsl.model.load import load_tokenizer
+
+        return load_tokenizer(self.source, trust_remote_code=self.options.trust_remote_code, cache_dir=self.cache_dir)
+
+    @cached_property
+    def base(self) -> Any:
+        """The base model in the hybrid runtime, every layer full, in eval mode."""
+        from lbdsl.model.computing import cast_weights
+        from lbdsl.model.load import load_base
+        from lbdsl.model.surgery import to_hybrid
+
+        self._check_files()
+        self._say_computing()
+        with self.progress.stage("loading the model"):
+            if is_artifact(self.source):
+                import torch
+
+                from lbdsl.artifact.restore import load_artifact
+
+                dtype = getattr(torch, self.facts.dtype)
+                return load_artifact(self.source.path, device=self.device, dtype=dtype, compute=self.computed.dtype)
+            base = load_base(
+                self.source,
+                dtype=self.facts.dtype,
+                device=self.device,
+                trust_remote_code=self.options.trust_remote_code,
+                cache_dir=self.cache_dir,
+            )
+            return cast_weights(to_hybrid(base), self.computed.dtype)
+
+    def _say_computing(self) -> None:
+        if self.computed.dtype != self.facts.dtype:
+            self.progress.say(
+                f"this CPU has no fast {self.facts.dtype}: computing in {self.computed.dtype}; weights are kept and saved "
+                f"in {self.facts.dtype}"
+            )
+
+    def _check_files(self) -> None:
+        """LB465 when the source is an artifact of lbdsl that was edited since it was saved. It is looked at once."""
+        if is_artifact(self.source) and not self._files_checked:
+            from lbdsl.artifact.record import read_record
+            from lbdsl.artifact.restore import check_files
+
+            with self.progress.stage("checking the artifact"):
+                check_files(self.source.path, read_record(self.source.path).unwrap())
+            self._files_checked = True
+
+    @cached_property
+    def weights_folder(self) -> Path:
+        """The folder with the base's weights as safetensors: of a GGUF file, its dequantized copy."""
+        self._check_files()
+        if self.source.gguf_file is None:
+            return self.source.path
+        from lbdsl.model.gguf_copy import gguf_model_folder
+
+        with self.progress.stage("dequantizing the model"):
+            return gguf_model_folder(self.source, self.facts, self.cache_dir)
+
+    @cached_property
+    def measured_base(self) -> LayerSource:
+        """What to measure: the base model, which stays on disk where that was asked for or it does not fit."""
+        return self._source(1)
+
+    @cached_property
+    def judged_base(self) -> LayerSource:
+        """What to judge an artifact against: as `measured_base`, where the artifact must fit beside it."""
+        return self._source(2)
+
+    def _source(self, models: int) -> LayerSource:
+        from lbdsl.measure.layer_source import LoadedModel
+
+        return self._from_disk if self._too_large(models) else LoadedModel(self.base)
+
+    @cached_property
+    def _from_disk(self) -> LayerSource:
+        from lbdsl.measure.streamed_model import StreamedModel
+
+        self._say_computing()
+        return StreamedModel(self.weights_folder, self.facts, self.device, self.computed.dtype)
+
+    def _too_large(self, models: int) -> bool:
+        """Whether so many models of this size, a loaded base among them, are more than memory should hold."""
+        from lbdsl.measure.memory import fits
+
+        if self.options.low_memory:
+            return True
+        if fits(self.computed, self.device, models - ("base" in self.__dict__)):
+            return False
+        self.progress.say(
+            "the model is too large for the memory that is free: its weights stay on disk, one layer at a time is loaded"
+        )
+        return True
+
+    def check_room_to_heal(self) -> None:
+        """LB482 when the model and the copy that is trained cannot both be in the memory that is free."""
+        from lbdsl.measure.memory import free_bytes
+
+        needed = self.facts.params * self.computed.dtype_bytes * (2 - ("base" in self.__dict__))
+        free = free_bytes(self.device)
+        if needed > free:
+            raise fail(
+                "LB482",
+                f"healing loads the model and a copy of it, {bytes_text(needed)}, and {bytes_text(free)} are free",
+                help=(
+                    "apply the plan with --no-heal: that needs no memory for the model",
+                    "or heal on a machine with more memory",
+                ),
+            )
+
+    def fresh_copy(self) -> Any:
+        """Another model with the base's weights that may be changed; the base stays as it is."""
+        import copy
+
+        return copy.deepcopy(self.base)

@@ -1,0 +1,195 @@
+"""`lbdsl check`, and how diagnostics are drawn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click import BadParameter
+from click.testing import CliRunner
+
+from lbdsl.cli.check import check
+from lbdsl.cli.options import Tokens
+from lbdsl.recipe import recipe_from_text
+from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text, render_diagnostics
+
+BAD = "layers 0-3 keep\nwhere sensitvity < 0.1 drop\n"
+WARNS = "else swa(window=4k)\nheal {}\nassert nll < 1\n"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in (("good", "else keep\n"), ("bad", BAD), ("warns", WARNS), ("notes", "layers 3 keep\n")):
+        (tmp_path / f"{name}.lbr").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: object, stdin: str | None = None):
+    return CliRunner().invoke(check, [str(argument) for argument in arguments], input=stdin)
+
+
+def test_exit_codes(folder: Path) -> None:
+    assert run(folder / "good.lbr").exit_code == 0
+    assert run(folder / "warns.lbr").exit_code == 0
+    assert run(folder / "warns.lbr", "--strict").exit_code == 1
+    assert run(folder / "notes.lbr").exit_code == 0
+    assert run(folder / "notes.lbr", "--strict").exit_code == 1
+    assert run(folder / "good.lbr", folder / "bad.lbr").exit_code == 1
+    assert run(folder / "none.lbr").exit_code == 1
+    assert run().exit_code == 2
+    assert run(folder / "good.lbr", "--format", "xml").exit_code == 2
+    assert run(folder / "good.lbr", "--set", "w").exit_code == 2
+    assert "1 recipe checked" in run(folder / "good.lbr", folder / "good.lbr").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("512", 512),
+        ("8Ki", 8192),
+        ("10k", 10_000),
+        ("0", None),
+        ("4.5Ki", None),
+        ("9" * 5000, None),
+        ("9" * 19 + "Gi", None),
+        ("-1", None),
+        ("", None),
+    ],
+)
+def test_tokens_on_the_command_line(text: str, tokens: int | None) -> None:
+    if tokens is not None:
+        assert Tokens().convert(text, None, None) == tokens
+    else:
+        with pytest.raises(BadParameter):
+            Tokens().convert(text, None, None)
+
+
+def test_whole_process_exit_codes_and_torch(folder: Path) -> None:
+    """The exit code reaches the shell, and neither torch nor transformers is imported on the way."""
+    code = (
+        "import sys; from lbdsl.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'torch', 'transformers', 'rich', 're2', 'numpy'}))"
+    )
+    for name, wanted in (("good", 0), ("bad", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "check", str(folder / f"{name}.lbr")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == wanted
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_json(folder: Path) -> None:
+    done = run(folder / "bad.lbr", folder / "none.lbr", "--format", "json")
+    data = json.loads(done.stdout)
+    assert data["format_version"] == 1
+    first, second = data["diagnostics"]
+    assert {key: first[key] for key in ("code", "severity", "line", "column", "end_line", "end_column", "file")} == {
+        "code": "LB102",
+        "severity": "error",
+        "line": 2,
+        "column": 7,
+        "end_line": 2,
+        "end_column": 17,
+        "file": str(folder / "bad.lbr"),
+    }
+    assert first["message"] == "no metric `sensitvity`"
+    assert "did you mean `sensitivity`?" in first["help"]
+    edit = first["fix"]["edits"][0]
+    assert (edit["line"], edit["column"], edit["text"]) == (2, 7, "sensitivity")
+    assert (second["code"], second["line"], second["file"]) == ("LB020", None, str(folder / "none.lbr"))
+    empty = json.loads(run(folder / "good.lbr", "--format", "json").stdout)
+    assert empty == {"format_version": 1, "diagnostics": []}
+
+
+def test_concise_standard_input_and_set(folder: Path) -> None:
+    assert run("-", "--format", "concise", stdin=BAD).stdout == "<stdin>:2:7: error[LB102] no metric `sensitvity`\n"
+    text = "param $w: tokens in 1..9 = 3\nelse swa(window=$w)\nheal {}\nassert nll < 1\n"
+    assert run("-", "--set", "w=5", stdin=text).exit_code == 0
+    assert run("-", "--set", "$w=5", stdin=text).exit_code == 0
+    assert "LB118" in run("-", "--set", "w=50", "--format", "concise", stdin=text).stdout
+
+
+def test_rich_text_off_a_terminal_has_no_escapes(folder: Path) -> None:
+    done = run(folder / "bad.lbr")
+    assert "\x1b" not in done.output
+    assert "1 error" in done.stderr
+    assert "   ^^^^^^^^^^" in done.stdout
+
+
+def drawn(text: str, **style: object) -> str:
+    return diagnostics_text(recipe_from_text(text, "a.lbr").diagnostics, Style(**style))  # type: ignore[arg-type]
+
+
+def test_drawing_in_ascii() -> None:
+    assert (
+        drawn(BAD, unicode=False)
+        == """\
+error[LB102]: no metric `sensitvity`
+ --> a.lbr:2:7
+  |
+2 | where sensitvity < 0.1 drop
+  |       ^^^^^^^^^^
+  |
+  = help: did you mean `sensitivity`?
+  = help: metrics: `influence`, `kl`, `nll`, `sensitivity`
+  = fix: write `sensitivity`: `where sensitivity < 0.1 drop`
+
+"""
+    )
+
+
+def test_labels_and_lines_between() -> None:
+    text = drawn("let $a = 1\n" + "# more\n" * 9 + "let $a = 2\nlayers $a keep\nelse keep", unicode=False)
+    assert " 1 | let $a = 1\n   |     -- first defined here\n...\n11 | let $a = 2\n   |     ^^\n" in text
+
+
+def test_colours_only_when_asked_for() -> None:
+    coloured = drawn(BAD, colour=True)
+    assert "\x1b[31;1merror[LB102]\x1b[0m" in coloured
+    assert "\x1b]" not in coloured
+    assert "\x1b" not in drawn(BAD)
+
+
+def test_carets_under_wide_and_combining_characters_and_tabs() -> None:
+    for before, columns in (("你好", 4), ("e\u0301", 1), ("\t", 4), ("ab", 2)):
+        text = drawn(f'recipe "{before}" ?', unicode=False).splitlines()
+        assert text[4] == "  | " + " " * (8 + columns + 2) + "^"
+
+
+def test_long_lines_are_cut_to_the_width() -> None:
+    text = drawn('else keep because "' + "x" * 300 + '" ?' + " " * 100, width=60, unicode=False)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "?" in text.splitlines()[3]
+    assert text.splitlines()[3].index("?") == text.splitlines()[4].index("^")
+
+
+def test_control_characters_of_a_recipe_do_not_reach_the_terminal() -> None:
+    hostile = "layers \x1b[2J\u202e3 keep\nelse \x07"
+    result = recipe_from_text(hostile, "na\x1bme.lbr")
+    for text in (diagnostics_text(result.diagnostics, Style()), concise_text(result.diagnostics)):
+        assert not any(char in text for char in "\x1b\x07\u202e")
+
+
+def test_rendering_to_a_console() -> None:
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    render_diagnostics(recipe_from_text(BAD, "a.lbr").diagnostics, Console(file=out, width=80))
+    assert out.getvalue().startswith("error[LB102]: no metric `sensitvity`\n")
+    assert "\x1b" not in out.getvalue()
+    out = io.StringIO()
+    render_diagnostics(recipe_from_text(BAD, "a.lbr").diagnostics, Console(file=out, width=80, force_terminal=True))
+    assert "\x1b[31;1merror" in out.getvalue()

@@ -1,0 +1,155 @@
+"""`lbdsl explain`: every topic has a page, unknown ones a suggestion, and torch is not needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lbdsl.cli.explain import explain
+from lbdsl.core.codes import code_ids
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.language.words import KEYWORDS
+from lbdsl.report.diagnostics import Style
+from lbdsl.report.explain import nearest_topics, pages_of, topics, topics_by_kind
+from lbdsl.report.explain_text import pages_text
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(explain, list(arguments))
+
+
+def test_a_code_shows_example_diagnostic_reason_and_fix() -> None:
+    assert (
+        run("LB203").stdout
+        == """\
+LB203: conflicting actions
+
+Why: Two actions of one rule may not change the same part of a layer.
+
+This fails:
+
+    layers 3 drop + swa(window=64)
+
+    error[LB203]: `drop` and `swa` both change the mixer of a layer
+     ──▶ recipe.lbr:1:17
+      │
+    1 │ layers 3 drop + swa(window=64)
+      │          ----   ^^^^^^^^^^^^^^
+      │          changes it first
+      │
+      = help: use one of them
+
+This is right:
+
+    layers 3 drop(mlp) + swa(window=64)
+"""
+    )
+    assert run("lb203").stdout == run("LB203").stdout
+
+
+def test_actions_metrics_and_words_have_pages() -> None:
+    action = run("swa").stdout
+    assert action.startswith("swa (action)\n\n    swa(window, sinks=0)\n")
+    assert "Why: " in action
+    assert "Source: Longformer" in action
+    assert "window: in tokens" in action
+    metric = run("kl").stdout
+    assert "Unit: nats/token" in metric
+    assert "`kl` means `kl(drop)`" in metric
+    assert "LayerBoost" in run("keep").stdout
+    assert "heal { lr = ... }" in run("heal.lr").stdout
+    assert "0.001" in run("heal.lr").stdout
+    assert "model.layers (fact)" in run("model.layers").stdout
+    assert "until (keyword)" in run("until").stdout
+    assert run("tokens").stdout.count("(setting)") == 3
+
+
+@pytest.mark.parametrize("topic", topics())
+def test_every_topic_has_a_page_that_fits(topic: str) -> None:
+    pages = pages_of(topic)
+    assert pages
+    for width in (80, 40):
+        text = pages_text(pages, Style(width, colour=False, unicode=False))
+        assert text.isascii() or topic in text
+        assert all(len(line) <= width or " " not in line.strip() or "LB" in topic for line in text.splitlines())
+    assert "\x1b" not in pages_text(pages, Style())
+    assert "\x1b[" in pages_text(pages, Style(colour=True))
+    json.dumps([page.to_json() for page in pages])
+
+
+def test_topics_hold_all_codes_and_keywords() -> None:
+    kinds = dict(topics_by_kind())
+    assert set(kinds["keywords"]) == set(KEYWORDS)
+    assert kinds["codes"] == code_ids()
+    listed = run().stdout
+    for topic in ("LB001", "swa", "sensitivity", "model.kv_heads", "heal.loss", "until"):
+        assert topic in listed
+
+
+def test_unknown_topics() -> None:
+    for topic, near in (
+        ("sensitvity", "sensitivity"),
+        ("untill", "until"),
+        ("LB2O3", "LB203"),
+        ("lb20", "LB20"),
+        ("windw", "window"),
+    ):
+        found = CliRunner().invoke(explain, [topic])
+        assert isinstance(found.exception, LbdslError)
+        assert found.exception.exit_code == 2
+        assert found.exception.diagnostics[0].code == "LB052"
+        assert near in found.exception.diagnostics[0].help[0]
+    assert nearest_topics("frobnicate") == ()
+
+
+def test_json() -> None:
+    data = json.loads(run("LB102", "--json").stdout)
+    assert data["format_version"] == 1
+    page = data["pages"][0]
+    assert (page["kind"], page["name"], page["fixed"]) == ("code", "LB102", "where sensitivity < 0.1 drop")
+    assert page["findings"][0]["code"] == "LB102"
+    assert page["facts"]["Why"]
+    assert "swa" in json.loads(run("--json").stdout)["topics"]
+
+
+def test_process_exit_code_and_torch() -> None:
+    code = (
+        "import sys; from lbdsl.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
+    )
+    for topic, wanted in (("LB312", 0), ("drop", 0), ("frobnicate", 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "explain", topic],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == wanted
+        assert "'torch'" not in done.stdout
+        assert "'transformers'" not in done.stdout
+
+
+def test_keywords_have_examples_that_parse() -> None:
+    from lbdsl.core.span import Source
+    from lbdsl.language.lexer import lex
+    from lbdsl.language.parse import parse
+
+    for word, keyword in KEYWORDS.items():
+        assert parse(Source("x", keyword.example)).ok, keyword.example
+        assert word in {token.text for token in lex(keyword.example, 1000).tokens}
+
+
+@pytest.mark.parametrize("word", ["search", "tune"])
+def test_words_that_left_the_language(word: str) -> None:
+    (page,) = pages_of(word)
+    assert page.title.startswith(f"`{word}` has left the language: `--set ")

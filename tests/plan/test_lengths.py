@@ -1,0 +1,124 @@
+"""Sequences are long enough to show what windows do, and as long as the context that a recipe is about."""
+
+from __future__ import annotations
+
+import pytest
+from plan_cases import llama_facts, recipe_of, smollm2_facts
+
+from lbdsl.plan.findings import static_findings
+from lbdsl.plan.lengths import joint_tokens, with_lengths
+from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.schema_blocks import SEQUENCES
+from lbdsl.verbs.fixing import fix_text
+
+SMOL = smollm2_facts()
+
+
+def settled(text: str, facts=SMOL):
+    found = with_lengths(recipe_of(text), facts)
+    return found.value, [(d.severity.value, d.code) for d in found.diagnostics]
+
+
+@pytest.mark.parametrize(
+    ("window", "seq"), [("256", 1024), ("512", 1024), ("513", 1026), ("1Ki", 2048), ("2Ki", 4096), ("4Ki", 8192)]
+)
+def test_an_open_seq_is_twice_the_widest_window(window: str, seq: int) -> None:
+    for rule in (f"else swa(window={window})", f"lowest 3 by kl(swa(window={window})) swa(window=64)"):
+        recipe, found = settled(rule + '\nheal { tokens = 200k; seq = 8Ki }\neval { data = "a.txt" }')
+        assert found == []
+        assert recipe.measure.seq == seq
+        assert recipe.measure.tokens == max(8192, SEQUENCES * seq)
+        assert joint_tokens(recipe.measure) == max(4096, SEQUENCES * seq)
+        assert recipe.eval.seq == max(2048, seq)
+
+
+def test_a_model_of_few_positions_has_short_sequences() -> None:
+    recipe, found = settled("else drop\neval { tokens = 16Ki }", llama_facts(positions=512))
+    assert (recipe.measure.seq, recipe.eval.seq, found) == (512, 512, [])
+
+
+@pytest.mark.parametrize("block", ["measure", "eval"])
+@pytest.mark.parametrize("rule", ["else swa(window=1Ki)", "lowest 3 by kl(swa(window=1Ki)) drop"])
+def test_a_seq_that_a_window_covers_is_an_error_with_a_fix(block: str, rule: str) -> None:
+    text = f"{block} {{ tokens = 16Ki; seq = 1Ki }}\n{rule}\nassert nll < 1\n"
+    recipe, found = settled(text)
+    assert recipe is None
+    assert ("error", "LB328") in found
+    fixed = fix_text(text, lambda changed: static_findings(recipe_from_text(changed).unwrap(), SMOL))
+    assert "seq = 2Ki" in fixed.text
+    assert ("error", "LB328") not in settled(fixed.text)[1]
+
+
+def test_a_parameter_that_makes_the_window_too_wide_is_seen() -> None:
+    text = "param $window: tokens = 256\nmeasure { seq = 1Ki }\nelse swa(window=$window)\nassert nll < 1"
+    assert with_lengths(recipe_of(text, window="512"), SMOL).ok
+    assert [d.code for d in with_lengths(recipe_of(text, window="1Ki"), SMOL).diagnostics] == ["LB328"]
+
+
+def test_a_window_of_the_models_own_asks_for_nothing() -> None:
+    facts = llama_facts(positions=8192, native_window=4096)
+    recipe, found = settled("else swa(window=4Ki)\nmeasure { seq = 1Ki }", facts)
+    assert (recipe.measure.seq, found) == (1024, [])
+
+
+@pytest.mark.parametrize(("window", "refused"), [("4Ki", False), ("4097", True), ("8Ki", True)])
+def test_a_window_of_more_than_half_the_positions_is_refused(window: str, refused: bool) -> None:
+    found = static_findings(recipe_of(f"lowest 3 by nll swa(window={window})\nelse keep"), SMOL)
+    assert [d.is_error for d in found if d.code == "LB326"] == ([True] if refused else [])
+
+
+def test_sequences_beyond_the_positions_are_refused() -> None:
+    assert settled("measure { seq = 16Ki }\nelse drop")[1] == [("error", "LB336")]
+
+
+def test_four_sequences_are_the_fewest_and_it_is_said() -> None:
+    recipe, found = settled("measure { tokens = 2Ki; seq = 1Ki }\nelse drop")
+    assert (recipe.measure.tokens, found) == (4096, [("note", "LB338")])
+
+
+@pytest.mark.parametrize(
+    ("asserts", "seq"),
+    [
+        ("", 2048),
+        ("assert kv(1Ki) <= 50%", 1024),
+        ("assert kv(4Ki) <= 50%\nassert flops(8Ki) <= 90%", 8192),
+        ("assert kv(32Ki) <= 50%", 8192),
+        ("requires kv(4Ki) <= 99%", 4096),
+    ],
+)
+def test_judged_at_the_largest_context_that_asserts_and_budgets_name(asserts: str, seq: int) -> None:
+    recipe, found = settled(f"else drop\n{asserts}\nassert ppl_increase < 5%")
+    assert (recipe.eval.seq, found) == (seq, [])
+    assert recipe.eval.tokens >= SEQUENCES * seq
+
+
+def test_an_until_is_a_budget_too() -> None:
+    recipe, _ = settled("lowest by nll until kv(4Ki) <= 50% drop\nassert ppl_increase < 5%")
+    assert recipe.eval.seq == 4096
+
+
+def test_judging_on_shorter_sequences_is_said() -> None:
+    recipe, found = settled("else drop\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%")
+    assert (recipe.eval.seq, found) == (1024, [("warning", "LB329")])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ('"builtin:pydoc"', True),
+        ('["builtin:pydoc"]', True),
+        ('["builtin:pydoc", "builtin:wikitext"]', False),
+        ('"builtin:wikitext"', False),
+    ],
+)
+def test_judging_on_the_healing_source_alone_is_said(data: str, said: bool) -> None:
+    text = f'else drop\nheal {{ data = "builtin:pydoc" }}\neval {{ data = {data} }}\nassert ppl_increase < 5%'
+    assert settled(text)[1] == ([("warning", "LB337")] if said else [])
+
+
+def test_healing_within_the_window_is_said() -> None:
+    assert settled("else swa(window=1Ki)\nheal { seq = 1Ki }")[1] == [("warning", "LB328")]
+
+
+def test_nothing_is_judged_where_nothing_asks_for_it() -> None:
+    assert settled("else drop")[0].eval is None

@@ -1,0 +1,201 @@
+"""`lbdsl init`: starter recipes for tiny models of several families, and for shapes of real ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lbdsl.cli.init import init
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.language.format import format_text
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.recipe import recipe_from_text
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import check_recipe
+from lbdsl.verbs.inspecting import inspect_model
+from lbdsl.verbs.starting import Template, recipe_for, starting_recipe
+from tests.family_cases import FAMILY_NAMES, family_base
+from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
+from tests.plan_cases import llama_facts, plan_of, windowed
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES: tuple[Template, ...] = ("balanced", "cache", "speed")
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
+def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param) / request.param
+    family_base(request.param).save_pretrained(folder)
+    return folder
+
+
+def judge(text: str, facts: ModelFacts) -> None:
+    """Nothing is found in the recipe, nothing about it on the model, and its static asserts hold whatever is measured."""
+    assert format_text(text).unwrap() == text
+    assert recipe_from_text(text).diagnostics == ()
+    recipe = recipe_from_text(text).unwrap()
+    assert check_recipe(Case(recipe, facts)) == ()
+    # Its sequences show what its windows do, and it is judged at the context that it is about, on other text.
+    assert with_lengths(recipe, facts).diagnostics == ()
+    for rule in recipe.rules:
+        for action in rule.actions:
+            assert [
+                found for layer in range(facts.layers) for found in action.check(facts, layer) if found.code == "LB326"
+            ] == []
+    for scores in (range(facts.layers), range(facts.layers, 0, -1), [(7 * i) % 5 for i in range(facts.layers)]):
+        plan = plan_of(text, facts, nll=[0.01 * score for score in scores])
+        assert [item.status for item in plan.asserts if item.phase == "static"] == ["pass"]
+        assert any(layer.changed for layer in plan.layers)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_family(family_folder: Path, template: Template) -> None:
+    start = starting_recipe(str(family_folder), template)
+    facts = inspect_model(str(family_folder)).facts
+    judge(start.text, facts)
+    assert f'requires model.family == "{facts.family}" and model.layers == 4' in start.text
+
+
+SHAPES = {
+    "smollm2": llama_facts(layers=30, hidden=576, heads=9, kv_heads=3, head_dim=64, positions=8192),
+    "llama3-8b": llama_facts(
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate=14336,
+        vocab=128256,
+        positions=131072,
+        tied=False,
+    ),
+    "mistral": llama_facts(layers=32, positions=32768, native_window=4096),
+    "gemma3": windowed(llama_facts(layers=26, positions=32768), [None if i % 6 == 5 else 512 for i in range(26)]),
+    "odd positions": llama_facts(layers=24, positions=40960),
+    "three layers": llama_facts(layers=3, positions=2048),
+    "one layer": llama_facts(layers=1, positions=4000),
+    "few positions": llama_facts(layers=12, positions=8),
+    "tiny window": llama_facts(layers=5, positions=64, native_window=9),
+    "one full layer": windowed(llama_facts(layers=8, positions=1024), (64,) * 7 + (None,)),
+    "a layer without attention": windowed(llama_facts(layers=6), (None, 0, None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(tmp_path: Path, name: str, template: Template) -> None:
+    save_llama(tmp_path / "some model!")
+    found = inspect_model(str(tmp_path / "some model!"))
+    facts = SHAPES[name]
+    text = recipe_for(replace(found, facts=facts), template)
+    judge(text, facts)
+    assert text.splitlines()[0].startswith("# A start for some-model: llama, ")
+
+
+def test_what_a_real_shape_gets() -> None:
+    text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]), "balanced")
+    assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
+    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by sensitivity swa(window=$window)\n" in text
+    assert "tokens = 2M" in text
+    text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]), "cache")
+    assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
+    assert "drop" not in recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "cache").replace("dropped", "")
+
+
+def _some():
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_llama(Path(folder, "m"))
+        return inspect_model(str(Path(folder, "m")))
+
+
+def test_models_that_leave_nothing_to_change() -> None:
+    for facts in (llama_facts(positions=4), windowed(llama_facts(layers=2), (0, 0))):
+        with pytest.raises(LbdslError, match="LB048"):
+            recipe_for(replace(_some(), facts=facts), "balanced")
+
+
+# The verb ------------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(init, [str(argument) for argument in arguments])
+
+
+def test_files_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_llama(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    done = run("m")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "Wrote m-balanced.lbr" in done.stderr
+    assert "lbdsl plan m-balanced.lbr m" in done.stderr
+    file = tmp_path / "m-balanced.lbr"
+    text = file.read_text()
+    assert run("m", "-o", "-").stdout == text
+    assert run("m").exit_code == 0  # the same text again
+    file.write_text("else keep\n")
+    refused = run("m")
+    assert [problem.code for problem in refused.exception.diagnostics] == ["LB046"]
+    assert file.read_text() == "else keep\n"
+    assert run("m", "--force").exit_code == 0
+    assert file.read_text() == text
+    assert run("m", "--template", "speed", "-o", "fast.lbr").exit_code == 0
+    assert run("m", "--template", "fast").exit_code == 2
+    missing = run("none")
+    assert [problem.code for problem in missing.exception.diagnostics] == ["LB400"]
+
+
+def test_gguf(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "tiny-Q4_1.gguf", tiny_llama())
+    assert 'recipe "tiny-balanced"' in run(tmp_path / "tiny-Q4_1.gguf", "-o", "-").stdout
+
+
+def test_an_artifact_needs_no_start(tmp_path: Path) -> None:
+    save_llama(tmp_path / "m")
+    (tmp_path / "m" / "lbdsl.json").write_text("{}")
+    refused = run(tmp_path / "m", "-o", "-")
+    assert [problem.code for problem in refused.exception.diagnostics] == ["LB467"]
+
+
+def test_broken_models_are_refused_as_inspect_refuses_them(tmp_path: Path) -> None:
+    save_llama(tmp_path / "m")
+    edit_json(tmp_path / "m" / "config.json", model_type="bloom")
+    refused = run(tmp_path / "m", "-o", "-")
+    assert [problem.code for problem in refused.exception.diagnostics] == ["LB403"]
+    assert refused.exception.exit_code == 6
+
+
+def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
+    save_llama(tmp_path / "m")
+    code = (
+        "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
+        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
+    )
+    recipe = str(tmp_path / "m.lbr")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "init", str(tmp_path / "m"), "-o", recipe],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    checked = subprocess.run(
+        [sys.executable, "-m", "lbdsl", "check", "--strict", "--format", "json", recipe],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    assert json.loads(checked.stdout)["diagnostics"] == []
