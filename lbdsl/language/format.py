@@ -119,7 +119,7 @@ def _items(body: Sequence[Piece]) -> list[list[Piece]]:
 
 
 # Long lines ----------------------------------------------------------------------------------------------------------
-# A break is only where a newline ends no statement (what is listed here is among the tokens of `lbdsl.language.layout`), and
+# A break is only where a newline ends no statement (all listed here are among the tokens of `lbdsl.language.layout`), and
 # as far outside as it can: before `because` and `until` first, then after commas and before `or`, then before `and`, and so
 # inwards, bracket by bracket.
 
