@@ -104,7 +104,7 @@ class KVHeads(Action):
         norm = _norm_of_keys(facts)
         if norm == "key_value" and self.method == "mean":
             said = "keeps the strongest KV head of each group: keys are normed over all heads, so averages would not fit"
-            return (note("LB348", f"`{self.text()}` {said}", help="say `method=strongest` to mean it"),)
+            return (note("LB348", f"`{self.text()}` {said}", help="write `method=strongest` to make that explicit"),)
         if norm and self.method == "mean" and self.align:
             said = "aligns values only: keys are normed head by head, and averaged as they are"
             return (note("LB348", f"`{self.text()}` {said}"),)

@@ -27,8 +27,8 @@ from lbdsl.cli.options import run_options, set_option
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
-@click.option("--force", is_flag=True, help="Move an existing output aside; discard a run that was cut off.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--force", is_flag=True, help="Move an existing output aside; discard an interrupted run.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 @click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
 @run_options

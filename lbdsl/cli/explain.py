@@ -34,7 +34,7 @@ def explain(topic: str | None, as_json: bool) -> None:
 
         near = nearest_topics(topic)
         hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "`lbdsl explain` lists everything"
-        raise fail("LB052", f"nothing is called `{topic}`", help=hint)
+        raise fail("LB052", f"no help for `{topic}`", help=hint)
     if as_json:
         print_json({"format_version": FORMAT_VERSION, "pages": [page.to_json() for page in pages]})
     else:

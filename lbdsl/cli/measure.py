@@ -29,7 +29,7 @@ def measure(
 ) -> None:
     """Measure on MODEL every score that RECIPE needs, and keep it for `plan` and `apply`.
 
-    A run that was cut off goes on where it stopped; a second run only reads.
+    An interrupted run continues where it stopped; a second run only reads.
     """
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.verbs.planning import measure_model

@@ -64,7 +64,7 @@ def read_parquet(path: Path) -> Iterator[str]:
         raise fail(
             "LB441",
             f"{path} cannot be read as parquet: {_first_line(problem)}",
-            help="the file may be cut short; copy or download it again",
+            help="the file may be truncated; copy or download it again",
         ) from None
 
 

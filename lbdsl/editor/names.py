@@ -52,7 +52,7 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
     wanted = sigil + new.strip().removeprefix(sigil)
     if _NAME.fullmatch(wanted[1:]) is None:
         help = "a name is made of letters, digits and `_`, and begins with no digit"
-        return Diagnosed(None, (error("LB061", f"`{wanted}` is no name", help=help),))
+        return Diagnosed(None, (error("LB061", f"`{wanted}` is not a valid name", help=help),))
     if wanted != name.text and wanted in analysis.definitions:
         return Diagnosed(None, (error("LB061", f"`{wanted}` is defined already", help="choose another name"),))
     return Diagnosed(tuple((token, wanted) for token in uses_of(analysis, offset)))

@@ -130,7 +130,7 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
         return (
             error(
                 "LB506",
-                f"DeciLM has no place for {family.decilm.what}, which {family.model_type} models have",
+                f"DeciLM does not support {family.decilm.what}, which {family.model_type} models have",
                 help=f"DeciLM can say: {', '.join(served)}; see `plan --target vllm` for lbdsl's plug-in",
             ),
         )

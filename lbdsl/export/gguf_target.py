@@ -228,7 +228,7 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, graph: Graph, lay
     if activation != graph.activation and not (graph.activation == "silu" and activation == "swish"):
         refuse(f"the activation {activation!r}; it has {graph.activation}")
     if graph.square and sizes.heads * sizes.head_dim != sizes.hidden:
-        refuse(f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: it wants them equal")
+        refuse(f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: they must be equal")
     needed = {"attention_bias": {"attn_q", "attn_k", "attn_v", "attn_output"}, "mlp_bias": {"ffn_gate"}}
     for flag in sorted(set(layout.flags) & set(needed)):
         if not needed[flag] <= graph.biases:

@@ -78,7 +78,7 @@ def _engine_name(name: str, tokenizer: Mapping[str, Any]) -> str:
     added = tokenizer.get("added_tokens", ())
     stripping = {token["content"] for token in added if token.get("rstrip")}
     if any(token.get("lstrip") for token in added):
-        raise fail("LB522", "an added token of the tokenizer takes spaces before it away; llama.cpp cannot")
+        raise fail("LB522", "an added token of the tokenizer strips the spaces before it; llama.cpp cannot")
     plain = re.sub(
         "(phi)-?(3)|(modern)-(bert)", lambda found: "_".join(filter(None, found.groups())), name, flags=re.IGNORECASE
     )
@@ -87,7 +87,7 @@ def _engine_name(name: str, tokenizer: Mapping[str, Any]) -> str:
     if stripping != {token["content"] for token in added} - {"<s>", "<unk>", "<|endoftext|>"} or "</s>" not in stripping:
         raise fail(
             "LB522",
-            f"{len(stripping)} added tokens of the tokenizer take spaces behind them away, others do not; "
+            f"{len(stripping)} added tokens of the tokenizer strip the spaces after them, others do not; "
             "llama.cpp does so only for Phi-3's",
         )
     return name if re.search("phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"

@@ -57,7 +57,7 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
         return (
             error(
                 "LB506",
-                f"the plug-in's layers have no place for {family.vllm.what}, which {family.model_type} models have",
+                f"the plug-in's layers do not support {family.vllm.what}, which {family.model_type} models have",
                 help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
             ),
         )

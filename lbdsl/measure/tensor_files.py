@@ -72,7 +72,7 @@ class TensorFiles:
                 if count == 0:
                     raise fail(
                         "LB419",
-                        f"{info.file} became shorter while it was read",
+                        f"{info.file} was truncated while it was read",
                         help="wait until it is written, then run again",
                     )
                 done += count

@@ -106,7 +106,7 @@ class _Reader:
         if end > self.size:
             raise fail(
                 "LB405",
-                f"{self.path.name} is cut short: expected {end} bytes, found {self.size}",
+                f"{self.path.name} is truncated: expected {end} bytes, found {self.size}",
                 help="copy or download it again",
             )
         for before, after in pairwise(infos):
@@ -163,7 +163,7 @@ class _Reader:
     def cut(self, what: str) -> LbdslError:
         return fail(
             "LB405",
-            f"{self.path.name} is cut short or damaged: {what}, and it has {self.size} bytes",
+            f"{self.path.name} is truncated or damaged: {what}, and it has {self.size} bytes",
             help="copy or download it again",
         )
 

@@ -182,7 +182,7 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
         found.append(
             error(
                 "LB409",
-                f"{len(extra)} tensors have no place in the model: {_some(extra)}",
+                f"{len(extra)} tensors are not part of the model: {_some(extra)}",
                 help="the checkpoint is quantized, holds an adapter, or its config.json is another model's",
             )
         )
@@ -191,7 +191,7 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
         found.append(
             error(
                 "LB409",
-                f"{len(wrong)} tensors have another shape than the configuration gives: "
+                f"{len(wrong)} tensors have a different shape than the configuration gives: "
                 f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
                 help="config.json is another model's",
             )

@@ -35,7 +35,8 @@ def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFac
         names = [str(name) for name in report.get(key) or () if "rotary_emb.inv_freq" not in str(name)]
         if names:
             raise fail(
-                "LB417", f"{source.text} does not load whole: {len(names)} {key.replace('_', ' ')}, e.g. {sorted(names)[0]}"
+                "LB417",
+                f"{source.text} does not load completely: {len(names)} {key.replace('_', ' ')}, e.g. {sorted(names)[0]}",
             )
     count = sum(parameter.numel() for parameter in model.parameters())
     if type(model).__name__ != facts.architecture or count != facts.params:

@@ -75,7 +75,7 @@ def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
             if 8 + length > size:
                 raise fail(
                     "LB405",
-                    f"{path.name} is cut short: expected at least {8 + length} bytes, found {size}",
+                    f"{path.name} is truncated: expected at least {8 + length} bytes, found {size}",
                     help="copy or download it again",
                 )
             raw = stream.read(length)
@@ -138,7 +138,7 @@ def _check_layout(path: Path, infos: tuple[TensorInfo, ...], base: int, size: in
         end = info.stop
     if size < end:
         raise fail(
-            "LB405", f"{path.name} is cut short: expected {end} bytes, found {size}", help="copy or download it again"
+            "LB405", f"{path.name} is truncated: expected {end} bytes, found {size}", help="copy or download it again"
         )
     if size > end:
         raise _bad(path, f"expected {end} bytes, found {size}: {size - end} bytes belong to no tensor")

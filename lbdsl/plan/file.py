@@ -38,7 +38,7 @@ def check_place(path: str | Path) -> None:
     path = Path(path)
     try:
         if os.path.lexists(path) and not _is_plan(path):
-            message = f"{path} is there already, and it is not a saved plan"
+            message = f"{path} already exists, and it is not a saved plan"
             help = "choose another name with -o, such as x.lbplan: only a saved plan is replaced by a new one"
             raise fail("LB335", message, help=help)
         folder = path.absolute().parent
@@ -96,7 +96,7 @@ def _checked(path: Path, fields: dict[str, Any]) -> Plan:
         raise fail("LB333", message, help=(writer, "make the plan again with this version"))
     said = fields.pop(DIGEST_KEY)
     if digest_of({name: value for name, value in fields.items() if name not in PREDICTED}) != said:
-        message = f"{path} is not as lbdsl wrote it: its digest does not match"
+        message = f"{path} was changed after lbdsl wrote it: its digest does not match"
         raise fail("LB332", message, help="change the recipe and run `lbdsl plan` again; a plan is never edited")
     try:
         return Plan.model_validate(fields)
@@ -118,7 +118,7 @@ def _reason(problem: Exception) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return made
 
 

@@ -39,7 +39,7 @@ def _failed(assertion: Assertion, shown: Shown | None) -> Diagnostic:
     help = (
         "change more layers, or loosen the assert"
         if static
-        else "change fewer layers; what healing should mend is gated with `ppl_increase` or `kl_healed`"
+        else "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
     )
     message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
     return error("LB321" if static else "LB322", message, assertion.span, help=help)

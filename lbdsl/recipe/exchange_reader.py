@@ -108,11 +108,11 @@ class Reader(Findings):
     def _call(self, data: dict[str, Any], path: str) -> tree.Call:
         """{"swa": {"window": 512}} or {"swa": [512]}."""
         if len(data) != 1:
-            hints = ('as in {"swa": {"window": 512}}', 'a text is {"text": "..."}')
+            hints = ('as in {"swa": {"window": 512}}', 'a string is {"text": "..."}')
             self.refuse(path, "a call is an object with one key", help=hints)
         name, given = next(iter(data.items()))
         if not re.fullmatch(NAME, name) or name in KEYWORDS:
-            self.refuse(path, f"`{name}` is no name that can be called")
+            self.refuse(path, f"`{name}` is not a name that can be called")
         place = f"{path}.{name}"
         if isinstance(given, list):
             args = attempt(each_item, lambda item, at: tree.Arg(NOWHERE, None, self.value(item, at)), given, place)
@@ -123,14 +123,14 @@ class Reader(Findings):
                     self.unknown_key(place, key, parameters)
             args = attempt(each, lambda item: self._argument(item[0], item[1], place), given.items())
         else:
-            hint = f'a text is {{"text": ...}}; `{name}` without arguments is just "{name}"'
+            hint = f'a string is {{"text": ...}}; `{name}` without arguments is just "{name}"'
             self.refuse(place, "arguments are an object, or a list for arguments without names", help=hint)
         # Also with mistakes in its arguments: it is still to be seen whether there is such an action.
         return tree.Call(NOWHERE, tree.Ident(NOWHERE, name), args or ())
 
     def _argument(self, key: str, data: Any, path: str) -> tree.Arg:
         if not re.fullmatch(NAME, key):
-            self.wrong(path, f"`{key}` is no name of an argument")
+            self.wrong(path, f"`{key}` is not a valid argument name")
         return tree.Arg(NOWHERE, tree.Ident(NOWHERE, key), self.value(data, f"{path}.{key}"))
 
     def number(self, data: Any, path: str) -> Any:
@@ -233,7 +233,7 @@ class Reader(Findings):
             # The form of the statement that the text was put into would only confuse.
             hints = [text for text in problem.help if not text.startswith("the form is")]
             if path.endswith((".data", ".default", ".value")) and '"' not in data:
-                hints.append(f'a text is written as {{"text": "{data}"}}')
+                hints.append(f'a string is written as {{"text": "{data}"}}')
             self.fail("LB044", problem.message, span, help=tuple(hints))
         if file is None or len(file.statements) != 1 or file.comments:
             message = f"{self.name}: `{path}` must hold one expression and nothing else"

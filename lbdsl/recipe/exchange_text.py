@@ -52,7 +52,7 @@ def _check_characters(data: Any, name: str) -> None:
     try:
         (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
     except UnicodeEncodeError:
-        raise fail("LB041", f"{name} holds half a character") from None
+        raise fail("LB041", f"{name} holds half of a surrogate pair") from None
 
 
 def json_text(data: Any) -> str:
@@ -117,7 +117,7 @@ def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise fail("LB041", f"{name}: the key `{twice}` stands twice in one object")
+        raise fail("LB041", f"{name}: the key `{twice}` appears twice in one object")
     return found
 
 
@@ -134,7 +134,7 @@ def _decimal(text: str) -> float | str:
 
 
 def _no_constant(name: str, word: str) -> Any:
-    raise fail("LB041", f"{name}: `{word}` is no number")
+    raise fail("LB041", f"{name}: `{word}` is not a number")
 
 
 def _pretty(data: Any, indent: int) -> str:
@@ -164,7 +164,7 @@ def _yaml(text: str, name: str) -> Any:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
         reason = str(problem.problem)
         sign = "'@'" in reason or "cannot start any token" in reason
-        help = "a text that begins with `@` stands in quotes" if sign else ()
+        help = "quote strings that begin with `@`" if sign else ()
         raise fail("LB041", f"{name}{at}: {problem.problem}", help=help) from None
     except yaml.YAMLError as problem:
         raise fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}") from None
@@ -214,7 +214,7 @@ class _Events:
             if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag not in (None, "!"):
                 raise self._refuse(key, "a key is plain text")
             if key.value in found:
-                raise self._refuse(key, f"the key `{key.value}` stands twice in one object")
+                raise self._refuse(key, f"the key `{key.value}` appears twice in one object")
             found[key.value] = self._value(next(self.events), depth + 1)
         return found
 

@@ -31,7 +31,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Expr:
     """An expression that is true or false."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
-        scope.fail("LB123", f"`{place}` wants a condition, not {kind_name(expr)}", node.span, help=compared(expr, node))
+        scope.fail("LB123", f"`{place}` needs a condition, not {kind_name(expr)}", node.span, help=compared(expr, node))
     return expr
 
 
@@ -43,7 +43,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
         case tree.Number() | tree.String() | tree.Variable():
             return constant(scope, node)
         case tree.Pattern():
-            scope.fail("LB122", "a pattern stands only after `matches`", node.span)
+            scope.fail("LB122", "a pattern is only allowed after `matches`", node.span)
         case tree.Dotted():
             return resolve_fact(scope, node)
         case tree.Call():
@@ -82,7 +82,7 @@ def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
 def _number(scope: Scope, node: tree.Expr, place: Place) -> Expr:
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "number":
-        scope.fail("LB106", f"a number is wanted, not {kind_name(expr)}", node.span)
+        scope.fail("LB106", f"expected a number, not {kind_name(expr)}", node.span)
     return expr
 
 
@@ -102,7 +102,7 @@ def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
         if op.text == "matches":
             if not isinstance(operand, tree.Pattern):
                 scope.fail(
-                    "LB122", "`matches` wants a pattern", operand.span, help='as in `model.family matches ~"qwen.*"`'
+                    "LB122", "`matches` needs a pattern", operand.span, help='as in `model.family matches ~"qwen.*"`'
                 )
             return resolve_pattern(scope, operand)
         if first is not None and kind_of(first) == "text":
@@ -178,7 +178,7 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
         whole, places = "the whole changed model", "`requires` or `assert`"
         if name in STATIC_VALUES:
             whole, places = "the whole model", "`until`, `requires` or `assert`"
-        message = f"`{name}` is a value of {whole}, and a layer's is wanted"
+        message = f"`{name}` is a value of {whole}; expected a value of one layer"
         scope.fail("LB109", message, call.span, help=f"use `{name}` in {places}")
     _unknown_value(scope, call, rule=True)
 
@@ -242,7 +242,7 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
         scope.fail("LB104", message, node.span, help=hint)
     value = constant(scope, argument)
     if not isinstance(value, String):
-        scope.fail("LB106", f"expected the name of a text, not {described(value)}", argument.span, help="quote it")
+        scope.fail("LB106", f"expected the name of a data source, not {described(value)}", argument.span, help="quote it")
     scope.judged_on.append((value.value, argument.span))
     return PostScore(node.span, name, value.value)
 
@@ -268,7 +268,7 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     joint = metrics_of(Of.CHANGED)
     if name not in joint:
         instead = scope.metric if scope.metric in joint else next(iter(joint))
-        message = f"`{name}` is a layer's value, and the model's is wanted"
+        message = f"`{name}` is a value of one layer; expected a value of the whole model"
         scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
     if node.args is not None:
         message = f"`{name}` of the whole model takes no action"

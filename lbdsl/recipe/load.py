@@ -53,7 +53,7 @@ def recipe_from_text(
     try:
         text.encode()
     except UnicodeEncodeError as problem:
-        return Diagnosed(None, (error("LB020", f"{name} holds half a character (at {problem.start})"),))
+        return Diagnosed(None, (error("LB020", f"{name} holds half of a surrogate pair (at {problem.start})"),))
     if text.startswith('{"') and '"lbdsl_version"' in text:
         return Diagnosed(None, (_is_a_plan(name),))
     parsed = parse(Source(name, text), actions=actions())
@@ -241,8 +241,8 @@ class _Resolver:
         """False, with an error, for a statement that only the recipe itself may hold, in an included file."""
         if node.span.source is self.whole.source:
             return True
-        message = f"`{what}` stands in an included file"
-        self.scope.error("LB134", message, node.span, help="it belongs into the recipe that includes it")
+        message = f"`{what}` is in an included file"
+        self.scope.error("LB134", message, node.span, help="move it to the recipe that includes it")
         return False
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:

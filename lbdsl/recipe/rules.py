@@ -76,7 +76,7 @@ def lint_rules(
     found = [*_after_else(rules, first_else), *_shadowed(rules)]
     if first_else is None:
         message = "no `else`: layers that no rule claims are kept"
-        found.append(note("LB206", message, rules[-1].span, help="say `else keep` to mean it"))
+        found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
     if changing is not None and not healed:
         message = "layers are changed and nothing heals them"
@@ -95,7 +95,7 @@ def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> I
     movable = all(rule.span.source is whole.source and not isinstance(rule.selector, ElseSelector) for rule in after)
     fix = _else_last(whole, [rule.span for rule in after]) if movable and after else None
     for rule in after:
-        message, labels = "unreachable rule: `else` claims every layer that is left", (Label(whole, "`else` stands here"),)
+        message, labels = "unreachable rule: `else` claims every layer that is left", (Label(whole, "`else` is here"),)
         help = "remove one of the two" if isinstance(rule.selector, ElseSelector) else "move it above `else`"
         yield error("LB201", message, rule.span, labels=labels, fix=fix, help=help)
 

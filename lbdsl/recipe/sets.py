@@ -103,7 +103,7 @@ def _range(scope: Scope, node: Range) -> Range:
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
         message = f"range runs backwards: {first} to {last}"
-        fix = Fix("turn it round", (Edit(node.span, turned),))
+        fix = Fix("swap the ends", (Edit(node.span, turned),))
         scope.fail("LB205", message, node.span, help=f"write `{turned}`", fix=fix)
     return found
 

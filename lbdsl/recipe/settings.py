@@ -73,7 +73,7 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
 def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
     """The name of one text."""
     if not isinstance(value, String) or not value.value:
-        message = f"`data` is the name of a text, not {described(value)}"
+        message = f"`data` is the name of a data source, not {described(value)}"
         scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
     name = value.value
     if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
@@ -87,7 +87,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
 def _choice(scope: Scope, node: tree.Expr, choices: Sequence[str], what: str, arguments: bool = False) -> tree.Call:
     """A name out of a few; `arguments` may follow it."""
     if not isinstance(node, tree.Call):
-        scope.fail("LB115", f"{what} is wanted here", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
+        scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
     name = node.name.name
     if name not in choices:
         message = f"no {what.removeprefix('a ')} `{name}`"
@@ -146,7 +146,7 @@ def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:
     for term in terms:
         name, weight = _term(scope, term)
         if name in weights:
-            scope.fail("LB115", f"`{name}` stands twice in the loss", term.span)
+            scope.fail("LB115", f"`{name}` appears twice in the loss", term.span)
         if weight < 0:
             scope.fail("LB129", f"the weight of `{name}` is negative", term.span)
         weights[name] = weight

@@ -137,8 +137,8 @@ def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
     ]
     for word in words:
         quoted = f'"{word.name.name}"'
-        message = f"`{word.name.name}` is a name, and a text is wanted"
-        hint = "texts stand in double quotes"
+        message = f"`{word.name.name}` is a name; expected a string"
+        hint = "put strings in double quotes"
         scope.error("LB106", message, word.span, help=hint, fix=rewrite(word.span, quoted))
     if words:
         raise Unresolved
@@ -152,7 +152,7 @@ def _check(scope: Scope, op: tree.Operator, left: Operand, right: Operand) -> No
             scope.fail("LB106", f"`matches` looks at text, not at {kind_name(left.expr)}", left.written.span)
     elif op.text in ("in", "not in"):
         if not isinstance(right.expr, Items):
-            scope.fail("LB106", f"`{op.text}` wants a list", place, help='as in `in ["llama", "qwen3"]`')
+            scope.fail("LB106", f"`{op.text}` needs a list", place, help='as in `in ["llama", "qwen3"]`')
         items = right.expr.items
         written = right.written.items if isinstance(right.written, tree.Items) else (right.written,) * len(items)
         for item in map(Operand, items, written):
@@ -217,7 +217,7 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
         few = unit is Unit.BYTES and cost and 0 < abs(value) < SMALLEST_BYTES
         if few or value != int(value):
             name, amount = _COUNTED[unit]
-            message = f"{said} is that many {name}, and a unit is missing" if few else f"{said} is no number of {name}"
+            message = f"{said} is in {name}: a unit is missing" if few else f"{said} is not a number of {name}"
             example = f"as in `50%` of the base's, or `{amount}`" if cost else f"as in `{amount}`"
             _refuse(scope, number, message, value if 0 < value <= 1 and cost else None, example)
 

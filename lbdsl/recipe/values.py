@@ -56,7 +56,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
             assert value is not None, "the operands are numbers"
             return Number(node.span, value, unit, one_line(node.span.text))
         case _:
-            scope.fail("LB120", "a constant is wanted here", node.span, help=f"write {_WHAT}")
+            scope.fail("LB120", "expected a constant", node.span, help=f"write {_WHAT}")
 
 
 def variable(scope: Scope, node: tree.Variable) -> Constant:
@@ -67,7 +67,7 @@ def variable(scope: Scope, node: tree.Variable) -> Constant:
     if node.name in scope.expressions:
         message = f"`${node.name}` is not a constant, it depends on the model"
         label = Label(scope.expressions[node.name].node.span, "stands for this")
-        scope.fail("LB120", message, node.span, labels=(label,), help=f"here stands {_WHAT}")
+        scope.fail("LB120", message, node.span, labels=(label,), help=f"expected {_WHAT}")
     value = scope.variables[node.name]
     if value is None:
         raise Unresolved
@@ -163,7 +163,7 @@ def warn_decimal(scope: Scope, node: tree.Expr) -> None:
 def _number(scope: Scope, node: tree.Expr) -> Number:
     value = constant(scope, node)
     if not isinstance(value, Number):
-        scope.fail("LB106", f"a number is wanted, not {described(value)}", node.span)
+        scope.fail("LB106", f"expected a number, not {described(value)}", node.span)
     return value
 
 
@@ -239,7 +239,7 @@ def _parameter(scope: Scope, cls: type[Action], call: tree.Call, position: int, 
         message, fix = f"`{kind}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
         scope.fail("LB103", message, arg.key.span, help=(*hints, f"its form is `{form}`"), fix=fix)
     if any(other.key is not None for other in (call.args or ())[:position]):
-        message = "an argument without a name stands after one with a name"
+        message = "a positional argument follows a named one"
         scope.fail("LB104", message, arg.span, help=f"the form is `{form}`")
     if position >= len(names):
         count = {0: "no arguments", 1: "one argument"}.get(len(names), f"at most {len(names)} arguments")

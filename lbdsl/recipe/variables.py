@@ -53,7 +53,7 @@ def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
     size, depth = _measure(scope, node.value)
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
-        message = f"`${node.name.name}` stands for an expression of {what}"
+        message = f"`${node.name.name}` is an expression of {what}"
         scope.fail("LB212", message, node.value.span, help="write it out, or name less of it")
     found: list[tuple[Diagnostic, ...]] = []
     for place in _PLACES:
@@ -148,7 +148,7 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
             value = placed(value, span, text)
             return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
     declared = Label(param.span, f"a parameter of type {param.type.name}")
-    scope.fail("LB118", f"`{text}` is no value for `${name}`", span, labels=(declared,))
+    scope.fail("LB118", f"`{text}` is not a valid value for `${name}`", span, labels=(declared,))
 
 
 def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:

@@ -50,5 +50,5 @@ def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Dia
         written += [(file, diagnostic) for diagnostic in diagnostics]
         if left:
             said = f"{left} more finding{' of this file is' if left == 1 else 's of this file are'} left out"
-            written.append((file, note("LB474", said, help="mend these first, or check another file")))
+            written.append((file, note("LB474", said, help="fix these first, or check another file")))
     return written

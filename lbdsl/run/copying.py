@@ -46,7 +46,7 @@ def copy_range(source: int, target: int, start: int, length: int, tell: Callable
                 continue
             raise fail(
                 "LB419",
-                "a weights file became shorter while it was copied",
+                "a weights file was truncated while it was copied",
                 help="wait until it is written, then run again",
             )
         start, length = start + count, length - count

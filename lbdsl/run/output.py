@@ -24,7 +24,7 @@ def check_place(output: Path, inputs: Iterable[Input]) -> None:
     if os.path.lexists(output) and not output.exists():
         raise _refused(f"{output} is a link to {os.readlink(output)}, which does not exist")
     if output.exists() and not output.is_dir():
-        raise _refused(f"{output} is there already, and it is not a folder")
+        raise _refused(f"{output} already exists, and it is not a folder")
     place = output.resolve()
     for what, path, whole in (*inputs, Input("the present folder", Path.cwd())):
         read = path.resolve()

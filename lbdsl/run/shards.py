@@ -138,7 +138,7 @@ def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callab
         if os.preadv(reader, [data], position) < wanted:
             raise fail(
                 "LB419",
-                f"{piece.source.file} became shorter while it was read",
+                f"{piece.source.file} was truncated while it was read",
                 help="wait until it is written, then run again",
             )
         changed = cast(data, old, new)

@@ -47,7 +47,7 @@ class WorkFolder:
             except OSError:
                 raise fail(
                     "LB461",
-                    f"another lbdsl is at work on {self.output}",
+                    f"another lbdsl is already writing {self.output}",
                     help="wait for it, or choose another folder with -o",
                 ) from None
             self._begin(identity, resume, force)
@@ -60,8 +60,8 @@ class WorkFolder:
             if not resume and not force:
                 raise fail(
                     "LB462",
-                    f"{self.path} holds a run that was cut off",
-                    help=("add --resume to go on with it", "add --force to throw it away"),
+                    f"{self.path} holds an interrupted run",
+                    help=("add --resume to continue it", "add --force to discard it"),
                 )
             # With --force alone nothing of it is looked at: it may be what is broken.
             before = _read_json(self._run) if resume else {}
@@ -72,7 +72,7 @@ class WorkFolder:
                 raise fail(
                     "LB462",
                     f"{self.path} holds another run: it differs in {names}",
-                    help="repeat the command that was cut off, or add --force to throw that run away",
+                    help="repeat the interrupted command, or add --force to discard that run",
                 )
         with writing(self.path):
             for leftover in (self.heal, self.artifact, self.artifact.with_suffix(".tmp")):
@@ -112,14 +112,14 @@ class WorkFolder:
             beside.rename(self.artifact)
 
     def publish(self, target: Path, *, replace: bool) -> Path | None:
-        """Rename the finished artifact to `target`; what is there already is moved aside, never deleted. Returns where."""
+        """Rename the finished artifact to `target`; what already exists is moved aside, never deleted. Returns where."""
         with writing(target):
             aside = None
             if is_taken(target):
                 if not replace:
                     raise fail(
                         "LB460",
-                        f"{target} appeared while this run was at work",
+                        f"{target} appeared during this run",
                         help="move it away and run again with --resume",
                     )
                 aside = free_name(target, "old")
@@ -177,6 +177,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as problem:
-        raise fail(
-            "LB462", f"{path} cannot be read: {problem}", help="add --force to throw the unfinished run away"
-        ) from None
+        raise fail("LB462", f"{path} cannot be read: {problem}", help="add --force to discard the unfinished run") from None

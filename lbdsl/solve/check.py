@@ -51,8 +51,8 @@ def no_engine(node: Rule | Score, said: str) -> Diagnostic:
     """LB215 at a rule or score whose action this version only plans."""
     actions = node.actions if isinstance(node, Rule) else (node.action,)
     names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
-    message = f"{said}: nothing in this version carries out {names}"
-    return error("LB215", message, node.span, help="remove it to go on; its engine comes in a later version")
+    message = f"{said}: this version cannot apply {names}"
+    return error("LB215", message, node.span, help="remove it to continue; a later version can apply it")
 
 
 def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:

@@ -26,7 +26,9 @@ def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting:
     free = [i for i in range(case.facts.layers) if not table.takes[i]]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
-        yield note("LB311", f"no rule claims {layers_text(free)}, kept as {kept}", help="say `else keep` to mean it")
+        yield note(
+            "LB311", f"no rule claims {layers_text(free)}, kept as {kept}", help="write `else keep` to make that explicit"
+        )
 
 
 def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:

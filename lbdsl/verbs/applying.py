@@ -77,7 +77,7 @@ def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions
 
 def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
     """LB460, known before anything is measured, for an output that would move what the run reads (`others` too), or
-    that is there already and cannot be this run's artifact."""
+    that already exists and cannot be this run's artifact."""
     from lbdsl.run import output as place
 
     output, source = output_of(recipe, bench, chosen), bench.source
@@ -199,7 +199,7 @@ def _apply(
         pace_of(bench).note("heal", heal["tokens"] / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
-        found.append(note("LB469", f"what was there before is now {result.moved_aside}"))
+        found.append(note("LB469", f"the previous contents were moved to {result.moved_aside}"))
     if result.record.evaluation is None:
         found.append(
             warning(

@@ -30,7 +30,7 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
     try:
         yield state.poll
     except KeyboardInterrupt:
-        print(f"go on with:  {resume_command}", file=sys.stderr)
+        print(f"to resume, run:  {resume_command}", file=sys.stderr)
         raise
     finally:
         if in_main_thread:

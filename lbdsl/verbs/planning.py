@@ -91,7 +91,7 @@ class Planned(Shown):
 
     @property
     def exit_code(self) -> int:
-        """0, or the code of the gravest error."""
+        """0, or the code of the most severe error."""
         return max((d.exit_code for d in self.diagnostics), default=0)
 
 
@@ -221,7 +221,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     if is_artifact(bench.source) and not again:
         raise fail(
             "LB467",
-            f"{bench.source.text} was made by lbdsl already",
+            f"{bench.source.text} is already an artifact of lbdsl",
             help="give its base model, or add --again to change it once more",
         )
     recipe = loaded.unwrap()

@@ -42,7 +42,7 @@ def starting_recipe(model: str | Path, template: Template = "balanced", *, offli
     """
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
-        raise fail("LB467", f"{model} was made by lbdsl already", help="give its base model")
+        raise fail("LB467", f"{model} is already an artifact of lbdsl", help="give its base model")
     return Start(recipe_for(found, template), plain_name(found.source.short_name, "model"), found.diagnostics)
 
 
@@ -79,7 +79,7 @@ class _Shape:
         if not chosen or seen < 8:
             raise fail(
                 "LB048",
-                f"{name} has no attention that a start could change",
+                f"{name} has no attention that a starter recipe could change",
                 help=(
                     f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens"
                     if chosen

@@ -20,7 +20,7 @@ def write_beside(path: Path, text: str, *, replace: bool = False) -> None:
         if _is_there(path) and not replace:
             if path.read_bytes() == data:
                 return
-            raise fail("LB046", f"{path} is there already", help="give another name with -o, or add --force")
+            raise fail("LB046", f"{path} already exists", help="give another name with -o, or add --force")
         replace_file(path, data)
     except OSError as problem:
         raise fail("LB047", f"cannot write {path}: {problem.strerror or problem}") from None

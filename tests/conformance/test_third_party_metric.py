@@ -203,7 +203,7 @@ def test_a_metric_of_the_changed_model_alone_ranks_no_layers(place: Place) -> No
     (place.folder / "whole.py").write_text(ONLY_OF_THE_MODEL, encoding="utf-8")
     for recipe in ("where whole < 1 drop\nelse keep", "lowest 1 by whole drop\nelse keep"):
         assert place.refused(recipe, "whole.py") == [
-            ("LB109", "`whole` is a value of the whole changed model, and a layer's is wanted")
+            ("LB109", "`whole` is a value of the whole changed model; expected a value of one layer")
         ]
     assert [code for code, _ in place.refused("measure { metric = whole }\nelse keep", "whole.py")] == ["LB115"]
     (place.folder / "good.lbr").write_text("else drop\nassert whole < 1\n", encoding="utf-8")

@@ -109,7 +109,7 @@ def test_hover_definition_references_rename(client: Client) -> None:
     assert client.at("prepareRename", 1, 1) is None
     edit = client.at("rename", 1, 21, newName="$width")
     assert edit["changes"][URI] == [{"range": use, "newText": "$width"} for use in uses]
-    assert "is no name" in client.at("rename", 1, 21, newName="two words", fails=True)["message"]
+    assert "is not a valid name" in client.at("rename", 1, 21, newName="two words", fails=True)["message"]
 
 
 def test_fixes(client: Client) -> None:

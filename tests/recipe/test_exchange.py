@@ -229,9 +229,9 @@ def test_numbers_keep_their_text() -> None:
             {"let": "a", "value": {"f": [], "g": []}},
             "LB043",
             "a call is an object with one key",
-            'a text is {"text": "..."}',
+            'a string is {"text": "..."}',
         ),
-        ({"let": "a", "value": {"else": []}}, "LB043", "`else` is no name", ""),
+        ({"let": "a", "value": {"else": []}}, "LB043", "`else` is not a name", ""),
         ({"let": "a", "value": {"f": 3}}, "LB043", "`statements[0].value.f`: arguments are an object", ""),
         ({"param": "a", "type": "int", "in": 3}, "LB043", "`statements[0].in`: must be", ""),
         ({"param": "a", "type": "int", "in": []}, "LB043", "`statements[0].in`: needs a value", ""),
@@ -242,7 +242,7 @@ def test_numbers_keep_their_text() -> None:
         ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
         ({"where": "", "do": "drop"}, "LB044", "", ""),
         ({"layers": "4-", "do": "drop"}, "LB044", "", ""),
-        ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", 'a text is written as {"text": "builtin:pydoc"}'),
+        ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", 'a string is written as {"text": "builtin:pydoc"}'),
         ({"modules": [{"regex": "a\\"}], "do": "drop"}, "LB045", "", ""),
         ({"let": "a", "value": 10**17 * 5}, None, "", ""),
     ],
@@ -311,7 +311,7 @@ def test_broken_json(text: str) -> None:
     [
         ("", "is empty"),
         ("a: [1", ""),
-        ("a: 1\na: 2", "t.yaml:2:1: the key `a` stands twice"),
+        ("a: 1\na: 2", "t.yaml:2:1: the key `a` appears twice"),
         ("a: &x 1\nb: *x", "anchors and"),
         ("&a [*a, *a]", "anchors"),
         ("!!python/object:os.system x", "the tag"),
@@ -350,7 +350,7 @@ def test_yaml_is_read_by_the_rules_of_its_core_schema() -> None:
         "- let: x\n  value: [yes, 1_0, 0.5, 1e-3, 012, true]\n"
     )
     found = from_exchange(text, "t.yaml", "yaml")
-    assert [problem.code for problem in found.diagnostics] == ["LB044"]  # 1_0 is no number of the recipe language
+    assert [problem.code for problem in found.diagnostics] == ["LB044"]  # 1_0 is not a number of the recipe language
     made = from_exchange(text.replace("1_0, ", ""), "t.yaml", "yaml").unwrap()
     assert made.splitlines()[:2] == ['recipe "on"', 'recipe "2024-01-01"']
     assert "let $x = [yes, 0.5, 1e-3, 012, true]" in made

@@ -37,7 +37,7 @@ ROWS = [
     ),
     ("else swa(window=4k)", "LB119", "`4k` is 4000 tokens", ["`4Ki`"], None),
     ("where ppl_increase<5% drop", "LB108", "known only after healing", ["move it to `assert`"], None),
-    ("assert sensitivity < 0.1", "LB109", "a layer's value, and the model's is wanted", ["`nll`"], None),
+    ("assert sensitivity < 0.1", "LB109", "is a value of one layer; expected a value of the whole model", ["`nll`"], None),
     ("layers 20-40 drop", "LB300", "layers 30-40 do not exist", ["`20-29`"], None),
     ("else keep\nlayers 3 drop", "LB201", "unreachable", ["above `else`"], "layers 3 drop\nelse keep"),
     ("layers 0-9 keep\nlayers 2-4 drop", "LB202", "shadowed: 3 of 3 claimed by rule 1", [], None),

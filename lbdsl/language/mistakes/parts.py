@@ -93,7 +93,7 @@ def no_action(p: Place) -> Diagnostic | None:
         if opener.type == word.upper():
             return p.error("LB012", f"`{word}` has no {wanted}", opener, help=p.form)
     known = ", ".join(f"`{name}`" for name in sorted(p.actions)) or "`keep`"
-    help = f"add what becomes of the layers: {known}"
+    help = f"add an action for the layers: {known}"
     return p.error("LB016", "selector has no action", p.tokens[0], p.tokens[-1], help=help)
 
 

@@ -20,11 +20,11 @@ def bad_character(p: Place) -> Diagnostic | None:
         return None
     sign, before = p.token.text, p.at(-1)
     if sign[0] == "'":
-        return p.error("LB004", "strings stand in double quotes", help='write `"text"`')
+        return p.error("LB004", "put strings in double quotes", help='write `"text"`')
     if sign[0] == '"':
         return p.error("LB004", "string never closed", help='a string ends with `"` on the same line')
     if sign[0] in _CURLY:
-        return p.error("LB008", f"unexpected `{sign[0]}`", help='strings stand in straight quotes: write `"text"`')
+        return p.error("LB008", f"unexpected `{sign[0]}`", help='use straight quotes: write `"text"`')
     # Behind a rule's action `&` joins another one, and `|` means nothing.
     joins = p.is_rule and p.failure.complete
     if sign in _OTHER_SIGNS and not (joins and sign[0] != "&"):

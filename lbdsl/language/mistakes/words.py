@@ -105,7 +105,7 @@ def count_in_words(p: Place) -> Diagnostic | None:
     """`lowest six by nll drop`."""
     if p.type != "NAME" or p.at(1).type not in ("BY", "OF") or not p.expects("BY", "INT"):
         return None
-    word, said = p.token.text.lower(), f"`{p.token.text}` is no amount"
+    word, said = p.token.text.lower(), f"`{p.token.text}` is not an amount"
     if word not in _COUNTS:
         return p.error("LB008", said, help="an amount is a number or a percentage, as in `6` or `20%`")
     number = str(_COUNTS.index(word) + 1)
