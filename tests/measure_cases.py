@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.attention import Window
@@ -55,7 +55,7 @@ def facts_of(model: LlamaForCausalLM) -> ModelFacts:
     )
 
 
-def text(sequences: int = 5, seq: int = 37, part: Part = Part.SCORE) -> TokenBlocks:
+def text(sequences: int = 5, seq: int = 37, part: TextPart = TextPart.SCORE) -> TokenBlocks:
     generator = torch.Generator().manual_seed(sequences * 1000 + seq)
     ids = torch.randint(0, VOCAB, (sequences, seq), generator=generator)
     return TokenBlocks(ids, f"digest-{sequences}-{seq}-{part}", "test", part, 0, 1, None)

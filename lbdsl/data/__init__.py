@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lbdsl.data.sources import read_documents, read_parts
-from lbdsl.data.split import Part, Split, split_documents
+from lbdsl.data.split import Split, TextPart, split_documents
 
-__all__ = ["Part", "Split", "read_documents", "read_parts", "split_documents"]
+__all__ = ["Split", "TextPart", "read_documents", "read_parts", "split_documents"]

@@ -14,7 +14,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json
 from lbdsl.core.units import tokens_text
 from lbdsl.data.sources import read_parts
-from lbdsl.data.split import Part, document_hash
+from lbdsl.data.split import TextPart, document_hash
 
 SLICE = 2**20
 """Characters that are tokenized at a time."""
@@ -31,7 +31,7 @@ class TokenBlocks:
     ids: torch.Tensor
     digest: str
     data: str
-    part: Part
+    part: TextPart
     seed: int
     passes: int
     available: int | None
@@ -53,7 +53,9 @@ Used = frozenset[tuple[str, bool]]
 """What a source gives to calibration or healing: the hash of each document, and whether all of it is used."""
 
 
-def used_documents(data: str, parts: Iterable[Part], *, base_dir: Path | str | None = None, offline: bool = False) -> Used:
+def used_documents(
+    data: str, parts: Iterable[TextPart], *, base_dir: Path | str | None = None, offline: bool = False
+) -> Used:
     """The documents of which a source has something in these parts."""
     split = read_parts(data, base_dir=base_dir, offline=offline)
     return frozenset((piece.document, piece.whole) for part in parts for piece in split.pieces[part])
@@ -61,7 +63,7 @@ def used_documents(data: str, parts: Iterable[Part], *, base_dir: Path | str | N
 
 def token_blocks(
     data: str,
-    part: Part,
+    part: TextPart,
     tokenizer: Any,
     tokens: int,
     seq: int,
@@ -86,7 +88,7 @@ def token_blocks(
 
 
 def pack(
-    documents: Sequence[str], part: Part, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *, data: str = ""
+    documents: Sequence[str], part: TextPart, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *, data: str = ""
 ) -> TokenBlocks:
     """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one of `tokens` if that is shorter.
 
@@ -115,10 +117,10 @@ def pack(
         else:
             if available is None:
                 available = len(stream)
-            if len(stream) < wanted and (part is not Part.HEAL or not stream):
+            if len(stream) < wanted and (part is not TextPart.HEAL or not stream):
                 raise _too_little(data, part, available, sequences, seq)
     rows = torch.tensor(stream[:wanted], dtype=torch.int64).view(sequences, body)
-    if part is Part.HEAL:
+    if part is TextPart.HEAL:
         rows = rows[torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))]
     if prefix:
         rows = torch.cat([torch.tensor(prefix).expand(sequences, -1), rows], dim=1)
@@ -161,7 +163,7 @@ def _prefix(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and start == [bos] else []
 
 
-def _too_little(data: str, part: Part, available: int, sequences: int, seq: int) -> Exception:
+def _too_little(data: str, part: TextPart, available: int, sequences: int, seq: int) -> Exception:
     where = f"the {part.noun} part of {data or 'the text'}"
     message = f"{where} has {available} tokens, and {sequences} sequences of {seq} need {sequences * seq}"
     longest = available // max(sequences, 1)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 
-class Part(StrEnum):
+class TextPart(StrEnum):
     """What a document is used for."""
 
     SCORE = "score"
@@ -27,10 +27,12 @@ class Part(StrEnum):
 
 
 _CALIBRATION = "calibration"
-_USES: Mapping[str, int] = MappingProxyType({_CALIBRATION: 1, Part.HEAL: 3, Part.EVAL: 1})
-_CALIBRATION_USES: Mapping[str, int] = MappingProxyType({Part.SCORE: 1, Part.JOINT: 1})
+_USES: Mapping[str, int] = MappingProxyType({_CALIBRATION: 1, TextPart.HEAL: 3, TextPart.EVAL: 1})
+_CALIBRATION_USES: Mapping[str, int] = MappingProxyType({TextPart.SCORE: 1, TextPart.JOINT: 1})
 
-_STRETCHES: Mapping[Part, int] = MappingProxyType({Part.HEAL: 6, Part.SCORE: 1, Part.JOINT: 1, Part.EVAL: 2})
+_STRETCHES: Mapping[TextPart, int] = MappingProxyType(
+    {TextPart.HEAL: 6, TextPart.SCORE: 1, TextPart.JOINT: 1, TextPart.EVAL: 2}
+)
 """Shares of a long document, in its order; the same as of whole documents."""
 
 LONG = 20
@@ -40,7 +42,7 @@ GAP, MOST_GAP = 50, 16_384
 """Between two stretches one in so many characters of the document is left out, and never more than this."""
 
 
-class Piece(NamedTuple):
+class Stretch(NamedTuple):
     """A document, or a stretch of one: its text, and the hash of the whole document."""
 
     text: str
@@ -55,12 +57,12 @@ class Piece(NamedTuple):
 class Split:
     """The text of each part. Parts are disjoint, and a document that occurs twice is there once."""
 
-    pieces: Mapping[Part, tuple[Piece, ...]]
+    pieces: Mapping[TextPart, tuple[Stretch, ...]]
 
-    def texts(self, part: Part) -> tuple[str, ...]:
+    def texts(self, part: TextPart) -> tuple[str, ...]:
         return tuple(piece.text for piece in self.pieces[part])
 
-    def characters(self, part: Part) -> int:
+    def characters(self, part: TextPart) -> int:
         return sum(len(piece.text) for piece in self.pieces[part])
 
 
@@ -73,17 +75,17 @@ def split_documents(documents: Iterable[str]) -> Split:
     """
     unique = {document_hash(text): text for text in documents if text.strip()}
     characters = sum(map(len, unique.values()))
-    pieces: dict[Part, list[Piece]] = {part: [] for part in Part}
-    short: list[Piece] = []
+    pieces: dict[TextPart, list[Stretch]] = {part: [] for part in TextPart}
+    short: list[Stretch] = []
     for key in sorted(unique):
         if len(unique[key]) * LONG <= characters:
-            short.append(Piece(unique[key], key))
+            short.append(Stretch(unique[key], key))
             continue
         for part, text in _stretches(unique[key]).items():
-            pieces[part].append(Piece(text, key))
+            pieces[part].append(Stretch(text, key))
     uses = _allot(short, _USES)
     calibration = _allot(uses[_CALIBRATION], _CALIBRATION_USES)
-    for part in Part:
+    for part in TextPart:
         pieces[part] += (calibration if part in _CALIBRATION_USES else uses)[part]
     return Split(MappingProxyType({part: tuple(found) for part, found in pieces.items()}))
 
@@ -91,8 +93,8 @@ def split_documents(documents: Iterable[str]) -> Split:
 def only_evaluation(documents: Iterable[str]) -> Split:
     """All of it for judging, nothing for calibration or healing."""
     unique = {document_hash(text): text for text in documents if text.strip()}
-    found = tuple(Piece(text, key) for key, text in unique.items())
-    return Split(MappingProxyType({part: found if part is Part.EVAL else () for part in Part}))
+    found = tuple(Stretch(text, key) for key, text in unique.items())
+    return Split(MappingProxyType({part: found if part is TextPart.EVAL else () for part in TextPart}))
 
 
 def document_hash(text: str) -> str:
@@ -100,11 +102,11 @@ def document_hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()
 
 
-def _stretches(text: str) -> dict[Part, str]:
+def _stretches(text: str) -> dict[TextPart, str]:
     """One contiguous stretch a part, cut where a paragraph, else a line, else a word ends near by."""
     gap = min(len(text) // GAP, MOST_GAP)
     usable = len(text) - gap * (len(_STRETCHES) - 1)
-    found: dict[Part, str] = {}
+    found: dict[TextPart, str] = {}
     start, share = 0, 0
     for place, (part, weight) in enumerate(_STRETCHES.items()):
         share += weight
@@ -125,12 +127,12 @@ def _break(text: str, start: int, stop: int) -> int:
     return stop
 
 
-def _allot(pieces: Sequence[Piece], shares: Mapping[str, int]) -> dict[str, tuple[Piece, ...]]:
+def _allot(pieces: Sequence[Stretch], shares: Mapping[str, int]) -> dict[str, tuple[Stretch, ...]]:
     """Each piece to the share with the largest deficit, ties to the first; whole numbers, so no rounding."""
     whole = sum(shares.values())
     seen = 0
     held = dict.fromkeys(shares, 0)
-    result: dict[str, list[Piece]] = {name: [] for name in shares}
+    result: dict[str, list[Stretch]] = {name: [] for name in shares}
     for piece in pieces:
         seen += len(piece.text)
         name = max(shares, key=lambda n: shares[n] * seen - held[n] * whole)

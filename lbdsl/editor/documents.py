@@ -18,7 +18,7 @@ _SIZES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A line and a character in it, both from 0; characters in code units."""
 
     line: int
@@ -28,8 +28,8 @@ class Place(NamedTuple):
 class Change(NamedTuple):
     """New text for what stands between two places; the whole text where they are None."""
 
-    start: Place | None
-    end: Place | None
+    start: Position | None
+    end: Position | None
     text: str
 
 
@@ -54,13 +54,13 @@ class Text:
         """Every character is one code unit."""
         return self.text.isascii() or self.encoding == "utf-32"
 
-    def place(self, offset: int) -> Place:
+    def place(self, offset: int) -> Position:
         """The place of an offset between 0 and the text's length."""
         line = bisect_right(self._starts, offset) - 1
         start = self._starts[line]
-        return Place(line, offset - start if self._plain else self._units(self.text[start:offset]))
+        return Position(line, offset - start if self._plain else self._units(self.text[start:offset]))
 
-    def offset(self, place: Place) -> int:
+    def offset(self, place: Position) -> int:
         """The offset of a place. Beyond a line's end is its end, beyond the last line the text's end; a place inside
         a character is before it."""
         if place.line < 0:

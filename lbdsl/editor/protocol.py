@@ -14,9 +14,9 @@ from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.claims import Hint
 from lbdsl.editor.completion import Item
 from lbdsl.editor.cursor import Cursor
-from lbdsl.editor.documents import Place, Text
+from lbdsl.editor.documents import Position, Text
 from lbdsl.editor.outline import Entry
-from lbdsl.language.highlight import Role, pieces
+from lbdsl.language.highlight import TextRole, pieces
 
 _SEVERITIES = {
     Severity.ERROR: lsp.DiagnosticSeverity.Error,
@@ -51,21 +51,21 @@ _ENTRIES = {
     "file": lsp.SymbolKind.File,
 }
 _SEMANTIC = {
-    Role.STATEMENT: 0,
-    Role.KEYWORD: 0,
-    Role.ACTION: 1,
-    Role.METRIC: 2,
-    Role.FACT: 3,
-    Role.KEY: 4,
-    Role.VARIABLE: 5,
-    Role.GROUP: 6,
-    Role.NUMBER: 7,
-    Role.STRING: 8,
-    Role.REGEX: 9,
-    Role.COMMENT: 10,
-    Role.OPERATOR: 11,
-    Role.WORD_OPERATOR: 0,
-    Role.TYPE: 12,
+    TextRole.STATEMENT: 0,
+    TextRole.KEYWORD: 0,
+    TextRole.ACTION: 1,
+    TextRole.METRIC: 2,
+    TextRole.FACT: 3,
+    TextRole.KEY: 4,
+    TextRole.VARIABLE: 5,
+    TextRole.GROUP: 6,
+    TextRole.NUMBER: 7,
+    TextRole.STRING: 8,
+    TextRole.REGEX: 9,
+    TextRole.COMMENT: 10,
+    TextRole.OPERATOR: 11,
+    TextRole.WORD_OPERATOR: 0,
+    TextRole.TYPE: 12,
 }
 LEGEND = lsp.SemanticTokensLegend(
     token_types=[
@@ -87,12 +87,12 @@ LEGEND = lsp.SemanticTokensLegend(
 )
 
 
-def position(place: Place) -> lsp.Position:
+def position(place: Position) -> lsp.Position:
     return lsp.Position(place.line, place.character)
 
 
-def place(given: lsp.Position) -> Place:
-    return Place(given.line, given.character)
+def place(given: lsp.Position) -> Position:
+    return Position(given.line, given.character)
 
 
 def range_of(text: Text, start: int, end: int) -> lsp.Range:

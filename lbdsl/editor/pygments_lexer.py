@@ -8,28 +8,28 @@ from typing import Any
 from pygments import token
 from pygments.lexer import Lexer
 
-from lbdsl.language.highlight import Role, pieces
+from lbdsl.language.highlight import TextRole, pieces
 
 _TOKENS = {
-    Role.STATEMENT: token.Keyword.Declaration,
-    Role.KEYWORD: token.Keyword,
-    Role.WORD_OPERATOR: token.Operator.Word,
-    Role.ACTION: token.Name.Function,
-    Role.METRIC: token.Name.Builtin,
-    Role.NAME: token.Name,
-    Role.TYPE: token.Keyword.Type,
-    Role.FACT: token.Name.Attribute,
-    Role.KEY: token.Name.Attribute,
-    Role.VARIABLE: token.Name.Variable,
-    Role.GROUP: token.Name.Label,
-    Role.NUMBER: token.Number,
-    Role.STRING: token.String.Double,
-    Role.REGEX: token.String.Regex,
-    Role.OPERATOR: token.Operator,
-    Role.PUNCTUATION: token.Punctuation,
-    Role.COMMENT: token.Comment.Single,
-    Role.SPACE: token.Whitespace,
-    Role.ERROR: token.Error,
+    TextRole.STATEMENT: token.Keyword.Declaration,
+    TextRole.KEYWORD: token.Keyword,
+    TextRole.WORD_OPERATOR: token.Operator.Word,
+    TextRole.ACTION: token.Name.Function,
+    TextRole.METRIC: token.Name.Builtin,
+    TextRole.NAME: token.Name,
+    TextRole.TYPE: token.Keyword.Type,
+    TextRole.FACT: token.Name.Attribute,
+    TextRole.KEY: token.Name.Attribute,
+    TextRole.VARIABLE: token.Name.Variable,
+    TextRole.GROUP: token.Name.Label,
+    TextRole.NUMBER: token.Number,
+    TextRole.STRING: token.String.Double,
+    TextRole.REGEX: token.String.Regex,
+    TextRole.OPERATOR: token.Operator,
+    TextRole.PUNCTUATION: token.Punctuation,
+    TextRole.COMMENT: token.Comment.Single,
+    TextRole.SPACE: token.Whitespace,
+    TextRole.ERROR: token.Error,
 }
 
 

@@ -16,7 +16,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare
-from lbdsl.measure.store import Sum
+from lbdsl.measure.store import SequenceSum
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
 
@@ -134,9 +134,9 @@ def judge_on(
 
 
 def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter: Meter, batch: int) -> Quality:
-    base_nll: list[Sum] = []
+    base_nll: list[SequenceSum] = []
     compared = comparisons()
-    found: dict[str, list[Sum]] = {metric.kind: [] for metric in compared}
+    found: dict[str, list[SequenceSum]] = {metric.kind: [] for metric in compared}
     meter.expect(2 * meter.run(blocks.sequences))
     room = 0.0 if base.in_memory and artifact.in_memory else room_for_streams(base, artifact)
     for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
@@ -152,7 +152,7 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
                     found[kind] += values
                 meter.add(2 * meter.heads(len(flow.ids_BN)), f"{where}, predictions")
     rises = found[NextTokenLoss.kind]
-    nll = [Sum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
+    nll = [SequenceSum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
     means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}
     return Quality(
         data=blocks.data,
@@ -164,5 +164,5 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
     )
 
 
-def _mean(sums: list[Sum], unit: Unit) -> Measurement:
+def _mean(sums: list[SequenceSum], unit: Unit) -> Measurement:
     return clustered_mean([item.total for item in sums], [item.tokens for item in sums], unit)

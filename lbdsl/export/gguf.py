@@ -10,7 +10,7 @@ from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import Expresses
 from lbdsl.export.gguf_metadata import model_fields
-from lbdsl.export.gguf_target import EXPRESSES, Target, target_of
+from lbdsl.export.gguf_target import EXPRESSES, GgufModel, target_of
 from lbdsl.export.gguf_tensors import out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
@@ -55,7 +55,7 @@ class Gguf(Exporter):
 
 
 def write_model(
-    artifact: Path, target: Target, path: Path, *, numbers: str | None = None, progress: Report | None = None
+    artifact: Path, target: GgufModel, path: Path, *, numbers: str | None = None, progress: Report | None = None
 ) -> None:
     """Write the artifact as `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
     tensors = read_tensors(artifact)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lbdsl.export.gguf_rope import scaling_fields
-from lbdsl.export.gguf_target import ZERO_WIDTH, Target
+from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 
 
-def model_fields(target: Target) -> dict[str, Any]:
+def model_fields(target: GgufModel) -> dict[str, Any]:
     """Keys and values; lists of int, float or bool are arrays with one entry a layer."""
     sizes, config, graph, family = target.layout.sizes, target.config, target.graph, target.layout.family
     fields: dict[str, Any] = {

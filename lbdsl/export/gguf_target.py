@@ -46,7 +46,7 @@ _MOST_LAYERS = 512
 
 
 @dataclass(frozen=True)
-class Target:
+class GgufModel:
     """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are; `kv_heads`
     and `widths`, 0 where there is no attention or no MLP, `windowed` and `has_rope` go with them. `local_rope` is that of
     windowed layers where it is one of their own."""
@@ -66,7 +66,7 @@ class Target:
     local_rope: Rope | None
 
 
-def target_of(subject: Subject) -> Diagnosed[Target]:
+def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     """Choose the graph; diagnostics LB503-LB505 and LB520-LB525. Pure.
 
     Raises LbdslError when the configuration is unusable.
@@ -93,7 +93,7 @@ def target_of(subject: Subject) -> Diagnosed[Target]:
     if graph is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
     return Diagnosed(
-        Target(
+        GgufModel(
             graph,
             layout,
             subject.facts,

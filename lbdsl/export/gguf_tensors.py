@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.export.gguf_rope import frequency_divisors
-from lbdsl.export.gguf_target import ZERO_WIDTH, Target
+from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 from lbdsl.families import TensorRow
 from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
@@ -30,7 +30,7 @@ class OutTensor:
     values: tuple[float, ...] = (0.0,)
 
 
-def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
+def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
     """What to write, in the order of the layers. LB409 when the artifact lacks one of them."""
     family, sizes, facts = target.layout.family, target.layout.sizes, target.facts
 
@@ -66,7 +66,7 @@ def out_tensors(target: Target, tensors: Mapping[str, TensorInfo]) -> tuple[OutT
     return tuple(found)
 
 
-def _layer_tensors(target: Target, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
+def _layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
     """What one parameter of a layer becomes: one tensor, or the parts of a fused one."""
     graph, sizes, block = target.graph, target.layout.sizes, f"blk.{place}."
     module, _, leaf = row.gguf.rpartition(".")
@@ -86,7 +86,7 @@ def _layer_tensors(target: Target, place: int, info: TensorInfo, row: TensorRow)
         yield OutTensor(f"{block}{row.gguf}", info.shape, info, pair_dim=pair_dim, offset=offset)
 
 
-def _constants(target: Target, place: int, sizes: Sizes) -> list[OutTensor]:
+def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
     """Zeros for what llama.cpp insists on, and sinks without weight."""
     block, hidden = f"blk.{place}.", sizes.hidden
     found = []

@@ -49,7 +49,7 @@ class Serving:
         return self.batched_tokens * self.batches
 
 
-class Kind(NamedTuple):
+class CacheKind(NamedTuple):
     """What vLLM tells layers apart by: the window in tokens, None for full attention, and the number of KV heads."""
 
     window: int | None
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class CacheGroup:
     """Layers that share their blocks, and the KV heads of each; `window` in tokens, None for full attention."""
 
     window: int | None
@@ -69,7 +69,7 @@ class Group:
 class CacheLayout:
     """Groups of `size` places each. `head_bytes` is what one token takes in one KV head: key and value, in bytes."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[CacheGroup, ...]
     size: int
     head_bytes: int
 
@@ -90,7 +90,7 @@ class CacheLayout:
         whole = self._block_heads * len(self.groups)
         return 1 - filled / whole if whole else 0.0
 
-    def block_tokens(self, group: Group, serving: Serving) -> int:
+    def block_tokens(self, group: CacheGroup, serving: Serving) -> int:
         """Tokens that a block of the group holds."""
         return serving.block_size * self._times(group)
 
@@ -108,7 +108,7 @@ class CacheLayout:
     def _most(self) -> int:
         return max((heads for group in self.groups for heads in group.kv_heads), default=0)
 
-    def _times(self, group: Group) -> int:
+    def _times(self, group: CacheGroup) -> int:
         """How many times `block_size` tokens a block of the group holds."""
         if len(self.groups) == 1 or self._most % group.kv_heads[0]:
             return 1
@@ -127,7 +127,7 @@ class CacheLayout:
         alone = Serving(max(tokens, 1), serving.block_size, batched_tokens=1, batches=1)
         return sum(self._worst_blocks(group, alone) for group in self.groups) * self.block_bytes(serving)
 
-    def _worst_blocks(self, group: Group, serving: Serving) -> int:
+    def _worst_blocks(self, group: CacheGroup, serving: Serving) -> int:
         """Blocks that one sequence of `max_model_len` tokens may need in one group."""
         tokens = self.block_tokens(group, serving)
         if group.window is None:
@@ -157,9 +157,9 @@ class CacheLayout:
         }
 
 
-def cache_layout(kinds: Mapping[int, Kind], head_bytes: int) -> CacheLayout:
+def cache_layout(kinds: Mapping[int, CacheKind], head_bytes: int) -> CacheLayout:
     """The layout for layers with a cache, by index. Layers without attention are left out of `kinds`."""
-    layers_of: dict[Kind, list[int]] = {}
+    layers_of: dict[CacheKind, list[int]] = {}
     for layer in sorted(kinds):
         layers_of.setdefault(kinds[layer], []).append(layer)
     if not layers_of:
@@ -167,7 +167,7 @@ def cache_layout(kinds: Mapping[int, Kind], head_bytes: int) -> CacheLayout:
     windows = {kind.window for kind in layers_of}
     if len(windows) == 1:
         every = tuple(sorted(kinds))
-        one = Group(windows.pop(), every, tuple(kinds[layer].kv_heads for layer in every))
+        one = CacheGroup(windows.pop(), every, tuple(kinds[layer].kv_heads for layer in every))
         return CacheLayout((one,), len(every), head_bytes)
     fewest, most = min(map(len, layers_of.values())), max(map(len, layers_of.values()))
     size = most if most < 1.5 * fewest else fewest
@@ -175,7 +175,7 @@ def cache_layout(kinds: Mapping[int, Kind], head_bytes: int) -> CacheLayout:
     for kind, layers in layers_of.items():
         count = -(-len(layers) // size)
         groups += [
-            Group(kind.window, tuple(own), (kind.kv_heads,) * len(own))
+            CacheGroup(kind.window, tuple(own), (kind.kv_heads,) * len(own))
             for own in (layers[first::count] for first in range(count))
         ]
     return CacheLayout(tuple(groups), size, head_bytes)
@@ -185,7 +185,8 @@ def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayo
     """The layout for layers with softmax attention, whose heads are of one size."""
     attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
     kinds = {
-        i: Kind(mixer.window.size if mixer.window is not None else None, mixer.kv_heads) for i, mixer in attentions.items()
+        i: CacheKind(mixer.window.size if mixer.window is not None else None, mixer.kv_heads)
+        for i, mixer in attentions.items()
     }
     head_bytes = max((mixer.token_bytes(model) // mixer.kv_heads for mixer in attentions.values()), default=0)
     return cache_layout(kinds, head_bytes)

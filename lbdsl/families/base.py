@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lbdsl.families.engines import Classes, Gguf, Lacks, StockClass, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Lacks, StockClass, VllmLayers
 from lbdsl.families.windows import NO_WINDOWS, Windows
 
 
@@ -113,7 +113,7 @@ class Family:
     tied_by_default: bool
 
     # What engines have for it.
-    gguf: Gguf
+    gguf: GgufNames
     decilm: Mapping[str, Any] | Lacks
     """The fields that DeciLM's configuration needs beside the family's own."""
     vllm: VllmLayers | Lacks

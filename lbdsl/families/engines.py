@@ -110,7 +110,7 @@ def no_problem(config: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Gguf:
+class GgufNames:
     """The family in llama.cpp.
 
     graph:       of unchanged layers

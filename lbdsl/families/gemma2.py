@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm
-from lbdsl.families.engines import Classes, Gguf, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
@@ -36,7 +36,7 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": False}),
     logit_softcap="final_logit_softcapping",
     attention_softcap="attn_logit_softcapping",
-    gguf=Gguf(
+    gguf=GgufNames(
         Graph("gemma2", windows=True, always_windowed=True, norm_offset=1.0, activation=GELU),
         deci=Lacks("norms after each sub-block"),
         numbers=MappingProxyType(_CAPS),

@@ -4,7 +4,7 @@ with rotary embeddings of their own."""
 from types import MappingProxyType
 
 from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family
-from lbdsl.families.engines import GGUF_SIZES, Classes, Gguf, Graph, Lacks
+from lbdsl.families.engines import GGUF_SIZES, Classes, GgufNames, Graph, Lacks
 from lbdsl.families.gemma2 import ATTENTION_NORMS, GELU, MLP_NORMS
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
@@ -36,7 +36,7 @@ FAMILY = Family(
     limits=(CAUSAL, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
     logit_softcap="final_logit_softcapping",
-    gguf=Gguf(
+    gguf=GgufNames(
         Graph("gemma3", windows=True, full_yarn=False, norm_offset=1.0, activation=GELU),
         deci=Lacks("norms after each sub-block"),
         numbers=MappingProxyType({"final_logit_softcapping": ("final_logit_softcapping", 0.0)}),

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Multipliers, ignored_windows
-from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, Lacks
+from lbdsl.families.engines import ALL_BIASES, Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
 _MULTIPLIERS = Lacks("multipliers of embeddings, scores, sub-blocks and logits")
@@ -18,7 +18,7 @@ FAMILY = Family(
     limits=(*ignored_windows("Granite"), *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     multipliers=Multipliers("embedding_multiplier", "residual_multiplier", "logits_scaling"),
-    gguf=Gguf(
+    gguf=GgufNames(
         Graph("granite", pairs=True, frequency_table=True, multipliers=True, biases=ALL_BIASES),
         deci=_MULTIPLIERS,
         numbers=MappingProxyType(

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, Family, ignored_windows
-from lbdsl.families.engines import ALL_BIASES, Classes, Gguf, Graph, StockClass, VllmLayers
+from lbdsl.families.engines import ALL_BIASES, Classes, GgufNames, Graph, StockClass, VllmLayers
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
 GRAPH = Graph("llama", pairs=True, frequency_table=True, biases=ALL_BIASES)
@@ -18,7 +18,7 @@ FAMILY = Family(
     tied_by_default=False,
     limits=(*ignored_windows("Llama"), *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
-    gguf=Gguf(GRAPH, read=True),
+    gguf=GgufNames(GRAPH, read=True),
     decilm={},
     vllm=VllmLayers("lbdsl.vllm.llama"),
     windowed_as=MINISTRAL,

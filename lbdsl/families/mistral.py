@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Limit
-from lbdsl.families.engines import Classes, Gguf, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, VllmLayers
 from lbdsl.families.llama import GRAPH, MINISTRAL
 from lbdsl.families.rows import gated_mlp, projections
 from lbdsl.families.windows import OneWindow
@@ -25,7 +25,7 @@ FAMILY = Family(
         ),
         *COMMON_LIMITS,
     ),
-    gguf=Gguf(GRAPH),
+    gguf=GgufNames(GRAPH),
     decilm={},
     vllm=VllmLayers("lbdsl.vllm.mistral"),
     windowed_as=MINISTRAL,

@@ -4,7 +4,7 @@ embeddings of their own."""
 from types import MappingProxyType
 
 from lbdsl.families.base import Family, Norm
-from lbdsl.families.engines import Classes, Gguf, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
@@ -22,7 +22,7 @@ FAMILY = Family(
     rope_theta=500_000.0,
     flags=MappingProxyType({"attention_bias": False}),
     epsilon=1e-5,
-    gguf=Gguf(
+    gguf=GgufNames(
         Graph("olmo2", windows=True, square=True, head_always=True),
         deci=Lacks("norms after each sub-block"),
     ),

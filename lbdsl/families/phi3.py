@@ -1,7 +1,7 @@
 """Phi-3: one projection for queries, keys and values, one for gate and up; one window for all layers or none."""
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Limit, TensorRow
-from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import QKV
 from lbdsl.families.windows import OneWindow
 
@@ -28,7 +28,7 @@ FAMILY = Family(
     ),
     rope_types=("default",),
     epsilon=1e-5,
-    gguf=Gguf(Graph("phi3", square=True, fused=True)),
+    gguf=GgufNames(Graph("phi3", square=True, fused=True)),
     decilm=Lacks("fused projections and their scaled rotary embeddings"),
     vllm=VllmLayers("lbdsl.vllm.llama", fused=True),
 )

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import Family
-from lbdsl.families.engines import Classes, Gguf, Graph, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, VllmLayers
 from lbdsl.families.rows import gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
@@ -23,7 +23,7 @@ FAMILY = Family(
     tied_by_default=False,
     windows=WindowsByType(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32}),
-    gguf=Gguf(Graph("qwen2", biases=frozenset({"attn_q", "attn_k", "attn_v"}), square=True)),
+    gguf=GgufNames(Graph("qwen2", biases=frozenset({"attn_q", "attn_k", "attn_v"}), square=True)),
     # Its config.json does not say that there are biases at queries, keys and values, and none at the output.
     decilm={"qkv_bias": True, "attention_bias": False},
     vllm=VllmLayers("lbdsl.vllm.qwen2"),

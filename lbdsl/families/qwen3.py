@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import Family
-from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.qwen2 import later_layers
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
@@ -20,7 +20,7 @@ FAMILY = Family(
     windows=WindowsByType(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32, "head_dim": 128}),
     flags=MappingProxyType({"attention_bias": False}),
-    gguf=Gguf(Graph("qwen3"), deci=_QK_NORMS, granite_swa=_QK_NORMS),
+    gguf=GgufNames(Graph("qwen3"), deci=_QK_NORMS, granite_swa=_QK_NORMS),
     decilm=_QK_NORMS,
     vllm=VllmLayers("lbdsl.vllm.qwen3"),
 )

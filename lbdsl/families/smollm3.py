@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import Family
-from lbdsl.families.engines import Classes, Gguf, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import ALL, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
@@ -30,7 +30,7 @@ FAMILY = Family(
     rope_theta=2_000_000.0,
     size_defaults=MappingProxyType({"kv_heads": 4}),
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
-    gguf=Gguf(Graph("smollm3", pairs=True, no_rope_every=4), deci=_ROPE),
+    gguf=GgufNames(Graph("smollm3", pairs=True, no_rope_every=4), deci=_ROPE),
     decilm=_ROPE,
     vllm=VllmLayers("lbdsl.vllm.smollm3"),
 )

@@ -17,7 +17,7 @@ from lbdsl.language.words import KEYWORDS, OPERATORS
 from lbdsl.metrics import metrics
 
 
-class Role(StrEnum):
+class TextRole(StrEnum):
     """What a piece of text is."""
 
     STATEMENT = "statement"
@@ -43,57 +43,61 @@ class Role(StrEnum):
     ERROR = "error"
 
 
-class Piece(NamedTuple):
+class Highlighted(NamedTuple):
     """A piece of the text at offset `start`, in characters."""
 
     start: int
     text: str
-    role: Role
+    role: TextRole
 
 
 _BY_KIND = {
-    "DOTTED": Role.FACT,
-    "KEY": Role.KEY,
-    "VAR": Role.VARIABLE,
-    "REF": Role.GROUP,
-    **dict.fromkeys(("INT", "DECIMAL", "QUANTITY", "PERCENT"), Role.NUMBER),
-    "STRING": Role.STRING,
-    "REGEX": Role.REGEX,
-    "NEWLINE": Role.SPACE,
-    "COMMENT": Role.COMMENT,
-    BAD: Role.ERROR,
-    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "EQUAL", "_DOTS"), Role.OPERATOR),
+    "DOTTED": TextRole.FACT,
+    "KEY": TextRole.KEY,
+    "VAR": TextRole.VARIABLE,
+    "REF": TextRole.GROUP,
+    **dict.fromkeys(("INT", "DECIMAL", "QUANTITY", "PERCENT"), TextRole.NUMBER),
+    "STRING": TextRole.STRING,
+    "REGEX": TextRole.REGEX,
+    "NEWLINE": TextRole.SPACE,
+    "COMMENT": TextRole.COMMENT,
+    BAD: TextRole.ERROR,
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "EQUAL", "_DOTS"), TextRole.OPERATOR),
 }
 
 
-def pieces(text: str) -> Iterator[Piece]:
+def pieces(text: str) -> Iterator[Highlighted]:
     """The whole text, cut into pieces without gaps. What is beyond the limit of tokens is one error."""
     lexed = lex(text, MAX_TOKENS)
     tokens = sorted([*lexed.tokens, *lexed.comments], key=lambda token: token.start) if lexed.comments else lexed.tokens
     at, before = 0, ""
     for token in tokens:
         if token.start > at:
-            yield Piece(at, text[at : token.start], Role.SPACE)
-        yield Piece(token.start, token.text, _role(token, before))
+            yield Highlighted(at, text[at : token.start], TextRole.SPACE)
+        yield Highlighted(token.start, token.text, _role(token, before))
         at = token.end
         before = token.type if token.type != "COMMENT" else before
     if at < len(text):
-        yield Piece(at, text[at:], Role.SPACE if lexed.complete else Role.ERROR)
+        yield Highlighted(at, text[at:], TextRole.SPACE if lexed.complete else TextRole.ERROR)
 
 
-def _role(token: Token, before: str) -> Role:
+def _role(token: Token, before: str) -> TextRole:
     if token.type in ("NAME", "KEY") and before == "COLON":
-        return Role.TYPE
+        return TextRole.TYPE
     if token.type == "NAME":
-        return _named().get(token.text, Role.NAME)
+        return _named().get(token.text, TextRole.NAME)
     keyword = KEYWORDS.get(token.text)
     if keyword is not None and token.type == token.text.upper():
         if token.text in OPERATORS:
-            return Role.WORD_OPERATOR
-        return Role.STATEMENT if keyword.form else Role.KEYWORD
-    return _BY_KIND.get(token.type, Role.PUNCTUATION)
+            return TextRole.WORD_OPERATOR
+        return TextRole.STATEMENT if keyword.form else TextRole.KEYWORD
+    return _BY_KIND.get(token.type, TextRole.PUNCTUATION)
 
 
 @cache
-def _named() -> dict[str, Role]:
-    return {**dict.fromkeys(actions(), Role.ACTION), "sensitivity": Role.METRIC, **dict.fromkeys(metrics(), Role.METRIC)}
+def _named() -> dict[str, TextRole]:
+    return {
+        **dict.fromkeys(actions(), TextRole.ACTION),
+        "sensitivity": TextRole.METRIC,
+        **dict.fromkeys(metrics(), TextRole.METRIC),
+    }

@@ -17,7 +17,7 @@ from lbdsl.core.units import Unit
 
 
 @dataclass_transform(frozen_default=True)
-class Record:
+class NodeFields:
     """Has the fields that its class annotates, in order. The first one takes no part in comparisons."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
@@ -40,7 +40,7 @@ class Record:
         return tuple(self.__dict__[name] for name in type(self)._fields[1:])
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, Record) and self._key() == other._key()
+        return type(self) is type(other) and isinstance(other, NodeFields) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._key()))
@@ -50,7 +50,7 @@ class Record:
         return f"{type(self).__name__}({fields})"
 
 
-class Node(Record):
+class Node(NodeFields):
     """Base of tree nodes. `span` says where a node stands; two nodes are equal when they say the same."""
 
     span: Span

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.measure.store import Sum
+from lbdsl.measure.store import SequenceSum
 from lbdsl.metrics import LogitsMetric
 
 
@@ -31,7 +31,7 @@ class Changed(NamedTuple):
 @torch.inference_mode()
 def compare(
     base: Any, hidden_BND: Tensor, ids_BN: Tensor, changed: Sequence[Changed]
-) -> tuple[list[Sum], list[dict[str, list[Sum]]]]:
+) -> tuple[list[SequenceSum], list[dict[str, list[SequenceSum]]]]:
     """The base's next-token loss in nats, and of each changed model every metric by name; one sum a sequence, in fp64.
 
     Every position that has a next token counts, of B sequences of N tokens `ids_BN`. `hidden_BND` is the base's stream
@@ -64,9 +64,9 @@ def compare(
     ]
 
 
-def sums_of(values_BN: Tensor) -> list[Sum]:
+def sums_of(values_BN: Tensor) -> list[SequenceSum]:
     """One fp64 sum a sequence, of values at every position."""
-    return [Sum(total, values_BN.shape[1]) for total in values_BN.sum(-1, dtype=torch.float64).tolist()]
+    return [SequenceSum(total, values_BN.shape[1]) for total in values_BN.sum(-1, dtype=torch.float64).tolist()]
 
 
 def _log_probs(model: Any, hidden_BND: Tensor, places: Tensor) -> Tensor:

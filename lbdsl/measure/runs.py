@@ -16,7 +16,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare, sums_of
-from lbdsl.measure.store import MODEL_LAYER, Store, Sum
+from lbdsl.measure.store import MODEL_LAYER, SequenceSum, Store
 from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
@@ -26,7 +26,7 @@ BASE_NLL = Request("base_nll", "", MODEL_LAYER)
 BLOCK = "block"
 """The part of a layer that a residual metric of the whole layer is asked for."""
 
-Found = list[tuple[Request, int, Sum]]
+Found = list[tuple[Request, int, SequenceSum]]
 """Sums of (request, sequence), as the store takes them."""
 
 
@@ -37,7 +37,7 @@ class Run:
     changes: Changes
     requests: tuple[Request, ...]
 
-    def found(self, rows: range, sums: Mapping[str, list[Sum]]) -> Found:
+    def found(self, rows: range, sums: Mapping[str, list[SequenceSum]]) -> Found:
         return [pair for request in self.requests for pair in _by_row(request, rows, sums[request.metric])]
 
 
@@ -201,11 +201,11 @@ def _observer(requests: Iterable[Request], rows: range, found: Found) -> Observe
     return observe
 
 
-def _by_row(request: Request, rows: range, sums: Sequence[Sum]) -> Found:
+def _by_row(request: Request, rows: range, sums: Sequence[SequenceSum]) -> Found:
     return [(request, row, value) for row, value in zip(rows, sums, strict=True)]
 
 
-def _mean(request: Request, sums: Mapping[int, Sum], sequences: int) -> Measurement:
+def _mean(request: Request, sums: Mapping[int, SequenceSum], sequences: int) -> Measurement:
     unit = Unit.NATS if request == BASE_NLL else metrics()[request.metric].unit
     values = [sums[row] for row in range(sequences)]
     return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)

@@ -43,7 +43,7 @@ def open_store(cache_dir: Path) -> Store:
 
 
 @dataclass(frozen=True)
-class Sum:
+class SequenceSum:
     """The sum of a per-token value over one sequence, and its number of tokens."""
 
     total: float
@@ -72,7 +72,7 @@ class Store:
             self.close()
             raise
 
-    def get(self, fingerprint: str, request: Request) -> Mapping[int, Sum]:
+    def get(self, fingerprint: str, request: Request) -> Mapping[int, SequenceSum]:
         """Sums by sequence number; empty when nothing is known."""
         rows = self._guarded(
             lambda: self._connection.execute(
@@ -82,9 +82,9 @@ class Store:
             ).fetchall()
         )
         # SQLite has no NaN and keeps it as NULL.
-        return {sequence: Sum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
+        return {sequence: SequenceSum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
 
-    def put(self, fingerprint: str, sums: Iterable[tuple[Request, int, Sum]]) -> None:
+    def put(self, fingerprint: str, sums: Iterable[tuple[Request, int, SequenceSum]]) -> None:
         """Keep sums of (request, sequence); what is there is replaced. Durable when it returns."""
         rows = [
             (fingerprint, request.metric, request.action, request.layer, sequence, value.total, value.tokens)

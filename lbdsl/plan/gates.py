@@ -8,9 +8,9 @@ from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
-from lbdsl.recipe.schema import Assertion, Phase, PostScore, Recipe
+from lbdsl.recipe.schema import Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.types import walk
-from lbdsl.solve.evaluate import Shown, World, deciding, evaluate
+from lbdsl.solve.evaluate import DecidingValue, World, deciding, evaluate
 
 Scores = Mapping[str, Mapping[str, float]]
 """The finished model's scores by name, for each text that it was judged on."""
@@ -21,7 +21,7 @@ def judges(recipe: Recipe) -> bool:
     return recipe.eval is not None or any(item.phase is Phase.POST for item in recipe.asserts)
 
 
-def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
+def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
     """What is known of an assert before the model is changed, and an error where it fails or has no truth value."""
     if assertion.phase is Phase.POST:
         return _result(assertion, "after healing"), ()
@@ -33,7 +33,7 @@ def assert_result(assertion: Assertion, world: World) -> tuple[AssertResult, tup
     return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, shown),)
 
 
-def _failed(assertion: Assertion, shown: Shown | None) -> Diagnostic:
+def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
     help = (
@@ -61,7 +61,7 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
     return gate
 
 
-def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
+def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World]) -> AssertResult:
     named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
     if not named - {None} <= worlds.keys():
         return _result(assertion, "not measured")
@@ -76,6 +76,8 @@ def _judged(assertion: Assertion, worlds: Mapping[str, World]) -> AssertResult:
     return next(failing, None) or max(results, key=lambda result: abs(result.value or 0.0))
 
 
-def _result(assertion: Assertion, status: Status, shown: Shown | None = None, on: str | None = None) -> AssertResult:
+def _result(
+    assertion: ResolvedAssertion, status: Status, shown: DecidingValue | None = None, on: str | None = None
+) -> AssertResult:
     value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
     return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on)

@@ -16,12 +16,12 @@ from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts import Mark
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
-from lbdsl.solve.select import Chosen, LayerChoice, Value
+from lbdsl.solve.select import Chosen, LayerChoice, PlanValue
 
 FORMAT_VERSION = 2
 
 
-class ScoreValue(Value):
+class ScoreValue(PlanValue):
     """A measured score of one layer or of the whole changed model, mean over tokens, with its clustered standard error
     (None: one sequence only)."""
 
@@ -62,7 +62,7 @@ class LayerPlan(LayerChoice):
         }
 
 
-class RuleReport(Value):
+class RuleReport(PlanValue):
     """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the
     modules whose weights it got."""
 
@@ -74,7 +74,7 @@ class RuleReport(Value):
     modules: int = 0
 
 
-class Totals(Value):
+class Totals(PlanValue):
     """Costs of a whole model. Maps are keyed by the context in tokens, as text. `weights` is in bytes, as stored;
     `kv_bytes` is of one sequence in the model's dtype; `flops_per_token` of one decoded token at that context."""
 
@@ -84,7 +84,7 @@ class Totals(Value):
     flops_per_token: dict[str, int]
 
 
-class Speed(Value):
+class Speed(PlanValue):
     """Upper bounds on the decode gain, predicted from bytes, FLOPs and calibrated constants; never measured."""
 
     context: int
@@ -92,7 +92,7 @@ class Speed(Value):
     bound: float
 
 
-class Estimate(Value):
+class Estimate(PlanValue):
     """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none,
     None where this machine has not run the model yet), bytes of memory and of disk, and how often healing passes over its
     text (None: not known, or no healing)."""
@@ -104,7 +104,7 @@ class Estimate(Value):
     passes: float | None = None
 
 
-class Served(Value):
+class Served(PlanValue):
     """Whether an engine can serve the plan's result: through which exports, or what stands in the way."""
 
     engine: str
@@ -112,7 +112,7 @@ class Served(Value):
     obstacle: str | None = None
 
 
-class Loss(Value):
+class Loss(PlanValue):
     """The damage before healing: `scores` has every metric of the whole changed model by name, on `tokens` tokens; it is
     empty where nothing is measured. In nats a token, `base_nll` is the base's loss on that text, and `sum` the loss rises
     of the single layers added up (None where a layer has no score)."""
@@ -140,7 +140,7 @@ class Loss(Value):
 Status = Literal["pass", "fail", "after healing", "not measured"]
 
 
-class AssertResult(Value):
+class AssertResult(PlanValue):
     """A gate. `value` is the cost or score that decides it, in `unit`; both None where it has none yet. A measured one is
     "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
 
@@ -152,7 +152,7 @@ class AssertResult(Value):
     on: str | None = None
 
 
-class Finding(Value):
+class Finding(PlanValue):
     """A diagnostic of planning, kept so that a saved plan shows it again. `line` is the recipe's, from 1, or
     that of the included file at `file`."""
 
@@ -164,7 +164,7 @@ class Finding(Value):
     file: str | None = None
 
 
-class RecipeRef(Value):
+class RecipeRef(PlanValue):
     """The recipe as it was when the plan was made, with the texts it includes, and where it was found."""
 
     name: str | None
@@ -184,7 +184,7 @@ class RecipeRef(Value):
         )
 
 
-class ModelRef(Value):
+class ModelRef(PlanValue):
     """The model the plan is for. `name` is for people."""
 
     source: str
@@ -197,7 +197,7 @@ class ModelRef(Value):
     facts: ModelFacts
 
 
-class MeasuredOn(Value):
+class MeasuredOn(PlanValue):
     """The text of the scores, with its digest, and the fingerprint under which they are kept; both None, and `tokens` 0,
     where the recipe asks for no score. `joint_digest` is of the text of the joint loss."""
 
@@ -224,7 +224,7 @@ PREDICTED = ("speeds", "estimate", "serving")
 """Fields of a plan that are no part of its digest: they say what one machine, and engines, make of it."""
 
 
-class Plan(Chosen, Value):
+class Plan(Chosen, PlanValue):
     """The whole of it. `changes` counts layers by what is done to a part of them (`windowed`), in the order of the parts.
     `statistics` has the sha256 of each that new weights are made from.
     `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no

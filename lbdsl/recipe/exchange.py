@@ -24,7 +24,7 @@ from lbdsl.language.planned import not_in_this_version
 from lbdsl.language.tree_text import tree_text
 from lbdsl.recipe import exchange_codecs as codecs
 from lbdsl.recipe.exchange_codecs import Codec, action_schemas, any_schema, list_of, object_schema, settings_of
-from lbdsl.recipe.exchange_reader import NOWHERE, Reader, Schema
+from lbdsl.recipe.exchange_reader import NOWHERE, JsonReader, Schema
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from lbdsl.recipe.scope import Unresolved, attempt
 
@@ -55,7 +55,7 @@ _RULE_FIELDS = (Field("do", "actions", codecs.ACTIONS), Field("because", "becaus
 """What every rule has beside its selector."""
 
 
-class Kind:
+class StatementForm:
     """A kind of statement. Its first key tells it; of a rule, `node` and `fields` are those of the selector.
 
     `fixed` are fields of the node that are known by the kind alone. `example` and `title` are for the schema.
@@ -79,7 +79,7 @@ class Kind:
         self.fixed = fixed or {}
         self.form = f"{title or self.key.title()}Form"
 
-    def read(self, reader: Reader, data: Any, path: str) -> Any:
+    def read(self, reader: JsonReader, data: Any, path: str) -> Any:
         """The node that data says."""
         wanted = object_schema({key: field.codec.schema for key, field in self.keys.items()}, self.required)
         if not reader.fits(wanted, data, path):
@@ -119,16 +119,16 @@ def _described(key: str, codec: Codec) -> Schema:
     return dict(sorted({**codec.reference(), **title}.items()))
 
 
-def _block(group: int, word: str) -> Kind:
+def _block(group: int, word: str) -> StatementForm:
     settings = Field(word, "items", settings_of(word))
-    return Kind(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
+    return StatementForm(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
 
 
 STATEMENTS = (
-    Kind(HEAD, tree.Version, "lbr 1", Field("lbr", "number", codecs.NUMBER), title="Version"),
-    Kind(HEAD, tree.RecipeName, 'recipe "half-the-cache"', Field("recipe", "name", codecs.STRING), title="Name"),
-    Kind(HEAD, tree.Requires, "requires model.layers >= 24", Field("requires", "expr", codecs.CONDITION)),
-    Kind(
+    StatementForm(HEAD, tree.Version, "lbr 1", Field("lbr", "number", codecs.NUMBER), title="Version"),
+    StatementForm(HEAD, tree.RecipeName, 'recipe "half-the-cache"', Field("recipe", "name", codecs.STRING), title="Name"),
+    StatementForm(HEAD, tree.Requires, "requires model.layers >= 24", Field("requires", "expr", codecs.CONDITION)),
+    StatementForm(
         DEFINITION,
         tree.Param,
         "param $window: tokens in 64..8Ki = 256",
@@ -137,15 +137,17 @@ STATEMENTS = (
         Field("in", "domain", codecs.DOMAIN, None),
         Field("default", "default", codecs.VALUE, None),
     ),
-    Kind(DEFINITION, tree.Let, "let $n = 4", Field("let", "name", codecs.VARIABLE), Field("value", "value", codecs.VALUE)),
-    Kind(
+    StatementForm(
+        DEFINITION, tree.Let, "let $n = 4", Field("let", "name", codecs.VARIABLE), Field("value", "value", codecs.VALUE)
+    ),
+    StatementForm(
         DEFINITION,
         tree.Group,
         "group @ends = first 2, last 1",
         Field("group", "name", codecs.GROUP),
         Field("layers", "layers", codecs.LAYERS),
     ),
-    Kind(
+    StatementForm(
         DEFINITION,
         tree.Include,
         'include "common.lbr" sha256 "..."',
@@ -155,9 +157,9 @@ STATEMENTS = (
     _block(MEASURING, "measure"),
     _block(HEALING, "heal"),
     _block(HEALING, "eval"),
-    Kind(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", "expr", codecs.CONDITION)),
-    Kind(RULE, tree.ElseSelector, "else keep", Field("else", "else", codecs.TRUE)),
-    Kind(
+    StatementForm(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", "expr", codecs.CONDITION)),
+    StatementForm(RULE, tree.ElseSelector, "else keep", Field("else", "else", codecs.TRUE)),
+    StatementForm(
         RULE,
         tree.RankSelector,
         "lowest 6 of rest by sensitivity until kv(32Ki) <= 50% drop",
@@ -167,7 +169,7 @@ STATEMENTS = (
         Field("by", "by", codecs.SCORE),
         Field("until", "bound", codecs.CONDITION, None),
     ),
-    Kind(
+    StatementForm(
         RULE,
         tree.ModulesSelector,
         'modules "*.k_proj", ~"v_.*" in layers 4-27 where nll < 0.1 quantize(bits=4)',
@@ -175,23 +177,23 @@ STATEMENTS = (
         Field("in_layers", "layers", codecs.LAYERS, None),
         Field("where", "where", codecs.CONDITION, None),
     ),
-    Kind(
+    StatementForm(
         RULE,
         tree.LayersSelector,
         "layers 0-3 where nll < 0.1 keep",
         Field("layers", "layers", codecs.LAYERS),
         Field("where", "where", codecs.CONDITION, None),
     ),
-    Kind(RULE, tree.WhereSelector, "where sensitivity < 0.1 drop", Field("where", "where", codecs.CONDITION)),
+    StatementForm(RULE, tree.WhereSelector, "where sensitivity < 0.1 drop", Field("where", "where", codecs.CONDITION)),
 )
 """Every statement, in the order in which their keys are looked for."""
 
 
-def _kind_of(node: tree.Node) -> Kind:
+def _kind_of(node: tree.Node) -> StatementForm:
     return next(kind for kind in STATEMENTS if kind.matches(node))
 
 
-def _read_statement(reader: Reader, data: Any, path: str) -> Any:
+def _read_statement(reader: JsonReader, data: Any, path: str) -> Any:
     if not isinstance(data, dict):
         reader.refuse(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
     keys = [kind.key for kind in STATEMENTS]
@@ -256,7 +258,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     data, found = json_data(text, name) if form == "json" else yaml_data(text, name)
     if any(problem.is_error for problem in found):
         return Diagnosed(None, found)
-    reader = Reader(name)
+    reader = JsonReader(name)
     statements = attempt(_read_document, reader, data)
     if statements is None or reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
@@ -272,7 +274,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     return format_parsed(parsed.value)
 
 
-def _read_document(reader: Reader, data: Any) -> tuple[tree.Statement, ...]:
+def _read_document(reader: JsonReader, data: Any) -> tuple[tree.Statement, ...]:
     if not isinstance(data, dict):
         reader.refuse("", 'a recipe is an object: {"format_version": 1, "statements": [...]}')
     if not reader.fits(_DOCUMENT, data, ""):

@@ -11,7 +11,7 @@ from lbdsl.actions import actions
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.tree_text import node_text
-from lbdsl.recipe.exchange_reader import NAME, NOWHERE, Reader, Schema, each_item
+from lbdsl.recipe.exchange_reader import NAME, NOWHERE, JsonReader, Schema, each_item
 from lbdsl.recipe.settings import SETTINGS
 
 
@@ -21,7 +21,7 @@ class Codec(NamedTuple):
     `item` is the codec of what a list holds.
     """
 
-    read: Callable[[Reader, Any, str], Any]
+    read: Callable[[JsonReader, Any, str], Any]
     write: Callable[[Any], Any]
     schema: Schema
     name: str = ""
@@ -184,7 +184,7 @@ def settings_of(block: str) -> Codec:
     name = f"{block.title()}Settings"
     known = {k: {**_ANY_VALUE, "description": row.meaning, "title": k.title()} for k, row in SETTINGS[block].items()}
     return Codec(
-        Reader.settings,
+        JsonReader.settings,
         lambda settings: {setting.key.name: _value_data(setting.value) for setting in settings},
         {"additionalProperties": False, "properties": known, "title": name, "type": "object"},
         name,
@@ -205,21 +205,26 @@ FLAG = _same(default=False, type="boolean")
 TRUE = _same(const=True, type="boolean")
 _A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
 VALUE = Codec(
-    Reader.value, _value_data, any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, _A_TEXT, array_schema(_ANY_VALUE), _CALL), "Value"
+    JsonReader.value,
+    _value_data,
+    any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, _A_TEXT, array_schema(_ANY_VALUE), _CALL),
+    "Value",
 )
-NUMBER = VALUE._replace(read=Reader.number)
+NUMBER = VALUE._replace(read=JsonReader.number)
 _ABOUT_CONDITIONS = "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."
 CONDITION = Codec(
-    Reader.condition, node_text, any_schema(_TEXT, _NUMBER, _BOOLEAN, description=_ABOUT_CONDITIONS), "Condition"
+    JsonReader.condition, node_text, any_schema(_TEXT, _NUMBER, _BOOLEAN, description=_ABOUT_CONDITIONS), "Condition"
 )
 _ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."
-LAYERS = Codec(Reader.layers, _layers_data, any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS), "Layers")
+LAYERS = Codec(JsonReader.layers, _layers_data, any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS), "Layers")
 _ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
-AMOUNT = Codec(Reader.amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount")
-SCORE = Codec(Reader.score, _call_data, any_schema(_TEXT, _CALL), "Score")
+AMOUNT = Codec(JsonReader.amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount")
+SCORE = Codec(JsonReader.score, _call_data, any_schema(_TEXT, _CALL), "Score")
 _INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
-DOMAIN = Codec(Reader.domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain")
-MODULE_PATTERN = Codec(
-    Reader.module_pattern, _pattern_data, any_schema(_TEXT, object_schema({"regex": _TEXT})), "ModulePattern"
+DOMAIN = Codec(
+    JsonReader.domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain"
 )
-ACTIONS = Codec(Reader.actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions")
+MODULE_PATTERN = Codec(
+    JsonReader.module_pattern, _pattern_data, any_schema(_TEXT, object_schema({"regex": _TEXT})), "ModulePattern"
+)
+ACTIONS = Codec(JsonReader.actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions")

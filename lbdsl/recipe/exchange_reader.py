@@ -25,7 +25,7 @@ NOWHERE = Span(Source("", ""), 0, 0)
 
 
 @dataclass
-class Reader(Findings):
+class JsonReader(Findings):
     """Reads values into nodes and collects what is wrong; a value with a mistake raises `Unresolved`.
 
     Errors: LB042 unknown keys, LB043 keys that lack or have the wrong value, LB044 text that does not parse.
@@ -57,7 +57,7 @@ class Reader(Findings):
 
         Definitions that the schema refers to are left to those who read such values.
         """
-        inner = Reader(self.name)
+        inner = JsonReader(self.name)
         inner._check(schema, data, path)
         self.diagnostics += sorted(inner.diagnostics, key=lambda problem: problem.code)
         return not inner.diagnostics

@@ -17,9 +17,9 @@ from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
 from lbdsl.language.words import RULES
 from lbdsl.recipe.expressions import resolve_condition
-from lbdsl.recipe.reading import FolderReader, Reader, Whole, read_bytes, text_of
+from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
-from lbdsl.recipe.schema import Assertion, Evaluate, Recipe, Rule, recipe_digest
+from lbdsl.recipe.schema import Evaluate, Recipe, ResolvedAssertion, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
@@ -43,7 +43,7 @@ def load_recipe(path: str | Path, set_params: Mapping[str, object] | None = None
 
 
 def recipe_from_text(
-    text: str, name: str = "<string>", set_params: Mapping[str, object] | None = None, *, reader: Reader | None = None
+    text: str, name: str = "<string>", set_params: Mapping[str, object] | None = None, *, reader: FileReader | None = None
 ) -> Diagnosed[Recipe]:
     """The recipe in a text. Errors of statements that parse are found even when others do not.
 
@@ -73,7 +73,7 @@ def recipe_from_text(
 
 
 def recipe_from_bytes(
-    data: bytes, name: str, set_params: Mapping[str, object] | None = None, *, reader: Reader | None = None
+    data: bytes, name: str, set_params: Mapping[str, object] | None = None, *, reader: FileReader | None = None
 ) -> Diagnosed[Recipe]:
     """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
@@ -130,8 +130,8 @@ class _Resolver:
         self.parts: dict[str, Any] = {}
         self.once: dict[str, Span] = {}
         self.params: dict[str, int | float | str | bool] = {}
-        self.requires: list[Assertion] = []
-        self.asserts: list[Assertion] = []
+        self.requires: list[ResolvedAssertion] = []
+        self.asserts: list[ResolvedAssertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
         self.first_else: tuple[int, Span] | None = None
@@ -245,10 +245,10 @@ class _Resolver:
         self.scope.error("LB134", message, node.span, help="move it to the recipe that includes it")
         return False
 
-    def _assertion(self, node: tree.Expr, place: Place, into: list[Assertion]) -> None:
+    def _assertion(self, node: tree.Expr, place: Place, into: list[ResolvedAssertion]) -> None:
         expr = attempt(resolve_condition, self.scope, node, place)
         if expr is not None:
-            into.append(Assertion(node.span, expr, phase_of(expr), one_line(self._meant(node).span.text)))
+            into.append(ResolvedAssertion(node.span, expr, phase_of(expr), one_line(self._meant(node).span.text)))
 
     def _meant(self, node: tree.Expr) -> tree.Expr:
         """A condition, or the one that a lone name stands for: reports say what is asked, not what it is called."""

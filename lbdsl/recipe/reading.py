@@ -43,7 +43,7 @@ class NotFound(NamedTuple):
     help: tuple[str, ...] = ()
 
 
-class Reader(Protocol):
+class FileReader(Protocol):
     """Gives files by their path from the recipe's folder, written with `/` and without `..`."""
 
     @property
@@ -158,7 +158,7 @@ class Whole(Findings):
     """
 
     file: tree.File
-    reader: Reader | None
+    reader: FileReader | None
     statements: tuple[tree.Statement, ...] = ()
     sources: list[Source] = field(default_factory=list)
     included: list[IncludedText] = field(default_factory=list)
@@ -221,7 +221,7 @@ class Whole(Findings):
             self.fail("LB126", leaves, span, help=_BELOW)
         return path
 
-    def _check_new(self, reader: Reader, node: tree.Include, path: str, found: Found) -> None:
+    def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
         """Fail when the file is open or read already."""
         names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
         identities = [reader.root, *(item.identity for item in self.open)]

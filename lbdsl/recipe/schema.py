@@ -45,7 +45,7 @@ from lbdsl.language.tree import (  # noqa: F401
     UnionSet,
     WhereSelector,
 )
-from lbdsl.recipe.schema_blocks import Block, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
+from lbdsl.recipe.schema_blocks import BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
 class Phase(StrEnum):
@@ -205,7 +205,7 @@ class Rule(Node):
     text: str
 
 
-class Assertion(Node):
+class ResolvedAssertion(Node):
     expr: Expr
     phase: Phase
     text: str
@@ -235,16 +235,16 @@ class Recipe:
     name: str | None = None
     params: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     set_params: tuple[str, ...] = ()
-    requires: tuple[Assertion, ...] = ()
+    requires: tuple[ResolvedAssertion, ...] = ()
     measure: Measure = field(default_factory=Measure)
     rules: tuple[Rule, ...] = ()
     heal: Heal | None = None
     eval: Evaluate | None = None
-    asserts: tuple[Assertion, ...] = ()
+    asserts: tuple[ResolvedAssertion, ...] = ()
     included: tuple[IncludedText, ...] = ()
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
-    def span(self, node: Node | Block) -> Span | None:
+    def span(self, node: Node | BlockSettings) -> Span | None:
         """Where a node of this recipe stands, in its text or in that of an included file."""
         return node.span
 

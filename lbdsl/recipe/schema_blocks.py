@@ -25,7 +25,7 @@ class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class Block(_Values):
+class BlockSettings(_Values):
     """Base of the blocks. `span` is the block's place in the text, `set_at` those of the values that the recipe sets, by
     field; the others are open."""
 
@@ -33,7 +33,7 @@ class Block(_Values):
     set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
-class Measure(Block):
+class Measure(BlockSettings):
     """`measure { ... }`: on which text scores are taken. `tokens` and `seq` in tokens.
 
     An open `seq` is 1Ki, or what the windows of the rules need; see `lbdsl.plan.lengths`, which gives it its value.
@@ -58,7 +58,7 @@ class FullWeights(_Values):
     node: Literal["full"] = "full"
 
 
-class Heal(Block):
+class Heal(BlockSettings):
     """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, passes included; the loss is
     `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
 
@@ -73,7 +73,7 @@ class Heal(Block):
     seed: int = Field(default=0, ge=0)
 
 
-class Evaluate(Block):
+class Evaluate(BlockSettings):
     """`eval { ... }`: on which texts the artifact is judged; every assert must hold on each of them.
 
     An open `seq` is the largest context that asserts and budgets name, within the model's positions; see

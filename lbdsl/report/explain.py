@@ -253,13 +253,13 @@ def default_of(block: str, key: str) -> str:
     """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
     from lbdsl.core.units import tokens_text
     from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure
-    from lbdsl.recipe.schema_blocks import Block
+    from lbdsl.recipe.schema_blocks import BlockSettings
 
     if key == "method":
         return f"lora(rank={Lora().rank}, alpha={Lora().alpha:g})"
     if key == "loss":
         return "kl"
-    schemas: dict[str, type[Block]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
+    schemas: dict[str, type[BlockSettings]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
     schema = schemas[block]
     value = schema.model_fields[key].get_default()
     if value is None:

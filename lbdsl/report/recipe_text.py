@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from lbdsl.language.highlight import Role, pieces
+from lbdsl.language.highlight import TextRole, pieces
 
 _STYLES = {
-    Role.STATEMENT: "bold",
-    Role.KEYWORD: "bold",
-    Role.WORD_OPERATOR: "bold",
-    Role.ACTION: "cyan",
-    Role.METRIC: "cyan",
-    Role.VARIABLE: "magenta",
-    Role.GROUP: "magenta",
-    Role.NUMBER: "green",
-    Role.STRING: "green",
-    Role.REGEX: "green",
-    Role.COMMENT: "dim",
+    TextRole.STATEMENT: "bold",
+    TextRole.KEYWORD: "bold",
+    TextRole.WORD_OPERATOR: "bold",
+    TextRole.ACTION: "cyan",
+    TextRole.METRIC: "cyan",
+    TextRole.VARIABLE: "magenta",
+    TextRole.GROUP: "magenta",
+    TextRole.NUMBER: "green",
+    TextRole.STRING: "green",
+    TextRole.REGEX: "green",
+    TextRole.COMMENT: "dim",
 }
 
 

@@ -17,7 +17,7 @@ _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 @dataclass(frozen=True)
-class Piece:
+class NewTensor:
     """A tensor of a new file: where it comes from, and its name, dtype and bytes there (`start` counts from the data's
     begin). One that is `made` has no bytes in the old file: `source` is its shape, and the place of what it replaces."""
 
@@ -42,7 +42,7 @@ class ShardPlan:
 
     source: str
     name: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[NewTensor, ...]
     linked: bool
 
     @property
@@ -140,10 +140,10 @@ def plan_rewrite(
 
 def _pieces(
     infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None, made: Collection[str]
-) -> tuple[Piece, ...]:
+) -> tuple[NewTensor, ...]:
     """Wide elements first, so that every tensor is aligned to its element; else in the order of the old file."""
     pieces = [
-        Piece(
+        NewTensor(
             info,
             names.get(info.name, info.name),
             dtype if dtype and info.dtype in _FLOATS else info.dtype,

@@ -16,7 +16,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, read_tensors
 from lbdsl.run.copying import copy_range, link_or_copy, sync_folder, whole_file, write_all
-from lbdsl.run.file_layout import ELEMENT_BYTES, Piece, RewritePlan, ShardPlan, plan_rewrite
+from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan, plan_rewrite
 
 CAST_ELEMENTS = 2**21
 """Elements cast at once: 8 MiB of float32."""
@@ -114,10 +114,10 @@ def _write(
         os.close(reader)
 
 
-def _runs(pieces: tuple[Piece, ...]) -> Iterator[list[Piece]]:
+def _runs(pieces: tuple[NewTensor, ...]) -> Iterator[list[NewTensor]]:
     """Pieces that lie one after the other in the old file too are copied as one range; one that is cast or made stands
     alone."""
-    run: list[Piece] = []
+    run: list[NewTensor] = []
     for piece in pieces:
         alone = piece.is_cast or piece.made or (bool(run) and (run[-1].is_cast or run[-1].made))
         joins = run and not alone and run[-1].source.stop == piece.source.start
@@ -129,7 +129,7 @@ def _runs(pieces: tuple[Piece, ...]) -> Iterator[list[Piece]]:
         yield run
 
 
-def _write_cast(reader: int, writer: int, piece: Piece, cast: Cast, tell: Callable[[int], None]) -> None:
+def _write_cast(reader: int, writer: int, piece: NewTensor, cast: Cast, tell: Callable[[int], None]) -> None:
     old, new = piece.source.dtype, piece.dtype
     position, stop = piece.source.start, piece.source.stop
     while position < stop:

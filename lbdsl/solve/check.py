@@ -9,7 +9,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe.schema import Assertion, ModulesSelector, Pattern, Recipe, Rule, Score, String
+from lbdsl.recipe.schema import ModulesSelector, Pattern, Recipe, ResolvedAssertion, Rule, Score, String
 from lbdsl.solve.case import Case
 from lbdsl.solve.claims import Module, layer_modules, matched
 from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
@@ -55,7 +55,7 @@ def no_engine(node: Rule | Score, said: str) -> Diagnostic:
     return error("LB215", message, node.span, help="remove it to continue; a later version can apply it")
 
 
-def requirement_problems(requirement: Assertion, world: World) -> tuple[Diagnostic, ...]:
+def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[Diagnostic, ...]:
     """Why one `requires` does not hold; nothing when it does."""
     truth, found = evaluate(requirement.expr, world)
     if truth is None or truth:

@@ -40,7 +40,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Shown:
+class DecidingValue:
     """A cost, score or fact of a condition, as its text says it: "`kv(8Ki)` is 80.0 % of the base's". `share` is the part
     of the base's cost, where the bound is a percentage."""
 
@@ -61,7 +61,7 @@ def evaluate(expr: Expr, world: World) -> Diagnosed[Any]:
     return _result(expr, world, _Evaluation.of)
 
 
-def deciding(expr: Expr, world: World) -> Shown | None:
+def deciding(expr: Expr, world: World) -> DecidingValue | None:
     """The value in the comparison that makes a condition true or false, costs and scores before facts.
 
     Of `a and b` that fails it is the one that fails, of `a or b` that holds the one that holds. None where nothing has
@@ -150,7 +150,7 @@ class _Evaluation:
             case _:
                 raise AssertionError("names are replaced by what they mean")
 
-    def deciding(self, expr: Expr) -> Shown | None:
+    def deciding(self, expr: Expr) -> DecidingValue | None:
         found = [shown for pair in self._comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
         return min(found, key=lambda item: item[0])[1] if found else None
 
@@ -216,7 +216,7 @@ class _Evaluation:
             case nodes.Not():
                 yield from self._comparisons(expr.operand, not truth)
 
-    def _shown(self, left: Expr, right: Expr) -> tuple[int, Shown] | None:
+    def _shown(self, left: Expr, right: Expr) -> tuple[int, DecidingValue] | None:
         """The side of one comparison that is measured or counted, else the side with a fact; its rank says which."""
         for rank, kinds in enumerate(((nodes.Score, nodes.PostScore, nodes.CostOf), (nodes.Fact,))):
             for here, there in ((left, right), (right, left)):
@@ -225,7 +225,7 @@ class _Evaluation:
                     if unit_of(here) in SHARED_UNITS and unit_of(there) is Unit.RATIO:
                         base = self._of_base(here)
                         share = value / base if base else None
-                    return rank, Shown(one_line(here.span.text), value, unit_of(here), share)
+                    return rank, DecidingValue(one_line(here.span.text), value, unit_of(here), share)
         return None
 
     def _each(self, parts: Iterable[A], of: Callable[[A], T]) -> list[T]:

@@ -26,17 +26,17 @@ from lbdsl.solve.case import Case
 from lbdsl.solve.check import check_recipe
 from lbdsl.solve.lint import table_findings
 from lbdsl.solve.match import Match, match_rules
-from lbdsl.solve.table import RuleOutcome, Table, Take
+from lbdsl.solve.table import RuleOutcome, Table, TakenPaths
 from lbdsl.solve.until import resolve
 
 
-class Value(BaseModel):
+class PlanValue(BaseModel):
     """A value of a plan. Saved plans are read with it, so it is not strict."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PlannedAction(Value):
+class PlannedAction(PlanValue):
     """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for it;
     how a part that is gone is stored changes nothing. A plan names a part as a whole where all of it was taken."""
 
@@ -52,7 +52,7 @@ class PlannedAction(Value):
         return tuple(path.removeprefix(prefix) for path in self.paths if path.startswith(prefix))
 
 
-class LayerChoice(Value):
+class LayerChoice(PlanValue):
     """What a layer of the source model was and what it becomes, what the rules took of it, and why. `weights` says how
     those of its parameters are made, by name below the layer, that are not the base's."""
 
@@ -174,7 +174,7 @@ def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: in
     return LayerChoice(index=index, before=base, after=spec, actions=tuple(actions), weights=dict(weights), reason=reason)
 
 
-def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: Take) -> PlannedAction:
+def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...], take: TakenPaths) -> PlannedAction:
     made = take.action.weights(base, spec, case.facts)
     changes = with_paths_of(base, spec, paths) != base or any(tensor.name in made for tensor in spec.tensors(case.facts))
     number = case.recipe.rules[take.rule].number

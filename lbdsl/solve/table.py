@@ -14,7 +14,7 @@ from lbdsl.parts import Slot
 from lbdsl.solve.case import KnownRule
 
 
-class Take(NamedTuple):
+class TakenPaths(NamedTuple):
     """Paths of a layer (see `Paths`) that the rule at `rule` (an index, from 0) took with `action`."""
 
     rule: int
@@ -39,7 +39,7 @@ class Table:
     """What is taken of each layer, the paths that are touched by that, and what became of the rules read so far."""
 
     paths: tuple[Paths, ...]
-    takes: tuple[tuple[Take, ...], ...]
+    takes: tuple[tuple[TakenPaths, ...], ...]
     claimed: tuple[int, ...]
     rules: tuple[RuleOutcome, ...] = ()
 
@@ -61,7 +61,7 @@ class Table:
             for item in known.wanted:
                 taken = item.takes(layer, claimed[layer])
                 if taken:
-                    takes[layer] = (*takes[layer], Take(rule, item.action, taken))
+                    takes[layer] = (*takes[layer], TakenPaths(rule, item.action, taken))
                     claimed[layer] |= self.paths[layer].touched_by(taken)
                     success = success or not item.action.keeps or taken == item.paths[layer]
             (got if success else lost).append(layer)

@@ -15,7 +15,7 @@ from lbdsl.recipe.types import unit_of, walk
 from lbdsl.solve.case import Case, KnownRule
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.match import Match
-from lbdsl.solve.table import Table, Take
+from lbdsl.solve.table import Table, TakenPaths
 
 MOST_PLANS = 100_000
 """How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""
@@ -53,7 +53,7 @@ class _Bound(NamedTuple):
 class _Reader:
     case: Case
     matches: tuple[Match, ...]
-    _known: dict[tuple[int, tuple[Take, ...]], LayerCost] = field(default_factory=dict)
+    _known: dict[tuple[int, tuple[TakenPaths, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
         for known, match in list(zip(self.case.rules, self.matches, strict=True))[len(table.rules) :]:

@@ -28,7 +28,7 @@ from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
 from lbdsl.run.output import Input
 from lbdsl.verbs.converting import convert_recipe
-from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.predicting import pace_of
@@ -53,7 +53,7 @@ class ApplyOptions:
 
 
 @dataclass(frozen=True, repr=False)
-class Applied(Shown):
+class Applied(NotebookResult):
     """What came of it: the artifact's record and folder; exit code 4 when a gate failed and it was set aside."""
 
     record: Record

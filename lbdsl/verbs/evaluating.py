@@ -16,13 +16,13 @@ from lbdsl.plan.lengths import judged_lengths, judging_findings
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 from lbdsl.verbs.applying import planned_recipe
-from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.workbench import Workbench
 
 
 @dataclass(frozen=True, repr=False)
-class Judged(Shown):
+class Judged(NotebookResult):
     """Quality of an artifact, as JSON fields, and its asserts on these numbers."""
 
     record: Record

@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.files import replace_file
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
-from lbdsl.recipe.reading import FolderReader, Reader
+from lbdsl.recipe.reading import FileReader, FolderReader
 from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import Fixed, fix_text
 
@@ -44,7 +44,7 @@ def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFac
 
 
 def fix_bytes(
-    data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: Reader | None = None
+    data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: FileReader | None = None
 ) -> Result:
     """Fix the recipe in bytes that were read somewhere."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Shown:
+class NotebookResult:
     """A result whose `repr` is one line, `in_short`, and which a notebook draws as the terminal would."""
 
     def in_short(self) -> str:

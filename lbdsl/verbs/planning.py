@@ -27,7 +27,7 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import Selection, select
-from lbdsl.verbs.notebook import Shown
+from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
 from lbdsl.verbs.workbench import Workbench
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Measured(Shown):
+class Measured(NotebookResult):
     """Every score that a recipe needs of a model, and the text they were taken on (None: the recipe needs none)."""
 
     recipe: Recipe
@@ -69,7 +69,7 @@ class Measured(Shown):
 
 
 @dataclass(frozen=True, repr=False)
-class Planned(Shown):
+class Planned(NotebookResult):
     """A plan with what was found on the way."""
 
     plan: Plan

@@ -55,19 +55,19 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
 
 def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
     """How often healing goes over its text, from the length of a token in the first of it."""
-    from lbdsl.data import Part, read_parts
+    from lbdsl.data import TextPart, read_parts
     from lbdsl.verbs.texts import data_folder
 
     if plan.heal is None:
         return None
     folder = data_folder(plan.recipe.path)
     parts = read_parts(plan.heal.data, base_dir=folder, offline=bench.options.offline)
-    texts = parts.texts(Part.HEAL)
+    texts = parts.texts(TextPart.HEAL)
     sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
     if not sample.strip():
         return None
     tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
-    return plan.heal.tokens / max(1.0, parts.characters(Part.HEAL) * tokens_a_character)
+    return plan.heal.tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
 
 
 def pace_of(bench: Workbench) -> Pace:

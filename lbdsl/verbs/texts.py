@@ -8,7 +8,7 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.verbs.workbench import Workbench
@@ -42,12 +42,12 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the layers' scores."""
-    return _blocks(measure.data, Part.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
+    return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
 def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the joint loss: half as much, and none that a score was taken on."""
-    return _blocks(measure.data, Part.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
+    return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
@@ -55,7 +55,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
     from lbdsl.heal.heal import steps_of
 
     tokens = steps_of(heal) * heal.batch * heal.seq
-    return _blocks(heal.data, Part.HEAL, tokens, heal.seq, bench, folder, heal.seed)
+    return _blocks(heal.data, TextPart.HEAL, tokens, heal.seq, bench, folder, heal.seed)
 
 
 def eval_blocks(
@@ -65,7 +65,10 @@ def eval_blocks(
     or healing."""
 
     def used(data: str) -> Used:
-        sources = [(measure.data, (Part.SCORE, Part.JOINT)), *([(heal.data, (Part.HEAL,))] if heal is not None else [])]
+        sources = [
+            (measure.data, (TextPart.SCORE, TextPart.JOINT)),
+            *([(heal.data, (TextPart.HEAL,))] if heal is not None else []),
+        ]
         found = [
             used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
             for other, parts in sources
@@ -74,13 +77,13 @@ def eval_blocks(
         return frozenset().union(*found)
 
     return tuple(
-        _blocks(data, Part.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
+        _blocks(data, TextPart.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
     )
 
 
 def _blocks(
     data: str,
-    part: Part,
+    part: TextPart,
     tokens: int,
     seq: int | None,
     bench: Workbench,

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.data import Part
+from lbdsl.data import TextPart
 from lbdsl.data.blocks import pack, token_blocks
 
 EOS, BOS = 256, 257
@@ -40,7 +40,7 @@ def test_counts_are_whole_sequences():
         (64, 64, (1, 64)),
         (2, 2, (1, 2)),
     ):
-        blocks = pack(DOCUMENTS, Part.SCORE, tokenizer, tokens, seq)
+        blocks = pack(DOCUMENTS, TextPart.SCORE, tokenizer, tokens, seq)
         assert tuple(blocks.ids.shape) == shape
         assert (blocks.sequences, blocks.seq, blocks.tokens) == (*shape, shape[0] * shape[1])
         assert blocks.passes == 1
@@ -49,7 +49,7 @@ def test_counts_are_whole_sequences():
 def test_every_document_is_there_once_with_its_end():
     tokenizer = byte_tokenizer()
     total = sum(len(d) + 1 for d in DOCUMENTS)
-    blocks = pack(DOCUMENTS, Part.EVAL, tokenizer, total, total)
+    blocks = pack(DOCUMENTS, TextPart.EVAL, tokenizer, total, total)
     row = blocks.ids[0].tolist()
     texts, current = [], []
     for token in row:
@@ -64,26 +64,26 @@ def test_every_document_is_there_once_with_its_end():
 
 
 def test_without_an_end_token_documents_are_joined_bare():
-    blocks = pack(DOCUMENTS, Part.EVAL, byte_tokenizer(eos=False), 400, 100)
+    blocks = pack(DOCUMENTS, TextPart.EVAL, byte_tokenizer(eos=False), 400, 100)
     assert blocks.ids.max() < EOS
 
 
 def test_sequences_start_with_bos_where_the_tokenizer_does():
-    blocks = pack(DOCUMENTS, Part.EVAL, byte_tokenizer(starts_with_bos=True), 400, 100)
-    bare = pack(DOCUMENTS, Part.EVAL, byte_tokenizer(), 396, 99)
+    blocks = pack(DOCUMENTS, TextPart.EVAL, byte_tokenizer(starts_with_bos=True), 400, 100)
+    bare = pack(DOCUMENTS, TextPart.EVAL, byte_tokenizer(), 396, 99)
     assert (blocks.ids[:, 0] == BOS).all()
     assert (blocks.ids[:, 1:] == bare.ids).all()
 
 
 def test_digest_follows_content_seed_part_and_shape():
     tokenizer = byte_tokenizer()
-    base = pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 64)
-    assert base.digest == pack(tuple(reversed(DOCUMENTS)), Part.SCORE, tokenizer, 640, 64).digest
+    base = pack(DOCUMENTS, TextPart.SCORE, tokenizer, 640, 64)
+    assert base.digest == pack(tuple(reversed(DOCUMENTS)), TextPart.SCORE, tokenizer, 640, 64).digest
     others = [
-        pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 64, seed=1),
-        pack(DOCUMENTS, Part.JOINT, tokenizer, 640, 64),
-        pack(DOCUMENTS, Part.SCORE, tokenizer, 640, 32),
-        pack(DOCUMENTS[1:], Part.SCORE, tokenizer, 640, 64),
+        pack(DOCUMENTS, TextPart.SCORE, tokenizer, 640, 64, seed=1),
+        pack(DOCUMENTS, TextPart.JOINT, tokenizer, 640, 64),
+        pack(DOCUMENTS, TextPart.SCORE, tokenizer, 640, 32),
+        pack(DOCUMENTS[1:], TextPart.SCORE, tokenizer, 640, 64),
     ]
     assert len({base.digest, *(b.digest for b in others)}) == 5
     assert (others[0].ids != base.ids).any()
@@ -92,17 +92,17 @@ def test_digest_follows_content_seed_part_and_shape():
 def test_healing_text_is_repeated_in_another_order_and_it_is_said():
     tokenizer = byte_tokenizer()
     total = sum(len(d) + 1 for d in DOCUMENTS)
-    blocks = pack(DOCUMENTS, Part.HEAL, tokenizer, 2 * total + 30, 2 * total + 30)
+    blocks = pack(DOCUMENTS, TextPart.HEAL, tokenizer, 2 * total + 30, 2 * total + 30)
     assert (blocks.passes, blocks.available) == (3, total)
     row = blocks.ids[0]
     first, second = row[:total], row[total : 2 * total]
     assert (first != second).any()
     assert sorted(first.tolist()) == sorted(second.tolist())
-    exact = pack(DOCUMENTS, Part.HEAL, tokenizer, total, total)
+    exact = pack(DOCUMENTS, TextPart.HEAL, tokenizer, total, total)
     assert exact.passes == 1
 
 
-@pytest.mark.parametrize("part", [Part.SCORE, Part.JOINT, Part.EVAL])
+@pytest.mark.parametrize("part", [TextPart.SCORE, TextPart.JOINT, TextPart.EVAL])
 def test_other_text_is_not(part):
     total = sum(len(d) + 1 for d in DOCUMENTS)
     with pytest.raises(LbdslError, match=f"{total} tokens") as caught:
@@ -116,10 +116,10 @@ def test_other_text_is_not(part):
 @pytest.mark.parametrize(
     ("documents", "tokens", "seq", "part"),
     [
-        ((), 100, 10, Part.SCORE),
-        ((), 100, 10, Part.HEAL),
-        (("ab",), 100, 10, Part.EVAL),
-        (DOCUMENTS, 1, 10, Part.EVAL),
+        ((), 100, 10, TextPart.SCORE),
+        ((), 100, 10, TextPart.HEAL),
+        (("ab",), 100, 10, TextPart.EVAL),
+        (DOCUMENTS, 1, 10, TextPart.EVAL),
     ],
 )
 def test_nothing_to_pack_is_a_coded_error(documents, tokens, seq, part):
@@ -134,8 +134,8 @@ def test_parts_of_one_source_share_no_document(tmp_path):
     text = "\n\n".join(f"paragraph {i:03} " + f"word{i:03} " * 40 for i in range(600))
     (tmp_path / "a.txt").write_text(text)
     tokenizer = byte_tokenizer()
-    seen: dict[str, Part] = {}
-    for part in Part:
+    seen: dict[str, TextPart] = {}
+    for part in TextPart:
         blocks = token_blocks("a.txt", part, tokenizer, 4000, 500, base_dir=tmp_path)
         for word in set(tokenizer.decode(blocks.ids.flatten()).split()):
             if word.startswith("word") and word[4:].isdigit() and len(word) == 7:

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.data import Part, hub, read_documents, read_parts, sources
+from lbdsl.data import TextPart, hub, read_documents, read_parts, sources
 
 WIKI = (
-    " \n = First = \n \n It weighs 0 @.@ 7 kg ( 1 @,@ 500 g ) , a well @-@ known <unk> . \n \n = = Part = = \n \n"
+    " \n = First = \n \n It weighs 0 @.@ 7 kg ( 1 @,@ 500 g ) , a well @-@ known <unk> . \n \n = = TextPart = = \n \n"
     " He said \" hello there \" and didn 't stay . \n = Second = \n \n The dog 's tail : 5 % . \n"
 )
 
@@ -36,9 +36,9 @@ def test_a_text_file_is_one_document_in_its_order(tmp_path):
 
 def test_the_built_in_wikitext_is_all_for_judging():
     split = read_parts("builtin:wikitext")
-    assert {part for part in Part if split.pieces[part]} == {Part.EVAL}
-    assert 230_000 < split.characters(Part.EVAL) < 270_000
-    text = "".join(split.texts(Part.EVAL))
+    assert {part for part in TextPart if split.pieces[part]} == {TextPart.EVAL}
+    assert 230_000 < split.characters(TextPart.EVAL) < 270_000
+    text = "".join(split.texts(TextPart.EVAL))
     assert " @-@ " not in text
     assert " , " not in text
 
@@ -49,7 +49,7 @@ def test_wikitext_is_undone_only_when_asked(tmp_path):
     first, second = read_documents("wikitext:w.txt", base_dir=tmp_path)
     assert first.startswith("= First =\n")
     assert "It weighs 0.7 kg (1,500 g), a well-known <unk>." in first
-    assert "== Part ==" in first
+    assert "== TextPart ==" in first
     assert 'He said "hello there" and didn\'t stay.' in first.replace("didn 't", "didn't")
     assert "The dog's tail: 5%." in second
 

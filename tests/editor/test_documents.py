@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbdsl.editor.documents import Change, Place, Text
+from lbdsl.editor.documents import Change, Position, Text
 
 ALPHABET = st.sampled_from(["a", "é", "你", "😀", "\n", "\r\n", "\r", "\t", "\u2028", "\x0c", " "])
 TEXTS = st.lists(ALPHABET, max_size=30).map("".join)
@@ -15,8 +15,8 @@ TEXTS = st.lists(ALPHABET, max_size=30).map("".join)
 @pytest.mark.parametrize(("encoding", "character"), [("utf-8", 13), ("utf-16", 11), ("utf-32", 10)])
 def test_characters_are_counted_in_units_of_the_encoding(encoding: str, character: int) -> None:
     text = Text('recipe "😀" ?', encoding)
-    assert text.place(10) == Place(0, character)
-    assert text.offset(Place(0, character)) == 10
+    assert text.place(10) == Position(0, character)
+    assert text.offset(Position(0, character)) == 10
 
 
 def test_lines_end_as_in_the_protocol_and_nowhere_else() -> None:
@@ -26,11 +26,11 @@ def test_lines_end_as_in_the_protocol_and_nowhere_else() -> None:
 
 def test_places_outside_are_brought_in() -> None:
     text = Text("ab\r\n😀c")
-    assert text.offset(Place(0, 99)) == 2  # before the line end
-    assert text.offset(Place(9, 0)) == 6
-    assert text.offset(Place(-1, 3)) == 0
-    assert text.offset(Place(1, 1)) == 4  # inside the emoji: before it
-    assert Text("").offset(Place(0, 0)) == 0
+    assert text.offset(Position(0, 99)) == 2  # before the line end
+    assert text.offset(Position(9, 0)) == 6
+    assert text.offset(Position(-1, 3)) == 0
+    assert text.offset(Position(1, 1)) == 4  # inside the emoji: before it
+    assert Text("").offset(Position(0, 0)) == 0
 
 
 @given(TEXTS, st.sampled_from(["utf-8", "utf-16", "utf-32"]), st.data())
@@ -54,9 +54,9 @@ def test_an_edit_replaces_what_is_between_its_places(text: str, new: str, data: 
 def test_edits_build_on_each_other_and_may_replace_all() -> None:
     text = Text("else keep").changed(
         [
-            Change(Place(0, 5), Place(0, 9), "drop"),
-            Change(Place(0, 0), Place(0, 0), "# 😀\n"),
-            Change(Place(1, 9), Place(1, 5), "swa(4)"),
+            Change(Position(0, 5), Position(0, 9), "drop"),
+            Change(Position(0, 0), Position(0, 0), "# 😀\n"),
+            Change(Position(1, 9), Position(1, 5), "swa(4)"),
         ]
     )
     assert text.text == "# 😀\nelse swa(4)"

@@ -13,7 +13,7 @@ from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Stri
 from lbdsl.core.resources import resource_folder
 from lbdsl.editor.pygments_lexer import LbrLexer
 from lbdsl.editor.textmate import grammar_file, grammar_text, textmate_grammar
-from lbdsl.language.highlight import Role, pieces
+from lbdsl.language.highlight import TextRole, pieces
 from lbdsl.language.words import KEYWORDS
 
 TEXT = 'param $w: tokens = 8Ki # why\nlayers @a, 2 where nll < 5% and model.layers >= 2 swa(window=$w) because "x"\n'
@@ -48,23 +48,23 @@ def test_roles() -> None:
             '"x"',
         )
     } == {
-        "param": Role.STATEMENT,
-        "$w": Role.VARIABLE,
-        "tokens": Role.TYPE,
-        "8Ki": Role.NUMBER,
-        "# why": Role.COMMENT,
-        "layers": Role.STATEMENT,
-        "@a": Role.GROUP,
-        "where": Role.STATEMENT,
-        "nll": Role.METRIC,
-        "<": Role.OPERATOR,
-        "5%": Role.NUMBER,
-        "and": Role.WORD_OPERATOR,
-        "model.layers": Role.FACT,
-        "swa": Role.ACTION,
-        "window": Role.KEY,
-        "because": Role.KEYWORD,
-        '"x"': Role.STRING,
+        "param": TextRole.STATEMENT,
+        "$w": TextRole.VARIABLE,
+        "tokens": TextRole.TYPE,
+        "8Ki": TextRole.NUMBER,
+        "# why": TextRole.COMMENT,
+        "layers": TextRole.STATEMENT,
+        "@a": TextRole.GROUP,
+        "where": TextRole.STATEMENT,
+        "nll": TextRole.METRIC,
+        "<": TextRole.OPERATOR,
+        "5%": TextRole.NUMBER,
+        "and": TextRole.WORD_OPERATOR,
+        "model.layers": TextRole.FACT,
+        "swa": TextRole.ACTION,
+        "window": TextRole.KEY,
+        "because": TextRole.KEYWORD,
+        '"x"': TextRole.STRING,
     }
 
 
@@ -87,7 +87,7 @@ def test_pygments_lexer() -> None:
 
 def test_every_shipped_recipe_has_no_error_token() -> None:
     for path in resource_folder("recipes").glob("*.lbr"):
-        assert not any(piece.role is Role.ERROR for piece in pieces(path.read_text(encoding="utf-8")))
+        assert not any(piece.role is TextRole.ERROR for piece in pieces(path.read_text(encoding="utf-8")))
 
 
 def test_lexer_is_found_by_its_alias() -> None:
@@ -128,23 +128,23 @@ def scopes(line: str) -> dict[str, str]:
 
 def test_textmate_grammar_colours_as_the_lexer_does() -> None:
     kinds = {
-        Role.STATEMENT: "keyword.control",
-        Role.KEYWORD: "keyword.other",
-        Role.WORD_OPERATOR: "keyword.operator.word",
-        Role.ACTION: "entity.name.function",
-        Role.METRIC: "entity.name.function",
-        Role.NAME: "entity.name.function",
-        Role.TYPE: "storage.type",
-        Role.FACT: "support.variable",
-        Role.KEY: "variable.parameter",
-        Role.VARIABLE: "variable.other",
-        Role.GROUP: "entity.name.tag",
-        Role.NUMBER: "constant.numeric",
-        Role.STRING: "string.quoted",
-        Role.REGEX: "string.regexp",
-        Role.COMMENT: "comment.line",
-        Role.OPERATOR: "keyword.operator",
-        Role.PUNCTUATION: "punctuation",
+        TextRole.STATEMENT: "keyword.control",
+        TextRole.KEYWORD: "keyword.other",
+        TextRole.WORD_OPERATOR: "keyword.operator.word",
+        TextRole.ACTION: "entity.name.function",
+        TextRole.METRIC: "entity.name.function",
+        TextRole.NAME: "entity.name.function",
+        TextRole.TYPE: "storage.type",
+        TextRole.FACT: "support.variable",
+        TextRole.KEY: "variable.parameter",
+        TextRole.VARIABLE: "variable.other",
+        TextRole.GROUP: "entity.name.tag",
+        TextRole.NUMBER: "constant.numeric",
+        TextRole.STRING: "string.quoted",
+        TextRole.REGEX: "string.regexp",
+        TextRole.COMMENT: "comment.line",
+        TextRole.OPERATOR: "keyword.operator",
+        TextRole.PUNCTUATION: "punctuation",
     }
     text = "\n".join(
         [
@@ -157,5 +157,5 @@ def test_textmate_grammar_colours_as_the_lexer_does() -> None:
     for line in text.splitlines():
         shown = scopes(line)
         for piece in pieces(line):
-            if piece.role is not Role.SPACE:
+            if piece.role is not TextRole.SPACE:
                 assert shown.get(piece.text, "").startswith(kinds[piece.role]), (line, piece)

@@ -12,7 +12,7 @@ import torch
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.export.gguf import write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
@@ -67,7 +67,7 @@ def artifact_of(name: str, smollm2: str) -> Path:
 def texts(smollm2) -> dict[str, Any]:
     """Prompts of up to 512 tokens by their length, and 2,048 tokens to score, of text that nothing was measured on."""
     tokenizer = Workbench(smollm2).tokenizer
-    ids = token_blocks("builtin:pydoc", Part.EVAL, tokenizer, 16 * 1024, 1024).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, tokenizer, 16 * 1024, 1024).ids
     prompts = {length: ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(LENGTHS)}
     return {"tokenizer": tokenizer, "prompts": prompts, "blocks": [ids[0].tolist(), ids[1].tolist()]}
 

@@ -12,7 +12,7 @@ from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
@@ -59,7 +59,7 @@ def base(smollm2: str) -> Path:
 
 @pytest.fixture(scope="module")
 def prompts(smollm2: str) -> list[list[int]]:
-    ids = token_blocks("builtin:pydoc", Part.EVAL, Workbench(smollm2).tokenizer, 16 * 1024, 1024).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 16 * 1024, 1024).ids
     return [ids[i % len(ids), :length].tolist() for i, length in enumerate(LENGTHS)]
 
 

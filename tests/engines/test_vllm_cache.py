@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lbdsl.export.vllm_cache import Kind, Serving, cache_layout
+from lbdsl.export.vllm_cache import CacheKind, Serving, cache_layout
 from tests.engines.environments import clean_environment
 from tests.engines.vllm_side import vllm_python
 
@@ -41,7 +41,7 @@ def cases(count: int) -> list[dict[str, Any]]:
 
 
 def predicted(case: dict[str, Any]) -> dict[str, Any]:
-    kinds = {index: Kind(*layer) for index, layer in enumerate(case["layers"])}
+    kinds = {index: CacheKind(*layer) for index, layer in enumerate(case["layers"])}
     layout = cache_layout(kinds, 2 * HEAD_SIZE * DTYPE_BYTES)
     serving = Serving(case["max_model_len"], case["block_size"], case["in_flight"], batches=1, memory=case["memory"])
     return {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbdsl.export.vllm_cache import GIB, CacheLayout, Kind, Serving, cache_layout, layout_of_layers
+from lbdsl.export.vllm_cache import GIB, CacheKind, CacheLayout, Serving, cache_layout, layout_of_layers
 from lbdsl.layer.spec import LayerSpec
 from tests.layer_changes import NONE, OWN, changed_specs, sized, swa
 from tests.plan_cases import llama_facts
@@ -16,7 +16,7 @@ CPU = Serving(max_model_len=2048, block_size=128, batched_tokens=4096, batches=1
 
 
 def layout(full: int, windowed: int, window: int = 256) -> CacheLayout:
-    return cache_layout({i: Kind(None if i < full else window, 3) for i in range(full + windowed)}, SMOLLM2_HEAD)
+    return cache_layout({i: CacheKind(None if i < full else window, 3) for i in range(full + windowed)}, SMOLLM2_HEAD)
 
 
 @pytest.mark.parametrize(("full", "windowed", "logged"), [(30, 0, 46592), (6, 16, 55632)])
@@ -48,21 +48,21 @@ def test_groups(full: int, windowed: int, size: int, groups: int, padding: int) 
 
 
 def test_two_windows_are_two_kinds() -> None:
-    found = cache_layout({0: Kind(8, 1), 1: Kind(None, 1), 2: Kind(16, 1), 3: Kind(8, 1)}, 100)
+    found = cache_layout({0: CacheKind(8, 1), 1: CacheKind(None, 1), 2: CacheKind(16, 1), 3: CacheKind(8, 1)}, 100)
     assert [(group.window, group.layers) for group in found.groups] == [(8, (0,)), (8, (3,)), (None, (1,)), (16, (2,))]
 
 
-KINDS = st.builds(Kind, st.sampled_from([None, 16, 64, 1000]), st.sampled_from([1, 2, 3, 8]))
+KINDS = st.builds(CacheKind, st.sampled_from([None, 16, 64, 1000]), st.sampled_from([1, 2, 3, 8]))
 
 
 @given(st.lists(KINDS, min_size=1, max_size=40), st.integers(1, 4000), st.booleans())
-def test_every_layer_has_one_place(kinds: list[Kind], max_model_len: int, cpu: bool) -> None:
+def test_every_layer_has_one_place(kinds: list[CacheKind], max_model_len: int, cpu: bool) -> None:
     found = cache_layout(dict(enumerate(kinds)), SMOLLM2_HEAD)
     assert sorted(layer for group in found.groups for layer in group.layers) == list(range(len(kinds)))
     assert all(1 <= len(group.layers) <= found.size for group in found.groups)
     assert max(len(group.layers) for group in found.groups) == found.size
     for group in found.groups:
-        assert [kinds[layer] for layer in group.layers] == [Kind(group.window, heads) for heads in group.kv_heads]
+        assert [kinds[layer] for layer in group.layers] == [CacheKind(group.window, heads) for heads in group.kv_heads]
     assert 0 <= found.lost < 1
     serving = Serving(max_model_len, block_size=128 if cpu else 16)
     # A pool of exactly the bytes that are held holds at least the sequence.
@@ -74,7 +74,7 @@ def test_every_layer_has_one_place(kinds: list[Kind], max_model_len: int, cpu: b
 def test_layers_of_one_window_are_one_group_whatever_their_kv_heads() -> None:
     """Nothing is padded, so the capacity is that of the bytes."""
     for window in (None, 256):
-        found = cache_layout({i: Kind(window, 1 if i % 3 else 3) for i in range(12)}, SMOLLM2_HEAD)
+        found = cache_layout({i: CacheKind(window, 1 if i % 3 else 3) for i in range(12)}, SMOLLM2_HEAD)
         assert (len(found.groups), found.size, found.padding, found.lost) == (1, 12, 0, 0)
         assert found.groups[0].kv_heads == (3, 1, 1) * 4
         assert found.block_bytes(CPU) == (4 * 3 + 8) * 128 * SMOLLM2_HEAD
@@ -82,7 +82,7 @@ def test_layers_of_one_window_are_one_group_whatever_their_kv_heads() -> None:
 
 def test_beside_windows_thin_layers_have_longer_blocks() -> None:
     """SmolLM2 on a CPU, two layers of each kind: 1 of 3 KV heads makes blocks of 384 tokens instead of 128."""
-    kinds = (Kind(None, 3), Kind(None, 1), Kind(256, 3), Kind(256, 1))
+    kinds = (CacheKind(None, 3), CacheKind(None, 1), CacheKind(256, 3), CacheKind(256, 1))
     found = cache_layout({i: kinds[i % 4] for i in range(8)}, SMOLLM2_HEAD)
     assert [found.block_tokens(group, CPU) for group in found.groups] == [128, 384, 128, 384]
     assert (found.size, found.padding, found.lost) == (2, 0, 0)
@@ -92,7 +92,7 @@ def test_beside_windows_thin_layers_have_longer_blocks() -> None:
 
 
 def test_kv_heads_that_do_not_divide_the_most_lose_the_rest_of_their_pages() -> None:
-    found = cache_layout({0: Kind(None, 3), 1: Kind(64, 2)}, SMOLLM2_HEAD)
+    found = cache_layout({0: CacheKind(None, 3), 1: CacheKind(64, 2)}, SMOLLM2_HEAD)
     assert [found.block_tokens(group, CPU) for group in found.groups] == [128, 128]
     assert (found.padding, found.lost) == (0, pytest.approx(1 / 6))
 
@@ -107,5 +107,5 @@ def test_layers_of_specifications() -> None:
     facts = llama_facts(dtype="bfloat16")
     specs = [LayerSpec.model_validate(spec) for spec in changed_specs(facts, [OWN, NONE, swa(5), sized(1)])]
     found = layout_of_layers(specs, facts)
-    assert found == cache_layout({0: Kind(None, 2), 2: Kind(5, 2), 3: Kind(None, 1)}, 2 * 16 * 2)
+    assert found == cache_layout({0: CacheKind(None, 2), 2: CacheKind(5, 2), 3: CacheKind(None, 1)}, 2 * 16 * 2)
     assert cache_layout({}, 100).capacity(CPU) == 0

@@ -17,7 +17,7 @@ import pytest
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.measure.fingerprint import fingerprint
-from lbdsl.measure.store import FILE_NAME, Store, Sum, open_store
+from lbdsl.measure.store import FILE_NAME, SequenceSum, Store, open_store
 
 KEY = Request("nll", "drop", 3)
 
@@ -25,13 +25,13 @@ WRITER = """
 import sys
 from pathlib import Path
 from lbdsl.core.measurement import Request
-from lbdsl.measure.store import Sum, open_store
+from lbdsl.measure.store import SequenceSum, open_store
 folder, name, first, last = sys.argv[1:]
 print("ready", flush=True)
 for layer in range(int(first), int(last)):
     with open_store(Path(folder)) as store:
         # Many rows a transaction: a torn one would be seen.
-        store.put("print", [(Request(name, "drop", layer), row, Sum(layer + row / 7, 1023)) for row in range(200)])
+        store.put("print", [(Request(name, "drop", layer), row, SequenceSum(layer + row / 7, 1023)) for row in range(200)])
 """
 
 
@@ -42,7 +42,12 @@ def start_writer(folder, name, first, last) -> subprocess.Popen:
 
 
 def test_sums_come_back_exactly(tmp_path):
-    sums = {0: Sum(0.1 + 0.2, 1023), 1: Sum(-math.pi * 1e-300, 7), 2: Sum(math.inf, 1), 3: Sum(math.nan, 1)}
+    sums = {
+        0: SequenceSum(0.1 + 0.2, 1023),
+        1: SequenceSum(-math.pi * 1e-300, 7),
+        2: SequenceSum(math.inf, 1),
+        3: SequenceSum(math.nan, 1),
+    }
     with open_store(tmp_path / "new" / "folder") as store:
         store.put("a", [(KEY, row, value) for row, value in sums.items()])
     with open_store(tmp_path / "new" / "folder") as store:
@@ -52,8 +57,8 @@ def test_sums_come_back_exactly(tmp_path):
         assert store.get("b", KEY) == {}
         assert store.get("a", replace(KEY, layer=4)) == {}
         assert store.get("a", replace(KEY, action="")) == {}
-        store.put("a", [(KEY, 0, Sum(1.0, 2))])
-        assert store.get("a", KEY)[0] == Sum(1.0, 2)
+        store.put("a", [(KEY, 0, SequenceSum(1.0, 2))])
+        assert store.get("a", KEY)[0] == SequenceSum(1.0, 2)
 
 
 def test_two_processes_at_once(tmp_path):
@@ -63,7 +68,7 @@ def test_two_processes_at_once(tmp_path):
         for name in ("nll", "kl"):
             for layer in range(40):
                 assert store.get("print", Request(name, "drop", layer)) == {
-                    row: Sum(layer + row / 7, 1023) for row in range(200)
+                    row: SequenceSum(layer + row / 7, 1023) for row in range(200)
                 }
 
 
@@ -88,15 +93,17 @@ def test_killed_writer_leaves_whole_transactions(tmp_path):
 def test_failed_put_leaves_the_store_usable(tmp_path):
     with open_store(tmp_path) as store:
         with pytest.raises(sqlite3.ProgrammingError):
-            store.put("a", [(KEY, 0, Sum(1.0, 1)), (KEY, 1, Sum([], 1))])  # type: ignore[arg-type]
+            store.put("a", [(KEY, 0, SequenceSum(1.0, 1)), (KEY, 1, SequenceSum([], 1))])  # type: ignore[arg-type]
         assert store.get("a", KEY) == {}
-        store.put("a", [(KEY, 0, Sum(1.0, 1))])
+        store.put("a", [(KEY, 0, SequenceSum(1.0, 1))])
         assert len(store.get("a", KEY)) == 1
 
 
 def filled(tmp_path):
     with open_store(tmp_path) as store:
-        store.put("a", [(Request("nll", "drop", layer), row, Sum(1.0, 1)) for layer in range(50) for row in range(50)])
+        store.put(
+            "a", [(Request("nll", "drop", layer), row, SequenceSum(1.0, 1)) for layer in range(50) for row in range(50)]
+        )
     path = tmp_path / FILE_NAME
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

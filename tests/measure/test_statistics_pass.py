@@ -8,7 +8,7 @@ from measure_cases import facts_of, tiny_llama
 
 from lbdsl.actions.drop import Drop
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.statistics import pass_over
@@ -45,6 +45,6 @@ def test_each_layer_is_of_the_model_as_it_is_and_alone_in_memory() -> None:
         assert torch.allclose(values[stat.text].double(), naive[layer], rtol=1e-5)
         found.append(layer)
 
-    blocks = TokenBlocks(ids, "", "random", Part.SCORE, 0, 1, None)
+    blocks = TokenBlocks(ids, "", "random", TextPart.SCORE, 0, 1, None)
     pass_over(LoadedModel(model), facts, {1: (stat,), 2: (stat,)}, blocks, use, batch=2)
     assert found == [1, 2]

@@ -203,7 +203,7 @@ def test_saved_files_are_readable_by_others(workplace: Path, lbdsl) -> None:
 
 
 def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Path) -> None:
-    from lbdsl.data import Part, read_parts
+    from lbdsl.data import TextPart, read_parts
     from lbdsl.recipe.schema import Evaluate, Heal, Measure
     from lbdsl.verbs.texts import eval_blocks
     from lbdsl.verbs.workbench import Workbench
@@ -212,8 +212,8 @@ def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Pat
     Path("all.jsonl").write_text("\n".join(lines))
     Path("some.jsonl").write_text("\n".join(lines[:100]))
     bench = Workbench("model")
-    healing = set(read_parts("all.jsonl").texts(Part.HEAL))
-    assert healing & set(read_parts("some.jsonl").texts(Part.EVAL))
+    healing = set(read_parts("all.jsonl").texts(TextPart.HEAL))
+    assert healing & set(read_parts("some.jsonl").texts(TextPart.EVAL))
     (blocks,) = eval_blocks(
         Evaluate(data="some.jsonl", tokens=512, seq=64),
         Measure(),

@@ -15,7 +15,7 @@ from lbdsl.actions import actions
 from lbdsl.artifact.save import save_model
 from lbdsl.core.codes import code_for
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
@@ -92,7 +92,7 @@ def planned(text: str, bench: Workbench):
 
 def statistics_of(plan: Plan, bench: Workbench, folder: Path) -> Statistics:
     """Those that the plan's new weights are made from, of random tokens."""
-    blocks = TokenBlocks(random_ids(), "", "random", Part.SCORE, 0, 1, None)
+    blocks = TokenBlocks(random_ids(), "", "random", TextPart.SCORE, 0, 1, None)
     return take_statistics(lambda: bench.measured_base, bench.facts, plan.used_statistics, blocks, folder, "0" * 64)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_layer, tiny_llama
 
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure import flow
 from lbdsl.measure.joint import measure_joint
@@ -15,7 +15,7 @@ from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
 
 NONE = tiny_layer(attention=False)
-BLOCKS = text(3, 29, Part.JOINT)
+BLOCKS = text(3, 29, TextPart.JOINT)
 PLANS = {
     "mixed": {1: NONE, 2: tiny_layer(window=5, sinks=1), 3: NONE},
     "first": {0: tiny_layer(window=4)},

@@ -11,7 +11,7 @@ from measure_cases import naive_logp
 from lbdsl.actions.drop import Drop
 from lbdsl.core.measurement import Request
 from lbdsl.data.blocks import token_blocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.measure.joint import measure_joint
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.scores import measure_requests
@@ -29,7 +29,7 @@ LAYERS = 30
 def test_smollm2(tmp_path):
     source = resolve_source(model_folder())
     stock = load_base(source, dtype="float32", device="cpu", cache_dir=tmp_path)
-    blocks = token_blocks("builtin:pydoc", Part.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)
+    blocks = token_blocks("builtin:pydoc", TextPart.SCORE, load_tokenizer(source, cache_dir=tmp_path), 1024, 512)
     target = blocks.ids[:, 1:, None]
 
     facts = inspect_model(source, "float32").unwrap()

@@ -16,7 +16,7 @@ import torch
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
-from lbdsl.data.split import Part
+from lbdsl.data.split import TextPart
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.workbench import Workbench
@@ -70,7 +70,7 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
     # The weights are bfloat16 numbers; the products are in float32, so that rounding explains nothing.
     model = load_artifact(unhealed / "out", device="cpu", compute="float32")
     stock = cast_weights(load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu"), "float32")
-    ids = token_blocks("builtin:pydoc", Part.EVAL, Workbench(smollm2).tokenizer, 2048, 1024).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 2048, 1024).ids
     q = torch.arange(1024)
     for layer, spec in zip(stock.model.layers, specs, strict=True):
         if spec.mixer is None:
@@ -117,7 +117,7 @@ def test_generation_600_tokens_past_the_window(name: str, smollm2: str) -> None:
     if name.endswith("fp64"):
         for parameter in model.parameters():
             parameter.data = parameter.data.double()
-    prompts = token_blocks("builtin:pydoc", Part.EVAL, bench.tokenizer, 3 * PROMPT, PROMPT).ids
+    prompts = token_blocks("builtin:pydoc", TextPart.EVAL, bench.tokenizer, 3 * PROMPT, PROMPT).ids
     out = model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),

@@ -8,10 +8,10 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.span import Source
 from lbdsl.language.lexer import Token
 from lbdsl.language.mistakes import parts, signs, words
-from lbdsl.language.mistakes.place import Place
+from lbdsl.language.mistakes.place import Mistake
 from lbdsl.language.parser import Failure
 
-DETECTORS: tuple[Callable[[Place], Diagnostic | None], ...] = (
+DETECTORS: tuple[Callable[[Mistake], Diagnostic | None], ...] = (
     signs.bad_character,
     words.unknown_statement,
     words.no_statement,
@@ -44,7 +44,7 @@ def explain_failure(
 ) -> tuple[Diagnostic, bool]:
     """The diagnostic of a failure, and whether it speaks for the statement that follows as well. `actions` are known
     action names, used in messages only."""
-    place = Place(source, tokens, failure, actions)
+    place = Mistake(source, tokens, failure, actions)
     found = next(found for detector in DETECTORS if (found := detector(place)) is not None)
     joined = parts.action_on_next_line(place, following) if found.code == "LB016" and following else None
     return joined or found, joined is not None

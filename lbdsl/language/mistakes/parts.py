@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
-from lbdsl.language.mistakes.place import WANTS_MORE, Place, keyword
+from lbdsl.language.mistakes.place import WANTS_MORE, Mistake, keyword
 from lbdsl.language.words import BLOCKS, KEYWORDS, STATEMENTS
 
 _VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}
 
 
-def modules_in_layers(p: Place) -> Diagnostic | None:
+def modules_in_layers(p: Mistake) -> Diagnostic | None:
     """`layers "*.q_proj" drop`."""
     if p.first != "layers" or p.type not in ("STRING", "REGEX"):
         return None
@@ -22,7 +22,7 @@ def modules_in_layers(p: Place) -> Diagnostic | None:
     return p.error("LB008", f"unexpected `{text}`", help=(f"{said} `modules {text} quantize(bits=4)`", *p.form))
 
 
-def open_range(p: Place) -> Diagnostic | None:
+def open_range(p: Mistake) -> Diagnostic | None:
     """`layers 4- keep`."""
     start, dash = p.at(-2), p.at(-1)
     of_layers = p.first == "group" or any(token.type == "LAYERS" for token in p.tokens)
@@ -36,7 +36,7 @@ def open_range(p: Place) -> Diagnostic | None:
     return p.error("LB009", "range has no end", start, dash, help=tuple(hints))
 
 
-def action_for_a_value(p: Place) -> Diagnostic | None:
+def action_for_a_value(p: Mistake) -> Diagnostic | None:
     """`where nll < drop`; without more it parses as a condition, and then has no action."""
     ended = not p.type and p.at(-1).type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME")
     if not ended and not (p.is_rule and p.type == "NAME"):
@@ -61,7 +61,7 @@ def _last_call(tokens: Sequence[Token]) -> int:
     return index
 
 
-def right_side(p: Place) -> Diagnostic | None:
+def right_side(p: Mistake) -> Diagnostic | None:
     """`where nll <`."""
     before = p.at(-1)
     if before.type not in WANTS_MORE or p.type in (BAD, *NUMBERS):
@@ -71,7 +71,7 @@ def right_side(p: Place) -> Diagnostic | None:
     return p.error("LB012", f"right side of `{before.text}` missing", before, help=p.form)
 
 
-def missing_by(p: Place) -> Diagnostic | None:
+def missing_by(p: Mistake) -> Diagnostic | None:
     """`lowest 30% nll drop`."""
     if p.type != "NAME" or not p.expects("BY"):
         return None
@@ -82,7 +82,7 @@ def missing_by(p: Place) -> Diagnostic | None:
     return p.error("LB013", "expected `by`", help=f"write `by {p.token.text}`", fix=fix)
 
 
-def no_action(p: Place) -> Diagnostic | None:
+def no_action(p: Mistake) -> Diagnostic | None:
     before = p.at(-1)
     if p.type or not p.is_rule or not p.expects("NAME"):
         return None
@@ -97,7 +97,7 @@ def no_action(p: Place) -> Diagnostic | None:
     return p.error("LB016", "selector has no action", p.tokens[0], p.tokens[-1], help=help)
 
 
-def action_on_next_line(p: Place, following: Sequence[Token]) -> Diagnostic | None:
+def action_on_next_line(p: Mistake, following: Sequence[Token]) -> Diagnostic | None:
     """One mistake, although each of the two statements is wrong by itself: `following` begins with the rule's action."""
     action, end = following[0], p.tokens[-1].end
     if action.type != "NAME" or action.text not in p.actions:
@@ -108,7 +108,7 @@ def action_on_next_line(p: Place, following: Sequence[Token]) -> Diagnostic | No
     return p.error("LB016", "selector has no action on its line", p.tokens[0], p.tokens[-1], help=help, fix=fix)
 
 
-def two_statements(p: Place) -> Diagnostic | None:
+def two_statements(p: Mistake) -> Diagnostic | None:
     if not p.type or not p.failure.complete:
         return None
     word = p.token.text
@@ -122,13 +122,13 @@ def two_statements(p: Place) -> Diagnostic | None:
     return p.error("LB017", f"a new statement begins at `{word}`", help=help, fix=fix)
 
 
-def no_block(p: Place) -> Diagnostic | None:
+def no_block(p: Mistake) -> Diagnostic | None:
     if p.failure.index == 1 and p.first in BLOCKS and p.type != "LBRACE":
         return p.error("LB018", f"`{p.first}` has no block", p.tokens[0], help=p.form)
     return None
 
 
-def anything_else(p: Place) -> Diagnostic:
+def anything_else(p: Mistake) -> Diagnostic:
     what = f"unexpected `{p.token.text.strip() or 'line end'}`" if p.type else "the statement ends too early"
     wanted = _wanted(p.failure.expected)
     return p.error("LB008", f"{what}, expected {wanted}" if wanted else what, help=p.form)

@@ -21,7 +21,7 @@ LONGEST = 2000
 
 
 @dataclass(frozen=True)
-class Place:
+class Mistake:
     """A statement and where it stopped making sense. `actions` are the names of known actions."""
 
     source: Source

@@ -7,7 +7,7 @@ from itertools import takewhile
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
 from lbdsl.core.span import Span
 from lbdsl.language.lexer import BAD, BRACKETS, NUMBERS
-from lbdsl.language.mistakes.place import Place
+from lbdsl.language.mistakes.place import Mistake
 from lbdsl.language.words import BLOCKS
 
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -15,7 +15,7 @@ _LAYERS = ("INT", "REF")
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
 
-def bad_character(p: Place) -> Diagnostic | None:
+def bad_character(p: Mistake) -> Diagnostic | None:
     if p.type != BAD:
         return None
     sign, before = p.token.text, p.at(-1)
@@ -39,7 +39,7 @@ def bad_character(p: Place) -> Diagnostic | None:
     return p.error("LB008", f"unexpected `{shown}`", help=p.form)
 
 
-def comment_sign(p: Place) -> Diagnostic | None:
+def comment_sign(p: Mistake) -> Diagnostic | None:
     after = p.at(1)
     if p.type != "OVER" or after.text not in ("/", "*"):
         return None
@@ -49,14 +49,14 @@ def comment_sign(p: Place) -> Diagnostic | None:
     return p.error("LB008", "comments begin with `#`", p.token, after, help="and end with the line", write=write)
 
 
-def sign_of_a_domain(p: Place) -> Diagnostic | None:
+def sign_of_a_domain(p: Mistake) -> Diagnostic | None:
     """`param $w: tokens in 64:256`."""
     if p.type != "COLON" or p.first != "param" or not p.at(-1).type == p.at(1).type == "INT":
         return None
     return p.error("LB011", "a range of values is written with `..`, not `:`", help=p.form, write="..")
 
 
-def sign_of_a_range(p: Place) -> Diagnostic | None:
+def sign_of_a_range(p: Mistake) -> Diagnostic | None:
     """`layers 0:4 keep`, `layers 0..3 keep`."""
     start, end, sign = p.at(-1), p.at(1), p.token.text
     if p.type not in ("COLON", "_DOTS") or not start.type == end.type == "INT" or not (p.is_rule or p.first == "group"):
@@ -73,7 +73,7 @@ def sign_of_a_range(p: Place) -> Diagnostic | None:
     return p.error("LB010", said, start, end, help=both, write=right)
 
 
-def negative_layer(p: Place) -> Diagnostic | None:
+def negative_layer(p: Mistake) -> Diagnostic | None:
     after = p.at(1)
     if p.type != "MINUS" or after.type != "INT" or not p.expects("EVERY"):
         return None
@@ -86,7 +86,7 @@ def negative_layer(p: Place) -> Diagnostic | None:
     return p.error("LB010", said, p.token, after, help=help)
 
 
-def sign_for_equals(p: Place) -> Diagnostic | None:
+def sign_for_equals(p: Mistake) -> Diagnostic | None:
     """`heal { tokens == 3 }`, `swa(window: 512)`, `swa(window 512)`, `let $x == 3`."""
     before, after, argument = p.at(-1), p.at(1), "arguments use `=`"
     if p.type == "NAME" and after.text in ("==", ":") and p.expects("KEY"):
@@ -102,7 +102,7 @@ def sign_for_equals(p: Place) -> Diagnostic | None:
     return None
 
 
-def sign_of_a_comparison(p: Place) -> Diagnostic | None:
+def sign_of_a_comparison(p: Mistake) -> Diagnostic | None:
     """`where nll = 0.1 drop`, `where nll =< 0.1 drop`."""
     sign, follows = (p.at(1), p.at(2)) if p.type == "KEY" else (p.token, p.at(1))
     if p.failure.index == 0 or sign.type != "EQUAL" or p.first in BLOCKS:
@@ -116,7 +116,7 @@ def sign_of_a_comparison(p: Place) -> Diagnostic | None:
     return p.error("LB011", "a comparison uses `==`", sign, help="`=` gives a value, `==` compares", write="==")
 
 
-def comma_in_a_block(p: Place) -> Diagnostic | None:
+def comma_in_a_block(p: Mistake) -> Diagnostic | None:
     before = [token.type for token in p.tokens[: p.failure.index]]
     inside = [opening for opening, closing in BRACKETS.items() if before.count(opening) > before.count(closing)]
     if p.type != "COMMA" or p.first not in BLOCKS or inside != ["LBRACE"]:
@@ -124,7 +124,7 @@ def comma_in_a_block(p: Place) -> Diagnostic | None:
     return p.error("LB011", "settings are separated by `;` or a new line", write=";")
 
 
-def missing_comma(p: Place) -> Diagnostic | None:
+def missing_comma(p: Mistake) -> Diagnostic | None:
     """`layers 0 1 2 drop`."""
     before = p.at(-1)
     if p.type not in _LAYERS or before.type not in _LAYERS or p.first not in ("layers", "group") or not p.expects("COMMA"):

@@ -8,7 +8,7 @@ from itertools import islice
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Place, keyword
+from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
 from lbdsl.language.words import BLOCKS, KEYWORDS, LEFT, PLANNED, STATEMENTS
 
@@ -16,7 +16,7 @@ _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 _TRIALS = 6
 
 
-def unknown_statement(p: Place) -> Diagnostic | None:
+def unknown_statement(p: Mistake) -> Diagnostic | None:
     word = p.token.text
     if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
         return None
@@ -39,7 +39,7 @@ def unknown_statement(p: Place) -> Diagnostic | None:
     return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS))
 
 
-def no_statement(p: Place) -> Diagnostic | None:
+def no_statement(p: Mistake) -> Diagnostic | None:
     """A statement that begins with a set, or with the brace of JSON."""
     said = f"a statement cannot begin with `{p.token.text}`"
     if p.failure.index != 0:
@@ -56,7 +56,7 @@ def no_statement(p: Place) -> Diagnostic | None:
     return p.error("LB001", said, help=f"write `{word} {p.token.text}`", fix=fix)
 
 
-def misspelt_keyword(p: Place) -> Diagnostic | None:
+def misspelt_keyword(p: Mistake) -> Diagnostic | None:
     """`layers 0-9 exept 3 keep`: the word is put right on trial, and the parser says whether that helps. A misspelt
     keyword is taken for a name, often for the action's, so the failure is at the word or one or two tokens behind it."""
     if len(p.tokens) > LONGEST:
@@ -76,7 +76,7 @@ def misspelt_keyword(p: Place) -> Diagnostic | None:
     return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
 
 
-def _candidates(p: Place) -> Iterator[tuple[int, str]]:
+def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with the keywords like it, the likest first."""
     for index in _words_near(p, 2):
         word = p.tokens[index].text
@@ -84,14 +84,14 @@ def _candidates(p: Place) -> Iterator[tuple[int, str]]:
             yield from ((index, near) for near in close_words(word, KEYWORDS.keys() - PLANNED)[:3])
 
 
-def _words_near(p: Place, before: int) -> Iterator[int]:
+def _words_near(p: Mistake, before: int) -> Iterator[int]:
     """Where a word that is no action stands: at the failure, or up to so many tokens before it."""
     for index in range(p.failure.index, max(0, p.failure.index - before - 1), -1):
         if index < len(p.tokens) and p.tokens[index].type in WORDS and p.tokens[index].text not in p.actions:
             yield index
 
 
-def word_of_another_tool(p: Place) -> Diagnostic | None:
+def word_of_another_tool(p: Mistake) -> Diagnostic | None:
     """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
     for index in _words_near(p, 1):
         token = p.tokens[index]
@@ -101,7 +101,7 @@ def word_of_another_tool(p: Place) -> Diagnostic | None:
     return None
 
 
-def count_in_words(p: Place) -> Diagnostic | None:
+def count_in_words(p: Mistake) -> Diagnostic | None:
     """`lowest six by nll drop`."""
     if p.type != "NAME" or p.at(1).type not in ("BY", "OF") or not p.expects("BY", "INT"):
         return None
@@ -112,7 +112,7 @@ def count_in_words(p: Place) -> Diagnostic | None:
     return p.error("LB008", said, help=f"write `{number}`", write=number)
 
 
-def keyword_as_name(p: Place) -> Diagnostic | None:
+def keyword_as_name(p: Mistake) -> Diagnostic | None:
     """`layers 8 else`."""
     word, before = p.token.text, p.at(-1)
     if word not in KEYWORDS or not before.type or not p.expects("NAME") or p.failure.complete:
