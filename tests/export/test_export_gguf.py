@@ -309,7 +309,7 @@ def test_spaces_behind_added_tokens_follow_the_name(tmp_path):
     assert name("llama-like-Phi-3", plain) == "llama-like-Phi_3"
     assert name("Phi-3-mini-drop8", PHI3) == "Phi-3-mini-drop8"
     assert name("small", PHI3) == "small (Phi-3)"
-    with pytest.raises(LbdslError, match="spaces behind"):
+    with pytest.raises(LbdslError, match="spaces after"):
         name("small", {**PHI3, "<|user|>": False})
     with pytest.raises(LbdslError, match="spaces before"):
         name("small", plain, lstrip=True)

@@ -110,7 +110,7 @@ def test_config_that_is_not_text(folder):
         ({"_attn_implementation": "somebody/kernel"}, "LB404", "somebody/kernel"),
         ({"_attn_implementation_internal": {"": "flash_attention_2"}}, "LB404", "_attn_implementation_internal"),
         ({"num_hidden_layers": 4}, "LB409", "missing"),
-        ({"num_hidden_layers": 2}, "LB409", "no place"),
+        ({"num_hidden_layers": 2}, "LB409", "not part of the model"),
         ({"intermediate_size": 64}, "LB409", "[48, 32], expected [64, 32]"),
         ({"attention_bias": True}, "LB409", "q_proj.bias"),
         (artifact({"attn": 1}), "LB402", "lbdsl.layers[0]"),
