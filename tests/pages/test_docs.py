@@ -77,3 +77,9 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_architecture_names_each_file_once() -> None:
+    named = re.findall(r"lbdsl/[a-z_/]+\.py", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert len(named) == len(set(named)) > 30
+    assert [name for name in named if not (ROOT / name).is_file()] == []
