@@ -65,7 +65,7 @@ def _load(data: str, offline: bool) -> Any:
             repo, config, split=split, download_config=datasets.DownloadConfig(local_files_only=offline)
         )
         if not isinstance(rows, datasets.Dataset):
-            raise fail("LB445", f"{data} does not name one split", help='name it: "org/name@train"')
+            raise fail("LB445", f"choose one split of {data}", help='name it after @, as in "org/name@train"')
         return rows
     except _failures() as problem:
         raise fail(

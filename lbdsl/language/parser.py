@@ -143,7 +143,7 @@ class Parser:
         def unescaped(match: re.Match[str]) -> str:
             char, at = match[1], span.start + 1 + match.start()
             if char not in _ESCAPES:
-                help = 'strings know `\\\\`, `\\"`, `\\n` and `\\t`'
+                help = 'valid escapes are `\\\\`, `\\"`, `\\n` and `\\t`'
                 where = Span(self.source, at, at + 2)
                 self.diagnostics.append(error("LB014", f"unknown escape `\\{char}` in a string", where, help=help))
             return _ESCAPES.get(char, char)

@@ -25,7 +25,11 @@ def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
             instead = "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs"
             yield "`choose` is", word, instead
         case tree.RuleStatement(selector=tree.RankSelector(bound=tree.While(span=span))):
-            yield "`while` is", span, "give the number of layers, as in `lowest 8 by nll drop`, and `assert` what must hold"
+            yield (
+                "`while` is",
+                span,
+                "leave it out: give a number, as in `lowest 8 by nll drop`, and check the result with an `assert`",
+            )
         case tree.Block():
             for item in node.items:
                 if isinstance(item, tree.Stage):

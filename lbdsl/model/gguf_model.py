@@ -30,7 +30,7 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
     if family is None:
         raise fail(
             "LB403",
-            f"{path.name} holds a model of the architecture {str(named)[:40]!r}",
+            f"{path.name} has the architecture {str(named)[:40]!r}, which lbdsl does not read from GGUF",
             help=f"supported: {', '.join(readable)}; of others, give the safetensors folder",
         )
     _refuse_lost(path, family, header)
@@ -52,7 +52,7 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     if scaled_table or scaling not in ("none", ""):
         raise fail(
             "LB410",
-            f"{path.name} scales its rotary embeddings, and that is lost when a GGUF file is read",
+            f"{path.name} uses RoPE scaling, which is lost when a GGUF file is read",
             help="give the model's safetensors folder instead",
         )
     biases = {row.gguf for row in family.mixer_rows + family.ffn_rows if row.when is not None}
@@ -60,7 +60,7 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     if lost:
         raise fail(
             "LB410",
-            f"{path.name} has biases ({lost[0]}), and they are lost when a GGUF file is read",
+            f"{path.name} has biases ({lost[0]}), which are lost when a GGUF file is read",
             help="give the model's safetensors folder instead",
         )
     experts = header.metadata.get(f"{family.gguf.graph.name}.expert_count", 0)

@@ -32,7 +32,7 @@ def pick_device(name: str | None = None) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise fail(
-                "LB416", f"there is no {name}: torch sees {count} CUDA devices", help="--device cpu works everywhere"
+                "LB416", f"device {name} not found: torch sees {count} CUDA devices", help="--device cpu works everywhere"
             )
         return device
     if device.type == "mps":

@@ -88,7 +88,7 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
     Raises LbdslError with LB400 or LB401 for paths, LB411-LB414 for the hub.
     """
     if not text.strip() or "\0" in text:
-        raise fail("LB400", "the model's name is empty", help="give a folder, a .gguf file or a hub id")
+        raise fail("LB400", "no model is given: its name is empty", help="give a folder, a .gguf file or a hub id")
     try:
         path = Path(text).expanduser()
         exists = path.exists()

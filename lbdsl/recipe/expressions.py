@@ -255,7 +255,7 @@ def _cost(scope: Scope, node: tree.Call) -> CostOf:
         return CostOf(node.span, name, None)
     argument = _argument(node)
     if argument is None:
-        scope.fail("LB104", f"`{name}` needs a context", node.span, help=f"as in `{name}(32Ki)`, in tokens")
+        scope.fail("LB104", f"`{name}` needs a context length", node.span, help=f"in tokens, as in `{name}(32Ki)`")
     context = whole(scope, "a context", argument, Unit.TOKENS)
     if context < 1:
         scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")

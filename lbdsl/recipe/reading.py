@@ -193,7 +193,7 @@ class Whole(Findings):
         """The tree of an included file and its path. It is on the stack of open files then."""
         path, span = self._path(node, including), node.path.span
         if self.reader is None:
-            message = "a recipe that is not in a folder cannot include files"
+            message = "`include` needs a recipe that was read from a file"
             self.fail("LB136", message, span, help="save it to a file, and give that file")
         found = self.reader.read(path)
         if isinstance(found, NotFound):

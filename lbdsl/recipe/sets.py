@@ -83,7 +83,7 @@ def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
             message = f"a share of {value.value * 100:g} %"
             scope.fail("LB211", message, node.span, help="a share is between 0% and 100%")
         return Amount(node.span, value.value, Unit.RATIO, value.text)
-    count = whole(scope, "an amount of layers", value)
+    count = whole(scope, "the number of layers", value)
     if count < 0:
         scope.fail("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
     return Amount(node.span, count, Unit.NONE, str(count))

@@ -157,7 +157,7 @@ def _check(scope: Scope, op: tree.Operator, left: Operand, right: Operand) -> No
         written = right.written.items if isinstance(right.written, tree.Items) else (right.written,) * len(items)
         for item in map(Operand, items, written):
             if kind_of(item.expr) != kind:
-                scope.fail("LB106", f"{kind_name(left.expr)} is never {kind_name(item.expr)}", item.written.span)
+                scope.fail("LB106", f"{kind_name(left.expr)} is never equal to {kind_name(item.expr)}", item.written.span)
             if kind == "number":
                 _check_units(scope, op.text, left, item)
     elif kind_of(right.expr) != kind:
@@ -165,7 +165,7 @@ def _check(scope: Scope, op: tree.Operator, left: Operand, right: Operand) -> No
     elif kind == "number":
         _check_units(scope, op.text, left, right)
     elif op.text not in ("==", "!=") or kind == "list":
-        scope.fail("LB106", f"`{op.text}` does not compare {kind}", op.span, help="use `==`, `!=` or `in`")
+        scope.fail("LB106", f"`{op.text}` cannot compare {kind}", op.span, help="use `==`, `!=` or `in`")
 
 
 def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:

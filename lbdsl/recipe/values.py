@@ -122,7 +122,7 @@ def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
         wanted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
         scope.fail("LB107", f"{what} is {wanted or f'a plain number, not {described(value)}'}", value.span)
     if value.value != int(value.value):
-        scope.fail("LB106", f"{what} is a whole number, not {described(value)}", value.span)
+        scope.fail("LB106", f"{what} must be a whole number, not {described(value)}", value.span)
     return int(value.value)
 
 

@@ -203,7 +203,7 @@ def _keyword(word: str) -> Page | None:
 
 
 def _left(word: str) -> Page | None:
-    return Page("word", word, f"`{word}` has left the language: {LEFT[word]}.") if word in LEFT else None
+    return Page("word", word, f"`{word}` was removed from the language: {LEFT[word]}.") if word in LEFT else None
 
 
 def _function(name: str) -> Page | None:

@@ -98,7 +98,7 @@ def export_artifact(
     if any(d.is_error for d in found):
         raise LbdslError(found)
     if record.status != "accepted":
-        found.append(warning("LB507", f"{folder} was rejected by a gate of its recipe", help="see `lbdsl show`"))
+        found.append(warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which"))
     with _beside(target) as place:
         with progress.stage(f"writing {kind}") as report:
             exporter.write(folder, subject, place, report)

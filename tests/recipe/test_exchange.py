@@ -236,7 +236,7 @@ def test_numbers_keep_their_text() -> None:
         ({"param": "a", "type": "int", "in": 3}, "LB043", "`statements[0].in`: must be", ""),
         ({"param": "a", "type": "int", "in": []}, "LB043", "`statements[0].in`: needs a value", ""),
         ({"param": "a", "type": "int", "in": "1..2 = 3"}, "LB043", "a domain has no `=`", ""),
-        ({"where": "nll <", "do": "drop"}, "LB044", "right side of `<` missing", ""),
+        ({"where": "nll <", "do": "drop"}, "LB044", "the right side of `<` is missing", ""),
         ({"where": "nll < 1 keep\nelse drop", "do": "drop"}, "LB044", "unexpected `keep`", ""),
         ({"where": "nll < 1\nelse drop", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
         ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),

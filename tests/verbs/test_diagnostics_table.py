@@ -17,7 +17,7 @@ ROWS = [
     ("layers 0:4 keep", "LB010", "written with `-`, not `:`", ["`0:4` is `0-3`"], "layers 0-3 keep"),
     ("layers 0-3", "LB016", "selector has no action", ["`keep`", "`drop`", "`swa`"], None),
     ("layers 5 swa(window=512\nheal { }", "LB002", "`(` never closed", [], None),
-    ("where sensitivity < drop", "LB012", "right side of `<` missing", ["where CONDITION ACTION"], None),
+    ("where sensitivity < drop", "LB012", "the right side of `<` is missing", ["where CONDITION ACTION"], None),
     ("lowest 30% sensitivity drop", "LB013", "expected `by`", [], "lowest 30% by sensitivity drop"),
     ("heal { tokens == 3 }", "LB011", "settings use `=`", [], "heal { tokens = 3 }"),
     ("layers 8 else", "LB015", "`else` is a keyword, not an action", [], None),

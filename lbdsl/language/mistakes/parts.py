@@ -46,7 +46,7 @@ def action_for_a_value(p: Mistake) -> Diagnostic | None:
     if index < 1 or sign.type not in _VALUE_SIGNS or name.type != "NAME" or name.text not in p.actions:
         return None
     label = Label(p.span(name), f"`{name.text}` is an action, not a value")
-    return p.error("LB012", f"right side of `{sign.text}` missing", sign, labels=(label,), help=p.form)
+    return p.error("LB012", f"the right side of `{sign.text}` is missing", sign, labels=(label,), help=p.form)
 
 
 def _last_call(tokens: Sequence[Token]) -> int:
@@ -68,7 +68,7 @@ def right_side(p: Mistake) -> Diagnostic | None:
         return None
     if p.type and p.type.lower() not in KEYWORDS and p.token.text not in ")]};":
         return None
-    return p.error("LB012", f"right side of `{before.text}` missing", before, help=p.form)
+    return p.error("LB012", f"the right side of `{before.text}` is missing", before, help=p.form)
 
 
 def missing_by(p: Mistake) -> Diagnostic | None:

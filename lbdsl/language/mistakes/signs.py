@@ -46,7 +46,9 @@ def comment_sign(p: Mistake) -> Diagnostic | None:
     # Behind a number `//` may be a division, and what follows `/* */` is no comment.
     sure = after.text == "/" and (p.failure.index == 0 or (p.is_rule and p.failure.complete))
     write = "#" if sure else None
-    return p.error("LB008", "comments begin with `#`", p.token, after, help="and end with the line", write=write)
+    return p.error(
+        "LB008", "comments begin with `#`", p.token, after, help="a comment runs to the end of its line", write=write
+    )
 
 
 def sign_of_a_domain(p: Mistake) -> Diagnostic | None:

@@ -21,7 +21,7 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
     if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
         return None
     if word in LEFT:
-        return p.error("LB053", f"`{word}` has left the language", help=LEFT[word])
+        return p.error("LB053", f"`{word}` was removed from the language", help=LEFT[word])
     if word in p.actions:
         help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
         return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
