@@ -140,7 +140,7 @@ BLOCKS = ("measure", "heal", "eval")
 RULES = ("else", "where", "layers", "modules", "lowest", "highest")
 OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 
-LEFT: Mapping[str, str] = dict.fromkeys(
+REMOVED: Mapping[str, str] = dict.fromkeys(
     ("search", "tune"),
     "`--set NAME=VALUE` tries another value of a parameter; `choose`, which finds the best plan for a budget, and "
     "`--sweep`, which tries several values, are planned and not in this version",

@@ -12,7 +12,7 @@ from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
-from lbdsl.language.words import KEYWORDS, LEFT
+from lbdsl.language.words import KEYWORDS, REMOVED
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
@@ -203,7 +203,7 @@ def _keyword(word: str) -> Page | None:
 
 
 def _left(word: str) -> Page | None:
-    return Page("word", word, f"`{word}` was removed from the language: {LEFT[word]}.") if word in LEFT else None
+    return Page("word", word, f"`{word}` was removed from the language: {REMOVED[word]}.") if word in REMOVED else None
 
 
 def _function(name: str) -> Page | None:

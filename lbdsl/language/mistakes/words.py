@@ -10,7 +10,7 @@ from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, KEYWORDS, LEFT, PLANNED, STATEMENTS
+from lbdsl.language.words import BLOCKS, KEYWORDS, REMOVED, PLANNED, STATEMENTS
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -20,8 +20,8 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
     word = p.token.text
     if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
         return None
-    if word in LEFT:
-        return p.error("LB053", f"`{word}` was removed from the language", help=LEFT[word])
+    if word in REMOVED:
+        return p.error("LB053", f"`{word}` was removed from the language", help=REMOVED[word])
     if word in p.actions:
         help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
         return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
