@@ -35,11 +35,14 @@ class Start:
 
 
 def starting_recipe(model: str | Path, template: Template = "balanced", *, offline: bool = False) -> Start:
-    """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError.
+    """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError, and ValueError
+    for another template.
 
     balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
     speed: whole layers and attentions dropped, no windows. The numbers are a start, not a result: nothing is measured.
     """
+    if template not in _TEMPLATES:
+        raise ValueError(f"template is one of {', '.join(_TEMPLATES)}, not {template!r}")
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
         raise fail("LB467", f"{model} is already an artifact of lbdsl", help="give its base model")

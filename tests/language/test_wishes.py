@@ -27,6 +27,11 @@ WISHES = dict(
 )
 FORMS = [
     # Two readings each: help only.
+    "layers 0-3 & 5 drop",
+    "group @ends = first 2 & last 2",
+    "assert ppl_increase < 2",
+    "assert kv(8Ki) <= 1",
+    "heal { tokens = 200,000 }",
     "else swa(window=4k)",
     "let $w = 1024 // 2",
     "lowest 3 by influence(swa(window=64)) drop",
@@ -57,6 +62,8 @@ SLIPS = {
     "all keep": "layers all keep",
     "@core = first 2": "group @core = first 2",
     "$w = 512": "let $w = 512",
+    "let $w := 512": "let $w = 512",
+    "heal { method := lora }": "heal { method = lora }",
     "layers -1 keep": "layers last 1 keep",
     "layers 0-3 keep // note": "layers 0-3 keep # note",
     "layers 0-3 drop else keep": "layers 0-3 drop ; else keep",

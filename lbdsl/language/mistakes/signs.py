@@ -29,6 +29,10 @@ def bad_character(p: Mistake) -> Diagnostic | None:
     joins = p.is_rule and p.failure.complete
     if sign in _OTHER_SIGNS and not (joins and sign[0] != "&"):
         meant = "+" if joins else _OTHER_SIGNS[sign]
+        if meant == "and" and p.expects("EXCEPT"):
+            # Between sets of layers it may mean both of them, or only what is in both.
+            help = "`,` is the layers of both sets, `and` those that are in both"
+            return p.error("LB008", f"unexpected `{sign}`", help=help)
         return p.error("LB008", f"unexpected `{sign}`", help=f"write `{meant.strip()}`", write=meant)
     if sign == "%" and before.type in ("INT", "DECIMAL"):
         fix = p.edit("remove the space", "", before.end, p.token.start)
@@ -92,7 +96,14 @@ def sign_for_equals(p: Mistake) -> Diagnostic | None:
     """`heal { tokens == 3 }`, `swa(window: 512)`, `swa(window 512)`, `let $x == 3`."""
     before, after, argument = p.at(-1), p.at(1), "arguments use `=`"
     if p.type == "NAME" and after.text in ("==", ":") and p.expects("KEY"):
-        return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", write="=")
+        end = p.at(2).end if p.at(2).type == "EQUAL" and p.at(2).start == after.end else after.end  # `:=`
+        fix = p.edit("write `=`", "=", after.start, end)
+        return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", fix=fix)
+    if p.token.text == ":" and after.type == "EQUAL" and after.start == p.token.end:
+        fix = p.edit("write `=`", "=", p.token.start, after.end) if p.expects("EQUAL") else None
+        return p.error("LB011", f"`{p.first}` uses `=`", p.token, after, help=p.form, fix=fix)
+    if before.text == "builtin" and p.token.text == ":":
+        return p.error("LB004", "the name of a text without quotes", before, after, help=f'write `"builtin:{after.text}"`')
     if before.type == "NAME" and p.expects("COMMA"):
         if p.token.text == ":":
             return p.error("LB011", argument, help=f"write `{before.text}=VALUE`", write="=")
@@ -119,10 +130,13 @@ def sign_of_a_comparison(p: Mistake) -> Diagnostic | None:
 
 
 def comma_in_a_block(p: Mistake) -> Diagnostic | None:
-    before = [token.type for token in p.tokens[: p.failure.index]]
-    inside = [opening for opening, closing in BRACKETS.items() if before.count(opening) > before.count(closing)]
+    so_far = [token.type for token in p.tokens[: p.failure.index]]
+    inside = [opening for opening, closing in BRACKETS.items() if so_far.count(opening) > so_far.count(closing)]
     if p.type != "COMMA" or p.first not in BLOCKS or inside != ["LBRACE"]:
         return None
+    before, after = p.at(-1), p.at(1)
+    if before.type == after.type == "INT" and len(after.text) == 3 and before.end == p.token.start == after.start - 1:
+        return p.error("LB007", "a comma in a number", before, after, help=f"write `{before.text}{after.text}`")
     return p.error("LB011", "settings are separated by `;` or a new line", write=";")
 
 

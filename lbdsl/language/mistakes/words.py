@@ -10,7 +10,7 @@ from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, KEYWORDS, REMOVED, PLANNED, STATEMENTS
+from lbdsl.language.words import BLOCKS, KEYWORDS, PLANNED, REMOVED, STATEMENTS
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -80,7 +80,7 @@ def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with the keywords like it, the likest first."""
     for index in _words_near(p, 2):
         word = p.tokens[index].text
-        if wish(word, "set") is None:
+        if wish(word, "set") is None and word not in KEYWORDS:
             yield from ((index, near) for near in close_words(word, KEYWORDS.keys() - PLANNED)[:3])
 
 
