@@ -100,8 +100,8 @@ def sign_for_equals(p: Mistake) -> Diagnostic | None:
         fix = p.edit("write `=`", "=", after.start, end)
         return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", fix=fix)
     if p.token.text == ":" and after.type == "EQUAL" and after.start == p.token.end:
-        fix = p.edit("write `=`", "=", p.token.start, after.end) if p.expects("EQUAL") else None
-        return p.error("LB011", f"`{p.first}` uses `=`", p.token, after, help=p.form, fix=fix)
+        both = p.edit("write `=`", "=", p.token.start, after.end) if p.expects("EQUAL") else None
+        return p.error("LB011", f"`{p.first}` uses `=`", p.token, after, help=p.form, fix=both)
     if before.text == "builtin" and p.token.text == ":":
         return p.error("LB004", "the name of a text without quotes", before, after, help=f'write `"builtin:{after.text}"`')
     if before.type == "NAME" and p.expects("COMMA"):
