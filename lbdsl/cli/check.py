@@ -62,7 +62,8 @@ def check(
 ) -> None:
     """Parse, type-check and lint recipes; `-` reads standard input.
 
-    Ends with 0 when every recipe is good, else with the exit code of the most severe error: 1, or 5 for an assert that fails.
+    Ends with 0 when every recipe is good, else with the code of the most severe error: 1, or 5 for
+    an assert that fails.
     """
     # A tenth of the run would go to collecting the objects that imports make, none of which is garbage.
     gc.disable()
