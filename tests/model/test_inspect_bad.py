@@ -346,7 +346,7 @@ class TestGguf:
         save_gguf(gguf_file, tiny_llama(), extra={"llama.rope.scaling.type": "linear"})
         (first,) = self.inspect(gguf_file).diagnostics
         assert first.code == "LB410"
-        assert "rotary" in first.message
+        assert "RoPE scaling" in first.message
 
     def test_biases_are_refused_because_they_would_be_lost(self, gguf_file):
         save_gguf(gguf_file, tiny_llama(attention_bias=True))
