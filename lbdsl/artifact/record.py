@@ -38,7 +38,7 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Judged:
-    """What is read of `evaluation`; null stands for what is no number."""
+    """What is read of `evaluation`; null stands for NaN or infinity."""
 
     data: str
     tokens: int

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         measuring = sys.argv[1:2] in (["measure"], ["plan"])
         click.echo(
-            "interrupted" + ("; what was measured is kept, and the same command goes on from there" if measuring else ""),
+            "interrupted" + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
             err=True,
         )
         code = 130
