@@ -8,9 +8,9 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
+from lbdsl.language import words
 from lbdsl.language.grammar import GRAMMAR
 from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
-from lbdsl.language.words import KEYWORDS, STATEMENTS
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
@@ -35,7 +35,8 @@ def table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 def statements() -> str:
     return table(
-        ("statement", "meaning"), ((f"`{KEYWORDS[word].form}`", page("keyword", word).title) for word in STATEMENTS)
+        ("statement", "meaning"),
+        ((f"`{words.keywords()[word].form}`", page("keyword", word).title) for word in words.statements()),
     )
 
 

@@ -28,7 +28,7 @@ from lbdsl.editor.pages import (
 )
 from lbdsl.language import tree
 from lbdsl.language.parse import parse
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
@@ -220,7 +220,7 @@ def _recipes_beside(path: Path | None) -> list[str]:
 
 def _keywords(cursor: Cursor) -> Iterator[Item]:
     truth = cursor.role().kind in ("layer", "model", "action", "any") and not _takes_words(cursor)
-    for word, keyword in KEYWORDS.items():
+    for word, keyword in keywords().items():
         if word.upper() in cursor.expected and (truth or word != "not"):
             beginning = not cursor.before and bool(keyword.form)
             insert = (keyword.snippet or f"{word} ") if beginning else word

@@ -14,7 +14,7 @@ from lbdsl.core.span import Source
 from lbdsl.language.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
 from lbdsl.language.lexer import BAD, BRACKETS, Token
 from lbdsl.language.parser import Failure, Parser
-from lbdsl.language.words import BLOCKS, KEYWORDS
+from lbdsl.language.words import BLOCKS, keywords
 from lbdsl.metrics import Of, metrics_of
 
 _WORDS = frozenset({"NAME", "KEY", "DOTTED", "VAR", "REF"})
@@ -193,7 +193,7 @@ def cursor_at(
 
 
 def _is_word(token: Token) -> bool:
-    return token.type in _WORDS or token.text in KEYWORDS
+    return token.type in _WORDS or token.text in keywords()
 
 
 def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:

@@ -22,7 +22,7 @@ from lbdsl.editor.pages import (
 from lbdsl.language import tree
 from lbdsl.language.lexer import Token
 from lbdsl.language.parser import Parser
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
@@ -78,7 +78,7 @@ def _page(analysis: Analysis, token: Token) -> str | None:
         case "NAME":
             cursor = analysis.cursor(token.start, whole=True)
             return None if cursor is None else _name(analysis, token.text, cursor.role())
-    return keyword_page(token.text) if token.text in KEYWORDS else None
+    return keyword_page(token.text) if token.text in keywords() else None
 
 
 def _name(analysis: Analysis, name: str, role: Role) -> str | None:

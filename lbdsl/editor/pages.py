@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics
 from lbdsl.recipe.settings import SETTINGS
@@ -96,7 +96,7 @@ def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
 
 
 def keyword_page(word: str) -> str:
-    keyword = KEYWORDS[word]
+    keyword = keywords()[word]
     return (f"```text\n{keyword.form}\n```\n" if keyword.form else "") + keyword.meaning
 
 

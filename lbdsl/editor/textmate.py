@@ -13,7 +13,7 @@ from typing import Any
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.language.grammar import grammar
-from lbdsl.language.words import KEYWORDS, OPERATORS
+from lbdsl.language.words import OPERATORS, keywords
 from lbdsl.recipe.variables import TYPES
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -22,8 +22,8 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
     numbers = grammar().terminals  # Python and Oniguruma read those of numbers alike
-    statements = [word for word, keyword in KEYWORDS.items() if keyword.form]
-    words = KEYWORDS.keys() - OPERATORS - set(statements)
+    statements = [word for word, keyword in keywords().items() if keyword.form]
+    words = keywords().keys() - OPERATORS - set(statements)
     return {
         "name": "lbdsl recipe",
         "scopeName": "source.lbr",

@@ -42,6 +42,12 @@ def format_parsed(file: tree.File) -> Diagnosed[str]:
     return Diagnosed(None, (problem,)) if problem else Diagnosed(new)
 
 
+def canonical_part(before: str, text: str) -> str:
+    """A part of a statement on one line, as it is written after `before`: `"let $n = "`, which is canonical itself."""
+    _, (pieces,) = pieces_of(Source("", before + text))
+    return _flat(pieces).removeprefix(before)
+
+
 def _text_of(source: Source) -> str:
     head, statements = pieces_of(source)
     return "".join(line + "\n" for line in _followed([], head, statements, 0))

@@ -37,6 +37,9 @@ class Grammar(NamedTuple):
     terminals: Mapping[str, str]
     """The regular expression of each terminal that is no keyword, in the order in which Lark's lexer tries them."""
 
+    keywords: frozenset[str]
+    """The reserved words; the terminal of each is the word in capitals."""
+
     signs: Mapping[str, str]
     """The text of those that have but one."""
 
@@ -57,6 +60,7 @@ def grammar() -> Grammar:
         IntParseTable.deserialize(table, rules),
         tuple(rules.values()),
         data["terminals"],
+        frozenset(data["keywords"]),
         data["signs"],
         frozenset(data["ignored"]),
     )
@@ -66,10 +70,13 @@ def tables_text(text: str) -> str:
     """What is shipped for a grammar's text."""
     made: Any = Lark(text, parser="lalr", lexer="basic", start=START, maybe_placeholders=False).parser
     table, rules = made.parser.memo_serialize([Rule])
-    terminals: list[TerminalDef] = [t for t in made.lexer.terminals if not t.pattern.value.isidentifier()]
+    every: list[TerminalDef] = made.lexer.terminals
+    keywords = sorted(t.pattern.value for t in every if t.pattern.value.isidentifier())
+    terminals = [t for t in every if t.pattern.value not in keywords]
     data = {
         "made_of": _made_of(text),
         "ignored": made.lexer_conf.ignore,
+        "keywords": keywords,
         "signs": {t.name: t.pattern.value for t in terminals if t.pattern.type == "str"},
         "terminals": {t.name: t.pattern.to_regexp() for t in terminals},
         "rules": rules,

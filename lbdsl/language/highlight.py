@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lbdsl.actions import actions
 from lbdsl.language.lexer import BAD, Token, lex
 from lbdsl.language.limits import MAX_TOKENS
-from lbdsl.language.words import KEYWORDS, OPERATORS
+from lbdsl.language.words import OPERATORS, keywords
 from lbdsl.metrics import metrics
 
 
@@ -86,7 +86,7 @@ def _role(token: Token, before: str) -> TextRole:
         return TextRole.TYPE
     if token.type == "NAME":
         return _named().get(token.text, TextRole.NAME)
-    keyword = KEYWORDS.get(token.text)
+    keyword = keywords().get(token.text)
     if keyword is not None and token.type == token.text.upper():
         if token.text in OPERATORS:
             return TextRole.WORD_OPERATOR

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from lbdsl.language.grammar import grammar
 from lbdsl.language.limits import MAX_TOKENS
-from lbdsl.language.words import KEYWORDS
 
 BAD = "BAD"
 END = "$END"
@@ -41,7 +40,7 @@ class Lexed(NamedTuple):
 
 def lex(text: str, limit: int) -> Lexed:
     """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
-    ignored = grammar().ignored
+    ignored, keywords = grammar().ignored, grammar().keywords
     tokens: list[Token] = []
     comments: list[Token] = []
     for match in _pattern().finditer(text):
@@ -52,7 +51,7 @@ def lex(text: str, limit: int) -> Lexed:
                 comments.append(Token(kind, match.group(), match.start(), match.end()))
             continue
         word = match.group()
-        if kind == "NAME" and word in KEYWORDS:
+        if kind == "NAME" and word in keywords:
             kind = word.upper()
         elif kind == BAD and tokens:
             last = tokens[-1]
@@ -74,3 +73,11 @@ def one_line(text: str) -> str:
             position = comment.end
         text = "".join([*kept, text[position:]])
     return " ".join(text.split())
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
+
+
+def string_text(value: str) -> str:
+    """A text in quotes, as a recipe holds it."""
+    return f'"{value.translate(_ESCAPES)}"'

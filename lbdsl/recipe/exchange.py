@@ -4,14 +4,16 @@ The data is that of the syntax tree: a list of statements in their order, parame
 Nothing is resolved, so a recipe that comes back is the same recipe, with its parameters and its includes; only comments
 and spacing are lost. `docs/exchange.md` is the user's page.
 
-Each kind of statement is one row of `STATEMENTS`, from which reading, writing and the schema follow. A new statement is a
-row there, and a template in `lbdsl.language.tree_text`.
+Each kind of statement is one row of `STATEMENTS`, from which reading, writing and the schema follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
+from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
@@ -21,12 +23,20 @@ from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
-from lbdsl.language.tree_text import tree_text
-from lbdsl.recipe import exchange_codecs as codecs
-from lbdsl.recipe.exchange_codecs import Codec, action_schemas, any_schema, list_of, object_schema, settings_of
-from lbdsl.recipe.exchange_reader import NOWHERE, JsonReader, Schema
+from lbdsl.recipe.exchange_reader import JsonReader, Schema, each_item
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
-from lbdsl.recipe.scope import Unresolved, attempt
+from lbdsl.recipe.exchange_values import (
+    GROUP,
+    KINDS,
+    STRING,
+    VARIABLE,
+    Kind,
+    action_schemas,
+    any_schema,
+    object_schema,
+    settings_of,
+)
+from lbdsl.recipe.scope import Unresolved, attempt, each
 
 ExchangeForm = Literal["json", "yaml"]
 
@@ -38,168 +48,135 @@ FORMAT_VERSION = 1
 HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION = range(6)
 """Groups of statements, between which a blank line stands in text."""
 
+_FIELD = re.compile(r"\[([^<\]]*)<(\w+)>\]|<(\w+)>")
 
-class Field(NamedTuple):
-    """A key of a statement, the field of its node, and how the value is read and written.
 
-    `default` is the node's value where the key is not given; without one it has to be.
+class StatementForm(NamedTuple):
+    """A kind of statement; of a rule, `node` is its selector.
+
+    `text` is how it is written, with `<key>` for the text of a key's value; `[...]` is left out without it. Its first key
+    tells the kind. `values` are the node's field and the kind of the value for each key. `example` and `title` are for the
+    schema.
     """
 
-    key: str
-    name: str
-    codec: Codec
-    default: Any = ...
+    group: int
+    node: type[tree.Node]
+    text: str
+    example: str
+    title: str
+    values: dict[str, tuple[str, Kind]]
 
+    @property
+    def key(self) -> str:
+        return next(iter(self.values))
 
-_RULE_FIELDS = (Field("do", "actions", codecs.ACTIONS), Field("because", "because", codecs.STRING_OR_NULL, None))
-"""What every rule has beside its selector."""
+    @property
+    def form(self) -> str:
+        return f"{self.title or self.key.title()}Form"
 
+    def schema(self, *, inner: bool = False) -> Schema:
+        """The definition of such a statement; `inner` with those of its values in their places, for the reader."""
+        optional = {match[2] for match in _FIELD.finditer(self.text)}
+        # What a rule has beside its selector comes first.
+        keys = sorted(self.values, key=lambda key: self.group != RULE or key not in ("do", "because"))
+        kinds = {key: self.values[key][1] for key in keys}
+        properties = {key: kind.schema if inner else _described(key, kind) for key, kind in kinds.items()}
+        about = {"description": f"`{self.example}`."} if self.example else {}
+        found = object_schema(properties, [key for key in keys if key not in optional])
+        return dict(sorted({**found, **about, "title": self.form}.items()))
 
-class StatementForm:
-    """A kind of statement. Its first key tells it; of a rule, `node` and `fields` are those of the selector.
-
-    `fixed` are fields of the node that are known by the kind alone. `example` and `title` are for the schema.
-    """
-
-    def __init__(
-        self,
-        group: int,
-        node: type[tree.Node],
-        example: str,
-        *fields: Field,
-        fixed: Mapping[str, Any] | None = None,
-        title: str = "",
-    ):
-        common = _RULE_FIELDS if group == RULE else ()
-        self.group, self.node, self.example = group, node, example
-        self.key = fields[0].key
-        self.fields = (*fields, *common)
-        self.keys = {field.key: field for field in (*common, *fields)}
-        self.required = [key for key, field in self.keys.items() if field.default is ...]
-        self.fixed = fixed or {}
-        self.form = f"{title or self.key.title()}Form"
-
-    def read(self, reader: JsonReader, data: Any, path: str) -> Any:
-        """The node that data says."""
-        wanted = object_schema({key: field.codec.schema for key, field in self.keys.items()}, self.required)
-        if not reader.fits(wanted, data, path):
+    def read(self, reader: JsonReader, data: Any, path: str) -> str:
+        """The text of the statement that data says."""
+        if not reader.fits(self.schema(inner=True), data, path):
             raise Unresolved
-        values = {field.name: field.default for field in self.fields} | dict(self.fixed)
-        for field in self.fields:
-            if field.key in data:
-                values[field.name] = attempt(field.codec.read, reader, data[field.key], f"{path}.{field.key}")
-        node = _made(self.node, values)
-        return _made(tree.RuleStatement, values | {"selector": node}) if self.group == RULE else node
+        given = [key for key in self.values if key in data]
+        read = each(lambda key: self.values[key][1].read(reader, data[key], f"{path}.{key}"), given)
+        texts = dict(zip(given, read, strict=True))
+
+        def filled(match: re.Match[str]) -> str:
+            text = texts.get(match[2] or match[3], "")
+            return (match[1] or "") + text if text else ""
+
+        return _FIELD.sub(filled, self.text)
 
     def matches(self, node: tree.Node) -> bool:
         inner = node.selector if isinstance(node, tree.RuleStatement) else node
-        return type(inner) is self.node and all(getattr(inner, name) == value for name, value in self.fixed.items())
+        return type(inner) is self.node and (not isinstance(inner, tree.Block) or inner.kind.name == self.key)
 
     def write(self, node: tree.Node) -> dict[str, Any]:
         """The data of a node of this kind."""
-        values = vars(node) | (vars(node.selector) if isinstance(node, tree.RuleStatement) else {})
-        # That `else` is there is all that it says: it has no field.
-        given = [(field, values.get(field.name, True)) for field in self.fields]
-        return {field.key: field.codec.write(value) for field, value in given if value is not field.default}
-
-    def schema(self) -> Schema:
-        """The definition of such a statement."""
-        properties = {key: _described(key, field.codec) for key, field in self.keys.items()}
-        about = {"description": f"`{self.example}`."} if self.example else {}
-        return dict(sorted({**object_schema(properties, self.required), **about, "title": self.form}.items()))
+        fields = vars(node) | (vars(node.selector) if isinstance(node, tree.RuleStatement) else {})
+        given = {key: (kind, fields.get(name, True)) for key, (name, kind) in self.values.items()}
+        return {key: kind.write(value) for key, (kind, value) in given.items() if value is not None and value is not False}
 
 
-def _made(cls: type[tree.Node], values: Mapping[str, Any]) -> tree.Node:
-    return cls(NOWHERE, *[values[name] for name in cls._fields[1:]])
-
-
-def _described(key: str, codec: Codec) -> Schema:
+def _described(key: str, kind: Kind) -> Schema:
     # Settings have a title of their own.
-    title = {} if "title" in codec.schema else {"title": key.replace("_", " ").title()}
-    return dict(sorted({**codec.reference(), **title}.items()))
+    title = {} if "title" in kind.schema else {"title": key.replace("_", " ").title()}
+    return dict(sorted({**kind.reference(), **title}.items()))
 
 
-def _block(group: int, word: str) -> StatementForm:
-    settings = Field(word, "items", settings_of(word))
-    return StatementForm(group, tree.Block, "", settings, fixed={"kind": tree.Ident(NOWHERE, word)})
+def _form(group: int, node: type[tree.Node], text: str, example: str = "", title: str = "", **own: Kind) -> StatementForm:
+    """A row; the keys in `text` are those of the node's fields in their order, and `own` the kinds that this node alone
+    has in them."""
+    fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
+    if group == RULE:
+        fields, text = [*fields, "actions", "because"], f"{text} <do>[ because <because>]"
+    kinds = {**KINDS, **own}
+    keys = [match[2] or match[3] for match in _FIELD.finditer(text)]
+    values = {key: (name, kinds[name]) for key, name in zip(keys, fields, strict=True)}
+    return StatementForm(group, node, text, example, title, values)
 
 
 STATEMENTS = (
-    StatementForm(HEAD, tree.Version, "lbr 1", Field("lbr", "number", codecs.NUMBER), title="Version"),
-    StatementForm(HEAD, tree.RecipeName, 'recipe "half-the-cache"', Field("recipe", "name", codecs.STRING), title="Name"),
-    StatementForm(HEAD, tree.Requires, "requires model.layers >= 24", Field("requires", "expr", codecs.CONDITION)),
-    StatementForm(
+    _form(HEAD, tree.Version, "lbr <lbr>", "lbr 1", "Version"),
+    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', "Name", name=STRING),
+    _form(HEAD, tree.Requires, "requires <requires>", "requires model.layers >= 24"),
+    _form(
         DEFINITION,
         tree.Param,
+        "param <param>: <type>[ in <in>][ = <default>]",
         "param $window: tokens in 64..8Ki = 256",
-        Field("param", "name", codecs.VARIABLE),
-        Field("type", "type", codecs.WORD),
-        Field("in", "domain", codecs.DOMAIN, None),
-        Field("default", "default", codecs.VALUE, None),
+        name=VARIABLE,
     ),
-    StatementForm(
-        DEFINITION, tree.Let, "let $n = 4", Field("let", "name", codecs.VARIABLE), Field("value", "value", codecs.VALUE)
-    ),
-    StatementForm(
-        DEFINITION,
-        tree.Group,
-        "group @ends = first 2, last 1",
-        Field("group", "name", codecs.GROUP),
-        Field("layers", "layers", codecs.LAYERS),
-    ),
-    StatementForm(
-        DEFINITION,
-        tree.Include,
-        'include "common.lbr" sha256 "..."',
-        Field("include", "path", codecs.STRING),
-        Field("sha256", "sha256", codecs.STRING_OR_NULL, None),
-    ),
-    _block(MEASURING, "measure"),
-    _block(HEALING, "heal"),
-    _block(HEALING, "eval"),
-    StatementForm(ASSERTION, tree.Assertion, "assert kv(32Ki) <= 50%", Field("assert", "expr", codecs.CONDITION)),
-    StatementForm(RULE, tree.ElseSelector, "else keep", Field("else", "else", codecs.TRUE)),
-    StatementForm(
+    _form(DEFINITION, tree.Let, "let <let> = <value>", "let $n = 4", name=VARIABLE),
+    _form(DEFINITION, tree.Group, "group <group> = <layers>", "group @ends = first 2, last 1", name=GROUP),
+    _form(DEFINITION, tree.Include, "include <include>[ sha256 <sha256>]", 'include "common.lbr" sha256 "..."'),
+    _form(MEASURING, tree.Block, "measure { <measure> }", items=settings_of("measure")),
+    _form(HEALING, tree.Block, "heal { <heal> }", items=settings_of("heal")),
+    _form(HEALING, tree.Block, "eval { <eval> }", items=settings_of("eval")),
+    _form(ASSERTION, tree.Assertion, "assert <assert>", "assert kv(32Ki) <= 50%"),
+    _form(RULE, tree.ElseSelector, "<else>", "else keep"),
+    _form(
         RULE,
         tree.RankSelector,
+        "<rank>[ <amount>][ <of_rest>] by <by>[ until <until>]",
         "lowest 6 of rest by sensitivity until kv(32Ki) <= 50% drop",
-        Field("rank", "direction", codecs.DIRECTION),
-        Field("amount", "amount", codecs.AMOUNT, None),
-        Field("of_rest", "of_rest", codecs.FLAG, False),
-        Field("by", "by", codecs.SCORE),
-        Field("until", "bound", codecs.CONDITION, None),
     ),
-    StatementForm(
+    _form(
         RULE,
         tree.ModulesSelector,
+        "modules <modules>[ in layers <in_layers>][ where <where>]",
         'modules "*.k_proj", ~"v_.*" in layers 4-27 where nll < 0.1 quantize(bits=4)',
-        Field("modules", "patterns", list_of(codecs.MODULE_PATTERN, minItems=1)),
-        Field("in_layers", "layers", codecs.LAYERS, None),
-        Field("where", "where", codecs.CONDITION, None),
     ),
-    StatementForm(
-        RULE,
-        tree.LayersSelector,
-        "layers 0-3 where nll < 0.1 keep",
-        Field("layers", "layers", codecs.LAYERS),
-        Field("where", "where", codecs.CONDITION, None),
-    ),
-    StatementForm(RULE, tree.WhereSelector, "where sensitivity < 0.1 drop", Field("where", "where", codecs.CONDITION)),
+    _form(RULE, tree.LayersSelector, "layers <layers>[ where <where>]", "layers 0-3 where nll < 0.1 keep"),
+    _form(RULE, tree.WhereSelector, "where <where>", "where sensitivity < 0.1 drop"),
 )
 """Every statement, in the order in which their keys are looked for."""
 
 
-def _kind_of(node: tree.Node) -> StatementForm:
-    return next(kind for kind in STATEMENTS if kind.matches(node))
+def _data_of(node: tree.Node) -> dict[str, Any]:
+    return next(kind for kind in STATEMENTS if kind.matches(node)).write(node)
 
 
-def _read_statement(reader: JsonReader, data: Any, path: str) -> Any:
+def _read_statement(reader: JsonReader, data: Any, path: str) -> tuple[int, str]:
+    """The group of a statement, and its text."""
     if not isinstance(data, dict):
         reader.refuse(path, "a statement is an object", help='as in {"layers": "0-3", "do": "keep"}')
     keys = [kind.key for kind in STATEMENTS]
     kind = next((kind for kind in STATEMENTS if kind.key in data), None)
     if kind is not None:
-        return kind.read(reader, data, path)
+        return kind.group, kind.read(reader, data, path)
     # Most likely the key that says what it is is misspelt.
     misspelt = next((key for key in data if nearest(key, keys) is not None), None)
     if misspelt is None:
@@ -209,16 +186,12 @@ def _read_statement(reader: JsonReader, data: Any, path: str) -> Any:
     raise Unresolved
 
 
-_ANY_STATEMENT = any_schema(*[{"$ref": f"#/$defs/{kind.form}"} for kind in STATEMENTS])
-STATEMENT = Codec(_read_statement, lambda node: _kind_of(node).write(node), _ANY_STATEMENT, "Statement")
-
 # Reading and writing -------------------------------------------------------------------------------------------------
 
-_STATEMENT_LIST = list_of(STATEMENT)
 _DOCUMENT = object_schema(
     {
         "format_version": {"const": FORMAT_VERSION, "title": "Format Version", "type": "integer"},
-        "statements": {"items": STATEMENT.reference(), "title": "Statements", "type": "array"},
+        "statements": {"items": {"$ref": "#/$defs/Statement"}, "title": "Statements", "type": "array"},
     }
 )
 
@@ -238,7 +211,7 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     repeated = [found for block in statements if isinstance(block, tree.Block) for found in _repeated_settings(block)]
     if repeated:
         return Diagnosed(None, tuple(repeated))
-    data = {"format_version": FORMAT_VERSION, "statements": _STATEMENT_LIST.write(statements)}
+    data = {"format_version": FORMAT_VERSION, "statements": [_data_of(node) for node in statements]}
     return Diagnosed(json_text(data) if form == "json" else yaml_text(data), parsed.diagnostics)
 
 
@@ -262,25 +235,23 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     statements = attempt(_read_document, reader, data)
     if statements is None or reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
-    groups = groupby(statements, lambda statement: _kind_of(statement).group)
-    parsed = parse(Source(name, "\n".join(tree_text(group) for _, group in groups)))
-    # Only what no text can say gets here, such as a pattern that ends in a backslash.
+    groups = groupby(statements, key=itemgetter(0))
+    parsed = parse(Source(name, "\n".join("".join(f"{text}\n" for _, text in group) for _, group in groups)))
+    # Only what no text can say gets here, such as a name that is a word of the language.
     problem = next((problem for problem in parsed.diagnostics if problem.is_error), None)
-    if problem is not None:
-        return Diagnosed(None, (error("LB045", f"{name}: {problem.message}", problem.span, help=problem.help),))
-    if parsed.value is None or parsed.value.statements != statements:
-        hint = "look for a pattern with an odd backslash, or a name that is a word of the language"
-        return Diagnosed(None, (error("LB045", f"{name}: a statement cannot be written as a recipe", help=hint),))
+    if problem is not None or parsed.value is None or len(parsed.value.statements) != len(statements):
+        message = problem.message if problem is not None else "a statement cannot be written as a recipe"
+        details = (problem.span, problem.help) if problem is not None else (None, ())
+        return Diagnosed(None, (error("LB045", f"{name}: {message}", details[0], help=details[1]),))
     return format_parsed(parsed.value)
 
 
-def _read_document(reader: JsonReader, data: Any) -> tuple[tree.Statement, ...]:
+def _read_document(reader: JsonReader, data: Any) -> tuple[tuple[int, str], ...]:
     if not isinstance(data, dict):
         reader.refuse("", 'a recipe is an object: {"format_version": 1, "statements": [...]}')
     if not reader.fits(_DOCUMENT, data, ""):
         raise Unresolved
-    found: tuple[tree.Statement, ...] = _STATEMENT_LIST.read(reader, data["statements"], "statements")
-    return found
+    return each_item(partial(_read_statement, reader), data["statements"], "statements")
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -288,12 +259,13 @@ def recipe_schema() -> dict[str, Any]:
 
     It knows every registered action. Text that holds an expression is any text here; its grammar is the language's.
     """
-    definitions = {**action_schemas(), STATEMENT.name: STATEMENT.schema}
-    for kind in STATEMENTS:
-        definitions[kind.form] = kind.schema()
-        for field in kind.fields:
-            codec = field.codec.item or field.codec
-            definitions |= {codec.name: codec.schema} if codec.name else {}
+    statements = any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
+    definitions = {**action_schemas(), "Statement": statements}
+    for form in STATEMENTS:
+        definitions[form.form] = form.schema()
+        for _, kind in form.values.values():
+            named = kind.item or kind
+            definitions |= {named.name: named.schema} if named.name else {}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:lbdsl:recipe:{FORMAT_VERSION}",

@@ -12,7 +12,7 @@ from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
-from lbdsl.language.words import KEYWORDS, REMOVED
+from lbdsl.language.words import REMOVED, keywords
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
@@ -75,7 +75,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
         "metrics": ["sensitivity", *metrics()],
         "costs of the model": list(FUNCTIONS),
         "facts of the model": [f"model.{fact}" for fact in FACTS],
-        "keywords": list(KEYWORDS),
+        "keywords": list(keywords()),
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
         "types": list(TYPE_MEANINGS),
         "other words": list(WORDS),
@@ -193,9 +193,9 @@ def _metric(name: str) -> Page | None:
 
 
 def _keyword(word: str) -> Page | None:
-    if word not in KEYWORDS:
+    if word not in keywords():
         return None
-    keyword = KEYWORDS[word]
+    keyword = keywords()[word]
     facts = [("Example", f"`{keyword.example}`")]
     if word in SETTINGS:
         facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))

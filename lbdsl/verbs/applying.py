@@ -17,7 +17,7 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail,
 from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.language.tree_text import string_text
+from lbdsl.language.lexer import string_text
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import AssertResult, Plan, RecipeRef

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from lbdsl.cli.explain import explain
 from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 from lbdsl.report.diagnostics import Style
 from lbdsl.report.explain import nearest_topics, pages_of, topics, topics_by_kind
 from lbdsl.report.explain_text import pages_text
@@ -86,7 +86,7 @@ def test_every_topic_has_a_page_that_fits(topic: str) -> None:
 
 def test_topics_hold_all_codes_and_keywords() -> None:
     kinds = dict(topics_by_kind())
-    assert set(kinds["keywords"]) == set(KEYWORDS)
+    assert set(kinds["keywords"]) == set(keywords())
     assert kinds["codes"] == code_ids()
     listed = run().stdout
     for topic in ("LB001", "swa", "sensitivity", "model.kv_heads", "heal.loss", "until"):
@@ -144,7 +144,7 @@ def test_keywords_have_examples_that_parse() -> None:
     from lbdsl.language.lexer import lex
     from lbdsl.language.parse import parse
 
-    for word, keyword in KEYWORDS.items():
+    for word, keyword in keywords().items():
         assert parse(Source("x", keyword.example)).ok, keyword.example
         assert word in {token.text for token in lex(keyword.example, 1000).tokens}
 

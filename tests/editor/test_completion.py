@@ -12,7 +12,7 @@ from lbdsl.actions import actions
 from lbdsl.core.resources import resource_folder
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.completion import Item, complete
-from lbdsl.language.words import KEYWORDS, STATEMENTS
+from lbdsl.language.words import keywords, statements
 from lbdsl.recipe import recipe_from_text
 
 DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
@@ -127,7 +127,7 @@ def test_an_action_brings_what_it_needs_and_its_page() -> None:
 
 
 def test_every_keyword_has_a_page_and_can_be_offered() -> None:
-    assert set(STATEMENTS) <= set(offered("|"))
+    assert set(statements()) <= set(offered("|"))
 
 
 RECIPES = [path.read_text(encoding="utf-8") for path in sorted(resource_folder("recipes").glob("*.lbr"))]
@@ -146,7 +146,7 @@ def test_what_stands_in_good_recipes_is_offered_there() -> None:
             kind = token.type
             before = [other for other in analysis.tokens if other.end <= token.start]
             defines = bool(before) and before[-1].type in ("PARAM", "LET", "GROUP")
-            if (token.text in KEYWORDS and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
+            if (token.text in keywords() and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
                 _, items = complete(analysis, token.start + 1)
                 assert token.text in {item.label for item in items}, (token, text[token.start - 30 : token.end])
                 checked += 1

@@ -14,7 +14,7 @@ from lbdsl.core.resources import resource_folder
 from lbdsl.editor.pygments_lexer import LbrLexer
 from lbdsl.editor.textmate import grammar_file, grammar_text, textmate_grammar
 from lbdsl.language.highlight import TextRole, pieces
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 
 TEXT = 'param $w: tokens = 8Ki # why\nlayers @a, 2 where nll < 5% and model.layers >= 2 swa(window=$w) because "x"\n'
 
@@ -150,7 +150,7 @@ def test_textmate_grammar_colours_as_the_lexer_does() -> None:
         [
             TEXT,
             *(path.read_text(encoding="utf-8") for path in resource_folder("recipes").glob("*.lbr")),
-            *KEYWORDS,
+            *keywords(),
             'modules ~"q_proj" drop',
         ]
     )

@@ -10,8 +10,7 @@ import pytest
 
 from lbdsl.actions import actions
 from lbdsl.core.nearest import distance, nearest
-from lbdsl.language.words import KEYWORDS as VOCABULARY
-from lbdsl.language.words import PLANNED
+from lbdsl.language.words import PLANNED, keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
@@ -135,7 +134,7 @@ def typos(word: str) -> set[str]:
 
 
 WORDS = {
-    *VOCABULARY,
+    *keywords(),
     *actions(),
     *metrics(),
     "sensitivity",
@@ -161,7 +160,7 @@ def named_first(text: str) -> tuple[bool, str | None]:
 
 
 def test_contexts_use_every_keyword() -> None:
-    assert set(KEYWORDS) == VOCABULARY.keys() - PLANNED
+    assert set(KEYWORDS) == keywords().keys() - PLANNED
 
 
 @pytest.mark.parametrize(

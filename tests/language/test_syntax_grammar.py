@@ -21,7 +21,7 @@ from lbdsl.language.grammar import GRAMMAR, TABLES, tables_text
 from lbdsl.language.lexer import lex
 from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.parse import parse
-from lbdsl.language.words import KEYWORDS
+from lbdsl.language.words import keywords
 
 SPEC = Path(__file__).parents[1] / "spec"
 GOOD = re.findall(r"^```lbr[^\n]*\n(.*?)^```\n", (SPEC / "valid.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -88,8 +88,8 @@ def test_without_tables_lark_makes_them(folder: Path, tables: str | None) -> Non
 
 def test_the_vocabulary_is_that_of_the_grammar(whole_file: Lark) -> None:
     words = {t.pattern.value: t.name for t in whole_file.terminals if t.pattern.value.isidentifier()}
-    assert words == {word: word.upper() for word in KEYWORDS}
-    assert list(KEYWORDS) == sorted(KEYWORDS)
+    assert words == {word: word.upper() for word in keywords()}
+    assert list(keywords()) == sorted(keywords())
 
 
 def test_the_smallest_recipe_parses_by_the_grammar_alone(whole_file: Lark) -> None:

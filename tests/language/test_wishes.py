@@ -12,7 +12,7 @@ from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import slip
 from lbdsl.language.wishes import wish, wishes
-from lbdsl.language.words import STATEMENTS
+from lbdsl.language.words import statements
 from lbdsl.metrics import metrics
 from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS
@@ -99,7 +99,7 @@ def test_there_are_enough() -> None:
 def test_each_word_is_said_once_and_is_not_in_the_language() -> None:
     words = [(where, word) for where, rows in wishes().items() for said in rows for word in said.split()]
     assert [item for item, times in Counter(words).items() if times > 1] == []
-    known = {"action": actions(), "score": metrics(), "statement": STATEMENTS}
+    known = {"action": actions(), "score": metrics(), "statement": statements()}
     for where, names in known.items():
         assert [word for place, word in words if place == where and word in names] == []
     settings = {key for rows in SETTINGS.values() for key in rows}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.language import tree
-from lbdsl.language.tree_text import tree_text
 from lbdsl.recipe.exchange import from_exchange, to_exchange
 from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
 from tests.property import language_trees as trees
+from tests.property.tree_text import tree_text
 
 
 def _call(name: str, args: list[tuple[str | None, Any]] | None) -> tree.Call:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from lbdsl.core.span import Source
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
-from lbdsl.language.tree_text import tree_text
 from tests.property import language_trees as trees
+from tests.property.tree_text import tree_text
 
 
 def comments(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
 from lbdsl.language.mistakes.place import WANTS_MORE, Mistake, keyword
-from lbdsl.language.words import BLOCKS, KEYWORDS, STATEMENTS
+from lbdsl.language.words import BLOCKS, keywords, statements
 
 _VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}
 
@@ -66,7 +66,7 @@ def right_side(p: Mistake) -> Diagnostic | None:
     before = p.at(-1)
     if before.type not in WANTS_MORE or p.type in (BAD, *NUMBERS):
         return None
-    if p.type and p.type.lower() not in KEYWORDS and p.token.text not in ")]};":
+    if p.type and p.type.lower() not in keywords() and p.token.text not in ")]};":
         return None
     return p.error("LB012", f"the right side of `{before.text}` is missing", before, help=p.form)
 
@@ -112,7 +112,7 @@ def two_statements(p: Mistake) -> Diagnostic | None:
     if not p.type or not p.failure.complete:
         return None
     word = p.token.text
-    if word not in STATEMENTS:
+    if word not in statements():
         return p.error("LB017", f"unexpected `{word}` after the end of the statement", help=p.form)
     alone = p.parses(p.tokens[p.failure.index :])
     help = "separate statements by `;` or a new line"

@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.span import Source, Span
 from lbdsl.language.lexer import Token
 from lbdsl.language.parser import Failure, Parser
-from lbdsl.language.words import KEYWORDS, RULES
+from lbdsl.language.words import RULES, keywords
 
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
 WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
@@ -59,7 +59,7 @@ class Mistake:
     @property
     def form(self) -> tuple[str, ...]:
         """A help line with the statement's form."""
-        form = KEYWORDS[self.first].form if self.first in KEYWORDS else ""
+        form = keywords()[self.first].form if self.first in keywords() else ""
         return (f"the form is `{form}`",) if form else ()
 
     def reached(self, tokens: Sequence[Token]) -> int:

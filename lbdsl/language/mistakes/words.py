@@ -10,7 +10,7 @@ from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, KEYWORDS, PLANNED, REMOVED, STATEMENTS
+from lbdsl.language.words import BLOCKS, PLANNED, REMOVED, keywords, statements
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -26,17 +26,17 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
         help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
         return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
     sign = p.at(1)
-    if word in STATEMENTS and sign.type:
+    if word in statements() and sign.type:
         fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
         return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
     said = wish(word, "statement")
     message = f"unknown statement `{word}`"
     if said:
         return p.error("LB001", message, help=said)
-    near = nearest(word.lower(), STATEMENTS)
+    near = nearest(word.lower(), statements())
     if near:
-        return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, STATEMENTS))
-    return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in STATEMENTS))
+        return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, statements()))
+    return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in statements()))
 
 
 def no_statement(p: Mistake) -> Diagnostic | None:
@@ -72,7 +72,7 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
         return None
     token, word = best
     help = (f"did you mean `{word}`?", *p.form)
-    write = word if slip(token.text, KEYWORDS.keys() - PLANNED) == word else None
+    write = word if slip(token.text, keywords().keys() - PLANNED) == word else None
     return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
 
 
@@ -80,8 +80,8 @@ def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with the keywords like it, the likest first."""
     for index in _words_near(p, 2):
         word = p.tokens[index].text
-        if wish(word, "set") is None and word not in KEYWORDS:
-            yield from ((index, near) for near in close_words(word, KEYWORDS.keys() - PLANNED)[:3])
+        if wish(word, "set") is None and word not in keywords():
+            yield from ((index, near) for near in close_words(word, keywords().keys() - PLANNED)[:3])
 
 
 def _words_near(p: Mistake, before: int) -> Iterator[int]:
@@ -115,7 +115,7 @@ def count_in_words(p: Mistake) -> Diagnostic | None:
 def keyword_as_name(p: Mistake) -> Diagnostic | None:
     """`layers 8 else`."""
     word, before = p.token.text, p.at(-1)
-    if word not in KEYWORDS or not before.type or not p.expects("NAME") or p.failure.complete:
+    if word not in keywords() or not before.type or not p.expects("NAME") or p.failure.complete:
         return None
     value = before.type in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *WANTS_MORE)
     what = "an action" if p.is_rule and not value else "a name"

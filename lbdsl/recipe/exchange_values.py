@@ -1,0 +1,400 @@
+"""Kinds of values in a recipe's JSON: how each is read as text of the recipe language, written from the tree, and described
+in the schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from lbdsl.actions import actions
+from lbdsl.core.units import Unit
+from lbdsl.language import tree
+from lbdsl.language.format import canonical_part
+from lbdsl.language.grammar import grammar
+from lbdsl.language.lexer import string_text
+from lbdsl.recipe.exchange_reader import NAME, JsonReader, Schema, each_item
+from lbdsl.recipe.scope import each, meant_words
+from lbdsl.recipe.settings import SETTINGS
+
+
+class Kind(NamedTuple):
+    """A kind of value. `name` is that of its definition in the schema; a value without one is described in place.
+
+    `item` is the kind of what a list holds.
+    """
+
+    read: Callable[[JsonReader, Any, str], str]
+    write: Callable[[Any], Any]
+    schema: Schema
+    name: str = ""
+    item: Kind | None = None
+
+    def reference(self) -> Schema:
+        """What stands in the schema where such a value may be."""
+        return {"$ref": f"#/$defs/{self.name}"} if self.name else self.schema
+
+
+# What text in JSON follows, so that it can be parsed alone.
+_AS_VALUE, _AS_LAYERS, _AS_AMOUNT, _AS_DOMAIN, _AS_ACTIONS = (
+    "let $it = ",
+    "group @it = ",
+    "group @it = first ",
+    "param $it: int in ",
+    "else ",
+)
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _value(reader: JsonReader, data: Any, path: str) -> str:
+    """Any value; text is an expression."""
+    match data:
+        case bool():
+            return str(data).lower()
+        case int() | float():
+            return repr(data)
+        case str():
+            return reader.parsed(_AS_VALUE, data, path)[1]
+        case list():
+            return f"[{_values(reader, data, path)}]"
+        case {"text": str() as text} if len(data) == 1:
+            return string_text(text)
+        case dict():
+            return _call(reader, data, path)
+    reader.refuse(path, "must be a number, text, true, false, a list or an object")
+
+
+def _values(reader: JsonReader, data: list[Any], path: str) -> str:
+    return ", ".join(each_item(partial(_value, reader), data, path))
+
+
+def _call(reader: JsonReader, data: dict[str, Any], path: str) -> str:
+    """{"swa": {"window": 512}} or {"swa": [512]}."""
+    if len(data) != 1:
+        hints = ('as in {"swa": {"window": 512}}', 'a string is {"text": "..."}')
+        reader.refuse(path, "a call is an object with one key", help=hints)
+    name, given = next(iter(data.items()))
+    if not re.fullmatch(NAME, name) or name in grammar().keywords:
+        reader.refuse(path, f"`{name}` is not a name that can be called")
+    path = f"{path}.{name}"
+    if isinstance(given, list):
+        return f"{name}({_values(reader, given, path)})"
+    if not isinstance(given, dict):
+        hint = f'a string is {{"text": ...}}; `{name}` without arguments is just "{name}"'
+        reader.refuse(path, "arguments are an object, or a list for arguments without names", help=hint)
+    parameters = actions()[name].parameters() if name in actions() else given
+    for key in given:
+        if key not in parameters:
+            reader.unknown_key(path, key, parameters)
+        elif not re.fullmatch(NAME, key):
+            reader.wrong(path, f"`{key}` is not a valid argument name")
+    return f"{name}({', '.join(_named_values(reader, given, path, '='))})"
+
+
+def _named_values(reader: JsonReader, data: dict[str, Any], path: str, sign: str) -> tuple[str, ...]:
+    return each(lambda item: f"{item[0]}{sign}{_value(reader, item[1], f'{path}.{item[0]}')}", data.items())
+
+
+def _score(reader: JsonReader, data: Any, path: str) -> str:
+    """What `by` holds: a metric, as text or as a call."""
+    if isinstance(data, dict):
+        return _call(reader, data, path)
+    node, text = reader.parsed(_AS_VALUE, data, path) if isinstance(data, str) else (None, "")
+    if node is None or not isinstance(node.value, tree.Call):
+        reader.refuse(path, 'must be a metric, as in "sensitivity" or {"kl": ["drop"]}')
+    return text
+
+
+def _actions(reader: JsonReader, data: Any, path: str) -> str:
+    """What `do` holds: one action or a list of them."""
+    if data == []:
+        reader.refuse(path, "needs an action")
+    return (
+        " + ".join(each_item(partial(_action, reader), data, path))
+        if isinstance(data, list)
+        else _action(reader, data, path)
+    )
+
+
+def _action(reader: JsonReader, data: Any, path: str) -> str:
+    if isinstance(data, str):
+        rule, text = reader.parsed(_AS_ACTIONS, data, path)
+        names = [call.name.name for call in rule.actions]
+        if rule.because is not None:
+            reader.wrong(path, "`because` is a key of its own")
+    elif isinstance(data, dict):
+        # Also with mistakes in its arguments: it is still to be seen whether there is such an action.
+        names, text = [*data] if len(data) == 1 else [], ""
+    else:
+        reader.refuse(path, 'an action is its name, or an object as in {"swa": {"window": 512}}')
+    for name in names:
+        if name not in actions():
+            known = "actions: " + ", ".join(f"`{action}`" for action in actions())
+            reader.wrong(path, f"no action `{name}`", help=(*meant_words(name, actions())[0], known))
+    return text or _call(reader, data, path)
+
+
+def _module_pattern(reader: JsonReader, data: Any, path: str) -> str:
+    match data:
+        case str():
+            return string_text(data)
+        case {"regex": str() as text} if len(data) == 1:
+            if (len(text) - len(text.rstrip("\\"))) % 2:
+                reader.fail("LB045", f"{reader.name}: `{path}` ends in a backslash, which a recipe cannot hold", None)
+            return '~"' + text.replace('"', '\\"') + '"'
+    reader.refuse(path, 'must be a glob, or {"regex": "..."}')
+
+
+def _condition(reader: JsonReader, data: Any, path: str) -> str:
+    """An expression in the language's words; true, false and plain numbers need no quotes."""
+    return _value(reader, data, path) if isinstance(data, int | float) else reader.parsed(_AS_VALUE, data, path)[1]
+
+
+def _numeral(data: Any) -> Any:
+    """A whole number as its text, so that it need not be quoted."""
+    return str(data) if isinstance(data, int) and not isinstance(data, bool) else data
+
+
+def _layers(reader: JsonReader, data: Any, path: str) -> str:
+    return reader.parsed(_AS_LAYERS, _numeral(data), path)[1]
+
+
+def _amount(reader: JsonReader, data: Any, path: str) -> str:
+    """How many layers: a count, a share, or a variable."""
+    group, text = reader.parsed(_AS_AMOUNT, _numeral(data), path)
+    if not isinstance(group.layers, tree.Edge):
+        reader.refuse(path, 'must be an amount, as in 6, "10%" or "$n"')
+    return text
+
+
+def _domain(reader: JsonReader, data: Any, path: str) -> str:
+    match data:
+        case list():
+            if not data:
+                reader.refuse(path, "needs a value")
+            return f"{{{_values(reader, data, path)}}}"
+        case {"from": low, "to": high} if len(data) == 2:
+            low, high = each(lambda end: _value(reader, data[end], f"{path}.{end}"), ("from", "to"))
+            # A name before `= DEFAULT` would be read as a key, and `tokens` not as a unit.
+            return f"{low}..({high})" if _ENDS_IN_WORD.search(high) else f"{low}..{high}"
+        case str():
+            param, text = reader.parsed(_AS_DOMAIN, data, path)
+            if param.default is not None:
+                reader.refuse(path, "a domain has no `=`; the default is a key of its own")
+            return text
+    reader.refuse(path, 'must be {"from": 64, "to": "8Ki"}, "64..8Ki", or a list of values')
+
+
+_ENDS_IN_WORD = re.compile(r"(?:^|[^\w.$])[A-Za-z_]\w*$")
+"""A last token that is a bare name, or the unit `tokens`: neither `$x` nor `model.layers`."""
+
+
+def _number(reader: JsonReader, data: Any, path: str) -> str:
+    text = _value(reader, data, path)
+    if not text.isdigit():
+        reader.refuse(path, "must be a number")
+    return text
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
+
+
+def _expression_data(node: tree.Node) -> str:
+    return canonical_part(_AS_VALUE, node.span.text)
+
+
+def _number_data(node: tree.Number) -> int | float | str:
+    """A JSON number where that reads back as the same text, else the text."""
+    if node.unit is Unit.NONE and isinstance(node.value, int) and str(node.value) == node.text:
+        return node.value
+    # Without an exponent, which YAML's readers do not agree on.
+    if node.unit is Unit.NONE and _DECIMAL.fullmatch(node.text) and repr(node.value) == node.text:
+        return node.value
+    return node.text
+
+
+def _value_data(node: tree.Expr) -> Any:
+    """A value: a number, a boolean, `{"text": ...}` for a string, a list, a call, or any other expression as text."""
+    match node:
+        case tree.Number():
+            return _number_data(node)
+        case tree.Minus(operand=tree.Number() as operand):
+            number = _number_data(operand)
+            return -number if isinstance(number, int | float) and number else _expression_data(node)
+        case tree.String():
+            return {"text": node.value}
+        case tree.Items():
+            return [_value_data(item) for item in node.items]
+        case tree.Call(name=tree.Ident(name="true" | "false"), args=None):
+            return node.name.name == "true"
+        case tree.Call():
+            return _call_data(node)
+    return _expression_data(node)
+
+
+def _call_data(node: tree.Call) -> Any:
+    """`keep` by its name, `swa(window=4)` as {"swa": {"window": 4}}, `swa(4)` as {"swa": [4]}, and a mixed one as text."""
+    if node.args is None:
+        return node.name.name
+    keys = [arg.key.name for arg in node.args if arg.key is not None]
+    values = [_value_data(arg.value) for arg in node.args]
+    if not keys:
+        return {node.name.name: values}
+    if len(keys) == len(values) == len(set(keys)):
+        return {node.name.name: dict(zip(keys, values, strict=True))}
+    return _expression_data(node)
+
+
+def _actions_data(calls: tuple[tree.Call, ...]) -> Any:
+    return _call_data(calls[0]) if len(calls) == 1 else [_call_data(call) for call in calls]
+
+
+def _layers_data(node: tree.LayerSet) -> Any:
+    return _value_data(node.value) if isinstance(node, tree.Point) else canonical_part(_AS_LAYERS, node.span.text)
+
+
+def _domain_data(node: tree.Interval | tree.Choice) -> Any:
+    if isinstance(node, tree.Choice):
+        return [_value_data(option) for option in node.options]
+    return {"from": _value_data(node.low), "to": _value_data(node.high)}
+
+
+def _pattern_data(node: tree.Pattern | tree.String) -> Any:
+    return {"regex": node.value} if isinstance(node, tree.Pattern) else node.value
+
+
+# Parts of the schema -------------------------------------------------------------------------------------------------
+
+
+def any_schema(*forms: Schema, **more: Any) -> Schema:
+    return {"anyOf": [*forms], **more}
+
+
+def array_schema(items: Schema, **limits: int) -> Schema:
+    return {"type": "array", "items": items, **limits}
+
+
+def object_schema(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
+    """An object with these keys and no others; all are required unless `required` names those that are."""
+    keys = [*properties] if required is None else required
+    return {"type": "object", "properties": properties, "required": keys, "additionalProperties": False}
+
+
+_TEXT, _NUMBER, _BOOLEAN = {"type": "string"}, {"type": "number"}, {"type": "boolean"}
+_COUNT = {"type": "integer", "minimum": 0}
+_EXPRESSION = {**_TEXT, "description": "An expression in the recipe language, such as `8Ki` or `$window`."}
+_ANY_VALUE, _ACTION = {"$ref": "#/$defs/Value"}, {"$ref": "#/$defs/Action"}
+_CALL = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "propertyNames": {"pattern": f"^{NAME}$"},
+    "additionalProperties": any_schema({"type": "object", "additionalProperties": _ANY_VALUE}, array_schema(_ANY_VALUE)),
+    "description": 'A call: {"lora": {"rank": 16}} with named arguments, {"kl": ["drop"]} with others.',
+}
+
+
+def action_schemas() -> dict[str, Schema]:
+    """`Action`, with one form for each registered action, and what its parameters refer to."""
+    definitions: dict[str, Schema] = {}
+    calls: list[Schema] = []
+    for kind, cls in actions().items():
+        schema = cls.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= schema.pop("$defs", {})
+        fields = {name: schema["properties"][name] for name in cls.parameters()}
+        # The unit of a field is lbdsl's own word.
+        parameters = {
+            name: any_schema({key: value for key, value in field.items() if key != "unit"}, _EXPRESSION)
+            for name, field in fields.items()
+        }
+        required = [name for name in schema.get("required", []) if name in parameters]
+        listed = {"type": "array", "prefixItems": list(parameters.values()), "items": False, "minItems": len(required)}
+        if not parameters:
+            listed = {"type": "array", "maxItems": 0}
+        summary = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+        call = object_schema({kind: any_schema(object_schema(parameters, required), listed)})
+        calls.append({"type": "object", "description": summary, **call})
+    by_name = {**_TEXT, "description": "An action in the recipe language: " + ", ".join(actions()) + "."}
+    return {**definitions, "Action": any_schema(by_name, *calls)}
+
+
+# The kinds -----------------------------------------------------------------------------------------------------------
+
+
+def _name(sign: str = "") -> Kind:
+    """A node that is a name; its sign may be left out."""
+    optional = f"{re.escape(sign)}?" if sign else ""
+    return Kind(
+        lambda reader, data, path: sign + data.removeprefix(sign),
+        lambda node: f"{sign}{node.name}",
+        {"type": "string", "pattern": f"^{optional}{NAME}$"},
+    )
+
+
+def settings_of(block: str) -> Kind:
+    """The settings of a block, from the table that the language has of them."""
+    name = f"{block.title()}Settings"
+    known = {k: {**_ANY_VALUE, "description": row.meaning, "title": k.title()} for k, row in SETTINGS[block].items()}
+    return Kind(
+        lambda reader, data, path: "; ".join(_named_values(reader, data, path, " = ")),
+        lambda settings: {setting.key.name: _value_data(setting.value) for setting in settings},
+        {"additionalProperties": False, "properties": known, "title": name, "type": "object"},
+        name,
+    )
+
+
+def _text(reader: JsonReader, data: Any, path: str) -> str:
+    return "" if data is None else string_text(data)
+
+
+def _as_given(text: Callable[[Any], str], **schema: Any) -> Kind:
+    """A value that is in the tree as it is in JSON."""
+    return Kind(lambda reader, data, path: text(data), lambda value: value, schema)
+
+
+_A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
+_VALUES = any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, _A_TEXT, array_schema(_ANY_VALUE), _CALL)
+_ABOUT_CONDITIONS = "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."
+_CONDITIONS = any_schema(_TEXT, _NUMBER, _BOOLEAN, description=_ABOUT_CONDITIONS)
+_ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."
+_ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
+_INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
+
+STRING = Kind(_text, lambda node: node.value, _TEXT)
+WORD, VARIABLE, GROUP = _name(), _name("$"), _name("@")
+_STRING_OR_NULL = STRING._replace(schema=any_schema(_TEXT, {"type": "null"}))
+_VALUE = Kind(_value, _value_data, _VALUES, "Value")
+_CONDITION = Kind(_condition, _expression_data, _CONDITIONS, "Condition")
+_PATTERN = Kind(_module_pattern, _pattern_data, any_schema(_TEXT, object_schema({"regex": _TEXT})), "ModulePattern")
+
+KINDS: Mapping[str, Kind] = {
+    "number": _VALUE._replace(read=_number),
+    "expr": _CONDITION,
+    "where": _CONDITION,
+    "bound": _CONDITION,
+    "path": STRING,
+    "sha256": _STRING_OR_NULL,
+    "because": _STRING_OR_NULL,
+    "type": WORD,
+    "value": _VALUE,
+    "default": _VALUE,
+    "domain": Kind(_domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain"),
+    "layers": Kind(_layers, _layers_data, any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS), "Layers"),
+    "amount": Kind(_amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount"),
+    "by": Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score"),
+    "actions": Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions"),
+    "patterns": Kind(
+        lambda reader, data, path: ", ".join(each_item(partial(_module_pattern, reader), data, path)),
+        lambda nodes: [_pattern_data(node) for node in nodes],
+        array_schema(_PATTERN.reference(), minItems=1),
+        item=_PATTERN,
+    ),
+    "direction": _as_given(lambda data: data, enum=["lowest", "highest"], type="string"),
+    "of_rest": _as_given(lambda data: "of rest" if data else "", default=False, type="boolean"),
+    "else": _as_given(lambda data: "else", const=True, type="boolean"),
+}
+"""What the fields of statements hold, by their names in the tree."""
