@@ -16,7 +16,7 @@ from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select

@@ -35,23 +35,16 @@ class Found(NamedTuple):
     sha256: str
 
 
-class NotFound(NamedTuple):
-    """Why a file cannot be included, as the parts of an error."""
-
-    code: str
-    message: str
-    help: tuple[str, ...] = ()
-
-
 class FileReader(Protocol):
-    """Gives files by their path from the recipe's folder, written with `/` and without `..`."""
+    """Gives files by their path from the recipe's folder, written with `/` and without `..`; else one error, without a
+    place."""
 
     @property
     def root(self) -> str:
         """The identity of the recipe itself."""
         ...
 
-    def read(self, path: str) -> Found | NotFound: ...
+    def read(self, path: str) -> Diagnosed[Found]: ...
 
 
 class FolderReader:
@@ -62,39 +55,45 @@ class FolderReader:
         self._folder = os.path.realpath(recipe.parent)
         self.root = os.path.realpath(recipe)
 
-    def read(self, path: str) -> Found | NotFound:
+    def read(self, path: str) -> Diagnosed[Found]:
         real = os.path.realpath(os.path.join(self._folder, path))
         if os.path.commonpath([real, self._folder]) != self._folder:
-            return NotFound("LB126", f"`{path}` is a link that leaves the recipe's directory", (_BELOW,))
+            return _not_found("LB126", f"`{path}` is a link that leaves the recipe's directory", _BELOW)
         try:
             if not stat.S_ISREG(os.stat(real).st_mode):
-                return NotFound("LB130", f"`{path}` is not a file")
+                return _not_found("LB130", f"`{path}` is not a file")
             with open(real, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
             near = nearest_path(os.path.join(self._folder, path))
             meant = "" if near is None else os.path.relpath(near, self._folder).replace(os.sep, "/")
             help = (f"did you mean `{meant}`?",) if near else ()
-            return NotFound("LB130", f"there is no `{path}` beside the recipe", help)
+            return _not_found("LB130", f"there is no `{path}` beside the recipe", *help)
         except (OSError, ValueError) as problem:
-            return NotFound("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
+            return _not_found("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
         text, problems = text_of(data, f"`{path}`")
         if text is None:
             code = "LB135" if problems[0].code == "LB019" else "LB130"
-            return NotFound(code, problems[0].message, problems[0].help)
-        return Found(text, real, sha256(data).hexdigest())
+            return _not_found(code, problems[0].message, *problems[0].help)
+        return Diagnosed(Found(text, real, sha256(data).hexdigest()))
 
 
 class TextsReader:
-    """Gives the texts that a plan holds; nothing is read from disk."""
+    """Gives texts that are held, such as those of a plan; nothing is read from disk."""
 
-    def __init__(self, texts: Iterable[tuple[str, str, str]]):
-        """`texts` are (path, text, sha256 of the file's bytes)."""
+    def __init__(self, texts: Iterable[tuple[str, str, str]], root: str = "", where: str = "in the plan"):
+        """`texts` are (path, text, sha256 of the file's bytes); `root` is the path of the recipe itself."""
         self._texts = {path: Found(text, path, digest) for path, text, digest in texts}
-        self.root = ""
+        self.root, self._where = root, where
 
-    def read(self, path: str) -> Found | NotFound:
-        return self._texts.get(path) or NotFound("LB130", f"there is no `{path}` in the plan")
+    def read(self, path: str) -> Diagnosed[Found]:
+        found = self._texts.get(path)
+        return _not_found("LB130", f"there is no `{path}` {self._where}") if found is None else Diagnosed(found)
+
+
+def _not_found(code: str, message: str, *help: str) -> Diagnosed[Found]:
+    """Why a file cannot be included."""
+    return Diagnosed(None, (error(code, message, help=help),))
 
 
 def decode(data: bytes) -> str:
@@ -195,9 +194,9 @@ class Whole(Findings):
         if self.reader is None:
             message = "`include` needs a recipe that was read from a file"
             self.fail("LB136", message, span, help="save it to a file, and give that file")
-        found = self.reader.read(path)
-        if isinstance(found, NotFound):
-            self.fail(found.code, found.message, span, help=found.help)
+        found, problems = self.reader.read(path)
+        if found is None:
+            self.fail(problems[0].code, problems[0].message, span, help=problems[0].help)
         self._check_new(self.reader, node, path, found)
         if node.sha256 is not None:
             self._check_hash(node.sha256, path, found)

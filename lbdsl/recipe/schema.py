@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
-from lbdsl.core.span import Source, Span
+from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 
@@ -243,10 +243,6 @@ class Recipe:
     asserts: tuple[ResolvedAssertion, ...] = ()
     included: tuple[IncludedText, ...] = ()
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
-
-    def span(self, node: Node | BlockSettings) -> Span | None:
-        """Where a node of this recipe stands, in its text or in that of an included file."""
-        return node.span
 
 
 def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:

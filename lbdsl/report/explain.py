@@ -155,7 +155,7 @@ def _action(name: str) -> Page | None:
 
 def _example_claims(cls: Any) -> frozenset[str]:
     """The paths of a layer that the action claims in its examples."""
-    from lbdsl.recipe import recipe_from_text
+    from lbdsl.recipe.load import recipe_from_text
 
     found: frozenset[str] = frozenset()
     for example in (cls.example, *cls.examples):

@@ -23,7 +23,7 @@ from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.verify import staleness
 from lbdsl.plan.words import value_text
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
 from lbdsl.run.output import Input

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
 

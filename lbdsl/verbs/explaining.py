@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
@@ -14,8 +13,8 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.reading import Found, NotFound
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 
 EXAMPLE_NAME = "recipe.lbr"
@@ -46,20 +45,6 @@ _CONTEXTS = (1024, 8192)
 """Where costs are counted; none is beyond the model's positions."""
 
 
-@dataclass(frozen=True)
-class _Beside:
-    """Reads the example files, and the recipe itself."""
-
-    recipe: str
-    root: str = EXAMPLE_NAME
-
-    def read(self, path: str) -> Found | NotFound:
-        text = self.recipe if path == self.root else EXAMPLE_FILES.get(path)
-        if text is None:
-            return NotFound("LB130", f"there is no `{path}` beside the recipe")
-        return Found(text, path, digest_text(text))
-
-
 def example_findings(code: Code) -> tuple[Diagnostic, ...]:
     """The findings of this code that its example gives; none for a code without an example."""
     return tuple(d for d in text_findings(code.example) if d.code == code.id) if code.example else ()
@@ -67,7 +52,8 @@ def example_findings(code: Code) -> tuple[Diagnostic, ...]:
 
 def text_findings(text: str) -> tuple[Diagnostic, ...]:
     """Everything that is found in a recipe: without a model, and on the example model when that is good."""
-    checked = recipe_from_text(text, EXAMPLE_NAME, reader=_Beside(text))
+    files = ((name, held, digest_text(held)) for name, held in {**EXAMPLE_FILES, EXAMPLE_NAME: text}.items())
+    checked = recipe_from_text(text, EXAMPLE_NAME, reader=TextsReader(files, EXAMPLE_NAME, "beside the recipe"))
     if checked.value is None:
         return checked.diagnostics
     return (*checked.diagnostics, *planned_findings(checked.value))

@@ -21,7 +21,7 @@ from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
-from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from lbdsl.cli.check import check
 from lbdsl.cli.options import Tokens
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text, render_diagnostics
 
 BAD = "layers 0-3 keep\nwhere sensitvity < 0.1 drop\n"

@@ -16,7 +16,7 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.planning import Planned

@@ -13,7 +13,7 @@ from lbdsl.core.resources import resource_folder
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.completion import Item, complete
 from lbdsl.language.words import keywords, statements
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 
 DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
 

@@ -12,7 +12,7 @@ from lbdsl.actions import actions
 from lbdsl.core.nearest import distance, nearest
 from lbdsl.language.words import PLANNED, keywords
 from lbdsl.metrics import Of, metrics, metrics_of
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
 
 ALPHABET = "aeqxz"

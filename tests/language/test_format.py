@@ -15,7 +15,7 @@ from lbdsl.core.span import Source
 from lbdsl.language import format as formatter
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
-from lbdsl.recipe import load_recipe
+from lbdsl.recipe.load import load_recipe
 from lbdsl.verbs.formatting import format_file
 
 ODD = "layers 0-3   keep; else drop # x"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 
 MISTAKES = [
     ("layres 5 drop", "LB001"),

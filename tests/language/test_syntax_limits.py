@@ -8,7 +8,7 @@ import pytest
 
 from lbdsl.core.span import Source
 from lbdsl.language.parse import parse
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 
 pytestmark = pytest.mark.large
 

@@ -14,7 +14,7 @@ from lbdsl.core.nearest import slip
 from lbdsl.language.wishes import wish, wishes
 from lbdsl.language.words import statements
 from lbdsl.metrics import metrics
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.verbs.fixing import fix_text
 

@@ -12,7 +12,7 @@ from lbdsl.core.units import Unit
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric, check_declaration, metrics, metrics_of
 from lbdsl.plan.schema import AssertResult, ScoreValue
 from lbdsl.plan.words import cell_text, joint_text, row_title, value_text
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.report.explain import parts_of
 
 

@@ -48,7 +48,7 @@ def test_shown_measurements_are_the_real_ones(smollm2: str, page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_in_the_pages_check(page: Path) -> None:
     from lbdsl import check_recipe
-    from lbdsl.recipe import load_recipe
+    from lbdsl.recipe.load import load_recipe
 
     for path, recipe in re.findall(r"(?:<!-- file: (\S+) -->\n)?```lbr\n(.*?)```", page.read_text(), re.DOTALL):
         found = load_recipe(ROOT / path) if path else check_recipe(recipe)

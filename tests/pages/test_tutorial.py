@@ -8,7 +8,7 @@ import pytest
 from plan_cases import smollm2_facts
 
 from lbdsl.language.format import format_text
-from lbdsl.recipe import load_recipe
+from lbdsl.recipe.load import load_recipe
 from lbdsl.verbs.checking import check_file
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tutorial"

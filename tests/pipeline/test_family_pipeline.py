@@ -26,7 +26,7 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Heal, Lora
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.rewrite import rewriting_of

@@ -19,7 +19,7 @@ eval { data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 8Ki; seq = 2Ki }
 
 
 def estimated(text: str, facts=SMOL, **more):
-    from lbdsl.recipe import recipe_from_text
+    from lbdsl.recipe.load import recipe_from_text
 
     plan = plan_of(text, facts, joint=joint_loss(0.1, base_nll=2.0, tokens=100))
     plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})

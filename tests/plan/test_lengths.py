@@ -7,7 +7,7 @@ from plan_cases import llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import joint_tokens, with_lengths
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema_blocks import SEQUENCES
 from lbdsl.verbs.fixing import fix_text
 

@@ -36,7 +36,7 @@ from plan_cases import llama_facts
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 
 METRICS = ("nll", "kl(swa(window=64))", "influence(block)", "nll(drop(mlp))")

@@ -12,7 +12,7 @@ from claims_oracle import BASE, MODULES, Layer, Mixer, errors, owners, specs
 from plan_cases import llama_facts, recipe_of, scores_for
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Severity
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.report.diagnostics import Style, concise_text, diagnostics_json, diagnostics_text
 
 SPEC = Path(__file__).parents[1] / "spec"

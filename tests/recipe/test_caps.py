@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import json, os, resource, sys, time
 from pathlib import Path
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 
 def peak_kib():
     # getrusage counts what the process was before it started this program, that is the tests' own process, too.

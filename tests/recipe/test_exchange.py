@@ -21,9 +21,9 @@ from lbdsl.language import tree
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
-from lbdsl.recipe import recipe_from_text
 from lbdsl.recipe.exchange import STATEMENTS, from_exchange, recipe_schema, to_exchange
 from lbdsl.recipe.exchange_text import DEPTH
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.verbs.converting import convert_recipe
 
 ROOT = Path(__file__).parents[2]

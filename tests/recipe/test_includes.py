@@ -10,7 +10,8 @@ import pytest
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.paths import nearest_path
-from lbdsl.recipe import load_recipe, reading, recipe_from_text
+from lbdsl.recipe import reading
+from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.report.diagnostics import Style, diagnostics_json, diagnostics_text
@@ -109,11 +110,8 @@ def test_nodes_of_a_recipe_know_their_file(tmp_path: Path) -> None:
         (recipe.rules[1], "r.lbr", "else swa(window=$window)"),
         (recipe.asserts[0], "parts.lbr", "ppl_increase < 5%"),
     ]:
-        span = recipe.span(node)
-        assert span is not None
-        assert span.source.name == str(tmp_path / name)
-        assert span.text == text
-        assert recipe.span(node).source is span.source  # type: ignore[union-attr]
+        assert node.span.source.name == str(tmp_path / name)
+        assert node.span.text == text
 
 
 def test_the_hash_covers_what_is_included(tmp_path: Path) -> None:

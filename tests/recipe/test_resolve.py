@@ -7,7 +7,7 @@ import pytest
 from lbdsl.actions import actions
 from lbdsl.core.digest import digest_text
 from lbdsl.core.units import Unit
-from lbdsl.recipe import load_recipe, recipe_from_text
+from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import (
     AllLayers,
     Compare,
@@ -91,10 +91,9 @@ def test_full_recipe() -> None:
 
 def test_nodes_know_their_place() -> None:
     recipe = resolved(FULL)
-    span = recipe.span(recipe.rules[1].selector.by)  # type: ignore[union-attr]
-    assert span is not None
+    span = recipe.rules[1].selector.by.span  # type: ignore[union-attr]
     assert span.text == "sensitivity"
-    assert recipe.span(recipe.asserts[2].expr).text == "ppl_increase < 5%"  # type: ignore[union-attr]
+    assert recipe.asserts[2].expr.span.text == "ppl_increase < 5%"  # type: ignore[union-attr]
 
 
 def test_sets() -> None:
@@ -241,6 +240,6 @@ def test_a_named_expression_is_read_where_its_name_stands() -> None:
     assert isinstance(selector, RankSelector)
     assert selector.until == written.rules[0].selector.until  # type: ignore[union-attr]
     assert recipe.asserts == written.asserts
-    span = recipe.span(selector.until)  # type: ignore[arg-type]
+    span = selector.until.span  # type: ignore[arg-type]
     assert span is not None
     assert span.start_line_column == (1, 13)

@@ -92,7 +92,7 @@ def plan_for(folder: Path):
     from lbdsl.model.source import resolve_source
     from lbdsl.plan.build import build
     from lbdsl.plan.schema import ModelRef
-    from lbdsl.recipe import recipe_from_text
+    from lbdsl.recipe.load import recipe_from_text
     from lbdsl.solve.select import select
 
     source = resolve_source(str(folder))

@@ -9,7 +9,7 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select

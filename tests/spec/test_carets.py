@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 
 LINES = [
     line

@@ -17,8 +17,8 @@ from found_text import found_text
 from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.digest import digest_text
-from lbdsl.recipe import recipe_from_text
-from lbdsl.recipe.reading import Found, NotFound
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.verbs.explaining import planned_findings
 
@@ -44,27 +44,16 @@ def _cases() -> list[pytest.ParameterSet]:
 def _check(match: re.Match[str], text: str | None = None) -> Diagnosed[Recipe]:
     settings = dict(item.split("=", 1) for item in match["info"].split())
     on = settings.pop("on", None)
-    files = {file["name"]: file["text"] for file in FILE.finditer(match["beside"])}
+    files = [(file["name"], file["text"], digest_text(file["text"])) for file in FILE.finditer(match["beside"])]
     checked = recipe_from_text(
-        match["text"] if text is None else text, NAME, settings, reader=Beside(files) if files else None
+        match["text"] if text is None else text,
+        NAME,
+        settings,
+        reader=TextsReader(files, NAME, "beside the recipe") if files else None,
     )
     if on is None or checked.value is None:
         return checked
     return Diagnosed(checked.value, (*checked.diagnostics, *planned_findings(checked.value)))
-
-
-class Beside:
-    """Reads the other files of a case."""
-
-    root = NAME
-
-    def __init__(self, files: dict[str, str]) -> None:
-        self._files = files
-
-    def read(self, path: str) -> Found | NotFound:
-        if path not in self._files:
-            return NotFound("LB130", f"there is no `{path}`")
-        return Found(self._files[path], path, digest_text(self._files[path]))
 
 
 def _found(result: Diagnosed[Recipe]) -> str:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from lbdsl.cli.check import check
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, LbdslError, error
 from lbdsl.core.span import Source, Span
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.verbs.fixing import MAX_ROUNDS, fix_text
 
 BAD = """\

@@ -15,7 +15,7 @@ from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
 from lbdsl.plan.findings import impossible_untils
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select

@@ -16,7 +16,7 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.language.format import format_text
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.recipe import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import check_recipe
 from lbdsl.verbs.inspecting import inspect_model
