@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.registry import nearest
@@ -23,22 +23,22 @@ from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
-from lbdsl.recipe.exchange_reader import JsonReader, Schema, each_item
-from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
+from lbdsl.recipe.exchange_reader import JsonReader, each_item
+from lbdsl.recipe.exchange_text import ExchangeForm, json_text, read_data, yaml_text
 from lbdsl.recipe.exchange_values import (
     GROUP,
     KINDS,
     STRING,
     VARIABLE,
     Kind,
+    Schema,
     action_schemas,
     any_schema,
+    array_schema,
     object_schema,
     settings_of,
 )
 from lbdsl.recipe.scope import Unresolved, attempt, each
-
-ExchangeForm = Literal["json", "yaml"]
 
 FORMAT_VERSION = 1
 """Of the JSON form; it rises when a program that reads it would have to change."""
@@ -55,15 +55,13 @@ class StatementForm(NamedTuple):
     """A kind of statement; of a rule, `node` is its selector.
 
     `text` is how it is written, with `<key>` for the text of a key's value; `[...]` is left out without it. Its first key
-    tells the kind. `values` are the node's field and the kind of the value for each key. `example` and `title` are for the
-    schema.
+    tells the kind. `values` are the node's field and the kind of the value for each key. `example` is for the schema.
     """
 
     group: int
     node: type[tree.Node]
     text: str
     example: str
-    title: str
     values: dict[str, tuple[str, Kind]]
 
     @property
@@ -72,26 +70,24 @@ class StatementForm(NamedTuple):
 
     @property
     def form(self) -> str:
-        return f"{self.title or self.key.title()}Form"
+        return f"{self.key.title()}Form"
 
-    def schema(self, *, inner: bool = False) -> Schema:
-        """The definition of such a statement; `inner` with those of its values in their places, for the reader."""
+    @property
+    def required(self) -> list[str]:
         optional = {match[2] for match in _FIELD.finditer(self.text)}
-        # What a rule has beside its selector comes first.
-        keys = sorted(self.values, key=lambda key: self.group != RULE or key not in ("do", "because"))
-        kinds = {key: self.values[key][1] for key in keys}
-        properties = {key: kind.schema if inner else _described(key, kind) for key, kind in kinds.items()}
+        return [key for key in self.values if key not in optional]
+
+    def schema(self) -> Schema:
+        """The definition of such a statement."""
+        properties = {key: kind.reference() for key, (_, kind) in self.values.items()}
         about = {"description": f"`{self.example}`."} if self.example else {}
-        found = object_schema(properties, [key for key in keys if key not in optional])
-        return dict(sorted({**found, **about, "title": self.form}.items()))
+        return object_schema(properties, self.required) | about
 
     def read(self, reader: JsonReader, data: Any, path: str) -> str:
         """The text of the statement that data says."""
-        if not reader.fits(self.schema(inner=True), data, path):
-            raise Unresolved
-        given = [key for key in self.values if key in data]
-        read = each(lambda key: self.values[key][1].read(reader, data[key], f"{path}.{key}"), given)
-        texts = dict(zip(given, read, strict=True))
+        reader.check_keys(self.values, self.required, data, path)
+        read = each(lambda item: self.values[item[0]][1].read(reader, item[1], f"{path}.{item[0]}"), data.items())
+        texts = dict(zip(data, read, strict=True))
 
         def filled(match: re.Match[str]) -> str:
             text = texts.get(match[2] or match[3], "")
@@ -110,13 +106,7 @@ class StatementForm(NamedTuple):
         return {key: kind.write(value) for key, (kind, value) in given.items() if value is not None and value is not False}
 
 
-def _described(key: str, kind: Kind) -> Schema:
-    # Settings have a title of their own.
-    title = {} if "title" in kind.schema else {"title": key.replace("_", " ").title()}
-    return dict(sorted({**kind.reference(), **title}.items()))
-
-
-def _form(group: int, node: type[tree.Node], text: str, example: str = "", title: str = "", **own: Kind) -> StatementForm:
+def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own: Kind) -> StatementForm:
     """A row; the keys in `text` are those of the node's fields in their order, and `own` the kinds that this node alone
     has in them."""
     fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
@@ -125,12 +115,12 @@ def _form(group: int, node: type[tree.Node], text: str, example: str = "", title
     kinds = {**KINDS, **own}
     keys = [match[2] or match[3] for match in _FIELD.finditer(text)]
     values = {key: (name, kinds[name]) for key, name in zip(keys, fields, strict=True)}
-    return StatementForm(group, node, text, example, title, values)
+    return StatementForm(group, node, text, example, values)
 
 
 STATEMENTS = (
-    _form(HEAD, tree.Version, "lbr <lbr>", "lbr 1", "Version"),
-    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', "Name", name=STRING),
+    _form(HEAD, tree.Version, "lbr <lbr>", "lbr 1"),
+    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', name=STRING),
     _form(HEAD, tree.Requires, "requires <requires>", "requires model.layers >= 24"),
     _form(
         DEFINITION,
@@ -188,13 +178,6 @@ def _read_statement(reader: JsonReader, data: Any, path: str) -> tuple[int, str]
 
 # Reading and writing -------------------------------------------------------------------------------------------------
 
-_DOCUMENT = object_schema(
-    {
-        "format_version": {"const": FORMAT_VERSION, "title": "Format Version", "type": "integer"},
-        "statements": {"items": {"$ref": "#/$defs/Statement"}, "title": "Statements", "type": "array"},
-    }
-)
-
 
 def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     """The recipe in `text` as JSON or YAML. None with errors: the text does not parse, or LB045.
@@ -228,7 +211,7 @@ def _repeated_settings(block: tree.Block) -> Iterable[Diagnostic]:
 
 def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     """The recipe in JSON or YAML as text of the recipe language, canonically formatted. None with errors LB041 - LB045."""
-    data, found = json_data(text, name) if form == "json" else yaml_data(text, name)
+    data, found = read_data(text, name, form)
     if any(problem.is_error for problem in found):
         return Diagnosed(None, found)
     reader = JsonReader(name)
@@ -246,11 +229,17 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     return format_parsed(parsed.value)
 
 
+_KEYS = ("format_version", "statements")
+
+
 def _read_document(reader: JsonReader, data: Any) -> tuple[tuple[int, str], ...]:
     if not isinstance(data, dict):
         reader.refuse("", 'a recipe is an object: {"format_version": 1, "statements": [...]}')
-    if not reader.fits(_DOCUMENT, data, ""):
-        raise Unresolved
+    reader.check_keys(_KEYS, _KEYS, data, "")
+    if data["format_version"] != FORMAT_VERSION or data["format_version"] is True:
+        reader.refuse("format_version", f"must be {FORMAT_VERSION}")
+    if not isinstance(data["statements"], list):
+        reader.refuse("statements", "must be a list")
     return each_item(partial(_read_statement, reader), data["statements"], "statements")
 
 
@@ -264,13 +253,14 @@ def recipe_schema() -> dict[str, Any]:
     for form in STATEMENTS:
         definitions[form.form] = form.schema()
         for _, kind in form.values.values():
-            named = kind.item or kind
-            definitions |= {named.name: named.schema} if named.name else {}
+            definitions |= {kind.name: kind.schema} if kind.name else {}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:lbdsl:recipe:{FORMAT_VERSION}",
         "title": "lbdsl recipe",
         "description": "A recipe for compressing a language model, as `lbdsl convert` writes it.",
-        **dict(sorted(_DOCUMENT.items())),
+        **object_schema(
+            dict(zip(_KEYS, ({"const": FORMAT_VERSION}, array_schema({"$ref": "#/$defs/Statement"})), strict=True))
+        ),
         "$defs": dict(sorted(definitions.items())),
     }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
@@ -25,22 +25,16 @@ _ODD_LINE_END = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
 
 
-def json_data(text: str, name: str) -> Diagnosed[Any]:
-    """The data of a JSON text; LB041 with the place of what is wrong."""
-    return _within_limits(_json, text, name)
+ExchangeForm = Literal["json", "yaml"]
 
 
-def yaml_data(text: str, name: str) -> Diagnosed[Any]:
-    """The data of a YAML text; LB041 with the place of what is wrong."""
-    return _within_limits(_yaml, text, name)
-
-
-def _within_limits(read: Callable[[str, str], Any], text: str, name: str) -> Diagnosed[Any]:
+def read_data(text: str, name: str, form: ExchangeForm) -> Diagnosed[Any]:
+    """The data of a text; LB041 with the place of what is wrong."""
     try:
         if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
             raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
         _check_characters(text, name)
-        data = read(text, name)
+        data = (_json if form == "json" else _yaml)(text, name)
         _check_characters(data, name)
         return Diagnosed(data)
     except LbdslError as problem:
@@ -89,7 +83,7 @@ def _json(text: str, name: str) -> Any:
         return json.loads(
             text,
             object_pairs_hook=partial(_object, name),
-            parse_float=_decimal,
+            parse_float=plain,
             parse_int=partial(_integer, name),
             parse_constant=partial(_no_constant, name),
         )
@@ -127,10 +121,13 @@ def _integer(name: str, digits: str) -> int:
     return int(digits)
 
 
-def _decimal(text: str) -> float | str:
-    """The number where it reads back as the same text; else the text, which the recipe language reads: `1e-3`."""
-    value = float(text)
-    return value if _DECIMAL.fullmatch(text) and repr(value) == text else text
+def plain(text: str) -> int | float | str:
+    """The number where it reads back as the same text, without an exponent, on which YAML's readers do not agree; else the
+    text, which the recipe language reads: `1e-3`."""
+    for form, kind in ((_INTEGER, int), (_DECIMAL, float)):
+        if form.fullmatch(text) and repr(value := kind(text)) == text:
+            return value
+    return text
 
 
 def _no_constant(name: str, word: str) -> Any:
@@ -226,8 +223,6 @@ class _Events:
             return None
         if text in ("true", "false"):
             return text == "true"
-        if _INTEGER.fullmatch(text):
-            if len(text.lstrip("-")) > MAX_DIGITS:
-                raise self._refuse(event, f"a number with more than {MAX_DIGITS} digits")
-            return int(text)
-        return _decimal(text) if _DECIMAL.fullmatch(text) else text
+        if _INTEGER.fullmatch(text) and len(text.lstrip("-")) > MAX_DIGITS:
+            raise self._refuse(event, f"a number with more than {MAX_DIGITS} digits")
+        return plain(text)

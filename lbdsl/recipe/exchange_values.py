@@ -9,27 +9,28 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lbdsl.actions import actions
-from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.format import canonical_part
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import string_text
-from lbdsl.recipe.exchange_reader import NAME, JsonReader, Schema, each_item
+from lbdsl.recipe.exchange_reader import JsonReader, each_item
+from lbdsl.recipe.exchange_text import plain
 from lbdsl.recipe.scope import each, meant_words
 from lbdsl.recipe.settings import SETTINGS
 
+Schema = dict[str, Any]
+"""A part of the JSON schema."""
+
+NAME = "[A-Za-z_][A-Za-z0-9_]*"
+
 
 class Kind(NamedTuple):
-    """A kind of value. `name` is that of its definition in the schema; a value without one is described in place.
-
-    `item` is the kind of what a list holds.
-    """
+    """A kind of value. `name` is that of its definition in the schema; a value without one is described in place."""
 
     read: Callable[[JsonReader, Any, str], str]
     write: Callable[[Any], Any]
     schema: Schema
     name: str = ""
-    item: Kind | None = None
 
     def reference(self) -> Schema:
         """What stands in the schema where such a value may be."""
@@ -136,6 +137,12 @@ def _action(reader: JsonReader, data: Any, path: str) -> str:
     return text or _call(reader, data, path)
 
 
+def _patterns(reader: JsonReader, data: Any, path: str) -> str:
+    if not isinstance(data, list) or not data:
+        reader.refuse(path, "must not be empty" if data == [] else "must be a list")
+    return ", ".join(each_item(partial(_module_pattern, reader), data, path))
+
+
 def _module_pattern(reader: JsonReader, data: Any, path: str) -> str:
     match data:
         case str():
@@ -200,31 +207,16 @@ def _number(reader: JsonReader, data: Any, path: str) -> str:
 
 # Writing -------------------------------------------------------------------------------------------------------------
 
-_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
-
 
 def _expression_data(node: tree.Node) -> str:
     return canonical_part(_AS_VALUE, node.span.text)
 
 
-def _number_data(node: tree.Number) -> int | float | str:
-    """A JSON number where that reads back as the same text, else the text."""
-    if node.unit is Unit.NONE and isinstance(node.value, int) and str(node.value) == node.text:
-        return node.value
-    # Without an exponent, which YAML's readers do not agree on.
-    if node.unit is Unit.NONE and _DECIMAL.fullmatch(node.text) and repr(node.value) == node.text:
-        return node.value
-    return node.text
-
-
 def _value_data(node: tree.Expr) -> Any:
     """A value: a number, a boolean, `{"text": ...}` for a string, a list, a call, or any other expression as text."""
     match node:
-        case tree.Number():
-            return _number_data(node)
-        case tree.Minus(operand=tree.Number() as operand):
-            number = _number_data(operand)
-            return -number if isinstance(number, int | float) and number else _expression_data(node)
+        case tree.Number() | tree.Minus(operand=tree.Number()):
+            return plain(_expression_data(node))
         case tree.String():
             return {"text": node.value}
         case tree.Items():
@@ -251,10 +243,6 @@ def _call_data(node: tree.Call) -> Any:
 
 def _actions_data(calls: tuple[tree.Call, ...]) -> Any:
     return _call_data(calls[0]) if len(calls) == 1 else [_call_data(call) for call in calls]
-
-
-def _layers_data(node: tree.LayerSet) -> Any:
-    return _value_data(node.value) if isinstance(node, tree.Point) else canonical_part(_AS_LAYERS, node.span.text)
 
 
 def _domain_data(node: tree.Interval | tree.Choice) -> Any:
@@ -325,35 +313,46 @@ def action_schemas() -> dict[str, Schema]:
 # The kinds -----------------------------------------------------------------------------------------------------------
 
 
+def _plain(text: Callable[[Any], str], right: Callable[[Any], bool], wanted: str, **schema: Any) -> Kind:
+    """A value that is in the tree as it is in JSON, where it is `right`."""
+
+    def read(reader: JsonReader, data: Any, path: str) -> str:
+        if not right(data):
+            reader.refuse(path, f"must be {wanted}")
+        return text(data)
+
+    return Kind(read, lambda value: value, schema)
+
+
 def _name(sign: str = "") -> Kind:
     """A node that is a name; its sign may be left out."""
-    optional = f"{re.escape(sign)}?" if sign else ""
-    return Kind(
-        lambda reader, data, path: sign + data.removeprefix(sign),
-        lambda node: f"{sign}{node.name}",
-        {"type": "string", "pattern": f"^{optional}{NAME}$"},
+    pattern = (f"{re.escape(sign)}?" if sign else "") + NAME
+    read = _plain(
+        lambda data: sign + data.removeprefix(sign),
+        lambda data: isinstance(data, str) and re.fullmatch(pattern, data) is not None,
+        "a name",
+        type="string",
+        pattern=f"^{pattern}$",
     )
+    return read._replace(write=lambda node: f"{sign}{node.name}")
 
 
 def settings_of(block: str) -> Kind:
     """The settings of a block, from the table that the language has of them."""
-    name = f"{block.title()}Settings"
-    known = {k: {**_ANY_VALUE, "description": row.meaning, "title": k.title()} for k, row in SETTINGS[block].items()}
+    rows = SETTINGS[block]
+
+    def read(reader: JsonReader, data: Any, path: str) -> str:
+        if not isinstance(data, dict):
+            reader.refuse(path, "must be an object")
+        reader.check_keys(rows, (), data, path)
+        return "; ".join(_named_values(reader, data, path, " = "))
+
     return Kind(
-        lambda reader, data, path: "; ".join(_named_values(reader, data, path, " = ")),
+        read,
         lambda settings: {setting.key.name: _value_data(setting.value) for setting in settings},
-        {"additionalProperties": False, "properties": known, "title": name, "type": "object"},
-        name,
+        object_schema({key: {**_ANY_VALUE, "description": row.meaning} for key, row in rows.items()}, []),
+        f"{block.title()}Settings",
     )
-
-
-def _text(reader: JsonReader, data: Any, path: str) -> str:
-    return "" if data is None else string_text(data)
-
-
-def _as_given(text: Callable[[Any], str], **schema: Any) -> Kind:
-    """A value that is in the tree as it is in JSON."""
-    return Kind(lambda reader, data, path: text(data), lambda value: value, schema)
 
 
 _A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
@@ -364,12 +363,17 @@ _ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 ex
 _ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
 _INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
 
-STRING = Kind(_text, lambda node: node.value, _TEXT)
 WORD, VARIABLE, GROUP = _name(), _name("$"), _name("@")
-_STRING_OR_NULL = STRING._replace(schema=any_schema(_TEXT, {"type": "null"}))
+STRING = _plain(string_text, lambda data: isinstance(data, str), "text", **_TEXT)._replace(write=lambda node: node.value)
+_STRING_OR_NULL = STRING._replace(
+    read=lambda reader, data, path: "" if data is None else STRING.read(reader, data, path),
+    schema=any_schema(_TEXT, {"type": "null"}),
+)
 _VALUE = Kind(_value, _value_data, _VALUES, "Value")
 _CONDITION = Kind(_condition, _expression_data, _CONDITIONS, "Condition")
-_PATTERN = Kind(_module_pattern, _pattern_data, any_schema(_TEXT, object_schema({"regex": _TEXT})), "ModulePattern")
+_PATTERN = any_schema(_TEXT, object_schema({"regex": _TEXT}))
+
+_RANKS = ["lowest", "highest"]
 
 KINDS: Mapping[str, Kind] = {
     "number": _VALUE._replace(read=_number),
@@ -383,18 +387,18 @@ KINDS: Mapping[str, Kind] = {
     "value": _VALUE,
     "default": _VALUE,
     "domain": Kind(_domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain"),
-    "layers": Kind(_layers, _layers_data, any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS), "Layers"),
+    "layers": Kind(
+        _layers,
+        lambda node: plain(canonical_part(_AS_LAYERS, node.span.text)),
+        any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS),
+        "Layers",
+    ),
     "amount": Kind(_amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount"),
     "by": Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score"),
     "actions": Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions"),
-    "patterns": Kind(
-        lambda reader, data, path: ", ".join(each_item(partial(_module_pattern, reader), data, path)),
-        lambda nodes: [_pattern_data(node) for node in nodes],
-        array_schema(_PATTERN.reference(), minItems=1),
-        item=_PATTERN,
-    ),
-    "direction": _as_given(lambda data: data, enum=["lowest", "highest"], type="string"),
-    "of_rest": _as_given(lambda data: "of rest" if data else "", default=False, type="boolean"),
-    "else": _as_given(lambda data: "else", const=True, type="boolean"),
+    "patterns": Kind(_patterns, lambda nodes: [_pattern_data(node) for node in nodes], array_schema(_PATTERN, minItems=1)),
+    "direction": _plain(str, lambda data: data in _RANKS, "`lowest` or `highest`", enum=_RANKS),
+    "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **_BOOLEAN),
+    "else": _plain(lambda data: "else", lambda data: data is True, "`true`", const=True),
 }
 """What the fields of statements hold, by their names in the tree."""

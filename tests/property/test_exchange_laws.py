@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.language import tree
 from lbdsl.recipe.exchange import from_exchange, to_exchange
-from lbdsl.recipe.exchange_text import json_data, json_text, yaml_data, yaml_text
+from lbdsl.recipe.exchange_text import json_text, read_data, yaml_text
 from tests.property import language_trees as trees
 from tests.property.tree_text import tree_text
 
@@ -74,8 +74,8 @@ plain = st.recursive(
 
 @given(plain)
 def test_text_of_plain_data_reads_back(data: Any) -> None:
-    for read, write in ((json_data, json_text), (yaml_data, yaml_text)):
-        found = read(write(data), "t")
+    for form, write in (("json", json_text), ("yaml", yaml_text)):
+        found = read_data(write(data), "t", form)
         assert not found.diagnostics, write(data)
         assert found.value == data
         assert repr(found.value) == repr(data)
