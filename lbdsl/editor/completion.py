@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,7 +141,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             if cls is not None and key in names:
                 yield from _words(choices(cls, key))
         case "setting":
-            yield from _words({"method": METHODS, "loss": LOSSES, "metrics": EVAL_METRICS}.get(role.key, ()))
+            yield from _words({"method": tuple(METHODS), "loss": LOSSES, "metrics": EVAL_METRICS}.get(role.key, ()))
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
@@ -171,7 +171,7 @@ def _sample(cls: type[Action], key: str) -> str:
     return given[1] if given else key
 
 
-def _words(names: Sequence[str]) -> Iterator[Item]:
+def _words(names: Iterable[str]) -> Iterator[Item]:
     for name in names:
         known = metrics().get(name)
         yield Item(name, "word", "", metric_page(name) if known is not None else WORDS.get(name, ""))

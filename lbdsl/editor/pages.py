@@ -59,7 +59,7 @@ def page_of_class(cls: type[Action] | type[Metric]) -> str:
 
 
 def action_page(name: str) -> str:
-    return f"```lbr\n{signature(actions()[name])}\n```\n{page_of_class(actions()[name])}"
+    return f"```lbr\n{signature(name, actions()[name])}\n```\n{page_of_class(actions()[name])}"
 
 
 def metric_page(name: str, stands_for: str | None = None) -> str:
@@ -123,7 +123,7 @@ def parameter_page(action: str, name: str) -> str | None:
     said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
-    return f"`{name}` of `{signature(cls)}`: {', '.join(said)}."
+    return f"`{name}` of `{signature(cls.kind_name(), cls)}`: {', '.join(said)}."
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:

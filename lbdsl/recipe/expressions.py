@@ -27,11 +27,12 @@ LATER_METRICS = frozenset({"task"})
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
 
-def resolve_condition(scope: Scope, node: tree.Expr, place: Place) -> Expr:
-    """An expression that is true or false."""
+def resolve_condition(scope: Scope, node: tree.Expr, place: Place, asking: str = "") -> Expr:
+    """An expression that is true or false; `asking` is the word that needs one, if it is not the place."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
-        scope.fail("LB123", f"`{place}` needs a condition, not {kind_name(expr)}", node.span, help=compared(expr, node))
+        message = f"`{asking or place}` needs a condition, not {kind_name(expr)}"
+        scope.fail("LB123", message, node.span, help=compared(expr, node))
     return expr
 
 
@@ -53,9 +54,9 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
         case tree.Compare():
             return _compare(scope, node, place)
         case tree.Logic():
-            return rebuilt(node, operands=lambda operand: _operand(scope, operand, place, node.op))
+            return rebuilt(node, operands=lambda operand: resolve_condition(scope, operand, place, node.op))
         case tree.Not():
-            return rebuilt(node, operand=lambda operand: _operand(scope, operand, place, "not"))
+            return rebuilt(node, operand=lambda operand: resolve_condition(scope, operand, place, "not"))
         case tree.Minus():
             return rebuilt(node, operand=lambda operand: _number(scope, operand, place))
         case tree.Arithmetic():
@@ -83,15 +84,6 @@ def _number(scope: Scope, node: tree.Expr, place: Place) -> Expr:
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "number":
         scope.fail("LB106", f"expected a number, not {kind_name(expr)}", node.span)
-    return expr
-
-
-def _operand(scope: Scope, node: tree.Expr, place: Place, op: str) -> Expr:
-    """An operand of `and`, `or` or `not`."""
-    expr = resolve_expr(scope, node, place)
-    if kind_of(expr) != "boolean":
-        message = f"`{op}` joins conditions, and this is {kind_name(expr)}"
-        scope.fail("LB123", message, node.span, help="compare it with something")
     return expr
 
 

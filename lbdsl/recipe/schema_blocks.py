@@ -50,8 +50,8 @@ class Lora(_Values):
     """Low-rank adapters on all linear maps of the layers, merged at the end (arXiv 2106.09685)."""
 
     node: Literal["lora"] = "lora"
-    rank: int = Field(default=16, ge=1, le=4096)
-    alpha: float = Field(default=32, gt=0)
+    rank: int = Field(default=16, ge=1, le=4096, strict=True)
+    alpha: float = Field(default=32, gt=0, strict=True)
 
 
 class FullWeights(_Values):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ValidationError
@@ -18,13 +18,13 @@ from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
-from lbdsl.recipe.values import bind, constant, described, refusal, warn_decimal, whole
+from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
 
 Read = Callable[[Scope, str, tree.Expr], Any]
 """The value of a setting, from what messages call it and what is written."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
-METHODS = ("lora", "full")
+METHODS: Mapping[str, type[Lora | FullWeights]] = {"lora": Lora, "full": FullWeights}
 LOSSES = ("kl", "hidden")
 
 # Values --------------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
     return name
 
 
-def _choice(scope: Scope, node: tree.Expr, choices: Sequence[str], what: str, arguments: bool = False) -> tree.Call:
+def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, arguments: bool = False) -> tree.Call:
     """A name out of a few; `arguments` may follow it."""
     if not isinstance(node, tree.Call):
         scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
@@ -113,26 +113,7 @@ def _eval_metrics(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
 
 def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
     call = _choice(scope, node, METHODS, "a method", arguments=True)
-    if call.name.name == "full":
-        _choice(scope, node, METHODS, "a method")
-        return FullWeights()
-
-    def parameter(position: int, arg: tree.Arg) -> str:
-        key = arg.key.name if arg.key else ("rank", "alpha")[position] if position < 2 else ""
-        if key not in ("rank", "alpha"):
-            message = f"`lora` has no parameter `{key}`" if key else "`lora` takes two arguments"
-            given = arg.key or tree.Ident(arg.span, "")
-            scope.unknown("LB103", message, given, ("rank", "alpha"), "parameters", "parameter")
-        return key
-
-    def value(key: str, node: tree.Expr) -> float:
-        return whole(scope, f"`{key}`", node) if key == "rank" else _real(scope, f"`{key}`", node)
-
-    values, spans, good = bind(scope, call, parameter, value)
-    if not good:
-        raise Unresolved
-    found: Lora = _checked(scope, Lora, values, spans, node.span)
-    return found
+    return filled(scope, METHODS[call.name.name], call)
 
 
 def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:

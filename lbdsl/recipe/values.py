@@ -3,11 +3,10 @@ in `swa(window=512, sinks=4)`. What Pydantic says of arguments is put in the lan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
@@ -23,6 +22,8 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean, Expr, Items, Number, String
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import unit_of, value_of
+
+M = TypeVar("M", bound=BaseModel)
 
 SET = "--set"
 """What the source of a value from outside is called."""
@@ -177,10 +178,24 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
     cls = actions().get(call.name.name)
     if cls is None:
         _unknown_action(scope, call)
-    parameter = partial(_parameter, scope, cls, call)
-    values, spans, good = bind(scope, call, parameter, partial(_argument, scope, cls))
+    return filled(scope, cls, call)
+
+
+def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
+    """The Pydantic value that a call makes: its parameters are the fields, but for the tag."""
+    values: dict[str, Any] = {}
+    spans: dict[str, Span] = {}
+
+    def one(position: int, arg: tree.Arg) -> None:
+        name = _parameter(scope, cls, call, position, arg)
+        if name in spans:
+            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
+        spans[name] = arg.value.span
+        values[name] = _argument(scope, cls, name, arg.value)
+
+    good = attempt(each, lambda numbered: one(*numbered), enumerate(call.args or ())) is not None
     try:
-        action = cls(**values)
+        made = cls(**values)
     except ValidationError as problem:
         for item in problem.errors():
             # What an argument with an error would have given is not missing.
@@ -189,34 +204,20 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
         raise Unresolved from None
     if not good:
         raise Unresolved
-    return action
+    return made
 
 
-def bind(
-    scope: Scope, call: tree.Call, parameter: Callable[[int, tree.Arg], str], read: Callable[[str, tree.Expr], Any]
-) -> tuple[dict[str, Any], dict[str, Span], bool]:
-    """The values of a call's arguments and their places, by the parameters that they are for, and whether all are good."""
-    values: dict[str, Any] = {}
-    spans: dict[str, Span] = {}
-
-    def one(position: int, arg: tree.Arg) -> None:
-        name = parameter(position, arg)
-        if name in spans:
-            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
-        spans[name] = arg.value.span
-        values[name] = read(name, arg.value)
-
-    good = attempt(each, lambda numbered: one(*numbered), enumerate(call.args or ())) is not None
-    return values, spans, good
+def _parameters(cls: type[BaseModel]) -> list[str]:
+    return [name for name in cls.model_fields if name not in ("kind", "node")]
 
 
-def signature(cls: type[Action]) -> str:
+def signature(name: str, cls: type[BaseModel]) -> str:
     """`swa(window, sinks=0)`."""
     parts = []
-    for name in cls.parameters():
-        default = cls.model_fields[name].get_default()
-        parts.append(name if default is PydanticUndefined else f"{name}={argument_text(default)}")
-    return f"{cls.kind_name()}({', '.join(parts)})" if parts else cls.kind_name()
+    for parameter in _parameters(cls):
+        default = cls.model_fields[parameter].get_default()
+        parts.append(parameter if default is PydanticUndefined else f"{parameter}={argument_text(default)}")
+    return f"{name}({', '.join(parts)})" if parts else name
 
 
 def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
@@ -229,25 +230,25 @@ def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
     scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
 
 
-def _parameter(scope: Scope, cls: type[Action], call: tree.Call, position: int, arg: tree.Arg) -> str:
+def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: int, arg: tree.Arg) -> str:
     """The parameter that an argument is for."""
-    names, kind, form = cls.parameters(), cls.kind_name(), signature(cls)
+    names, name = _parameters(cls), call.name.name
+    form = f"its form is `{signature(call.name.name, cls)}`"
     if arg.key is not None:
         if arg.key.name in names:
             return arg.key.name
         hints, meant = meant_words(arg.key.name, names, "parameter")
-        message, fix = f"`{kind}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
-        scope.fail("LB103", message, arg.key.span, help=(*hints, f"its form is `{form}`"), fix=fix)
+        message, fix = f"`{name}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
+        scope.fail("LB103", message, arg.key.span, help=(*hints, form), fix=fix)
     if any(other.key is not None for other in (call.args or ())[:position]):
-        message = "a positional argument follows a named one"
-        scope.fail("LB104", message, arg.span, help=f"the form is `{form}`")
+        scope.fail("LB104", "a positional argument follows a named one", arg.span, help=form)
     if position >= len(names):
         count = {0: "no arguments", 1: "one argument"}.get(len(names), f"at most {len(names)} arguments")
-        scope.fail("LB104", f"`{kind}` takes {count}", arg.span, help=f"its form is `{form}`")
+        scope.fail("LB104", f"`{name}` takes {count}", arg.span, help=form)
     return names[position]
 
 
-def _argument(scope: Scope, cls: type[Action], name: str, node: tree.Expr) -> Any:
+def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) -> Any:
     """The Python value of an argument. Units are checked here, types and bounds by the action's own model."""
     value = constant(scope, node, words=True)
     extra = cls.model_fields[name].json_schema_extra
@@ -287,11 +288,14 @@ def refusal(item: Mapping[str, Any]) -> tuple[str, str]:
     return "LB105", f"`{name}`: {item['msg'].lower()}" if name else item["msg"].lower()
 
 
-def _explain(scope: Scope, cls: type[Action], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]) -> None:
+def _explain(
+    scope: Scope, cls: type[BaseModel], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]
+) -> None:
     """Report one of Pydantic's errors at the argument it is about."""
     name = str(item["loc"][0]) if item["loc"] else ""
     span = spans.get(name, call.span)
-    kind, form = cls.kind_name(), f"its form is `{signature(cls)}`"
+    kind = call.name.name
+    form = f"its form is `{signature(call.name.name, cls)}`"
     if item["type"] == "missing":
         scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
     elif item["type"] != "literal_error":

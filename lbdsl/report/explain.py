@@ -150,7 +150,7 @@ def _action(name: str) -> Page | None:
     title, facts = parts_of(cls.__doc__ or "")
     parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
     claims = ", ".join(sorted(_example_claims(cls)))
-    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(cls))
+    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(cls.kind_name(), cls))
 
 
 def _example_claims(cls: Any) -> frozenset[str]:
@@ -276,7 +276,12 @@ def default_of(block: str, key: str) -> str:
 def _parameters(word: str) -> Iterator[Page]:
     for name, cls in actions().items():
         if word in cls.parameters():
-            yield Page("parameter", word, f"A parameter of `{name}`: {_parameter(name, word)}.", form=signature(cls))
+            yield Page(
+                "parameter",
+                word,
+                f"A parameter of `{name}`: {_parameter(name, word)}.",
+                form=signature(cls.kind_name(), cls),
+            )
 
 
 _MAKERS: tuple[Callable[[str], Page | None], ...] = (
