@@ -18,11 +18,9 @@ from lbdsl.metrics import metrics
 
 
 class TextRole(StrEnum):
-    """What a piece of text is."""
+    """What a piece of text is; a statement is the keyword that begins one."""
 
     STATEMENT = "statement"
-    """A keyword that begins a statement."""
-
     KEYWORD = "keyword"
     WORD_OPERATOR = "word operator"
     ACTION = "action"

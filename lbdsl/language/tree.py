@@ -174,10 +174,10 @@ class Range(Node):
 
 
 class Edge(Node):
-    """`first 4`, `last 10%`, `middle $n`."""
+    """`first 4`, `last 10%`, `middle $n`: once resolved, `lbdsl.recipe.schema.Amount`."""
 
     which: str
-    amount: Number | Variable
+    amount: Any
 
 
 class Every(Node):
@@ -186,9 +186,11 @@ class Every(Node):
 
 
 class RankedSet(Node):
+    """`lowest 6 by nll`; once resolved, `by` is a `lbdsl.recipe.schema.Score`."""
+
     direction: str
-    amount: Number | Variable
-    by: Call
+    amount: Any
+    by: Any
 
 
 class GroupRef(Node):
@@ -323,9 +325,9 @@ class RankSelector(Node):
     """`lowest [amount] [of rest] by metric [until constraint | while constraint]`."""
 
     direction: str
-    amount: Number | Variable | None
+    amount: Any
     of_rest: bool
-    by: Call
+    by: Any
     bound: Expr | While | None
 
     @property

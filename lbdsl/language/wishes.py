@@ -36,11 +36,6 @@ def _answers() -> Mapping[tuple[str, str], str]:
     }
 
 
-@cache
-def _words() -> frozenset[str]:
-    return frozenset(word for _, word in _answers())
-
-
 def wish(name: str, where: str) -> str | None:
     """What to say of a word that the language does not have. `where` is an action, score, value, setting, choice, fact,
     parameter, statement or set."""
@@ -50,4 +45,5 @@ def wish(name: str, where: str) -> str | None:
 
 def slip(name: str, choices: Iterable[str]) -> str | None:
     """The one choice that `name` is a slip of the keyboard for; a word with a meaning of its own is none."""
-    return None if name.lower() in _words() else nearest.slip(name, choices)
+    known = any(word == name.lower() for _, word in _answers())
+    return None if known else nearest.slip(name, choices)

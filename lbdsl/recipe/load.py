@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.actions import actions
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error, warning
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
@@ -193,7 +193,7 @@ class _Resolver:
             self.statement(statement)
         for name, span in scope.defined.items():
             if name not in scope.used:
-                scope.warning("LB210", f"`{name}` is never used", span, help="use it or remove it")
+                scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,13 +17,13 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.language import tree
 
 # With those that the planner imports from here.
 from lbdsl.language.tree import (  # noqa: F401
     AllLayers,
     Arithmetic,
     Compare,
+    Edge,
     ElseSelector,
     Every,
     ExceptSet,
@@ -41,6 +41,8 @@ from lbdsl.language.tree import (  # noqa: F401
     Number,
     Pattern,
     Range,
+    RankedSet,
+    RankSelector,
     String,
     UnionSet,
     WhereSelector,
@@ -149,22 +151,6 @@ class Amount(Number):
         """How many of `layers` layers; a share is floored."""
         return int(self.value * layers + 1e-9) if self.unit is Unit.RATIO else int(self.value)
 
-
-if TYPE_CHECKING:
-    # The tree's own classes; once resolved, their fields have one type less.
-    class Edge(tree.Edge):
-        amount: Amount
-
-    class RankedSet(tree.RankedSet):
-        amount: Amount
-        by: Score  # type: ignore[assignment]
-
-    class RankSelector(tree.RankSelector):
-        amount: Amount | None
-        by: Score  # type: ignore[assignment]
-
-else:
-    Edge, RankedSet, RankSelector = tree.Edge, tree.RankedSet, tree.RankSelector
 
 Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
@@ -101,12 +101,6 @@ class Findings:
         """Report an error that leaves no value."""
         self.error(code, message, span, **details)
         raise Unresolved
-
-    def warning(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
-        self.diagnostics.append(warning(code, message, span, **details))
-
-    def note(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
-        self.diagnostics.append(note(code, message, span, **details))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ValidationError
 
-from lbdsl.core.diagnostic import Label
+from lbdsl.core.diagnostic import Label, note
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
@@ -259,4 +259,4 @@ def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     pieces += f" of {tokens_text(seq)}" + (f", {batch} a step" if batch > 1 else "")
     near = max(1, round(block.tokens / (batch * seq))) * batch * seq
     message = f"{used} tokens are taken, not {block.tokens}: {pieces}"
-    scope.note("LB145", message, span, help=f"`tokens = {tokens_text(near)}` is a multiple")
+    scope.diagnostics.append(note("LB145", message, span, help=f"`tokens = {tokens_text(near)}` is a multiple"))

@@ -254,21 +254,15 @@ _BOUNDS = {Unit.BYTES: "<= 4GiB", Unit.FLOPS: "<= 1G", Unit.PARAMS: "<= 1G", Uni
 
 def compared(expr: Expr, node: tree.Expr) -> str | tuple[str, ...]:
     """How a value is made a condition, with a bound that fits it."""
-    kind, unit, phase = kind_of(expr), unit_of(expr), phase_of(expr)
     text = one_line(node.span.text)
-    text = text if len(text) <= 40 else "VALUE"
-    if kind == "text" and isinstance(expr, Fact):
-        bound: object = '== "llama"'
-    elif kind != "number" or value_of(expr) is not None:
+    if kind_of(expr) == "text" and isinstance(expr, Fact):
+        bound = '== "llama"'
+    elif kind_of(expr) != "number" or value_of(expr) is not None:
         return ()
     elif has_cost(expr):
         bound = "<= 50%"
     elif isinstance(expr, Score | PostScore):
         bound = metrics()[expr.metric].bound
-    elif phase is Phase.POST and unit is Unit.RATIO:
-        bound = "< 5%"
-    elif phase is Phase.STATIC:
-        bound = _BOUNDS.get(unit, ">= 24")
     else:
-        bound = "< 0.1"
-    return f"compare it, as in `{text} {bound}`"
+        bound = _BOUNDS.get(unit_of(expr), ">= 24") if phase_of(expr) is Phase.STATIC else "< 0.1"
+    return f"compare it, as in `{text if len(text) <= 40 else 'VALUE'} {bound}`"

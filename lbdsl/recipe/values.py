@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
 from lbdsl.core.arithmetic import combined, finite, join_units
-from lbdsl.core.diagnostic import Label
+from lbdsl.core.diagnostic import Label, warning
 from lbdsl.core.span import Span
 from lbdsl.core.units import Share, Unit
 from lbdsl.language import tree
@@ -157,8 +157,8 @@ def warn_decimal(scope: Scope, node: tree.Expr) -> None:
             continue
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
-        message = f"`{literal.text}` is {literal.value} tokens"
-        scope.warning("LB119", message, literal.span, help=f"did you mean `{binary}`{meant}?")
+        message, help = f"`{literal.text}` is {literal.value} tokens", f"did you mean `{binary}`{meant}?"
+        scope.diagnostics.append(warning("LB119", message, literal.span, help=help))
 
 
 def _number(scope: Scope, node: tree.Expr) -> Number:
