@@ -211,22 +211,23 @@ def _repeated_settings(block: tree.Block) -> Iterable[Diagnostic]:
 
 def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     """The recipe in JSON or YAML as text of the recipe language, canonically formatted. None with errors LB041 - LB045."""
-    data, found = read_data(text, name, form)
-    if any(problem.is_error for problem in found):
-        return Diagnosed(None, found)
     reader = JsonReader(name)
-    statements = attempt(_read_document, reader, data)
+    try:
+        data, reader.diagnostics[:] = read_data(text, name, form)
+        statements = None if reader.diagnostics else attempt(_read_document, reader, data)
+    except RecursionError:
+        return Diagnosed(None, (error("LB041", f"{name} is nested too deep"),))
     if statements is None or reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
     groups = groupby(statements, key=itemgetter(0))
     parsed = parse(Source(name, "\n".join("".join(f"{text}\n" for _, text in group) for _, group in groups)))
     # Only what no text can say gets here, such as a name that is a word of the language.
     problem = next((problem for problem in parsed.diagnostics if problem.is_error), None)
-    if problem is not None or parsed.value is None or len(parsed.value.statements) != len(statements):
-        message = problem.message if problem is not None else "a statement cannot be written as a recipe"
-        details = (problem.span, problem.help) if problem is not None else (None, ())
-        return Diagnosed(None, (error("LB045", f"{name}: {message}", details[0], help=details[1]),))
-    return format_parsed(parsed.value)
+    if problem is not None:
+        return Diagnosed(None, (error("LB045", f"{name}: {problem.message}", problem.span, help=problem.help),))
+    file = parsed.unwrap()
+    assert len(file.statements) == len(statements), "text in a value was parsed by itself"
+    return format_parsed(file)
 
 
 _KEYS = ("format_version", "statements")

@@ -13,13 +13,9 @@ from functools import partial
 from typing import Any, Literal
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
-from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS
+from lbdsl.language.limits import MAX_BYTES, MAX_DIGITS
 
-DEPTH = 2 * MAX_DEPTH + 16
-"""A call inside a call is two levels of data, and around all there are a few more."""
-
-_JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_INTEGER = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _ODD_LINE_END = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
@@ -78,32 +74,17 @@ def yaml_text(data: Any) -> str:
 
 
 def _json(text: str, name: str) -> Any:
-    _check_depth(text, name)
     try:
         return json.loads(
             text,
             object_pairs_hook=partial(_object, name),
             parse_float=plain,
-            parse_int=partial(_integer, name),
+            parse_int=plain,
             parse_constant=partial(_no_constant, name),
         )
     except json.JSONDecodeError as problem:
         reason = f"{problem.msg[:1].lower()}{problem.msg[1:]}"
         raise fail("LB041", f"{name}:{problem.lineno}:{problem.colno}: {reason}") from None
-
-
-def _check_depth(text: str, name: str) -> None:
-    """Before anything recurses. On broken JSON the count may be off, and then the parser says what is wrong."""
-    depth = 0
-    for match in _JSON_BRACKETS.finditer(text):
-        sign = match.group()
-        depth += (sign in "[{") - (sign in "]}")
-        if depth > DEPTH:
-            raise _too_deep(name)
-
-
-def _too_deep(name: str) -> LbdslError:
-    return fail("LB041", f"{name}: nested deeper than {DEPTH}")
 
 
 def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -113,12 +94,6 @@ def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise fail("LB041", f"{name}: the key `{twice}` appears twice in one object")
     return found
-
-
-def _integer(name: str, digits: str) -> int:
-    if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise fail("LB041", f"{name}: a number with more than {MAX_DIGITS} digits")
-    return int(digits)
 
 
 def plain(text: str) -> int | float | str:
@@ -182,7 +157,7 @@ class _Events:
             if isinstance(event, self.yaml.DocumentStartEvent):
                 if found:
                     raise self._refuse(event, "a second document")
-                found.append(self._value(next(self.events), 1))
+                found.append(self._value(next(self.events)))
         if not found:
             raise fail("LB041", f"{self.name} is empty")
         return found[0]
@@ -191,10 +166,8 @@ class _Events:
         mark = event.start_mark
         return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
 
-    def _value(self, event: Any, depth: int) -> Any:
+    def _value(self, event: Any) -> Any:
         yaml = self.yaml
-        if depth > DEPTH:
-            raise _too_deep(self.name)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise self._refuse(event, "anchors and aliases have no place in a recipe", "name a part with `let` or `group`")
         if event.tag not in (None, "!"):
@@ -204,7 +177,7 @@ class _Events:
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
-                items.append(self._value(item, depth + 1))
+                items.append(self._value(item))
             return items
         found: dict[str, Any] = {}
         while not isinstance(key := next(self.events), yaml.MappingEndEvent):
@@ -212,7 +185,7 @@ class _Events:
                 raise self._refuse(key, "a key is plain text")
             if key.value in found:
                 raise self._refuse(key, f"the key `{key.value}` appears twice in one object")
-            found[key.value] = self._value(next(self.events), depth + 1)
+            found[key.value] = self._value(next(self.events))
         return found
 
     def _scalar(self, event: Any) -> Any:
@@ -223,6 +196,4 @@ class _Events:
             return None
         if text in ("true", "false"):
             return text == "true"
-        if _INTEGER.fullmatch(text) and len(text.lstrip("-")) > MAX_DIGITS:
-            raise self._refuse(event, f"a number with more than {MAX_DIGITS} digits")
         return plain(text)
