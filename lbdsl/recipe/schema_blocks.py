@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from lbdsl.core.span import Span
 
@@ -84,8 +84,3 @@ class Evaluate(BlockSettings):
     tokens: int = Field(default=16_384, ge=1)
     seq: int | None = Field(default=None, ge=2)
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value

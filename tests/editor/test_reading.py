@@ -61,7 +61,7 @@ def page(word: str, text: str = TEXT, *, nth: int = 0, facts: object = None) -> 
         ("method", 0, "`lora(rank=16, alpha=32)` or `full`"),
         ("model.layers", 0, "a fact of the model"),
         ("else", 0, "it stands last"),
-        ("lowest", 0, "lowest AMOUNT"),
+        ("lowest", 0, "lowest [AMOUNT]"),
         ("because", 0, "Why the rule is there"),
     ],
 )

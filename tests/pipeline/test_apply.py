@@ -215,7 +215,7 @@ def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Pat
     healing = set(read_parts("all.jsonl").texts(TextPart.HEAL))
     assert healing & set(read_parts("some.jsonl").texts(TextPart.EVAL))
     (blocks,) = eval_blocks(
-        Evaluate(data="some.jsonl", tokens=512, seq=64),
+        Evaluate(data=("some.jsonl",), tokens=512, seq=64),
         Measure(),
         Heal(data="all.jsonl", tokens=512, seq=64),
         bench,
