@@ -36,11 +36,9 @@ def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertRes
 def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
-    help = (
-        "change more layers, or loosen the assert"
-        if static
-        else "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
-    )
+    help = "change more layers, or loosen the assert"
+    if not static:
+        help = "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
     message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
     return error("LB321" if static else "LB322", message, assertion.span, help=help)
 

@@ -20,7 +20,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema import Evaluate, Measure, Recipe
+from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
@@ -49,7 +49,10 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
-    found += _heal_findings(recipe, window)
+    if recipe.heal is not None:
+        seq = recipe.heal.seq if "seq" in recipe.heal.set_at else min(recipe.heal.seq, facts.positions)
+        blocks["heal"] = recipe.heal.model_copy(update={"seq": seq})
+        found += _heal_findings(blocks["heal"], window, facts)
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
 
 
@@ -108,32 +111,33 @@ def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block
 
 def _length_findings(name: str, block: Block, settled: Block, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
     """What is wrong with the lengths that a block sets, which become those of `settled`."""
-    seq, positions = block.seq, tokens_text(facts.positions)
-    if seq is not None and _too_short(seq, window):
+    seq = block.seq
+    if seq is not None and seq < 2 * window:
         help = "a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`"
         fix = _fix(block, "seq", tokens_text(2 * window))
         yield error("LB328", _short(name, seq, window), _setting(block, "seq"), help=help, fix=fix)
-    elif seq is not None and seq > facts.positions:
-        message = f"`{name}` takes sequences of {tokens_text(seq)} tokens, and the model has {positions} positions"
-        help = f"give at most `seq = {positions}`, or leave `seq` out"
-        fix = _fix(block, "seq", positions)
-        yield error("LB336", message, _setting(block, "seq"), help=help, fix=fix)
+    else:
+        yield from _beyond(name, block, facts)
     if settled.tokens > block.tokens and "tokens" in block.set_at:
         takes = f"`{name}` takes {tokens_text(settled.tokens)} tokens, not {tokens_text(block.tokens)}"
         fewest = f"{SEQUENCES} sequences of {tokens_text(settled.seq or 0)} are the fewest"
         yield note("LB338", f"{takes}: {fewest}", _setting(block, "tokens"))
 
 
-def _heal_findings(recipe: Recipe, window: int) -> Iterator[Diagnostic]:
-    heal = recipe.heal
-    if heal is not None and _too_short(heal.seq, window):
+def _beyond(name: str, block: Block | Heal, facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB336 for sequences that the model has no positions for."""
+    if block.seq is not None and block.seq > facts.positions:
+        positions = tokens_text(facts.positions)
+        message = f"`{name}` takes sequences of {tokens_text(block.seq)} tokens, and the model has {positions} positions"
+        help, fix = f"give at most `seq = {positions}`, or leave `seq` out", _fix(block, "seq", positions)
+        yield error("LB336", message, _setting(block, "seq"), help=help, fix=fix)
+
+
+def _heal_findings(heal: Heal, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
+    yield from _beyond("heal", heal, facts)
+    if heal.seq < 2 * window:
         help = "tokens that lie within the window heal nothing that it took away; give at least twice the window"
         yield warning("LB328", _short("heal", heal.seq, window), _setting(heal, "seq"), help=help)
-
-
-def _too_short(seq: int, window: int) -> bool:
-    """Whether sequences of `seq` tokens hide what a window of `window` tokens does."""
-    return window > 0 and seq < 2 * window
 
 
 def _short(name: str, seq: int, window: int) -> str:

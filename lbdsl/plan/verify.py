@@ -44,10 +44,9 @@ def staleness(
     found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
     found += _changed("LB343", "the calibration text", on.digest if on else None, data_digest)
     found += _changed("LB343", "the text of the joint loss", on.joint_digest if on else None, joint_digest)
-    for name, digest in plan.statistics.items() if statistics is not None else ():
+    for name, digest in plan.statistics.items():
         if statistics is not None and statistics.get(name) != digest:
-            known = name in statistics
-            said = "is another one than when planned" if known else "is not in the cache folder"
+            said = "is another one than when planned" if name in statistics else "is not in the cache folder"
             help = (
                 "new weights need the statistics that they are made from: give the --cache-dir of the plan",
                 "`lbdsl plan` takes them here; where they come out the same, this plan can then be applied",

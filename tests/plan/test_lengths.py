@@ -33,8 +33,9 @@ def test_an_open_seq_is_twice_the_widest_window(window: str, seq: int) -> None:
 
 
 def test_a_model_of_few_positions_has_short_sequences() -> None:
-    recipe, found = settled("else drop\neval { tokens = 16Ki }", llama_facts(positions=512))
-    assert (recipe.measure.seq, recipe.eval.seq, found) == (512, 512, [])
+    recipe, found = settled("else drop\nheal {}\neval { tokens = 16Ki }", llama_facts(positions=512))
+    assert (recipe.measure.seq, recipe.heal.seq, recipe.eval.seq) == (512, 512, 512)
+    assert found == []
 
 
 @pytest.mark.parametrize("block", ["measure", "eval"])
@@ -67,8 +68,9 @@ def test_a_window_of_more_than_half_the_positions_is_refused(window: str, refuse
     assert [d.is_error for d in found if d.code == "LB326"] == ([True] if refused else [])
 
 
-def test_sequences_beyond_the_positions_are_refused() -> None:
-    assert settled("measure { seq = 16Ki }\nelse drop")[1] == [("error", "LB336")]
+@pytest.mark.parametrize("block", ["measure", "heal", "eval"])
+def test_sequences_beyond_the_positions_are_refused(block: str) -> None:
+    assert settled(f"{block} {{ seq = 16Ki }}\nelse drop")[1] == [("error", "LB336")]
 
 
 def test_four_sequences_are_the_fewest_and_it_is_said() -> None:
