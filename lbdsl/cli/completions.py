@@ -48,8 +48,13 @@ FOLDERS = _files_with()
 
 
 def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """What `explain` has a page of."""
-    return words(incomplete)
+    """What `explain` has a page of; codes with their titles."""
+    from lbdsl.core.codes import code_for, code_ids
+    from lbdsl.report.explain import topics_by_kind
+
+    start, ids = incomplete.lower(), code_ids()
+    named = [(kind, name) for kind, names in topics_by_kind() for name in names if name.lower().startswith(start)]
+    return [CompletionItem(name, help=code_for(name).title if name in ids else kind) for kind, name in named]
 
 
 def files(incomplete: str, suffixes: tuple[str, ...]) -> list[CompletionItem[str]]:
@@ -77,15 +82,3 @@ def _entries(folder: str, start: str, suffixes: tuple[str, ...]) -> list[str]:
         and (start.startswith(".") or not name.startswith("."))
         and (is_folder or name.lower().endswith(suffixes or ("\0",)))
     ]
-
-
-def words(incomplete: str) -> list[CompletionItem[str]]:
-    """Codes, actions, metrics."""
-    from lbdsl.actions import actions
-    from lbdsl.core.codes import code_for, code_ids
-    from lbdsl.metrics import metrics
-
-    start = incomplete.lower()
-    known = {**dict.fromkeys(actions(), "action"), "sensitivity": "metric", **dict.fromkeys(metrics(), "metric")}
-    found = [CompletionItem(word, help=kind) for word, kind in known.items() if word.startswith(start)]
-    return found + [CompletionItem(id, help=code_for(id).title) for id in code_ids() if id.lower().startswith(start)]

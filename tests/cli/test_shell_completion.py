@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from lbdsl.cli import VERBS
 from lbdsl.cli.app import cli
-from lbdsl.cli.completions import files, words
+from lbdsl.cli.completions import files, topics
 from lbdsl.core.codes import code_for, code_ids
 
 ROOT = Path(__file__).parents[2]
@@ -116,10 +116,14 @@ def test_files_by_suffix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert offered(str(folder) + "/a", ".lbr") == [f"{folder}/a.lbr"]
 
 
-def test_words() -> None:
-    assert {"swa", "drop", "keep", "nll", "sensitivity", "LB102"} <= {item.value for item in words("")}
-    assert [item.value for item in words("lb102")] == ["LB102"]
-    assert words("LB102")[0].help == code_for("LB102").title
+def test_topics_of_explain() -> None:
+    def offered_topics(incomplete: str) -> dict[str, str | None]:
+        return {item.value: item.help for item in topics(None, None, incomplete)}  # type: ignore[arg-type]
+
+    known = {"swa", "drop", "keep", "nll", "sensitivity", "until", "heal.lr", "model.layers", "tokens", "LB102"}
+    assert known <= offered_topics("").keys()
+    assert offered_topics("lb102") == {"LB102": code_for("LB102").title}
+    assert offered_topics("heal.l").keys() == {"heal.loss", "heal.lr"}
 
 
 def test_every_verb_completes_its_options() -> None:
