@@ -195,7 +195,7 @@ def test_capacity_of_decilm_at_whole_batches(artifact: Path, decilm: Path, tmp_p
 
 
 QWEN3 = """
-measure { tokens = 256; seq = 64 }
+measure { tokens = 256; seq = 128 }
 layers 0 drop
 layers 1 swa(window=24)
 layers 2 keep
