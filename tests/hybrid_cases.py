@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 from lbdsl.model.surgery import to_hybrid
 from tests.specs import attention_layer, layer_of, window_of
+from tests.tiny_model import tiny_llama
 
 FULL = attention_layer(heads=4, kv_heads=2, head_dim=8, width=48)
 NONE = layer_of(FULL, attention=False)
@@ -31,21 +32,8 @@ def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
 
 def tiny_base(seed: int = 0, positions: int = 2048) -> LlamaForCausalLM:
     """Four layers, GQA, weights scaled so that attention decides the logits."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=101,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=positions,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 101, "intermediate_size": 48, "num_hidden_layers": 4, "max_position_embeddings": positions}
+    return tiny_llama(seed, **sizes, initializer_range=0.3, eos_token_id=None).eval()
 
 
 def hybrid_of(base, specs: list[dict]):

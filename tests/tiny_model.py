@@ -19,23 +19,18 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
 
 
-def save_tiny_model(folder: Path, *, layers: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """Six layers, GQA, tied head; weights scaled so that attention matters."""
+def tiny_llama(seed: int = 0, **config: object) -> LlamaForCausalLM:
+    """Six layers in fp32, GQA, tied head, one token a byte; weights scaled so that attention decides the logits."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        tie_word_embeddings=True,
-        eos_token_id=256,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    sizes = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    other = {"initializer_range": 0.15, "tie_word_embeddings": True, "eos_token_id": 256, "bos_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, **other, **config}))
+
+
+def save_tiny_model(folder: Path, *, layers: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """The model on disk with its tokenizer."""
+    tiny_llama(seed, num_hidden_layers=layers).to(dtype).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
 

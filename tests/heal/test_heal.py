@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
@@ -16,24 +15,14 @@ from lbdsl.heal.objective import chunked_kl, hidden_loss
 from lbdsl.heal.trainer import last_whole_checkpoint
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.recipe.schema import FullWeights, Heal, Lora
+from tests.tiny_model import tiny_llama
 
 HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
 
 
 def tiny(seed: int = 0):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    return to_hybrid(LlamaForCausalLM(config).eval())
+    sizes = {"vocab_size": 97, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 64}
+    return to_hybrid(tiny_llama(seed, **sizes, initializer_range=0.2, eos_token_id=None).eval())
 
 
 def damaged(teacher):

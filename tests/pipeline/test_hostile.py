@@ -19,7 +19,7 @@ from lbdsl.model.checkpoint import INDEX, SINGLE
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_recipe
-from tests.tiny_model import byte_tokenizer
+from tests.tiny_model import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -28,23 +28,8 @@ Mutation = Callable[[Path], object]
 
 
 def save_model(folder: Path, *, shards: bool) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        tie_word_embeddings=True,
-        eos_token_id=256,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="10KB" if shards else "1GB")
+    model = tiny_llama(hidden_size=16, intermediate_size=32, num_hidden_layers=3)
+    model.save_pretrained(folder, max_shard_size="10KB" if shards else "1GB")
     byte_tokenizer().save_pretrained(folder)
     return folder
 

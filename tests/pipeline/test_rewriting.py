@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.model.checkpoint import read_tensors
 from tests.family_cases import FAMILY_NAMES, family_base
-from tests.tiny_model import byte_tokenizer
+from tests.tiny_model import byte_tokenizer, tiny_llama
 
 DROPS = """recipe "drops"
 layers 1, 4 drop
@@ -26,21 +25,7 @@ else swa(window=16)
 
 
 def save_base(folder: Path, *, shards: bool = False, tied: bool = True, dtype: torch.dtype = torch.float32) -> Path:
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        tie_word_embeddings=tied,
-        eos_token_id=256,
-        bos_token_id=None,
-    )
-    model = LlamaForCausalLM(config).to(dtype)
+    model = tiny_llama(1, tie_word_embeddings=tied).to(dtype)
     model.generation_config.temperature, model.generation_config.do_sample = 0.5, True
     model.save_pretrained(folder, max_shard_size="30KB" if shards else "1GB")
     byte_tokenizer().save_pretrained(folder)
