@@ -1,0 +1,61 @@
+"""docs/architecture.md: its recipe runs, and every call that its tables show is made."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tiny_model import save_tiny_model
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| (?P<number>\d+) \| `(?P<file>[^`]+)` \| `(?P<function>[^`]+)` \| ?(?P<caller>\d*) \|", re.MULTILINE)
+SCRIPT = """
+import json, sys
+calls = {}
+
+def profile(frame, event, _):
+    if event != "call" or "/lbdsl/" not in frame.f_code.co_filename:
+        return
+    callers = calls.setdefault(f"{frame.f_code.co_filename} {frame.f_code.co_qualname}", set())
+    while (frame := frame.f_back) is not None:
+        callers.add(frame.f_code.co_filename)
+
+from lbdsl.cli.app import main
+out, arguments = sys.argv[1], sys.argv[2:]
+sys.setprofile(profile)
+try:
+    main(arguments)
+finally:
+    sys.setprofile(None)
+    with open(out, "w") as file:
+        json.dump({call: sorted(callers) for call, callers in calls.items()}, file)
+"""
+
+
+def test_every_call_of_the_page_is_made(tmp_path: Path) -> None:
+    rows = {row["number"]: row for row in ROW.finditer(PAGE)}
+    assert list(rows) == [str(number) for number in range(1, len(rows) + 1)]
+    assert len(rows) > 60
+    recipe = re.search(r"```lbr\n(.*?)```", PAGE, re.DOTALL)
+    assert recipe is not None
+    settings = 'measure { tokens = 256; seq = 64 }\neval { data = "builtin:pydoc"; tokens = 256; seq = 64 }\n'
+    (tmp_path / "shared.lbr").write_text(settings + recipe[1].replace("lowest 8", "lowest 3"))
+    model = save_tiny_model(tmp_path / "model")
+    command = ["apply", str(tmp_path / "shared.lbr"), str(model), "-o", str(tmp_path / "out"), "--yes"]
+    command += ["--cache-dir", str(tmp_path / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "calls.json"), *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (tmp_path / "out" / "lbdsl.json").is_file(), done.stderr[-3000:]
+    calls = {tuple(call.split()): callers for call, callers in json.loads((tmp_path / "calls.json").read_text()).items()}
+    missing = []
+    for row in rows.values():
+        callers = calls.get((str(ROOT / row["file"]), row["function"]))
+        caller = str(ROOT / rows[row["caller"]]["file"]) if row["caller"] else None
+        if callers is None or (caller is not None and caller not in callers):
+            missing.append(row[0])
+    assert missing == []
