@@ -15,8 +15,9 @@ import pytest
 from docs.generate import MEASURED, PAGES, ROOT, measured, page_now
 from lbdsl.cli import VERBS
 
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 BAR = re.compile("[▁-█]")  # eight steps, next to each other in Unicode
+DOTS = re.compile("▪+")  # a score in steps, too
 OF_MACHINE = re.compile(r"^ (?:decode bound|apply takes about).*\n(?:  .*\n)*", re.MULTILINE)
 """What a plan says of this machine's speed."""
 
@@ -33,14 +34,21 @@ def test_shown_files_outputs_and_tables_are_the_real_ones(page: Path) -> None:
     assert page_now(shown) == shown, "`make docs` writes it anew"
 
 
+def without_values(text: str) -> str:
+    return BAR.sub("▁", DOTS.sub("▪", NUMBER.sub("#", text)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if MEASURED.search(page.read_text(encoding="utf-8"))], ids=name_of)
 def test_shown_measurements_are_the_real_ones(smollm2: str, page: Path) -> None:
     for match in MEASURED.finditer(page.read_text(encoding="utf-8")):
         now_text, then_text = (OF_MACHINE.sub("", text) for text in (measured(match["what"]), match["text"]))
-        assert BAR.sub("▁", NUMBER.sub("#", now_text)) == BAR.sub("▁", NUMBER.sub("#", then_text))
+        assert without_values(now_text) == without_values(then_text)
         for now, then in zip(BAR.findall(now_text), BAR.findall(then_text), strict=True):
-            assert abs(ord(now) - ord(then)) <= 1, "a score near the edge of a step"
+            # Where the lowest score is near rounding, the scale begins elsewhere on a CPU that computes in bfloat16.
+            assert abs(ord(now) - ord(then)) <= 2, "a score near the edge of a step"
+        for now, then in zip(DOTS.findall(now_text), DOTS.findall(then_text), strict=True):
+            assert abs(len(now) - len(then)) <= 1, "a score near the edge of a step"
         for now, then in zip(NUMBER.findall(now_text), NUMBER.findall(then_text), strict=True):
             assert float(now) == pytest.approx(float(then), rel=0.05, abs=0.05)
 
