@@ -66,7 +66,7 @@ class Ident(Node):
 
 
 class Number(Node):
-    """`4Ki`, `50%`, `10M tokens`, `0.1`: `value` has prefixes applied (50% is 0.5); an int where it is one."""
+    """`4Ki`, `50%`, `10M tokens`, `0.1`: `value` has prefixes applied (50% is 0.5)."""
 
     value: int | float
     unit: Unit

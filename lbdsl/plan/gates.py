@@ -22,7 +22,7 @@ def judges(recipe: Recipe) -> bool:
 
 
 def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
-    """What is known of an assert before the model is changed, and an error where it fails or has no truth value."""
+    """The result of an assert before the model is changed, and an error if it fails or has no value."""
     if assertion.phase is Phase.POST:
         return _result(assertion, "after healing"), ()
     truth, found = evaluate(assertion.expr, world)

@@ -63,7 +63,7 @@ class LayerPlan(LayerChoice):
 
 
 class RuleReport(PlanValue):
-    """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the
+    """A rule with the layers it got, and those that it matched but an earlier rule claimed. `modules` counts the
     modules whose weights it got."""
 
     number: int

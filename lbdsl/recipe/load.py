@@ -94,7 +94,7 @@ def _lost_names(text: str, file: tree.File) -> frozenset[str]:
 
 
 def _definitions(statements: Iterable[tree.Statement]) -> dict[str, Span]:
-    """Where each `$name` and `@name` is defined first."""
+    """The span of the first definition of each `$name` and `@name`."""
     names = [node.name.span for node in statements if isinstance(node, tree.Param | tree.Let | tree.Group)]
     return {span.text: span for span in reversed(names)}
 

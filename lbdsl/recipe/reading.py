@@ -140,7 +140,7 @@ _TOGETHER = "a recipe and what it includes have these limits together"
 
 
 class _Open(NamedTuple):
-    """A file that is being read: its identity, its path and the `include` that asked for it."""
+    """A file that is being read: its identity, its path and the span of its `include`."""
 
     identity: str
     path: str

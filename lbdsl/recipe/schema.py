@@ -68,7 +68,7 @@ class Boolean(Meaning):
 
 
 class Score(Meaning):
-    """A measured metric: of one layer in `where` and `by`, of the whole changed model where `joint`.
+    """A measured metric: of one layer in `where` and `by`, of the whole changed model if `joint`.
 
     `name` is the name in the recipe (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
     score and for a metric without an action; that may measure a `part` of the layer, `block` (None: the attention).

@@ -246,7 +246,7 @@ ROUNDED = 0.05
 
 
 def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
-    """LB145 where the tokens of a block are not a multiple of its sequences."""
+    """LB145 if the tokens of a block are not a multiple of its sequences."""
     span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
     if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
         return  # `lbdsl.plan.lengths` reports it

@@ -56,7 +56,7 @@ def no_engine(node: Rule | Score, said: str) -> Diagnostic:
 
 
 def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[Diagnostic, ...]:
-    """Why one `requires` does not hold; nothing when it does."""
+    """The errors of one `requires`; empty when it holds."""
     truth, found = evaluate(requirement.expr, world)
     if truth is None or truth:
         return found

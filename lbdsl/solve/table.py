@@ -23,7 +23,7 @@ class TakenPaths(NamedTuple):
 
 
 class RuleOutcome(NamedTuple):
-    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` how many it took.
+    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` the number taken.
 
     A rule gets a layer when it takes something there with one of its changing actions, or all that its `keep` claims;
     else an earlier rule had claimed it. `else` applies to what is left, so it is never shadowed.
