@@ -1,4 +1,4 @@
-"""Arithmetic of the language: the same for constants, for expressions, and for their values on a model."""
+"""Arithmetic of the language, shared by constants, by expressions, and by their evaluation on a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIMIT = 10**18
 
 
 def combined(op: str, left: Any, right: Any) -> Any:
-    """`left op right`; None for a division by zero, and for a result that is no finite number."""
+    """`left op right`; None for a division by zero, and for a result that is not a finite number."""
     try:
         value = _combined(op, left, right)
     except (OverflowError, ZeroDivisionError):
@@ -33,7 +33,7 @@ def _combined(op: str, left: Any, right: Any) -> Any:
 
 
 def exponential(value: float) -> float:
-    """exp, infinite where a float cannot hold it: a model can be that broken."""
+    """exp(value), infinite on overflow, which a broken model can cause."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -41,12 +41,12 @@ def exponential(value: float) -> float:
 
 
 def finite(value: float) -> bool:
-    """Whether a number is within what the language computes with."""
+    """Whether a number is finite and within the range that the language supports."""
     return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31
 
 
 def join_units(op: str, left: Unit, right: Unit) -> Unit | None:
-    """The unit of `left op right`; None when they do not go together."""
+    """The unit of `left op right`; None when they are incompatible."""
     plain = (Unit.NONE, Unit.RATIO)
     if op in "+-":
         return left if right in (left, Unit.NONE) else right if left is Unit.NONE else None

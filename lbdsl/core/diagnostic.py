@@ -1,7 +1,7 @@
-"""An error is a value: code, severity, message, spans, help and a machine-applicable fix.
+"""Diagnostics: errors as values, with code, severity, message, spans, help and a machine-applicable fix.
 
-Stages return `(value, diagnostics)`. `LbdslError` carries diagnostics across the edge of the public API, and nowhere
-else decides an exit code: that is a property of the code (`core.codes`).
+Stages return `(value, diagnostics)`. `LbdslError` raises diagnostics out of the public API. The exit code is a property of
+the diagnostic's code (`core.codes`), and nothing else decides it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Label:
-    """A secondary place, with what it has to do with the problem."""
+    """A secondary span, with its relation to the problem."""
 
     span: Span
     text: str
@@ -49,7 +49,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding. `message` is a lower-case phrase without a final stop; `help` lines say what to do."""
+    """One finding. `message` is a lower-case phrase without a final period; `help` lines say what to do."""
 
     code: str
     severity: Severity
@@ -69,7 +69,7 @@ class Diagnostic:
 
 
 class Diagnosed(NamedTuple, Generic[T]):
-    """What every stage returns: a value (None when an error made one impossible) and what was found on the way."""
+    """The result of every stage: a value (None when an error prevented it) and the diagnostics found."""
 
     value: T | None
     diagnostics: tuple[Diagnostic, ...] = ()
@@ -88,7 +88,7 @@ class Diagnosed(NamedTuple, Generic[T]):
 
 
 class LbdslError(Exception):
-    """Diagnostics that end a verb. Raised at the edge of the API; the command line renders it and takes its exit code."""
+    """Diagnostics that stop an API call. The command line prints them and exits with `exit_code`."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
@@ -108,7 +108,7 @@ def error(
     labels: tuple[Label, ...] = (),
     fix: Fix | None = None,
 ) -> Diagnostic:
-    """An error diagnostic; its code must stand in the table."""
+    """An error diagnostic; its code must be known to `core.codes`."""
     return _make(code, Severity.ERROR, message, span, help, labels, fix)
 
 
@@ -137,7 +137,7 @@ def note(
 
 
 def fail(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = ()) -> LbdslError:
-    """An `LbdslError` of one error, to be raised."""
+    """An `LbdslError` with one error, to be raised."""
     return LbdslError([error(code, message, span, help=help)])
 
 

@@ -1,4 +1,4 @@
-"""Canonical JSON and its hash: the identity of every value that is kept or compared."""
+"""Canonical JSON and its hash: the identity of every value that is stored or compared."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def digest_text(text: str) -> str:
 
 
 def short(digest: str, length: int = 8) -> str:
-    """The first digits, for people to read."""
+    """The first digits, for display."""
     return digest[:length]

@@ -1,4 +1,4 @@
-"""Writing one file: beside its place first, then renamed, so that no reader ever sees half of it."""
+"""Atomic file writes: to a temporary file in the same folder, then renamed, so that no reader sees a partial file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file of this content. One that was there keeps its mode; a new one is as readable as the user's umask says.
+    """Write `data` to `path` atomically. An existing file keeps its mode; a new one gets the mode of the user's umask.
 
-    Raises OSError; then what was there is still there, and nothing stands beside it.
+    Raises OSError; then an existing file is unchanged, and no temporary file is left.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
@@ -20,7 +20,7 @@ def replace_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes a file that only its user can read.
+        # mkstemp creates a file that only its user can read.
         os.chmod(name, _mode(path))
         os.replace(name, path)
     except BaseException:
@@ -30,13 +30,13 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def replace_entry(path: Path, data: bytes) -> None:
-    """As `replace_file`, in a folder that is made where it is missing: for caches."""
+    """Like `replace_file`, but create the folder if it is missing: for caches."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)
 
 
 def umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """The umask of the process, which can only be read by setting it."""
     current = os.umask(0o022)
     os.umask(current)
     return current

@@ -1,4 +1,4 @@
-"""A measured number, with everything needed to know what it is the measure of."""
+"""Measured values, and the requests that identify what is measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Request:
     """One number the recipe needs for one layer.
 
     `metric` is a metric's name, with `sensitivity` already replaced by the metric it stands for. `action` is the canonical
-    text of the action under which it is measured (`drop`, `swa(window=256, sinks=4)`). For metrics that take none it is the
-    part of the layer that they look at, `block`, and "" for the attention.
+    text of the action under which it is measured (`drop`, `swa(window=256, sinks=4)`). For metrics without an action it is
+    the part of the layer that they measure: `block`, or "" for the attention.
     """
 
     metric: str

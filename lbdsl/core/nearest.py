@@ -1,4 +1,4 @@
-"""The word that was meant, for "did you mean"."""
+"""The closest known word to a typo, for "did you mean"."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _PLACES = {char: (row, column + row / 2) for row, chars in enumerate(_ROWS) for 
 
 _SWAP, _GAP, _DOUBLE, _NEXT_KEY, _OTHER, _CASE, _JOIN = 0.8, 0.9, 0.7, 0.85, 1.0, 0.05, 0.2
 _FIRST_LETTER = 0.15
-"""Added for another first letter: people seldom miss the first key."""
+"""Added if the first letters differ: typos there are rare."""
 
 _SHORTEST_PREFIX = 3
 
 _CLEARLY = 0.5
-"""How much nearer the one word must be than any other."""
+"""How much closer the best word must be than any other."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `name`; None when nothing is close enough to be meant.
+    """The choice closest to `name`; None when nothing is close enough.
 
-    Slips of the keyboard count: a letter missing, added, swapped with the next or replaced. A beginning of at least three
-    letters (`sens`) stands for the only word that begins so. Ties go to the word that comes first.
+    Typos are a letter missing, added, swapped with the next or replaced. A prefix of at least three letters (`sens`)
+    matches the only word that begins with it. Ties go to the word that comes first.
     """
     known = list(choices)
     close = close_words(name, known)
@@ -34,8 +34,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def slip(name: str, choices: Iterable[str]) -> str | None:
-    """The one choice that a slip of the keyboard turned into `name`: stricter than `nearest`, so that it can be written
-    without asking. A first letter or a digit that differs, or a second word that is about as close, makes it a guess."""
+    """The only choice that `name` can be a typo of, else None: stricter than `nearest`, so that a fix can write it without
+    asking. None if the first letter or a digit differs, or if a second word is about as close."""
     close = [choice for choice in close_words(name, choices) if _is_slip(name, choice)]
     if len(close) > 1 and distance(name, close[1]) < distance(name, close[0]) + _CLEARLY:
         return None
@@ -53,8 +53,8 @@ def _is_slip(typed: str, meant: str) -> bool:
 
 
 def close_words(name: str, choices: Iterable[str]) -> list[str]:
-    """The choices that slips of the keyboard may have turned into `name`, the likest first. A name with a whole word more
-    (`kv_quantize`) says something else."""
+    """The choices that `name` may be a typo of, the closest first. A choice is left out if `name` has the same words and
+    more (`quantize` for `kv_quantize`)."""
     allowed = _allowed(len(name))
     words = _words(name)
     found = [
@@ -70,14 +70,14 @@ def _words(name: str) -> set[str]:
 
 
 def _allowed(length: int) -> float:
-    """How far a word of so many letters may be from the one that was meant."""
+    """The largest distance of a typo, for a word of `length` letters."""
     return 1.2 if length <= 5 else 2.2 if length <= 8 else 3.2
 
 
 def distance(typed: str, meant: str) -> float:
-    """Weighted edits between two words: optimal string alignment, where slips that fingers make are cheaper.
+    """Weighted edit distance of two words: optimal string alignment, with a lower cost for common typos.
 
-    The recurrence is that of Damerau and Levenshtein, restricted to one swap at a place (Navarro, A guided tour to
+    The Damerau-Levenshtein recurrence, restricted so that no substring is edited twice (Navarro, A guided tour to
     approximate string matching, 2001).
     """
     if typed == meant:
@@ -101,7 +101,7 @@ def distance(typed: str, meant: str) -> float:
 
 
 def _gap(word: str, index: int) -> float:
-    """The cost of a letter that the other word lacks; a doubled one is missed or added easily."""
+    """The cost of a letter that is missing in the other word; lower for a doubled letter."""
     char = word[index]
     if char in "_-":
         return _JOIN

@@ -1,4 +1,4 @@
-"""Names of files: the one that was meant, for "did you mean", and those made of other names."""
+"""File names: the closest existing path for "did you mean", and names that are safe as file names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from lbdsl.core.registry import nearest
 
 MOST_NAMES = 2000
-"""Names of one folder that are looked at."""
+"""How many names of one folder are compared at most."""
 
 
 def nearest_path(path: str | Path) -> str | None:
-    """An existing path most like `path`, which does not exist: the first wrong name in it replaced by the nearest one of
-    its folder. None when nothing is close, or the rest of it is not there either."""
+    """The existing path closest to `path`, which does not exist: its first wrong name is replaced by the closest one in its
+    folder. None when no name is close, or the rest of the path does not exist either."""
     written = os.fspath(path)
     parts = Path(written).parts
     for index, part in enumerate(parts):
@@ -32,11 +32,11 @@ def nearest_path(path: str | Path) -> str | None:
 
 
 def did_you_mean(path: str | Path) -> tuple[str, ...]:
-    """A help line with the nearest path, where there is one."""
+    """A help line with the closest path, if there is one."""
     near = nearest_path(path)
     return (f"did you mean {near}?",) if near else ()
 
 
 def plain_name(name: str, otherwise: str) -> str:
-    """A name as one file or folder can carry it, wherever it comes from: letters, digits, `.`, `_` and `-`, no path."""
+    """`name` made safe as a file name: only letters, digits, `.`, `_` and `-`; `otherwise` if nothing is left."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or otherwise

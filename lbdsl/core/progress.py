@@ -1,4 +1,4 @@
-"""How long work says how far it is. The view draws it; everything else only reports."""
+"""Progress of long work. `lbdsl.report.progress` displays it; everything else only reports it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Protocol, runtime_checkable
 
 
 class Report(Protocol):
-    """Called as work goes on: `done` of `total` units (any unit that makes an honest ETA), and a short note."""
+    """Called during the work: `done` of `total` units (any unit proportional to time, for the ETA), and a short note."""
 
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """One stage of work after the other, each with a title."""
+    """Receives progress: stages of work, one after the other, each with a title."""
 
     def stage(self, title: str) -> AbstractContextManager[Report]: ...
 
     def say(self, text: str) -> None:
-        """One line for the user that is not progress of a stage."""
+        """Show the user one line that is not progress of a stage."""
         ...
 
 
 AnyProgress = Progress | Callable[[str, float, float, str], object]
-"""What the API takes: a Progress, or a function as in `Calling`."""
+"""What the API accepts: a Progress, or a function as in `Calling`."""
 
 
 class Calling:
-    """Tells a function of every step: `call(stage, done, total, note)`, and of lines as `call("", 0, 0, line)`."""
+    """Calls a function at every step, `call(stage, done, total, note)`, and for lines, `call("", 0, 0, line)`."""
 
     def __init__(self, call: Callable[[str, float, float, str], object]):
         self._call = call
@@ -45,7 +45,7 @@ class Calling:
 
 
 def progress_of(progress: AnyProgress | None) -> Progress:
-    """What a caller of the API gave: a Progress, a function as in `Calling`, or nothing."""
+    """The Progress for an API argument: a Progress, a function as in `Calling`, or None."""
     if progress is None:
         return Silent()
     return progress if isinstance(progress, Progress) else Calling(progress)

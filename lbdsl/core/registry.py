@@ -1,8 +1,8 @@
-"""Finding actions and metrics: one file each, nothing else edited.
+"""Discover actions and metrics: a new one is one file, with no other file edited.
 
-Three places are looked in, in this order: the modules of the package itself, installed distributions with an entry
-point in the group, and the modules or `.py` files named in `LBDSL_PLUGINS` (separated as `PATH` is). A plug-in that
-cannot be loaded is an error (LB483): a missing action must never turn into another error later.
+Three places are searched, in this order: the modules of the package itself, installed distributions with an entry point
+in the group, and the modules or `.py` files named in `LBDSL_PLUGINS` (separated like `PATH`). A plug-in that cannot be
+loaded is an error (LB483), so that a missing action does not cause a different error later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLUGINS_VARIABLE = "LBDSL_PLUGINS"
 
 
 def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, type[T]]:
-    """Every concrete subclass of `base` found, by its `kind`; two with one kind are LB483."""
+    """Every concrete subclass of `base` found, by its `kind`; two with the same kind are LB483."""
     modules = [
         importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
@@ -58,7 +58,7 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
 
 @cache
 def _installed() -> Any:
-    """Read once: it looks into every distribution there is."""
+    """The entry points of all installed distributions; slow, so read only once."""
     return entry_points()
 
 
@@ -88,7 +88,7 @@ def _from_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        # Looked for again, it must fail again.
+        # A second import must fail again.
         del sys.modules[module_name]
         raise
     return module

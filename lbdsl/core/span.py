@@ -9,10 +9,9 @@ from functools import cached_property
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One text with the name it is reported under (a path, or `<string>`).
+    """A text with its name in messages (a path, or `<string>`).
 
-    `base` is where it begins when the texts of a recipe and of the files it includes are laid end to end: 0 for the
-    recipe's own.
+    `base` is its offset when the texts of a recipe and of the files it includes are concatenated: 0 for the recipe itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Units of the language's numbers, and how they are written for people."""
+"""Units of the language's numbers, and how these are formatted for display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Unit(StrEnum):
 
 
 class Share(float):
-    """A part of a whole, 0.875, written as `87.5%`; what its text does not say, it does not have."""
+    """A ratio such as 0.875, written as `87.5%`; its value is rounded to the precision of its text."""
 
     def __new__(cls, value: float) -> Share:
         return super().__new__(cls, float(f"{100 * value:.9f}") / 100)
@@ -52,7 +52,7 @@ def count_text(n: float) -> str:
 
 
 def amount_text(value: float, unit: Unit | None) -> str:
-    """A value in words of its unit: `6.6 MiB`, `128.3 M`, `12.3 %`."""
+    """A value as text, with its unit: `6.6 MiB`, `128.3 M`, `12.3 %`."""
     match unit:
         case Unit.BYTES:
             return bytes_text(value)

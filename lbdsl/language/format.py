@@ -1,9 +1,9 @@
-"""Canonical text of a recipe: `format_text`.
+"""Format the text of a recipe canonically: `format_text`.
 
-One statement a line, one space around operators, `swa(window=512, sinks=4)`, a block on one line when it fits in 100
-columns and holds no comment, else one setting a line, indented by four. Blank lines between statements stay, at most one
-together. Commas that end a list go. Comments stay where they are; parentheses, numbers and texts as they are written.
-Lines end with `\\n` alone.
+One statement per line, one space around operators, `swa(window=512, sinks=4)`. A block is on one line if it fits in 100
+columns and has no comment, else one setting per line, indented by four. Several blank lines between statements become
+one. Trailing commas are removed. Comments stay in place; parentheses, numbers and strings stay as written. Lines end
+with `\\n`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ INDENT = 4
 
 
 def format_text(text: str, name: str = "<string>", *, actions: Collection[str] = ()) -> Diagnosed[str]:
-    """The canonical text. None, with the errors, when the text does not parse; `actions` are as for `parse`.
+    """The canonical text; None, with the errors, when the text does not parse. `actions` is as in `parse`.
 
-    What is returned parses to the same tree and holds the same comments in the same order: LB040, a bug of lbdsl, if
-    ever it would not. `format_text(format_text(x)) == format_text(x)`.
+    The result parses to the same tree and has the same comments in the same order; otherwise the error is LB040, a bug in
+    lbdsl. `format_text(format_text(x)) == format_text(x)`.
     """
     source = Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n"))
     parsed = parse(source, actions=actions)
@@ -43,7 +43,7 @@ def format_parsed(file: tree.File) -> Diagnosed[str]:
 
 
 def canonical_part(before: str, text: str) -> str:
-    """A part of a statement on one line, as it is written after `before`: `"let $n = "`, which is canonical itself."""
+    """`text` formatted on one line as a continuation of `before`, which must be canonical, such as `"let $n = "`."""
     _, (pieces,) = pieces_of(Source("", before + text))
     return _flat(pieces).removeprefix(before)
 
@@ -58,7 +58,7 @@ def _comments(file: tree.File) -> list[str]:
 
 
 def _difference(old: tree.File, new: str) -> Diagnostic | None:
-    """LB040 when the new text says something else than the old tree."""
+    """LB040 when the new text does not parse to the old tree and comments; else None."""
     again = parse(Source(old.source.name, new))
     span = None
     if again.value is None or any(found.is_error for found in again.diagnostics):
@@ -79,7 +79,7 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
 
 
 def _followed(lines: list[str], opening: Piece, statements: Sequence[Sequence[Piece]], column: int) -> list[str]:
-    """`lines` with what follows them: the comments of the piece that ends them, and statements with theirs."""
+    """`lines`, extended by the comments of `opening`, their last piece, and by the statements with their comments."""
     entries: list[Comment | Sequence[Piece]] = [*opening.comments]
     for statement in statements:
         entries += [statement, *statement[-1].comments]
@@ -102,7 +102,7 @@ def _add_comment(lines: list[str], comment: Comment, column: int) -> None:
 
 
 def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
-    """The lines of a statement or setting, indented by `column`; the comments after its last piece are not among them."""
+    """The lines of a statement or setting, indented by `column`, without the comments after its last piece."""
     opening = next((index for index, piece in enumerate(pieces) if piece.kind == "LBRACE"), None)
     if opening is None:
         return _rows(pieces, column)
@@ -118,16 +118,16 @@ def _statement_lines(pieces: Sequence[Piece], column: int) -> list[str]:
 
 
 def _items(body: Sequence[Piece]) -> list[list[Piece]]:
-    """What stands between the separators of a block; those of a block inside it are deeper."""
+    """The pieces of a block, split at its own separators; those of a nested block are deeper."""
     depth = min((piece.depth for piece in body), default=0)
     between = groupby(body, lambda piece: piece.kind in SEPARATORS and piece.depth == depth)
     return [list(item) for separators, item in between if not separators]
 
 
 # Long lines ----------------------------------------------------------------------------------------------------------
-# A break is only where a newline ends no statement (all listed here are among the tokens of `lbdsl.language.layout`), and
-# as far outside as it can: before `because` and `until` first, then after commas and before `or`, then before `and`, and so
-# inwards, bracket by bracket.
+# Lines break only where a newline does not end the statement (each token here is in the sets of `lbdsl.language.layout`),
+# at the outermost level possible: before `because` and `until` first, then after commas and before `or`, then before `and`,
+# and so on inwards, bracket by bracket.
 
 _CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
 _RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
@@ -136,7 +136,7 @@ _RANKS = 6
 
 
 def _rows(pieces: Sequence[Piece], column: int) -> list[str]:
-    """Lines of pieces without a block. A comment inside ends its line, as it did in the source."""
+    """The lines of pieces without a block. A comment ends its line, as in the source."""
     lines: list[str] = []
     start, rest = 0, column + INDENT
     for end, piece in enumerate(pieces, 1):
@@ -150,14 +150,14 @@ def _rows(pieces: Sequence[Piece], column: int) -> list[str]:
 
 
 def _fill(pieces: Sequence[Piece], column: int, rest: int) -> list[tuple[int, str]]:
-    """Pieces on as few lines as fit: the first begins at `column`, the others at `rest`. Each line with its indent."""
+    """Wrap pieces into as few (indent, line) pairs as possible; the first indent is `column`, the others are `rest`."""
     whole = _flat(pieces)
     levels = _levels(pieces) if column + len(whole) > WIDTH else {}
     if not levels:
         return [(column, whole)]
     outermost = min(levels.values())
     cuts = [0, *(index for index, level in levels.items() if level == outermost), len(pieces)]
-    # Lines of a clause too long for one line stand further in than the next clause.
+    # The continuation lines of a long clause are indented more than the next clause.
     further = rest + (INDENT if outermost % _RANKS == 0 else 0)
     lines: list[tuple[int, str]] = []
     for begin, end in pairwise(cuts):
@@ -169,14 +169,14 @@ def _fill(pieces: Sequence[Piece], column: int, rest: int) -> list[tuple[int, st
                 lines[-1] = (indent, line)
                 continue
         *full, (_, last) = _fill(part, rest if lines else column, further)
-        # The last line is open: what follows may be joined to it, so it stands no further in than that.
+        # The next part may be joined to the last line, so that line gets no extra indent.
         lines += full
         lines.append((rest if lines else column, last))
     return lines
 
 
 def _levels(pieces: Sequence[Piece]) -> dict[int, int]:
-    """Where a line may begin: index of its first piece -> how far inside that is."""
+    """Possible line breaks: index of the first piece of the new line -> nesting level; lower levels break first."""
     levels: dict[int, int] = {}
     for index, (before, piece) in enumerate(pairwise(pieces), 1):
         rank = _RANK_BEFORE.get(piece.kind, _RANK_AFTER.get(before.kind))
@@ -200,7 +200,7 @@ def _flat(pieces: Sequence[Piece]) -> str:
 
 
 def _spaced(before: Piece, piece: Piece) -> bool:
-    """Whether a space stands between two pieces. That inside the braces of a block is not decided here."""
+    """Whether a space separates two pieces. `_statement_lines` adds those inside the braces of a block."""
     if before.kind in _NO_SPACE_AFTER or piece.kind in _NO_SPACE_BEFORE:
         return False
     return piece.kind != "LPAR" or before.kind != "NAME"

@@ -1,7 +1,7 @@
-"""Tokens as the formatter sees them: each with the comments that follow it, and named for what its sign is used for.
+"""Tokens for the formatter: each has the comments that follow it, and a kind that tells the uses of one sign apart.
 
-Neither lexer nor parser knows of this: `check` pays nothing for it. The formatter lexes a text that has parsed once more,
-and attaches every comment to the last token before it that is more than a separator.
+The lexer and the parser do not use this, so it does not slow down `check`. The formatter lexes the parsed text again and
+attaches every comment to the last token before it that is not a separator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLANK_LINE = re.compile(rf"\n[{SPACES}]*\n")
 
 @dataclass(frozen=True)
 class Comment:
-    """A comment without spaces at its end. `own_line`: nothing but spaces stands before it. `gap`: a blank line does."""
+    """A comment, right-stripped. `own_line`: only spaces precede it on its line. `gap`: a blank line precedes it."""
 
     text: str
     own_line: bool
@@ -31,9 +31,9 @@ class Comment:
 
 @dataclass
 class Piece:
-    """A token with the comments after it, of which only the first can stand on its line. `gap`: a blank line stands before.
+    """A token and the comments after it; only the first can be on the same line. `gap`: a blank line precedes the token.
 
-    `kind` is the token's, but for signs with several uses: DASH in `4-7`, SIGN in `-3`, ARGUMENT for the `=` in
+    `kind` is the token's, except for signs with several uses: DASH in `4-7`, SIGN in `-3`, ARGUMENT for the `=` in
     `swa(window=4)`, DOMAIN for the `{` in `in {1, 2}`. `depth` counts the brackets around it.
     """
 
@@ -45,7 +45,7 @@ class Piece:
 
 
 def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
-    """The pieces of each statement of a text without syntax errors. First, a piece for the comments above everything."""
+    """A head piece with the comments before the first statement, and the pieces of each statement; the text must parse."""
     text = source.text
     lexed = lex(text, MAX_TOKENS)
     chunks, problems = split_statements(source, lexed.tokens)
@@ -55,7 +55,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
     head = last = Piece("HEAD")
     statements: list[list[Piece]] = []
     signs = _Signs()
-    end = 0  # of the last token or comment
+    end = 0  # end of the last token or comment
     for token in merge(tokens, lexed.comments, key=lambda token: token.start):
         kind = token.type
         if token.start in begins:
@@ -69,7 +69,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
             own_line = end == 0 or "\n" in text[end : token.start]
             last.comments.append(Comment(token.text.rstrip(SPACES), own_line, gap))
         else:
-            # Blanks inside `10M  tokens` are part of the token's text.
+            # Spaces inside `10M  tokens` are part of the token's text.
             word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())
             last = Piece(signs.use(kind), word, signs.depth, gap)
             if last.kind in ("RPAR", "RSQB"):
@@ -80,24 +80,24 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
 
 
 def _drop_last_comma(pieces: list[Piece]) -> None:
-    """Take away a comma before a closing bracket; its comments go to the piece before it."""
+    """Remove a comma before a closing bracket; its comments move to the piece before it."""
     if pieces[-1].kind == "COMMA":
         comments, before = pieces.pop().comments, pieces[-1].comments
         before += [replace(comment, own_line=True) for comment in comments] if before else comments
 
 
 class _Signs:
-    """Tells uses of one sign apart, token by token through a statement."""
+    """Tells the uses of one sign apart, token by token through a statement."""
 
     def __init__(self) -> None:
         self.previous = ""
         self.depth = 0
-        """How many brackets are around the token that was seen last."""
+        """How many brackets are around the last token."""
         self.inside = [""]
-        """What is being written outside all brackets, and in each that is open: "set" (of layers), "call" or neither."""
+        """The context outside all brackets, then inside each open one: "set" (of layers), "call" or neither."""
 
     def use(self, kind: str) -> str:
-        """The kind of the next token by its use, from its kind as the lexer knows it."""
+        """The kind of the next token by its use; `kind` is the lexer's."""
         previous, self.previous = self.previous, kind
         closes = kind in BRACKETS.values()
         self.depth = len(self.inside) - 1 - closes

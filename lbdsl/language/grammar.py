@@ -1,8 +1,8 @@
-"""The grammar of recipes as tables of Lark's LALR parser: made of `grammars/lbr.lark`, quickly where they are shipped.
+"""The recipe grammar as tables of Lark's LALR parser: read from the shipped file, else built from `grammars/lbr.lark`.
 
-Lark takes longer to make LALR tables than a whole check may take. So `lbr.tables.json` holds what Lark serializes, as plain
-data; `PYTHONHASHSEED=0 python -m lbdsl.language.grammar` writes it. It counts only for the very grammar and the series of
-Lark that made it: with another of either, Lark makes the tables anew, in memory.
+Building the tables takes longer than a whole `check` may take. So `lbr.tables.json` holds Lark's serialized tables as plain
+data; `PYTHONHASHSEED=0 python -m lbdsl.language.grammar` writes it. The file is used only with the same grammar text and
+the same Lark release series (major.minor); otherwise the tables are rebuilt in memory.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ START = "stmt"
 
 
 class Grammar(NamedTuple):
-    """What the parser of a statement runs on."""
+    """The data of the statement parser."""
 
     table: IntParseTable
     rules: Sequence[Rule]
 
     terminals: Mapping[str, str]
-    """The regular expression of each terminal that is no keyword, in the order in which Lark's lexer tries them."""
+    """The regular expression of each terminal that is not a keyword, in the order in which Lark's lexer tries them."""
 
     keywords: frozenset[str]
-    """The reserved words; the terminal of each is the word in capitals."""
+    """The reserved words; the terminal of each is the word in upper case."""
 
     signs: Mapping[str, str]
-    """The text of those that have but one."""
+    """The text of each terminal that matches only one text."""
 
     ignored: frozenset[str]
 
@@ -67,7 +67,7 @@ def grammar() -> Grammar:
 
 
 def tables_text(text: str) -> str:
-    """What is shipped for a grammar's text."""
+    """The content of the tables file for a grammar's text."""
     made: Any = Lark(text, parser="lalr", lexer="basic", start=START, maybe_placeholders=False).parser
     table, rules = made.parser.memo_serialize([Rule])
     every: list[TerminalDef] = made.lexer.terminals
@@ -90,7 +90,7 @@ def _made_of(text: str) -> str:
 
 
 def _int_keys(data: dict[str, Any]) -> dict[int, Any]:
-    """JSON has no numbers as keys."""
+    """The same data with integer keys, which JSON turns into strings."""
     return {int(key): value for key, value in data.items()}
 
 

@@ -1,6 +1,6 @@
-"""What each piece of a recipe is, for whoever colours it: Pygments, a terminal, an editor.
+"""The role of each piece of a recipe's text, for syntax highlighting: in Pygments, a terminal, an editor.
 
-The pieces are the parser's own tokens, so a new keyword, action or metric is coloured without a change here.
+The pieces are the parser's own tokens, so a new keyword, action or metric is highlighted without a change here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lbdsl.metrics import metrics
 
 
 class TextRole(StrEnum):
-    """What a piece of text is; a statement is the keyword that begins one."""
+    """The role of a piece of text; `STATEMENT` is a keyword that begins a statement."""
 
     STATEMENT = "statement"
     KEYWORD = "keyword"
@@ -65,7 +65,7 @@ _BY_KIND = {
 
 
 def pieces(text: str) -> Iterator[Highlighted]:
-    """The whole text, cut into pieces without gaps. What is beyond the limit of tokens is one error."""
+    """The whole text, split into pieces without gaps. The text beyond the token limit is one `ERROR` piece."""
     lexed = lex(text, MAX_TOKENS)
     tokens = sorted([*lexed.tokens, *lexed.comments], key=lambda token: token.start) if lexed.comments else lexed.tokens
     at, before = 0, ""

@@ -1,9 +1,9 @@
-"""Where statements end: newlines, brackets and nesting, and taking up the thread again after a mistake.
+"""Where statements end: newlines, brackets and nesting, and error recovery.
 
-A newline ends a statement except inside `(` and `[`, after a token that wants more (a binary operator, a comma, `=`,
-`by until where in not because`: CONTINUES_AFTER) and before one that goes on (`and or except + until because`:
-CONTINUES_BEFORE). A word that begins a statement and can stand nowhere else ends the one before it wherever it is first
-on its line; so a bracket that is never closed costs one error and one statement, not the rest of the file.
+A newline ends a statement except inside `(` and `[`, after a token that needs an operand (a binary operator, a comma, `=`,
+`by until where in not because`: CONTINUES_AFTER) and before one that continues it (`and or except + until because`:
+CONTINUES_BEFORE). A word that can only begin a statement ends the previous one if it is first on its line; so a bracket
+that is never closed costs one error and one statement, not the rest of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTINUES_BEFORE = _set("AND OR EXCEPT PLUS UNTIL WHILE BECAUSE AMONG MINIMIZING
 ONLY_BEGINS = _set("LBR RECIPE REQUIRES PARAM LET GROUP INCLUDE MEASURE HEAL EVAL ASSERT CHOOSE ELSE LAYERS MODULES WHERE")
 _RANKS = frozenset({"LOWEST", "HIGHEST"})
 _BEFORE_A_RANK = _set("LPAR COMMA AND OR EXCEPT NOT EQUAL LAYERS")
-"""`lowest` and `highest` begin a rule, but may stand in a set as well."""
+"""`lowest` and `highest` begin a rule, but may also appear in a set."""
 
 _CLOSES = {closing: opening for opening, closing in BRACKETS.items()}
 _CLOSE_TEXT = {"(": ")", "[": "]", "{": "}"}
@@ -39,14 +39,14 @@ _END_OF_STATEMENT = re.compile(r"[ \t\r]*([#;\n]|$)")
 
 
 class Chunk(NamedTuple):
-    """One statement's tokens. `broken`: a mistake in it has been reported already, so it is not parsed."""
+    """One statement's tokens. `broken`: an error in it has been reported already, so it is not parsed."""
 
     tokens: list[Token]
     broken: bool
 
 
 class _Bracket(NamedTuple):
-    """A bracket that is open. `inline`: newlines inside it mean nothing; `prefixes` were counted before it."""
+    """An open bracket. `inline`: newlines inside it are ignored. `prefixes`: prefix operators counted before it."""
 
     token: Token
     inline: bool
@@ -57,7 +57,7 @@ _NOTHING = Token("", "", 0, 0)
 
 
 def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chunk], list[Diagnostic]]:
-    """The statements of a file, newlines inside them left out, and mistakes in brackets, nesting and numbers."""
+    """The statements of a file, without newlines inside them, and errors in brackets, nesting and numbers."""
     layout = _Layout(source)
     line_first = True
     for index, token in enumerate(tokens):
@@ -79,7 +79,7 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
 
 
 class _Layout:
-    """The statement that is being read, and those before it."""
+    """The statement being read, and those before it."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -95,7 +95,7 @@ class _Layout:
         self.prefixes = 0
 
     def finish(self, noticed: Token | None = None) -> None:
-        """End the statement; `noticed` is the token that shows that it has ended, maybe inside its brackets."""
+        """End the statement; `noticed` is the token that shows that it has ended, maybe with brackets still open."""
         if self.brackets:
             self.unclosed(self.brackets[-1].token, noticed)
         if self.current:
@@ -111,7 +111,7 @@ class _Layout:
         return bool(self.brackets) and self.brackets[-1].inline
 
     def mistake(self, code: str, message: str, span: Span, **more: Any) -> None:
-        """At most one of this kind a statement: the rest would follow from it."""
+        """Report an error, at most one per statement: others would only follow from it."""
         if not self.broken:
             self.diagnostics.append(error(code, message, span, **more))
         self.broken = True
@@ -122,7 +122,7 @@ class _Layout:
     def newline(self, token: Token, tokens: Sequence[Token], index: int) -> None:
         if not self.current or self.inline or self.previous.type in CONTINUES_AFTER:
             return
-        self.next_word = max(self.next_word, index)  # many newlines in a row are passed over once
+        self.next_word = max(self.next_word, index)  # skip a run of newlines only once
         while self.next_word < len(tokens) and tokens[self.next_word].type == "NEWLINE":
             self.next_word += 1
         if self.next_word < len(tokens) and tokens[self.next_word].type in CONTINUES_BEFORE:
@@ -140,7 +140,7 @@ class _Layout:
             return not (token.type == "LAYERS" and self.previous.type in ("IN", "FOR"))
         if token.type in _RANKS:
             return self.previous.type not in _BEFORE_A_RANK
-        # Two words side by side mean nothing inside brackets; without indentation the second begins a statement.
+        # Two adjacent words are invalid inside brackets; if the second is in column 1, it begins a statement.
         column_1 = token.start == 0 or self.source.text[token.start - 1] == "\n"
         return column_1 and self.inline and token.type == "NAME" and self.previous.type in OPERANDS
 
@@ -158,7 +158,7 @@ class _Layout:
         self.mistake("LB002", f"`{bracket.text}` never closed", self.span(bracket), labels=labels, help=help)
 
     def close(self, token: Token) -> bool:
-        """Take a closing bracket off the stack; False when it closes nothing and is left out."""
+        """Pop the bracket that `token` closes; False when it closes nothing and is dropped."""
         wanted = _CLOSES[token.type]
         if any(bracket.token.type == wanted for bracket in self.brackets):
             while self.brackets[-1].token.type != wanted:
@@ -172,14 +172,14 @@ class _Layout:
             message = f"`{top.text}` closed by `{token.text}`"
             self.mistake("LB003", message, span, labels=opened, help="brackets close in pairs")
         else:
-            # `swa(window=512))` at the end of a statement: without the second bracket nothing else is enclosed.
+            # `swa(window=512))` at the end of a statement: the second bracket can be removed safely.
             twice = self.previous.type == token.type and _END_OF_STATEMENT.match(self.source.text, token.end)
             fix = Fix("remove it", (Edit(span, ""),)) if twice else None
             self.mistake("LB003", f"`{token.text}` closes nothing", span, help="open it before, or remove it", fix=fix)
         return False
 
     def take(self, token: Token) -> None:
-        """Add a token, counting brackets and prefix operators, so that no later stage meets a deeper tree."""
+        """Add a token; limit the nesting of brackets and prefix operators, and so the depth of the tree."""
         previous = self.previous
         self.current.append(token)
         if token.type in BRACKETS:

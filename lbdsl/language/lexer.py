@@ -1,4 +1,4 @@
-"""Text to tokens. Nothing is refused here: what no terminal matches becomes a `BAD` token."""
+"""The lexer: text to tokens. It reports no errors: text that no terminal matches becomes a `BAD` token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BRACKETS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
 
 class Token(NamedTuple):
-    """A terminal with its text, as Lark's parser takes it; `start` and `end` are offsets in characters."""
+    """A token in the form that Lark's parser takes; `type` is a terminal, `start` and `end` are offsets in characters."""
 
     type: str
     text: str
@@ -39,7 +39,7 @@ class Lexed(NamedTuple):
 
 
 def lex(text: str, limit: int) -> Lexed:
-    """At most `limit` tokens of a text; comments and spaces apart. Equal bad characters in a row are one token."""
+    """At most `limit` tokens of a text, and its comments. A run of the same bad character is one token."""
     ignored, keywords = grammar().ignored, grammar().keywords
     tokens: list[Token] = []
     comments: list[Token] = []
@@ -79,5 +79,5 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"})
 
 
 def string_text(value: str) -> str:
-    """A text in quotes, as a recipe holds it."""
+    """The string literal for a value, in quotes and escaped."""
     return f'"{value.translate(_ESCAPES)}"'

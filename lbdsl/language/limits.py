@@ -1,4 +1,4 @@
-"""What a recipe may hold at most, so that a hostile one does not hold up the engine."""
+"""Size limits of a recipe, so that a hostile one cannot stall the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to tree. Every mistake of a file is found in one run: each statement is parsed on its own."""
+"""Parse text to a syntax tree. Each statement is parsed on its own, so that one run finds every error of a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lbdsl.language.parser import Failure, Parser
 def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.File]:
     """The tree of a recipe, with the statements that parsed even when others did not.
 
-    `actions` are the names of known actions; they only make messages better. The value is None when the text exceeds
+    `actions` are the names of known actions, used only for better messages. The value is None when the text exceeds
     a limit (2 MiB, 300 000 tokens, 20 000 rules).
     """
     size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
@@ -37,7 +37,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         if not isinstance(node, Failure):
             statements.append(node)
             continue
-        from lbdsl.language.mistakes import explain_failure  # most recipes have no mistake and need not wait for it
+        from lbdsl.language.mistakes import explain_failure  # lazy: only needed after an error
 
         following = chunks[index + 1].tokens if index + 1 < len(chunks) else ()
         problem, both = explain_failure(source, chunk.tokens, node, following, actions)

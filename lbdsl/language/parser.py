@@ -1,7 +1,7 @@
-"""One statement's tokens to one node: Lark runs its LALR automaton, and what it reduces becomes nodes of the tree at once.
+"""Parse one statement's tokens to one node: Lark runs its LALR automaton, and each reduction builds a node of the tree.
 
 Lark's own trees would cost a second pass and twice the time, so its reductions call `Parser` directly. A piece on the stack
-is a node with the text that it spans, its parentheses included: those belong to what is around them, not to the node.
+is a node with its range of text, including parentheses around it; the node's own span does not include these.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
 _PLANNED = {word.upper() for word in PLANNED}
 
 _NO_LEXER = LexerThread(cast(Any, None), None)
-"""Tokens come from `lbdsl.language.lexer`, after `lbdsl.language.layout` has cut them into statements."""
+"""Tokens come from `lbdsl.language.lexer`, after `lbdsl.language.layout` has split them into statements."""
 
 
 class Failure:
-    """The token that has no place: its index; the end of the statement is one past the last."""
+    """A syntax error: `index` is the unexpected token's, or one past the last if the statement ends too early."""
 
     def __init__(self, index: int, state: ParserState[int]):
         self.index = index
@@ -43,12 +43,12 @@ class Failure:
 
     @cached_property
     def expected(self) -> frozenset[str]:
-        """The terminals that have a place there."""
+        """The terminals that are allowed there."""
         return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts()) - _PLANNED
 
     @property
     def complete(self) -> bool:
-        """Whether the tokens before it are a whole statement."""
+        """Whether the tokens before it are a complete statement."""
         return END in self.expected
 
 
@@ -59,7 +59,7 @@ class _Piece(NamedTuple):
 
 
 class _List(NamedTuple):
-    """Pieces that go into their parent's."""
+    """Nodes to be merged into the parent's list."""
 
     nodes: list[Any]
     start: int
@@ -67,7 +67,7 @@ class _List(NamedTuple):
 
 
 class Parser:
-    """Parses the statements of one source, and collects what is wrong inside a token (`"\\q"`)."""
+    """Parses the statements of one source, and collects errors inside tokens (`"\\q"`)."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -79,7 +79,7 @@ class Parser:
     def parse(self, tokens: Sequence[Token]) -> Any:
         """The node of a statement, or a `Failure`."""
         state = ParserState(self._conf, _NO_LEXER)
-        feed: Any = state.feed_token  # it wants a `type` of tokens, and no more
+        feed: Any = state.feed_token  # it only needs the `type` of a token
         index = 0
         last = tokens[-1].end if tokens else 0
         try:
@@ -91,7 +91,7 @@ class Parser:
             return Failure(index, state)
 
     def value(self, token: Token) -> Any:
-        """The node of a token that is a value by itself; the text of a keyword or sign."""
+        """The node of a token that is a value on its own; for a keyword or sign, its text."""
         make = _VALUES[token.type]
         return make(self, Span(self.source, token.start, token.end), token.text)
 
@@ -99,11 +99,11 @@ class Parser:
         return _Piece(self.value(token), token.start, token.end)
 
     def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
-        """What makes one piece of the pieces that a rule reduces."""
+        """The function that combines the pieces of a reduced rule into one."""
         kept = self._kept(rule)
         name, alone = rule.alias or rule.origin.name, rule.options.expand1 and not rule.alias
         if alone and len(rule.expansion) == 1:
-            return itemgetter(0)  # A lone operand passes through the levels of precedence: most reductions are such.
+            return itemgetter(0)  # Most reductions: a lone operand at one level of precedence.
         make = _NODES.get(name)
 
         def reduce(pieces: list[Any]) -> Any:
@@ -116,7 +116,7 @@ class Parser:
                 elif type(piece) is _Piece:
                     nodes.append(piece.node)
                 elif not nodes:
-                    nodes = piece.nodes  # A chain's own list grows, so that a long one costs linear time.
+                    nodes = piece.nodes  # Extend the list of a chain in place: a long chain takes linear time.
                 else:
                     nodes.extend(piece.nodes)
             if make is None:
@@ -127,7 +127,7 @@ class Parser:
 
     @staticmethod
     def _kept(rule: Rule) -> list[int | None]:
-        """The indices of a rule's symbols that carry meaning; None stands for what `[...]` has left out."""
+        """The indices of a rule's symbols that become parts of the node; None for an optional `[...]` that is absent."""
         kept: list[int | None] = []
         symbols: Iterator[Any] = iter(enumerate(rule.expansion))
         for left_out in rule.options.empty_indices or [False] * len(rule.expansion):
@@ -170,7 +170,7 @@ def _quantity(text: str) -> tuple[int | float, Unit]:
 
 def _number(value: Callable[[str], tuple[int | float, Unit]]) -> Callable[[Parser, Span, str], tree.Number]:
     def make(_: Parser, span: Span, written: str) -> tree.Number:
-        text = " ".join(written.split())  # `10M  tokens` and `10M tokens` say the same.
+        text = " ".join(written.split())  # `10M  tokens` and `10M tokens` are the same.
         return tree.Number(span, *value(text), text)
 
     return make
@@ -203,21 +203,21 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
 
 
 Make = Callable[..., Any]
-"""Makes a node of its span and of what is kept of a rule, in the grammar's order; None is what `[...]` has left out."""
+"""Makes a node from its span and the parts kept of a rule, in grammar order; None for an absent optional `[...]`."""
 
 
 def _of_all(node: Make) -> Make:
-    """The node has one field, a tuple of all there is."""
+    """For a node with one field: the tuple of all parts."""
     return lambda span, *nodes: node(span, nodes)
 
 
 def _of_rest(node: Make) -> Make:
-    """The node's second field is a tuple of all but the first."""
+    """For a node with two fields: the first part, and the tuple of the others."""
     return lambda span, first, *nodes: node(span, first, nodes)
 
 
 def _chain(node: Make) -> Make:
-    """Operands with operators between them."""
+    """For a node of operands with operators between them."""
     return lambda span, *nodes: node(span, nodes[::2], nodes[1::2])
 
 
@@ -237,7 +237,7 @@ def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
 
 
 def _by_rule_name() -> dict[str, Make]:
-    """The nodes of the tree by their names, written as those of rules are: `LayersSelector` as `layers_selector`."""
+    """The node classes of the tree by the names of grammar rules: `LayersSelector` as `layers_selector`."""
     nodes = [value for value in vars(tree).values() if isinstance(value, type) and issubclass(value, tree.Node)]
     return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.__name__).lower(): node for node in nodes}
 
@@ -267,5 +267,5 @@ _NODES: Mapping[str, Make] = {
     "word": lambda span, name: tree.Call(span, name, None),
     "call": _of_rest(tree.Call),
 }
-"""What makes the nodes of the grammar's rules and aliases. One that has a node's name makes that node of its fields, but
-for the exceptions listed here; one without an entry only gathers pieces."""
+"""The functions that build nodes, by grammar rule or alias. A rule with a node's name builds that node from its fields,
+with the exceptions listed here; a rule without an entry only collects pieces."""

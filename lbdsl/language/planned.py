@@ -1,4 +1,4 @@
-"""What the grammar reads already and this version does not carry out: one refusal for all of it."""
+"""Syntax that the grammar accepts but this version does not support: reported as LB054."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def not_in_this_version(statements: Iterable[tree.Statement]) -> tuple[Diagnosti
 
 
 def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
-    """What is planned in a statement, where it stands, and what to write today."""
+    """Each unsupported part of a statement: its name, its span, and what to write instead."""
     match node:
         case tree.Choose():
             word = Span(node.span.source, node.span.start, node.span.start + len("choose"))

@@ -1,10 +1,10 @@
-"""The syntax tree: what was written, and where. Names are not looked up here.
+"""The syntax tree: what was written, and where. Names are not resolved here.
 
-Every node carries the span of its text, which does not take part in comparisons: two trees are equal when they say the
-same. Chains (`a + b - c`, `a and b`) are flat.
+Every node has the span of its text, which comparisons ignore: two trees are equal if they differ only in spans. Chains
+(`a + b - c`, `a and b`) are flat.
 
-Nodes are frozen records as `dataclass(frozen=True)` makes them, by one `__init__`, `__eq__` and `__repr__` for all: to make
-those of fifty classes at import takes 15 ms, a tenth of what `check` may take in all.
+Nodes are like `dataclass(frozen=True)`, but share one `__init__`, `__eq__` and `__repr__`: generating these for fifty
+classes at import takes 15 ms, a tenth of the time that `check` may take.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lbdsl.core.units import Unit
 
 @dataclass_transform(frozen_default=True)
 class NodeFields:
-    """Has the fields that its class annotates, in order. The first one takes no part in comparisons."""
+    """A frozen record of the fields that its class annotates, in order. Comparisons ignore the first one."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
 
@@ -51,7 +51,7 @@ class NodeFields:
 
 
 class Node(NodeFields):
-    """Base of tree nodes. `span` says where a node stands; two nodes are equal when they say the same."""
+    """Base of tree nodes. `span` is the place of a node in the text; equality ignores it."""
 
     span: Span
 
@@ -66,7 +66,7 @@ class Ident(Node):
 
 
 class Number(Node):
-    """`4Ki`, `50%`, `10M tokens`, `0.1`: `value` has prefixes applied (50% is 0.5); an int where it is one."""
+    """`4Ki`, `50%`, `10M tokens`, `0.1`: `value` has prefixes applied (50% is 0.5)."""
 
     value: int | float
     unit: Unit
@@ -116,7 +116,7 @@ class Items(Node):
 
 
 class Operator(Node):
-    """A comparison's operator; `not in` is one."""
+    """The operator of a comparison; `not in` is one operator."""
 
     text: str
 
@@ -149,7 +149,7 @@ class Minus(Node):
 
 
 class Meaning(Node):
-    """What a name or a call means; resolving puts it in its place. `lbdsl.recipe.schema` has the kinds."""
+    """A resolved name or call, which replaces it in the tree. Its subclasses are in `lbdsl.recipe.schema`."""
 
 
 Expr = Number | String | Pattern | Variable | Dotted | Call | Items | Compare | Logic | Not | Arithmetic | Minus | Meaning
@@ -174,7 +174,7 @@ class Range(Node):
 
 
 class Edge(Node):
-    """`first 4`, `last 10%`, `middle $n`: once resolved, `lbdsl.recipe.schema.Amount`."""
+    """`first 4`, `last 10%`, `middle $n`; once resolved, `amount` is a `lbdsl.recipe.schema.Amount`."""
 
     which: str
     amount: Any

@@ -1,6 +1,6 @@
-"""Words that users of model compression may write and that the language does not have: what it has instead.
+"""Words of other compression tools that the language does not have, each with what to write instead.
 
-The words are in `wishes.toml` beside this file, which is read when the first unknown word is met.
+The words are in `wishes.toml` next to this file, which is read at the first unknown word.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _ANYWHERE = "anywhere"
 
 @cache
 def wishes() -> Mapping[str, Mapping[str, str]]:
-    """By place, then by the words that have one answer, separated by spaces: the answer."""
-    import tomllib  # most recipes have no word of another tool and need not wait for it
+    """Place -> words with the same answer, separated by spaces -> the answer."""
+    import tomllib  # lazy: only needed after an unknown word
 
     places = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     phrases = places.pop("phrases")
@@ -37,13 +37,13 @@ def _answers() -> Mapping[tuple[str, str], str]:
 
 
 def wish(name: str, where: str) -> str | None:
-    """What to say of a word that the language does not have. `where` is an action, score, value, setting, choice, fact,
-    parameter, statement or set."""
+    """The answer for a word that the language does not have; None if there is none. `where` is its place: action, score,
+    value, setting, choice, fact, parameter, statement or set."""
     word = name.lower().replace("-", "_")
     return _answers().get((where, word)) or _answers().get((_ANYWHERE, word))
 
 
 def slip(name: str, choices: Iterable[str]) -> str | None:
-    """The one choice that `name` is a slip of the keyboard for; a word with a meaning of its own is none."""
+    """The only choice that `name` can be a typo of, else None; a word that has an answer is never a typo."""
     known = any(word == name.lower() for _, word in _answers())
     return None if known else nearest.slip(name, choices)

@@ -1,4 +1,4 @@
-"""The words of the language: the one table that messages, colours, completion, hover, `explain` and docs read."""
+"""The words of the language: one table for messages, highlighting, completion, hover, `explain` and docs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 
 class Keyword(NamedTuple):
-    """A reserved word; its terminal in the grammar is the word in capitals. `form` is that of the statement that it begins,
-    `snippet` what completion writes for it."""
+    """A reserved word; its terminal in the grammar is the word in upper case. `form` is the syntax of the statement that it
+    begins, `snippet` the text that completion inserts."""
 
     meaning: str
     example: str
@@ -20,9 +20,9 @@ class Keyword(NamedTuple):
 
 @cache
 def keywords() -> Mapping[str, Keyword]:
-    """Every reserved word, in the order of the alphabet. They are in `words.toml` beside this file, which is read when it
-    is asked what a word means; `lbdsl.language.grammar` knows which there are."""
-    import tomllib  # a recipe without a mistake need not wait for it
+    """Every reserved word, in alphabetical order, from `words.toml` next to this file. It is read only when meanings are
+    needed; `lbdsl.language.grammar` has the set of reserved words."""
+    import tomllib  # lazy: a recipe without errors does not need it
 
     rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     return {word: Keyword(**row) for word, row in rows.items()}
@@ -35,7 +35,7 @@ def statements() -> tuple[str, ...]:
 
 
 PLANNED = frozenset({"among", "choose", "for", "minimizing", "stage", "subject", "to", "while"})
-"""Words of forms that are read and refused (`lbdsl.language.planned`). Nobody is told to write them."""
+"""Words of syntax that is parsed but not supported (`lbdsl.language.planned`). Messages never suggest them."""
 
 BLOCKS = ("measure", "heal", "eval")
 RULES = ("else", "where", "layers", "modules", "lowest", "highest")
@@ -46,4 +46,4 @@ REMOVED: Mapping[str, str] = dict.fromkeys(
     "`--set NAME=VALUE` tries another value of a parameter; `choose`, which finds the best plan for a budget, and "
     "`--sweep`, which tries several values, are planned and not in this version",
 )
-"""Words that once began a statement or a command, and what takes their place."""
+"""Words that began a statement or a command in earlier versions, and what replaces them."""

@@ -1,4 +1,4 @@
-"""Joining a selection, its costs and its measurements into a plan. Pure."""
+"""Build a plan from a selection, its costs and its measurements. Pure functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.select import LayerChoice, Selection
 
 CONTEXTS = (1024, 8192, 32768)
-"""Where costs are counted, in tokens, when no one asks for others."""
+"""The default context lengths, in tokens, for which costs are computed."""
 
 Scores = Mapping[Request, Measurement]
 
@@ -55,12 +55,12 @@ def build(
     found: Iterable[Diagnostic] = (),
     statistics: Mapping[str, str] = MappingProxyType({}),
 ) -> Diagnosed[Plan]:
-    """The plan, also when an assert fails: then an error says so (exit code 5; 1 for `requires`) and it is not
+    """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
     applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned.
     `statistics` as in `Plan`."""
     case = Case(recipe, facts)
     before, after = facts.cost, model_cost(facts, selection.specs)
-    # Scores that happen to be in a store, but that this recipe does not ask for, must not change the plan's digest.
+    # Stored scores that this recipe does not use must not change the plan's digest.
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
     broken = _broken(joint)
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
@@ -119,7 +119,7 @@ def build(
 def _layer(
     facts: ModelFacts, choice: LayerChoice, was: LayerCost, becomes: LayerCost, scores: Scores, contexts: tuple[int, ...]
 ) -> LayerPlan:
-    # With a part's name in place of all that it has, where all was taken.
+    # If all of a part was taken, name the part instead of its paths.
     every = tuple(leaves(choice.before, facts.linear_maps[choice.index]))
     actions = tuple(item.model_copy(update={"paths": folded(item.paths, every)}) for item in choice.actions)
     values = {
@@ -151,7 +151,7 @@ def _totals(cost: ModelCost, contexts: tuple[int, ...]) -> Totals:
 
 
 def _broken(joint: Loss | None) -> Diagnostic | None:
-    """LB306 for a joint loss that is no number."""
+    """LB306 for a joint loss that is not a finite number."""
     if joint is None:
         return None
     values = {f"`{name}` of the whole changed model": value for name, value in joint.values.items()}
@@ -162,7 +162,7 @@ def _broken(joint: Loss | None) -> Diagnostic | None:
 
 
 def _loss(facts: ModelFacts, selection: Selection, measurements: Scores, joint: Loss) -> Loss:
-    """The joint loss with the sum of the single layers' rises under the very actions chosen, where all are known."""
+    """The joint loss, with the sum of the single-layer rises of the same actions if all of them are known."""
     rises: list[float] = []
     for index, change in selection.changes.items():
         changing = selection.layers[index].changing
@@ -175,8 +175,8 @@ def _loss(facts: ModelFacts, selection: Selection, measurements: Scores, joint: 
 
 
 def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: Rule) -> int:
-    """Modules of the model that is left whose weights the rule took by name; all of a layer count where it took all. Only
-    where they are worth counting: the rule names modules, or an action of it changes weights."""
+    """The number of modules in the changed model whose weights the rule took by name; all of a layer if it took all. 0
+    unless the rule names modules or has an action that changes weights."""
     roots = [root for action in rule.actions if not action.keeps for root in action.claims()]
     if not isinstance(rule.selector, ModulesSelector) and Slot.WEIGHTS not in roots:
         return 0

@@ -1,8 +1,8 @@
-"""What is predicted of a plan: how much faster the result decodes, and what measuring and applying it will take (time,
-memory, disk). Formulas only; paces and the machine's constants are measured elsewhere.
+"""Predictions for a plan: the decode speedup, and the cost of measuring and applying it (time, memory, disk). Formulas
+only; throughputs and the machine's constants are measured elsewhere.
 
-Work is counted in units of one layer for one token, and the head as the layers that take as long (see `head_layers`).
-Memory is of the models that are loaded at once, and of the activations that a step keeps.
+Work is counted in units of one layer for one token; the head counts as the layers that take as long (see `head_layers`).
+Memory counts the models that are loaded at once, and the activations that a step keeps.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ HEAL_FORWARDS = 4.0
 """Forward passes that take as long as one healing step: the base's, the changed model's, and its backward pass (2)."""
 
 ACTIVATIONS = 16
-"""Tensors of the width of the stream, and of that of the MLP a fourth as many, that a layer keeps for its backward pass."""
+"""Tensors of the hidden size that a layer keeps for its backward pass; those of the MLP's size are a fourth as many."""
 
 
 def head_layers(facts: ModelFacts) -> float:
-    """Layers that take as long as the head with its softmax."""
+    """The number of layers that take as long as the head with its softmax."""
     layer = LayerCost.of(facts.layer_specs[-1], facts).params
     return facts.vocab * (facts.hidden + SOFTMAX_COST) / max(layer, facts.hidden)
 
 
 def units(facts: ModelFacts, tokens: int, first: int = 0) -> float:
-    """Work of `tokens` tokens through the layers from `first` on, and the head."""
+    """The work of `tokens` tokens through the layers from `first` on, and the head."""
     return tokens * (facts.layers - first + head_layers(facts))
 
 
 def measuring_units(facts: ModelFacts, runs: Iterable[int], tokens: int) -> float:
-    """Work of the base and of one run from each layer of `runs` to the end."""
+    """The work of the base and of one run from each layer of `runs` to the end."""
     return units(facts, tokens) + sum(units(facts, tokens, layer) for layer in runs)
 
 
 def estimate(
     plan: Plan, facts: ModelFacts, *, forward: float | None, healing: float | None, passes: float | None, room: int
 ) -> Estimate:
-    """What `apply` will take. `forward` in tokens a second through the whole model, `healing` in tokens seen a second,
-    each where it is known; `passes` over the healing text; `room` in bytes of disk."""
+    """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
+    tokens per second, None if unknown; `passes` is over the healing text; `room` is in bytes of disk."""
     judged = 0 if plan.eval is None else 2 * len(plan.eval.data) * plan.eval.tokens * (1 if plan.heal is None else 2)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(

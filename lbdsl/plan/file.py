@@ -1,4 +1,4 @@
-"""Saved plans (`.lbplan`): canonical JSON of the plan's fields and, beside them, the digest of it all."""
+"""Saved plans (`.lbplan`): canonical JSON of the plan's fields and their digest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MOST_BYTES = 64 * 2**20
 
 
 def save_plan(plan: Plan, path: str | Path) -> Path:
-    """Write a plan beside `path`, then rename, so that a reader never sees half of it. Raises LbdslError LB335, also
-    where something else than a plan is there."""
+    """Write a plan to `path` atomically, so that a reader never sees a partial file. Raises LbdslError LB335, also if
+    `path` exists and is not a plan."""
     path = Path(path)
     check_place(path)
     text = canonical_json({**plan.model_dump(mode="json"), DIGEST_KEY: plan.digest})
@@ -33,8 +33,8 @@ def save_plan(plan: Plan, path: str | Path) -> Path:
 
 
 def check_place(path: str | Path) -> None:
-    """LB335 unless a plan can be written to `path` and nothing is lost by it: there is nothing yet, or a saved plan of
-    any format version."""
+    """LB335 unless a plan can be written to `path` without loss: the file does not exist, or is a saved plan of any format
+    version."""
     path = Path(path)
     try:
         if os.path.lexists(path) and not _is_plan(path):
@@ -66,9 +66,9 @@ def _is_plan(path: Path) -> bool:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """The fields of a saved plan of any format version, its digest not compared. Raises LB330 and LB331."""
+    """The fields of a saved plan of any format version, without checking its digest. Raises LB330 and LB331."""
     try:
-        # A pipe of that name would be waited for.
+        # Opening a named pipe would block.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise _not_a_plan(path, "it is not a file")
         with open(path, "rb") as file:

@@ -1,5 +1,5 @@
-"""What is said of a recipe on a model beside the errors of `check_recipe`: before anything is measured, all that
-`check --model` says; and of a selection, what keeps it from being carried out."""
+"""Findings about a recipe on a model besides the errors of `check_recipe`: those of `check --model`, before measuring,
+and those that prevent a selection from being applied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lbdsl.solve.select import Selection, select
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
-    that nothing carries out. A recipe that needs no score is selected in full."""
+    that this version cannot apply. For a recipe that needs no score, the selection is computed as well."""
     case, problems = measurable(recipe, facts)
     if case is None:
         return problems
@@ -47,10 +47,10 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
 
 def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
     """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
-    alike, rules change nothing but mixers, and rankings are of what fixed sets before them leave."""
+    identical, rules change only mixers, and rankings are of the layers left by the fixed sets before them."""
     if len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case):
         return ()
-    # Any scores give the costs that the real ones will.
+    # Any scores give the same costs as the real ones.
     scores = dict.fromkeys(case.requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
     return tuple(d for d in select(case.recipe, case.facts, scores).diagnostics if d.code == "LB312")
 
@@ -66,12 +66,12 @@ def _counts_decide(case: Case) -> bool:
             ranked = True
         elif not known.is_else and (ranked or known.fixed is None):
             return False
-    # Several would be tried in every combination, which takes seconds on a deep model.
+    # Several `until` rules would be tried in every combination, which takes seconds on a deep model.
     return sum(known.until is not None for known in case.rules) == 1
 
 
 def context_findings(case: Case) -> Iterator[Diagnostic]:
-    """LB324 for each context of the recipe that the model was not made for."""
+    """LB324 for each context of the recipe beyond the model's positions."""
     positions, said = case.facts.positions, set()
     for node in costs_asked(case.recipe):
         if node.ctx is not None and node.ctx > positions and node.ctx not in said:
@@ -81,7 +81,7 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
-    """LB324 as a note for those of a plan's own contexts of which the recipe says nothing."""
+    """LB324 as a note for those of the plan's contexts beyond the model's positions that the recipe does not name."""
     named = {node.ctx for node in costs_asked(case.recipe)}
     beyond = [tokens_text(ctx) for ctx in contexts if ctx > case.facts.positions and ctx not in named]
     if beyond:
@@ -90,8 +90,8 @@ def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnost
 
 
 def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
-    """LB215 for the rules that got layers or modules for an action that this version only plans; of parts that are gone
-    nothing counts."""
+    """LB215 for the rules that got layers or modules for an action that this version can plan but not apply; dropped parts
+    do not count."""
     modules: dict[int, int] = {}
     for layer in selection.layers:
         for item in layer.actions:
@@ -105,7 +105,7 @@ def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
 
 
 def _unbuilt(case: Case) -> Iterator[Diagnostic]:
-    """The same before scores are known: an error where the rule gets layers whatever they are, else a warning."""
+    """The same before scores are known: an error if the rule gets layers whatever they are, else a warning."""
     for known in case.rules:
         rule = known.rule
         if known.open and not all(action.carried_out for action in rule.actions):
@@ -117,7 +117,7 @@ def _unbuilt(case: Case) -> Iterator[Diagnostic]:
 
 
 def _unreachable(case: Case) -> Iterator[Diagnostic]:
-    """Rules whose layers earlier rules claim whatever the scores are."""
+    """Rules that get no layer, because earlier rules claim all of theirs whatever the scores are, or they have none."""
     for known in case.rules:
         lacking = lacking_part(case, known)
         if known.fixed is not None and not known.fixed:

@@ -1,4 +1,4 @@
-"""The gates of a plan: a recipe's asserts, on the selection and on the finished model. Pure."""
+"""The gates of a plan: a recipe's asserts, on the selection and on the finished model. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def judges(recipe: Recipe) -> bool:
-    """Whether the finished model is to be judged: an `eval` block, or an assert that only it can answer."""
+    """Whether the finished model must be evaluated: there is an `eval` block, or an assert that needs it."""
     return recipe.eval is not None or any(item.phase is Phase.POST for item in recipe.asserts)
 
 
 def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
-    """What is known of an assert before the model is changed, and an error where it fails or has no truth value."""
+    """The result of an assert before the model is changed, and an error if it fails or has no value."""
     if assertion.phase is Phase.POST:
         return _result(assertion, "after healing"), ()
     truth, found = evaluate(assertion.expr, world)
     if truth is None:
         return _result(assertion, "not measured" if all(d.code == "LB323" for d in found) else "fail"), found
-    # Before selection asserts are about facts of the base, which their text names.
+    # Before selection, asserts are only about facts of the base, which their text names.
     shown = deciding(assertion.expr, world) if world.cost is not None else None
     return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, shown),)
 
@@ -44,10 +44,10 @@ def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagno
 
 
 def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores], tuple[AssertResult, ...]]:
-    """From the finished model's scores to the results of all asserts, in the recipe's order.
+    """A function from the finished model's scores to the results of all asserts, in the recipe's order.
 
-    An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. One
-    without a truth value fails: a score that is not a number makes no condition hold, not even `not ppl_increase > 5%`.
+    An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. An
+    assert without a value fails: with a NaN or infinite score no condition holds, not even `not ppl_increase > 5%`.
     """
     cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
@@ -63,13 +63,13 @@ def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World]) -> Assert
     named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
     if not named - {None} <= worlds.keys():
         return _result(assertion, "not measured")
-    # Every score names its text: the others change nothing.
+    # If every score names its text, one world is enough.
     asked = worlds if None in named else dict(list(worlds.items())[:1])
     results = []
     for source, world in asked.items():
         status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
         results.append(_result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None))
-    # Of several texts the one that counts is shown: the first that fails, else the one with the largest value.
+    # Of several texts, show the first that fails, else the one with the largest value.
     failing = (result for result in results if result.status == "fail")
     return next(failing, None) or max(results, key=lambda result: abs(result.value or 0.0))
 

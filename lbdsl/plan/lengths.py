@@ -1,8 +1,8 @@
-"""How long the sequences are that a plan is measured and judged on. Pure.
+"""The sequence lengths on which a plan is measured and evaluated. Pure functions.
 
-A window that is not smaller than the sequence changes nothing there, and damage shows only where tokens lie beyond it: so
-scores, the joint loss and the gates need sequences of at least twice the widest window, and several of them. A gate is
-about the context that the recipe's asserts and budgets name.
+A window that is not smaller than the sequence has no effect, and damage shows only on tokens beyond the window. So scores,
+the joint loss and the gates need several sequences of at least twice the widest window. A gate uses the context that the
+recipe's asserts and budgets name.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
 
 MEASURED, JUDGED = 1024, 2048
-"""Tokens of a sequence that the recipe leaves open, where no window and no context asks for more."""
+"""The default sequence lengths in tokens, if no window and no context needs more."""
 
 CAUTIONS = ("LB328", "LB329", "LB337")
-"""Findings of a plan that a reader of its result should know, too."""
+"""Findings of a plan that are also shown with its result."""
 
 Block = TypeVar("Block", Measure, Evaluate)
 
 
 def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
-    """The recipe with `seq` and `tokens` of its `measure` and `eval` blocks settled for this model; where the finished
-    model is judged, it has an `eval` block.
+    """The recipe with `seq` and `tokens` of its `measure` and `eval` blocks set for this model; if the finished model is
+    evaluated, an `eval` block is added where it is missing.
 
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
@@ -57,7 +57,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
 
 def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFacts) -> Diagnosed[Evaluate]:
-    """The same for what a finished model is judged on; `specs` is what its layers are."""
+    """The same for the `eval` block of a finished model; `specs` are its layers."""
     window = max(given_windows(facts.layer_specs, specs), default=0)
     settled = _settled(wanted, JUDGED, window, facts)
     found = tuple(_length_findings("eval", wanted, settled, window, facts))
@@ -71,8 +71,8 @@ def joint_tokens(measure: Measure) -> int:
 
 
 def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Iterator[Diagnostic]:
-    """What flatters in how a result is judged: LB329 on shorter sequences than the recipe is about, LB337 on the text that
-    healed it."""
+    """Evaluation settings that make a result look too good: LB329 for sequences shorter than the recipe's contexts, LB337
+    for evaluating on the healing text."""
     context = min(_context(recipe), facts.positions)
     if judged.seq is not None and judged.seq < context:
         seq, named = tokens_text(judged.seq), tokens_text(context)
@@ -86,7 +86,7 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
 
 
 def cautions(plan: Plan) -> tuple[str, ...]:
-    """What to keep in mind when reading the quality of a plan's result."""
+    """The messages of a plan's findings that qualify the quality of its result."""
     return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
@@ -96,7 +96,7 @@ def _context(recipe: Recipe) -> int:
 
 
 def _widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
-    """Tokens of the widest window that an action gives a layer which does not have it by itself; 0 for none."""
+    """Tokens of the widest window that an action gives a layer without that window; 0 for none."""
     alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
     changes = ((spec, action.under(facts, layer)) for action in dict.fromkeys(actions) for spec, layer in alike.items())
     windows = (given_windows((spec,), (change.spec,)) for spec, change in changes if change is not None)
@@ -104,13 +104,13 @@ def _widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
 
 
 def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block:
-    """The block with its lengths."""
+    """The block with `seq` and `tokens` set."""
     seq = block.seq if block.seq is not None else min(max(wanted, 2 * window), facts.positions)
     return block.model_copy(update={"seq": seq, "tokens": max(block.tokens, SEQUENCES * seq)})
 
 
 def _length_findings(name: str, block: Block, settled: Block, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
-    """What is wrong with the lengths that a block sets, which become those of `settled`."""
+    """Findings about the lengths that a block sets; `settled` has the final ones."""
     seq = block.seq
     if seq is not None and seq < 2 * window:
         help = "a window that covers the sequence changes nothing there; give at least twice the window, or no `seq`"
@@ -125,7 +125,7 @@ def _length_findings(name: str, block: Block, settled: Block, window: int, facts
 
 
 def _beyond(name: str, block: Block | Heal, facts: ModelFacts) -> Iterator[Diagnostic]:
-    """LB336 for sequences that the model has no positions for."""
+    """LB336 for sequences longer than the model's positions."""
     if block.seq is not None and block.seq > facts.positions:
         positions = tokens_text(facts.positions)
         message = f"`{name}` takes sequences of {tokens_text(block.seq)} tokens, and the model has {positions} positions"
@@ -145,11 +145,11 @@ def _short(name: str, seq: int, window: int) -> str:
 
 
 def _setting(block: Any, name: str) -> Span | None:
-    """Where a setting's value stands, else its block, where the recipe has one."""
+    """The span of a setting's value, else of its block, if the recipe has one."""
     return block.set_at.get(name, block.span)
 
 
 def _fix(block: Any, name: str, text: str) -> Fix | None:
-    """The fix that writes another value; a variable may stand in other places, too, and is left alone."""
+    """The fix that writes another value; None for a variable, which may be used in other places, too."""
     span = _setting(block, name) if name in block.set_at else None
     return None if span is None or span.text.startswith("$") else Fix(f"write `{text}`", (Edit(span, text),))

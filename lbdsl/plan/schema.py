@@ -1,6 +1,6 @@
-"""A plan, as frozen values: what will be done to each layer, by which rule, and what it promises.
+"""A plan, as immutable values: what will be done to each layer, by which rule, and the predicted result.
 
-A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Nothing is selected again when it is applied.
+A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Applying it does not repeat the selection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ScoreValue(PlanValue):
 
 
 class LayerPlan(LayerChoice):
-    """A layer of the plan: besides the choice, its scores, keyed by the score's text, and what it costs before and after;
+    """A layer of the plan: besides the choice, its scores, keyed by the score's text, and its costs before and after;
     `weights_before` and `weights_after` in bytes."""
 
     scores: dict[str, ScoreValue] = {}
@@ -44,7 +44,7 @@ class LayerPlan(LayerChoice):
 
     @property
     def marks(self) -> dict[str, Mark]:
-        """How it stands in the rows of a plan's picture."""
+        """The layer's mark in each row of a plan's picture."""
         return marks_of(self.before, self.after)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class LayerPlan(LayerChoice):
 
 
 class RuleReport(PlanValue):
-    """A rule with the layers it got, and those that it matched but an earlier rule had claimed. `modules` counts the
+    """A rule with the layers it got, and those that it matched but an earlier rule claimed. `modules` counts the
     modules whose weights it got."""
 
     number: int
@@ -93,9 +93,9 @@ class Speed(PlanValue):
 
 
 class Estimate(PlanValue):
-    """What applying the plan takes on the machine that made it, predicted: seconds of healing and of judging (0 for none,
-    None where this machine has not run the model yet), bytes of memory and of disk, and how often healing passes over its
-    text (None: not known, or no healing)."""
+    """The predicted cost of applying the plan on the machine that made it: seconds of healing and of evaluation (0: none,
+    None if this machine has not run the model yet), bytes of memory and of disk, and the number of healing passes over
+    the text (None: not known, or no healing)."""
 
     heal_seconds: float | None
     judge_seconds: float | None
@@ -105,7 +105,7 @@ class Estimate(PlanValue):
 
 
 class Served(PlanValue):
-    """Whether an engine can serve the plan's result: through which exports, or what stands in the way."""
+    """Whether an engine can serve the plan's result: through which exports, or what prevents it."""
 
     engine: str
     formats: tuple[str, ...]
@@ -114,8 +114,8 @@ class Served(PlanValue):
 
 class Loss(PlanValue):
     """The damage before healing: `scores` has every metric of the whole changed model by name, on `tokens` tokens; it is
-    empty where nothing is measured. In nats a token, `base_nll` is the base's loss on that text, and `sum` the loss rises
-    of the single layers added up (None where a layer has no score)."""
+    empty if nothing is measured. In nats per token, `base_nll` is the base's loss on that text, and `sum` the sum of the
+    single-layer loss rises (None if a layer has no score)."""
 
     scores: dict[str, ScoreValue] = {}
     base_nll: float | None = None
@@ -124,7 +124,7 @@ class Loss(PlanValue):
 
     @property
     def rise(self) -> ScoreValue | None:
-        """Of the next-token loss; None where nothing is measured."""
+        """The rise of the next-token loss; None if nothing is measured."""
         return self.scores.get("nll")
 
     @property
@@ -133,7 +133,7 @@ class Loss(PlanValue):
 
     @property
     def others(self) -> dict[str, ScoreValue]:
-        """All scores but that of the next-token loss."""
+        """All scores except that of the next-token loss."""
         return {name: score for name, score in self.scores.items() if name != "nll"}
 
 
@@ -141,8 +141,8 @@ Status = Literal["pass", "fail", "after healing", "not measured"]
 
 
 class AssertResult(PlanValue):
-    """A gate. `value` is the cost or score that decides it, in `unit`; both None where it has none yet. A measured one is
-    "not measured" as long as the plan has no joint loss. `on` is the text that decides, where there are several."""
+    """The result of an assert. `value` is the cost or score that decides it, in `unit`; both are None until it is known. An
+    assert on scores is "not measured" while the plan has no joint loss. `on` is the deciding text, if there are several."""
 
     text: str
     phase: Phase
@@ -165,7 +165,7 @@ class Finding(PlanValue):
 
 
 class RecipeRef(PlanValue):
-    """The recipe as it was when the plan was made, with the texts it includes, and where it was found."""
+    """The recipe as it was when the plan was made, with the texts it includes, and its path."""
 
     name: str | None
     path: str
@@ -185,7 +185,7 @@ class RecipeRef(PlanValue):
 
 
 class ModelRef(PlanValue):
-    """The model the plan is for. `name` is for people."""
+    """The model the plan is for. `name` is for display."""
 
     source: str
     name: str = ""
@@ -198,8 +198,8 @@ class ModelRef(PlanValue):
 
 
 class MeasuredOn(PlanValue):
-    """The text of the scores, with its digest, and the fingerprint under which they are kept; both None, and `tokens` 0,
-    where the recipe asks for no score. `joint_digest` is of the text of the joint loss."""
+    """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
+    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss."""
 
     data: str
     digest: str | None
@@ -210,7 +210,7 @@ class MeasuredOn(PlanValue):
 
 
 def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
-    """How many layers are changed in which way, in the words of their marks; by row, what is gone first."""
+    """The number of layers by kind of change, named as in their marks; by row, dropped parts first."""
     counts: dict[str, Counter[tuple[bool, str]]] = {}
     for layer in layers:
         for row, mark in layer.marks.items():
@@ -221,14 +221,14 @@ def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:
 
 
 PREDICTED = ("speeds", "estimate", "serving")
-"""Fields of a plan that are no part of its digest: they say what one machine, and engines, make of it."""
+"""Fields of a plan that its digest excludes: predictions for one machine, and for serving engines."""
 
 
 class Plan(Chosen, PlanValue):
-    """The whole of it. `changes` counts layers by what is done to a part of them (`windowed`), in the order of the parts.
-    `statistics` has the sha256 of each that new weights are made from.
-    `complete`: nothing is left to measure; `applyable`: no static or measured assert failed and no
-    error was found; `errored`: errors were found on the way. See `PREDICTED` for the last three."""
+    """A whole plan. `changes` counts layers by the change to a part of them (`windowed`), in the order of the parts.
+    `statistics` has the sha256 of each calibration statistic that new weights are computed from.
+    `complete`: nothing is left to measure; `applyable`: complete, no static or measured assert failed, and no error was
+    found; `errored`: errors were found. See `PREDICTED` for the last three fields."""
 
     format_version: int = FORMAT_VERSION
     lbdsl_version: str
@@ -257,12 +257,12 @@ class Plan(Chosen, PlanValue):
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON of everything above but what is predicted of a machine or of engines."""
+        """sha256 of the canonical JSON of all fields above, except `PREDICTED`."""
         return digest_of(self.model_dump(mode="json", exclude=set(PREDICTED)))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that programs may rely on; `format_version` rises when one changes its meaning. Bytes of cache and
-        FLOPs are of one sequence, keyed by its tokens as text; `weights` is in bytes; losses are in nats/token."""
+        """The fields that programs may rely on; `format_version` increases when one changes its meaning. Bytes of cache and
+        FLOPs are per sequence, keyed by its length in tokens, as text; `weights` is in bytes; losses are in nats/token."""
         hidden: dict[str, Any] = {"recipe": {"text", "included"}, "model": {"name", "facts"}}
         hidden |= dict.fromkeys(("layers", "contexts", "measure"), True)
         known = self.model_dump(mode="json", exclude=hidden)
@@ -276,14 +276,14 @@ class Plan(Chosen, PlanValue):
 
     @property
     def changed(self) -> tuple[LayerPlan, ...]:
-        """The layers that do not stay as they are."""
+        """The layers that are changed."""
         return tuple(layer for layer in self.layers if layer.changed)
 
     @property
     def summary(self) -> str:
         """`5 of 30 layers unchanged; 8 without attention, 16 windowed`."""
         left = len(self.layers) - len(self.changed)
-        # A dictionary that was read from a file is in another order.
+        # A dictionary read from a file may have another order.
         said = ", ".join(f"{count} {words}" for words, count in counted_changes(self.layers).items())
         return f"{left} of {len(self.layers)} layers unchanged" + (f"; {said}" if said else "")
 

@@ -1,4 +1,4 @@
-"""Is a saved plan still about this recipe, this model and this text?"""
+"""Check whether a saved plan still matches its recipe, model and calibration text."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def staleness(
     joint_digest: str | None = None,
     statistics: Mapping[str, str] | None = None,
 ) -> tuple[Diagnostic, ...]:
-    """Every difference between what the plan was made of and what is there now, as errors of exit code 3.
+    """Every difference between the inputs of the plan and the current ones, as errors of exit code 3.
 
-    Each argument is the present value; None means that it is not compared. `files` gives the sha256 of the recipe's text
-    and of the files it includes by their path, those that are there. `data_digest` is of the text of the scores,
-    `joint_digest` of that of the joint loss; `statistics` are the sha256 of those that are kept.
+    Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
+    of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
+    that of the joint loss; `statistics` has the sha256 of the stored calibration statistics.
     """
     found = [
         difference
@@ -59,7 +59,7 @@ def staleness(
 
 
 def _changed(code: str, what: str, was: str | None, now: str | None) -> list[Diagnostic]:
-    """The error for a digest that is another one now; none where it is not known."""
+    """The error for a digest that has changed; none if the current one is not known."""
     if now is None or now == was:
         return []
     return [error(code, f"{what} changed: {short(was) if was else 'none'} when planned, {short(now)} now", help=_AGAIN)]

@@ -1,4 +1,4 @@
-"""How values of asserts and metrics are said in messages, plans and reports."""
+"""The text of assert and metric values in messages, plans and reports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from lbdsl.plan.schema import AssertResult, ScoreValue
 
 PREFILL = "windows make it no faster in transformers, often slower: it masks a dense attention"
-"""What a plan and a model card say of reading a prompt, where layers have windows."""
+"""The note on prefill speed in plans and model cards, if layers have windows."""
 
 AS_SAVED = "as saved"
-"""Among the formats of an engine: the artifact itself, without an export."""
+"""One of the formats of an engine: the artifact itself, without an export."""
 
 
 def value_text(item: AssertResult) -> str:
-    """The value that decides an assert, in words of its unit."""
+    """The value that decides an assert, as text with its unit."""
     if item.value is None:
         return ""
     if item.unit is Unit.RATIO:
@@ -27,18 +27,18 @@ def value_text(item: AssertResult) -> str:
 
 
 def joint_text(name: str, score: ScoreValue) -> str:
-    """A value of the whole changed model, named: `KL 0.53 nats/token`, `flips 3.2 %`."""
+    """A value of the whole changed model, with its name: `KL 0.53 nats/token`, `flips 3.2 %`."""
     factor, words = _words_of(score.unit)
     return f"{title_of(name)} {factor * score.value:.3g}{words}"
 
 
 def row_title(name: str, unit: str) -> str:
-    """The head of a metric's row in a table: `KL to the base, nats/token`. A share has its sign in the cells."""
+    """The heading of a metric's row in a table: `KL to the base, nats/token`. A ratio has its `%` in the cells."""
     return title_of(name) + (f", {unit}" if unit == Unit.NATS else "")
 
 
 def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
-    """A metric's cell in a table: `0.1234 ±0.0021`, `3.21 ±0.40 %`; None stands for what is no number."""
+    """A metric's cell in a table: `0.1234 ±0.0021`, `3.21 ±0.40 %`; None is a value that is not a number."""
     if value is None:
         return "not a number"
     factor, words = _words_of(unit)
@@ -48,5 +48,5 @@ def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
 
 
 def _words_of(unit: str) -> tuple[int, str]:
-    """What a value is multiplied by to be said, and the words after it."""
+    """The factor of a value for display, and the text after it."""
     return (100, " %") if unit == Unit.RATIO else (1, " nats/token" if unit == Unit.NATS else "")

@@ -1,10 +1,10 @@
-"""A recipe as JSON or YAML, and back: `to_exchange`, `from_exchange`, and the schema of both: `recipe_schema`.
+"""Convert recipes to JSON or YAML and back: `to_exchange`, `from_exchange`, and the JSON schema: `recipe_schema`.
 
-The data is that of the syntax tree: a list of statements in their order, parameters and expressions as they are written.
-Nothing is resolved, so a recipe that comes back is the same recipe, with its parameters and its includes; only comments
-and spacing are lost. `docs/exchange.md` is the user's page.
+The data mirrors the syntax tree: a list of statements in order, with parameters and expressions as they are written.
+Nothing is resolved, so a round trip gives the same recipe, with its parameters and includes; only comments and spacing are
+lost. The user documentation is `docs/exchange.md`.
 
-Each kind of statement is one row of `STATEMENTS`, from which reading, writing and the schema follow.
+Each kind of statement is one row of `STATEMENTS`, which defines reading, writing and the schema.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from lbdsl.recipe.exchange_values import (
 from lbdsl.recipe.scope import Unresolved, attempt, each
 
 FORMAT_VERSION = 1
-"""Of the JSON form; it rises when a program that reads it would have to change."""
+"""Version of the JSON form; it increases when a program that reads it would have to change."""
 
 # The table -----------------------------------------------------------------------------------------------------------
 
 HEAD, DEFINITION, MEASURING, RULE, HEALING, ASSERTION = range(6)
-"""Groups of statements, between which a blank line stands in text."""
+"""Groups of statements, separated by a blank line in text."""
 
 _FIELD = re.compile(r"\[([^<\]]*)<(\w+)>\]|<(\w+)>")
 
 
 class StatementForm(NamedTuple):
-    """A kind of statement; of a rule, `node` is its selector.
+    """A kind of statement; for a rule, `node` is its selector.
 
-    `text` is how it is written, with `<key>` for the text of a key's value; `[...]` is left out without it. Its first key
-    tells the kind. `values` are the node's field and the kind of the value for each key. `example` is for the schema.
+    `text` is a template: `<key>` is the text of a key's value; `[...]` is omitted if its key is absent. The first key
+    identifies the kind. `values` maps each key to the node's field and the kind of its value. `example` is for the schema.
     """
 
     group: int
@@ -78,13 +78,13 @@ class StatementForm(NamedTuple):
         return [key for key in self.values if key not in optional]
 
     def schema(self) -> Schema:
-        """The definition of such a statement."""
+        """The JSON schema of such a statement."""
         properties = {key: kind.reference() for key, (_, kind) in self.values.items()}
         about = {"description": f"`{self.example}`."} if self.example else {}
         return object_schema(properties, self.required) | about
 
     def read(self, reader: JsonReader, data: Any, path: str) -> str:
-        """The text of the statement that data says."""
+        """The text of the statement that `data` describes."""
         reader.check_keys(self.values, self.required, data, path)
         read = each(lambda item: self.values[item[0]][1].read(reader, item[1], f"{path}.{item[0]}"), data.items())
         texts = dict(zip(data, read, strict=True))
@@ -107,8 +107,8 @@ class StatementForm(NamedTuple):
 
 
 def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own: Kind) -> StatementForm:
-    """A row; the keys in `text` are those of the node's fields in their order, and `own` the kinds that this node alone
-    has in them."""
+    """A row; the keys in `text` match the node's fields in order, and `own` overrides `KINDS` for fields of this node
+    alone."""
     fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
     if group == RULE:
         fields, text = [*fields, "actions", "because"], f"{text} <do>[ because <because>]"
@@ -167,7 +167,7 @@ def _read_statement(reader: JsonReader, data: Any, path: str) -> tuple[int, str]
     kind = next((kind for kind in STATEMENTS if kind.key in data), None)
     if kind is not None:
         return kind.group, kind.read(reader, data, path)
-    # Most likely the key that says what it is is misspelt.
+    # Most likely the key that identifies the statement is misspelt.
     misspelt = next((key for key in data if nearest(key, keys) is not None), None)
     if misspelt is None:
         known = ", ".join(f"`{key}`" for key in keys)
@@ -182,7 +182,7 @@ def _read_statement(reader: JsonReader, data: Any, path: str) -> tuple[int, str]
 def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     """The recipe in `text` as JSON or YAML. None with errors: the text does not parse, or LB045.
 
-    The recipe need not be right: names are not looked up.
+    The recipe may have other errors: names are not resolved.
     """
     parsed = parse(Source(name, text))
     if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
@@ -221,7 +221,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
         return Diagnosed(None, tuple(reader.diagnostics))
     groups = groupby(statements, key=itemgetter(0))
     parsed = parse(Source(name, "\n".join("".join(f"{text}\n" for _, text in group) for _, group in groups)))
-    # Only what no text can say gets here, such as a name that is a word of the language.
+    # The reader has reported all other errors; what is left is, for example, a name that is a keyword.
     problem = next((problem for problem in parsed.diagnostics if problem.is_error), None)
     if problem is not None:
         return Diagnosed(None, (error("LB045", f"{name}: {problem.message}", problem.span, help=problem.help),))
@@ -247,7 +247,7 @@ def _read_document(reader: JsonReader, data: Any) -> tuple[tuple[int, str], ...]
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12), for editors and for programs that write recipes.
 
-    It knows every registered action. Text that holds an expression is any text here; its grammar is the language's.
+    It includes every registered action. An expression may be any string here; the schema does not check its grammar.
     """
     statements = any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
     definitions = {**action_schemas(), "Statement": statements}

@@ -1,5 +1,5 @@
-"""What is checked of a recipe's JSON before it is made text: keys, plain values, and text in the recipe language. Every
-mistake is found in one run, each with its path."""
+"""Checks of a recipe's JSON before it is converted to text: keys, plain values, and text in the recipe language. All
+errors are found in one run, each with its path."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lbdsl.recipe.scope import Findings, T, Unresolved, each, meant_words
 
 @dataclass
 class JsonReader(Findings):
-    """Collects what is wrong; a value with a mistake raises `Unresolved`.
+    """Collects errors; an invalid value raises `Unresolved`.
 
-    Errors: LB042 unknown keys, LB043 keys that lack or have the wrong value, LB044 text that does not parse.
+    Errors: LB042 unknown keys, LB043 missing keys and invalid values, LB044 text that does not parse.
     """
 
     name: str
@@ -34,7 +34,7 @@ class JsonReader(Findings):
         raise Unresolved
 
     def unknown_key(self, path: str, key: str, known: Iterable[str]) -> None:
-        """LB042 at a path, with what may have been meant."""
+        """LB042 at a path, with suggestions."""
         names = list(known)
         hints = [*meant_words(key, names)[0]]
         hints += ["keys: " + ", ".join(f"`{name}`" for name in names)] if names else []
@@ -42,11 +42,11 @@ class JsonReader(Findings):
         self.error("LB042", f"{self.name}: {where} `{key}`", None, help=tuple(hints))
 
     def check_keys(self, known: Collection[str], required: Collection[str], data: dict[str, Any], path: str) -> None:
-        """Fail where keys are unknown, or lack."""
+        """Fail when keys are unknown or missing."""
         unknown = [key for key in data if key not in known]
         for key in unknown:
             self.unknown_key(path, key, known)
-        # A key that is misspelt is not missing, too.
+        # A misspelt key is not reported as missing, too.
         meant = {nearest(key, known) for key in unknown}
         missing = [key for key in known if key in required and key not in data and key not in meant]
         for key in missing:
@@ -55,7 +55,7 @@ class JsonReader(Findings):
             raise Unresolved
 
     def parsed(self, before: str, data: Any, path: str) -> tuple[Any, str]:
-        """The statement `before` + data, and the canonical text of what data adds; LB044 at what is wrong in it."""
+        """The statement `before` + data, and the canonical text of `data`; LB044 at an error in `data`."""
         if not isinstance(data, str):
             self.refuse(path, "must be text in the recipe language")
         source = Source(f"{self.name}: {path}", data)
@@ -64,7 +64,7 @@ class JsonReader(Findings):
         if problem is not None:
             start, end = (problem.span.start, problem.span.end) if problem.span else (len(before), len(before))
             span = source.span(max(0, start - len(before)), max(0, end - len(before)))
-            # The form of the statement that the text was put into would only confuse.
+            # The form of the statement that `before` begins would only confuse.
             hints = [text for text in problem.help if not text.startswith("the form is")]
             if path.endswith((".data", ".default", ".value")) and '"' not in data:
                 hints.append(f'a string is written as {{"text": "{data}"}}')

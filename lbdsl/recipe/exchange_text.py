@@ -1,7 +1,7 @@
-"""JSON and YAML text to data and back, within the language's limits.
+"""Read and write JSON and YAML, within the language's limits.
 
-YAML is read as plain data, by the rules of YAML 1.2's core schema: `on` is text and not a boolean, `1:30` no number. Keys
-given twice, anchors, aliases, tags and further documents are refused, in JSON as far as it has them.
+YAML is read as plain data by the YAML 1.2 core schema: `on` is a string, not a boolean, and `1:30` is not a number.
+Duplicate keys (also in JSON), anchors, aliases, tags and more than one document are errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ExchangeForm = Literal["json", "yaml"]
 
 
 def read_data(text: str, name: str, form: ExchangeForm) -> Diagnosed[Any]:
-    """The data of a text; LB041 with the place of what is wrong."""
+    """The data of a text; LB041 with the position of an error."""
     try:
         if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
             raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
@@ -38,7 +38,7 @@ def read_data(text: str, name: str, form: ExchangeForm) -> Diagnosed[Any]:
 
 
 def _check_characters(data: Any, name: str) -> None:
-    """Half characters, from a text or from `"\\ud800"` in it, are in no file that could be written."""
+    """LB041 for a lone surrogate, in a text or as `"\\ud800"` in it: it cannot be encoded."""
     try:
         (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
     except UnicodeEncodeError:
@@ -46,22 +46,22 @@ def _check_characters(data: Any, name: str) -> None:
 
 
 def json_text(data: Any) -> str:
-    """Indented JSON. Inner lists and objects that fit on a line stand on one."""
+    """Indented JSON. Inner lists and objects that fit on one line are on one line."""
     return _pretty(data, 0) + "\n"
 
 
 def yaml_text(data: Any) -> str:
-    """Block-style YAML that YAML 1.1 and 1.2 read alike."""
+    """Block-style YAML that YAML 1.1 and 1.2 parsers read the same way."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Indents lists inside objects, and quotes what some reader would take for a number."""
+        """Indents lists inside objects, and quotes strings that some parsers would read as numbers."""
 
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
             super().increase_indent(flow, False)
 
     def text(dumper: yaml.SafeDumper, value: str) -> Any:
-        # Line ends that are not `\\n` would be folded away in any other style.
+        # Line ends other than `\\n` would be lost in any other style.
         style = '"' if _ODD_LINE_END.search(value) else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
@@ -97,8 +97,8 @@ def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def plain(text: str) -> int | float | str:
-    """The number where it reads back as the same text, without an exponent, on which YAML's readers do not agree; else the
-    text, which the recipe language reads: `1e-3`."""
+    """The number if it round-trips to the same text without an exponent (YAML parsers disagree on those); else the text,
+    as in `1e-3`, which the recipe language reads."""
     for form, kind in ((_INTEGER, int), (_DECIMAL, float)):
         if form.fullmatch(text) and repr(value := kind(text)) == text:
             return value
@@ -128,7 +128,7 @@ def _pretty(data: Any, indent: int) -> str:
 def _yaml(text: str, name: str) -> Any:
     import yaml
 
-    # libyaml, where PyYAML has it, is ten times as fast.
+    # libyaml, if PyYAML is built with it, is ten times as fast.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return _Events(yaml, yaml.parse(text, Loader=loader), name).document()
@@ -143,7 +143,7 @@ def _yaml(text: str, name: str) -> Any:
 
 
 class _Events:
-    """Builds plain data from a stream of YAML events: no object of Python's but these is ever made."""
+    """Builds plain data (dict, list, str, numbers, bool, None) from YAML events, and no other Python objects."""
 
     def __init__(self, yaml: Any, events: Iterator[Any], name: str):
         self.yaml = yaml

@@ -1,5 +1,5 @@
-"""Kinds of values in a recipe's JSON: how each is read as text of the recipe language, written from the tree, and described
-in the schema."""
+"""Kinds of values in a recipe's JSON: how each is converted to recipe text, written from the tree, and described in the
+schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "[A-Za-z_][A-Za-z0-9_]*"
 
 
 class Kind(NamedTuple):
-    """A kind of value. `name` is that of its definition in the schema; a value without one is described in place."""
+    """A kind of value. `name` is that of its definition in the schema; without a name the schema is inlined."""
 
     read: Callable[[JsonReader, Any, str], str]
     write: Callable[[Any], Any]
@@ -33,11 +33,11 @@ class Kind(NamedTuple):
     name: str = ""
 
     def reference(self) -> Schema:
-        """What stands in the schema where such a value may be."""
+        """The schema of a place for such a value: a `$ref`, or the schema itself."""
         return {"$ref": f"#/$defs/{self.name}"} if self.name else self.schema
 
 
-# What text in JSON follows, so that it can be parsed alone.
+# Prefixes that turn a JSON string into a statement that can be parsed.
 _AS_VALUE, _AS_LAYERS, _AS_AMOUNT, _AS_DOMAIN, _AS_ACTIONS = (
     "let $it = ",
     "group @it = ",
@@ -50,7 +50,7 @@ _AS_VALUE, _AS_LAYERS, _AS_AMOUNT, _AS_DOMAIN, _AS_ACTIONS = (
 
 
 def _value(reader: JsonReader, data: Any, path: str) -> str:
-    """Any value; text is an expression."""
+    """Any value; a JSON string is an expression."""
     match data:
         case bool():
             return str(data).lower()
@@ -99,7 +99,7 @@ def _named_values(reader: JsonReader, data: dict[str, Any], path: str, sign: str
 
 
 def _score(reader: JsonReader, data: Any, path: str) -> str:
-    """What `by` holds: a metric, as text or as a call."""
+    """The value of `by`: a metric, as text or as a call."""
     if isinstance(data, dict):
         return _call(reader, data, path)
     node, text = reader.parsed(_AS_VALUE, data, path) if isinstance(data, str) else (None, "")
@@ -109,7 +109,7 @@ def _score(reader: JsonReader, data: Any, path: str) -> str:
 
 
 def _actions(reader: JsonReader, data: Any, path: str) -> str:
-    """What `do` holds: one action or a list of them."""
+    """The value of `do`: one action or a list of them."""
     if data == []:
         reader.refuse(path, "needs an action")
     return (
@@ -126,7 +126,7 @@ def _action(reader: JsonReader, data: Any, path: str) -> str:
         if rule.because is not None:
             reader.wrong(path, "`because` is a key of its own")
     elif isinstance(data, dict):
-        # Also with mistakes in its arguments: it is still to be seen whether there is such an action.
+        # Check the name of the action first; its arguments may have errors, too.
         names, text = [*data] if len(data) == 1 else [], ""
     else:
         reader.refuse(path, 'an action is its name, or an object as in {"swa": {"window": 512}}')
@@ -155,12 +155,12 @@ def _module_pattern(reader: JsonReader, data: Any, path: str) -> str:
 
 
 def _condition(reader: JsonReader, data: Any, path: str) -> str:
-    """An expression in the language's words; true, false and plain numbers need no quotes."""
+    """An expression in the recipe language; true, false and plain numbers need no quotes."""
     return _value(reader, data, path) if isinstance(data, int | float) else reader.parsed(_AS_VALUE, data, path)[1]
 
 
 def _numeral(data: Any) -> Any:
-    """A whole number as its text, so that it need not be quoted."""
+    """An integer as text, so that JSON need not quote it."""
     return str(data) if isinstance(data, int) and not isinstance(data, bool) else data
 
 
@@ -229,7 +229,7 @@ def _value_data(node: tree.Expr) -> Any:
 
 
 def _call_data(node: tree.Call) -> Any:
-    """`keep` by its name, `swa(window=4)` as {"swa": {"window": 4}}, `swa(4)` as {"swa": [4]}, and a mixed one as text."""
+    """`keep` by its name, `swa(window=4)` as {"swa": {"window": 4}}, `swa(4)` as {"swa": [4]}, mixed ones as text."""
     if node.args is None:
         return node.name.name
     keys = [arg.key.name for arg in node.args if arg.key is not None]
@@ -287,14 +287,14 @@ _CALL = {
 
 
 def action_schemas() -> dict[str, Schema]:
-    """`Action`, with one form for each registered action, and what its parameters refer to."""
+    """The definition of `Action`, with one form for each registered action, and those that its parameters refer to."""
     definitions: dict[str, Schema] = {}
     calls: list[Schema] = []
     for kind, cls in actions().items():
         schema = cls.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
         fields = {name: schema["properties"][name] for name in cls.parameters()}
-        # The unit of a field is lbdsl's own word.
+        # `unit` is lbdsl's own key, unknown to JSON schema.
         parameters = {
             name: any_schema({key: value for key, value in field.items() if key != "unit"}, _EXPRESSION)
             for name, field in fields.items()
@@ -314,7 +314,7 @@ def action_schemas() -> dict[str, Schema]:
 
 
 def _plain(text: Callable[[Any], str], right: Callable[[Any], bool], wanted: str, **schema: Any) -> Kind:
-    """A value that is in the tree as it is in JSON, where it is `right`."""
+    """A value that is the same in the tree and in JSON; `right` says whether it is valid."""
 
     def read(reader: JsonReader, data: Any, path: str) -> str:
         if not right(data):
@@ -325,7 +325,7 @@ def _plain(text: Callable[[Any], str], right: Callable[[Any], bool], wanted: str
 
 
 def _name(sign: str = "") -> Kind:
-    """A node that is a name; its sign may be left out."""
+    """A node that is a name; in JSON its sigil may be omitted."""
     pattern = (f"{re.escape(sign)}?" if sign else "") + NAME
     read = _plain(
         lambda data: sign + data.removeprefix(sign),
@@ -338,7 +338,7 @@ def _name(sign: str = "") -> Kind:
 
 
 def settings_of(block: str) -> Kind:
-    """The settings of a block, from the table that the language has of them."""
+    """The settings of a block, from the table `SETTINGS`."""
     rows = SETTINGS[block]
 
     def read(reader: JsonReader, data: Any, path: str) -> str:
@@ -401,4 +401,4 @@ KINDS: Mapping[str, Kind] = {
     "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **_BOOLEAN),
     "else": _plain(lambda data: "else", lambda data: data is True, "`true`", const=True),
 }
-"""What the fields of statements hold, by their names in the tree."""
+"""The kinds of values of statement fields, by field name in the tree."""

@@ -1,4 +1,4 @@
-"""Expressions: names replaced by what they mean, with types, units, phases and scopes checked.
+"""Resolve expressions: replace names by what they refer to, and check types, units, phases and scopes.
 
 In a rule (`where`, `by`) names are scores of one layer; in `assert`, `requires` and `until` they are values of the
 whole model: facts, costs, scores, and values of the healed model.
@@ -28,7 +28,7 @@ _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_inde
 
 
 def resolve_condition(scope: Scope, node: tree.Expr, place: Place, asking: str = "") -> Expr:
-    """An expression that is true or false; `asking` is the word that needs one, if it is not the place."""
+    """Resolve a boolean expression; `asking` is the word that requires one, if it is not the place."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
         message = f"`{asking or place}` needs a condition, not {kind_name(expr)}"
@@ -37,7 +37,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place, asking: str =
 
 
 def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
-    """Any expression."""
+    """Resolve any expression."""
     match node:
         case tree.Variable() if node.name in scope.expressions:
             return _named(scope, node, place)
@@ -68,7 +68,7 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
 
 
 def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
-    """The expression that `$name` stands for, at one place; errors in it name the place that asks for it."""
+    """Resolve the expression that `$name` stands for, at one place; errors in it get a label at that use."""
     scope.used.add(f"${node.name}")
     before = len(scope.diagnostics)
     try:
@@ -162,7 +162,7 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score:
 
 
 def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
-    """Say where a value belongs that is of no single layer."""
+    """Report a value that is not of a single layer, and where it can be used."""
     name = call.name.name
     if name in metrics_of(Of.FINISHED):
         _too_early(scope, call, "a rule")
@@ -176,7 +176,7 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
 
 
 def _too_early(scope: Scope, call: tree.Call, asking: str) -> NoReturn:
-    """A value of the healed model, asked for by what is decided before healing."""
+    """Report a value of the healed model that is used in a decision before healing."""
     message = f"`{call.name.name}` is known only after healing"
     scope.fail("LB108", message, call.span, help=f"{asking} decides before healing; move it to `assert`")
 
@@ -186,7 +186,7 @@ def _without_arguments(kind: str) -> Action:
 
 
 def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
-    """The action that `kl(swa(window=256))` measures; of `kl` alone, the metric's own."""
+    """The action that `kl(swa(window=256))` measures; for `kl` alone, the metric's default."""
     name = call.name.name
     if not call.args:
         return _without_arguments(cls.default_action)
@@ -202,8 +202,8 @@ def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
 
 
 def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
-    """The part of the layer in `influence`, `influence(attention)` or `influence(block)`; the first one goes without
-    saying."""
+    """The part of the layer, as in `influence(block)`; None for the default: `influence` or
+    `influence(attention)`."""
     name = call.name.name
     parts: tuple[str, ...] = getattr(cls, "parts", ())
     if not call.args:
@@ -272,12 +272,12 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
 
 
 def _argument(call: tree.Call) -> tree.Expr | None:
-    """The one argument of a call; None where it has another number of them, or a named one."""
+    """The only argument of a call; None unless there is exactly one, without a name."""
     return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
 
 
 def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
-    """Report a name that has no value here, with what may have been meant."""
+    """Report a name that is not a value here, with suggestions."""
     name, span = call.name.name, call.name.span
     if name in actions() or name in LATER_ACTIONS:
         text = actions()[name].example if name in actions() else name

@@ -1,4 +1,4 @@
-"""A recipe from a file or from text: read, parse, and every name resolved, from the first statement to the last."""
+"""Load a recipe from a file or from text: read, parse, and resolve every name, statement by statement."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 
 _FOLLOWING = ("LB206", "LB207", "LB208", "LB209", "LB210")
-"""What a recipe may seem to lack only because a part of it is wrong; said when there are no errors."""
+"""Findings that may only follow from an error elsewhere; reported only when there are no errors."""
 
 _DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 
 
 def load_recipe(path: str | Path, set_params: Mapping[str, object] | None = None) -> Diagnosed[Recipe]:
-    """The recipe in a file, with what it includes. A file that is missing, unreadable, not UTF-8, larger than 2 MiB or
+    """The recipe in a file, with its includes. A file that is missing, unreadable, not UTF-8, larger than 2 MiB or
     a saved plan is a diagnostic."""
     read = read_bytes(path)
     if read.value is None:
@@ -45,10 +45,10 @@ def load_recipe(path: str | Path, set_params: Mapping[str, object] | None = None
 def recipe_from_text(
     text: str, name: str = "<string>", set_params: Mapping[str, object] | None = None, *, reader: FileReader | None = None
 ) -> Diagnosed[Recipe]:
-    """The recipe in a text. Errors of statements that parse are found even when others do not.
+    """The recipe in a text. Statements that parse are checked even when others do not parse.
 
-    `reader` gives the files that it includes: `FolderReader(path)` for a text that stands, or will stand, at `path`;
-    without one an `include` is an error.
+    `reader` reads the files that it includes: `FolderReader(path)` for a text that is, or will be, stored at `path`;
+    without a reader, `include` is an error.
     """
     try:
         text.encode()
@@ -75,7 +75,7 @@ def recipe_from_text(
 def recipe_from_bytes(
     data: bytes, name: str, set_params: Mapping[str, object] | None = None, *, reader: FileReader | None = None
 ) -> Diagnosed[Recipe]:
-    """The recipe in bytes that were read somewhere; see `recipe_from_text`."""
+    """The recipe in bytes that were read from a file; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
         return Diagnosed(None, (_is_a_plan(name),))
     if name.endswith((".yaml", ".yml")):
@@ -88,26 +88,26 @@ def recipe_from_bytes(
 
 
 def _lost_names(text: str, file: tree.File) -> frozenset[str]:
-    """Names that a statement which did not parse may define: they follow its first word."""
+    """Names that statements which did not parse may define: they follow the first word."""
     begun = {match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES}
     return frozenset(begun.difference(_definitions(file.statements)))
 
 
 def _definitions(statements: Iterable[tree.Statement]) -> dict[str, Span]:
-    """Where each `$name` and `@name` is defined first."""
+    """The span of the first definition of each `$name` and `@name`."""
     names = [node.name.span for node in statements if isinstance(node, tree.Param | tree.Let | tree.Group)]
     return {span.text: span for span in reversed(names)}
 
 
 def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
-    """An unknown name that follows from another mistake. `includes`: a file that may define it was not read."""
+    """Whether an unknown name only follows from another error. `includes`: an include that may define it has errors."""
     if problem.code not in ("LB110", "LB111") or problem.span is None:
         return problem.code == "LB118"
     return includes or problem.span.text in lost or problem.span.source.base > 0
 
 
 def _place_of(problem: Diagnostic) -> int:
-    """Where a finding stands in the texts of a recipe laid end to end; those without a place come first."""
+    """The offset of a finding in the concatenated texts of a recipe; findings without a span come first."""
     return problem.span.source.base + problem.span.start if problem.span else -1
 
 
@@ -140,8 +140,8 @@ class _Resolver:
         self._metric_first()
 
     def _metric_first(self) -> None:
-        """`sensitivity` means the `measure` block's metric wherever that block stands, and whatever else it sets: that may
-        need variables which are not defined yet, or be wrong."""
+        """Resolve the `measure` block's metric first: `sensitivity` means that metric even in statements before the block.
+        Only the metric: other settings may use variables that are not defined yet, or have errors."""
         measure = [part for part in self.whole.statements if isinstance(part, tree.Block) and part.kind.name == "measure"]
         for block in measure[:1]:
             for setting in block.settings:
@@ -211,7 +211,7 @@ class _Resolver:
                 sources=tuple(self.whole.sources),
                 **self.parts,
             )
-        # Rules with errors are not among them; what the others say of each other stands all the same.
+        # Rules with errors are not included; findings about the others are still valid.
         scope.diagnostics += lint_rules(
             tuple(self.rules), healed="heal" in self.parts, gated=bool(self.asserts), first_else=self.first_else
         )
@@ -228,7 +228,7 @@ class _Resolver:
                 self.scope.error("LB151", f"the result is not judged on `{name}`", span, help=f"texts of `eval`: {listed}")
 
     def _only(self, what: str, span: Span, key: str = "") -> bool:
-        """False, with an error, when a statement that may stand once stands again."""
+        """False, with an error, when a statement that is allowed once is repeated."""
         key = key or what
         if key in self.once:
             first = (Label(self.once[key], "first here"),)
@@ -238,7 +238,7 @@ class _Resolver:
         return True
 
     def _own(self, what: str, node: tree.Node) -> bool:
-        """False, with an error, for a statement that only the recipe itself may hold, in an included file."""
+        """False, with an error, when a statement that only the recipe itself may have is in an included file."""
         if node.span.source is self.whole.source:
             return True
         message = f"`{what}` is in an included file"
@@ -251,7 +251,7 @@ class _Resolver:
             into.append(ResolvedAssertion(node.span, expr, phase_of(expr), one_line(self._meant(node).span.text)))
 
     def _meant(self, node: tree.Expr) -> tree.Expr:
-        """A condition, or the one that a lone name stands for: reports say what is asked, not what it is called."""
+        """The condition, or the one that a lone `$name` stands for: reports show the condition, not its name."""
         while isinstance(node, tree.Variable) and node.name in self.scope.expressions:
             node = self.scope.expressions[node.name].node
         return node

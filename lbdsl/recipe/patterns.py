@@ -1,4 +1,4 @@
-"""Patterns of module names and of text: RE2 regular expressions and globs. Linear time, whatever the pattern."""
+"""Patterns of module names and of text: RE2 regular expressions and globs. Matching takes linear time for every pattern."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ P = TypeVar("P", tree.Pattern, tree.String)
 
 
 def resolve_pattern(scope: Scope, node: P) -> P:
-    """A regular expression, or a glob of module names, checked by the engine that will run it."""
+    """A regular expression, or a glob of module names, checked by compiling it."""
     glob = isinstance(node, tree.String)
     try:
         matcher(node.value, glob=glob)
@@ -26,7 +26,7 @@ def resolve_pattern(scope: Scope, node: P) -> P:
 
 
 def matcher(pattern: str, *, glob: bool) -> Callable[[str], bool]:
-    """Whether a full name matches; ValueError with the reason in words where the pattern is refused."""
+    """A function that tests whether a full name matches; ValueError with the reason when the pattern is invalid."""
     import re2  # imported on use: few recipes need it, and it takes 20 ms
 
     if glob:

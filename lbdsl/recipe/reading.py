@@ -1,6 +1,6 @@
-"""The texts of a recipe: files are read within limits, and the statements of those it includes stand in their places.
+"""Read the texts of a recipe within limits, and replace each `include` by the statements of its file.
 
-Included files come from the recipe's folder, or from a plan that holds them."""
+Included files come from the recipe's folder, or from a plan that contains them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BELOW = "a recipe includes only files beside it or below"
 
 
 class Found(NamedTuple):
-    """The text of one file. `identity` is the same for two names of one file; `sha256` is of its bytes."""
+    """The text of one file. `identity` is the same for two paths of one file; `sha256` is of its bytes."""
 
     text: str
     identity: str
@@ -36,8 +36,8 @@ class Found(NamedTuple):
 
 
 class FileReader(Protocol):
-    """Gives files by their path from the recipe's folder, written with `/` and without `..`; else one error, without a
-    place."""
+    """Reads files by their path relative to the recipe's folder, written with `/` and without `..`; on failure, one error
+    without a span."""
 
     @property
     def root(self) -> str:
@@ -79,7 +79,7 @@ class FolderReader:
 
 
 class TextsReader:
-    """Gives texts that are held, such as those of a plan; nothing is read from disk."""
+    """Reads texts that are in memory, such as those of a plan; nothing is read from disk."""
 
     def __init__(self, texts: Iterable[tuple[str, str, str]], root: str = "", where: str = "in the plan"):
         """`texts` are (path, text, sha256 of the file's bytes); `root` is the path of the recipe itself."""
@@ -97,7 +97,7 @@ def _not_found(code: str, message: str, *help: str) -> Diagnosed[Found]:
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 text, a byte-order mark left out and line ends made `\\n`. Raises UnicodeDecodeError."""
+    """UTF-8 text, without a byte-order mark and with `\\n` line ends. Raises UnicodeDecodeError."""
     return data.decode("utf-8-sig").replace("\r\n", "\n")
 
 
@@ -114,7 +114,7 @@ def read_bytes(path: str | Path) -> Diagnosed[bytes]:
 
 
 def text_of(data: bytes, name: str) -> Diagnosed[str]:
-    """The text in bytes; LB019 or LB020 when they are too many, or no text."""
+    """The text in bytes; LB019 when there are too many, LB020 when they are not UTF-8."""
     if len(data) > MAX_BYTES:
         return Diagnosed(None, (error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
     try:
@@ -125,7 +125,7 @@ def text_of(data: bytes, name: str) -> Diagnosed[str]:
 
 
 def joined(including: str, path: str) -> str | None:
-    """The path from the recipe's folder of `path` as the file at `including` writes it; None when it leads out."""
+    """`path`, as written in the file `including`, relative to the recipe's folder; None when it is outside."""
     found = posixpath.normpath(posixpath.join(posixpath.dirname(including), path))
     return None if found == ".." or found.startswith(("../", "/")) else found
 
@@ -140,7 +140,7 @@ _TOGETHER = "a recipe and what it includes have these limits together"
 
 
 class _Open(NamedTuple):
-    """A file that is being read: its identity, its path and the `include` that asked for it."""
+    """A file that is being read: its identity, its path and the span of its `include`."""
 
     identity: str
     path: str
@@ -149,11 +149,11 @@ class _Open(NamedTuple):
 
 @dataclass
 class Whole(Findings):
-    """A recipe and what it includes, each file once. `statements` are in the order of reading, includes replaced by what
-    they bring; `sources` are all texts, the recipe's own first.
+    """A recipe and its included files, each once. `statements` are in reading order, with each include replaced by its
+    file's statements; `sources` are all texts, the recipe's own first.
 
-    `reader` is None for a text that stands in no folder, such as standard input. Mistakes in an included file are
-    diagnostics that stand in it. Errors of the includes themselves: LB126, LB130-LB137.
+    `reader` is None for a text without a folder, such as standard input. Errors in an included file have their spans in
+    that file. Errors of the includes themselves: LB126, LB130-LB137.
     """
 
     file: tree.File
@@ -175,7 +175,7 @@ class Whole(Findings):
         self.statements = tuple(self._expanded(self.file, ""))
 
     def _expanded(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
-        """The statements of one file, those of its includes among them."""
+        """The statements of one file, including those of its includes."""
         self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
         self.tokens += file.tokens
         for statement in file.statements:
@@ -189,7 +189,7 @@ class Whole(Findings):
                 self.open.pop()
 
     def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
-        """The tree of an included file and its path. It is on the stack of open files then."""
+        """The tree of an included file and its path. The file is pushed on the stack of open files."""
         path, span = self._path(node, including), node.path.span
         if self.reader is None:
             message = "`include` needs a recipe that was read from a file"
@@ -206,7 +206,7 @@ class Whole(Findings):
         return file, path
 
     def _path(self, node: tree.Include, including: str) -> str:
-        """The included path from the recipe's folder."""
+        """The included path, relative to the recipe's folder."""
         written, span = node.path.value, node.path.span
         leaves = f"`{written}` leaves the recipe's directory"
         if written.startswith(("/", "~")) or written[1:2] == ":":
@@ -221,7 +221,7 @@ class Whole(Findings):
         return path
 
     def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
-        """Fail when the file is open or read already."""
+        """Fail when the file is already open, or already included."""
         names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
         identities = [reader.root, *(item.identity for item in self.open)]
         if found.identity in identities:

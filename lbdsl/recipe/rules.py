@@ -1,5 +1,5 @@
-"""What is wrong with rules before any model is known: actions that do not go together, and rules that leave each other
-nothing. Findings that need a model are the planner's."""
+"""Checks of rules without a model: actions that cannot be combined, and rules that earlier rules shadow. The planner
+reports findings that need a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINE_END = re.compile(r"[ \t]*(#[^\n]*)?(?=\n|$)")
 
 
 def check_actions(scope: Scope, rule: tree.RuleStatement, actions: Sequence[Action]) -> bool:
-    """Whether the actions of a rule go with its selector and with each other; errors otherwise."""
+    """Whether the actions of a rule are compatible with its selector and with each other; errors otherwise."""
     good = True
     if isinstance(rule.selector, tree.ModulesSelector):
         for action, call in zip(actions, rule.actions, strict=True):
@@ -69,7 +69,7 @@ def lint_rules(
 ) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
 
-    `first_else` is the number and place of the first `else`, which may have an error and then is not among the rules.
+    `first_else` is the number and place of the first `else`, which may have an error and then is not in `rules`.
     """
     if not rules:
         return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
@@ -101,7 +101,7 @@ def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> I
 
 
 def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
-    """`else` behind the rules after it; their order stays, and comments stay with their rules."""
+    """The fix that moves `else` after the rules that follow it; they keep their order and their comments."""
     source, last = whole.source, after[-1].end
     line = _LINE_END.match(source.text, last)
     own = (_WITH_COMMENT if line else _SEPARATOR).match(source.text, whole.end)
@@ -112,14 +112,14 @@ def _else_last(whole: Span, after: Sequence[Span]) -> Fix:
     return Fix(title, (Edit(source.span(whole.start, gone), ""), Edit(source.span(at, at), moved)))
 
 
-# Sets of layers as bits of a number, layer 0 the lowest; -1 is all layers.
+# Sets of layers as bit masks, layer 0 is the lowest bit; -1 is all layers.
 
 _MOST_LAYERS = 2**16
-"""No model has more: of rules that name layers above, the planner has more to say."""
+"""No model has more; the planner reports rules that name higher layers."""
 
 
 def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
-    """Sets wholly inside those of earlier rules that claim the same parts of a layer without a condition."""
+    """Rules whose sets are covered by earlier rules that claim the same parts of a layer without a condition."""
     weights = any(touch(root, Slot.WEIGHTS) for rule in rules for a in rule.actions if not a.keeps for root in a.claims())
     mixer = (Slot.MIXER.value,)
     claimed: dict[str, int] = {}
@@ -157,7 +157,7 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
 
 
 def _roots(action: Action, weights: bool) -> tuple[str, ...]:
-    """What an action claims; `keep` claims weights where the recipe has rules on them, else nobody asks."""
+    """The paths that an action claims; `keep` claims weights only if the recipe has rules on weights."""
     return tuple(root for root in action.claims() if weights or not action.keeps or not touch(root, Slot.WEIGHTS))
 
 
@@ -166,13 +166,13 @@ def _touch(some: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _taken(roots: Sequence[str], claimed: Mapping[str, int]) -> int:
-    """Where something that touches one of `roots` is claimed."""
+    """The layers in which something that touches one of `roots` is claimed."""
     return reduce(or_, (layers for path, layers in claimed.items() if _touch((path,), roots)), 0)
 
 
 def _nothing_left(action: Action, roots: Sequence[str], layers: int, claimed: Mapping[str, int]) -> bool:
-    """Whether nothing is left for an action in `layers`: of a divisible one all that it claims is claimed, of another one
-    something is everywhere."""
+    """Whether nothing is left for an action in `layers`. For a divisible action: all that it claims is claimed already; for
+    another one: some of it is claimed already in every layer."""
     if not action.divisible:
         return not layers & ~_taken(roots, claimed)
 
@@ -194,7 +194,7 @@ def _named(rules: Sequence[Rule]) -> str:
 
 
 def _layers(layers: LayerSet) -> int | None:
-    """The set; None when it depends on the model."""
+    """The set as a bit mask; None when it depends on the model."""
     match layers:
         case AllLayers():
             return -1

@@ -1,7 +1,7 @@
 """A resolved recipe: the syntax tree with names replaced by what they stand for, and the values of blocks.
 
-This is what the planner reads. Each `$name` is replaced by its value, each `@group` by its set, and each metric, cost and
-fact by a node that says what it means. Every node knows its place in the text (`span`).
+This is the input of the planner. Each `$name` is replaced by its value, each `@group` by its set, and each metric, cost
+and fact by a node of its own kind. Every node has its place in the text (`span`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 
-# With those that the planner imports from here.
+# Including names that the planner imports from here.
 from lbdsl.language.tree import (  # noqa: F401
     AllLayers,
     Arithmetic,
@@ -58,7 +58,7 @@ class Phase(StrEnum):
     POST = "post"
 
 
-# What only resolving makes -------------------------------------------------------------------------------------------
+# Nodes that only resolving creates -----------------------------------------------------------------------------------
 
 
 class Boolean(Meaning):
@@ -68,10 +68,10 @@ class Boolean(Meaning):
 
 
 class Score(Meaning):
-    """A measured metric: of one layer in `where` and `by`, of the whole changed model where `joint`.
+    """A measured metric: of one layer in `where` and `by`, of the whole changed model if `joint`.
 
-    `name` is what the recipe says (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
-    score and for a metric that takes none; such a one may look at a `part` of the layer, `block` (None: the attention).
+    `name` is the name in the recipe (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
+    score and for a metric without an action; that may measure a `part` of the layer, `block` (None: the attention).
     """
 
     name: str
@@ -82,18 +82,18 @@ class Score(Meaning):
 
     @property
     def action_text(self) -> str:
-        """What it is measured under: the action's text, or the part of the layer."""
+        """The text of the measured action, or the part of the layer."""
         return self.action.text() if self.action is not None else self.part or ""
 
     @property
     def text(self) -> str:
-        """What it is called in plans: `nll`, `kl(swa(window=256))`."""
+        """Its name in plans: `nll`, `kl(swa(window=256))`."""
         return f"{self.metric}({self.action_text})" if self.action_text else self.metric
 
 
 class PostScore(Meaning):
     """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
-    None stands for each of them."""
+    None means every one of them."""
 
     name: str
     source: str | None
@@ -104,8 +104,8 @@ class PostScore(Meaning):
 
 
 class CostOf(Meaning):
-    """`kv(32Ki)` (bytes a sequence), `flops(8Ki)` (a decoded token), `params`, `weights` (bytes) of the changed model: one
-    of `lbdsl.layer.cost.STATIC_VALUES`."""
+    """`kv(32Ki)` (bytes per sequence), `flops(8Ki)` (per decoded token), `params`, `weights` (bytes) of the changed model:
+    one of `lbdsl.layer.cost.STATIC_VALUES`."""
 
     name: str
     ctx: int | None
@@ -133,7 +133,7 @@ FACTS: Mapping[str, tuple[str, Unit]] = {
     "params": ("number", Unit.PARAMS),
     "kv_bytes_per_token": ("number", Unit.BYTES),
 }
-"""The facts that a recipe may ask for: the kind of each one's value, and the unit of a number."""
+"""The facts that a recipe may use: the kind of each value, and the unit of a number."""
 
 
 class Amount(Number):
@@ -148,7 +148,7 @@ class Amount(Number):
         return self.value if self.unit is Unit.RATIO else None
 
     def of(self, layers: int) -> int:
-        """How many of `layers` layers; a share is floored."""
+        """The number of layers, out of `layers`; a share is rounded down."""
         return int(self.value * layers + 1e-9) if self.unit is Unit.RATIO else int(self.value)
 
 
@@ -168,7 +168,7 @@ def steps(layers: Every) -> tuple[int, int]:
 
 
 def action_from(value: Any) -> Action:
-    """An action from itself or from its JSON; ValueError for an unknown kind or bad parameters."""
+    """An action from an `Action` or from its JSON; ValueError for an unknown kind or bad parameters."""
     if isinstance(value, Action):
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
@@ -182,7 +182,7 @@ def action_from(value: Any) -> Action:
 
 
 class Rule(Node):
-    """One line of the table. `number` counts rules from 1; `text` is its source, for plans and reports."""
+    """One rule. `number` counts rules from 1; `text` is its source text, for plans and reports."""
 
     number: int
     selector: Selector
@@ -198,7 +198,7 @@ class ResolvedAssertion(Node):
 
 
 class IncludedText(BaseModel):
-    """An included file: its path from the recipe's folder, its text, and the sha256 of its bytes."""
+    """An included file: its path relative to the recipe's folder, its text, and the sha256 of its bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -209,10 +209,9 @@ class IncludedText(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `params` are the values in force (defaults and `--set`); `set_params` names those set outside.
+    """A whole recipe. `params` are the effective values (defaults and `--set`); `set_params` names those set by `--set`.
 
-    `sha256` is of the recipe's text and, where there are any, of all that it includes; `sources` are these texts, the
-    recipe's own first.
+    `sha256` covers the recipe's text and its included files, if any; `sources` are these texts, the recipe's own first.
     """
 
     path: str
@@ -232,6 +231,6 @@ class Recipe:
 
 
 def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:
-    """The sha256 that a recipe is known by; `included` are (path, sha256) of the files it includes."""
+    """The sha256 that identifies a recipe; `included` are (path, sha256) of the files it includes."""
     files = [list(item) for item in included]
     return digest_of({"text": digest_text(text), "included": files}) if files else digest_text(text)

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from lbdsl.core.span import Span
 
 BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
-"""Texts that are always there; see `lbdsl.data.sources`."""
+"""Texts that are always available; see `lbdsl.data.sources`."""
 
 JUDGING_ONLY = ("builtin:wikitext",)
-"""Those that only `eval` may name: text that neither chose a plan nor healed a model."""
+"""Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
 
 SEQUENCES = 4
-"""The fewest sequences that a mean and its error are taken over; `tokens` rises to it."""
+"""The minimum number of sequences for a mean and its error; `tokens` is raised to reach it."""
 
 
 class _Values(BaseModel):
@@ -26,17 +26,17 @@ class _Values(BaseModel):
 
 
 class BlockSettings(_Values):
-    """Base of the blocks. `span` is the block's place in the text, `set_at` those of the values that the recipe sets, by
-    field; the others are open."""
+    """Base of the blocks. `span` is the block's place in the text; `set_at` has, by field, the places of the values that
+    the recipe sets. All other fields are open."""
 
     span: SkipValidation[Span | None] = Field(default=None, exclude=True, repr=False)
     set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
 class Measure(BlockSettings):
-    """`measure { ... }`: on which text scores are taken. `tokens` and `seq` in tokens.
+    """`measure { ... }`: the calibration text that scores are measured on. `tokens` and `seq` in tokens.
 
-    An open `seq` is 1Ki, or what the windows of the rules need; see `lbdsl.plan.lengths`, which gives it its value.
+    If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
     """
 
     metric: str = "nll"
@@ -59,7 +59,7 @@ class FullWeights(_Values):
 
 
 class Heal(BlockSettings):
-    """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, passes included; the loss is
+    """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, over all passes; the loss is
     `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
 
     data: str = "builtin:pydoc"
@@ -74,10 +74,10 @@ class Heal(BlockSettings):
 
 
 class Evaluate(BlockSettings):
-    """`eval { ... }`: on which texts the artifact is judged; every assert must hold on each of them.
+    """`eval { ... }`: the texts that the artifact is evaluated on; every assert must hold on each of them.
 
-    An open `seq` is the largest context that asserts and budgets name, within the model's positions; see
-    `lbdsl.plan.lengths`, which gives it its value.
+    If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it to the largest context that asserts and budgets name,
+    within the model's positions.
     """
 
     data: tuple[str, ...] = ("builtin:wikitext",)

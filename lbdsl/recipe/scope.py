@@ -1,7 +1,7 @@
-"""What is known while a recipe is resolved: its definitions so far, and the problems found.
+"""The state of resolving a recipe: its definitions so far, and the problems found.
 
-A resolver function returns its node with names replaced, or reports what is wrong and raises `Unresolved`. `each` and
-`rebuilt` resolve several parts: they go on after a failed one, so that every mistake is reported.
+A resolver function returns its node with names replaced, or reports an error and raises `Unresolved`. `each` and
+`rebuilt` resolve several parts: they continue after a failure, so that every error is reported.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ N = TypeVar("N", bound=tree.Node)
 S = TypeVar("S")
 
 Plain = Number | String | Boolean
-"""A constant that is no list."""
+"""A constant that is not a list."""
 
 Constant = Plain | Items
-"""A value known from the text alone, standing where it is used. The items of a list are constants, too."""
+"""A value known from the text alone, with the span of its use. The items of a list are constants, too."""
 
 Name = tree.Ident | tree.Variable | tree.GroupRef
-"""A name as it is written, with its place."""
+"""A name as it is written, with its span."""
 
 
 class Unresolved(Exception):
-    """A part of the recipe has an error, which is reported."""
+    """A part of the recipe has an error, which has been reported."""
 
 
 def attempt(resolve: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | None:
-    """What `resolve` returns; None where it fails."""
+    """The result of `resolve`; None when it fails."""
     try:
         return resolve(*args, **options)
     except Unresolved:
@@ -45,7 +45,7 @@ def attempt(resolve: Callable[P, T], *args: P.args, **options: P.kwargs) -> T | 
 
 
 def each(resolve: Callable[[S], T], parts: Iterable[S]) -> tuple[T, ...]:
-    """Every part resolved. All of them are tried before the first failure counts."""
+    """Every part resolved. All of them are tried before a failure is raised."""
     done: list[T] = []
     failed = False
     for part in parts:
@@ -72,7 +72,7 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
 
 
 class Named(NamedTuple, Generic[T]):
-    """What a name stands for. `size` counts its nodes and `depth` their nesting, other names put in place; both are
+    """What a name stands for. `size` counts its nodes and `depth` their nesting, with names in it expanded; both are
     limited."""
 
     node: T
@@ -81,7 +81,7 @@ class Named(NamedTuple, Generic[T]):
 
 
 class Details(TypedDict, total=False):
-    """What an error may have beside its message and place."""
+    """The optional parts of an error."""
 
     help: str | tuple[str, ...]
     labels: tuple[Label, ...]
@@ -98,14 +98,14 @@ class Findings:
         self.diagnostics.append(error(code, message, span, **details))
 
     def fail(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> NoReturn:
-        """Report an error that leaves no value."""
+        """Report an error and raise `Unresolved`."""
         self.error(code, message, span, **details)
         raise Unresolved
 
 
 @dataclass
 class Scope(Findings):
-    """Lives during one `resolve` call."""
+    """The definitions and problems of one recipe that is being resolved."""
 
     metric: str = "nll"
     """What `sensitivity` stands for."""
@@ -114,10 +114,10 @@ class Scope(Findings):
     """None: defined, but its value is wrong and has been reported."""
 
     literals: dict[str, tuple[Number, ...]] = field(default_factory=dict)
-    """The numbers as written that a variable may be one of: its value's, and those of a parameter's domain."""
+    """The number literals that a variable's value may come from: that of its definition, and those of a domain."""
 
     expressions: dict[str, Named[tree.Expr]] = field(default_factory=dict)
-    """Those of the variables that stand for an expression over a model."""
+    """The variables that stand for an expression on a model."""
 
     groups: dict[str, Named[LayerSet] | None] = field(default_factory=dict)
     defined: dict[str, Span] = field(default_factory=dict)
@@ -125,14 +125,14 @@ class Scope(Findings):
 
     used: set[str] = field(default_factory=set)
     below: dict[str, Span] = field(default_factory=dict)
-    """Where the recipe defines each `$name` and `@name`, also those further down."""
+    """Where the recipe defines each `$name` and `@name`, including those further down."""
 
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
     def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
-        """An unknown name: what may have been meant, and what there is. `wishes` says where it stands, for words that the
-        language does not have."""
+        """Fail for an unknown name, with suggestions and the known names. `wishes` is its place, for words of other tools
+        (see `lbdsl.language.wishes`)."""
         sigil, span = sigil_of(node), node.span
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
@@ -144,7 +144,7 @@ class Scope(Findings):
         self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
     def define(self, node: tree.Variable | tree.GroupRef) -> bool:
-        """Note a definition; False, with an error, when the name is taken."""
+        """Record a definition; False, with an error, when the name is already defined."""
         name = sigil_of(node) + node.name
         first = self.defined.setdefault(name, node.span)
         if first is not node.span:
@@ -161,8 +161,8 @@ def sigil_of(node: Name) -> str:
 def meant_words(
     name: str, choices: Iterable[str], wishes: str = "", before: str = ""
 ) -> tuple[tuple[str, ...], str | None]:
-    """Help for an unknown name, and what may be written in its place without asking. A word that users wish for is said not
-    to be in the language."""
+    """Help for an unknown name, and the name that a fix may write in its place. For a word of another tool, the help is its
+    answer in `lbdsl.language.wishes`, without a fix."""
     known = list(choices)
     said = wish(name, wishes) if wishes else None
     if said is not None:
@@ -172,5 +172,5 @@ def meant_words(
 
 
 def rewrite(span: Span, text: str) -> Fix:
-    """The fix that writes `text` in place of `span`."""
+    """The fix that replaces `span` by `text`."""
     return Fix(f"write `{text}`", (Edit(span, text),))

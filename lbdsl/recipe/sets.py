@@ -1,4 +1,4 @@
-"""Sets of layers and selectors of rules. Ranges stay intervals, whatever their size."""
+"""Resolve sets of layers and selectors of rules. Ranges stay intervals, whatever their size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 128
 
 
 def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
-    """The layers or modules that a rule is about."""
+    """The selector of a rule, with its names resolved."""
     resolvers: dict[str, Callable[[Any], Any]] = {
         "patterns": partial(resolve_pattern, scope),
         "layers": partial(resolve_set, scope),
@@ -33,7 +33,7 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
 
 
 def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
-    """Define the group; None, with errors, for a set that is wrong."""
+    """Define the group; None, with errors, for an invalid set."""
     layers = attempt(resolve_set, scope, node.layers)
     if scope.define(node.name):
         scope.groups[node.name.name] = None if layers is None else Named(layers, *_size(scope, node.layers))
@@ -41,7 +41,7 @@ def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
 
 
 def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
-    """The set, with groups put in their place. `3` is the range 3-3, and `not` is `all except`."""
+    """The set, with groups replaced by their sets. `3` is the range 3-3, and `not` is `all except`."""
     resolve = partial(resolve_set, scope)
     found: LayerSet
     match node:
@@ -119,7 +119,7 @@ def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
 
 
 def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
-    """Nodes and depth of a set as written, groups put in their place."""
+    """The number of nodes and the depth of a set as written, with groups expanded."""
     match node:
         case tree.GroupRef():
             group = scope.groups[node.name]

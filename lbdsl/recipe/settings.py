@@ -1,4 +1,4 @@
-"""The settings of `measure`, `heal` and `eval` in one table; defaults and bounds are those of the blocks."""
+"""The settings of `measure`, `heal` and `eval` in one table; `schema_blocks` has their defaults and bounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewri
 from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
 
 Read = Callable[[Scope, str, tree.Expr], Any]
-"""The value of a setting, from what messages call it and what is written."""
+"""Returns the value of a setting, from its name in messages and its expression."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Lora | FullWeights]] = {"lora": Lora, "full": FullWeights}
@@ -35,7 +35,7 @@ def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
 
 
 def _length(scope: Scope, what: str, node: tree.Expr) -> int:
-    """Tokens of a sequence, mostly a power of two."""
+    """The length of a sequence in tokens, usually a power of two."""
     found = _tokens(scope, what, node)
     warn_decimal(scope, node)
     return found
@@ -71,7 +71,7 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
 
 
 def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
-    """The name of one text."""
+    """The name of one data source."""
     if not isinstance(value, String) or not value.value:
         message = f"`data` is the name of a data source, not {described(value)}"
         scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
@@ -85,7 +85,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
 
 
 def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, arguments: bool = False) -> tree.Call:
-    """A name out of a few; `arguments` may follow it."""
+    """One of a few names; `arguments`: whether arguments may follow it."""
     if not isinstance(node, tree.Call):
         scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
     name = node.name.name
@@ -149,7 +149,7 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
 
 
 class SettingRow(NamedTuple):
-    """One setting: how its value is read, and its page for `explain` and the reference."""
+    """One setting: how its value is read, and its description for `explain` and the reference."""
 
     read: Read
     meaning: str
@@ -212,7 +212,7 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
         spans.update(dict.fromkeys(fields, setting.value.span))
 
     good = attempt(each, read, block.settings) is not None
-    # Also with errors: the bounds of the other settings are looked at.
+    # Even with errors, check the bounds of the other settings.
     found = _checked(scope, _BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
     if not good:
         raise Unresolved
@@ -232,7 +232,7 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
 def _checked(
     scope: Scope, schema: type[BaseModel], values: Mapping[str, Any], spans: Mapping[str, Span], whole_span: Span
 ) -> Any:
-    """The schema's value; its bounds become errors at the setting."""
+    """The block, validated; a violated bound is an error at its setting."""
     try:
         return schema(**values)
     except ValidationError as problem:
@@ -242,14 +242,14 @@ def _checked(
 
 
 ROUNDED = 0.05
-"""Tokens are taken in whole sequences, when healing in whole steps. It is said when a larger part than this gets lost."""
+"""Tokens are rounded to whole sequences, when healing to whole steps. A relative change above this is reported."""
 
 
 def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
-    """LB145 where the tokens of a block are not a multiple of its sequences."""
+    """LB145 if the tokens of a block are not a multiple of its sequences."""
     span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
     if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
-        return  # `lbdsl.plan.lengths` says it
+        return  # `lbdsl.plan.lengths` reports it
     seq, batch = block.seq, getattr(block, "batch", 1)
     steps = max(1, block.tokens // (batch * seq))
     used = steps * batch * seq

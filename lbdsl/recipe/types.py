@@ -1,5 +1,5 @@
-"""What is known of a resolved expression: its kind and unit, when its value is known, and that value where the text alone
-says it. And which values may be compared, with what."""
+"""Properties of a resolved expression: its kind and unit, when its value is known, and the value of a constant. Also checks
+of comparisons."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lbdsl.recipe.schema import FACTS, Arithmetic, CostOf, Expr, Fact, Items, Mi
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 
 Place = Literal["where", "requires", "until", "assert"]
-"""Where an expression stands; all but `where` ask about the whole model."""
+"""Where an expression is used; all but `where` are about the whole model."""
 
 _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """`node` and every node in it, from left to right; but the arguments of a call are none. Nesting is limited by the
-    parser."""
+    """`node` and every node in it, from left to right, except the arguments of a call. The parser limits the
+    nesting."""
     yield node
     for value in vars(node).values() if not isinstance(node, tree.Call) else ():
         for part in value if isinstance(value, tuple) else (value,):
@@ -32,7 +32,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def _type_of(expr: Expr) -> tuple[str, Unit]:
-    """The kind of a value, and what a number counts."""
+    """The kind of a value, and the unit of a number."""
     match expr:
         case Number():
             return "number", expr.unit
@@ -65,7 +65,7 @@ def kind_of(expr: Expr) -> str:
 
 
 def unit_of(expr: Expr) -> Unit:
-    """What a number counts; of anything else no unit."""
+    """The unit of a number; `Unit.NONE` for anything else."""
     return _type_of(expr)[1]
 
 
@@ -76,7 +76,7 @@ def kind_name(expr: Expr) -> str:
 
 
 def value_of(expr: Expr) -> int | float | None:
-    """The number that an expression is, where that depends on no model."""
+    """The value of a numeric constant expression; None for any other expression."""
     match expr:
         case Number():
             return expr.value
@@ -99,14 +99,14 @@ def phase_of(expr: Expr) -> Phase:
 
 
 def has_cost(expr: Expr) -> bool:
-    """Whether it is about a cost of the changed model, which a share can be compared with."""
+    """Whether it contains a cost of the changed model, which can be compared with a share."""
     return any(isinstance(part, CostOf) for part in walk(expr))
 
 
 # Comparisons ---------------------------------------------------------------------------------------------------------
 
 SMALLEST_BYTES = 1024
-"""Fewer bytes than this are not a model's cache: a unit or a percent sign is missing."""
+"""No model's cache has fewer bytes: a unit or a percent sign is missing."""
 
 _OF_SHARES = "a share compares with `kv(...)`, `flops(...)` and `params`"
 
@@ -129,7 +129,7 @@ def check_comparison(scope: Scope, node: tree.Compare, operands: tuple[Expr, ...
 
 
 def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
-    """Words without quotes where a text is compared: an error for each."""
+    """Report an error for each unquoted word that is compared with text."""
     words = [
         item
         for item in (node.items if isinstance(node, tree.Items) else (node,))
@@ -145,7 +145,7 @@ def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
 
 
 def _check(scope: Scope, op: tree.Operator, left: Operand, right: Operand) -> None:
-    """Whether `left OP right` makes sense."""
+    """Check the types of `left OP right`."""
     kind, place = kind_of(left.expr), right.written.span
     if op.text == "matches":
         if kind != "text":
@@ -169,14 +169,14 @@ def _check(scope: Scope, op: tree.Operator, left: Operand, right: Operand) -> No
 
 
 def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:
-    """Whether the units of two numbers go together."""
+    """Check that the units of two numbers are compatible."""
     units = (unit_of(left.expr), unit_of(right.expr))
     listed = op in ("in", "not in")
     if Unit.RATIO in units and units[0] is not units[1]:
         share, other = (left, right) if units[0] is Unit.RATIO else (right, left)
         if has_cost(other.expr) and phase_of(share.expr) is Phase.STATIC and not listed:
             return
-        # A quotient of facts may well be a share.
+        # A quotient of facts can be a share.
         if unit_of(other.expr) is Unit.NONE and value_of(share.expr) is not None and _sums_up(other.expr, Fact, "+-*"):
             message = f"`{other.text}` is a plain number, and `{share.text}` is a share"
             scope.fail("LB107", message, share.written.span, help=_OF_SHARES)
@@ -194,14 +194,14 @@ def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:
 
 
 _COUNTED = {Unit.BYTES: ("bytes", "2GiB"), Unit.FLOPS: ("FLOPs", "100M"), Unit.PARAMS: ("parameters", "100M")}
-"""Units of which there are only whole numbers: their name, and a usual amount."""
+"""Units that are always whole numbers: their name, and a typical amount."""
 
 
 def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
-    """Whether a constant without a unit may be compared with `other`.
+    """Check that a constant without a unit may be compared with `other`.
 
-    Losses and `influence` are plain numbers anyhow. Of a model, a metric in shares is one, as `ppl_increase` is: 5 would be
-    500 %. Bytes, FLOPs and parameters are counted in whole ones.
+    Losses and `influence` are plain numbers. Compared with a ratio of the whole model, such as `ppl_increase`, 5 would be
+    500 %. Bytes, FLOPs and parameters are whole numbers.
     """
     value, quantity = value_of(number.expr), other.expr
     if unit_of(number.expr) is not Unit.NONE or value is None or value_of(quantity) is not None:
@@ -212,7 +212,7 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
     if unit is Unit.RATIO and of_model and abs(value) > 1:
         message = f"`{other.text}` is a share, and {said} without `%` is {100 * value:g} %"
         _refuse(scope, number, message, value / 100, "write")
-    # After a multiplication or division any number may be meant.
+    # After a multiplication or division any number may be correct.
     if unit in _COUNTED and _sums_up(quantity, (CostOf, Fact), "+-"):
         few = unit is Unit.BYTES and cost and 0 < abs(value) < SMALLEST_BYTES
         if few or value != int(value):
@@ -223,11 +223,11 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
 
 
 def _refuse(scope: Scope, number: Operand, message: str, share: float | None, words: str) -> None:
-    """Fail; `share` is what was meant as a percentage, to be written in place of a literal number."""
+    """Fail; `share` is the intended ratio, which a fix may write as a percentage in place of a literal number."""
     fix = None
     if share is not None:
         text = f"{100 * share:.12g}%"
-        # `ppl_increase < 1.5` may mean 1.5 % or half as much again, and `< 2` twice as much.
+        # `ppl_increase < 1.5` may mean 1.5 % or 1.5 times as much, and `< 2` twice as much.
         if isinstance(number.written, tree.Number) and not 1 < number.written.value <= 2:
             fix = rewrite(number.written.span, text)
         words = f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base's"
@@ -235,14 +235,14 @@ def _refuse(scope: Scope, number: Operand, message: str, share: float | None, wo
 
 
 def _positive(expr: Expr) -> Expr:
-    """The expression without the signs before it."""
+    """The expression without leading minus signs."""
     while isinstance(expr, Minus):
         expr = expr.operand
     return expr
 
 
 def _sums_up(expr: Expr, kinds: type[Expr] | tuple[type[Expr], ...], ops: str) -> bool:
-    """Whether it is of one of these kinds, or holds such a one and is made by these operations alone."""
+    """Whether it is of one of these kinds, or contains one and uses only these operations."""
     expr = _positive(expr)
     if isinstance(expr, Arithmetic):
         return set(expr.ops) <= set(ops) and any(_sums_up(part, kinds, ops) for part in expr.operands)
@@ -253,7 +253,7 @@ _BOUNDS = {Unit.BYTES: "<= 4GiB", Unit.FLOPS: "<= 1G", Unit.PARAMS: "<= 1G", Uni
 
 
 def compared(expr: Expr, node: tree.Expr) -> str | tuple[str, ...]:
-    """How a value is made a condition, with a bound that fits it."""
+    """Help on how to turn a value into a condition, with a typical bound."""
     text = one_line(node.span.text)
     if kind_of(expr) == "text" and isinstance(expr, Fact):
         bound = '== "llama"'

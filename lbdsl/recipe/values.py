@@ -1,5 +1,5 @@
-"""Values known from the text alone: constants, which `param`, `let`, settings, arguments and amounts hold, and actions, as
-in `swa(window=512, sinks=4)`. What Pydantic says of arguments is put in the language's words."""
+"""Values known from the text alone: constants (in `param`, `let`, settings, arguments and amounts), and actions such as
+`swa(window=512, sinks=4)`. Pydantic's errors about arguments become messages in the terms of the language."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lbdsl.recipe.types import unit_of, value_of
 M = TypeVar("M", bound=BaseModel)
 
 SET = "--set"
-"""What the source of a value from outside is called."""
+"""The source name of values from the command line."""
 
 _WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
 
 
 def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
-    """The value of an expression. With `words`, a bare name is the text of that name."""
+    """The value of an expression. With `words`, a bare name is a string."""
     match node:
         case tree.Number():
             if not finite(node.value):
@@ -61,7 +61,7 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
 
 
 def variable(scope: Scope, node: tree.Variable) -> Constant:
-    """The value of `$name`, standing where it is used."""
+    """The value of `$name`, with the span of its use."""
     scope.used.add(f"${node.name}")
     if node.name not in scope.variables:
         scope.unknown("LB110", f"no variable `${node.name}`", node, scope.variables, "variables defined above")
@@ -76,7 +76,7 @@ def variable(scope: Scope, node: tree.Variable) -> Constant:
 
 
 def placed(value: Constant, span: Span, text: str) -> Constant:
-    """The same value at another place, where `text` is written."""
+    """The same value with another span, where `text` is written."""
     match value:
         case Number():
             return Number(span, value.value, value.unit, text)
@@ -91,8 +91,8 @@ def placed(value: Constant, span: Span, text: str) -> Constant:
 def calculated(
     scope: Scope, node: tree.Arithmetic, operands: Sequence[Expr], among: bool = False
 ) -> tuple[int | float | None, Unit]:
-    """The value of a chain of operations, None where it depends on the model, and its unit. `among`: it stands in an
-    expression, whose errors are at the operand."""
+    """The value of a chain of operations (None if it depends on the model), and its unit. `among`: it is part of an
+    expression on a model, and errors are at the operand."""
     value, unit = value_of(operands[0]), unit_of(operands[0])
     for op, operand, written in zip(node.ops, operands[1:], node.operands[1:], strict=True):
         right = value_of(operand)
@@ -115,7 +115,7 @@ def calculated(
 
 
 def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
-    """The int of a constant in one of the units, or without one. `what` it is, is for messages."""
+    """The integer value of a constant in one of the units, or without a unit. `what` is its name in messages."""
     value = constant(scope, node)
     if not isinstance(value, Number):
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span)
@@ -128,7 +128,7 @@ def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
 
 
 def described(value: Constant) -> str:
-    """How to speak of it: `512 tokens`, `the text "512"`."""
+    """A value as text for messages: `512 tokens`, `the text "512"`."""
     match value:
         case Number():
             plain = value.unit is Unit.NONE or value.unit.value in value.text or value.text.endswith("%")
@@ -143,14 +143,14 @@ def described(value: Constant) -> str:
 
 
 def literals(scope: Scope, node: tree.Expr | None) -> tuple[Number, ...]:
-    """The numbers as written that a constant is one of, wherever they stand: its own or its variable's."""
+    """The number literals that a constant may come from: its own, or those of its variable."""
     if isinstance(node, tree.Variable):
         return scope.literals.get(node.name, ())
     return (node,) if isinstance(node, tree.Number) else ()
 
 
 def warn_decimal(scope: Scope, node: tree.Expr) -> None:
-    """`4k` where tokens of a window or a context are meant: 4000, and mostly 4096 was wanted. Said once a literal."""
+    """Warn about `4k` as a window or context: it is 4000 tokens, but 4096 was probably meant. Once per literal."""
     for literal in literals(scope, node):
         text = literal.text.removesuffix("tokens").rstrip()
         if not text.endswith("k") or any(d.code == "LB119" and d.span == literal.span for d in scope.diagnostics):
@@ -174,7 +174,7 @@ LATER_ACTIONS = frozenset({"linear"})
 
 
 def resolve_action(scope: Scope, call: tree.Call) -> Action:
-    """The action of a call, its arguments checked; errors stand at the argument."""
+    """The action of a call, its arguments checked; errors are at the argument."""
     cls = actions().get(call.name.name)
     if cls is None:
         _unknown_action(scope, call)
@@ -182,7 +182,7 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
 
 
 def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
-    """The Pydantic value that a call makes: its parameters are the fields, but for the tag."""
+    """The Pydantic value of a call: its parameters are the fields, except the tag."""
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
 
@@ -198,7 +198,7 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
         made = cls(**values)
     except ValidationError as problem:
         for item in problem.errors():
-            # What an argument with an error would have given is not missing.
+            # An argument that has an error is not missing.
             if good or item["type"] != "missing":
                 _explain(scope, cls, call, spans, item)
         raise Unresolved from None
@@ -278,7 +278,7 @@ _TYPES = {
 
 
 def refusal(item: Mapping[str, Any]) -> tuple[str, str]:
-    """The code and the words of one of Pydantic's errors: LB106 for a value of another type, else LB105."""
+    """The code and the message for one of Pydantic's errors: LB106 for a value of the wrong type, else LB105."""
     name, kind, context = str(item["loc"][0]) if item["loc"] else "", item["type"], item.get("ctx", {})
     bound = next((f"{words} {context[key]:.12g}" for key, words in _BOUNDS.items() if key in context), None)
     if bound is not None:

@@ -1,9 +1,8 @@
-"""What `$names` stand for: parameters, `param $w: tokens in 64..8Ki = 256`, with the values that `--set` gives them, and
-`let $name = EXPR`.
+"""Resolve variables: parameters, `param $w: tokens in 64..8Ki = 256`, with the values of `--set`, and `let $name = EXPR`.
 
-A `let` is a constant, or an expression that is read anew wherever the name stands: `let $half = kv(32Ki) <= 50%` may stand
-in `until` and in `assert`, `let $mild = nll < 0.1` in `where`. What such an expression means, and whether it may be asked
-for, is decided where it is used.
+A `let` is a constant, or an expression that is resolved again at each use: `let $half = kv(32Ki) <= 50%` can be used in
+`until` and in `assert`, `let $mild = nll < 0.1` in `where`. The meaning of such an expression, and whether it is allowed,
+is decided where it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_DEPTH = 32
 # Expressions with a name ---------------------------------------------------------------------------------------------
 
 _PLACES: tuple[Place, ...] = ("where", "assert")
-"""What makes sense nowhere here does so nowhere: the other places take less than `assert` does."""
+"""An expression that is invalid in both is invalid everywhere: the other places allow less than `assert` does."""
 
 
 def resolve_let(scope: Scope, node: tree.Let) -> None:
@@ -49,7 +48,7 @@ def resolve_let(scope: Scope, node: tree.Let) -> None:
 
 
 def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
-    """The expression when it makes sense at some place; else the errors are those of the place where it makes most."""
+    """The expression if it is valid at some place; else report the errors of the place with the fewest."""
     size, depth = _measure(scope, node.value)
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
@@ -80,7 +79,7 @@ def _is_constant(scope: Scope, node: tree.Expr) -> bool:
 
 
 def _measure(scope: Scope, node: tree.Expr) -> tuple[int, int]:
-    """Nodes and depth with names put in place."""
+    """The number of nodes and the depth, with names expanded."""
     parts = [part for part in walk(node) if not isinstance(part, tree.Operator)]
     variables = (scope.expressions.get(part.name) for part in parts if isinstance(part, tree.Variable))
     named = [part for part in variables if part is not None]
@@ -99,13 +98,13 @@ TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool]] = {
     "str": ("text", (Unit.NONE,), False),
     "bool": ("boolean", (Unit.NONE,), False),
 }
-"""Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is whole."""
+"""Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is an integer."""
 
 Domain = tree.Interval | tree.Choice
 
 
 class Outside(NamedTuple):
-    """A value from `--set`: None when it could not be read. `literals` is the number it is written as."""
+    """A value from `--set`: None when it could not be read. `literals` has its number literal, if it is one."""
 
     value: Constant | None
     literals: tuple[Number, ...] = ()
@@ -114,8 +113,8 @@ class Outside(NamedTuple):
 def outside_values(
     scope: Scope, statements: Sequence[tree.Statement], set_params: Mapping[str, object]
 ) -> dict[str, Outside]:
-    """The values of `--set`, read by the type that the recipe declares; a number or a truth value stands for its text.
-    Names that it does not have are errors."""
+    """The values of `--set`, parsed by the type that the recipe declares; a number or boolean is first converted to text.
+    Unknown names are errors."""
     declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
     found: dict[str, Outside] = {}
     for given, value in set_params.items():
@@ -136,7 +135,7 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
     span = Span(source, 0, len(text))
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of a shell's argument that are no text
+    except UnicodeEncodeError:  # a command-line argument that is not UTF-8
         scope.fail("LB118", f"the value for `${name}` is not UTF-8 text", span)
     if param.type.name == "str" and not (len(text) >= 2 and text[0] == text[-1] == '"'):
         return Outside(String(span, text))
@@ -152,7 +151,7 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
 
 
 def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
-    """The value in force: of `--set`, else the default. Defines the variable; None with an error."""
+    """Define the variable and return its value: that of `--set`, else the default. None with an error."""
     name = node.name.name
     value = attempt(_value, scope, node, outside)
     if not scope.define(node.name):
@@ -225,7 +224,7 @@ def _domain(scope: Scope, node: tree.Param, written: Domain) -> Domain:
 
 
 def _in_domain(scope: Scope, node: tree.Param, domain: Domain | None, value: Plain, code: str) -> Plain:
-    """The value when it belongs to the domain."""
+    """The value if it is in the domain."""
     options: list[Any] = [part.value for part in _parts(domain) if isinstance(part, Plain)]
     inside = options[0] <= value.value <= options[1] if isinstance(domain, tree.Interval) else value.value in options
     if domain is not None and not inside:

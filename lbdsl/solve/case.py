@@ -1,4 +1,4 @@
-"""A recipe on a model: what is known of its rules before anything is measured, and what has to be measured."""
+"""A recipe on a model: what is known about its rules before measuring, and what must be measured."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def condition_of(rule: Rule) -> Expr | None:
 
 
 def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
-    """The costs that a recipe's asserts and budgets ask for."""
+    """The costs in a recipe's asserts and budgets."""
     nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
     yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
 
 
 @dataclass(frozen=True)
 class KnownRule:
-    """What is sure of a rule before measuring.
+    """What is certain about a rule before measuring.
 
-    wanted: its actions, with what each claims
-    paths:  all that it claims, by layer
-    named:  the layers of its set; None where scores decide them, and for a rule without a set
-    domain: the layers at which its condition or ranking is asked; the others are claimed by earlier rules whatever the
-            scores are. A ranking that is not `of rest` asks at all layers
-    open:   the layers of the domain of which it may take something
+    wanted: its actions, with the paths that each claims
+    paths:  all paths that it claims, by layer
+    named:  the layers of its set; None if scores decide them, or if the rule has no set
+    domain: the layers on which its condition or ranking is evaluated; earlier rules claim the others, whatever the scores
+            are. A ranking without `of rest` is evaluated on all layers
+    open:   the layers of the domain in which it may take something
     """
 
     rule: Rule
@@ -92,7 +92,7 @@ class KnownRule:
         return scores_in(self.rule.selector)
 
     def asks(self, touched: int, free: int) -> bool:
-        """Whether it asks about a layer of which these paths that it claims are touched for sure, and those are not."""
+        """Whether it is evaluated on a layer. Of its claimed paths, `touched` are certainly touched, `free` are not."""
         if self.ranking is None:
             return bool(free) or not self.scores
         return not touched or not self.ranks_rest
@@ -100,8 +100,8 @@ class KnownRule:
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe and the model that it is for. What follows from them alone is found once, when first asked for; layers,
-    patterns and actions must fit the model (see `check_recipe`)."""
+    """A recipe and its model. What follows from these alone is computed once, on first use; layers, patterns and actions
+    must fit the model (see `check_recipe`)."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -117,9 +117,9 @@ class Case:
 
     @cached_property
     def rules(self) -> tuple[KnownRule, ...]:
-        """Each rule in turn. Only rules whose layers are known narrow the domains of later ones, so they are the same
-        for every set of scores."""
-        # By layer: paths that are touched for sure, and those that may have been taken.
+        """The rules in order. Only rules whose layers are known narrow the domains of later ones, so the domains do not
+        depend on scores."""
+        # By layer: paths that are certainly touched, and those that may have been taken.
         sure, maybe = [0] * self.facts.layers, [0] * self.facts.layers
         found = []
         for rule, wanted in zip(self.recipe.rules, self._claimable[1], strict=True):
@@ -145,7 +145,7 @@ class Case:
         return None if ranked_sets(layer_set) else members(layer_set, self.facts.layers)
 
     def _surely_touched(self, layer: int, action: Action, taken: int, maybe: int) -> int:
-        """What is touched when each path of `taken` is taken now, or was lost to an earlier claim, which may be any in
+        """The paths that are certainly touched if each path of `taken` is taken now, or was lost to any earlier claim in
         `maybe`."""
         paths = self.paths[layer]
         if not action.divisible and taken.bit_count() != 1:
@@ -161,8 +161,8 @@ class Case:
 
     @cached_property
     def scores(self) -> tuple[tuple[Score, tuple[int, ...]], ...]:
-        """Every score that a rule may ask for, and at which layers. A layer that earlier rules are sure to claim needs no
-        score for a later condition or ranking of the rest; a ranked set and a ranking without `of rest` need all layers."""
+        """Every score that a rule may need, and on which layers. A layer that earlier rules certainly claim needs no score
+        for a later condition or ranking of the rest; a ranked set and a ranking without `of rest` need all layers."""
         found: list[tuple[Score, tuple[int, ...]]] = []
         for known in self.rules:
             ranked = ranked_sets(layer_set_of(known.rule))
@@ -172,17 +172,17 @@ class Case:
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
-        """Every (metric, action, layer) of them, without repetition."""
+        """The (metric, action, layer) of all scores, without duplicates."""
         found = (Request(score.metric, score.action_text, layer) for score, layers in self.scores for layer in layers)
         return tuple(dict.fromkeys(found))
 
     @property
     def score_actions(self) -> Mapping[str, Action]:
-        """Their actions by their text."""
+        """The actions of all scores, by text."""
         return {score.action_text: score.action for score, _ in self.scores if score.action is not None}
 
     def statistics(self, *, planned: bool = True) -> dict[int, tuple[Stat, ...]]:
-        """By layer, those that a score may need there to make new weights; and a rule, when it is `planned`."""
+        """The statistics, by layer, that scores may need to compute new weights; with `planned`, also those for rules."""
         asked = [(score.action, layer) for score, layers in self.scores for layer in layers if score.action is not None]
         if planned:
             asked += [(action, layer) for known in self.rules for action in known.rule.actions for layer in known.open]

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe for a model, known before anything is measured; and what has to be measured."""
+"""Errors of a recipe on a model that are known before measuring; and what must be measured."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
 
 
 def measurable(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Case]:
-    """The recipe on the model, with what has to be measured. Errors are those of `check_recipe`: nothing is worth measuring
-    for a recipe that does not fit the model."""
+    """The recipe on the model, with what has to be measured. Errors are those of `check_recipe`: a recipe that does
+    not fit the model is not worth measuring."""
     case = Case(recipe, facts)
     problems = check_recipe(case) or tuple(_not_there(case))
     return Diagnosed(None, problems) if problems else Diagnosed(case)
 
 
 def action_findings(case: Case) -> Iterator[Diagnostic]:
-    """What actions say of the layers that their rule may get, each finding once a rule."""
+    """The findings of actions on the layers that their rule may get, each once per rule."""
     for known in case.rules:
         said: dict[str, list[Diagnostic]] = {}
         for layer in known.domain:
@@ -48,7 +48,7 @@ def action_findings(case: Case) -> Iterator[Diagnostic]:
 
 
 def no_engine(node: Rule | Score, said: str) -> Diagnostic:
-    """LB215 at a rule or score whose action this version only plans."""
+    """LB215 at a rule or score whose action this version can plan but not apply."""
     actions = node.actions if isinstance(node, Rule) else (node.action,)
     names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
     message = f"{said}: this version cannot apply {names}"
@@ -56,7 +56,7 @@ def no_engine(node: Rule | Score, said: str) -> Diagnostic:
 
 
 def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[Diagnostic, ...]:
-    """Why one `requires` does not hold; nothing when it does."""
+    """The errors of one `requires`; empty when it holds."""
     truth, found = evaluate(requirement.expr, world)
     if truth is None or truth:
         return found
@@ -93,7 +93,7 @@ def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagno
 
 
 def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    """Scores under actions that this version only plans."""
+    """LB215 for scores of actions that this version can plan but not apply."""
     for score in scores_in(rule.selector):
         if score.action and not score.action.carried_out:
             yield no_engine(score, f"`{score.text}` cannot be measured")
@@ -103,7 +103,7 @@ CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patt
 
 
 def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
-    """What actions, those of scores too, cannot do in the layers that they may be asked for. All of `CHECKS` hold."""
+    """Errors of actions, including those of scores, on the layers they may be used on. All `CHECKS` must pass first."""
     found = [d for d in action_findings(case) if d.is_error]
     for known in case.rules:
         for score in known.scores:
@@ -115,7 +115,7 @@ def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
 
 
 def _not_there(case: Case) -> Iterator[Diagnostic]:
-    """LB449 for scores under an action on a part that some of the layers do not have."""
+    """LB449 for scores of an action on a part that some of the layers do not have."""
     for score, layers in case.scores:
         action = score.action
         lacking = [i for i in layers if action.under(case.facts, i) is None] if action is not None else []

@@ -1,4 +1,4 @@
-"""What rules claim of a model's layers, by path (see `lbdsl.layer.paths`)."""
+"""The paths of a model's layers that rules claim (see `lbdsl.layer.paths`)."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def layer_modules(facts: ModelFacts) -> tuple[Module, ...]:
 
 
 def matched(patterns: Iterable[Pattern | String], facts: ModelFacts) -> tuple[Module, ...]:
-    """The modules whose full name matches one of a rule's patterns, in whatever layer."""
+    """The modules whose full name matches one of a rule's patterns, in any layer."""
     tests = [matcher(pattern.value, glob=isinstance(pattern, String)) for pattern in patterns]
     return tuple(module for module in layer_modules(facts) if any(test(module.name) for test in tests))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An action of a rule, and by layer the paths that it claims there: 0 where the layer has not all of them, or none of
-    the modules that the rule chooses."""
+    """An action of a rule, and the paths that it claims, by layer: 0 if the layer does not have all of them, or none of the
+    modules that the rule selects."""
 
     action: Action
     paths: tuple[int, ...]
 
     def takes(self, layer: int, claimed: int) -> int:
-        """What it takes of a layer of which nothing in `claimed` is free: all that it claims, or, where it is divisible,
-        what is free."""
+        """The paths that it takes from a layer where those in `claimed` are not free: all that it claims or nothing; if it
+        is divisible, all that are free."""
         free = self.paths[layer] & ~claimed
         return free if self.action.divisible or free == self.paths[layer] else 0
 
 
 def claimable(recipe: Recipe, facts: ModelFacts) -> tuple[tuple[Paths, ...], tuple[tuple[Wanted, ...], ...]]:
-    """The paths of each layer of a model that a recipe's rules claim, and what they claim by rule, then by action."""
-    # Layers that are alike share their paths, and rules with one action what it claims.
+    """The paths of each layer that a recipe's rules claim, and what they claim, by rule, then by action."""
+    # Identical layers share their paths, and rules with the same action share its claims.
     specs, maps = facts.layer_specs, facts.linear_maps
     first: dict[LayerSpec, int] = {}
     alike = [first.setdefault(spec, layer) for layer, spec in enumerate(specs)]
@@ -85,7 +85,7 @@ def _claimed(action: Action, spec: LayerSpec, modules: tuple[str, ...], only_wei
         return paths.set_of(leaf for leaf in leaves(spec, modules) if any(touch(leaf, root) for root in roots))
     wanted = [path for root in roots for path in ([f"{root}.{m}" for m in modules] if root == Slot.WEIGHTS else [root])]
     gone = {slot.value for slot in (Slot.MIXER, Slot.FFN) if spec.part(slot) is None}
-    # Of a part that the layer does not have, nothing is left to change.
+    # There is nothing to change in a part that the layer does not have.
     if gone.issuperset(wanted) or not all(has_path(spec, path) for path in wanted):
         return 0
     return paths.set_of(wanted)

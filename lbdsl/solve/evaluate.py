@@ -1,5 +1,5 @@
-"""The value of an expression, for one layer or for the whole model. Strict: every part is evaluated, so a missing score
-is an error wherever it stands, whatever the other parts say."""
+"""Evaluate an expression, for one layer or for the whole model. There is no short-circuit: every part is evaluated, so a
+missing score is always an error."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lbdsl.recipe.schema import Expr, Node
 from lbdsl.recipe.types import kind_of, unit_of, walk
 
 SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
-"""Of what a percentage is a share of the base model's."""
+"""The units for which a percentage means a share of the base model's value."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All that an expression may ask about. `cost` is of the changed model; `layer` is None for a condition on the model;
-    `joint` has the scores of the whole changed model by name, none while they are not measured, and `post` those of the
-    finished model, by text; under "" those of the text that is judged now."""
+    """All inputs of an expression. `cost` is of the changed model; `layer` is None for a condition on the model; `joint`
+    has the scores of the whole changed model by name (empty until they are measured), and `post` those of the finished
+    model, by evaluation text; "" is the text being judged."""
 
     facts: ModelFacts
     layer: int | None = None
@@ -41,8 +41,8 @@ class World:
 
 @dataclass(frozen=True)
 class DecidingValue:
-    """A cost, score or fact of a condition, as its text says it: "`kv(8Ki)` is 80.0 % of the base's". `share` is the part
-    of the base's cost, where the bound is a percentage."""
+    """The cost, score or fact that decides a condition; as text: "`kv(8Ki)` is 80.0 % of the base's". `share` is the ratio
+    to the base's cost, if the bound is a percentage."""
 
     name: str
     value: float
@@ -56,27 +56,27 @@ class DecidingValue:
 
 
 def evaluate(expr: Expr, world: World) -> Diagnosed[Any]:
-    """The value of a resolved expression, whose kinds and units go together, or None with every reason why it has none: a
-    bool of a condition, and of a number the plain value, whose unit `unit_of` has."""
+    """The value of a resolved expression with compatible kinds and units, or None with all errors. It is a bool for a
+    condition, and a plain number for a numeric expression, in the unit that `unit_of` returns."""
     return _result(expr, world, _Evaluation.of)
 
 
 def deciding(expr: Expr, world: World) -> DecidingValue | None:
     """The value in the comparison that makes a condition true or false, costs and scores before facts.
 
-    Of `a and b` that fails it is the one that fails, of `a or b` that holds the one that holds. None where nothing has
-    a value, or it is a text.
+    For `a and b` that fails, it is in the operand that fails; for `a or b` that holds, in the one that holds. None when
+    nothing has a value, or the value is text.
     """
     return _result(expr, world, _Evaluation.deciding).value
 
 
 def scores_in(node: Node) -> tuple[nodes.Score, ...]:
-    """The scores of a layer that a condition or a rule asks for; of its ranked sets first."""
+    """The layer scores in a condition or a rule; those of its ranked sets come first."""
     return tuple(part for part in walk(node) if isinstance(part, nodes.Score) and not part.joint)
 
 
 def facts_only(expr: Expr) -> bool:
-    """True when a condition asks only for facts of the base model."""
+    """True when a condition uses only facts of the base model."""
     return not any(isinstance(part, nodes.Score | nodes.PostScore | nodes.CostOf) for part in walk(expr))
 
 
@@ -102,7 +102,7 @@ T = TypeVar("T")
 
 
 class _NoValue(Exception):
-    """An expression has no value; why, is in the list of errors already."""
+    """An expression has no value; the reason is already in the list of errors."""
 
 
 def _result(expr: Expr, world: World, of: Callable[[_Evaluation, Expr], T]) -> Diagnosed[T]:
@@ -155,7 +155,7 @@ class _Evaluation:
         return min(found, key=lambda item: item[0])[1] if found else None
 
     def _score(self, score: nodes.Score) -> float:
-        """Of a layer, or of the whole changed model."""
+        """The score of a layer, or of the whole changed model."""
         if score.joint:
             of, code = f"`{score.metric}` of the whole changed model", "LB323"
             value = self.world.joint.get(score.metric)
@@ -187,15 +187,15 @@ class _Evaluation:
         return total
 
     def _pair(self, expr: nodes.Compare, i: int, values: list[Any]) -> bool:
-        """The comparison at place `i` of a chain whose operands have these values."""
+        """Whether comparison `i` of a chain holds, for these values of its operands."""
         op, (left, right), (a, b) = expr.ops[i].text, expr.operands[i : i + 2], values[i : i + 2]
         return _COMPARED[op](self._as_cost(left, a, right), self._as_cost(right, b, left))
 
     def _as_cost(self, expr: Expr, value: Any, other: Expr) -> Any:
-        """A percentage against a cost is that share of what the base model costs; any other value is itself."""
+        """A percentage compared with a cost becomes that share of the base model's cost; other values are unchanged."""
         if unit_of(expr) is not Unit.RATIO or unit_of(other) not in SHARED_UNITS:
             return value
-        # Costs are whole numbers: 57.5 % of 40 layers' cache is that of 23, though 0.575 * 40 is a little less.
+        # Costs are integers: 57.5 % of 40 layers is 23, although 0.575 * 40 is slightly less in floating point.
         share = value * self._of_base(other)
         return round(share) if math.isclose(share, round(share), rel_tol=1e-12) else share
 
@@ -203,7 +203,7 @@ class _Evaluation:
         return _Evaluation(replace(self.world, cost=self.world.facts.cost), self.errors).of(expr)
 
     def _comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
-        """The two sides of each comparison that gives the condition its truth, from left to right."""
+        """The two sides of each comparison that makes the condition true or false, from left to right."""
         match expr:
             case nodes.Compare():
                 values = self._each(expr.operands, self.of)
@@ -217,7 +217,7 @@ class _Evaluation:
                 yield from self._comparisons(expr.operand, not truth)
 
     def _shown(self, left: Expr, right: Expr) -> tuple[int, DecidingValue] | None:
-        """The side of one comparison that is measured or counted, else the side with a fact; its rank says which."""
+        """The side of one comparison with a score or cost (rank 0), else the side with a fact (rank 1)."""
         for rank, kinds in enumerate(((nodes.Score, nodes.PostScore, nodes.CostOf), (nodes.Fact,))):
             for here, there in ((left, right), (right, left)):
                 if kind_of(here) == "number" and any(isinstance(part, kinds) for part in walk(here)):

@@ -1,4 +1,4 @@
-"""Which layers a layer set means for a model of L layers, and what is wrong with it for that model."""
+"""The members of a layer set for a model of L layers, and the errors of the set for that model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lbdsl.recipe.schema import LayerSet, Node, ends, steps
 from lbdsl.recipe.types import walk
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
-"""The layers that a ranked set selects; asked for only where the set holds one."""
+"""Returns the layers that a ranked set selects; called only if the set contains one."""
 
 
 def members(layer_set: LayerSet, layers: int, ranking: Ranking | None = None) -> frozenset[int]:
-    """The layers of a set that `set_problems` found nothing wrong with. `middle n` starts at layer (L - n) // 2."""
+    """The layers of a set for which `set_problems` found no errors. `middle n` starts at layer (L - n) // 2."""
     match layer_set:
         case nodes.AllLayers():
             return frozenset(range(layers))

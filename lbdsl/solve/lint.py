@@ -1,5 +1,5 @@
-"""What a user should know of a table that is read to its end: rules that get nothing, rankings of claimed layers, layers
-left over."""
+"""Warnings and notes on a complete rule table: rules that get nothing, rankings of claimed layers, layers that no rule
+claims."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lbdsl.solve.table import Table
 
 
 def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting: Collection[int]) -> Iterator[Diagnostic]:
-    """Warnings and notes on a table that gives the layers `specs`, in the order of the rules; those numbered `acting`
-    change a layer."""
+    """Warnings and notes on a table, in the order of the rules. `specs` are the resulting layers; `acting` are the numbers
+    of the rules that change a layer."""
     for index, known in enumerate(case.rules):
         if not known.is_else:
             yield from _RuleInTable(case, table, index, known).findings(specs, known.rule.number in acting)
@@ -32,7 +32,7 @@ def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting:
 
 
 def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
-    """LB310 for a rule that names layers of which none has what its actions claim; None for another rule."""
+    """LB310 for a rule if none of the layers that it names has what its actions claim; else None."""
     if not known.fixed or any(known.paths[layer] for layer in known.fixed):
         return None
     paths = "`, `".join(dict.fromkeys(path for item in known.wanted for path in item.action.claims()))
@@ -74,7 +74,7 @@ class _RuleInTable:
             yield warning("LB310", message, span, help="remove it")
 
     def _shadowed(self, matched: int) -> tuple[str, tuple[Label, ...]]:
-        """`shadowed: 3 of 3 claimed by rule 1`, and where the rules stand to which the layers went."""
+        """`shadowed: 3 of 3 claimed by rule 1`, and labels at the rules that got the layers."""
         lost = self.table.rules[self.index].shadowed
         owners = [(self.case.recipe.rules[i], layers) for i, layers in self.table.owners(self.known, lost).items()]
         numbers = ", ".join(str(rule.number) for rule, _ in owners)
@@ -82,7 +82,7 @@ class _RuleInTable:
         return said, tuple(Label(rule.span, f"claims {layers_text(layers)}") for rule, layers in owners)
 
     def _in_the_way(self) -> Iterator[str]:
-        """Which paths of the layers that a ranking could not take are claimed, and by which rules."""
+        """For the layers that a ranking could not take: which paths are claimed, and by which rules."""
         facts = self.case.facts
         ways: dict[int, tuple[set[str], list[int]]] = {}
         for layer, (paths, takes) in enumerate(zip(self.table.paths, self.table.takes, strict=True)):
@@ -98,8 +98,8 @@ class _RuleInTable:
             yield f"rule {number} claims `{'`, `'.join(sorted(names))}` of {layers_text(layers)}"
 
     def _holds(self, layer: int, spec: LayerSpec) -> bool:
-        """Whether the rule has something of a layer that is left of it: a `keep` that gets no whole layer still keeps the
-        rest of it, and storage of a part that is gone means nothing."""
+        """Whether the rule took something of a layer that still exists: a `keep` that does not get the whole layer still
+        keeps the rest of it, and the weights of a dropped part do not count."""
         left = {f"{Slot.WEIGHTS}.{module}" for module in spec.linear_maps(self.case.facts)}
         taken = (take.paths for take in self.table.takes[layer] if take.rule == self.index)
         names = (path for paths in taken for path in self.table.paths[layer].named(paths))

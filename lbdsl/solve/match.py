@@ -1,4 +1,4 @@
-"""Which layers each rule matches, as far as scores alone decide it. What depends on earlier claims is left open."""
+"""Which layers each rule matches, as far as scores alone decide it. The table decides what depends on earlier claims."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lbdsl.solve.layersets import members
 
 @dataclass(frozen=True)
 class Match:
-    """The layers of one rule: final for `layers`, `where` and a ranking over all layers; for a ranking of the rest every
-    layer of its domain in the order of the ranking, of which the free ones count. For `else` every layer. `reasons` say
-    why a layer is in, for a ranking of the rest without the place, which earlier claims decide."""
+    """The layers of one rule: final for `layers`, `where` and a ranking over all layers. For a ranking of the rest: every
+    layer of its domain in the order of the ranking; only the free ones count. For `else`: every layer. `reasons` has why
+    a layer matches; for a ranking of the rest without the rank, which depends on earlier claims."""
 
     layers: tuple[int, ...]
     reasons: Mapping[int, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ def match_rules(case: Case, measurements: Mapping[Request, Measurement]) -> Diag
     """A `Match` for every rule; every missing or NaN score of the recipe is an error, each reported once."""
     matcher = _Matcher(case, World(case.facts, measurements=measurements))
     matches = tuple(matcher.match(known) for known in case.rules)
-    # One score may be asked for by several rules; once is enough to say that it is missing.
+    # Several rules may use the same score; a missing one is reported once.
     once: dict[tuple[str, str], Diagnostic] = {}
     for problem in matcher.found:
         once.setdefault((problem.code, problem.message), problem)
@@ -38,7 +38,7 @@ def match_rules(case: Case, measurements: Mapping[Request, Measurement]) -> Diag
 
 @dataclass
 class _Matcher:
-    """What is wrong is put into `found`; then the matches mean nothing, and the next ones are tried to find all of it."""
+    """Collects errors in `found`. After an error the matches are invalid, but the other rules are still checked."""
 
     case: Case
     world: World
@@ -58,7 +58,7 @@ class _Matcher:
             layers = tuple(i for i in sorted(in_set) if known.paths[i])
             return Match(layers, dict.fromkeys(layers, said))
         reasons = {}
-        # Of a set that a missing score leaves open nothing more is said.
+        # If a missing score leaves the set unknown, nothing more is reported.
         for layer in known.domain if len(self.found) == before else ():
             if layer in in_set:
                 truth, found = evaluate(condition, replace(self.world, layer=layer))
@@ -84,7 +84,7 @@ class _Matcher:
         return frozenset(self._order(ranked.by, ranked.direction, range(layers))[: ranked.amount.of(layers)])
 
     def _order(self, score: Score, direction: str, layers: Iterable[int]) -> tuple[int, ...]:
-        """`layers` from the lowest (or highest) score on; ties go to the lower index."""
+        """`layers` sorted from the lowest (or highest) score; ties go to the lower index."""
         sign = 1 if direction == "lowest" else -1
         values = {layer: self._value(score, layer) for layer in layers}
         return tuple(sorted(values, key=lambda layer: (sign * values[layer], layer)))

@@ -31,14 +31,14 @@ from lbdsl.solve.until import resolve
 
 
 class PlanValue(BaseModel):
-    """A value of a plan. Saved plans are read with it, so it is not strict."""
+    """Base of the values of a plan. Not strict, because saved plans are validated with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PlannedAction(PlanValue):
-    """The paths of a layer that a rule, by its number, took with an action. `effective`: the layer is another one for it;
-    how a part that is gone is stored changes nothing. A plan names a part as a whole where all of it was taken."""
+    """The paths of a layer that a rule, by its number, took with an action. `effective`: it changes the layer; the storage
+    of a dropped part does not count. A plan names a whole part if all of it was taken."""
 
     action: Annotated[SerializeAsAny[Action], BeforeValidator(action_from)]
     rule: int
@@ -53,8 +53,8 @@ class PlannedAction(PlanValue):
 
 
 class LayerChoice(PlanValue):
-    """What a layer of the source model was and what it becomes, what the rules took of it, and why. `weights` says how
-    those of its parameters are made, by name below the layer, that are not the base's."""
+    """A layer of the source model before and after the plan, what the rules took of it, and why. `weights` has how each
+    new parameter (not the base's) is computed, by name below the layer."""
 
     index: int
     before: LayerSpec
@@ -73,7 +73,7 @@ class LayerChoice(PlanValue):
 
     @property
     def acting(self) -> tuple[PlannedAction, ...]:
-        """What changes it."""
+        """The planned actions that change the layer."""
         return tuple(planned for planned in self.actions if planned.effective)
 
     @property
@@ -83,36 +83,36 @@ class LayerChoice(PlanValue):
 
 
 class Chosen:
-    """What follows from the layers of a selection or a plan."""
+    """Values derived from the layers of a selection or a plan."""
 
     layers: tuple[LayerChoice, ...]
 
     @property
     def specs(self) -> tuple[LayerSpec, ...]:
-        """What every layer becomes."""
+        """The resulting specification of every layer."""
         return tuple(layer.after for layer in self.layers)
 
     @property
     def used_statistics(self) -> dict[int, tuple[Stat, ...]]:
-        """By layer, those that its new weights are made from."""
+        """The statistics, by layer, that its new weights are computed from."""
         return stats_by_layer({layer.index: layer.weights.values() for layer in self.layers})
 
 
 @dataclass(frozen=True)
 class Selection(Chosen):
-    """What is done to every layer. Two selections that change the model alike have one digest, whatever their rules."""
+    """What is done to every layer. Selections that change the model in the same way have the same digest."""
 
     layers: tuple[LayerChoice, ...]
     rules: tuple[RuleOutcome, ...]
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over what each layer becomes: what a joint measurement is keyed by."""
+        """sha256 over the change of each layer: the key of a joint measurement."""
         return digest_of([layer.change.to_json() for layer in self.layers])
 
     @cached_property
     def changes(self) -> Mapping[int, LayerChange]:
-        """What the changed layers become."""
+        """The changes of the changed layers, by index."""
         return MappingProxyType({layer.index: layer.change for layer in self.layers if layer.changed})
 
     @property
@@ -121,15 +121,15 @@ class Selection(Chosen):
 
     @property
     def carried_out(self) -> bool:
-        """False when something has an action that this version only plans."""
+        """False when a layer has an action that this version can plan but not apply."""
         return all(action.carried_out for layer in self.layers for action in layer.changing)
 
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
-    """Read the table from top to bottom; the first rule that matches a layer claims it.
+    """Apply the rules from top to bottom; the first rule that matches a layer claims it.
 
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` that cannot be met, a
-    requirement on the model that does not hold. All of them are returned at once where one does not hide another.
+    requirement on the model that does not hold. All errors are returned at once, unless one hides another.
     """
     case = Case(recipe, facts)
     problems = check_recipe(case)
@@ -149,7 +149,7 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
 
 
 def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int, str]:
-    """Why each layer of a rule is in it."""
+    """Why each layer of a rule matches, by layer."""
     known = case.rules[index]
     if known.ranking is None or not known.ranks_rest:
         return match.reasons
@@ -182,7 +182,7 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
 
 
 def _action_findings(case: Case, table: Table) -> Iterable[Diagnostic]:
-    """What the chosen actions say of this model, each thing once, at the rule that chose the action."""
+    """The findings of the chosen actions on this model, each once, at the rule that chose the action."""
     found: dict[tuple[str, str], Diagnostic] = {}
     for index, takes in enumerate(table.takes):
         for take in takes:

@@ -1,4 +1,4 @@
-"""The rule table while it is read from top to bottom: who has claimed what so far."""
+"""The rule table while rules are applied from top to bottom: which rule has claimed what so far."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TakenPaths(NamedTuple):
 
 
 class RuleOutcome(NamedTuple):
-    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` how many it took.
+    """The layers that a rule got, those that it matched but an earlier rule had claimed, and for `until` the number taken.
 
-    A layer is got when the rule takes something with one of its changing actions there, or all that its `keep` claims;
-    else an earlier rule had claimed it. `else` is about what is left, so nothing of it is ever shadowed.
+    A rule gets a layer when it takes something there with one of its changing actions, or all that its `keep` claims;
+    else an earlier rule had claimed it. `else` applies to what is left, so it is never shadowed.
     """
 
     claims: tuple[int, ...]
@@ -36,7 +36,7 @@ class RuleOutcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """What is taken of each layer, the paths that are touched by that, and what became of the rules read so far."""
+    """What is taken of each layer, the paths that this touches, and the outcomes of the rules applied so far."""
 
     paths: tuple[Paths, ...]
     takes: tuple[tuple[TakenPaths, ...], ...]
@@ -48,7 +48,7 @@ class Table:
         return cls(paths, ((),) * len(paths), (0,) * len(paths))
 
     def rest(self, known: KnownRule, layers: Iterable[int]) -> tuple[int, ...]:
-        """Those of `layers` of which the rule claims something, and nothing that it claims is touched."""
+        """Those of `layers` where the rule claims something, and nothing that it claims is touched yet."""
         return tuple(i for i in layers if known.paths[i] and not known.paths[i] & self.claimed[i])
 
     def take(self, known: KnownRule, layers: Iterable[int], *, size: int | None = None) -> Table:
@@ -69,7 +69,7 @@ class Table:
         return Table(self.paths, tuple(takes), tuple(claimed), (*self.rules, outcome))
 
     def owners(self, known: KnownRule, layers: Iterable[int]) -> dict[int, list[int]]:
-        """`layers` by the first rule that took something there which this one claims."""
+        """`layers`, grouped by the first rule that took something there that this one claims."""
         found: dict[int, list[int]] = {}
         for layer in layers:
             touched = self.paths[layer].touched_by(known.paths[layer])
@@ -79,8 +79,8 @@ class Table:
         return dict(sorted(found.items()))
 
     def spec(self, facts: ModelFacts, layer: int) -> LayerSpec:
-        """What a layer becomes: each action's values at the paths that it took, on the base's specification. The order of
-        the takes does not matter, for none of their paths touch."""
+        """The resulting specification of a layer: the base's, with each action's values at the paths that it took. The
+        order of the takes does not matter, because their paths do not touch."""
         base = spec = facts.layer_specs[layer]
         prefix = f"{Slot.WEIGHTS}."
         for take in self.takes[layer]:

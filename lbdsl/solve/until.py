@@ -1,4 +1,4 @@
-"""Reading the table to its end, and `until`: the smallest number of layers for which the complete plan satisfies it."""
+"""Apply all rules, and solve `until`: the smallest number of layers for which the complete plan satisfies it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lbdsl.solve.match import Match
 from lbdsl.solve.table import Table, TakenPaths
 
 MOST_PLANS = 100_000
-"""How many complete plans may be tried: all counts of two `until` rules of a model with 300 layers."""
+"""The maximum number of complete plans to try: all counts of two `until` rules of a model with 300 layers."""
 
 
 def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
-    """The table with every rule read. Several `until` rules: the first takes its smallest count for which the later
-    ones can be met, and so on."""
+    """The table with every rule applied. With several `until` rules, the first takes its smallest count for which the
+    later ones can be met, and so on."""
     untils = [known.rule for known in case.rules if known.until is not None]
     plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
@@ -34,7 +34,7 @@ def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
 
 
 class _Try(NamedTuple):
-    """What the bounded cost comes to when the rule takes so many layers."""
+    """The value of the bounded cost when the rule takes `size` layers."""
 
     size: int
     value: float
@@ -42,7 +42,7 @@ class _Try(NamedTuple):
 
 
 class _Bound(NamedTuple):
-    """The first cost under a bound: its expression, whether less is better, and whether the bound is a share."""
+    """The first cost with a bound: its expression, whether less is better, and whether the bound is a share."""
 
     expr: Expr
     less: bool
@@ -119,8 +119,8 @@ class _Reader:
     def _binding(
         self, bound: _Bound, best: _Try, most: int, own: int, capped: bool
     ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
-        """What keeps the best plan from less: the rule itself, or the one whose layers cost most of what is left; that is
-        this one only if there is no other."""
+        """What limits the best plan: the rule itself, or the rule whose layers have most of the remaining cost (this one
+        only if there is no other)."""
         if best.size == most == self.case.facts.layers:
             return ("binding: the action itself, which has all layers",), ()
         if capped and best.size == most:
@@ -128,7 +128,7 @@ class _Reader:
         cost = next(part for part in walk(bound.expr) if isinstance(part, CostOf))
         parts: dict[int | None, list[int]] = {}
         for i, layer in enumerate(self._cost(best.table).layers):
-            # Of another rule where one took something, and of the attention, of which most costs are.
+            # Attribute the cost to another rule if one took something, first to one on the attention, which has most costs.
             paths = best.table.paths[i]
             mixer = paths.bit(Slot.MIXER)
             takes = sorted(best.table.takes[i], key=lambda t: (t.rule == own, not paths.touched_by(t.paths) & mixer))

@@ -1,4 +1,4 @@
-"""Diagnostic codes: one Markdown page each, `LB101.md` beside this file; `explain` and docs/errors.md show them.
+"""Diagnostic codes: one Markdown page each, `LB101.md` next to this file; `explain` and docs/errors.md show them.
 
 LB0xx is syntax, LB1xx names and types, LB2xx rules, LB3xx a plan against its model, LB4xx models, files and artifacts,
 LB5xx exports. A page is read when its code is needed. A plug-in registers codes of its own with `register`.
@@ -30,10 +30,10 @@ _PAGE = re.compile(
 class Code:
     """A kind of finding.
 
-    `example` is a recipe that gives this finding by itself, and `fixed` is the same put right; both are empty for what only
-    a model, a file or a run can show. `exit_code` is what a verb ends with when an error of this kind stops it: 1 a problem
-    in the recipe or its input, 2 wrong usage, 3 a stale plan, 4 a failed quality gate, 5 unsatisfiable, 6 an unsafe or
-    unsupported model or artifact, 7 a bug of lbdsl.
+    `example` is a recipe that causes only this finding, and `fixed` is its corrected form; both are empty for findings that
+    need a model, a file or a run. `exit_code` is that of a command that stops with an error of this kind: 1 a problem in
+    the recipe or its input, 2 wrong usage, 3 a stale plan, 4 a failed quality gate, 5 unsatisfiable, 6 an unsafe or
+    unsupported model or artifact, 7 a bug in lbdsl.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Code:
 
     @classmethod
     def from_page(cls, text: str) -> Code:
-        """The code that a page of Markdown describes; ValueError when it has another form."""
+        """The code that a Markdown page describes; ValueError when the page is malformed."""
         page = _PAGE.fullmatch(text)
         if page is None:
             raise ValueError(f"not the page of a code: {text[:40]!r}")
@@ -63,7 +63,7 @@ _REGISTERED: dict[str, Code] = {}
 
 
 def register(codes: Iterable[Code]) -> None:
-    """Add the codes of a plug-in; the same id twice with another meaning is its bug."""
+    """Add the codes of a plug-in; defining one id in two ways is a bug of the plug-in."""
     for code in codes:
         assert code.id not in code_ids() or code_for(code.id) == code, f"{code.id} is defined twice"
         _REGISTERED[code.id] = code

@@ -1,4 +1,4 @@
-"""What a statement that does not parse was meant to be: a table of detectors, the first that knows it speaks."""
+"""Explain a statement that does not parse: a table of detectors, of which the first that recognizes it is used."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ DETECTORS: tuple[Callable[[Mistake], Diagnostic | None], ...] = (
 def explain_failure(
     source: Source, tokens: Sequence[Token], failure: Failure, following: Sequence[Token], actions: Collection[str] = ()
 ) -> tuple[Diagnostic, bool]:
-    """The diagnostic of a failure, and whether it speaks for the statement that follows as well. `actions` are known
-    action names, used in messages only."""
+    """The diagnostic of a failure, and whether it covers the next statement as well. `actions` are the known action
+    names."""
     place = Mistake(source, tokens, failure, actions)
     found = next(found for detector in DETECTORS if (found := detector(place)) is not None)
     joined = parts.action_on_next_line(place, following) if found.code == "LB016" and following else None

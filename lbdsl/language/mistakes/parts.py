@@ -37,7 +37,7 @@ def open_range(p: Mistake) -> Diagnostic | None:
 
 
 def action_for_a_value(p: Mistake) -> Diagnostic | None:
-    """`where nll < drop`; without more it parses as a condition, and then has no action."""
+    """`where nll < drop`: it parses as a condition, and the rule has no action."""
     ended = not p.type and p.at(-1).type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME")
     if not ended and not (p.is_rule and p.type == "NAME"):
         return None
@@ -50,7 +50,7 @@ def action_for_a_value(p: Mistake) -> Diagnostic | None:
 
 
 def _last_call(tokens: Sequence[Token]) -> int:
-    """The index of the name that the last call begins with, its arguments passed over."""
+    """The index of the name of the last call, before its arguments."""
     index = len(tokens) - 1
     depth = 0
     while index > 0:
@@ -98,7 +98,7 @@ def no_action(p: Mistake) -> Diagnostic | None:
 
 
 def action_on_next_line(p: Mistake, following: Sequence[Token]) -> Diagnostic | None:
-    """One mistake, although each of the two statements is wrong by itself: `following` begins with the rule's action."""
+    """One error for two invalid statements: `following` begins with the action of the rule before it."""
     action, end = following[0], p.tokens[-1].end
     if action.type != "NAME" or action.text not in p.actions:
         return None
@@ -148,7 +148,7 @@ _NAMES = {
 
 
 def _wanted(expected: frozenset[str]) -> str:
-    """The expected terminals in words, when they are few enough to say something."""
+    """The expected terminals as text; empty when they are too many to help."""
     if "INT" in expected:
         expected -= {"DECIMAL", "QUANTITY", "PERCENT"}
     if not expected or expected & {END, "NEWLINE"} or len(expected) > 7:

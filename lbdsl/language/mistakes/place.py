@@ -1,4 +1,4 @@
-"""A statement that does not parse, and the place where it stopped making sense."""
+"""A statement that does not parse, and the place where parsing failed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lbdsl.language.words import RULES, keywords
 
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
 WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
-"""Operators, which want something on their right side."""
+"""Operators, which need a right operand."""
 
 LONGEST = 2000
-"""Statements with more tokens are not parsed again: a hostile file must not cost more than its length."""
+"""Statements with more tokens are not parsed again, so that a hostile file takes only linear time."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A statement and where it stopped making sense. `actions` are the names of known actions."""
+    """A statement and where parsing failed. `actions` are the names of known actions."""
 
     source: Source
     tokens: Sequence[Token]
@@ -30,7 +30,7 @@ class Mistake:
     actions: Collection[str]
 
     def at(self, steps: int = 0) -> Token:
-        """The token so many steps after the failure; before the statement and at its end one without a type."""
+        """The token `steps` after the failure; outside the statement, a token without a type."""
         index = self.failure.index + steps
         if 0 <= index < len(self.tokens):
             return self.tokens[index]
@@ -63,19 +63,19 @@ class Mistake:
         return (f"the form is `{form}`",) if form else ()
 
     def reached(self, tokens: Sequence[Token]) -> int:
-        """How far these tokens parse; past their end when they are a whole statement."""
+        """How many of these tokens parse; one more than there are if they are a complete statement."""
         found = Parser(self.source).parse(tokens)
         return found.index if isinstance(found, Failure) else len(tokens) + 1
 
     def parses(self, tokens: Sequence[Token]) -> bool:
-        """Whether these tokens are a whole statement, so that a fix leaves no other mistake in it."""
+        """Whether these tokens are a complete statement, so that a fix leaves no other error in it."""
         return 0 < len(tokens) <= LONGEST and self.reached(tokens) > len(tokens)
 
     def span(self, first: Token, last: Token | None = None) -> Span:
         return Span(self.source, first.start, (last or first).end)
 
     def edit(self, title: str, text: str, start: int, end: int | None = None) -> Fix:
-        """A fix that writes `text` at `start`, in place of what stands there up to `end`."""
+        """A fix that writes `text` at `start`, replacing the text up to `end`."""
         return Fix(title, (Edit(Span(self.source, start, start if end is None else end), text),))
 
     def error(
@@ -90,7 +90,7 @@ class Mistake:
         fix: Fix | None = None,
         labels: tuple[Label, ...] = (),
     ) -> Diagnostic:
-        """A diagnostic of some tokens, by default the one at the failure; the fix `write` puts text in their place."""
+        """A diagnostic at some tokens, by default the one at the failure; `write` is a fix: the text that replaces them."""
         span = self.span(first or self.token, last)
         if write is not None:
             fix = self.edit(f"write `{write.strip()}`", write, span.start, span.end)
@@ -98,5 +98,5 @@ class Mistake:
 
 
 def keyword(word: str) -> Token:
-    """A keyword that was not written, to try a statement with."""
+    """A keyword that is not in the source, for a trial parse."""
     return Token(word.upper(), word, 0, 0)

@@ -25,12 +25,12 @@ def bad_character(p: Mistake) -> Diagnostic | None:
         return p.error("LB004", "string never closed", help='a string ends with `"` on the same line')
     if sign[0] in _CURLY:
         return p.error("LB008", f"unexpected `{sign[0]}`", help='use straight quotes: write `"text"`')
-    # Behind a rule's action `&` joins another one, and `|` means nothing.
+    # After a rule's action `&` adds another one, and `|` has no meaning.
     joins = p.is_rule and p.failure.complete
     if sign in _OTHER_SIGNS and not (joins and sign[0] != "&"):
         meant = "+" if joins else _OTHER_SIGNS[sign]
         if meant == "and" and p.expects("EXCEPT"):
-            # Between sets of layers it may mean both of them, or only what is in both.
+            # Between sets of layers it may mean their union or their intersection.
             help = "`,` is the layers of both sets, `and` those that are in both"
             return p.error("LB008", f"unexpected `{sign}`", help=help)
         return p.error("LB008", f"unexpected `{sign}`", help=f"write `{meant.strip()}`", write=meant)
@@ -47,7 +47,7 @@ def comment_sign(p: Mistake) -> Diagnostic | None:
     after = p.at(1)
     if p.type != "OVER" or after.text not in ("/", "*"):
         return None
-    # Behind a number `//` may be a division, and what follows `/* */` is no comment.
+    # After a number `//` may be a division, and the text after `/* */` is not a comment.
     sure = after.text == "/" and (p.failure.index == 0 or (p.is_rule and p.failure.complete))
     write = "#" if sure else None
     return p.error(
@@ -146,7 +146,7 @@ def missing_comma(p: Mistake) -> Diagnostic | None:
     if p.type not in _LAYERS or before.type not in _LAYERS or p.first not in ("layers", "group") or not p.expects("COMMA"):
         return None
     listed = [before, *takewhile(lambda token: token.type in _LAYERS, p.tokens[p.failure.index :])]
-    # `0 5` may be meant as a range, `@a @b` as what is in both.
+    # `0 5` may be meant as a range, `@a @b` as an intersection.
     numbers = all(token.type == "INT" for token in listed)
     ranged = p.at(-2).type == "MINUS"
     sure = numbers and (ranged or len(listed) > 2)

@@ -57,8 +57,8 @@ def no_statement(p: Mistake) -> Diagnostic | None:
 
 
 def misspelt_keyword(p: Mistake) -> Diagnostic | None:
-    """`layers 0-9 exept 3 keep`: the word is put right on trial, and the parser says whether that helps. A misspelt
-    keyword is taken for a name, often for the action's, so the failure is at the word or one or two tokens behind it."""
+    """`layers 0-9 exept 3 keep`: replace a word by a similar keyword and parse again to see whether that helps. A misspelt
+    keyword is read as a name, often as the action, so the failure is at the word or one or two tokens after it."""
     if len(p.tokens) > LONGEST:
         return None
     furthest, best = p.failure.index, None
@@ -77,7 +77,7 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
 
 
 def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
-    """Words of the statement near its failure, each with the keywords like it, the likest first."""
+    """Words of the statement near its failure, each with similar keywords, the closest first."""
     for index in _words_near(p, 2):
         word = p.tokens[index].text
         if wish(word, "set") is None and word not in keywords():
@@ -85,14 +85,14 @@ def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
 
 
 def _words_near(p: Mistake, before: int) -> Iterator[int]:
-    """Where a word that is no action stands: at the failure, or up to so many tokens before it."""
+    """The indices of words that are not actions, at the failure or up to `before` tokens before it."""
     for index in range(p.failure.index, max(0, p.failure.index - before - 1), -1):
         if index < len(p.tokens) and p.tokens[index].type in WORDS and p.tokens[index].text not in p.actions:
             yield index
 
 
 def word_of_another_tool(p: Mistake) -> Diagnostic | None:
-    """A word that the language does not have, at the failure or right before it, where it was taken for an action."""
+    """A word of another tool, at the failure or right before it, where it was read as an action."""
     for index in _words_near(p, 1):
         token = p.tokens[index]
         said = wish(token.text, "set")
