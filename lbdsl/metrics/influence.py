@@ -1,4 +1,4 @@
-"""`influence`: how much the attention sub-block, or a whole layer, turns the residual stream."""
+"""`influence`: how much the attention sub-block, or a whole layer, changes the direction of the residual stream."""
 
 from __future__ import annotations
 

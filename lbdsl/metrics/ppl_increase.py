@@ -30,4 +30,4 @@ class PerplexityIncrease(DerivedMetric):
     def value(means: Sequence[Measurement]) -> tuple[float, float]:
         (rise,) = means
         factor = exponential(rise.value)
-        return factor - 1, factor * rise.stderr  # the error to first order
+        return factor - 1, factor * rise.stderr  # first-order error propagation
