@@ -1,4 +1,4 @@
-"""`kv_heads`: fewer heads of keys and values, made from those that there are."""
+"""`kv_heads`: fewer KV heads, made from the existing ones."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class KVHeads(Action):
         return ()
 
     def _fitting(self, layer: LayerSpec) -> Attention | None:
-        """The layer's attention where it can have so many KV heads; `check` says why it cannot."""
+        """The layer's attention if it can have `n` KV heads, else None; `check` reports why it cannot."""
         mixer = layer.mixer
         return mixer if isinstance(mixer, Attention) and mixer.kv_heads % self.n == 0 else None
 
@@ -132,8 +132,8 @@ class KVHeads(Action):
 
 
 def _norm_of_keys(model: ModelFacts) -> str | None:
-    """Over what keys are normed: `head_dim` for each head by itself, `key_value` for all of them; None where they are
-    not."""
+    """The dimension that keys are normalized over: `head_dim` for each head separately, `key_value` for all heads
+    together; None for models without key norms."""
     return next((row.dims[0] for row in model.family_data.attention if row.name == _K_NORM), None)
 
 
@@ -142,13 +142,13 @@ def _sizes(mixer: Attention) -> Args:
 
 
 def _by_query(x: AnyExpr, mixer: Attention) -> Take:
-    """What is one matrix for each KV head, for each query head that reads it: [heads, head_dim, head_dim]."""
+    """One matrix per query head, that of its KV head, from one matrix per KV head: [heads, head_dim, head_dim]."""
     each = mixer.heads // mixer.kv_heads
     return Take(x=x, axis=0, indices=tuple(head // each for head in range(mixer.heads)))
 
 
 def _fused(x: Ref, mixer: Attention) -> dict[str, Slice]:
-    """The rows of queries, keys and values in one projection."""
+    """The rows of queries, keys and values in a fused QKV projection."""
     query, key_value = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     ends = {"q": (0, query), "k": (query, query + key_value), "v": (query + key_value, query + 2 * key_value)}
     return {of: Slice(x=x, axis=0, start=start, stop=stop) for of, (start, stop) in ends.items()}

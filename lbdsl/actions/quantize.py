@@ -1,4 +1,4 @@
-"""`quantize`: weights in few bits. Part of the language; a later version carries it out."""
+"""`quantize`: low-bit weights. Part of the language, but not implemented yet: it can only be planned."""
 
 from __future__ import annotations
 

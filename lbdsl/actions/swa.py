@@ -37,7 +37,7 @@ class SlidingWindow(Action):
         return layer.replace(mixer=layer.mixer.replace(window=self._window(layer.mixer.window)))
 
     def _window(self, own: Window | None) -> Window:
-        """Never wider than one that the layer has by itself, whose sinks stay where nothing else changes."""
+        """The new window, never wider than the layer's own window `own`, whose sinks are kept unless new ones are given."""
         if own is not None and self.window >= own.size:
             return own.replace(sink_tokens=self.sinks) if self.sinks else own
         return Window(size=self.window, sink_tokens=self.sinks)

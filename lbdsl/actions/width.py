@@ -1,4 +1,4 @@
-"""`width`: a narrower MLP, of the channels that matter most."""
+"""`width`: a narrower MLP that keeps the most important channels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Ref, Slice, St
 from lbdsl.parts.gated_mlp import GatedMLP
 
 STEP = 32
-"""Widths are multiples of this: what kernels for integers, and blocks of GGUF, need."""
+"""Widths are multiples of this, as integer kernels and GGUF blocks require."""
 
 
 class Width(Action):
@@ -46,7 +46,7 @@ class Width(Action):
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
         assert isinstance(layer.ffn, GatedMLP), "what claims a width is asked of layers with a gated MLP"
         wanted = self._channels(layer.ffn.width)
-        # What `check` refuses changes nothing.
+        # A width that `check` rejects changes nothing.
         return layer.replace(ffn=layer.ffn.replace(width=wanted)) if _allowed(wanted, layer.ffn.width) else layer
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
@@ -60,7 +60,7 @@ class Width(Action):
         return {name: expr for name, expr in made.items() if expr is not None}
 
     def _channels(self, base: int) -> int:
-        """The width that is asked for, of a layer of `base` channels."""
+        """The requested width of a layer with `base` channels."""
         if isinstance(self.channels, int) or not self.channels:
             return int(self.channels)
         return STEP * max(1, math.ceil(round(self.channels * base / STEP - 0.5, 6)))
@@ -89,7 +89,7 @@ def _allowed(channels: int, base: int) -> bool:
 
 
 def _narrowed(row: TensorRow, width: int, kept: Largest, fit: Stat | None) -> AnyExpr | None:
-    """A parameter of an MLP of `width` channels with those that are kept; None for one without channels."""
+    """An MLP parameter's expression with only the kept of its `width` channels; None if it has no channel axis."""
     old = Ref(name=row.name)
     if "gate_up" in row.dims:
         axis = row.dims.index("gate_up")
