@@ -21,14 +21,14 @@ STEP = 32
 
 
 class Width(Action):
-    """Narrow a layer's MLP to the channels that matter most: a number of them, or a share of those that it has.
+    """Narrow a layer's MLP to its most important channels: a number of them, or a share of those that it has.
 
-    What: channel c of down(act(gate(x)) * up(x)) counts as the mean of |act(gate(x)) * up(x)| over the calibration text
-    times the norm of its column of down; those that count most stay, in their order. The width is a multiple of 32: a
-    share is rounded to the nearest one, halves down. The kept columns of down stand in for the removed channels, too, as
-    far as least squares over the calibration text can; with `refit=false` they stay as they are.
-    Why: an MLP holds most of a layer's weights, and decoding reads each of them once a token. Many layers, each a little
-    narrower, cost less quality than whole MLPs removed.
+    What: the importance of channel c of down(act(gate(x)) * up(x)) is the mean of |act(gate(x)) * up(x)| over the
+    calibration text times the norm of its column of down; the most important channels are kept, in their order. The width
+    is a multiple of 32: a share is rounded to the nearest one, halves down. The kept columns of down are refitted by least
+    squares on the calibration text to compensate for the removed channels; with `refit=false` they are not changed.
+    Why: an MLP holds most of a layer's weights, and decoding reads each of them once per token. Narrowing many layers a
+    little costs less quality than removing whole MLPs.
     Example: `layers 4-27 width(75%)`, `lowest 8 by kl(width(1152)) width(1152)`, `else width(75%, refit=false)`
     Source: Minitron (arXiv 2407.14679) for channels by their activations; Wanda (arXiv 2306.11695) for activations times
     weights; channel pruning with least squares, He et al. (arXiv 1707.06168), for `refit`.
