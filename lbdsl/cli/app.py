@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="lbdsl", message="lbdsl %(version)s")
 def cli() -> None:
-    """Compress language models by a recipe: measure, plan, change, heal, judge and save."""
+    """Compress language models by a recipe: measure, plan, change, heal, evaluate and save."""
 
 
 def main(argv: list[str] | None = None) -> None:

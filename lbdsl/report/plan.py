@@ -244,7 +244,7 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
     for finding in plan.findings:
-        if finding.code == "LB325":  # the closing line says it
+        if finding.code == "LB325":  # already in the closing line
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""
