@@ -1,4 +1,4 @@
-"""Actions, what a recipe can do to a layer: one file each."""
+"""Actions, the changes that a recipe can make to a layer: one file each."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ __all__ = ["Action", "actions"]
 
 @cache
 def actions() -> Mapping[str, type[Action]]:
-    """Every action by name, found once."""
+    """All actions by name; cached."""
     return discover(sys.modules[__name__], Action, "lbdsl.actions")

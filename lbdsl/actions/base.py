@@ -1,8 +1,8 @@
-"""What an action is: a frozen value that says which paths of a layer it claims, and what it sets there.
+"""The base class of actions: frozen values that define which paths of a layer they claim, and what they set there.
 
-To add one, write one file beside this one (or anywhere, see `lbdsl.core.registry`) with a subclass of `Action`, and
-for a part of its own the part kind in the same file, with one flat runtime file (see `lbdsl.model.hybrid`). Nothing else
-is edited.
+To add one, write one file in this folder (or anywhere, see `lbdsl.core.registry`) with a subclass of `Action`, and if it
+needs a new part kind, put that in the same file, with one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is
+edited.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ CountOrShare = Annotated[
     PlainSerializer(lambda value: value if isinstance(value, int) else {"share": float(value)}),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9.]+%$"}]}),
 ]
-"""A parameter that is a count, or a share of what the layer of the base has: `1152`, `75%`. The JSON schema is that of
-recipes; a plan has `{"share": 0.75}`."""
+"""A parameter that is a count, or a share of the base layer's count: `1152`, `75%`. The JSON schema is that of recipes; a
+plan has `{"share": 0.75}`."""
 
 
 def argument_text(value: object) -> str:
-    """An argument as recipes write it: `true`, `75%`, `mean`."""
+    """An argument in recipe syntax: `true`, `75%`, `mean`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Action(BaseModel):
-    """Base of all actions. Fields are the action's parameters, in the order they may be given without a name.
+    """Base of all actions. Fields are the action's parameters, in the order of positional arguments.
 
-    The class docstring is the user's page: What / Why / Example / Source.
+    The class docstring is the page shown to users: What / Why / Example / Source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
@@ -63,17 +63,17 @@ class Action(BaseModel):
     """An action call that parses, for the reference page and the conformance test."""
 
     examples: ClassVar[tuple[str, ...]] = ()
-    """More calls, where the arguments make another kind of change."""
+    """More calls, for arguments that make another kind of change."""
 
     divisible: ClassVar[bool] = False
-    """True for an action that claims every path at or below those of `claims`, and takes those of them that are free.
-    Others take all of their paths or none."""
+    """True for an action that can be applied in part: it takes those paths at or below `claims` that no earlier rule took.
+    Other actions take all of their paths or none."""
 
     keeps: ClassVar[bool] = False
-    """True when it changes nothing: it only keeps later rules from what it takes."""
+    """True when it changes nothing: it only keeps later rules from claiming its paths."""
 
     carried_out: ClassVar[bool] = True
-    """False for an action that is only planned: a plan with it says so with LB215 and cannot be applied."""
+    """False for an action that can only be planned: a plan with it reports LB215 and cannot be applied."""
 
     @classmethod
     def kind_name(cls) -> str:
@@ -85,7 +85,7 @@ class Action(BaseModel):
         return tuple(name for name in cls.model_fields if name != "kind")
 
     def text(self) -> str:
-        """The canonical call: every parameter that has no default, and those that differ from it."""
+        """The canonical call: every parameter without a default, and those that differ from their default."""
         parts = []
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
@@ -94,27 +94,27 @@ class Action(BaseModel):
         return f"{self.kind}({', '.join(parts)})" if parts else self.kind
 
     stage: ClassVar[int] = 0
-    """Where several actions make weights of one layer: those of a lower stage first."""
+    """The order in which several actions make weights of one layer: lower stages first."""
 
     @abstractmethod
     def claims(self) -> tuple[str, ...]:
         """The paths of a layer that it claims, such as ("mixer.window",); may depend on the arguments. `weights` alone
-        stands for all linear maps of the layer, or those that a `modules` rule chooses."""
+        means all linear layers of the layer, or those that a `modules` rule selects."""
 
     @abstractmethod
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        """The layer with the claimed paths set; what it changes elsewhere is not looked at. Pure.
+        """The layer with the claimed paths set; changes to other paths are ignored. A pure function.
 
-        `layer` is the base's and has the claimed paths. `modules` are its linear maps; those whose weights were taken,
-        where it claims weights."""
+        `layer` is the base's and has the claimed paths. `modules` are its linear layers; for an action that claims
+        weights, those whose weights it took."""
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
-        """How weights that the change needs are made, by name below the layer, over those of `base`. `layer` is what it
-        becomes; what it has no use for need not be left out. Pure."""
+        """Expressions of the new weights, by name relative to the layer, over those of `base`. `layer` is the changed
+        layer; weights that it does not have are ignored. A pure function."""
         return {}
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:
-        """A layer of the base under this action alone; None where it lacks a path that the action claims."""
+        """A layer of the base under this action alone; None if the layer does not have a path that the action claims."""
         base = facts.layer_specs[layer]
         if not all(has_path(base, path) for path in self.claims()):
             return None
@@ -122,15 +122,15 @@ class Action(BaseModel):
         return LayerChange(spec, made_weights([self], base, spec, facts))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        """What this model cannot express, or what a user should know. Pure."""
+        """Diagnostics for using the action on this layer. A pure function."""
         return ()
 
 
 def made_weights(
     actions: Iterable[Action], base: LayerSpec, layer: LayerSpec, model: ModelFacts
 ) -> tuple[tuple[str, AnyExpr], ...]:
-    """How the new weights of a layer that becomes `layer` under these actions are made. LB475 for a shape that is not the
-    layer's."""
+    """Expressions of the new weights of a layer that becomes `layer` under these actions. Raises LB475 for a shape that is
+    not the layer's."""
     made: dict[str, AnyExpr] = {}
     for action in sorted(actions, key=lambda action: (action.stage, action.text())):
         made = after(made, action.weights(base, layer, model))
@@ -149,12 +149,12 @@ def made_weights(
 
 
 def acts_on_weights(action: Action) -> bool:
-    """Whether it may stand in a `modules` rule: all that it claims is weights, or it takes what is free of its claims and
-    weights are among them."""
+    """Whether it may be used in a `modules` rule: it claims only weights, or it is divisible and its claims include
+    weights."""
     roots = [touch(root, Slot.WEIGHTS) for root in action.claims()]
     return any(roots) if action.divisible else all(roots)
 
 
 def touching(one: Action, other: Action) -> str | None:
-    """The wider of two paths that two actions claim and that touch; None where there are none."""
+    """The shorter of two paths, one claimed by each action, that are equal or nested; None if there are none."""
     return next((min(a, b, key=len) for a in one.claims() for b in other.claims() if touch(a, b)), None)

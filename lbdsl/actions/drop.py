@@ -19,9 +19,9 @@ class Drop(Action):
     """Remove a sub-block of a layer together with its norms: the attention, or with `drop(mlp)` the MLP, or with
     `drop(block)` both.
 
-    What: no weights, no cache and no mask; the residual stream passes by.
-    Why: in many layers attention hardly matters; without it a token costs less and holds no memory. An MLP holds most of
-    a layer's weights; a whole layer is what every engine can leave out.
+    What: no weights, no cache and no mask; the residual stream skips the sub-block.
+    Why: in many layers attention hardly matters; without it a token costs less and needs no KV cache. An MLP holds most of
+    a layer's weights; every engine can serve a model without whole layers.
     Example: `lowest 8 by sensitivity drop`, `lowest 2 by nll(drop(mlp)) drop(mlp)`
     Source: LLM-Drop (arXiv 2406.15786); ShortGPT (arXiv 2403.03853) for blocks; LayerBoost (arXiv 2604.22050).
     """

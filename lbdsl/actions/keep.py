@@ -18,8 +18,8 @@ _CLAIMS = {
 class Keep(Action):
     """Leave the layer as it is in the base model, or with `keep(attention)` or `keep(mlp)` that part of it.
 
-    What: nothing is removed or replaced; the layer stays bit-identical unless healing trains it. What an earlier rule
-    took stays taken. `keep(attention)` and `keep(mlp)` leave it open how weights are stored.
+    What: nothing is removed or replaced; the layer stays bit-identical unless healing trains it. Changes by earlier rules
+    remain. With `keep(attention)` and `keep(mlp)`, later rules can still change how weights are stored.
     Why: some layers carry the model (often the first and the last); claim them before other rules can.
     Example: `layers first 2, last 1 keep`, `layers 0 keep(attention)`
     Source: LayerBoost (arXiv 2604.22050) keeps softmax attention where sensitivity is high.

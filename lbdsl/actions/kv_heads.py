@@ -1,4 +1,4 @@
-"""`kv_heads`: fewer heads of keys and values, made from those that there are."""
+"""`kv_heads`: fewer KV heads, made from the existing ones."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Args = tuple[tuple[str, int | str], ...]
 
 
 class KVHeads(Action):
-    """Let the query heads of a layer share `n` heads of keys and values: each group of neighbours becomes one.
+    """Let the query heads of a layer share `n` heads of keys and values: each group of adjacent KV heads becomes one.
 
-    What: with `method=mean` the keys and values of a group are averaged. Before that they are aligned: turned so that the
-    heads of a group are as alike as can be on the calibration text, which by itself changes nothing the layer gives.
-    Values turn by any rotation, and the output projection turns them back; keys turn pair by pair, as rotary embeddings
-    turn them, and queries turn with them. `align=false` averages them as they are. With `method=strongest` the KV head of
-    a group stays whose values matter most: the mean length of a value times the norm of the output projection's columns
-    that read it. `n` divides the number of KV heads. In families with norms of keys, head by head (Qwen 3, Gemma 3), only
-    values are aligned; where the norm is over all heads (Olmo 3), the strongest head stays with either method.
+    What: with `method=mean` the keys and values of a group are averaged. Before that they are aligned: rotated so that the
+    heads of a group are as similar as possible on the calibration text, which alone does not change the layer's output.
+    Values take any rotation, which the output projection reverses; keys are rotated pair by pair, as by rotary
+    embeddings, and queries with them. `align=false` averages without alignment. With `method=strongest` each group keeps
+    the KV head whose values matter most: the mean norm of a value times the norm of the output projection's columns that
+    read it. `n` divides the number of KV heads. In families with a key norm for each head (Qwen 3, Gemma 3), only values
+    are aligned; if the norm is over all heads (Olmo 3), both methods keep the strongest head.
     Why: the KV cache, and what each decoded token reads of it, shrink with the number of KV heads at any context length.
-    Choose the layers by score: a few cost little, all of them ruin a model.
+    Choose the layers by score: changing a few costs little quality, changing all of them ruins a model.
     Example: `lowest 8 by kl(kv_heads(1)) kv_heads(1)`
-    Source: grouped-query attention by mean pooling (arXiv 2305.13245); aligning heads before (arXiv 2412.20677).
+    Source: grouped-query attention by mean pooling (arXiv 2305.13245); aligning heads first (arXiv 2412.20677).
     """
 
     kind: Literal["kv_heads"] = "kv_heads"
@@ -111,7 +111,7 @@ class KVHeads(Action):
         return ()
 
     def _fitting(self, layer: LayerSpec) -> Attention | None:
-        """The layer's attention where it can have so many KV heads; `check` says why it cannot."""
+        """The layer's attention if it can have `n` KV heads, else None; `check` reports why it cannot."""
         mixer = layer.mixer
         return mixer if isinstance(mixer, Attention) and mixer.kv_heads % self.n == 0 else None
 
@@ -132,8 +132,8 @@ class KVHeads(Action):
 
 
 def _norm_of_keys(model: ModelFacts) -> str | None:
-    """Over what keys are normed: `head_dim` for each head by itself, `key_value` for all of them; None where they are
-    not."""
+    """The dimension that keys are normalized over: `head_dim` for each head separately, `key_value` for all heads
+    together; None for models without key norms."""
     return next((row.dims[0] for row in model.family_data.attention if row.name == _K_NORM), None)
 
 
@@ -142,13 +142,13 @@ def _sizes(mixer: Attention) -> Args:
 
 
 def _by_query(x: AnyExpr, mixer: Attention) -> Take:
-    """What is one matrix for each KV head, for each query head that reads it: [heads, head_dim, head_dim]."""
+    """One matrix per query head, that of its KV head, from one matrix per KV head: [heads, head_dim, head_dim]."""
     each = mixer.heads // mixer.kv_heads
     return Take(x=x, axis=0, indices=tuple(head // each for head in range(mixer.heads)))
 
 
 def _fused(x: Ref, mixer: Attention) -> dict[str, Slice]:
-    """The rows of queries, keys and values in one projection."""
+    """The rows of queries, keys and values in a fused QKV projection."""
     query, key_value = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     ends = {"q": (0, query), "k": (query, query + key_value), "v": (query + key_value, query + 2 * key_value)}
     return {of: Slice(x=x, axis=0, start=start, stop=stop) for of, (start, stop) in ends.items()}

@@ -1,4 +1,4 @@
-"""`quantize`: weights in few bits. Part of the language; a later version carries it out."""
+"""`quantize`: low-bit weights. Part of the language, but not implemented yet: it can only be planned."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lbdsl.parts.int_weights import Int
 
 
 class Quantize(Action):
-    """Keep weights in `bits` bits, with one scale for each `group` of them in a row. Activations stay as they are.
+    """Store weights in `bits` bits, with one scale for each `group` of them in a row. Activations stay as they are.
 
-    What: weight-only quantization of linear maps. This version reads, checks and plans it, and shows which modules it
-    matches and how many bytes they take; what carries it out comes later, so a plan with it cannot be applied.
-    Why: decoding reads every weight once a token; a quarter of the bytes is up to four times the speed.
+    What: weight-only quantization of linear layers. This version parses, checks and plans it, and shows which modules it
+    matches and how many bytes they take; it is not implemented yet, so a plan with it cannot be applied.
+    Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `modules "*.k_proj", "*.v_proj" in layers 4-27 quantize(bits=4, group=128)`
     Source: GPTQ (arXiv 2210.17323); AWQ (arXiv 2306.00978).
     """

@@ -15,11 +15,11 @@ from lbdsl.parts.attention import Attention, Window
 
 
 class SlidingWindow(Action):
-    """Causal softmax attention over the last `window` tokens, the token itself included, and the first `sinks`.
+    """Causal softmax attention over the last `window` tokens, including the current one, and the first `sinks` tokens.
 
-    What: a query at position q sees keys k with q - window < k <= q, and the first `sinks` tokens of its row that are
-    not padding. Cost is linear in the sequence; the cache holds at most window + sinks tokens.
-    Why: where a layer looks near by anyway, its cache need not grow; four sinks undo most of a window's damage.
+    What: a query at position q attends to keys k with q - window < k <= q, and to the first `sinks` tokens of its row that
+    are not padding. Cost is linear in the sequence length; the cache holds at most window + sinks tokens.
+    Why: where a layer attends mostly to nearby tokens, its cache need not grow; four sinks undo most of a window's damage.
     Example: `else swa(window=512, sinks=4)`
     Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453).
     """
@@ -37,7 +37,7 @@ class SlidingWindow(Action):
         return layer.replace(mixer=layer.mixer.replace(window=self._window(layer.mixer.window)))
 
     def _window(self, own: Window | None) -> Window:
-        """Never wider than one that the layer has by itself, whose sinks stay where nothing else changes."""
+        """The new window, never wider than the layer's own window `own`, whose sinks are kept unless new ones are given."""
         if own is not None and self.window >= own.size:
             return own.replace(sink_tokens=self.sinks) if self.sinks else own
         return Window(size=self.window, sink_tokens=self.sinks)

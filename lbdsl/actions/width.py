@@ -1,4 +1,4 @@
-"""`width`: a narrower MLP, of the channels that matter most."""
+"""`width`: a narrower MLP that keeps the most important channels."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Ref, Slice, St
 from lbdsl.parts.gated_mlp import GatedMLP
 
 STEP = 32
-"""Widths are multiples of this: what kernels for integers, and blocks of GGUF, need."""
+"""Widths are multiples of this, as integer kernels and GGUF blocks require."""
 
 
 class Width(Action):
-    """Narrow a layer's MLP to the channels that matter most: a number of them, or a share of those that it has.
+    """Narrow a layer's MLP to its most important channels: a number of them, or a share of those that it has.
 
-    What: channel c of down(act(gate(x)) * up(x)) counts as the mean of |act(gate(x)) * up(x)| over the calibration text
-    times the norm of its column of down; those that count most stay, in their order. The width is a multiple of 32: a
-    share is rounded to the nearest one, halves down. The kept columns of down stand in for the removed channels, too, as
-    far as least squares over the calibration text can; with `refit=false` they stay as they are.
-    Why: an MLP holds most of a layer's weights, and decoding reads each of them once a token. Many layers, each a little
-    narrower, cost less quality than whole MLPs removed.
+    What: the importance of channel c of down(act(gate(x)) * up(x)) is the mean of |act(gate(x)) * up(x)| over the
+    calibration text times the norm of its column of down; the most important channels are kept, in their order. The width
+    is a multiple of 32: a share is rounded to the nearest one, halves down. The kept columns of down are refitted by least
+    squares on the calibration text to compensate for the removed channels; with `refit=false` they are not changed.
+    Why: an MLP holds most of a layer's weights, and decoding reads each of them once per token. Narrowing many layers a
+    little costs less quality than removing whole MLPs.
     Example: `layers 4-27 width(75%)`, `lowest 8 by kl(width(1152)) width(1152)`, `else width(75%, refit=false)`
     Source: Minitron (arXiv 2407.14679) for channels by their activations; Wanda (arXiv 2306.11695) for activations times
     weights; channel pruning with least squares, He et al. (arXiv 1707.06168), for `refit`.
@@ -46,7 +46,7 @@ class Width(Action):
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
         assert isinstance(layer.ffn, GatedMLP), "what claims a width is asked of layers with a gated MLP"
         wanted = self._channels(layer.ffn.width)
-        # What `check` refuses changes nothing.
+        # A width that `check` rejects changes nothing.
         return layer.replace(ffn=layer.ffn.replace(width=wanted)) if _allowed(wanted, layer.ffn.width) else layer
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
@@ -60,7 +60,7 @@ class Width(Action):
         return {name: expr for name, expr in made.items() if expr is not None}
 
     def _channels(self, base: int) -> int:
-        """The width that is asked for, of a layer of `base` channels."""
+        """The requested width of a layer with `base` channels."""
         if isinstance(self.channels, int) or not self.channels:
             return int(self.channels)
         return STEP * max(1, math.ceil(round(self.channels * base / STEP - 0.5, 6)))
@@ -89,7 +89,7 @@ def _allowed(channels: int, base: int) -> bool:
 
 
 def _narrowed(row: TensorRow, width: int, kept: Largest, fit: Stat | None) -> AnyExpr | None:
-    """A parameter of an MLP of `width` channels with those that are kept; None for one without channels."""
+    """An MLP parameter's expression with only the kept of its `width` channels; None if it has no channel axis."""
     old = Ref(name=row.name)
     if "gate_up" in row.dims:
         axis = row.dims.index("gate_up")

@@ -1,4 +1,4 @@
-"""The command line: one file a verb."""
+"""The command line: one file per command."""
 
 VERBS = {
     "check": "Parse, type-check and lint recipes; needs no model.",
@@ -16,4 +16,4 @@ VERBS = {
     "lsp": "Serve an editor: findings, completion, hints.",
     "completions": "Print what makes a shell complete lbdsl.",
 }
-"""What `lbdsl --help` says of each verb."""
+"""Each command's description in `lbdsl --help`."""

@@ -1,4 +1,4 @@
-"""The command line: the group, and verbs that are imported only when they are called."""
+"""The command line: the click group, whose commands are imported only when they are called."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="lbdsl", message="lbdsl %(version)s")
 def cli() -> None:
-    """Compress language models by a recipe: measure, plan, change, heal, judge and save."""
+    """Compress language models by a recipe: measure, plan, change, heal, evaluate and save."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Ends the process with an exit code of the documented table."""
+    """Entry point. Ends the process with one of the documented exit codes."""
     from lbdsl.core.diagnostic import LbdslError
 
     try:
-        # Outside its standalone mode click returns the code that a verb gave to `ctx.exit`.
+        # With standalone_mode=False click returns the code that a command passed to `ctx.exit`.
         result = cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as done:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`; that is no error of ours.
+        # The reader of our output has closed the pipe, as with `| head`; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as problem:

@@ -49,9 +49,9 @@ def apply(
     options: Any,
     progress: Any,
 ) -> None:
-    """Change a model as RECIPE says, heal it, judge it and save it; or do exactly a saved PLAN.
+    """Change a model by RECIPE, heal it, evaluate it and save it; or apply exactly a saved PLAN.
 
-    With a recipe the plan is shown first and you are asked; off a terminal `--yes` is wanted.
+    With a recipe, the plan is shown first and must be confirmed; when stdin is not a terminal, `--yes` is required.
     """
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.report.console import stdout_console

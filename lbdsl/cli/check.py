@@ -24,7 +24,7 @@ FORMATS = ("rich", "concise", "json", "sarif", "github")
 
 
 class _How(NamedTuple):
-    """How files are checked."""
+    """Options of checking files."""
 
     set_params: dict[str, str]
     facts: ModelFacts | None
@@ -62,28 +62,28 @@ def check(
 ) -> None:
     """Parse, type-check and lint recipes; `-` reads standard input.
 
-    Ends with 0 when every recipe is good, else with the code of the most severe error: 1, or 5 for
+    The exit code is 0 when no recipe has errors, else that of the most severe error: 1, or 5 for
     an assert that fails.
     """
-    # A tenth of the run would go to collecting the objects that imports make, none of which is garbage.
+    # Garbage collection would take a tenth of the run time: imports create many objects, none of which is garbage.
     gc.disable()
     try:
         found = _found(files, model, offline, _How(dict(assignments), None, fix, diff))
-        # With the fixed text or a difference on standard output, findings go beside it.
+        # When the fixed text or a diff is on standard output, findings go to standard error.
         apart = diff or (fix and "-" in files)
         _write(found, form, len(set(files)), apart)
     finally:
         gc.enable()
     errors = [problem for _, problem in found if problem.is_error]
     if errors:
-        # 1 but for a static assert that fails on --model, which has a code of its own.
+        # 1, except for a static assert that fails on --model, which has its own exit code.
         ctx.exit(max(problem.exit_code for problem in errors))
     if found and strict:
         ctx.exit(1)
 
 
 def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) -> list[tuple[str, Diagnostic]]:
-    """Findings, each with what was checked. A model that cannot be read is the only finding."""
+    """Pairs of checked file and finding. For a model that cannot be read, only that error."""
     if model is not None:
         from lbdsl.core.diagnostic import LbdslError
         from lbdsl.verbs.inspecting import inspect_model
@@ -96,7 +96,7 @@ def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) 
 
 
 def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
-    """What is found in a file, after it was fixed where that was asked for."""
+    """The findings in a file, after applying fixes with --fix."""
     from lbdsl.recipe.load import recipe_from_bytes
     from lbdsl.verbs.checking import check_file, on_model
 
@@ -124,7 +124,7 @@ def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
 
 
 def _tell(file: str, fixed: Fixed, diff: bool) -> None:
-    """Say what was done, and show the difference where that was asked for."""
+    """Print the applied fixes, and with `diff` a diff."""
     from lbdsl.report.diagnostics import difference, fixes_text
 
     if diff and fixed.applied:
@@ -167,7 +167,7 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
 
 
 def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> str:
-    """The findings of one file as people read them, or as GitHub does."""
+    """The findings of one file as readable text, or as GitHub annotations."""
     from lbdsl.report import diagnostics as view
 
     if form == "github":
@@ -178,7 +178,7 @@ def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> 
 
 
 def output_style(apart: bool = False) -> Style:
-    """Colours and line drawing on a terminal that has them, and neither elsewhere."""
+    """The output style: colours and line-drawing characters only when the terminal supports them."""
     from lbdsl.report.diagnostics import Style, is_unicode
 
     stream = sys.stderr if apart else sys.stdout
@@ -190,12 +190,12 @@ def output_style(apart: bool = False) -> Style:
 
 
 def _columns(terminal: int) -> int:
-    """The width of a terminal: `COLUMNS` where it is set, 80 where the terminal does not know its own."""
+    """The width of a terminal: `COLUMNS` if set, 80 if the terminal does not report its width."""
     named = os.environ.get("COLUMNS", "")
     return int(named) if named.isdecimal() and int(named) else os.get_terminal_size(terminal).columns or 80
 
 
 def writable(text: str) -> str:
-    """The text with what standard output cannot encode replaced."""
+    """The text with characters replaced that standard output cannot encode."""
     encoding = sys.stdout.encoding or "ascii"
     return text.encode(encoding, "replace").decode(encoding)

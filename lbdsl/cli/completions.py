@@ -1,6 +1,6 @@
-"""`lbdsl completions SHELL`: the script that makes a shell complete lbdsl, and what is offered for arguments.
+"""`lbdsl completions SHELL`: the shell completion script, and the completion of arguments.
 
-Verbs and options are click's to complete; an argument names one of the functions here as its `shell_complete`.
+click completes commands and options; an argument uses one of the functions here as its `shell_complete`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FOLDERS = _files_with()
 
 
 def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """What `explain` has a page of; codes with their titles."""
+    """The topics of `explain`; diagnostic codes with their titles."""
     from lbdsl.core.codes import code_for, code_ids
     from lbdsl.report.explain import topics_by_kind
 
@@ -58,9 +58,9 @@ def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 
 def files(incomplete: str, suffixes: tuple[str, ...]) -> list[CompletionItem[str]]:
-    """The files with one of the suffixes, and the folders, that `incomplete` begins.
+    """The files with one of the suffixes, and the folders, whose path starts with `incomplete`.
 
-    A shell takes a lone candidate as the whole answer. So where a folder is the only one, what is in it is offered too.
+    A shell accepts a single candidate as final. So when that is a folder, its contents are offered too.
     """
     folder, start = os.path.split(incomplete)
     found = _entries(folder, start, suffixes)

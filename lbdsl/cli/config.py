@@ -1,4 +1,4 @@
-"""Defaults of options from files: the project's `lbdsl.toml`, then the user's."""
+"""Defaults of options from config files: the project's `lbdsl.toml`, then the user's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lbdsl.cli import VERBS
 PROJECT_FILE = "lbdsl.toml"
 
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
-"""Options of all verbs that run a model; they may stand at the top level of a file and in LBDSL_<OPTION>."""
+"""Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
 
 FLAG_ONLY = ("trust-remote-code",)
-"""Options that only a command line gives: a folder that somebody sent may hold a lbdsl.toml, and must not allow itself."""
+"""Options allowed only on the command line: an lbdsl.toml in an untrusted folder must not be able to set them."""
 
 COMMON_KEY = " common"
-"""Where the map holds them until a verb is chosen; no option can be called so."""
+"""The map's key for common options until a command is chosen; an option cannot have this name (with a space)."""
 
 
 def user_file() -> Path:
@@ -29,21 +29,21 @@ def user_file() -> Path:
 
 
 def default_map() -> dict[str, dict[str, Any]]:
-    """click's map of defaults, `{verb: {option: value}}`; the project's file goes before the user's.
+    """click's map of defaults, `{command: {option: value}}`; the project's file takes precedence over the user's.
 
-    A file holds common options at its top level, for every verb that has them, and others in a table named after their
-    verb: `device = "cpu"`, `[plan]` `ctx = [4096]`. LB480 for a name that means nothing.
+    A file has common options at its top level, for every command that has them, and others in a table named after the
+    command: `device = "cpu"`, `[plan]` `ctx = [4096]`. Raises LB480 for an unknown name.
     """
     return _merged()[0]
 
 
 def file_of(verb: str, option: str) -> str:
-    """The file that gives an option of a verb its default; the option as it is written, without the dashes."""
+    """The file that sets the default of a command's option; `option` is its name without the leading dashes."""
     return _merged()[1][verb][option.replace("-", "_")]
 
 
 def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
-    """The map above, and the file that each of its values is from."""
+    """The map of `default_map`, and the file that each of its values comes from."""
     merged: dict[str, dict[str, Any]] = {verb: {} for verb in VERBS}
     files: dict[str, dict[str, str]] = {verb: {} for verb in VERBS}
     for path in (user_file(), Path(PROJECT_FILE)):
@@ -60,7 +60,7 @@ def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
                     _not_flag_only(name.replace("_", "-"), f"{path} sets `{name}`")
                     _known(name.replace("_", "-"), COMMON, f"{path} sets an option", "common option")
                     for verb, values in merged.items():
-                        # TOML has a file's tables after its top level: what stands there is from the file before.
+                        # In TOML, tables come after the top level: a value already here is from the previous file.
                         values.pop(word, None)
                         values.setdefault(COMMON_KEY, {})[word] = value
                         files[verb][word] = str(path)
@@ -68,9 +68,9 @@ def _merged() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
 
 
 def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any]) -> None:
-    """Let files and the environment name options as the command line does: `ctx`, LBDSL_PLAN_CTX, LBDSL_DEVICE.
+    """Let config files and environment variables use the command line's names: `ctx`, LBDSL_PLAN_CTX, LBDSL_DEVICE.
 
-    `defaults` is the verb's part of the map above; it is brought to click's parameter names, in place.
+    `defaults` is the command's part of `default_map`; its keys are replaced in place by click's parameter names.
     """
     common = defaults.pop(COMMON_KEY, {})
     names = {}

@@ -1,4 +1,4 @@
-"""`lbdsl convert FILE`: between `.lbr`, JSON and YAML. Never loads torch."""
+"""`lbdsl convert FILE`: convert between `.lbr`, JSON and YAML. Never loads torch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def convert(
 ) -> None:
     """Convert a recipe between .lbr, JSON and YAML; `-` reads standard input.
 
-    The recipe stays the same, its parameters and includes too. Comments and spacing are lost: JSON has none, and YAML's are
-    not kept. Only the form is checked; `lbdsl check` says whether the recipe is right.
+    The recipe stays the same, including its parameters and includes. Comments and spacing are lost: JSON has none, and
+    YAML's are not kept. Only the syntax is checked; use `lbdsl check` to check the recipe.
     """
     from lbdsl.cli.output import show_diagnostics
 
@@ -76,7 +76,7 @@ def _read(file: str, name: str) -> str:
 
 
 def _give(text: str, out: Path | None, force: bool) -> None:
-    """To a file, or to standard output as UTF-8: it is most likely going into one."""
+    """Write to a file, or to standard output as UTF-8, which is probably redirected to a file."""
     if out is not None:
         from lbdsl.verbs.writing import write_beside
 

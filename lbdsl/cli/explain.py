@@ -1,4 +1,4 @@
-"""`lbdsl explain`: long help for a code, an action, a metric or a word of the language. Never loads torch."""
+"""`lbdsl explain`: help for a diagnostic code, an action, a metric or a word of the language. Never loads torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lbdsl.cli.options import json_option
 @click.argument("topic", required=False, shell_complete=topics)
 @json_option
 def explain(topic: str | None, as_json: bool) -> None:
-    """What a code, an action, a metric or any other word of the language means.
+    """Explain a diagnostic code, an action, a metric or any other word of the language.
 
     TOPIC is a code (LB203), an action (swa), a metric (kl), a keyword (until), a setting (heal.lr), a fact (model.layers)
-    or a type. Without TOPIC all of them are listed.
+    or a type. Without TOPIC, all topics are listed.
     """
     from lbdsl.cli.check import output_style, writable
     from lbdsl.cli.output import print_json

@@ -18,7 +18,7 @@ from lbdsl.cli.options import json_option
 @click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")
 @json_option
 def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
-    """Write ARTIFACT in a format that an engine reads; what the format cannot express is refused with the reason."""
+    """Write ARTIFACT in a format that an inference engine reads; fails with a reason if the format cannot express it."""
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.report.console import stderr_console, stdout_console
     from lbdsl.report.progress import TerminalProgress

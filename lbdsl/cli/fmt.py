@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> None:
     """Rewrite recipes in their canonical form; `-` reads standard input and writes the result to standard output.
 
-    One statement a line, a space around operators, a block on one line when it fits in 100 columns, at most one blank line
-    together, lines that end with LF. Comments stay where they are. What a recipe means never changes; a recipe with syntax
-    errors is left as it is. Ends with 1 when a recipe has errors, and with --check when one would change.
+    One statement per line, a space around operators, a block on one line when it fits in 100 columns, at most one
+    consecutive blank line, LF line endings. Comments stay where they are. A recipe's meaning never changes; a recipe with
+    syntax errors is not modified. The exit code is 1 when a recipe has errors, or with --check when one would change.
     """
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.verbs.formatting import format_bytes, format_file, write_formatted
@@ -60,7 +60,7 @@ def _they(number: int) -> str:
 
 
 def _show(text: str) -> None:
-    """To standard output, as UTF-8 with LF whatever the locale says: it may be going back into a file."""
+    """Write to standard output, as UTF-8 with LF regardless of the locale: it may be redirected to a file."""
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
@@ -74,5 +74,5 @@ def _show_diff(formatted: Formatted, name: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines with their ends, split at `\\n` alone, as the language does."""
+    """Lines with their line endings, split only at `\\n`, as in the recipe language."""
     return [line + "\n" for line in text.split("\n")[:-1]] + [last for last in text.split("\n")[-1:] if last]

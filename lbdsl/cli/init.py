@@ -33,7 +33,7 @@ def init(model: str, template: Template, out: str | None, force: bool, offline: 
     """Write a starter recipe that fits MODEL, with a comment on every part of it.
 
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
-    bounds are a start and no result. MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
+    bounds are only a starting point. MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.verbs.starting import starting_recipe

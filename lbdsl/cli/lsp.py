@@ -37,7 +37,7 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
         ) from None
     from lbdsl.editor.server import make_server
 
-    # The protocol has standard output for itself; whatever else is printed goes where messages go.
+    # Standard output is reserved for the protocol; everything else that is printed goes to standard error.
     protocol = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     asked = ctx.get_parameter_source("model") is click.core.ParameterSource.COMMANDLINE

@@ -27,9 +27,9 @@ def measure(
     options: Any,
     progress: Any,
 ) -> None:
-    """Measure on MODEL every score that RECIPE needs, and keep it for `plan` and `apply`.
+    """Measure on MODEL every score that RECIPE needs, and cache it for `plan` and `apply`.
 
-    An interrupted run continues where it stopped; a second run only reads.
+    An interrupted run continues where it stopped; a second run only reads the cache.
     """
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.verbs.planning import measure_model

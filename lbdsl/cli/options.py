@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RUN = (
 
 
 def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the common flags; the verb gets `options: RunOptions` and `progress` instead of them."""
+    """Add the common flags to a command, which gets them as `options: RunOptions` and `progress`."""
 
     @wraps(verb)
     def wrapper(
@@ -78,7 +78,7 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Assignment(click.ParamType):
-    """`NAME=VALUE`; the value is read by the type that the recipe declares."""
+    """`NAME=VALUE`; the value is parsed by the type that the recipe declares."""
 
     name = "NAME=VALUE"
 
@@ -103,7 +103,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Machine-read
 
 
 class Tokens(click.ParamType):
-    """A number of tokens as the language writes it: 512, 8Ki, 10k."""
+    """A number of tokens in recipe syntax: 512, 8Ki, 10k."""
 
     name = "TOKENS"
 
@@ -122,7 +122,7 @@ class Tokens(click.ParamType):
 
 
 def origins(ctx: click.Context) -> dict[str, str]:
-    """Where each option's value came from, for those that are not defaults of ours: flag, environment or file."""
+    """The source (flag, environment or file) of each option's value, except for built-in defaults."""
     names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment"}
     found = {}
     for param in ctx.command.params:

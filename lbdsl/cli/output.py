@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import Diagnostic
 
 
 def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
-    """On stderr, as people read them: of each text the first `SHOWN`, and how many more there are."""
+    """Print diagnostics on stderr: the first `SHOWN` of each text, and how many more there are."""
     found = tuple(diagnostics)
     if found:
         from lbdsl.report.capped import capped

@@ -55,7 +55,7 @@ def plan(
 ) -> None:
     """Show what RECIPE would do to MODEL: every layer, why, what it costs and gains. Changes nothing.
 
-    What is missing is measured first and kept.
+    Missing scores are measured first and cached.
     """
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan

@@ -1,4 +1,4 @@
-"""One version of a recipe's text, and what is known of it. Each part is worked out when it is first asked for."""
+"""The analysis of one version of a recipe's text. Each part is computed lazily and cached."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Definition:
 
     @property
     def is_included(self) -> bool:
-        """Whether it stands in another file."""
+        """Whether it is defined in another file."""
         return self.span.source.base > 0
 
 
 class Analysis:
-    """What is known of one text. `name` is what messages call it; `path`, where it is a file, is where its includes
-    start; with `facts` of a model the recipe is checked against it too."""
+    """The analysis of one text. `name` is its name in messages; `path` is its file, if it has one, which its includes are
+    relative to; with `facts` of a model, the recipe is checked against that model too."""
 
     def __init__(self, text: str, name: str = "<recipe>", path: Path | None = None, facts: ModelFacts | None = None):
         self.text = text
@@ -69,13 +69,13 @@ class Analysis:
 
     @cached_property
     def file(self) -> tree.File | None:
-        """The tree, without the statements that do not parse."""
+        """The syntax tree, without the statements that do not parse."""
         return parse(self.source, actions=actions()).value
 
     @cached_property
     def statements(self) -> tuple[tree.Statement, ...]:
-        """The definitions and blocks that parse, those of included files in their places. Rules, most of a long recipe,
-        are left out: a completion must not wait for them."""
+        """The definitions and blocks that parse, with those of included files at their `include`. Rules, most of a long
+        recipe, are omitted to keep completion fast."""
         parser = Parser(self.source)
         chunks, _ = split_statements(self.source, self.tokens)
         nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
@@ -84,7 +84,7 @@ class Analysis:
 
     @cached_property
     def checked(self) -> Diagnosed[Recipe]:
-        """The recipe, and everything there is to say of it, what the model says among it."""
+        """The recipe and all its diagnostics, including those for the model."""
         found = recipe_from_text(self.text, self.name, reader=self._reader)
         return found if self.facts is None else on_model(found, self.facts)
 
@@ -103,14 +103,14 @@ class Analysis:
         return self._cursors[key]
 
     def token_at(self, offset: int) -> Token | None:
-        """The token that a pointer at `offset` is on; of two that meet there the one that is a word or begins."""
+        """The token at `offset`; of two adjacent tokens that meet there, the one that is a name, else the second."""
         touching = [token for token in self.tokens if token.start <= offset <= token.end and token.type != "NEWLINE"]
         words = [token for token in touching if token.type in ("VAR", "REF", "NAME")]
         return next(iter(words or touching[::-1]), None)
 
     @cached_property
     def metric(self) -> str:
-        """What `sensitivity` stands for."""
+        """The metric that `sensitivity` means."""
         for statement in self.statements:
             if isinstance(statement, tree.Block) and statement.kind.name == "measure":
                 for setting in statement.settings:
@@ -120,8 +120,8 @@ class Analysis:
 
     @cached_property
     def definitions(self) -> Mapping[str, Definition]:
-        """Every `$name` and `@name` by the first place that defines it, with its value where its statement parses. Those
-        of this text are found in statements that do not parse, too."""
+        """The first definition of every `$name` and `@name`, with its value when its statement parses. Definitions in this
+        text are found even in statements that do not parse."""
         found: dict[str, Definition] = {}
         for before, token in zip(self.tokens, self.tokens[1:], strict=False):
             sigil = _DEFINING.get(before.type)
@@ -138,7 +138,7 @@ class Analysis:
         return found
 
     def names_before(self, offset: int, sigil: str) -> dict[str, Definition]:
-        """The definitions above the statement at an offset; a name may be used only below its own."""
+        """The definitions above the statement at an offset; a name may be used only below its definition."""
         cursor = self.cursor(offset)
         start = cursor.before[0].start if cursor is not None and cursor.before else offset
         includes = any(token.type == "INCLUDE" and token.start < start for token in self.tokens)
@@ -150,7 +150,7 @@ class Analysis:
 
     @cached_property
     def _values(self) -> dict[str, tuple[str, str]]:
-        """Detail and page of each definition whose statement parses."""
+        """The detail and page of each definition whose statement parses."""
         found: dict[str, tuple[str, str]] = {}
         scope = Scope()
         for statement in self.statements:
@@ -170,7 +170,7 @@ class Analysis:
                 case tree.Let():
                     resolve_let(scope, statement)
                     value = scope.variables.get(name)
-                    # What a model decides has no value here; its text says what it is.
+                    # A value that depends on the model is not known here; show its source text.
                     shown = _shown(value) if value is not None else one_line(statement.value.span.text)
                     found.setdefault(f"${name}", (shown, f"{written}\n{shown if value is not None else ''}".rstrip()))
                 case tree.Group():
@@ -180,7 +180,7 @@ class Analysis:
 
 
 def _shown(value: Constant | None) -> str:
-    """A value with its unit; nothing for one that is wrong."""
+    """A value with its unit; empty for an invalid one."""
     if not isinstance(value, tree.Number):
         return "" if value is None else one_line(value.span.text)
     if value.unit is Unit.RATIO:

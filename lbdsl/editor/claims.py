@@ -1,4 +1,4 @@
-"""How many layers each rule claims, as far as that is known without measuring: the hints at the ends of rules."""
+"""Inlay hints at the ends of rules: how many layers each rule claims, as far as known without measuring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lbdsl.solve.select import select
 
 @dataclass(frozen=True)
 class Hint:
-    """A few words after the rule at `span`; `more` says them at length."""
+    """A short text after the rule at `span`; `more` is its tooltip."""
 
     span: Span
     text: str
@@ -26,8 +26,8 @@ class Hint:
 def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     """A hint for every rule; none when the recipe does not fit the model.
 
-    What the rules before the first measured one claim is exact. From there on it depends on scores: a ranking that asks
-    for n layers gets at most n, and of others nothing is said.
+    The claims of rules before the first one that needs scores are exact. From there on they depend on scores: a ranking
+    of n layers claims at most n; for other rules the number is not known.
     """
     if check_recipe(Case(recipe, facts)):
         return ()
@@ -48,12 +48,12 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
 
 
 def _is_static(rule: Rule) -> bool:
-    """Whether what a rule matches is known from the text and the model's shape."""
+    """Whether the layers that a rule matches are known from the text and the model's shape."""
     return not scores_in(rule.selector) and not (isinstance(rule.selector, RankSelector))
 
 
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
-    """The hints of the first rules, which need no scores; none when they cannot be carried out."""
+    """The hints of the first `count` rules, which need no scores; none when they cannot be applied."""
     part = replace(recipe, rules=recipe.rules[:count], requires=(), asserts=())
     chosen = select(part, facts, {}).value
     if chosen is None:

@@ -1,4 +1,4 @@
-"""What may be written at the cursor: what the parser accepts there, as words."""
+"""Completion at the cursor: the words that the parser accepts there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LORA = ("rank", "alpha")
 @dataclass(frozen=True)
 class Item:
     """One suggestion. `kind` is keyword, action, metric, function, setting, parameter, variable, group, fact, type, word
-    or text; `insert` is what is written, with `${1:name}` places where `snippet`."""
+    or text; `insert` is the inserted text, with `${1:name}` placeholders if `snippet`."""
 
     label: str
     kind: str
@@ -107,14 +107,14 @@ def _keys(cursor: Cursor) -> Iterator[Item]:
 
 
 def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
-    """Names that make sense in a role."""
+    """The names that are valid in a role."""
     match role.kind:
         case "type":
             for name in TYPES:
                 yield Item(name, "type", TYPE_MEANINGS.get(name, ""))
         case "action":
             for name, action in actions().items():
-                # A metric asks what an action that changes the layer does to it.
+                # A metric's argument must be an action that changes the layer.
                 if (not role.owner or not action.keeps) and (role.key != "modules" or _is_for_modules(name)):
                     yield _action(name)
         case "metric" | "layer":
@@ -149,7 +149,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
 
 @cache
 def _is_for_modules(name: str) -> bool:
-    """Whether an action acts on the weights of modules, by its own example; `keep` may stand everywhere."""
+    """Whether the action in an action's own example acts on the weights of modules, as `keep` does too."""
     example = parse(Source("", f"else {actions()[name].example}")).unwrap().statements[0]
     assert isinstance(example, tree.RuleStatement), "an action's example is an action"
     action = attempt(resolve_action, Scope(), example.actions[0])
@@ -166,7 +166,7 @@ def _action(name: str) -> Item:
 
 
 def _sample(cls: type[Action], key: str) -> str:
-    """The argument in the action's own example."""
+    """A parameter's value in the action's own example."""
     given = re.search(rf"\b{key}=([^,)]+)", cls.example)
     return given[1] if given else key
 
@@ -178,7 +178,7 @@ def _words(names: Iterable[str]) -> Iterator[Item]:
 
 
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
-    """Strings that are known beforehand."""
+    """The suggested strings: built-in texts, recipes to include, module names, model families."""
     role = cursor.role()
     if role.kind == "setting" and role.key == "data":
         for name in BUILTIN_TEXTS:
@@ -199,7 +199,7 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
 
 
 def _takes_words(cursor: Cursor) -> bool:
-    """Whether only a word out of a few makes sense, though the parser would take any expression."""
+    """Whether only one of a few words is valid, though the parser would accept any expression."""
     role = cursor.role()
     return (role.kind == "setting" and role.key in ("metric", "metrics", "method", "loss")) or (
         role.kind == "action" and bool(role.owner)

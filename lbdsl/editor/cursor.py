@@ -1,7 +1,7 @@
-"""What could stand at a place of a recipe, by the parser's own tables.
+"""The tokens that are valid at a position in a recipe, by the parser's own tables.
 
 The statement is cut off before the word at the cursor and fed to the LALR automaton; the terminals that its state
-accepts are what may follow. What a name means there (action, metric, word of a setting) follows from what surrounds it.
+accepts may follow. The meaning of a name there (action, metric, word of a setting) is derived from the tokens around it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _STRINGS = frozenset({"STRING", "REGEX"})
 
 
 class Role(NamedTuple):
-    """What a name would be. `kind` is one of
+    """The meaning of a name at the cursor. `kind` is one of
 
-    action      what a rule does; its `key` is `modules` where it acts on modules, its `owner` a metric that asks for one
-    metric      what a ranking is by
+    action      a rule's action; `key` is `modules` in a rule on modules, `owner` is the metric that it is an argument of
+    metric      the metric of a ranking
     layer       a value of a layer, in `where`
     model       a value of the whole model, in `assert`, `requires`, and `until`
     constant    a value known from the text
-    any         a value of any of these kinds, in `let`
+    any         a value of any of the three kinds above, in `let`
     type        a parameter's type
     argument    an argument of the call `owner`, for its parameter `key` (empty: the `position`-th)
     setting     the value of the setting `key` of the block `owner`
@@ -43,16 +43,16 @@ class Role(NamedTuple):
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a text. `start` and `end` are the offsets of the word there, which completion replaces."""
+    """A position in a text. `start` and `end` are the offsets of the word there, which completion replaces."""
 
     before: tuple[Token, ...]
-    """The tokens of the statement up to the word."""
+    """The tokens of the statement before the word."""
 
     word: str
     start: int
     end: int
     expected: frozenset[str]
-    """The terminals that may stand here; empty when the statement is broken before."""
+    """The terminals that are valid here; empty when the statement has a syntax error before."""
 
     in_string: bool = False
 
@@ -63,7 +63,7 @@ class Cursor:
 
     @property
     def block(self) -> str:
-        """The block whose settings these are, or nothing."""
+        """The name of the block that the cursor is in, or empty."""
         return self.before[0].text if self.before and self.before[0].text in BLOCKS else ""
 
     def open_brackets(self) -> list[int]:
@@ -86,11 +86,11 @@ class Cursor:
         return None
 
     def given(self, bracket: int) -> tuple[str, ...]:
-        """The keys that stand already after a bracket, on its own level."""
+        """The keys that are already given directly inside a bracket."""
         return tuple(token.text for token in self._directly_inside(bracket) if token.type == "KEY")
 
     def _directly_inside(self, bracket: int) -> Iterator[Token]:
-        """The tokens after a bracket that are in no other bracket inside it."""
+        """The tokens after a bracket that are not in a nested bracket."""
         depth = 0
         for token in self.before[bracket + 1 :]:
             depth += (token.type in BRACKETS) - (token.type in BRACKETS.values())
@@ -98,7 +98,7 @@ class Cursor:
                 yield token
 
     def role(self) -> Role:
-        """What a name at this place would be."""
+        """The role of a name at this position."""
         previous = self.before[-1].type if self.before else ""
         if self.first == "PARAM" and previous == "COLON":
             return Role("type")
@@ -142,7 +142,7 @@ class Cursor:
         return None
 
     def _is_action(self) -> bool:
-        """Whether a name here would be a rule's action: only then may a reason follow it."""
+        """Whether a name here would be a rule's action: only then may `because` follow it."""
         return "BECAUSE" in _expected([*self.before, Token("NAME", "it", self.start, self.start)], self.start)
 
 
@@ -156,7 +156,7 @@ def cursor_at(
 ) -> Cursor | None:
     """The cursor at an offset of a lexed text; None inside a comment.
 
-    A word that ends at the offset is at the cursor. With `whole`, one that begins there is too, as a pointer means it.
+    A word that ends at the offset is at the cursor. With `whole`, so is a word that begins there, as for a mouse pointer.
     """
     if any(comment.start < offset <= comment.end for comment in comments):
         return None
@@ -187,7 +187,7 @@ def cursor_at(
     earlier, statement = _statements(source, before, start)
     expected = _expected(statement, start)
     if earlier and not statement and before[-1].type == "NEWLINE" and before[-1].end < start:
-        # An indented line may go on with the statement above.
+        # An indented line may continue the statement above.
         expected |= _expected(earlier, start) & CONTINUES_BEFORE
     return Cursor(tuple(statement), word, start, end, expected, in_string)
 
@@ -197,14 +197,14 @@ def _is_word(token: Token) -> bool:
 
 
 def _statements(source: Source, before: Sequence[Token], at: int) -> tuple[list[Token], list[Token]]:
-    """The tokens of the statement above, and of the one that goes on at `at`."""
+    """The tokens of the statement above, and of the statement at `at`, up to `at`."""
     chunks, _ = split_statements(source, [*before[_safe_start(before) :], Token(BAD, "", at, at)])
     return list(chunks[-2].tokens) if len(chunks) > 1 else [], list(chunks[-1].tokens[:-1])
 
 
 def _safe_start(tokens: Sequence[Token]) -> int:
-    """An index at which a statement begins whatever stands before it, with another such begin after it: what is split
-    from there on is split as in the whole text."""
+    """The index of a token that always begins a statement, with two more such tokens after it: splitting the tokens from
+    there gives the same statements as splitting the whole text."""
     begins = 0
     for index in range(len(tokens) - 1, 1, -1):
         first = tokens[index - 1].type == "NEWLINE" and tokens[index - 2].type not in ("IN", "NEWLINE")
@@ -215,7 +215,7 @@ def _safe_start(tokens: Sequence[Token]) -> int:
 
 
 def _expected(statement: Sequence[Token], at: int) -> frozenset[str]:
-    """The terminals that may follow the tokens of a statement; none where they are wrong already."""
+    """The terminals that may follow the tokens of a statement; none when these already have a syntax error."""
     found = Parser(Source("", "")).parse([*statement, Token(BAD, "", at, at)])
     assert isinstance(found, Failure), "nothing accepts a bad token"
     return found.expected if found.index == len(statement) else frozenset()

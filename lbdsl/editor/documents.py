@@ -1,4 +1,4 @@
-"""Texts that an editor has open, and positions in them as the Language Server Protocol counts them.
+"""Texts that are open in an editor, and positions in them as defined by the Language Server Protocol.
 
 A line ends at `\\n`, `\\r\\n` or `\\r` and nowhere else; a character is counted in code units of the negotiated encoding,
 UTF-16 unless the client offers another. Offsets are in Python's characters.
@@ -26,7 +26,7 @@ class Position(NamedTuple):
 
 
 class Change(NamedTuple):
-    """New text for what stands between two places; the whole text where they are None."""
+    """New text for the range between two positions, or for the whole text if they are None."""
 
     start: Position | None
     end: Position | None
@@ -35,7 +35,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """A text with its lines. Frozen: an edit makes another."""
+    """A text with its lines. Frozen: an edit creates a new one."""
 
     text: str
     encoding: str = "utf-16"
@@ -46,23 +46,23 @@ class Text:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """Where each line's content ends, its line end left out."""
+        """The offset of the end of each line, without its line ending."""
         return [*(match.start() for match in _LINE_END.finditer(self.text)), len(self.text)]
 
     @cached_property
     def _plain(self) -> bool:
-        """Every character is one code unit."""
+        """True when every character is one code unit."""
         return self.text.isascii() or self.encoding == "utf-32"
 
     def place(self, offset: int) -> Position:
-        """The place of an offset between 0 and the text's length."""
+        """The position of an offset between 0 and the text's length."""
         line = bisect_right(self._starts, offset) - 1
         start = self._starts[line]
         return Position(line, offset - start if self._plain else self._units(self.text[start:offset]))
 
     def offset(self, place: Position) -> int:
-        """The offset of a place. Beyond a line's end is its end, beyond the last line the text's end; a place inside
-        a character is before it."""
+        """The offset of a position, limited to the line's end and to the text's end. A position inside a character is
+        moved before it."""
         if place.line < 0:
             return 0
         if place.line >= len(self._starts):
@@ -79,14 +79,14 @@ class Text:
         return offset
 
     def units(self, start: int, end: int) -> int:
-        """Code units between two offsets."""
+        """The number of code units between two offsets."""
         return end - start if self._plain else self._units(self.text[start:end])
 
     def _units(self, text: str) -> int:
         return len(text.encode(UNITS[self.encoding], "surrogatepass")) // _SIZES[self.encoding]
 
     def changed(self, changes: Iterable[Change]) -> Text:
-        """The text after changes, each made to the result of the one before."""
+        """The text after a sequence of changes, each applied to the result of the previous one."""
         text = self
         for change in changes:
             if change.start is None or change.end is None:

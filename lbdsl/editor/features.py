@@ -1,4 +1,4 @@
-"""The features of the language server: what it answers about a place or a text."""
+"""The features of the language server: its answers to requests about a position or a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def register_reading(server: RecipeServer) -> None:
-    """Features that only look."""
+    """Register the features that only read the text."""
 
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions(trigger_characters=["$", "@", "(", ".", '"']))
     def completion(ls: RecipeServer, params: lsp.CompletionParams) -> lsp.CompletionList | None:
@@ -85,7 +85,7 @@ def register_reading(server: RecipeServer) -> None:
 
 
 def register_editing(server: RecipeServer) -> None:
-    """Features that give edits."""
+    """Register the features that return edits."""
 
     @server.feature(
         lsp.TEXT_DOCUMENT_CODE_ACTION,
@@ -131,7 +131,7 @@ def register_editing(server: RecipeServer) -> None:
         document = ls.state.documents.get(params.text_document.uri)
         edit = formatting(document.text.text, document.analysis.name).value if document is not None else None
         if document is None or edit is None:
-            return None  # a text with errors stays as it is; the findings say why
+            return None  # a text with errors is not formatted; its diagnostics show why
         if document.text.text[edit.start : edit.end] == edit.text:
             return []
         return [lsp.TextEdit(protocol.range_of(document.text, edit.start, edit.end), edit.text)]
@@ -158,7 +158,7 @@ def register_editing(server: RecipeServer) -> None:
 
 
 def _asked(kind: lsp.CodeActionKind, wanted: Any) -> bool:
-    """Whether a kind, or one that it belongs to, is among those that the client asks for."""
+    """Whether the client requested a code action kind, or a parent kind of it."""
     return wanted is None or any(
         kind.value == str(getattr(one, "value", one)) or kind.value.startswith(str(getattr(one, "value", one)) + ".")
         for one in wanted
@@ -166,6 +166,6 @@ def _asked(kind: lsp.CodeActionKind, wanted: Any) -> bool:
 
 
 def _at(ls: RecipeServer, params: Any) -> tuple[Document | None, int]:
-    """The text that a request is about, and the offset in it."""
+    """The document of a request, and the offset in it."""
     document = ls.state.documents.get(params.text_document.uri)
     return document, 0 if document is None else document.text.offset(protocol.place(params.position))

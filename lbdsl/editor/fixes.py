@@ -1,4 +1,4 @@
-"""Edits that an editor is offered: the machine fixes of findings, all of them at once, and the formatted text."""
+"""Edits for editors: all automatic fixes of findings as one, and formatting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lbdsl.language.format import format_text
 
 
 class TextEdit(NamedTuple):
-    """New text for what stands between two offsets."""
+    """New text for the range between two offsets."""
 
     start: int
     end: int
@@ -18,7 +18,7 @@ class TextEdit(NamedTuple):
 
 
 def together(fixes: Iterable[Fix]) -> Fix | None:
-    """One fix of all that do not get in each other's way; of two that do, the first. None without any."""
+    """One fix that combines all fixes; of two that overlap, only the first. None without any."""
     edits: list[Edit] = []
     for fix in fixes:
         if all(edit not in edits and _apart(edit, other) for edit in fix.edits for other in edits):
@@ -31,8 +31,8 @@ def _apart(one: Edit, other: Edit) -> bool:
 
 
 def formatting(text: str, name: str) -> Diagnosed[TextEdit]:
-    """The edit that makes a text canonical: only the lines from the first that changes to the last, with the text's own
-    line ends. Its value is None, with the errors, for a text that does not parse; an empty edit where nothing changes."""
+    """The edit that makes a text canonical: from the first changed line to the last, with the text's own line endings.
+    The value is None, with the errors, for a text that does not parse; an empty edit when nothing changes."""
     formatted = format_text(text, name)
     if formatted.value is None:
         return Diagnosed(None, formatted.diagnostics)

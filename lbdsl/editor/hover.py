@@ -1,4 +1,4 @@
-"""What a pointer on a recipe is told: the page of the word there, and the reasons of the findings there."""
+"""Hover texts: the page of the word at a position, and the explanations of the findings there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Hover:
 
 
 def hover(analysis: Analysis, offset: int) -> Hover | None:
-    """What is known at an offset, or None."""
+    """The hover text at an offset, or None."""
     token = analysis.token_at(offset)
     pages: list[str] = []
     start = end = offset
@@ -82,7 +82,7 @@ def _page(analysis: Analysis, token: Token) -> str | None:
 
 
 def _name(analysis: Analysis, name: str, role: Role) -> str | None:
-    """A bare name, by what it is there: `kl` is a metric in a rule and a loss in `heal`."""
+    """The page of a bare name, by its role: `kl` is a metric in a rule and a loss in `heal`."""
     if role.kind == "type":
         return f"`{name}`: {TYPE_MEANINGS[name]}." if name in TYPE_MEANINGS else None
     if role.kind == "setting" and name in WORDS:
@@ -102,7 +102,7 @@ def _name(analysis: Analysis, name: str, role: Role) -> str | None:
 
 
 def _fact(analysis: Analysis, name: str) -> str | None:
-    """`model.layers`, with its value where a model is known."""
+    """The page of a fact such as `model.layers`, with its value when a model is known."""
     bare = name.removeprefix("model.")
     if bare not in FACTS or bare == name:
         return None
@@ -111,7 +111,7 @@ def _fact(analysis: Analysis, name: str) -> str | None:
 
 
 def _number(analysis: Analysis, token: Token) -> str | None:
-    """`4Ki` is 4096."""
+    """The value of a number with a suffix: `4Ki` is 4096."""
     value = Parser(analysis.source).value(token)
     assert isinstance(value, tree.Number), "a quantity is a number"
     if token.type == "PERCENT":
@@ -121,7 +121,7 @@ def _number(analysis: Analysis, token: Token) -> str | None:
 
 
 def _members(analysis: Analysis, name: str) -> str:
-    """The layers of a group in the model that is known."""
+    """The layers of a group in the configured model."""
     if analysis.facts is None:
         return ""
     scope = Scope()

@@ -1,4 +1,4 @@
-"""Where `$names` and `@names` are defined and used, and how one is renamed.
+"""Definitions, uses and renaming of `$names` and `@names`.
 
 A name is a token, so all of this works in a recipe that does not parse.
 """
@@ -22,14 +22,14 @@ def name_at(analysis: Analysis, offset: int) -> Token | None:
 
 
 def definition_of(analysis: Analysis, offset: int) -> Span | None:
-    """Where the name at an offset is defined, perhaps in an included file."""
+    """The definition of the name at an offset, which may be in an included file."""
     name = name_at(analysis, offset)
     found = analysis.definitions.get(name.text) if name is not None else None
     return None if found is None else found.span
 
 
 def uses_of(analysis: Analysis, offset: int) -> tuple[Token, ...]:
-    """Every token of the name at an offset, its definition among them."""
+    """Every token of the name at an offset, including its definition."""
     name = name_at(analysis, offset)
     if name is None:
         return ()
@@ -39,7 +39,7 @@ def uses_of(analysis: Analysis, offset: int) -> tuple[Token, ...]:
 def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[Token, str], ...]]:
     """The new text of each token of the name at an offset. `new` may come with the sigil or without.
 
-    LB060: there is no name there, or it is defined elsewhere. LB061: the new one is no name, or is taken.
+    LB060: there is no name there, or it is defined in another file. LB061: the new name is invalid or taken.
     """
     name = name_at(analysis, offset)
     if name is None:

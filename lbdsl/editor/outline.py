@@ -13,7 +13,7 @@ from lbdsl.language.lexer import one_line
 @dataclass(frozen=True)
 class Entry:
     """One line of the outline. `kind` is variable, constant, group, rule, block, setting, gate or file; `span` is the
-    statement, `name_span` what is selected in it."""
+    statement, `name_span` the part of it that is selected."""
 
     name: str
     kind: str

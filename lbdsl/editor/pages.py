@@ -1,4 +1,4 @@
-"""What is said of a word when a pointer rests on it or completion offers it: Markdown, from the docstrings and tables."""
+"""Markdown texts about words, for hover and completion, made from docstrings and tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORDS: Mapping[str, str] = {
     "true": "Holds.",
     "false": "Does not hold.",
 }
-"""Words that settings take."""
+"""The words that are values of settings, and their meanings."""
 
 TYPE_MEANINGS: Mapping[str, str] = {
     "int": "a whole number",
@@ -50,7 +50,7 @@ TYPE_MEANINGS: Mapping[str, str] = {
 
 
 def page_of_class(cls: type[Action] | type[Metric]) -> str:
-    """The docstring of an action or metric, its headed paragraphs in bold."""
+    """The docstring of an action or metric, with the headings of its paragraphs in bold."""
     paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
     text = "\n\n".join(paragraphs)
     for head in ("What", "Why", "Example", "Source"):
@@ -63,7 +63,7 @@ def action_page(name: str) -> str:
 
 
 def metric_page(name: str, stands_for: str | None = None) -> str:
-    """A metric; `sensitivity` is what the recipe makes it, `stands_for`."""
+    """The page of a metric; `stands_for` is the metric that `sensitivity` means in the recipe."""
     if name == "sensitivity":
         meant = metrics()[stands_for or "nll"]
         under = f"{meant.kind}({meant.default_action})" if meant.takes_action else meant.kind
@@ -81,7 +81,7 @@ def unit_text(cls: type[Metric]) -> str:
 
 
 def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
-    """Where a metric may stand, and what it means there."""
+    """Where a metric may be used, and what it means there."""
     name = cls.kind
     meant = f"; `{name}` means `{name}({cls.default_action})`" if cls.takes_action else ""
     said = {
@@ -106,7 +106,7 @@ def setting_page(block: str, key: str) -> str | None:
 
 
 def parameter_page(action: str, name: str) -> str | None:
-    """A parameter of an action: what it is, its unit, bounds, choices and default."""
+    """The page of an action's parameter: its description, unit, bounds, choices and default."""
     cls = actions().get(action)
     if cls is None or name not in cls.parameters():
         return None
@@ -119,7 +119,7 @@ def parameter_page(action: str, name: str) -> str | None:
             f"{words} {getattr(bound, sign)}"
             for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
             if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1
-        ]  # a machine's limit says nothing
+        ]  # the limit of 32-bit integers is omitted
     said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
@@ -127,7 +127,7 @@ def parameter_page(action: str, name: str) -> str | None:
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:
-    """The values that a parameter may be, where its type lists them."""
+    """The allowed values of a parameter, if its type lists them."""
     annotation: Any = cls.model_fields[name].annotation
     if annotation is bool:
         return ("true", "false")

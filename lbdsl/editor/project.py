@@ -1,4 +1,4 @@
-"""The model that an editor's hints are about."""
+"""The model that editor hints are computed for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PROJECT_FILE = "lbdsl.toml"
 
 
 def configured_model(flag: str | None, asked: object, default: str | None, root: Path | None) -> str | None:
-    """The model by the first that names one: the command line, the editor (`initializationOptions.model`), the command's
-    default (environment, `lbdsl.toml` where it was started), `[lsp] model` in the workspace's `lbdsl.toml`. A relative path
-    starts at the workspace."""
+    """The model, from the first source that names one: the command line, the editor (`initializationOptions.model`), the
+    command's default (environment, `lbdsl.toml` in the working directory), `[lsp] model` in the workspace's `lbdsl.toml`.
+    A relative path is relative to the workspace."""
     named = flag or (asked if isinstance(asked, str) and asked.strip() else None) or default
     if named is None and root is not None:
         named = _from_file(root / PROJECT_FILE)
@@ -29,7 +29,7 @@ def configured_model(flag: str | None, asked: object, default: str | None, root:
 
 
 def _from_file(path: Path) -> str | None:
-    """The file's entry; a file that is wrong is `lbdsl`'s to complain about, not the editor's."""
+    """The `[lsp] model` entry of a file; an invalid file is ignored here, the command line reports it."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
@@ -40,7 +40,7 @@ def _from_file(path: Path) -> str | None:
 
 
 def facts_of(model: str) -> ModelFacts:
-    """The facts of a model from its headers; the network is never asked. Raises LbdslError."""
+    """The facts of a model from its headers, without network access. Raises LbdslError."""
     from lbdsl.verbs.inspecting import inspect_model
 
     return inspect_model(model, offline=True).facts

@@ -1,4 +1,4 @@
-"""Our values as those of the Language Server Protocol."""
+"""Conversion of lbdsl's values to those of the Language Server Protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEVERITIES = {
     Severity.NOTE: lsp.DiagnosticSeverity.Information,
 }
 _UNUSED = frozenset({"LB201", "LB202", "LB210"})
-"""Findings about text that does nothing; editors fade it."""
+"""Findings about text without effect, which editors show faded."""
 
 _ITEMS = {
     "keyword": lsp.CompletionItemKind.Keyword,
@@ -100,7 +100,7 @@ def range_of(text: Text, start: int, end: int) -> lsp.Range:
 
 
 def docs_page(given: object) -> str | None:
-    """The address of the page of all codes: what the editor was given, or the file of a source tree."""
+    """The URL of the page of all diagnostic codes: from the editor's settings, or the file in a source tree."""
     if isinstance(given, str) and given.startswith(("http://", "https://", "file://")):
         return given
     page = resource_folder("grammars").parent / "docs" / "errors.md"
@@ -108,7 +108,7 @@ def docs_page(given: object) -> str | None:
 
 
 def diagnostics(analysis: Analysis, text: Text, uri: str, docs: str | None, related: bool = True) -> list[lsp.Diagnostic]:
-    """Every finding. What stands in an included file is shown at the `include`, with its place as related."""
+    """All findings. A finding in an included file is shown at the `include`, with its location as related information."""
     return [_diagnostic(found, analysis, text, uri, docs, related) for found in analysis.findings]
 
 
@@ -150,7 +150,7 @@ def _related(span: Span, said: str, text: Text, uri: str) -> lsp.DiagnosticRelat
 
 
 def location(span: Span, text: Text, uri: str) -> lsp.Location | None:
-    """A place in this text or in a file that it includes; None for one that is in no file."""
+    """The location of a span in this text or in an included file; None if it is not in a file."""
     if span.source.base == 0 and span.source.text == text.text:
         return lsp.Location(uri, range_of(text, span.start, span.end))
     path = Path(span.source.name)
@@ -166,13 +166,13 @@ def fix_edit(fix: Fix, text: Text, uri: str) -> lsp.WorkspaceEdit:
 
 
 def own_fix(found: Diagnostic, analysis: Analysis) -> Fix | None:
-    """The fix of a finding, when all of it is in this text."""
+    """The fix of a finding if all its edits are in this text, else None."""
     fix = found.fix
     return fix if fix is not None and all(analysis.is_own(edit.span) for edit in fix.edits) else None
 
 
 def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool) -> lsp.CompletionList:
-    """Suggestions in the order given. Without snippets in the client, a suggestion is its plain label."""
+    """Suggestions in the given order. For a client without snippet support, a snippet is replaced by its label."""
     where = range_of(text, cursor.start, cursor.end)
     out = []
     for number, item in enumerate(items):
@@ -211,7 +211,7 @@ def symbol(entry: Entry, text: Text) -> lsp.DocumentSymbol:
 
 
 def semantic_tokens(text: Text) -> list[int]:
-    """Five numbers a token: lines down, characters along, length, kind, modifiers."""
+    """Five numbers per token: line delta, character delta, length, type, modifiers."""
     return list(_semantic(text))
 
 

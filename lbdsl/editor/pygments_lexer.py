@@ -1,4 +1,4 @@
-"""Recipes in Pygments, and so in Sphinx, MkDocs and rich: the alias is `lbr`."""
+"""Pygments lexer for recipes, which Sphinx, MkDocs and rich use too; its alias is `lbr`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TOKENS = {
 
 
 class LbrLexer(Lexer):
-    """Pygments lexer of lbdsl's recipes. It cuts the text as the parser does."""
+    """Pygments lexer for lbdsl recipes. It uses the same tokens as the parser."""
 
     name = "lbdsl recipe"
     aliases = ["lbr", "lbdsl"]

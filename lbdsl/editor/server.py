@@ -1,7 +1,7 @@
-"""The language server of recipes, over standard input and output: `lbdsl lsp`.
+"""The language server for recipes, over standard input and output: `lbdsl lsp`.
 
-It keeps its own copy of each open text, since lines end here as the protocol says, and works everything out anew for
-each version: a recipe is small. Findings are published a moment after the last key.
+It keeps its own copy of each open text, with line endings as defined by the protocol, and analyzes each version from
+scratch: a recipe is small. Findings are published shortly after the last edit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DELAY = 0.015
 """Seconds after the last edit until findings are published."""
 
 LARGE = 100_000
-"""Characters above which a text is checked beside the loop."""
+"""Number of characters above which a text is checked in a thread instead of in the event loop."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Document:
 
 @dataclass
 class State:
-    """What the server knows besides its texts."""
+    """The state of the server: model, options, open documents and pending work."""
 
     model: str | None = None
     default_model: str | None = None
@@ -67,7 +67,7 @@ class State:
 
 
 class RecipeServer(LanguageServer):
-    """The server; `model` is the one named on the command line, `default_model` what stands in for it elsewhere."""
+    """The server; `model` is given on the command line, `default_model` is used if neither it nor the editor names one."""
 
     def __init__(self, model: str | None = None, default_model: str | None = None):
         super().__init__("lbdsl", VERSION, text_document_sync_kind=lsp.TextDocumentSyncKind.Incremental)
@@ -81,7 +81,7 @@ class RecipeServer(LanguageServer):
         return found if found in UNITS else "utf-16"
 
     def publish_soon(self, uri: str) -> None:
-        """Publish the findings of a text when no edit came for a moment."""
+        """Publish the findings of a text when no edit arrives for `DELAY` seconds."""
         waiting = self.state.waiting.pop(uri, None)
         if waiting is not None:
             waiting.cancel()
@@ -100,7 +100,7 @@ class RecipeServer(LanguageServer):
             task.add_done_callback(self.state.tasks.discard)
 
     async def _publish_large(self, document: Document) -> None:
-        """Check beside the loop, so that completion does not wait; nothing is said of a text that changed meanwhile."""
+        """Check in a thread, so that completion does not wait; a text that changed meanwhile is not reported."""
         await asyncio.get_running_loop().run_in_executor(None, getattr, document.analysis, "checked")
         if self.state.documents.get(document.uri) is document:
             self._send(document)
@@ -113,14 +113,14 @@ class RecipeServer(LanguageServer):
         return bool(self.client_says("text_document", "publish_diagnostics", "related_information"))
 
     def client_says(self, *path: str) -> Any:
-        """A capability of the client, or None where any part of the path is missing."""
+        """A capability of the client, or None if any part of the path is missing."""
         value: Any = self.client_capabilities
         for part in path:
             value = getattr(value, part, None)
         return value
 
     async def load_model(self, asked: object, root: Path | None) -> None:
-        """Read the facts of the configured model, and say everything again that depends on them."""
+        """Read the facts of the configured model, and publish again everything that depends on them."""
         model = configured_model(self.state.model, asked, self.state.default_model, root)
         if model is None:
             return
@@ -144,7 +144,7 @@ def _is_no_refusal(record: logging.LogRecord) -> bool:
 
 def make_server(model: str | None = None, default_model: str | None = None) -> RecipeServer:
     """A server with every feature registered; `start_io()` runs it."""
-    # What a user asked for and cannot have is an answer, not a fault to be logged with its traceback.
+    # A request refused because of invalid parameters is a normal answer; do not log it with a traceback.
     logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_no_refusal)
     server = RecipeServer(model, default_model)
     _register_texts(server)
@@ -154,7 +154,7 @@ def make_server(model: str | None = None, default_model: str | None = None) -> R
 
 
 def _register_texts(server: RecipeServer) -> None:
-    """Opening, editing, saving and closing."""
+    """Register the handlers of initialization and of opening, editing, saving and closing texts."""
 
     @server.feature(lsp.INITIALIZE)
     def initialize(ls: RecipeServer, params: lsp.InitializeParams) -> None:
@@ -183,7 +183,7 @@ def _register_texts(server: RecipeServer) -> None:
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
     def saved(ls: RecipeServer, params: lsp.DidSaveTextDocumentParams) -> None:
-        # Another recipe may include the one that was saved.
+        # Other open recipes may include the saved one.
         for document in list(ls.state.documents.values()):
             ls.set_text(document.uri, document.text, document.version)
             ls.publish_soon(document.uri)

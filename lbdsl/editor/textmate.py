@@ -1,7 +1,7 @@
-"""The TextMate grammar of recipes: `python -m lbdsl.editor.textmate` writes it beside the VS Code extension.
+"""The TextMate grammar of recipes: `python -m lbdsl.editor.textmate` writes it to the VS Code extension's folder.
 
-It is made from the parser's keywords and terminals. Actions and metrics are not in it: they are what stands where a
-call stands, and plug-ins bring more of them.
+It is made from the parser's keywords and terminals. It does not list actions and metrics, which plug-ins can add: any
+other name is highlighted as a function.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 def textmate_grammar() -> dict[str, Any]:
     """The grammar as JSON data. Patterns are tried in order at each position; the first that matches wins."""
-    numbers = grammar().terminals  # Python and Oniguruma read those of numbers alike
+    numbers = grammar().terminals  # the regexes of numbers mean the same in Python and Oniguruma
     statements = [word for word, keyword in keywords().items() if keyword.form]
     words = keywords().keys() - OPERATORS - set(statements)
     return {
@@ -72,17 +72,17 @@ def _any_of(words: Any) -> str:
 
 
 def grammar_text() -> str:
-    """The file's text."""
+    """The grammar file's text."""
     return json.dumps(textmate_grammar(), indent=2) + "\n"
 
 
 def grammar_file() -> Path:
-    """Where a source tree keeps it."""
+    """The path of the grammar file in a source tree."""
     return resource_folder("grammars").parent / "editors" / "vscode" / "lbr.tmLanguage.json"
 
 
 def main() -> None:
-    """Write the file, or with a path as argument, that one."""
+    """Write the grammar to its file, or to the path given as argument."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else grammar_file()
     path.write_text(grammar_text(), encoding="utf-8")
 

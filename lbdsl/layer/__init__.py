@@ -1,1 +1,1 @@
-"""A layer as a typed value of parts: what it is, what it costs, and what can be claimed of it."""
+"""A layer as a typed value made of parts: its specification, its costs, and the paths that rules can claim."""

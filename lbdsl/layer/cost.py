@@ -1,8 +1,8 @@
-"""What layers and models cost, from their parts, and the decode time those costs allow (docs/costs.md).
+"""Costs of layers and models, computed from their parts, and lower bounds of decode time (docs/costs.md).
 
 Formulas only, nothing measured. Parameters, bytes of weights and cache, and FLOPs are exact counts from shapes; a multiply
-and an add are two FLOPs. Times are lower bounds for given machine constants: the weights are read once a step, each
-sequence's cache once a step, and arithmetic runs at the machine's GEMM rate.
+and an add are two FLOPs. Times are lower bounds for given machine constants: the weights are read once per step, each
+sequence's cache once per step, and arithmetic runs at the machine's GEMM rate.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class LayerCost:
     """The counts of one layer in `model`.
 
-    params:       parameters, norms and biases included
-    matrix:       elements of matrices, which a decoded token multiplies with (2 FLOPs each)
-    matrix_bytes: bytes of those, as stored
+    params:       parameters, including norms and biases
+    matrix:       elements of matrices, which a decoded token is multiplied with (2 FLOPs each)
+    matrix_bytes: bytes of these matrices, as stored
     weights:      bytes of all its parameters, as stored
     """
 
@@ -58,11 +58,11 @@ class LayerCost:
         return [part for part in (self.spec.mixer, self.spec.ffn) if part is not None]
 
     def kv_bytes(self, ctx: int) -> int:
-        """Bytes of cache storage that one sequence of `ctx` tokens holds."""
+        """Bytes of KV cache for one sequence of `ctx` tokens."""
         return sum(part.cache_bytes(self.model, ctx) for part in self._parts)
 
     def beyond_weights(self, ctx: int) -> int:
-        """FLOPs of one decoded token at context `ctx`, beyond its products with weights."""
+        """FLOPs of one decoded token at context `ctx`, without the products with weights."""
         return sum(part.decode_flops(self.model, ctx) for part in self._parts)
 
     def flops(self, ctx: int) -> int:
@@ -70,16 +70,16 @@ class LayerCost:
         return 2 * self.matrix + self.beyond_weights(ctx)
 
     def prefill_flops(self, n: int) -> int:
-        """FLOPs of reading `n` tokens."""
+        """FLOPs of a prefill of `n` tokens."""
         return 2 * n * self.matrix + sum(part.prefill_flops(self.model, n) for part in self._parts)
 
 
 @dataclass(frozen=True)
 class StaticValue:
-    """A cost of the changed model by the name that recipes call it, known before anything is measured.
+    """A cost of the changed model with its name in recipes, known before anything is measured.
 
-    `of` is what one layer adds at a context (None where `takes_context` is False), `outside` what the rest of the model
-    does. `meaning` is for the pages of the editor and of `explain`.
+    `of` gives the share of one layer at a context length (ignored if `takes_context` is False), `outside` that of the
+    rest of the model. `meaning` is shown by the editor and by `explain`.
     """
 
     name: str
@@ -133,10 +133,10 @@ STATIC_VALUES: Mapping[str, StaticValue] = MappingProxyType(
         )
     }
 )
-"""A percentage compared with one of them is a share of the base model's."""
+"""The static values by name. A percentage compared with one of them is a share of the base model's value."""
 
 MEMORY_SHARE = 0.9
-"""The share of the machine's memory that weights and caches may fill."""
+"""The share of the machine's memory that weights and KV caches may fill."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class Machine:
 
     bandwidth: bytes/s, read and written, of a large copy. flops: FLOP/s of a large matrix product (a multiply and an
     add are two). mem_bytes: memory of the device. t_attn, t_mlp: seconds that one attention and one MLP sub-block of
-    a decode step take when their matrices are tiny, that is launching and bookkeeping; t_head: the same of all that
-    is outside the layers.
+    a decode step take when their matrices are tiny, that is launch and overhead time; t_head: the same for everything
+    outside the layers.
     """
 
     bandwidth: float
@@ -159,13 +159,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The costs of one model, from those of its layers."""
+    """The costs of one model, computed from those of its layers."""
 
     facts: ModelFacts
     layers: tuple[LayerCost, ...]
 
     def value(self, name: str, ctx: int = 0) -> int:
-        """A static value of the language (see `STATIC_VALUES`), at a context where it takes one."""
+        """The static value `name` (see `STATIC_VALUES`), at context length `ctx` if it takes one."""
         static = STATIC_VALUES[name]
         return static.outside(self.facts) + sum(static.of(layer, ctx) for layer in self.layers)
 
@@ -185,16 +185,16 @@ class ModelCost:
 
     @property
     def matrix(self) -> int:
-        """Elements of matrices that a decoded token multiplies with, the head (hidden x vocabulary) among them."""
+        """Elements of matrices that a decoded token is multiplied with, including the head (hidden x vocabulary)."""
         return self._head + sum(layer.matrix for layer in self.layers)
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of those, as they are stored."""
+        """Bytes of these matrices, as they are stored."""
         return self._head * self.facts.dtype_bytes + sum(layer.matrix_bytes for layer in self.layers)
 
     def kv_bytes(self, ctx: int) -> int:
-        """Bytes of cache that one sequence of `ctx` tokens holds."""
+        """Bytes of KV cache for one sequence of `ctx` tokens."""
         return self.value("kv", ctx)
 
     def flops(self, ctx: int) -> int:
@@ -202,7 +202,7 @@ class ModelCost:
         return self.value("flops", ctx)
 
     def prefill_flops(self, n: int) -> int:
-        """FLOPs of reading `n` tokens and predicting one; the head runs once."""
+        """FLOPs of a prefill of `n` tokens and predicting one; the head runs once."""
         return 2 * self._head + sum(layer.prefill_flops(n) for layer in self.layers)
 
     def step_seconds(self, machine: Machine, ctx: int, batch: float) -> float:
@@ -215,8 +215,8 @@ class ModelCost:
         return products + attention + mixers * machine.t_attn + ffns * machine.t_mlp + machine.t_head
 
     def fitting_batch(self, machine: Machine, ctx: int) -> float:
-        """How many sequences of `ctx` tokens fit beside the weights; infinite without a cache, 0 if the weights do not
-        fit."""
+        """The number of sequences of `ctx` tokens that fit in memory with the weights; infinite without a cache, 0 if the
+        weights do not fit."""
         free = machine.mem_bytes * MEMORY_SHARE - self.weights
         cache = self.kv_bytes(ctx)
         if free <= 0:
@@ -224,12 +224,12 @@ class ModelCost:
         return free / cache if cache else float("inf")
 
     def tokens_per_second(self, machine: Machine, ctx: int, batch: int) -> float:
-        """Decoded tokens a second when `batch` sequences are wanted; those that do not fit wait. 0 if none fits."""
+        """Decoded tokens per second for `batch` sequences; those that do not fit in memory wait. 0 if none fits."""
         admitted = min(float(batch), self.fitting_batch(machine, ctx))
         return admitted / self.step_seconds(machine, ctx, admitted) if admitted > 0 else 0.0
 
 
 def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec]) -> ModelCost:
-    """A model with these layers."""
+    """The costs of a model with these layers."""
     known = cache(lambda spec: LayerCost.of(spec, facts))
     return ModelCost(facts, tuple(known(spec) for spec in specs))

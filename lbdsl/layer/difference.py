@@ -1,4 +1,4 @@
-"""What differs between two specifications of a layer: by field, as marks of a plan's picture, and in words."""
+"""The differences between two specifications of a layer: by field, as marks in a plan's layer strip, and as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUB_BLOCKS = (Slot.MIXER, Slot.FFN)
 
 
 def differences(before: LayerSpec, after: LayerSpec) -> dict[str, tuple[Any, Any]]:
-    """What changed, by path: (before, after) as JSON values; a part that is another kind, or gone, is one change."""
+    """The changes by path: (before, after) as JSON values; a part of another kind, or a dropped part, is one change."""
     found: dict[str, tuple[Any, Any]] = {}
     for slot in SUB_BLOCKS:
         was, becomes = before.part(slot), after.part(slot)
@@ -52,7 +52,7 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
 
 
 def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
-    """`attention dropped`, `window full -> 256`, `7 modules -> int(bits=4)`: parts that are gone first."""
+    """The changes as text, dropped parts first: `attention dropped`, `window full -> 256`, `7 modules -> int(bits=4)`."""
     gone = [WORDS[slot] for slot in SUB_BLOCKS if before.part(slot) is not None and after.part(slot) is None]
     found = [f"{' and '.join(gone)} dropped"] if gone else []
     for slot in SUB_BLOCKS:
@@ -74,13 +74,13 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
 
 
 def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tuple[int, ...]:
-    """The sizes of the windows, in tokens, that layers have after and did not have before."""
+    """The sizes in tokens of the windows in `after` that are new or differ from those in `before`."""
     sizes = ((window_size(was), window_size(becomes)) for was, becomes in zip(before, after, strict=True))
     return tuple(size for own, size in sizes if size is not None and size != own)
 
 
 def window_size(spec: LayerSpec) -> int | None:
-    """Tokens of the layer's window; None where it has none."""
+    """The size of the layer's window in tokens; None if it has no window."""
     window = spec.mixer.window if isinstance(spec.mixer, Attention) else None
     return None if window is None else window.size
 
@@ -90,7 +90,7 @@ def _changed(was: Part, becomes: Part) -> list[str]:
 
 
 def _storage_changes(before: LayerSpec, after: LayerSpec) -> dict[str, Part | None]:
-    """How each module is stored whose storage changed; one that is gone with its part is not among them."""
+    """The new storage of each module whose storage changed."""
     return {
         module: after.storage(module)
         for module in sorted({name for name, _ in (*before.weights, *after.weights)})

@@ -1,4 +1,4 @@
-"""What is known of a model from its configuration and its weights' headers, without its weights."""
+"""Facts of a model from its configuration and its weights' headers, without loading its weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ModelFacts:
     """One decoder language model. Lengths are in elements, `positions` in tokens.
 
     `dtype` is the one the model runs, is measured and is saved in (`--dtype`, else the checkpoint's, else bfloat16).
-    `layer_specs` says what each layer is; `flags` names the boolean fields of the configuration that are on, and switch
-    on parameters such as biases. A tied head counts once. `rotary` is how many of a head's elements rotary embeddings
-    turn, None for all.
+    `layer_specs` describes each layer; `flags` are the names of the boolean configuration fields that are true and switch
+    on parameters such as biases. A tied head counts once. `rotary` is the number of a head's elements that rotary
+    embeddings rotate, None for all.
     """
 
     family: str
@@ -39,7 +39,7 @@ class ModelFacts:
     rotary: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields: what is derived from them is made again."""
+        """The fields only; cached derived values are recomputed."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -54,7 +54,7 @@ class ModelFacts:
     def dtype_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
 
-    # What is one number a model where layers are alike: that of the layer with the most.
+    # Sizes that can differ between layers: the maximum over all layers.
 
     @property
     def heads(self) -> int:
@@ -79,7 +79,7 @@ class ModelFacts:
     # Parameters and cache.
 
     def shaped(self, rows: Iterable[TensorRow], sizes: Mapping[str, int]) -> tuple[TensorShape, ...]:
-        """The parameters of `rows` that the configuration switches on; `sizes` are a part's own, by name."""
+        """The parameters of `rows` that the configuration switches on; `sizes` are the part's own dimensions by name."""
         every = {"hidden": self.hidden, "vocab": self.vocab, **sizes}
         return tuple(
             TensorShape(row.name, tuple(every[dim] for dim in row.dims))
@@ -89,7 +89,7 @@ class ModelFacts:
 
     @cached_property
     def outside(self) -> tuple[TensorShape, ...]:
-        """The parameters outside the layers by their full names: embeddings, final norm, and a head that is not tied."""
+        """The parameters outside the layers by their full names: embeddings, final norm, and the head if it is not tied."""
         family = self.family_data
         return self.shaped((family.embedding, *family.other, *(() if self.tied else (family.head,))), {})
 
@@ -99,7 +99,7 @@ class ModelFacts:
 
     @cached_property
     def params(self) -> int:
-        """All parameters, each shared one once."""
+        """The number of all parameters; shared ones count once."""
         return self.other_params + sum(t.elements for spec in self.layer_specs for t in spec.tensors(self))
 
     @cached_property
@@ -110,20 +110,20 @@ class ModelFacts:
 
     @cached_property
     def linear_maps(self) -> tuple[tuple[str, ...], ...]:
-        """Of each layer, the modules with a weight matrix, by name below the layer."""
+        """The modules with a weight matrix of each layer, by name relative to the layer."""
         return tuple(spec.linear_maps(self) for spec in self.layer_specs)
 
     @cached_property
     def cost(self) -> ModelCost:
-        """What the unchanged model costs."""
+        """The costs of the unchanged model."""
         return model_cost(self, self.layer_specs)
 
     def kv_bytes(self, ctx: int) -> int:
-        """Bytes of cache that one sequence of `ctx` tokens holds."""
+        """Bytes of KV cache for one sequence of `ctx` tokens."""
         parts = (part for spec in self.layer_specs for part in (spec.mixer, spec.ffn) if part is not None)
         return sum(part.cache_bytes(self, ctx) for part in parts)
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that the first token adds to the keys and values of all layers; `inspect` and recipes call it so."""
+        """Bytes of the first token's keys and values in all layers; the same name is used by `inspect` and in recipes."""
         return self.kv_bytes(1)

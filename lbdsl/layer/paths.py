@@ -1,5 +1,5 @@
-"""The paths of a layer, by which rules claim and change it: fields of its parts, weights of its modules. Sets of them are
-bits of whole numbers, which are quick to compare."""
+"""The paths of a layer that rules claim and change: fields of its parts, weights of its modules. Sets of paths are bit
+masks in integers, which are fast to compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def leaves(spec: LayerSpec, modules: tuple[str, ...]) -> Iterator[str]:
 
 
 def folded(paths: Iterable[str], every: Iterable[str]) -> tuple[str, ...]:
-    """`paths` with the name of a part in place of all that it has, where all of `every` below it is among them; sorted."""
+    """`paths`, sorted, where a part's name replaces its paths if all its paths in `every` are included."""
     left, every = set(paths), tuple(every)
     for slot in Slot:
         below = {path for path in every if path.startswith(f"{slot}.")}
@@ -51,7 +51,7 @@ def has_path(spec: LayerSpec, path: str) -> bool:
 
 
 def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> LayerSpec:
-    """`spec` with what `other` has at `paths`."""
+    """`spec` with the values of `other` at `paths`."""
     for path in paths:
         slot, _, rest = path.partition(".")
         if path == Slot.WEIGHTS:
@@ -74,15 +74,15 @@ def _set(value: Any, other: Any, path: str) -> Any:
 
 @dataclass
 class Paths:
-    """The paths of one layer that anything asks about; path number i is bit i of a set. `touching[i]` is the set of those
-    that touch it."""
+    """The paths of one layer that were registered with `bit`; path number i is bit i of a set. `touching[i]` is the set
+    of paths that touch path i."""
 
     names: list[str] = field(default_factory=list)
     touching: list[int] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def bit(self, path: str) -> int:
-        """The set of that path alone."""
+        """The set with only this path."""
         number = self._numbers.get(path)
         if number is None:
             number = self._numbers[path] = len(self.names)
@@ -108,7 +108,7 @@ class Paths:
         return tuple(self.names[number] for number in self.numbers(paths))
 
     def touched_by(self, paths: int) -> int:
-        """The set of paths that some of `paths` touches."""
+        """The set of paths that touch at least one of `paths`."""
         return union(self.touching[number] for number in self.numbers(paths))
 
 

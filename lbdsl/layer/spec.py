@@ -1,4 +1,4 @@
-"""LayerSpec: what one layer is made of. And its paths, by which rules claim and change it."""
+"""LayerSpec: the specification of one layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def part_from(value: Any, slot: Slot) -> Part | None:
-    """A part from itself or its JSON; ValueError that names a kind, field or value that is not known."""
+    """A part from a part or its JSON; raises ValueError that names an unknown kind, field or value."""
     if value is None and slot is not Slot.WEIGHTS:
         return None
     if isinstance(value, Mapping):
@@ -54,9 +54,9 @@ Weights = Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs), PlainS
 
 
 class LayerSpec(Value):
-    """One decoder layer. `mixer` and `ffn` are None where there is none; `weights` are (module, storage) of the modules
-    whose matrix is not in the model's dtype, by name below the layer, sorted. Equal specifications are equal values, and
-    hash alike."""
+    """One decoder layer. `mixer` and `ffn` are None if the layer has none; `weights` are (module, storage) of the modules
+    whose matrix is not in the model's dtype, sorted by name relative to the layer. Equal specifications compare equal and
+    have the same hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -72,7 +72,7 @@ class LayerSpec(Value):
         return dict(self.weights).get(module)
 
     def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
-        """The layer's parameters with the norms around its sub-blocks, attention first."""
+        """The layer's parameters, including the norms around its sub-blocks, attention first."""
         family = model.family_data
         found: list[TensorShape] = []
         for part, (before, after) in ((self.mixer, family.attention_norms), (self.ffn, family.mlp_norms)):
@@ -83,11 +83,11 @@ class LayerSpec(Value):
         return tuple(found)
 
     def linear_maps(self, model: ModelFacts) -> tuple[str, ...]:
-        """Modules with a weight matrix, by name below the layer."""
+        """Modules with a weight matrix, by name relative to the layer."""
         return tuple(tensor.module for tensor in self.tensors(model) if tensor.is_matrix)
 
     def stored(self, model: ModelFacts) -> LayerSpec:
-        """Without storage of modules that are gone: it means nothing, and is not counted."""
+        """The specification without the storage of modules that the layer no longer has."""
         if not self.weights:
             return self
         left = set(self.linear_maps(model))

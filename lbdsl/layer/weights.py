@@ -1,7 +1,7 @@
-"""Weights of a layer as expressions over the weights that it had: values without tensors, evaluated elsewhere.
+"""New weights of a layer as expressions over its old weights: values without tensors, evaluated elsewhere.
 
-An expression is exact about shapes, so that costs are known before anything is computed, and canonical as JSON, so that it
-is part of a plan's digest.
+An expression gives exact shapes, so that costs are known before anything is computed, and has canonical JSON, so that it
+can be part of a plan's digest.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Expr(Value):
-    """Base of all expressions. `node` tells them apart in JSON."""
+    """Base of all expressions. `node` is their type tag in JSON."""
 
-    # Lists of a saved plan are tuples here.
+    # Not strict, because tuples are lists in the JSON of a saved plan.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     node: str
 
     @abstractmethod
     def shape(self, old: Shapes) -> Shape:
-        """The result's shape; `old` are the shapes of what `Ref` and `Stat` name. ValueError where they do not fit."""
+        """The result's shape; `old` are the shapes of the layer's old weights. Raises ValueError if shapes do not fit."""
 
     def parts(self) -> tuple[AnyExpr, ...]:
-        """The expressions in it."""
+        """The direct subexpressions."""
         return ()
 
 
 class Ref(Expr):
-    """A parameter that the layer had, by name below the layer."""
+    """An old parameter of the layer, by name relative to the layer."""
 
     node: Literal["ref"] = "ref"
     name: str
@@ -53,8 +53,8 @@ class Ref(Expr):
 
 
 class Stat(Expr):
-    """What calibration on the base gave for the layer: a statistic (see `lbdsl.statistics`) with its arguments, and the
-    shape that it has."""
+    """A statistic of the layer from calibration on the base model (see `lbdsl.statistics`), with its arguments and its
+    shape."""
 
     node: Literal["stat"] = "stat"
     kind: str
@@ -63,7 +63,7 @@ class Stat(Expr):
 
     @property
     def text(self) -> str:
-        """`kv_rotations(n=1)`: under what it is kept."""
+        """The key that it is cached under, such as `kv_rotations(n=1)`."""
         return self.kind + (f"({', '.join(f'{name}={value}' for name, value in self.args)})" if self.args else "")
 
     def shape(self, old: Shapes) -> Shape:
@@ -71,8 +71,8 @@ class Stat(Expr):
 
 
 class Largest(Value):
-    """The `count` places where a vector is largest, in ascending order; ties go to the lower place. With `others`, the
-    places that are left. A place stands for `size` neighbouring indices."""
+    """The `count` positions of the largest elements of a vector, in ascending order; ties go to the lower position. With
+    `others`, the remaining positions. Each position means `size` consecutive indices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
@@ -82,21 +82,21 @@ class Largest(Value):
     others: bool = False
 
     def taken(self, length: int, old: Shapes) -> int:
-        """How many indices it stands for, of `length`."""
+        """The number of selected indices, along an axis of `length`."""
         shape = self.of.shape(old)
         if len(shape) != 1 or shape[0] * self.size != length or self.count > shape[0]:
             raise ValueError(f"{self.count} of {list(shape)} places of {self.size} cannot be taken of {length}")
         return (shape[0] - self.count if self.others else self.count) * self.size
 
     def indices(self, values: Tensor) -> Tensor:
-        """The indices, where `values` are those of the vector."""
+        """The selected indices; `values` are the elements of the vector."""
         order = values.argsort(descending=True, stable=True)
         places = (order[self.count :] if self.others else order[: self.count]).sort().values
         return (places.unsqueeze(1) * self.size + places.new_tensor(range(self.size))).flatten()
 
 
 class Take(Expr):
-    """Some of `x` along an axis, in the order of the indices; one index that is no list takes the axis away."""
+    """The elements of `x` at these indices along an axis, in that order; a single index (not a list) removes the axis."""
 
     node: Literal["take"] = "take"
     x: AnyExpr
@@ -116,7 +116,7 @@ class Take(Expr):
 
 
 class Mean(Expr):
-    """The mean over `group` neighbouring blocks of `size` along an axis."""
+    """The mean over each group of `group` adjacent blocks of `size` along an axis."""
 
     node: Literal["mean"] = "mean"
     x: AnyExpr
@@ -135,7 +135,7 @@ class Mean(Expr):
 
 
 class Concat(Expr):
-    """Several one after the other along an axis."""
+    """The concatenation of several tensors along an axis."""
 
     node: Literal["concat"] = "concat"
     xs: tuple[AnyExpr, ...]
@@ -158,7 +158,7 @@ class Concat(Expr):
 
 
 class Slice(Expr):
-    """`start` to `stop` - 1 of `x` along an axis."""
+    """The slice of `x` along an axis from `start` to `stop`, exclusive."""
 
     node: Literal["slice"] = "slice"
     x: AnyExpr
@@ -177,7 +177,7 @@ class Slice(Expr):
 
 
 class Sum(Expr):
-    """Several of one shape, added."""
+    """The sum of several tensors of the same shape."""
 
     node: Literal["sum"] = "sum"
     xs: Annotated[tuple[AnyExpr, ...], Field(min_length=1)]
@@ -193,8 +193,8 @@ class Sum(Expr):
 
 
 class MatMul(Expr):
-    """a @ b. Where one of them is [blocks, n, m], the other one is cut into as many blocks along the dimension that is
-    summed over, each is multiplied with its own matrix, and the results stand one after the other."""
+    """a @ b. If one of them is [blocks, n, m], the other is split into the same number of blocks along the summed
+    dimension, each block is multiplied with its own matrix, and the results are concatenated."""
 
     node: Literal["matmul"] = "matmul"
     a: AnyExpr
@@ -229,9 +229,9 @@ class Transpose(Expr):
 
 
 class Factor(Expr):
-    """One of two matrices whose product is closest to `x` [n, m] in rank `rank`: `first` [n, rank] or `second` [rank, m].
+    """One of the two factors of the best rank-`rank` approximation of `x` [n, m]: `first` [n, rank] or `second` [rank, m].
 
-    Each has the square roots of the singular values; the largest number of a column of `first` is positive.
+    Each contains the square roots of the singular values; the largest element of each column of `first` is positive.
     Source: Eckart and Young, The approximation of one matrix by another of lower rank (1936).
     """
 
@@ -251,7 +251,7 @@ class Factor(Expr):
 
 
 class Init(Expr):
-    """Numbers of a normal distribution with this standard deviation, from a seed; 0 gives zeros."""
+    """Random numbers from a normal distribution with standard deviation `std` and a seed; std=0 gives zeros."""
 
     node: Literal["init"] = "init"
     dims: Shape
@@ -269,8 +269,8 @@ AnyExpr = Annotated[
 
 
 class LayerChange(NamedTuple):
-    """What a layer becomes: its specification, and how those of its weights are made, by name below the layer, that are not
-    the base's."""
+    """The changed layer: its specification, and the expressions of its new weights, by name relative to the layer; other
+    weights are the base's."""
 
     spec: LayerSpec
     weights: tuple[tuple[str, AnyExpr], ...] = ()
@@ -280,30 +280,30 @@ class LayerChange(NamedTuple):
 
 
 def walk(expr: AnyExpr) -> Iterator[AnyExpr]:
-    """`expr` and everything in it."""
+    """`expr` and all its subexpressions."""
     yield expr
     for part in expr.parts():
         yield from walk(part)
 
 
 def names_in(expr: AnyExpr) -> tuple[str, ...]:
-    """The parameters that it is made from."""
+    """The names of the old parameters in an expression, without duplicates."""
     return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Ref)))
 
 
 def stats_in(exprs: Iterable[AnyExpr]) -> tuple[Stat, ...]:
-    """The statistics that they are made from, each once."""
+    """The statistics in the expressions, without duplicates."""
     return tuple(dict.fromkeys(part for expr in exprs for part in walk(expr) if isinstance(part, Stat)))
 
 
 def stats_by_layer(made: Mapping[int, Iterable[AnyExpr]]) -> dict[int, tuple[Stat, ...]]:
-    """The statistics that the new weights of layers are made from; layers without any are left out."""
+    """The statistics in the new weights of each layer; layers without any are omitted."""
     found = {layer: stats_in(exprs) for layer, exprs in made.items()}
     return {layer: stats for layer, stats in found.items() if stats}
 
 
 def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:
-    """Two sets of new weights as one: `then` is over the weights that `first` made, the result over those before."""
+    """The composition of two sets of new weights: `then` refers to the weights made by `first`, the result to the old."""
     return {**first, **{name: _substituted(expr, first) for name, expr in then.items()}}
 
 
@@ -318,6 +318,6 @@ def _substituted(expr: Any, made: Mapping[str, AnyExpr]) -> Any:
 
 
 def _with(shape: Shape, axis: int, *sizes: int) -> Shape:
-    """`shape` with `sizes` in place of that of an axis."""
+    """`shape` with `sizes` in place of the size of an axis."""
     place = axis % len(shape)
     return (*shape[:place], *sizes, *shape[place + 1 :])

@@ -1,4 +1,4 @@
-"""Metrics, what a recipe can ask about a layer, the whole changed model or the finished model: one file each."""
+"""Metrics of a layer, the whole changed model or the finished model, for use in recipes: one file each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAKEN = frozenset({"sensitivity", "base_nll", "kv", "flops", "params", "true", 
 
 @cache
 def metrics() -> Mapping[str, type[Metric]]:
-    """Every metric by name, found once. LB483 for a plug-in whose declaration cannot be kept."""
+    """All metrics by name; cached. Raises LB483 for a plug-in with an invalid declaration."""
     found = discover(sys.modules[__name__], Metric, "lbdsl.metrics")
     for cls in found.values():
         try:
@@ -30,7 +30,7 @@ def metrics() -> Mapping[str, type[Metric]]:
 
 
 def check_declaration(cls: type[Metric]) -> None:
-    """ValueError when a metric's name, unit or `of` cannot be what it says."""
+    """Raise ValueError when a metric's name, unit or `of` is invalid."""
     if cls.kind in _TAKEN:
         raise ValueError(f"a metric cannot be called {cls.kind!r}: the language has that name already")
     if not isinstance(cls.unit, Unit):
@@ -41,11 +41,11 @@ def check_declaration(cls: type[Metric]) -> None:
 
 @cache
 def metrics_of(of: Of) -> Mapping[str, type[Metric]]:
-    """The metrics that may stand where values of `of` are asked for, by name."""
+    """The metrics that can be measured of `of`, by name."""
     return MappingProxyType({kind: cls for kind, cls in metrics().items() if of in cls.of})
 
 
 def title_of(name: str) -> str:
-    """What tables call a metric; its name where it has no title, or is of a plug-in that is not loaded."""
+    """A metric's title in tables; its name if it has no title, or belongs to a plug-in that is not loaded."""
     cls = metrics().get(name)
     return cls.title or name if cls is not None else name

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 class Agreement(LogitsMetric):
     """Share of tokens at which the finished model and its base predict the same one.
 
-    What: the share of tokens at which both find the same next token most likely, whether the text goes on with it or not.
-    Why: without sampling, where they agree a user sees no difference.
+    What: the share of tokens at which both predict the same most likely next token, whether it is the text's or not.
+    Why: with greedy decoding, a user sees no difference where they agree.
     Example: `assert agreement >= 90%`
-    Source: Stanton and others, 2021 (arXiv 2106.05945), of a student and its teacher.
+    Source: Stanton and others, 2021 (arXiv 2106.05945), for a student and its teacher.
     """
 
     kind = "agreement"

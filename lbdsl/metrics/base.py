@@ -1,7 +1,7 @@
-"""What a metric is: a declaration of what it needs and where it may stand, and one small function. The engine does the
-rest.
+"""Base classes of metrics: a metric declares what it needs and where it may be used, and has one small function. The
+engine does the rest.
 
-To add one, write one file beside this one with a subclass of `LogitsMetric`, `ResidualMetric` or `DerivedMetric`. torch
+To add one, write one file in this folder with a subclass of `LogitsMetric`, `ResidualMetric` or `DerivedMetric`. torch
 is imported only inside the functions: a recipe is checked without it.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Of(StrEnum):
-    """What a metric is a value of, and so where its name may stand."""
+    """What a metric is measured of, and so where its name may be used."""
 
     LAYER = "a layer"
     """In `where`, `by` and `measure { metric = ... }`."""
@@ -29,28 +29,28 @@ class Of(StrEnum):
     """In `assert` and `requires`, measured before healing."""
 
     FINISHED = "the finished model"
-    """In `assert`, judged after healing."""
+    """In `assert`, measured after healing."""
 
 
 class Metric(ABC):
-    """A mean over tokens of a per-token value (accumulated in fp32 or better), or made of such means.
+    """A mean over tokens of a per-token value (accumulated in fp32 or better), or a function of such means.
 
-    The first paragraph of its docstring is its description; What, Why, Example and Source make its page.
+    The first paragraph of its docstring is its description; What, Why, Example and Source are its page.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[Unit]
     of: ClassVar[frozenset[Of]]
-    """Where it may stand. CHANGED and FINISHED exclude each other: `assert` would not know which is meant."""
+    """Where it may be used. CHANGED and FINISHED exclude each other: in `assert` they would be ambiguous."""
 
     possible: ClassVar[frozenset[Of]]
-    """What the engine can measure this sort of metric of."""
+    """The values of `of` that the engine supports for this type of metric."""
 
     title: ClassVar[str] = ""
-    """What tables and pictures call it, where that is not its name."""
+    """Its title in tables and plots, if that is not its name."""
 
     bound: ClassVar[str] = "< 0.1"
-    """What an assert may compare it with, for advice."""
+    """An example bound for an assert, used in help texts."""
 
     takes_action: ClassVar[bool] = False
     """True: `nll(swa(window=256))` is a layer's value under that action, and bare `nll` that under `default_action`."""
@@ -62,7 +62,7 @@ class Metric(ABC):
 
     @classmethod
     def form(cls) -> str:
-        """How it is written: `nll(ACTION)`, `influence`."""
+        """The form used in recipes: `nll(ACTION)`, `influence`."""
         return f"{cls.kind}(ACTION)" if cls.takes_action and Of.LAYER in cls.of else cls.kind
 
 
@@ -76,13 +76,13 @@ class LogitsMetric(Metric):
     @staticmethod
     @abstractmethod
     def per_token(base_logp_NV: torch.Tensor, changed_logp_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-        """Values of N tokens from fp32 log-probabilities over the vocabulary V and the true next tokens; shape [N]."""
+        """Values of N tokens, shape [N], from fp32 log-probabilities over the vocabulary V and the true next tokens."""
 
 
 class ResidualMetric(Metric):
-    """Compares the residual stream before and after a part of a layer; one pass over the base serves all layers.
+    """Compares the residual stream before and after a part of a layer; one pass over the base measures all layers.
 
-    `influence` alone is of the first of `parts`, the attention sub-block; `influence(block)` is of the whole layer.
+    `influence` alone measures the first of `parts`, the attention sub-block; `influence(block)` the whole layer.
     """
 
     of = frozenset({Of.LAYER})
@@ -92,11 +92,11 @@ class ResidualMetric(Metric):
     @staticmethod
     @abstractmethod
     def per_token(before_ND: torch.Tensor, after_ND: torch.Tensor) -> torch.Tensor:
-        """Values of N tokens from fp32 residual states of width D; shape [N]."""
+        """Values of N tokens, shape [N], from fp32 residual states of width D."""
 
 
 class DerivedMetric(Metric):
-    """Of the finished model, made of the means of comparisons: those of `means`, each measured once for all that ask."""
+    """A metric of the finished model, computed from the means of the metrics in `means`; each is measured only once."""
 
     of = frozenset({Of.FINISHED})
     possible = of
@@ -105,5 +105,4 @@ class DerivedMetric(Metric):
     @staticmethod
     @abstractmethod
     def value(means: Sequence[Measurement]) -> tuple[float, float]:
-        """The value and its standard error, from the means in the order of `means`; NaN or infinite where there is
-        none."""
+        """The value and its standard error, from the means in the order of `means`; NaN or infinite if undefined."""

@@ -1,4 +1,4 @@
-"""`influence`: how much the attention sub-block, or a whole layer, turns the residual stream."""
+"""`influence`: how much the attention sub-block, or a whole layer, changes the direction of the residual stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Influence(ResidualMetric):
     layer.
 
     What: 1 - cosine(x, x + Attn(norm(x))), or 1 - cosine(x, Layer(x)); near 0 where that part hardly changes the stream.
-    One pass over the text serves all layers.
+    One pass over the text measures all layers.
     Why: the cheapest score; `nll` and `kl` need a pass per layer.
     Example: `lowest 8 by influence drop`, `lowest 2 by influence(block) drop(block)`
     Source: LLM-Drop (arXiv 2406.15786) for the attention; ShortGPT's block influence (arXiv 2403.03853).

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class KullbackLeibler(LogitsMetric):
-    """KL(base || changed) of the next-token distributions under an action, in nats a token.
+    """KL(base || changed) of the next-token distributions under an action, in nats per token.
 
     What: mean over tokens of sum_v p_base(v) (log p_base(v) - log p_changed(v)).
-    Why: it sees every change of the distribution, not only that of the right token, and so needs fewer tokens.
+    Why: it measures every change of the distribution, not only of the correct token, and so needs fewer tokens.
     Example: `lowest 16 of rest by kl(swa(window=256)) swa(window=256)`
     Source: Kullback and Leibler, 1951; KL-guided layer selection (arXiv 2512.20569).
     """

@@ -11,10 +11,10 @@ from lbdsl.metrics.kl import KullbackLeibler
 
 
 class HealedDivergence(DerivedMetric):
-    """KL(base || finished model), nats a token, on held-out text.
+    """KL(base || finished model), in nats per token, on held-out text.
 
     What: the `kl` of the finished model: the mean over tokens of sum_v p_base(v) (log p_base(v) - log p_finished(v)).
-    Why: perplexity can be won back by knowing the text better; this asks whether the model still predicts as its base.
+    Why: training on similar text can restore perplexity; this measures whether the model still predicts like its base.
     Example: `assert kl_healed < 0.2`
     Source: Kullback and Leibler, 1951.
     """

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class NextTokenLoss(LogitsMetric):
-    """Rise of the mean next-token loss under an action, in nats a token.
+    """Rise of the mean next-token loss under an action, in nats per token.
 
     What: mean over tokens of -log p_changed(next) + log p_base(next).
-    Why: exp of it is the factor on perplexity: below 0.1, perplexity rises by less than about 10.5 %.
+    Why: its exp is the factor on perplexity: below 0.1, perplexity rises by less than about 10.5 %.
     Example: `lowest 8 by nll(drop) drop`
     Source: LayerBoost's ablation (arXiv 2604.22050).
     """

@@ -15,7 +15,7 @@ class PerplexityIncrease(DerivedMetric):
     """Rise of perplexity of the finished model over its base, on held-out text.
 
     What: exp of the rise of the mean next-token loss, minus 1; 5% is a perplexity that is 1.05 times the base's.
-    Why: the usual measure of damage; a share of the base's means the same on every text and model.
+    Why: the usual measure of damage; relative to the base, it is comparable across texts and models.
     Example: `assert ppl_increase < 5%`
     Source: Jelinek and others, 1977.
     """
@@ -30,4 +30,4 @@ class PerplexityIncrease(DerivedMetric):
     def value(means: Sequence[Measurement]) -> tuple[float, float]:
         (rise,) = means
         factor = exponential(rise.value)
-        return factor - 1, factor * rise.stderr  # the error to first order
+        return factor - 1, factor * rise.stderr  # first-order error propagation

@@ -1,4 +1,4 @@
-"""Part kinds, what a layer can be made of: one file each."""
+"""Part kinds, the components of a layer: one file each."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ __all__ = ["Mark", "Part", "Slot", "TensorShape", "parts"]
 
 @cache
 def parts() -> Mapping[str, type[Part]]:
-    """Every part kind by name, found once."""
+    """All part kinds by name; cached."""
     return discover(sys.modules[__name__], Part, "lbdsl.actions")

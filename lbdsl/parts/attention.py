@@ -1,4 +1,4 @@
-"""Softmax attention with grouped queries: over all tokens so far, or over a sliding window."""
+"""Grouped-query softmax attention, over all previous tokens or over a sliding window."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Window(Value):
-    """The last `size` tokens, the token itself included, and the row's first `sink_tokens` that are not padding."""
+    """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding."""
 
     size: Count
     sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @property
     def held(self) -> int:
-        """Tokens that are seen and held at most."""
+        """The maximum number of tokens that are attended to and cached."""
         return self.size + self.sink_tokens
 
     def __str__(self) -> str:
@@ -31,9 +31,9 @@ class Window(Value):
 
 
 class Attention(Part):
-    """Causal softmax attention: `heads` query heads of `head_dim`, which share `kv_heads` heads of keys and values.
+    """Causal softmax attention: `heads` query heads of size `head_dim`, which share `kv_heads` KV heads.
 
-    A query at position q sees keys k <= q, with a window only q - size < k, and its sink tokens.
+    A query at position q attends to keys k <= q; with a window only to q - size < k <= q and the sink tokens.
     """
 
     slot: ClassVar[Slot] = Slot.MIXER
@@ -54,7 +54,7 @@ class Attention(Part):
         return "full" if getattr(self, name) is None else super().field_text(name)
 
     def seen(self, ctx: int) -> int:
-        """Tokens that a query sees, and the cache holds, after `ctx` tokens."""
+        """The number of tokens that a query attends to, and that the cache holds, after `ctx` tokens."""
         return ctx if self.window is None else min(ctx, self.window.held)
 
     def token_bytes(self, model: ModelFacts) -> int:

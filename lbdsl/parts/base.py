@@ -1,7 +1,7 @@
-"""What a part kind is: a frozen value that knows its tensors, what it costs, and how a plan shows it.
+"""Base classes of part kinds: frozen values that define their tensors, their costs, and their marks in a plan.
 
-To add one, write one file beside this one, or put the class into the file of the action that brings it, and, for modules
-of its own, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edited.
+To add one, write one file in this folder, or put the class into the file of the action that uses it, and, if it has its
+own modules, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edited.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Slot(StrEnum):
-    """Where a part stands in a layer; the value is its name in a LayerSpec and the first word of its paths."""
+    """The position of a part in a layer; the value is its name in a LayerSpec and the first component of its paths."""
 
     MIXER = "mixer"
     FFN = "ffn"
@@ -27,15 +27,15 @@ class Slot(StrEnum):
 
 
 WORDS = {Slot.MIXER: "attention", Slot.FFN: "MLP"}
-"""What a sub-block is called in messages."""
+"""The names of the sub-blocks in messages."""
 
 ROWS = {Slot.MIXER: "attn", Slot.FFN: "mlp", Slot.WEIGHTS: "bits"}
-"""The row of a plan's picture that shows whether a part is there."""
+"""The row of a plan's layer strip that shows whether a layer has the part."""
 
 
 @dataclass(frozen=True)
 class TensorShape:
-    """A parameter by its name below the layer, in the model's dtype."""
+    """A parameter in the model's dtype; its name is relative to the layer."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,14 +50,14 @@ class TensorShape:
 
     @property
     def is_matrix(self) -> bool:
-        """True for the weight of a linear map."""
+        """True for the weight of a linear layer."""
         return len(self.shape) == 2
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a layer stands in one row of a plan's picture: one character, what it means, and how layers with it are counted
-    (`16 windowed`)."""
+    """A layer's mark in one row of a plan's layer strip: one character, its meaning, and the text for counting layers with
+    it (`16 windowed`)."""
 
     row: str
     sign: str
@@ -67,23 +67,23 @@ class Mark:
 
 
 class Value(BaseModel):
-    """A frozen value; unknown fields are refused."""
+    """A frozen value; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     def replace(self, **fields: Any) -> Self:
-        """The same with other fields, checked as a new one is."""
+        """A validated copy with some fields replaced."""
         return type(self).model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **fields})
 
 
 class Part(Value):
-    """Base of all part kinds. Fields are what differs from layer to layer; sizes that are one for the whole model, norms
-    and biases are the family's, and come with `model`."""
+    """Base of all part kinds. Fields are properties that can differ between layers; sizes of the whole model, norms and
+    biases are defined by the family and come from `model`."""
 
     slot: ClassVar[Slot]
 
     runtime: ClassVar[Path | None] = None
-    """The flat runtime file, which travels with saved weights; None for a kind that nothing computes yet."""
+    """The flat runtime file, which is saved with the weights; None for a kind that is not implemented yet."""
 
     kind: str
     """The tag, a `Literal` of the kind's name with that name as default."""
@@ -97,27 +97,27 @@ class Part(Value):
         return tuple(name for name in cls.model_fields if name != "kind")
 
     def field_text(self, name: str) -> str:
-        """A field's value as plans show it."""
+        """A field's value as text in plans."""
         return str(getattr(self, name))
 
     def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
-        """Its parameters, without the norms around it."""
+        """The part's parameters, without the norms around it."""
         return ()
 
     def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
-        """Bytes of cache storage that one sequence of `ctx` tokens holds."""
+        """Bytes of cache for one sequence of `ctx` tokens."""
         return 0
 
     def decode_flops(self, model: ModelFacts, ctx: int) -> int:
-        """FLOPs of one decoded token at context `ctx`, beyond two for each element of its matrices."""
+        """FLOPs of one decoded token at context `ctx`, in addition to two for each element of its matrices."""
         return 0
 
     def prefill_flops(self, model: ModelFacts, n: int) -> int:
-        """FLOPs of a prefill of `n` tokens, beyond two for each token and element of its matrices."""
+        """FLOPs of a prefill of `n` tokens, in addition to two for each token and element of its matrices."""
         return 0
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
-        """A mark for each row that shows something of it; `before` is what stood there in the base."""
+        """The part's marks, one per row of the strip; `before` is the part in the base model."""
         row = ROWS[self.slot]
         if self == before:
             return (Mark(row, "=", "same"),)
@@ -125,10 +125,10 @@ class Part(Value):
 
 
 class Storage(Part):
-    """How one module's matrix is stored; a module without one is in the model's dtype."""
+    """The storage format of one module's matrix; a module without one is in the model's dtype."""
 
     slot: ClassVar[Slot] = Slot.WEIGHTS
 
     def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
-        """Bytes of the matrix and of what decoding it needs."""
+        """Bytes of the matrix, including what is needed to dequantize it."""
         raise NotImplementedError

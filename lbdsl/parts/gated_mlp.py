@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class GatedMLP(Part):
-    """down(act(gate(x)) * up(x)) with `width` channels between.
+    """down(act(gate(x)) * up(x)) with `width` intermediate channels.
 
     Source: Shazeer, GLU variants improve transformers (arXiv 2002.05202).
     """

@@ -1,4 +1,4 @@
-"""Weights as integers of few bits, with one scale for each group of them in a row."""
+"""Weights as low-bit integers, with one scale per group of consecutive weights in a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCALE_BYTES = 2
 
 
 class Int(Storage):
-    """A matrix in integers of `bits` bits, `group` of a row with one scale of 16 bits; what it is multiplied with is in
+    """A matrix of `bits`-bit integers, with one 16-bit scale per `group` weights of a row; the activations have
     `activations` bits."""
 
     kind: Literal["int"] = "int"

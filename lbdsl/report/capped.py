@@ -1,4 +1,4 @@
-"""How many findings of a file are written: a file that is no recipe has one in every line."""
+"""The limit on findings shown for a file: a file that is not a recipe has one in every line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.units import plural
 
 SHOWN = 20
-"""Findings of a file that people are shown."""
+"""The maximum number of findings of a file in text output."""
 
 WRITTEN = 500
-"""Findings of a file that programs are given."""
+"""The maximum number of findings of a file in machine-readable output."""
 
 
 class Capped(NamedTuple):
-    """Findings of one file in a row, and how many of the file's are left out, said behind the last of them."""
+    """Consecutive findings of one file, and how many more the file has; `left` is 0 except after the file's last one."""
 
     file: str
     found: tuple[Diagnostic, ...]
@@ -25,12 +25,12 @@ class Capped(NamedTuple):
 
     @property
     def rest(self) -> str:
-        """The line that says so; empty when there are none."""
+        """The line that reports the omitted findings; empty when there are none."""
         return f"... and {plural(self.left, 'more finding')}\n" if self.left else ""
 
 
 def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:
-    """Of each file the first findings, errors before others, in the order of `found`: pairs of a file and a finding."""
+    """The first `most` findings of each file, preferring errors, in the order of `found` (pairs of file and finding)."""
     pairs = list(found)
     places: dict[str, list[int]] = {}
     for place, (file, _) in enumerate(pairs):
@@ -44,7 +44,7 @@ def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterat
 
 
 def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Diagnostic]]:
-    """The pairs of `found` that are written; where some are left out, the last one of the file says how many (LB474)."""
+    """The pairs of `found` to output; when some are omitted, the file's last one reports how many (LB474)."""
     written: list[tuple[str, Diagnostic]] = []
     for file, diagnostics, left in capped(found, WRITTEN):
         written += [(file, diagnostic) for diagnostic in diagnostics]

@@ -1,4 +1,4 @@
-"""Consoles: data on stdout, messages on stderr. Nothing but text leaves where no one would see colours."""
+"""Consoles: data on stdout, messages on stderr. Plain text without escape sequences when not on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stderr_console() -> Console:
 
 
 class _Console(Console):
-    """A console whose reader may leave, as in `| head`: what is left to say goes nowhere, and the work goes on."""
+    """A console that survives a broken pipe, as in `| head`: later output is discarded, and the work continues."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -32,8 +32,8 @@ class _Console(Console):
 
 
 def make_console(file: IO[str], width: int | None = None) -> Console:
-    """A console of 80 to 120 columns. It writes no escape sequence unless `file` is a terminal, `NO_COLOR` is not set
-    and `TERM` is not `dumb`. Characters that the file's encoding lacks become `?` instead of an error."""
+    """A console of 80 to 120 columns. It writes no escape sequences unless `file` is a terminal, `NO_COLOR` is not set
+    and `TERM` is not `dumb`. Characters that the file's encoding cannot express become `?` instead of an error."""
     reconfigure = getattr(file, "reconfigure", None)
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
@@ -54,7 +54,7 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
 
 
 def ascii_only(console: Console) -> bool:
-    """True when the terminal is dumb or its encoding lacks the characters that plans and reports are drawn with."""
+    """True when the terminal is dumb or its encoding cannot express the characters used in plans and reports."""
     if os.environ.get("TERM") == "dumb":
         return True
     try:

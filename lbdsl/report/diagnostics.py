@@ -1,4 +1,4 @@
-"""Diagnostics as text for people, as one line each, and as JSON. No OSC sequences; colours only when asked for."""
+"""Diagnostics as readable text, as one line each, and as JSON. No OSC sequences; colours only when requested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Style:
 
 
 class _Console(Protocol):
-    """What is used of rich's console."""
+    """The attributes of rich's console that are used here."""
 
     width: int
     no_color: bool
@@ -46,7 +46,7 @@ class _Console(Protocol):
 
 
 def render_diagnostics(diagnostics: Iterable[Diagnostic], console: _Console) -> None:
-    """Write diagnostics to a rich console's file, in its width, colours and encoding."""
+    """Write diagnostics to a rich console's file, using its width, colours and encoding."""
     style = Style(
         min(console.width, 100) if console.is_terminal else 80,
         console.is_terminal and not console.no_color,
@@ -64,7 +64,7 @@ def is_unicode(encoding: str | None) -> bool:
 
 
 def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
-    """All diagnostics with their source lines, a blank line between two."""
+    """All diagnostics with their source lines, separated by blank lines."""
     return "".join(_one(diagnostic, style) + "\n" for diagnostic in diagnostics)
 
 
@@ -81,8 +81,8 @@ def concise_text(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def diagnostics_json(diagnostics: Iterable[Diagnostic], file: str | None = None) -> list[dict[str, Any]]:
-    """The `diagnostics` list of `check --format json`. Lines and columns are 1-based, ends exclusive; without a place
-    in a text they are null, and `file` is the one given."""
+    """The `diagnostics` list of `check --format json`. Lines and columns are 1-based, ends exclusive. For a diagnostic
+    without a source position they are null, and its file is `file`."""
     return [_json(diagnostic, file) for diagnostic in diagnostics]
 
 
@@ -100,7 +100,7 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
 def fixes_text(
     file: str, applied: Sequence[tuple[int, str, str]], left_out: Sequence[tuple[int, str, str]], written: bool
 ) -> str:
-    """What `check --fix` did, one line a fix; each is (line, code, title)."""
+    """The changes made by `check --fix`, one line per fix; each fix is (line, code, title)."""
     verb = "fixed" if written else "would fix"
     lines = [f"{_safe(file)}:{line}: {verb} {code}: {_safe(title)}\n" for line, code, title in applied]
     lines += [
@@ -111,7 +111,7 @@ def fixes_text(
 
 
 def difference(file: str, before: str, after: str) -> str:
-    """A unified difference of two texts, without characters that act on a terminal."""
+    """A unified diff of two texts, without terminal control characters."""
     import difflib
 
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), file, file, lineterm="")
@@ -140,7 +140,7 @@ def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
 
 
 def _near(name: str) -> str:
-    """A path below the present folder without that folder: what people typed."""
+    """A path below the working directory as a relative path, as users type it."""
     here = os.getcwd() + os.sep
     return name.removeprefix(here)
 
@@ -187,7 +187,7 @@ def _excerpt(
     style: Style,
     first: bool,
 ) -> list[str]:
-    """The marked lines of one source, each with its marks below it."""
+    """The marked lines of one source, each with its underlines below it."""
     bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
     dash = "─" if style.unicode else "-"
     line, column = marks[0][0].start_line_column
@@ -249,7 +249,7 @@ def _mark(mark: tuple[Span, str, str], number: int, start: int, shown: str) -> _
 
 
 def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
-    """All marks in one row when none touches another, else each in its own."""
+    """All marks in one row when none touches another, else each in a row of its own."""
     ordered = sorted(marks, key=lambda mark: mark.lead)
     if all(one.lead + one.width < other.lead for one, other in pairwise(ordered)):
         return [ordered]
@@ -257,7 +257,7 @@ def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
 
 
 def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
-    """The signs of a row; the last note stands beside them where there is room, the others below, each at its mark."""
+    """A row's underlines. The last mark's note is beside them if there is room; other notes are below, each at its mark."""
     line, column = "", 0
     for mark in row:
         line += " " * (mark.lead - column) + style.paint(mark.kind, ("^" if mark.kind != "gutter" else "-") * mark.width)
@@ -274,7 +274,7 @@ def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
 
 
 def _window(text: str, column: int, room: int) -> tuple[int, str]:
-    """The part of a line that is shown, and where it begins: a long line is cut around the mark."""
+    """The start column and text of the part of a line that is shown: a long line is cut around the mark."""
     if _width(text) <= room:
         return 0, text
     start = max(0, min(column - room // 3, len(text) - room))
@@ -285,7 +285,7 @@ def _window(text: str, column: int, room: int) -> tuple[int, str]:
 
 
 def _fixed(fix: Fix) -> list[str]:
-    """What the fix makes of its line; its title when that is more than one line."""
+    """The fix's title and the fixed line; only the title when the fix changes more than one line."""
     span = fix.edits[0].span
     line = span.start_line_column[0]
     text = span.source.line_text(line)
@@ -307,24 +307,24 @@ def _fixed(fix: Fix) -> list[str]:
 
 
 def _is_hidden(char: str) -> bool:
-    """Control and formatting characters: they could move the cursor or turn the text round."""
+    """True for control and formatting characters, which could move the cursor or reverse the text direction."""
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _safe(text: str) -> str:
-    """Text in one line, without characters that act on a terminal."""
+    """Text in one line, without terminal control characters."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(" " if char in "\t\n" else f"<U+{ord(char):04X}>" if _is_hidden(char) else char for char in text)
 
 
 def _cells(text: str) -> str:
-    """A source line as it is shown: each character takes the columns that `_width` says."""
+    """A source line as it is shown: each character takes as many columns as `_width` counts."""
     return "".join(" " * _TAB if char == "\t" else "?" if _is_hidden(char) else char for char in text)
 
 
 def _width(text: str) -> int:
-    """Columns that a part of a source line takes."""
+    """The number of columns that a part of a source line takes."""
     if text.isascii():
         return len(text) + (_TAB - 1) * text.count("\t")
     return sum(

@@ -1,4 +1,4 @@
-"""Diagnostics as workflow commands: GitHub Actions shows each as an annotation at its line."""
+"""Diagnostics as GitHub Actions workflow commands, which are shown as annotations at their lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE
 
 
 def github_text(found: Sequence[tuple[str, Diagnostic]]) -> str:
-    """One `::error file=...,line=...::message` a finding; `found` are pairs of the file checked and a finding."""
+    """One `::error file=...,line=...::message` per finding; `found` are pairs of the checked file and a finding."""
     return "".join(_command(file, diagnostic) + "\n" for file, diagnostic in found)
 
 
@@ -20,7 +20,7 @@ def _command(file: str, diagnostic: Diagnostic) -> str:
     if span is not None:
         (line, column), (end_line, end_column) = span.start_line_column, span.end_line_column
         properties |= {"line": str(line), "col": str(column), "endLine": str(end_line)}
-        # A column is only understood within one line.
+        # GitHub supports columns only within one line.
         if line == end_line:
             properties["endColumn"] = str(end_column)
     properties["title"] = f"lbdsl {diagnostic.code}"
@@ -30,7 +30,7 @@ def _command(file: str, diagnostic: Diagnostic) -> str:
 
 
 def _data(text: str) -> str:
-    """A line end would end the command, and `%` begins an escape."""
+    """The text with `%` and line endings escaped: a line ending would end the command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -19,8 +19,8 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 
 def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str, Any]:
-    """One run of the tool `lbdsl`. `found` are pairs of the file that was checked and a finding; findings without a
-    place in a text are put on the file as a whole. Columns count Unicode code points from 1, ends are exclusive."""
+    """A log with one run of the tool `lbdsl`. `found` are pairs of the checked file and a finding; a finding without a
+    source position is reported for the whole file. Columns count Unicode code points from 1, ends are exclusive."""
     codes = sorted({diagnostic.code for _, diagnostic in found})
     index = {code: place for place, code in enumerate(codes)}
     return {

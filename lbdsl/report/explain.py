@@ -1,4 +1,4 @@
-"""`lbdsl explain`: the page of a code, an action, a metric, or any word of the language."""
+"""`lbdsl explain`: the page of a diagnostic code, an action, a metric, or any word of the language."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Example:
-    """A recipe. `findings` are what it really gives, for one that fails."""
+    """An example recipe. `findings` are the real diagnostics of one that fails."""
 
     text: str
     findings: tuple[Diagnostic, ...] = ()
@@ -31,7 +31,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Page:
-    """What is said of one thing. `facts` are pairs of a heading and a text; `failing` and `fixed` are a code's."""
+    """The page of one topic. `facts` are pairs of a heading and a text; `failing` and `fixed` are a code's examples."""
 
     kind: str
     name: str
@@ -60,7 +60,7 @@ class Page:
 
 
 def pages_of(topic: str) -> tuple[Page, ...]:
-    """Every page called `topic`; a word may be a setting and a metric at once. Empty when there is none."""
+    """Every page for `topic`; a word can be both a setting and a metric. Empty when there is none."""
     word = topic.strip().strip("`")
     if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
         word = word.upper()
@@ -69,7 +69,7 @@ def pages_of(topic: str) -> tuple[Page, ...]:
 
 
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Every topic under a heading."""
+    """All topics, grouped under headings."""
     groups = {
         "actions": list(actions()),
         "metrics": ["sensitivity", *metrics()],
@@ -85,7 +85,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def topics() -> tuple[str, ...]:
-    """Every topic, sorted; settings and parameters also without what they belong to."""
+    """Every topic, sorted; settings and parameters also without the name of their block or action."""
     names = {name for _, group in topics_by_kind() for name in group}
     names |= {key for rows in SETTINGS.values() for key in rows}
     names |= {name for cls in actions().values() for name in cls.parameters()}
@@ -93,7 +93,7 @@ def topics() -> tuple[str, ...]:
 
 
 def nearest_topics(topic: str) -> tuple[str, ...]:
-    """The topics that may have been meant, the likest first; at most three."""
+    """At most three topics with names close to `topic`, the closest first."""
     known = topics()
     if topic[:2].upper() == "LB" and topic[2:3].isdigit():
         return tuple(close_words(topic.upper(), [name for name in known if name.startswith("LB")])[:3])
@@ -103,7 +103,7 @@ def nearest_topics(topic: str) -> tuple[str, ...]:
 
 
 def page_of_code(id: str) -> Page | None:
-    """A code with its failing example, what that really gives, and the same put right."""
+    """The page of a code: its failing example with that example's real diagnostics, and the fixed example."""
     if id not in code_ids():
         return None
     from lbdsl.verbs.explaining import example_findings
@@ -128,7 +128,7 @@ _EXIT_CODES = {
 
 
 def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The first paragraph of a docstring, and its headed ones: What, Why, Example, Source."""
+    """The first paragraph of a docstring, and its paragraphs with headings: What, Why, Example, Source."""
     heads = ("What", "Why", "Example", "Source")
     first: list[str] = []
     facts: list[tuple[str, list[str]]] = []
@@ -168,7 +168,7 @@ def _example_claims(cls: Any) -> frozenset[str]:
 
 
 def _parameter(action: str, name: str) -> str:
-    """`in tokens, at least 1, needed`: what follows the colon on the editor's page."""
+    """A parameter's description, such as `in tokens, at least 1, needed`: the text after the colon on its editor page."""
     page = parameter_page(action, name) or ""
     return page.partition("`: ")[2].rstrip(".")
 
@@ -250,7 +250,7 @@ def _settings(word: str) -> Iterator[Page]:
 
 
 def default_of(block: str, key: str) -> str:
-    """The default of a setting, as a recipe writes it; empty where there is none, as of a `seq` that is left open."""
+    """The default of a setting in recipe syntax; empty when it has none, as for an unset `seq`."""
     from lbdsl.core.units import tokens_text
     from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure
     from lbdsl.recipe.schema_blocks import BlockSettings

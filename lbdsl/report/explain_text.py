@@ -1,4 +1,4 @@
-"""Pages of `explain` as text: plain, or with the colours of a terminal."""
+"""Pages of `explain` as plain text or with terminal colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INDENT = "    "
 
 
 def pages_text(pages: Sequence[Page], style: Style) -> str:
-    """All pages, a blank line between two."""
+    """All pages, separated by blank lines."""
     return "\n".join(_page(page, style) for page in pages)
 
 
@@ -63,7 +63,7 @@ def topics_text(style: Style) -> str:
 
 
 def _indented(text: str, style: Style) -> list[str]:
-    """An example's lines; those wider than the page are cut."""
+    """An example's lines, indented; lines wider than the page are cut."""
     room = style.width - len(_INDENT)
     dots = "…" if style.unicode else "..."
     return [_INDENT + (line if len(line) <= room else line[: room - len(dots)] + dots) for line in text.splitlines()]

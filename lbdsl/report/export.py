@@ -1,4 +1,4 @@
-"""What an export wrote, and how it is loaded."""
+"""Terminal output of `lbdsl export`: the written files, and how to load them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lbdsl.verbs.exporting import Exported
 
 
 def render_export(done: Exported, console: Console) -> None:
-    """The folder, its files with their sizes, and the line that loads it."""
+    """Print the folder, its files with their sizes, and the line that loads it."""
     _write(console, Text(printable(str(done.folder)), style="bold"))
     width = max(len(file.name) for file in done.files)
     for file in done.files:

@@ -1,4 +1,4 @@
-"""`lbdsl inspect` for people."""
+"""Terminal output of `lbdsl inspect`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lbdsl.report.console import printable
 
 
 def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[str, ModelFacts] | None = None) -> None:
-    """Shapes and sizes of a model, what its cache grows by, and of an artifact what it lacks against its base."""
+    """Print shapes, sizes and cache of a model; for an artifact also the difference from its base."""
     was = base[1] if base is not None else None
     widths = [spec.ffn.width if isinstance(spec.ffn, GatedMLP) else None for spec in facts.layer_specs]
     kv_heads = [spec.mixer.kv_heads if isinstance(spec.mixer, Attention) else None for spec in facts.layer_specs]
@@ -65,7 +65,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
 
 
 def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
-    """Windows, and the parts that layers do not have."""
+    """Rows for sliding windows and dropped parts."""
     rows = []
     windows = [
         f"{tokens_text(window.size)} tokens{f' and {window.sink_tokens} sinks' if window.sink_tokens else ''}"
@@ -81,7 +81,7 @@ def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
 
 
 def _by_layer(sizes: list[int | None]) -> str:
-    """A size, with the layers that have it where there are several."""
+    """The size as text; when layers differ, each size with the layers that have it."""
     layers: dict[int, list[int]] = {}
     for index, size in enumerate(sizes):
         if size is not None:

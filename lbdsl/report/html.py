@@ -1,4 +1,4 @@
-"""What the terminal shows, as HTML for notebooks."""
+"""Terminal output as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Judged": lambda result, console: render_quality(result.quality, result.asserts, console),
     "Measured": lambda result, console: render_scores(result, console),
 }
-"""By the name of the class: importing the API's classes here would close a circle, since they draw themselves."""
+"""Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""
 
 
 def html_of(result: Any) -> str:
-    """The picture of a result of the API, in a `pre` element with inline styles."""
+    """The terminal output of an API result, in a `pre` element with inline styles."""
     console = Console(record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
     draw = _DRAW.get(type(result).__name__)
     if draw is None:

@@ -1,4 +1,4 @@
-"""A plan as a picture: what becomes of each layer, by which rule, why, and what it costs and gains."""
+"""Terminal output of a plan: the change of each layer, by which rule, why, and what it costs and gains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> None:
-    """Draw a plan on `console`. `all_layers` lists every changed layer, not only some of each kind."""
+    """Print a plan on `console`. `all_layers` lists every changed layer, not only some of each kind."""
     ascii_ = ascii_only(console)
     width = console.width
     sections = [
@@ -55,8 +55,8 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
 
 
 def score_labels(plan: Plan) -> dict[str, str]:
-    """The scores that layers have, in the order of the plan, with the short name of each in the strip: `sens` for the
-    metric and action that `sensitivity` stands for, else the metric."""
+    """The short name in the strip of each score in the plan, in order: `sens` for the metric and action that
+    `sensitivity` means, else the metric."""
     keys = list(dict.fromkeys(key for layer in plan.layers for key in layer.scores))
     sensitivity = (f"{plan.measure.metric}(drop)", plan.measure.metric)
     labels: dict[str, str] = {}
@@ -137,7 +137,7 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 
 
 def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
-    """(sign, meaning, style) of the marks of one row; digits are explained together."""
+    """(sign, meaning, style) of the marks of one row; all digits share one entry."""
     for mark in marks:
         if mark.legend.startswith("digits"):
             yield "", mark.legend, "yellow"
@@ -146,7 +146,7 @@ def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
 
 
 def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
-    """Bounds by context; a cell in which the base does not fit has none."""
+    """Decode speed bounds by context length; a cell in which the base does not fit in memory has none."""
     by_context: dict[int, list[Speed]] = {}
     for speed in speeds:
         if math.isfinite(speed.bound):
@@ -195,7 +195,7 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 
 def _serving_lines(plan: Plan, width: int) -> Iterator[Text]:
-    """One line: what can serve the result, and what stands in the way."""
+    """The engines that can serve the result, and the obstacle for each of the others."""
     said = []
     for item in plan.serving:
         how = ", ".join(item.formats)
@@ -227,7 +227,7 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 
 
 def _perplexity(nll: float) -> str:
-    """exp of a loss in nats a token, which a broken model may have beyond what a float holds."""
+    """exp of a loss in nats per token, written as a power of e when it is too large, as for a broken model."""
     return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}"
 
 
@@ -244,7 +244,7 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
     for finding in plan.findings:
-        if finding.code == "LB325":  # the closing line says it
+        if finding.code == "LB325":  # already in the closing line
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""

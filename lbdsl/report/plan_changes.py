@@ -1,4 +1,4 @@
-"""The changed layers of a plan's picture, one entry each: what it becomes, what that saves, by which rule and why."""
+"""The changed layers in a plan's terminal output: each with its change, what that saves, by which rule and why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAR = 8
 
 
 def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iterator[Text]:
-    """Two lines a layer; without `all_layers` the first two of each kind of change."""
+    """Two lines per layer; without `all_layers` only the first two layers of each kind of change."""
     changed = list(plan.changed)
     shown = changed if all_layers else _some(changed)
     if not shown:
@@ -34,7 +34,7 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
     for layer, parts in zip(shown, becomes, strict=True):
         mark = _mark(layer)
         first, *more = _lines(parts, column)
-        # A number of heads would read as one of the layer's.
+        # A digit (number of KV heads) would look like part of the layer number.
         sign = "~" if mark.sign.isdigit() else mark.sign
         line = Text(f" {sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
         line.append(f"  {_savings(plan, layer, ascii_)}")
@@ -55,35 +55,35 @@ def _some(changed: list[LayerPlan]) -> list[LayerPlan]:
         kinds[kind] = kinds.get(kind, 0) + 1
         if kinds[kind] <= OF_EACH_KIND:
             shown.append(layer)
-    # One or two left out would cost a line to say so.
+    # For a single omitted layer, the line "... 1 more" would save nothing.
     return changed if len(changed) - len(shown) <= 1 else shown
 
 
 def _mark(layer: LayerPlan) -> Mark:
-    """The mark of the layer's largest change: a part that is gone before others, then in the order of the rows."""
+    """The mark of the layer's largest change: a dropped part first, else the first in the order of the rows."""
     changes = [mark for mark in layer.marks.values() if mark.style != "same"]
     return next((mark for mark in changes if mark.style == "drop"), changes[0] if changes else Mark("", "~", "change"))
 
 
 def _lines(parts: list[str], column: int) -> list[str]:
-    """The parts with commas between them in lines of at most `column`, each part in one line where it can be."""
+    """The parts joined by commas in lines of at most `column` characters; no line break within a part if it fits."""
     kept = [part.replace(" ", "\xa0") if len(part) < column else part for part in parts]
     return [line.replace("\xa0", " ") for line in textwrap.wrap(", ".join(kept), column, break_on_hyphens=False)] or [""]
 
 
 def _becomes(layer: LayerPlan, ascii_: bool) -> list[str]:
-    """What changes of a layer, then the parameters that it loses."""
+    """The changes of a layer, then the change of its number of parameters."""
     saved = layer.params_after - layer.params_before
     params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
     changes = changes_text(layer.before, layer.after, "->" if ascii_ else "→")
     if not changes:
-        # Of another shape they follow from the change; else they are the change.
+        # With another shape, new weights are implied by the change; here they are the only change.
         changes = [f"new weights of {name.removesuffix('.weight')}" for name in sorted(layer.weights)]
     return [*changes, *params]
 
 
 def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
-    """`KV@8Ki 6.00 MiB -> 195.0 KiB`; nothing where the cache stays as it is."""
+    """`KV@8Ki 6.00 MiB -> 195.0 KiB`; empty when the cache size does not change."""
     if not plan.contexts:
         return ""
     context = 8192 if 8192 in plan.contexts else plan.contexts[-1]

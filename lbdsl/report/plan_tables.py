@@ -1,4 +1,4 @@
-"""The tables of a plan's picture: rules, costs before and after, asserts."""
+"""The tables in a plan's terminal output: rules, costs before and after, asserts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", 
 
 
 def fitted(text: str, width: int, ascii_: bool) -> str:
-    """`text`, cut with an ellipsis where it is longer than `width`."""
+    """`text`, cut with an ellipsis when it is longer than `width`."""
     if len(text) <= width:
         return text
     dots = "..." if ascii_ else "…"
@@ -26,7 +26,7 @@ def fitted(text: str, width: int, ascii_: bool) -> str:
 
 
 def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
-    """Each rule with how many layers it got, and how many of those it matched an earlier rule had."""
+    """Each rule with the number of layers it claims, and of layers it matches that an earlier rule had claimed."""
     if not plan.rules:
         return
     digits = len(str(plan.rules[-1].number))
@@ -84,14 +84,14 @@ def _cost(name: str, before: str, after: str, was: int, becomes: int) -> Text:
 
 
 def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
-    """Each gate with its status; a post one is judged after healing."""
+    """Each assert with its status; asserts on the finished model are evaluated after healing."""
     if not plan.asserts:
         return
     yield from result_lines(plan.asserts, width, ascii_)
 
 
 def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> Iterator[Text]:
-    """One line an assert: text, status and value."""
+    """One line per assert: text, status and value."""
     texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
     column = max((len(text) for text in texts), default=0)
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):

@@ -24,7 +24,7 @@ class TerminalProgress:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            # The terminal breaks long lines: a command or a path of two lines could not be copied.
+            # Leave line wrapping to the terminal, so that long commands and paths can be copied.
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
@@ -62,7 +62,7 @@ class TerminalProgress:
         def report(done: float, total: float, note: str = "") -> None:
             nonlocal last, first
             now = time.monotonic()
-            # Resumed work starts part of the way, and loading before the first report is no measure of its pace.
+            # Measure the rate from the first report: resumed work does not start at 0, and loading must not count.
             first = first or (done, now)
             if now - last < PLAIN_SECONDS or total <= 0:
                 return

@@ -1,4 +1,4 @@
-"""Text in the recipe language, coloured for a terminal."""
+"""Recipe text with syntax highlighting for a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLES = {
 
 
 def highlighted(text: str) -> Text:
-    """The text with the colours of what its pieces are; a console without colours shows it plain."""
+    """The text with syntax highlighting; a console without colours shows it plain."""
     line = Text()
     for piece in pieces(text):
         line.append(piece.text, style=_STYLES.get(piece.role, ""))

@@ -22,11 +22,11 @@ from lbdsl.report.plan_tables import result_lines
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*#@"
 SPARKLINE = 20
-"""Marks of the healing curve, so that its line fits 80 columns."""
+"""The number of points of the healing curve, so that its line fits in 80 columns."""
 
 
 def render_report(record: Record, folder: Path, console: Console) -> None:
-    """What became of the model: size, healing with its curve, quality and gates, and the folder."""
+    """Print the result of `apply`: size, healing with its loss curve, quality, asserts, and the folder."""
     plan = record.plan
     console.print()
     console.print(Text(printable(str(folder)), style="bold"))
@@ -66,8 +66,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
 
 
 def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
-    """Perplexity of both models and every metric of the finished one on each text, with standard errors; before healing,
-    too, where it was healed."""
+    """Print the perplexity of both models and every metric of the finished one on each text, with standard errors; for a
+    healed model also the values before healing."""
     for source in quality.get("sources", [quality]):
         console.print(_quality_table(source), highlight=False)
     _render_asserts(asserts, console)
@@ -109,7 +109,7 @@ def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
 
 
 def _sparkline(losses: Sequence[float], console: Console) -> str:
-    """`1.93 ▇▅▃▂▁ 0.31`: the curve between its first and last value."""
+    """`1.93 ▇▅▃▂▁ 0.31`: a sparkline between the first and the last loss."""
     if not losses:
         return "not logged"
     marks = ASCII_BARS if ascii_only(console) else BARS

@@ -1,4 +1,4 @@
-"""`lbdsl measure` for people: a table of layers by scores."""
+"""Terminal output of `lbdsl measure`: a table of layers by scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render_scores(measured: Measured, console: Console) -> None:
-    """One row a layer, one column a score, with standard errors."""
+    """Print a table with one row per layer and one column per score, with standard errors."""
     if not measured.scores:
         console.print("The recipe asks for no measured score.", highlight=False)
         return

@@ -1,4 +1,4 @@
-"""The strip: one character a layer, under a ruler, in groups of eight; score rows scaled logarithmically."""
+"""The strip: one character per layer, under a ruler, in groups of eight; score rows have a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GROUP = 8
 LEVELS = "▁▂▃▄▅▆▇█"
 ASCII_LEVELS = ".:+*#@"
 STYLES = {"same": "green", "change": "yellow", "drop": "red"}
-"""Of the marks of layers."""
+"""Colours of the layers' marks."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Logarithmic from the lowest positive score to the highest; what is not positive takes the lowest mark."""
+    """A logarithmic scale from the lowest positive score to the highest; scores <= 0 take the lowest mark."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Scale:
         return cls(min(positive), max(positive), marks) if positive else None
 
     def fraction(self, value: float) -> float:
-        """Where a value stands between low (0) and high (1)."""
+        """The position of a value between low (0) and high (1)."""
         if value <= self.low or self.high <= self.low:
             return 0.0 if self.high > self.low or value < self.low else 1.0
         return min(1.0, math.log(value / self.low) / math.log(self.high / self.low))
@@ -40,7 +40,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Row:
-    """A labelled row of the strip: one character and one style a layer."""
+    """A labelled row of the strip: one character and one style per layer."""
 
     label: str
     marks: Sequence[str]
@@ -72,7 +72,7 @@ def strip_lines(rows: Sequence[Row], width: int) -> list[Text]:
 
 
 def _ruler(start: int, stop: int) -> str:
-    """Numbers over the first layer of each group and over the last layer, where they do not touch."""
+    """Layer numbers above the first layer of each group and, if there is room, above the last layer."""
     ruler = ""
     for layer in range(start, stop, GROUP):
         ruler = f"{ruler:<{_column(layer, start)}}{layer}"

@@ -1,4 +1,4 @@
-"""What engines can serve of a plan, below the plan's picture."""
+"""Terminal output of `plan --target`: which engines can serve a plan's result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def render_targets(targets: Sequence[Target], console: Console) -> None:
-    """One paragraph an engine; every finding with its code and help."""
+    """Print one paragraph per engine: every finding with its code and help."""
     for target in targets:
         console.print()
         for finding in target.findings:

@@ -1,1 +1,1 @@
-"""The verbs as functions: what the command line does, a program can do too. Re-exported by `lbdsl`."""
+"""The Python API: one function for each command of the command line. Re-exported by `lbdsl`."""

@@ -1,4 +1,4 @@
-"""`apply_plan` and `apply_saved_plan`: carry out a plan, fresh or saved."""
+"""`apply_plan` and `apply_saved_plan`: apply a plan that was just made or that was saved."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: go on with a run
-    that was cut off. force: move an existing output aside. again: allow an artifact of lbdsl as the model."""
+    """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: continue a run
+    that was interrupted. force: move an existing output aside. again: allow an lbdsl artifact as the model."""
 
     output: Path | None = None
     no_heal: bool = False
@@ -54,7 +54,7 @@ class ApplyOptions:
 
 @dataclass(frozen=True, repr=False)
 class Applied(NotebookResult):
-    """What came of it: the artifact's record and folder; exit code 4 when a gate failed and it was set aside."""
+    """The artifact's record and folder; exit code 4 when a quality gate failed and the artifact was set aside."""
 
     record: Record
     folder: Path
@@ -69,15 +69,15 @@ class Applied(NotebookResult):
 
 
 def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
-    """Where the artifact goes."""
-    # A recipe does not choose where its result goes: of its name only what can be part of a folder's name is taken.
+    """The artifact's output folder."""
+    # A recipe must not choose the output path: only characters that are safe in a folder name are kept of its name.
     name = plain_name(recipe.name or Path(recipe.path).stem, "recipe")
     return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
 
 
 def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
-    """LB460, known before anything is measured, for an output that would move what the run reads (`others` too), or
-    that already exists and cannot be this run's artifact."""
+    """Raise LB460, before anything is measured, when writing the output would move an input of the run (or one of
+    `others`), or when the output already exists and cannot be this run's artifact."""
     from lbdsl.run import output as place
 
     output, source = output_of(recipe, bench, chosen), bench.source
@@ -98,8 +98,8 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
-    """False when the output is this very plan's artifact already; LB460 when something else is there and `force` is
-    not given; True when there is work to do."""
+    """False when the output is already the artifact of this plan, True when there is work to do. Raises LB460 when
+    something else is there and `force` is not given."""
     from lbdsl.run.output import check_free
 
     check_place(planned.recipe, planned.bench, chosen)
@@ -111,7 +111,7 @@ def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
 
 
 def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
-    """True when `output` holds the accepted artifact of exactly this plan, its weights as they were saved."""
+    """True when `output` holds the accepted artifact of exactly this plan, with its weights unmodified."""
     from lbdsl.artifact.restore import check_files
 
     record = read_record(output).value
@@ -133,10 +133,10 @@ def apply_plan(
     progress: AnyProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Applied:
-    """Change, heal, judge and save as `planned` says.
+    """Change, heal, evaluate and save the model as planned.
 
-    `should_stop` is asked after each healing step; when it turns true a checkpoint is left and KeyboardInterrupt
-    raised. Raises LbdslError for what the user can mend; nothing half-written stands under the output's name.
+    `should_stop` is called after each healing step; when it returns True, a checkpoint is saved and KeyboardInterrupt
+    is raised. Raises LbdslError for errors that the user can fix; the output folder is never left half-written.
     """
     statistics = partial(_checked_statistics, planned.plan, planned.bench)
     return _apply(planned, statistics, chosen or ApplyOptions(), progress, should_stop)
@@ -230,13 +230,13 @@ def apply_saved_plan(
     progress: AnyProgress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Applied:
-    """Do exactly the plan saved at `path`, without selecting again.
+    """Apply exactly the plan saved at `path`, without selecting layers again.
 
     Raises LbdslError with exit code 3 that names everything that changed since: recipe, parameters, model, calibration
-    text or version. `model` says where the model is now, when it moved.
+    text or version. `model` is the model's new location when it moved.
     """
     plan = load_plan(Path(path)).unwrap()
-    # The plan's device is not part of it, but its type of number is: it runs in the dtype it was made for.
+    # A plan does not fix the device, but it does fix the dtype: it runs in the dtype it was made for.
     options = options or RunOptions()
     if options.dtype is not None and options.dtype != plan.model.dtype:
         raise fail(
@@ -268,7 +268,7 @@ def apply_saved_plan(
 
 
 def _statistics(plan: Plan, bench: Workbench) -> Statistics:
-    """Those that the plan's new weights are made from, as they are kept."""
+    """The cached statistics that the plan's new weights are computed from."""
     from lbdsl.measure.statistics import kept_statistics
 
     on = plan.measured_on
@@ -276,7 +276,7 @@ def _statistics(plan: Plan, bench: Workbench) -> Statistics:
 
 
 def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:
-    """The same. LB347 where one is missing or another."""
+    """As `_statistics`, but raises LB347 when one is missing or different."""
     found = _statistics(plan, bench)
     stale = staleness(plan, statistics=found.digests(plan.used_statistics))
     if stale:
@@ -285,7 +285,7 @@ def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:
 
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
-    """Why a plan cannot be applied, from what it says itself."""
+    """The reasons why a plan cannot be applied, from the plan itself."""
     found = [
         Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
         for item in plan.findings
@@ -308,14 +308,14 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
 
 
 def set_values(plan: Plan) -> dict[str, str]:
-    """What `--set` gave when the plan was made, as text of the language."""
+    """The `--set` values that the plan was made with, as recipe language text."""
     values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
     return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
 
 
 def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
-    """The recipe that a plan was made of, from the texts in it, its lengths as the plan settled them. `set_params` are
-    values besides those of the plan."""
+    """The recipe that a plan was made from: parsed from the text saved in the plan, with the plan's token counts and
+    lengths. `set_params` are parameter values in addition to those of the plan."""
     texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
     recipe = recipe_from_text(
         plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
@@ -324,9 +324,9 @@ def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -
 
 
 def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
-    """sha256 by path of the recipe's text and of what it includes as they are now, with a note for those that are gone.
+    """The current sha256, by path, of the recipe and its included files, with a note for those that no longer exist.
 
-    A text that differs in comments and spacing alone counts as the one that was planned, unless its sha256 is named."""
+    A text that differs only in comments and spacing gets the planned text's sha256, unless the recipe pins its sha256."""
     now: dict[str, str] = {}
     gone: list[str] = []
     texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
@@ -338,7 +338,7 @@ def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
         data = Path(path).read_bytes()
         now[path] = sha256(data).hexdigest()
         if path == plan.recipe.path:
-            # The plan holds the recipe's text; what is not even text has changed, whatever its hash.
+            # The plan holds the recipe's text; a file that is not valid text has changed, whatever its hash.
             with suppress(UnicodeDecodeError):
                 now[path] = digest_text(decode(data))
         if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
@@ -359,7 +359,7 @@ def _texts(plan: Plan) -> tuple[str, ...]:
 
 
 def _statements(text: str) -> list[dict[str, Any]] | None:
-    """What a recipe's text says, without comments and spacing; None where it does not parse."""
+    """The statements of a recipe's text, without comments and spacing; None when it does not parse."""
     said = convert_recipe(text, "lbr", "json").value
     return None if said is None else json.loads(said)["statements"]
 
@@ -373,7 +373,7 @@ def _same_recipe(data: bytes, planned: str) -> bool:
 
 
 def _pinned(plan: Plan) -> frozenset[str]:
-    """Included files whose very bytes the recipe, or a file that it includes, asks for by their sha256."""
+    """Included files whose sha256 is pinned by the recipe or by another included file."""
     folder = os.path.dirname(plan.recipe.path)
     including = ["", *(item.path for item in plan.recipe.included)]
     return frozenset(

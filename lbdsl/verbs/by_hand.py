@@ -1,4 +1,4 @@
-"""`change_layer`: one layer of a plan changed by hand."""
+"""`change_layer`: change one layer of a plan by hand."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SUFFIX = ", changed by hand"
 
 
 def change_layer(planned: Planned, layer: int, action: str) -> Planned:
-    """The same plan but for one layer, which gets `action` as a recipe would say it: `"keep"`, `"drop"`,
+    """The same plan except for one layer, which gets `action`, written as in a recipe: `"keep"`, `"drop"`,
     `"swa(window=256)"`, `"swa(window=256) + drop(mlp)"`.
 
-    The result has a recipe of its own, in which every layer is named: nothing is selected again, and only the loss of the
-    whole plan is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for
-    rules that stand in an included file.
+    The result has a new recipe that names every layer: nothing is selected again, and only the loss of the whole plan
+    is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for rules in
+    an included file.
     """
     recipe, plan = planned.recipe, planned.plan
     if not 0 <= layer < len(plan.layers):
@@ -36,7 +36,7 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
 
 
 def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
-    """The recipe's text with its rules replaced by one for each action, in the place of the first."""
+    """The recipe's text with its rules replaced by one rule for each action, at the position of the first rule."""
     spans = [rule.span for rule in recipe.rules]
     if any(span is None or span.source.base for span in spans):
         raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")

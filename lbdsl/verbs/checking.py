@@ -1,4 +1,4 @@
-"""Checking recipes: a text, a file, and either against the facts of a model."""
+"""Checking recipes: a text or a file, optionally against the facts of a model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def check_recipe(
     *,
     facts: ModelFacts | None = None,
 ) -> Diagnosed[Recipe]:
-    """The resolved recipe (None when it has errors) and everything that was found; never raises for bad text.
+    """The resolved recipe (None when it has errors) and all diagnostics; never raises for bad text.
 
-    A Path is a file, as in `check_file`. With `facts` also what is wrong with it for that model, as far as that is known
-    before measuring.
+    A Path is read as a file, as in `check_file`. With `facts`, also reports what is wrong with the recipe for that model,
+    as far as that is known before measuring.
     """
     if isinstance(text, Path):
         return check_file(text, set_params, facts=facts)
@@ -33,19 +33,19 @@ def check_recipe(
 def check_file(
     path: str | Path, set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
 ) -> Diagnosed[Recipe]:
-    """As `check_recipe`, of a file; one that cannot be read is a diagnostic too."""
+    """As `check_recipe`, for a file; a file that cannot be read gives a diagnostic too."""
     found = load_recipe(path, set_params or {})
     return found if facts is None else on_model(found, facts)
 
 
 def on_model(found: Diagnosed[Recipe], facts: ModelFacts) -> Diagnosed[Recipe]:
-    """Adds what a model's facts say of a checked recipe; the value is None when it does not fit the model."""
+    """Add the diagnostics of a checked recipe on a model; the value is None when the recipe does not fit the model."""
     from lbdsl.plan.findings import static_findings
 
     if found.value is None:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
     of_model = static_findings(found.value, facts)
-    # What is said of a rule without a model is left out where the model's facts say the same more exactly.
+    # A model-independent finding is omitted where the model's facts give the same finding more precisely.
     shadowed = {_place(d) for d in found.diagnostics if d.code == "LB202"}
     of_model = tuple(d for d in of_model if not (d.code == "LB307" and _place(d) in shadowed))
     codes = {d.code for d in of_model}
@@ -59,7 +59,7 @@ def _place(d: Diagnostic) -> tuple[int, int]:
 
 
 def _sharper(d: Diagnostic, facts: ModelFacts) -> Diagnostic:
-    """An open range (`4-`) gets the end that it has in this model."""
+    """The diagnostic; for an open range (`4-`) its help gives the range's end in this model."""
     if d.code != "LB009" or d.span is None:
         return d
     start = d.span.text.rstrip("- \t")

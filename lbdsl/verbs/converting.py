@@ -1,4 +1,4 @@
-"""`convert_recipe`: a recipe between its own language, JSON and YAML."""
+"""`convert_recipe`: convert a recipe between the recipe language, JSON and YAML."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SUFFIXES: dict[str, Form] = {".lbr": "lbr", ".json": "json", ".yaml": "yaml", "
 
 
 def form_of(path: str | Path) -> Form | None:
-    """The form that a file's name stands for."""
+    """The form that a file's suffix implies, or None."""
     return _SUFFIXES.get(Path(path).suffix.lower())
 
 
 def convert_recipe(text: str, source: Form, to: Form, name: str = "<recipe>") -> Diagnosed[str]:
-    """The recipe in another form. What comes back is the same recipe; comments and spacing are lost on the way.
+    """The same recipe in another form, without its comments and spacing.
 
-    From a form to itself gives its canonical text, without comments. None with errors; never raises for bad text.
+    Converting a form to itself gives its canonical text. None when there are errors; never raises for bad text.
     """
     if source == "lbr" and to == "lbr":
         source_text = to_exchange(text, name, "json")

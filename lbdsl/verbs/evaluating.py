@@ -1,4 +1,4 @@
-"""`evaluate_artifact`: judge a saved artifact against its base model."""
+"""`evaluate_artifact`: evaluate a saved artifact against its base model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lbdsl.verbs.workbench import Workbench
 
 @dataclass(frozen=True, repr=False)
 class Judged(NotebookResult):
-    """Quality of an artifact, as JSON fields, and its asserts on these numbers."""
+    """The quality of an artifact, as JSON fields, and the results of its asserts on these numbers."""
 
     record: Record
     quality: dict[str, Any]
@@ -54,9 +54,9 @@ def evaluate_artifact(
 ) -> Judged:
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
-    `against` is the base model, where it is not where the record says; `data` (one text or several), `tokens` (in
-    tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited, or
-    the base is not the one it was made from.
+    `against` is the base model, needed when it is not at the path in the record; `data` (one text or several), `tokens`
+    (in tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited,
+    or the base is not the one it was made from.
     """
     from lbdsl.artifact.restore import artifact_beside, check_files
     from lbdsl.evaluate.quality import evaluation_json, judge_on
@@ -76,7 +76,7 @@ def evaluate_artifact(
         if against is None:
             raise fail("LB473", message, help="name the base model with --against")
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
-    # Text named on the command line is looked for here, not beside the recipe.
+    # A path given on the command line is relative to the working directory, not to the recipe.
     block = plan.eval or Evaluate()
     named = (data,) if isinstance(data, str) else tuple(data or ())
     asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}

@@ -1,4 +1,4 @@
-"""What the examples of codes really give: they are checked, and planned for a model with made-up scores."""
+"""The real diagnostics of the examples of diagnostic codes: each is checked, and planned on a model with fake scores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 
 EXAMPLE_NAME = "recipe.lbr"
-"""The file that examples stand in."""
+"""The name of the file that an example is in."""
 
 EXAMPLE_FILES: Mapping[str, str] = {
     "core.lbr": "group @core = first 2, last 1\n",
 }
-"""The files beside it."""
+"""The other files in the example's folder."""
 
 EXAMPLE_LAYERS = 30
 
@@ -42,16 +42,16 @@ EXAMPLE_MODEL = ModelFacts(
 """The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
 
 _CONTEXTS = (1024, 8192)
-"""Where costs are counted; none is beyond the model's positions."""
+"""Context lengths that costs are computed at; at most the model's positions."""
 
 
 def example_findings(code: Code) -> tuple[Diagnostic, ...]:
-    """The findings of this code that its example gives; none for a code without an example."""
+    """The findings with this code that its example gives; none for a code without an example."""
     return tuple(d for d in text_findings(code.example) if d.code == code.id) if code.example else ()
 
 
 def text_findings(text: str) -> tuple[Diagnostic, ...]:
-    """Everything that is found in a recipe: without a model, and on the example model when that is good."""
+    """All findings in a recipe: without a model, and when that has no errors, also on the example model."""
     files = ((name, held, digest_text(held)) for name, held in {**EXAMPLE_FILES, EXAMPLE_NAME: text}.items())
     checked = recipe_from_text(text, EXAMPLE_NAME, reader=TextsReader(files, EXAMPLE_NAME, "beside the recipe"))
     if checked.value is None:
@@ -60,12 +60,12 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
 
 
 def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
-    """What the planner finds in a good recipe, for the example model."""
+    """The planner's findings for a valid recipe on the example model."""
     return _planned(recipe, EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL))
 
 
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
-    """Made-up scores of what the recipe asks for: high at both ends, as in real models."""
+    """Fake scores for the recipe's requests: high for the first and last layers, as in real models."""
     from lbdsl.solve.check import measurable
 
     needed = measurable(recipe, facts).value

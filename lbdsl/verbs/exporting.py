@@ -1,4 +1,4 @@
-"""`export_artifact`: write an artifact in a format that an engine reads."""
+"""`export_artifact`: write an artifact in a format that an inference engine reads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written where, and the line that loads it."""
+    """The files of an export, their folder, and the line that loads them."""
 
     kind: str
     engine: str
@@ -49,7 +49,7 @@ class Exported:
 
     @property
     def bytes(self) -> int:
-        """Of all files, linked ones too."""
+        """The total size of all files, including linked ones."""
         return sum(file.bytes for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,9 +79,9 @@ def export_artifact(
 ) -> Exported:
     """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
 
-    `output` is the folder to make, by default `<artifact>-<kind>`; one that exists is refused, or moved aside with
-    `force`. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is no artifact or was edited,
-    LB460 for an output that exists, and every reason for which the format cannot express the model.
+    `output` is the folder to create, by default `<artifact>-<kind>`; an existing one is refused, or moved aside with
+    `force`. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is not an artifact or was
+    edited, LB460 for an output that exists, and the format's errors when it cannot express the model.
     """
     progress = progress_of(progress)
     exporter = exporter_of(kind)
@@ -129,7 +129,7 @@ def exporter_of(kind: str) -> type[Exporter]:
 
 
 def artifact_subject(folder: Path, record: Record) -> Subject:
-    """An artifact as exporters see it: the base's configuration and facts, and what became of each layer."""
+    """An artifact as input for exporters: the base's configuration and facts, and the spec of each changed layer."""
     config = read_json_object(folder / "config.json", code="LB465")
     stub = config.pop("lbdsl", None)
     base_type = stub.get("base_model_type") if isinstance(stub, dict) else None
@@ -143,14 +143,14 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
 
 
 def _there(what: str, model: str) -> tuple[Input, ...]:
-    """A local model as something that is read: its folder, or its GGUF file."""
+    """A local model as an input of the export: its folder, or its GGUF file; empty for a hub id."""
     path = Path(model)
     return (Input(what, path, path.is_dir()),) if path.is_absolute() and path.exists() else ()
 
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """An empty folder on the target's file system; whatever goes wrong, nothing of it is left. LB463 for failed writes."""
+    """A temporary folder on the target's file system, always removed at the end. Raises LB463 for failed writes."""
     place = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

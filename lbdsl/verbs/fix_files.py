@@ -1,4 +1,4 @@
-"""Fixing recipes, in a text or in a file: what is written back keeps its encoding, its line ends and its permissions."""
+"""Fixing recipes in a text or in a file. A file keeps its encoding, line endings and permissions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lbdsl.verbs.fixing import Fixed, fix_text
 _MARK = b"\xef\xbb\xbf"
 
 Result = tuple[tuple[Diagnostic, ...], Fixed | None]
-"""What is left to say, and what was done; None when the text could not be read."""
+"""The remaining diagnostics and the applied fixes; None when the text could not be read."""
 
 
 def fix_recipe(
     text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
 ) -> Fixed:
-    """The text with every fix applied that brings no new error, and what is left to say of it; with `facts` also the
-    fixes that a model asks for."""
+    """The text with every fix applied that causes no new error, and the remaining diagnostics. With `facts`, fixes for
+    that model are applied too."""
     return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
 
 
 def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | None, *, write: bool) -> Result:
-    """Fix the recipe in a file. With `write` the file is replaced in one step when something changed.
+    """Fix the recipe in a file. With `write` the file is replaced atomically when something changed.
 
     Raises LbdslError with LB051 when it cannot be written.
     """
@@ -46,7 +46,7 @@ def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFac
 def fix_bytes(
     data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: FileReader | None = None
 ) -> Result:
-    """Fix the recipe in bytes that were read somewhere."""
+    """Fix the recipe in a file's bytes."""
 
     def check(text: str) -> tuple[Diagnostic, ...]:
         found = recipe_from_text(text, name, set_params, reader=reader)
@@ -60,7 +60,7 @@ def fix_bytes(
 
 
 def _encoded(text: str, *, like: bytes) -> bytes:
-    """The bytes of a text with the byte-order mark and the line ends of the old ones."""
+    """The text as bytes, with the byte-order mark and the line endings of `like`."""
     if b"\r\n" in like:
         text = text.replace("\n", "\r\n")
     return (_MARK if like.startswith(_MARK) else b"") + text.encode("utf-8")

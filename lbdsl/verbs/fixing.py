@@ -1,4 +1,4 @@
-"""Machine fixes: applied together, again until nothing is left to fix, and never to a text that is worse."""
+"""Automatic fixes: applied together, repeated until nothing is left to fix, and never leading to a new error."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from lbdsl.core.diagnostic import Diagnostic
 
 MAX_ROUNDS = 10
-"""A fix may make another one possible; this many rounds are tried."""
+"""The maximum number of rounds; a fix may make another one possible."""
 
 _RESTARTS = 5
 
 Check = Callable[[str], tuple[Diagnostic, ...]]
-"""Everything that is found in a text."""
+"""A function that returns all diagnostics of a text."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """One fix that was made, with the line that it was made at when it was."""
+    """One applied fix; `line` is its line number at the time it was applied."""
 
     code: str
     title: str
@@ -28,8 +28,8 @@ class Applied:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A text with its fixes applied, and as it was `before`. `diagnostics` are what is left; `left_out` are fixes that
-    would have brought a new error with them."""
+    """A text with its fixes applied, and the text `before`. `diagnostics` are those that remain; `left_out` are fixes that
+    would have caused a new error."""
 
     before: str
     text: str
@@ -39,9 +39,9 @@ class Fixed:
 
 
 def fix_text(text: str, check: Check) -> Fixed:
-    """Apply the fixes of `text` that do not overlap, and those of the result, at most ten times.
+    """Apply the non-overlapping fixes of `text`, then those of the result, at most `MAX_ROUNDS` times.
 
-    The result has no error that `text` did not have: fixes that lead to one are left out.
+    The result has no error that `text` did not have: fixes that cause one are left out.
     """
     before = _errors(check(text))
     refused: set[tuple[str, str]] = set()
@@ -64,7 +64,7 @@ def _rounds(
     before: Counter[tuple[str, str]],
     refused: set[tuple[str, str]],
 ) -> tuple[Fixed, Fixed]:
-    """The last result without a new error, and the last one."""
+    """The last result without a new error, and the last result."""
     found = check(text)
     good = last = Fixed(text, text, (), found)
     for _ in range(MAX_ROUNDS):
@@ -81,7 +81,7 @@ def _rounds(
 
 
 def _chosen(text: str, found: Sequence[Diagnostic], refused: set[tuple[str, str]]) -> list[Diagnostic]:
-    """Findings with a fix of this very text, none of which overlap; the first in the text goes first."""
+    """Findings whose fix edits only this text, without overlaps; of overlapping fixes, the first in the text is chosen."""
     fixable = [
         d
         for d in found
@@ -102,7 +102,7 @@ def _chosen(text: str, found: Sequence[Diagnostic], refused: set[tuple[str, str]
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Two insertions at one place count as overlapping: their order would be a guess."""
+    """True when two ranges overlap, or are insertions at the same position: their order would be a guess."""
     return one == other or (one[0] < other[1] and other[0] < one[1])
 
 
@@ -123,7 +123,7 @@ def _errors(found: Iterable[Diagnostic]) -> Counter[tuple[str, str]]:
 
 
 def _new_errors(found: Sequence[Diagnostic], before: Counter[tuple[str, str]]) -> list[Diagnostic]:
-    """The errors that the text at first did not have; a message that only moved is not new."""
+    """The errors that the original text did not have; a message that only moved is not new."""
     left = Counter(before)
     new = []
     for d in found:

@@ -1,4 +1,4 @@
-"""`format_file`: the canonical text of a recipe's file, and writing it in its place."""
+"""`format_file`: the canonical text of a recipe file, and writing it back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lbdsl.verbs.writing import write_beside
 
 
 class Formatted(NamedTuple):
-    """A recipe's text as it was (byte-order mark left out, else as in the file) and as it should be."""
+    """A recipe's text as in the file (without byte-order mark), and its canonical text."""
 
     old: str
     new: str
     marked: bool
-    """The file began with a byte-order mark, which goes."""
+    """The file began with a byte-order mark, which is removed."""
 
     @property
     def changed(self) -> bool:
@@ -33,7 +33,7 @@ def format_file(path: str | Path) -> Diagnosed[Formatted]:
 
 
 def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
-    """The same of bytes that were read somewhere."""
+    """As `format_file`, for a file's bytes."""
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)
@@ -44,5 +44,5 @@ def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
 
 
 def write_formatted(path: str | Path, formatted: Formatted) -> None:
-    """Put the canonical text in the file's place, with its mode; a link keeps leading to it. Raises LbdslError."""
+    """Replace the file by its canonical text, keeping its mode; a symlink stays a symlink. Raises LbdslError."""
     write_beside(Path(os.path.realpath(path)), formatted.new, replace=True)

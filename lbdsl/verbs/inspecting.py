@@ -1,4 +1,4 @@
-"""`inspect_model`: what a model is, from its configuration and headers."""
+"""`inspect_model`: facts of a model, from its configuration and headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Inspected:
     facts: ModelFacts
     diagnostics: tuple[Diagnostic, ...]
     base: tuple[str, ModelFacts] | None = None
-    """Of an artifact, its base model by its name, where the artifact's record can be read."""
+    """For an artifact whose record can be read: the name and facts of its base model."""
 
     def __repr__(self) -> str:
         return f"<Inspected: {self.source.short_name}, {self.facts.family}, {self.facts.layers} layers>"

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: long work leaves a checkpoint and says how to go on."""
+"""Ctrl-C as a request to stop: long work saves a checkpoint and prints the command that resumes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from types import FrameType
 
 @contextmanager
 def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
-    """Within, the first SIGINT ends work that cannot checkpoint, and asks work that can to do so; a second one ends it.
+    """Handle SIGINT: the first one ends work that cannot checkpoint, and asks other work to stop; a second one ends it.
 
-    Yields a function that tells whether to stop. Work that calls it (each healing step, between stages) says thereby
-    that it will stop by itself. Leaving by KeyboardInterrupt prints the command that resumes.
+    Yields a function that returns True when work should stop. Work that has called it (each healing step, between stages)
+    is expected to stop on its own. On KeyboardInterrupt the command that resumes is printed.
     """
     state = _State()
 

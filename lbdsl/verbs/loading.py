@@ -1,4 +1,4 @@
-"""`load`: an artifact as a model and a tokenizer, ready to use."""
+"""`load`: load an artifact as a model and a tokenizer, ready to use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lbdsl.artifact.record import read_record
 def load(artifact: str | Path, *, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
     """The model of an artifact's folder in eval mode, and its tokenizer, without running any code of the folder.
 
-    `device` as in `RunOptions`; `dtype` is the one it was saved in unless given, or float32 on a CPU that has no fast
+    `device` as in `RunOptions`; `dtype` defaults to the one it was saved in, or float32 on a CPU without fast matrix
     products in that one. Raises LbdslError (LB465, LB466) for a folder that is not an artifact, or was edited since it was
     saved.
     """

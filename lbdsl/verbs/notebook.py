@@ -1,13 +1,13 @@
-"""How results show themselves: a short line in a shell, the terminal's picture in a notebook."""
+"""How results are displayed: as one line in a Python shell, as the terminal output in a notebook."""
 
 from __future__ import annotations
 
 
 class NotebookResult:
-    """A result whose `repr` is one line, `in_short`, and which a notebook draws as the terminal would."""
+    """A result whose `repr` is one line with `in_short`, and which a notebook displays like the terminal output."""
 
     def in_short(self) -> str:
-        """What it is, in a few words."""
+        """A summary of the result in a few words."""
         raise TypeError(f"{type(self).__name__} says nothing of itself")
 
     def __repr__(self) -> str:

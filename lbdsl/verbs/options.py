@@ -1,4 +1,4 @@
-"""How a run is carried out, as opposed to what a model gets: that is in the recipe."""
+"""Options of a run, such as device and dtype. The changes to the model are in the recipe."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 class RunOptions:
     """device: "cpu", "cuda", "cuda:1", ... (None: a GPU where there is one). dtype: "float32", "bfloat16", "float16"
     (None: the checkpoint's, bfloat16 for GGUF). batch: sequences at a time while measuring and evaluating.
-    cache_dir: where measurements and digests are kept (None: the user's cache folder). offline: never ask a hub.
-    trust_remote_code: run code that a *source* model brings. low_memory: leave weights on disk while measuring and judging,
-    one layer in memory at a time (also without it when the model does not fit)."""
+    cache_dir: folder of measurements and digests (None: the user's cache folder). offline: never connect to a hub.
+    trust_remote_code: run code that comes with a *source* model. low_memory: leave weights on disk while measuring and
+    evaluating, one layer in memory at a time (also done without it when the model does not fit)."""
 
     device: str | None = None
     dtype: str | None = None

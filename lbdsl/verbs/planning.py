@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Measured(NotebookResult):
-    """Every score that a recipe needs of a model, and the text they were taken on (None: the recipe needs none)."""
+    """All scores that a recipe needs from a model, and the text they were measured on (None: the recipe needs none)."""
 
     recipe: Recipe
     bench: Workbench
@@ -52,7 +52,7 @@ class Measured(NotebookResult):
         return f"{len(self.scores)} scores of {self.bench.source.short_name}"
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON of `measure --json`, in one order; a score or an error that is not a number is null."""
+        """The JSON of `measure --json`, sorted; a score or a standard error that is not finite is null."""
         rows = [
             {
                 "metric": request.metric,
@@ -70,7 +70,7 @@ class Measured(NotebookResult):
 
 @dataclass(frozen=True, repr=False)
 class Planned(NotebookResult):
-    """A plan with what was found on the way."""
+    """A plan with the diagnostics of making it."""
 
     plan: Plan
     diagnostics: tuple[Diagnostic, ...]
@@ -86,7 +86,7 @@ class Planned(NotebookResult):
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
-        """What makes the plan not applyable; warnings and notes are part of the plan's picture."""
+        """The errors, because of which the plan cannot be applied; warnings and notes are shown with the plan."""
         return tuple(d for d in self.diagnostics if d.is_error)
 
     @property
@@ -103,9 +103,9 @@ def measure_model(
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
 ) -> Measured:
-    """Measure on `model` every score that the recipe file needs; what is on disk already is not measured again.
+    """Measure on `model` every score that the recipe file needs; cached scores are not measured again.
 
-    Raises LbdslError for what the user can mend.
+    Raises LbdslError for errors that the user can fix.
     """
     return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
 
@@ -121,10 +121,10 @@ def plan_recipe(
     again: bool = False,
     ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
-    """Resolve the recipe on the model, measure what is missing, and say what would be done and what it costs.
+    """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `contexts` are added to 1Ki, 8Ki and 32Ki. `again` allows the model to be an artifact of lbdsl. `ready` is called
-    before anything is read or measured, and may raise. Nothing is changed on disk but the measurements kept in the cache
+    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. `ready` is
+    called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
     folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
     loaded = _recipe(recipe, set_params)
@@ -142,14 +142,14 @@ def plan_text(
     set_params: Mapping[str, object] | None = None,
     contexts: tuple[int, ...] = (),
 ) -> Planned:
-    """`plan_recipe` for a recipe that is not in a file; `path` is where it would stand."""
+    """`plan_recipe` for a recipe that is not in a file; `path` is the path that it would have."""
     loaded = recipe_from_text(text, path, set_params, reader=FolderReader(Path(path)))
     _raise_errors(loaded.diagnostics)
     return _planned(loaded, bench, contexts, again=True)
 
 
 def load_plan(path: str | Path) -> Plan:
-    """A saved plan, to look at; `apply_saved_plan` applies it. Raises LbdslError for a file that is not a plan."""
+    """A saved plan, for inspection; `apply_saved_plan` applies it. Raises LbdslError for a file that is not a plan."""
     return read_plan(path).unwrap()
 
 
@@ -193,13 +193,13 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
 
 
 def _nothing_measured(recipe: Recipe) -> MeasuredOn:
-    """For a recipe that asks for no score: only the joint loss is taken on its calibration text."""
+    """`MeasuredOn` of a recipe that needs no score: only the joint loss is measured on its calibration text."""
     seq = recipe.measure.seq or 0
     return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=seq, fingerprint=None)
 
 
 def _lasting(bench: Workbench) -> str:
-    """What the user wrote, made absolute for a local model: a plan may be applied from another folder."""
+    """The user's model name, as an absolute path for a local model: a plan may be applied from another folder."""
     local = Path(bench.source.text).expanduser()
     return os.path.abspath(local) if local.exists() else bench.source.text
 
@@ -214,7 +214,7 @@ def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diag
 
 
 def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
-    """`planned`: nothing is measured for a plan that cannot be."""
+    """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.model.source import is_artifact
     from lbdsl.verbs.texts import check_texts
 
@@ -296,7 +296,7 @@ def _scores(
 
 
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
-    """Under what the scores of this model on this text are kept."""
+    """The cache key for the scores of this model on this text."""
     from lbdsl.measure.fingerprint import fingerprint
 
     return fingerprint(
@@ -309,7 +309,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
 
 
 def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Measured) -> tuple[Loss | None, str | None]:
-    """What is measured of the whole changed model, on text that no score was taken on."""
+    """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
@@ -340,7 +340,7 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Mea
 
 
 def _number(value: float) -> float | None:
-    """None for what JSON has no number for: infinity, and the error of a single sequence."""
+    """None for values that JSON cannot express: infinity, and the standard error of a single sequence (NaN)."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""What is predicted of a plan on this machine: speed, time, memory, disk, and which engines can serve its result."""
+"""Predictions for a plan on this machine: speed, time, memory, disk, and which engines can serve its result."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from lbdsl.measure.pace import Pace
 
 SAMPLE = 100_000
-"""Characters that the length of a token is estimated on."""
+"""Characters of text from which tokens per character are estimated."""
 
 SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
 
 def with_predictions(plan: Plan, bench: Workbench) -> Plan:
-    """The plan with what is predicted of this machine, and of the engines that could serve its result."""
+    """The plan with the predictions for this machine, and the engines that could serve its result."""
     from lbdsl.run.apply import room_needed
     from lbdsl.verbs.targets import serving_of
 
@@ -39,10 +39,10 @@ def with_predictions(plan: Plan, bench: Workbench) -> Plan:
 
 
 def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None:
-    """How long it will take and how much memory, before it starts; nothing where all is known."""
+    """Report the time and memory that measuring will take, before it starts; nothing when no score is missing."""
     if not missing:
         return
-    # One run from the layer to the end serves every metric of an action.
+    # One forward pass from the layer to the end gives every metric of an action.
     runs = sorted({(request.layer, request.action) for request in missing if request.action})
     passes = measuring_units(bench.facts, (layer for layer, _ in runs), tokens) / units(bench.facts, tokens)
     pace = pace_of(bench).known("forward")
@@ -54,7 +54,7 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
 
 
 def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
-    """How often healing goes over its text, from the length of a token in the first of it."""
+    """The number of epochs of healing over its text, with tokens per character estimated from its beginning."""
     from lbdsl.data import TextPart, read_parts
     from lbdsl.verbs.texts import data_folder
 

@@ -1,4 +1,4 @@
-"""`starting_recipe`: a first recipe that fits a model, from its headers."""
+"""`starting_recipe`: a starter recipe that fits a model, made from its configuration and headers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lbdsl.verbs.inspecting import Inspected, inspect_model
 Template = Literal["balanced", "cache", "speed"]
 
 MAX_CONTEXT = 8 * 1024
-"""Tokens at which costs are asserted and the result is judged, or the model's positions where those are fewer. The
-built-in text holds four sequences of this length."""
+"""Context length in tokens of cost asserts and of evaluation; the model's positions when those are fewer. The built-in
+text holds four sequences of this length."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A starter recipe, canonical text with comments, and the model's short name for a file's name."""
+    """A starter recipe as canonical text with comments, and the model's short name for use in a file name."""
 
     text: str
     model_name: str
@@ -36,10 +36,10 @@ class Start:
 
 def starting_recipe(model: str | Path, template: Template = "balanced", *, offline: bool = False) -> Start:
     """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError, and ValueError
-    for another template.
+    for an unknown template.
 
     balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
-    speed: whole layers and attentions dropped, no windows. The numbers are a start, not a result: nothing is measured.
+    speed: whole layers and attentions dropped, no windows. The numbers are only a starting point: nothing is measured.
     """
     if template not in _TEMPLATES:
         raise ValueError(f"template is one of {', '.join(_TEMPLATES)}, not {template!r}")
@@ -58,10 +58,10 @@ def recipe_for(found: Inspected, template: Template) -> str:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What of a model a starter recipe depends on.
+    """The properties of a model that a starter recipe depends on.
 
-    `kept` are the layers that a first rule keeps: the ends, and those whose window is the model's own while others see
-    everything. `free` are the rest. `window` in tokens, `windows` the range of the parameter.
+    The first rules keep the first and last layers (`ends`: how many of each), and those with a window in the model already
+    while others have full attention (`own`). `free` are the rest. `window` in tokens, `windows` the parameter's range.
     """
 
     facts: ModelFacts
@@ -116,11 +116,11 @@ class _Shape:
         return actions()["swa"].model_validate({"window": self.window})
 
     def part(self, share: float) -> int:
-        """That share of the free layers, rounded."""
+        """The number of layers in this share of the free layers, rounded."""
         return int(share * len(self.free) + 0.5)
 
     def after(self, choices: Sequence[tuple[Action, int]]) -> ModelCost:
-        """The cost when each action gets so many of the free layers, those that gain least first."""
+        """The cost when each action is applied to the given number of free layers, starting with those that gain least."""
         specs = list(self.facts.layer_specs)
         order = sorted(self.free, key=lambda layer: self.facts.cost.layers[layer].kv_bytes(self.ctx))
         for action, count in choices:
@@ -159,7 +159,7 @@ def _head(shape: _Shape, template: Template) -> list[str]:
         ]
     tokens = 4096 if facts.params >= 3e9 else 8192
     if template != "speed":
-        # Four sequences of twice the window are the fewest that are taken.
+        # Four sequences of twice the window are the minimum.
         tokens = max(tokens, 8 * shape.window)
     return [
         *lines,
@@ -228,7 +228,7 @@ def _cache_gate(shape: _Shape, bound: int) -> list[str]:
 def _tail(shape: _Shape, template: Template) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
-    # Shorter sequences than twice the window would heal nothing of what it takes away.
+    # Sequences shorter than twice the window would not heal what the window takes away.
     seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
     gate = {"balanced": 50, "cache": 30, "speed": 50}[template]
     return [
@@ -251,7 +251,7 @@ def _drop() -> Action:
 
 
 def _bound(share: float) -> int:
-    """The share in percent, up to the next five; what is asserted holds."""
+    """The share in percent, rounded up to a multiple of five, so that the assert holds."""
     return min(100, 5 * -int(-100 * share // 5))
 
 

@@ -1,4 +1,4 @@
-"""`check_targets`: what engines can serve of a plan's result, said before the work."""
+"""`check_targets`: which engines can serve a plan's result, reported before it is applied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transf
 
 @dataclass(frozen=True)
 class Answer:
-    """What one format says to the plan: it can when none of its findings is an error."""
+    """One export format's findings for a plan: it can express the plan when none of them is an error."""
 
     kind: str
     findings: tuple[Diagnostic, ...]
@@ -38,9 +38,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Target:
-    """An engine's answers, and what a user should know of them: never errors, for the plan can be applied all the same.
+    """An engine's answers, and findings for the user: never errors, because the plan can be applied anyway.
 
-    `cache` is vLLM's prediction as JSON fields, None for other engines.
+    `cache` is the predicted vLLM KV cache as JSON fields, None for other engines.
     """
 
     engine: str
@@ -67,12 +67,12 @@ class Target:
 
 
 def engines() -> tuple[str, ...]:
-    """Names that `plan --target` takes: the engines of the exporters, and transformers."""
+    """The names that `plan --target` accepts: the engines of the exporters, and transformers."""
     return tuple(sorted({exporter.engine for exporter in exporters().values()} | {TRANSFORMERS}))
 
 
 def check_engines(names: Iterable[str]) -> None:
-    """LB501 for a name that is no engine's; asked before anything is measured."""
+    """Raise LB501 for an unknown engine, before anything is measured."""
     for name in names:
         if name not in engines():
             close = nearest(name, engines())
@@ -100,7 +100,7 @@ def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[T
 
 
 def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
-    """What each engine can serve of a plan, and through which exports, or the first thing that stands in the way."""
+    """For each engine, the export formats through which it can serve the plan's result, or the first obstacle."""
     subject = subject_of(base_config(bench), bench.facts, plan.specs)
     found = []
     for engine in (TRANSFORMERS, *(name for name in engines() if name != TRANSFORMERS)):
@@ -108,7 +108,7 @@ def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
         can = tuple(answer.kind for answer in answers if answer.can)
         if engine == TRANSFORMERS:
             can = (AS_SAVED, *can)
-        # The exporter with the fewest objections is the nearest to what was asked for.
+        # The exporter with the fewest errors is the closest to what was asked for.
         objections = min(
             ([d.message for d in answer.findings if d.is_error] for answer in answers if not answer.can),
             key=len,
@@ -120,7 +120,7 @@ def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
 
 
 def check_target(subject: Subject, engine: str) -> Target:
-    """One engine's answers. Pure."""
+    """One engine's answers, without side effects."""
     asked = {kind: exporter for kind, exporter in exporters().items() if exporter.engine == engine}
     answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked.items())
     findings = list(_which(engine, answers, asked))
@@ -132,7 +132,7 @@ def check_target(subject: Subject, engine: str) -> Target:
 
 
 def base_config(bench: Workbench) -> dict[str, Any]:
-    """The base model's configuration as exporters see it, from headers."""
+    """The base model's configuration as input for exporters, from config.json or the GGUF header."""
     source = bench.source
     config = dict(
         gguf_checkpoint(source.gguf_path).config
@@ -148,7 +148,7 @@ def base_config(bench: Workbench) -> dict[str, Any]:
 
 
 def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Exporter]]) -> Iterable[Diagnostic]:
-    """Which format to use, with what it says, or why there is none."""
+    """Which format to use, with its findings, or why there is none."""
     name = ENGINE_NAMES.get(engine, engine)
     can = [answer for answer in answers if answer.can]
     if engine == TRANSFORMERS:
@@ -167,7 +167,7 @@ def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Ex
     else:
         yield warning("LB511", f"{name}: no format can express this plan" if asked else f"{name}: there is no export to it")
     for answer in answers:
-        # Of formats that cannot, the reasons matter where no other can; of one that can, what it warns of.
+        # Show the warnings of formats that can express the plan; the errors of the others only when no format can.
         if answer.can or not can:
             for finding in answer.findings:
                 if not answer.can and not finding.is_error:
@@ -179,7 +179,7 @@ def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Ex
 
 
 def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
-    """LB509: the groups, and what the log will say, against the base."""
+    """LB509: vLLM's KV cache groups and the capacity in its log, compared with the base."""
     facts = subject.facts
     serving = Serving(max_model_len=facts.positions)
     base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
@@ -231,7 +231,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
 def _groups_text(layout: CacheLayout, serving: Serving) -> str:
     """`3 groups of 2 layers (2 full, 1 windowed at 16 with 1 KV head in blocks of 48 tokens, 1 of 6 places padding)`.
 
-    KV heads are named where layers differ in them, and blocks where they are not of the size that was asked for.
+    KV heads are given when layers differ in them, and block sizes when they differ from the configured one.
     """
     by_heads = len({heads for group in layout.groups for heads in group.kv_heads}) > 1
     counts: dict[str, int] = {}

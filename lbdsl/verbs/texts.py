@@ -1,4 +1,4 @@
-"""Which text each block of a recipe means, as token blocks."""
+"""The text of each block of a recipe, as token blocks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lbdsl.verbs.workbench import Workbench
 
 
 def data_folder(recipe_path: str) -> Path:
-    """Relative paths in a recipe start at the recipe's folder."""
+    """The recipe's folder, which relative paths in a recipe start from."""
     return Path(recipe_path).parent
 
 
 def texts_of(recipe: Recipe) -> tuple[str, ...]:
-    """The sources that a recipe names to measure, heal and judge on, each once."""
+    """The text sources of a recipe for measuring, healing and evaluation, without duplicates."""
     healing = () if recipe.heal is None else (recipe.heal.data,)
     judging = () if recipe.eval is None else recipe.eval.data
     return tuple(dict.fromkeys((recipe.measure.data, *healing, *judging)))
 
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
-    """LB44x for a text that cannot be read, that is too short for what a block asks of it, or, without a connection, that
-    is a hub data set which is not in the cache: known now, not after the measuring. Lengths must be settled."""
+    """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
+    a hub data set which is not in the cache. Sequence lengths must be resolved already."""
     folder, offline = data_folder(recipe.path), bench.options.offline
     for data in texts_of(recipe if heal else replace(recipe, heal=None)):
         if hub.is_hub_name(data) and not (folder / data).exists():
@@ -41,17 +41,17 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
-    """The text of the layers' scores."""
+    """The text that layer scores are measured on."""
     return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
 def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
-    """The text of the joint loss: half as much, and none that a score was taken on."""
+    """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
-    """The healing text in training order, repeated where there is too little of it."""
+    """The healing text in training order, repeated when it is too short."""
     from lbdsl.heal.heal import steps_of
 
     tokens = steps_of(heal) * heal.batch * heal.seq
@@ -61,8 +61,8 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
 def eval_blocks(
     wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path
 ) -> tuple[TokenBlocks, ...]:
-    """The text to judge on, of each source, without any document that another source of the recipe gave to calibration
-    or healing."""
+    """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
+    healing."""
 
     def used(data: str) -> Used:
         sources = [
@@ -91,7 +91,7 @@ def _blocks(
     seed: int = 0,
     exclude: Used = frozenset(),
 ) -> TokenBlocks:
-    """LB450 for a tokenizer that does not fit the model; else as `token_blocks`."""
+    """As `token_blocks`; raises LB450 for a tokenizer that does not fit the model."""
     assert seq is not None, "lengths are settled before any text is read"
     offline = bench.options.offline
     blocks = token_blocks(data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude)

@@ -1,4 +1,4 @@
-"""`Workbench`: one source model and what is loaded of it, each part at most once and only when it is asked for."""
+"""`Workbench`: a source model whose parts (weights, tokenizer, digest) are loaded lazily and at most once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """Holds a source model for the length of a verb. Reading a property may load, hash or download."""
+    """A source model for the duration of a command. Reading a property may load, hash or download."""
 
     def __init__(self, model: str | Path, options: RunOptions | None = None, progress: AnyProgress | None = None):
         self.options = options or RunOptions()
@@ -50,7 +50,7 @@ class Workbench:
 
     @cached_property
     def computed(self) -> ModelFacts:
-        """The facts with the dtype that this device computes in; `facts` has the one that weights are kept in."""
+        """The facts with the dtype that this device computes in; `facts` has the dtype that weights are saved in."""
         from lbdsl.model.computing import compute_dtype
 
         return replace(self.facts, dtype=compute_dtype(self.facts.dtype, self.device))
@@ -63,7 +63,7 @@ class Workbench:
 
     @cached_property
     def base(self) -> Any:
-        """The base model in the hybrid runtime, every layer full, in eval mode."""
+        """The base model in the hybrid runtime, with every layer unchanged, in eval mode."""
         from lbdsl.model.computing import cast_weights
         from lbdsl.model.load import load_base
         from lbdsl.model.surgery import to_hybrid
@@ -95,7 +95,7 @@ class Workbench:
             )
 
     def _check_files(self) -> None:
-        """LB465 when the source is an artifact of lbdsl that was edited since it was saved. It is looked at once."""
+        """Raise LB465 when the source is an lbdsl artifact that was edited since it was saved. Checked only once."""
         if is_artifact(self.source) and not self._files_checked:
             from lbdsl.artifact.record import read_record
             from lbdsl.artifact.restore import check_files
@@ -106,7 +106,7 @@ class Workbench:
 
     @cached_property
     def weights_folder(self) -> Path:
-        """The folder with the base's weights as safetensors: of a GGUF file, its dequantized copy."""
+        """The folder with the base's weights as safetensors; for a GGUF file, that of its dequantized copy."""
         self._check_files()
         if self.source.gguf_file is None:
             return self.source.path
@@ -117,12 +117,12 @@ class Workbench:
 
     @cached_property
     def measured_base(self) -> LayerSource:
-        """What to measure: the base model, which stays on disk where that was asked for or it does not fit."""
+        """The base model for measuring; its weights stay on disk with `low_memory` or when they do not fit."""
         return self._source(1)
 
     @cached_property
     def judged_base(self) -> LayerSource:
-        """What to judge an artifact against: as `measured_base`, where the artifact must fit beside it."""
+        """The base model that an artifact is evaluated against: as `measured_base`, but both models must fit."""
         return self._source(2)
 
     def _source(self, models: int) -> LayerSource:
@@ -138,7 +138,7 @@ class Workbench:
         return StreamedModel(self.weights_folder, self.facts, self.device, self.computed.dtype)
 
     def _too_large(self, models: int) -> bool:
-        """Whether so many models of this size, a loaded base among them, are more than memory should hold."""
+        """True when `models` models of this size, including a loaded base, do not fit in memory."""
         from lbdsl.measure.memory import fits
 
         if self.options.low_memory:
@@ -151,7 +151,7 @@ class Workbench:
         return True
 
     def check_room_to_heal(self) -> None:
-        """LB482 when the model and the copy that is trained cannot both be in the memory that is free."""
+        """Raise LB482 when the model and the copy that is trained do not both fit in free memory."""
         from lbdsl.measure.memory import free_bytes
 
         needed = self.facts.params * self.computed.dtype_bytes * (2 - ("base" in self.__dict__))
@@ -167,7 +167,7 @@ class Workbench:
             )
 
     def fresh_copy(self) -> Any:
-        """Another model with the base's weights that may be changed; the base stays as it is."""
+        """A copy of the base model that may be changed; the base is not modified."""
         import copy
 
         return copy.deepcopy(self.base)

@@ -1,4 +1,4 @@
-"""Writing one text file of the user's, and what is said when that cannot be done."""
+"""Writing one of the user's text files, with diagnostics when that fails."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lbdsl.core.files import replace_file
 
 
 def write_beside(path: Path, text: str, *, replace: bool = False) -> None:
-    """Write UTF-8 text with `\\n` as line ends, in one step. An existing file keeps its mode.
+    """Write UTF-8 text with `\\n` line endings, atomically. An existing file keeps its mode.
 
-    Raises LbdslError: LB046 when there is another text already and not `replace`, LB047 when it cannot be written.
+    Raises LbdslError: LB046 when the file exists with another text and `replace` is False, LB047 when it cannot be written.
     """
     data = text.encode()
     try:
