@@ -185,8 +185,8 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
     """Make LoRA adapters on the layers' linear maps trainable, or the layers' weights and final norm in fp32; freeze all
-    else. LoRA skips maps stored in another form (such as factors): an adapter on stored weights is not equivalent to one on
-    the map's output. Raises LB484 if no maps are left."""
+    else. LoRA skips maps stored in another form (such as integers): merging an adapter into their weights would not give
+    the output that was trained. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):

@@ -10,9 +10,9 @@ supports, and, depending on the part's slot in a layer:
                                                                             lbdsl_masks.MaskContext
              MASK_FIELDS                                                    the fields that masks depend on
     ffn      build(mlp_class, config, part) -> nn.Module                    called like the family's MLP
-    weights  wrap(linear, part) -> nn.Module                                replaces the linear map; its parameters
-                                                                            have the names and shapes of the part's
-                                                                            stored tensors
+    weights  wrap(linear, part) -> nn.Module                                replaces `linear` and computes the same; its
+                                                                            parameters have the names and shapes of
+                                                                            those of `linear`
 
 `part` is the part's entry in the layer's specification: a mapping with `kind` and the fields.
 """
