@@ -1,7 +1,7 @@
-"""How quick the front end is, in whole processes: `python benchmarks/check_speed.py [RUNS]`.
+"""Measure the front end's speed in whole processes: `python benchmarks/check_speed.py [RUNS]`.
 
 Goals on a warm, idle machine: `lbdsl check` of 100 lines in 200 ms, of 10,000 lines in 3 s; `lbdsl --help` in 150 ms.
-Prints the median, the fastest and the slowest wall time, and the median processor time; writes nothing and judges nothing.
+Prints median, fastest and slowest wall time, and the median CPU time; writes no files and checks no goals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def recipe(lines: int = 100) -> str:
-    """A recipe of so many lines that uses most of the language."""
+    """A recipe of `lines` lines that uses most of the language."""
     text = [
         'recipe "speed"',
         "param $window: tokens in 64..8Ki = 256",
@@ -37,8 +37,8 @@ def recipe(lines: int = 100) -> str:
 
 
 def measured(arguments: list[str], runs: int, bytecode: str) -> str:
-    """Times of `lbdsl ARGUMENTS` in milliseconds, after two runs that warm the caches, that of compiled modules in the
-    folder `bytecode` among them."""
+    """Text with the times of `lbdsl ARGUMENTS` in milliseconds, after two runs that warm the caches, including the bytecode
+    cache in the folder `bytecode`."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     walls, processors = [], []

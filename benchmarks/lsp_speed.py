@@ -1,7 +1,7 @@
-"""How fast the language server answers an edit of 200 lines: `python benchmarks/lsp_speed.py [RUNS]`.
+"""Measure the language server's response time after an edit in 200 lines: `python benchmarks/lsp_speed.py [RUNS]`.
 
-It is asked over a real connection. The goal is 100 ms from an edit to its findings. `plain` is a recipe of short rules,
-`dense` one of long conditions. Prints; writes nothing and judges nothing.
+It uses a real connection. The goal is 100 ms from an edit to its diagnostics. `plain` is a recipe with short rules, `dense`
+one with long conditions. Prints the times; writes no files and checks no goals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A narrower MLP of channels chosen by chance: what `width` is compared with."""
+"""A narrower MLP with randomly chosen channels, as the baseline for `width`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lbdsl.parts.gated_mlp import GatedMLP
 
 
 class RandomWidth(Action):
-    """Keep channels of an MLP by chance.
+    """Keep randomly chosen channels of an MLP.
 
     Example: `layers 1 random_width(channels=1152)`
     """

@@ -1,7 +1,7 @@
-"""Tables of figures, made row by row: `python -m benchmarks.table NAME [--list] [--rows PATTERN] [--redo] [--markdown]`.
+"""Compute result tables row by row: `python -m benchmarks.table NAME [--list] [--rows PATTERN] [--redo] [--markdown]`.
 
-benchmarks/tables/NAME.py has a `TABLE`. Each row that is done is a file benchmarks/results/NAME/KEY.json, and is not run
-again: whatever stops this, Ctrl-C, a kill or a row that fails, the same command goes on.
+benchmarks/tables/NAME.py has a `TABLE`. Each finished row is a file benchmarks/results/NAME/KEY.json and is not run again:
+after Ctrl-C, a kill or a failed row, the same command resumes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """`run` gives the row's figures: a function of the table's work folder, or the words of a command, run in the
-    repository's root, whose last line of output is a JSON object. `{work}` in a word is the work folder, `{python}` this
-    Python. Both can keep there what several rows need (`once`)."""
+    """`run` returns the row's figures: a function of the table's work folder, or the arguments of a command, run in the
+    repository root, whose last line of output is a JSON object. In an argument `{work}` is the work folder, `{python}` this
+    Python. Both can cache files for several rows in the work folder (`once`)."""
 
     key: str
     run: Callable[[Path], Figures] | Sequence[str]
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns` are names of figures with their formats, such as {"loss": ".3f"}; a row may lack some."""
+    """`columns` maps names of figures to their formats, such as {"loss": ".3f"}; a row need not have all of them."""
 
     title: str
     columns: Mapping[str, str]
@@ -63,7 +63,7 @@ class Table:
 
 
 def once(path: Path, make: Callable[[Path], object]) -> Path:
-    """`path`, made by `make(PATH)` unless it is there; it is made under another name, so it is whole or not there."""
+    """`path`, created by `make(PATH)` if it does not exist; created under a temporary name, so it is never partial."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """`dirty`: something that is not in the commit, these results aside, was there when the row began."""
+    """Versions of Python, libraries and lbdsl. `dirty`: there were uncommitted changes outside benchmarks/results."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -114,7 +114,7 @@ def figures_of(row: Row, work: Path) -> Figures:
 
 
 def run_row(name: str, row: Row, path: Path, work: Path) -> dict[str, Any]:
-    """Run one row and write its file, whole or not at all."""
+    """Run one row and write its file atomically."""
     work.mkdir(parents=True, exist_ok=True)
     by_function = ["python", "-m", "benchmarks.table", name, "--rows", row.key]
     command = by_function if callable(row.run) else words_of(row.run, "python", f"build/tables/{name}")
@@ -131,7 +131,7 @@ def run_row(name: str, row: Row, path: Path, work: Path) -> dict[str, Any]:
 
 
 def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -> Iterator[str]:
-    """The rows that are done, in the table's order."""
+    """Yield the finished rows as lines of text, in the table's order."""
     cells = [["", *table.columns]]
     for row in table.rows:
         if row.key in done:

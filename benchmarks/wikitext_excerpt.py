@@ -1,7 +1,7 @@
 """Make `lbdsl/data/builtin/wikitext.jsonl`: `python benchmarks/wikitext_excerpt.py wiki.valid.tokens`.
 
-The input is the validation split of WikiText-2 (Merity et al., 2016, arXiv 1609.07843) in its tokenised form. The first
-articles are taken until they hold 250,000 characters, their tokenisation undone, one article a line.
+The input is the validation split of WikiText-2 (Merity et al., 2016, arXiv 1609.07843) in its tokenized form. The output
+has the first articles, in total at least 250,000 characters, detokenized, one article per line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What pages show is what there is: `python -m docs.generate [--measured]` writes their blocks anew (`make docs`).
+"""Regenerate the generated blocks of the docs pages: `python -m docs.generate [--measured]` (`make docs`).
 
-`<!-- file: PATH -->` and `<!-- output: lbdsl ... -->` stand before a block, `<!-- generated: TABLE -->` before text that
-`<!-- end -->` ends. With `--measured`, only `<!-- measured: lbdsl ... MODEL -->`: of the real model in $LBDSL_SMOLLM2.
+`<!-- file: PATH -->` and `<!-- output: lbdsl ... -->` come before a code block, `<!-- generated: TABLE -->` before text up
+to `<!-- end -->`. `--measured` updates only `<!-- measured: lbdsl ... MODEL -->`, with the real model in $LBDSL_SMOLLM2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCREEN = {"COLUMNS": "100", "NO_COLOR": "1"}
 
 
 def page_now(text: str) -> str:
-    """A page with its files, outputs and tables as they are now."""
+    """A page with up-to-date files, outputs and tables."""
     from docs.tables import TABLES
 
     text = _filled(FILE, text, lambda path: (ROOT / path).read_text(encoding="utf-8").rstrip() + "\n")
@@ -40,7 +40,7 @@ def _filled(block: re.Pattern[str], text: str, content: Callable[[str], str]) ->
 
 
 def output_of(command: str) -> str:
-    """What a command writes, both streams, run here in the repository's root, without colours, 100 columns wide."""
+    """The stdout and stderr of a command, run in this process in the repository root, without colours, 100 columns wide."""
     from lbdsl.cli.app import main
 
     program, *words = shlex.split(command)
@@ -53,9 +53,9 @@ def output_of(command: str) -> str:
 
 
 def measured(command: str) -> str:
-    """What a command writes to standard output on the real model, on all cores.
+    """The standard output of a command on the real model, on all cores.
 
-    oneDNN is kept from fast bfloat16, so that every CPU computes in float32: a small KL is another one in bfloat16.
+    oneDNN is kept from fast bfloat16, so that every CPU computes in float32: small KL values differ in bfloat16.
     """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | SCREEN
     environment["ONEDNN_MAX_CPU_ISA"] = "AVX2"

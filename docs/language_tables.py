@@ -1,4 +1,4 @@
-"""Tables of the language reference and of the page of errors, from grammar, registries, settings and codes."""
+"""Tables of the language reference and of the errors page, from grammar, registries, settings and codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def page(kind: str, name: str) -> Page:
 
 
 def described(kind: str, names: Iterator[str]) -> str:
-    """A section for each action or metric, from its docstring."""
+    """One section for each action or metric, from its docstring."""
     parts = []
     for name in names:
         found = page(kind, name)
@@ -127,7 +127,7 @@ def limits() -> str:
 
 
 def grammar() -> str:
-    """The productions as they stand in the grammar file; terminals of one text are left out."""
+    """The productions of the grammar file, without the terminals."""
     text = (resource_folder("grammars") / GRAMMAR).read_text(encoding="utf-8")
     rules = text[text.index("file: ") : text.index("// Terminals")].rstrip()
     return f"```text\n{rules}\n```\n"

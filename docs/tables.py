@@ -1,4 +1,4 @@
-"""Tables of the pages that are generated from the code."""
+"""Tables in the docs pages that are generated from the code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def families() -> str:
 
 
 def results(name: str) -> str:
-    """The rows that are done of benchmarks/tables/NAME.py."""
+    """The finished rows of benchmarks/tables/NAME.py, as a Markdown table."""
     home = benchmark.HOME
     table = runpy.run_path(str(home / "tables" / f"{name}.py"))["TABLE"]
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (home / "results" / name).glob("*.json")}
@@ -57,7 +57,7 @@ def _norms(row: Family) -> str:
 
 
 def expresses() -> str:
-    """What each format can say of a layer, from what its exporter declares."""
+    """Table of what each format can express about a layer, from its exporter's declaration."""
     said = {kind: _sayings(exporter.expresses) for kind, exporter in exporters().items()}
     rows = dict.fromkeys(name for kind in said.values() for name in kind)
     lines = [f"| a layer's | {' | '.join(f'`{kind}`' for kind in said)} |", f"|---{'|---' * len(said)}|"]
@@ -87,7 +87,7 @@ def _words(fields: Fields, before: str = "") -> Iterator[tuple[str, str]]:
 
 
 def serving() -> str:
-    """What engines have for each family, from what the family declares."""
+    """Table of each family's support in engines, from the family's declaration."""
     columns = (
         "`decilm`",
         "`gguf`",
@@ -129,7 +129,7 @@ def exports() -> str:
     parts = []
     for kind, exporter in exporters().items():
         parts.append(f"### `{kind}`\n\n{inspect.getdoc(exporter)}\n")
-    # Paragraphs of a docstring are lists here: What, Engine, Limits, Source.
+    # The paragraphs of a docstring (What, Engine, Limits, Source) become list items.
     text = "\n".join(parts)
     return re.sub(r"^(What|Engine|Limits|Source): ", r"- **\1**: ", text, flags=re.MULTILINE)
 

@@ -13,7 +13,7 @@ from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.hybrid.lbdsl_hybrid import HybridCausalLMMixin
 from lbdsl.model.runtime import hybrid_classes
 
-# A model that was loaded this way and is saved again loads anywhere, too.
+# save_pretrained then also writes the runtime's code, so that the saved model loads without lbdsl.
 HybridCausalLMMixin.after_save = staticmethod(write_runtime)
 for _family in FAMILIES:
     _classes = hybrid_classes(_family)

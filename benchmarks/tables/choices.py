@@ -1,6 +1,6 @@
-"""Which KV heads and channels to keep, and how: the choices of `kv_heads` and `width` on SmolLM2, unhealed.
+"""Compare ways to choose KV heads (`kv_heads`) and MLP channels (`width`) on SmolLM2, without healing.
 
-Needs `make model`. Statistics are taken on pydoc; both built-in texts are judged, at 1Ki tokens a sequence.
+Needs `make model`. Statistics are collected on pydoc; evaluated on both built-in texts, with 1Ki tokens per sequence.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the shipped recipes do to SmolLM2, by text and by length of the sequences.
+"""Quality of SmolLM2 after the shipped recipes, by text and sequence length.
 
-Needs `make model`. The artifacts are made once (healing takes most of it) and kept in the work folder.
+Needs `make model`. The artifacts are created once (healing takes most of the time) and kept in the work folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedPro
 
 
 def artifact(recipe: str, work: Path) -> Path:
-    """The healed model; one that fails its own gate is judged here all the same."""
+    """The healed model; one that fails its own gate is evaluated here anyway."""
 
     def make(folder: Path) -> None:
         words = ("apply", f"recipes/{recipe}.lbr", MODEL, "-o", str(folder), "--yes", "--resume")

@@ -1,6 +1,6 @@
-"""What drops, windows, fewer KV heads and narrower MLPs do to SmolLM2, alone and together, before and after healing.
+"""Quality of SmolLM2 with drops, windows, fewer KV heads and narrower MLPs, alone and combined, before and after healing.
 
-Needs `make model`. Each row plans, applies, heals and judges on both built-in texts, at 1Ki tokens a sequence.
+Needs `make model`. Each row plans, applies, heals and evaluates on both built-in texts, with 1Ki tokens per sequence.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reading a prompt in transformers, before and after `recipes/quickstart.lbr`: seconds, and their ratio.
+"""Prefill time in transformers, before and after `recipes/quickstart.lbr`: seconds, and their ratio.
 
-Needs `make model`. Runs of base and artifact are interleaved (A B B A) in one process, after one of each that warms up; the
-ratio is the median over the pairs, beside that of the base against itself.
+Needs `make model`. Runs of base and artifact are interleaved (A B B A) in one process, after one warm-up run of each; the
+ratio is the median over the pairs; `base again` is the same ratio of the base to itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAIRS = 5
 
 
 def unhealed(work: Path) -> Path:
-    """Speed does not depend on healing."""
+    """The artifact without healing: speed does not depend on it."""
 
     def make(folder: Path) -> None:
         words = ("apply", "recipes/quickstart.lbr", MODEL, "-o", str(folder), "--yes", "--no-heal")

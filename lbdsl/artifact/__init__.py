@@ -1,1 +1,1 @@
-"""What is saved: weights, tokenizer, the runtime's code, `lbdsl.json` and a model card."""
+"""Artifacts: weights, tokenizer, the runtime's code, `lbdsl.json` and a model card."""

@@ -1,4 +1,4 @@
-"""The model card: what was changed, what it cost and gained, and the recipe, in the README of the artifact."""
+"""The model card (README.md of the artifact): changes, costs, quality and the recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title
 
 
 def write_card(record: Record, folder: Path) -> None:
-    """Write README.md, and `healing.png` when there was healing."""
+    """Write README.md, and `healing.png` if the model was healed."""
     curve = record.heal["curve"] if record.heal else []
     if len(curve) > 1:
         _draw_curve(curve, folder / "healing.png")
@@ -59,8 +59,8 @@ def card_text(record: Record) -> str:
 
 
 def base_name(model: ModelRef) -> str:
-    """What others know the base by: the repository on the hub alone, which is all that a hub takes as `base_model`, or a
-    name. A folder of this machine means nothing to them."""
+    """The public name of the base: the hub repository without revision, which is the only form that the hub accepts as
+    `base_model`, else the model's name. A local folder would mean nothing to other users."""
     repository = hub_repository(model.source) if model.revision is not None else None
     return repository or model.name or model.source
 
@@ -104,7 +104,7 @@ def _cost_lines(record: Record) -> list[str]:
 
 
 def _predicted_lines(plan: Plan) -> list[str]:
-    """What was predicted when the plan was made, called so."""
+    """The plan's predictions, marked as such."""
     lines = [
         f"- decode at {tokens_text(speed.context)} tokens, batch {speed.batch}: at most x{speed.bound:.2f} (a bound from "
         "bytes and FLOPs on the machine that planned it, not measured)"
@@ -162,7 +162,7 @@ def _quality_lines(record: Record) -> list[str]:
 
 
 def _quality_table(source: dict[str, Any]) -> list[str]:
-    """Of one text; the model before healing has a column of its own."""
+    """The quality table of one text, with a column for the model before healing if it was evaluated."""
     models = [*([source["before_healing"]] if source.get("before_healing") else []), source]
     titles = ["before healing", "this model"][-len(models) :]
     perplexities = [_perplexity(source["perplexity"]["base"]), *(_perplexity(m["perplexity"]["artifact"]) for m in models)]

@@ -1,4 +1,4 @@
-"""`lbdsl.json`: everything that was decided, done and measured on the way to an artifact."""
+"""`lbdsl.json`: the record of all decisions, changes and measurements that led to an artifact."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Judged:
-    """What is read of `evaluation`; null stands for NaN or infinity."""
+    """The fields that are read from `evaluation`; null means NaN or infinity."""
 
     data: str
     tokens: int
@@ -48,7 +48,7 @@ class _Judged:
 
 @dataclass(frozen=True)
 class _Healed:
-    """What is read of `heal`; a point of the curve is (tokens seen, loss)."""
+    """The fields that are read from `heal`; a point of the curve is (tokens seen, loss)."""
 
     data: str
     steps: int
@@ -63,9 +63,9 @@ class Record(BaseModel):
     """The record of one artifact.
 
     `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
-    each layer. `changes` are the records of the actions as applied. `heal` is None when nothing was healed,
-    `evaluation` when there is no `eval` block. `status` is "accepted", or "rejected" when a gate failed. `no_heal` and the
-    plan's `set_params` say what a flag changed.
+    each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
+    if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
+    record what command-line flags changed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,19 +89,19 @@ class Record(BaseModel):
     @field_validator("evaluation", "heal", mode="after")
     @classmethod
     def _complete(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        """It has what cards and reports read of it; whatever else it has stays as it is."""
+        """Check that the fields read by cards and reports are present; other fields are kept unchanged."""
         if value is not None:
             TypeAdapter(_Judged if info.field_name == "evaluation" else _Healed).validate_python(value)
         return value
 
 
 def facts_of(record: Record) -> ModelFacts:
-    """Facts of the base model, as the plan recorded them. An artifact's own headers would count what is left."""
+    """Facts of the base model, as recorded in the plan. The artifact's own headers describe the changed model."""
     return record.plan.model.facts
 
 
 def write_record(record: Record, folder: Path) -> None:
-    """Write `lbdsl.json`, with its own digest inside so that an edit is seen."""
+    """Write `lbdsl.json` with its own digest, so that edits are detected."""
     content = record.model_dump(mode="json")
     content["digest"] = digest_of(content)
     beside = folder / f".{RECORD_FILE}.tmp"
@@ -110,8 +110,8 @@ def write_record(record: Record, folder: Path) -> None:
 
 
 def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:
-    """The record of an artifact; LB466 when there is none, LB465 when it was damaged, edited or is of another format, LB476
-    when it is of version 1. `from_version1` makes a record's fields of those of one of version 1; LB476 is a note then."""
+    """The record of an artifact; LB466 if there is none, LB465 if it is damaged, edited or of another format, LB476 if it
+    is of version 1. `from_version1` converts the fields of a version 1 record; then LB476 is only a note."""
     path = folder / RECORD_FILE
     if not folder.exists():
         return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))

@@ -1,4 +1,4 @@
-"""Loading an artifact as a user would, and checking that it is what its record says."""
+"""Load an artifact as a user would, and check that it matches its record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lbdsl.plan.schema import Plan
 
 
 def check_files(folder: Path, record: Record) -> None:
-    """LB465 when a file that the model depends on is missing, new or not the one that was saved."""
+    """Raise LB465 if a file that the model depends on is missing, not in the record, or changed since it was saved."""
     found = file_hashes(folder)
     for name in sorted({*found, *record.files}):
         if found.get(name) != record.files.get(name):
@@ -37,15 +37,15 @@ def check_files(folder: Path, record: Record) -> None:
 def load_artifact(
     folder: Path, plan: Plan | None = None, *, device: Any, dtype: Any = "auto", compute: str | None = None
 ) -> Any:
-    """The saved model in eval mode, through transformers' own loading, with the installed runtime instead of the copy
-    of its code in the folder; its weights in `dtype`, and then in `compute` where that is given. LB465 when it does not
-    load, or is not what `plan` says."""
+    """The saved model in eval mode, loaded by transformers with the installed runtime instead of the copy of its code in
+    the folder. Weights are loaded in `dtype`, then cast to `compute` if that is given. Raises LB465 if it does not load,
+    or does not match `plan`."""
     from transformers import AutoModelForCausalLM
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
     with loading("LB465", f"{folder} does not load"), quiet_transformers():
-        # Said, not left out: where nothing is said, transformers asks at the terminal whether to run a folder's code.
+        # Explicit, because without trust_remote_code transformers asks at the terminal whether to run the folder's code.
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
@@ -58,10 +58,10 @@ def load_artifact(
 def artifact_beside(
     base: LayerSource, folder: Path, plan: Plan, *, dtype: str | None = None, compute: str | None = None
 ) -> LayerSource:
-    """The saved model to judge against `base`: where that is in memory, so is this one; else its weights stay on disk, too.
+    """The saved model to evaluate against `base`: in memory if `base` is, else streamed from disk too.
 
-    `dtype` of its weights, None for that of its files, and `compute` as in `load_artifact`. Raises LbdslError LB40x when
-    the files do not fit together, LB465 when it is not what `plan` says."""
+    `dtype` is the dtype of its weights, None for that of its files; `compute` as in `load_artifact`. Raises LbdslError
+    LB40x if the files do not fit together, LB465 if it does not match `plan`."""
     if base.in_memory:
         return LoadedModel(load_artifact(folder, plan, device=base.device, dtype=dtype or "auto", compute=compute))
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
@@ -72,5 +72,5 @@ def artifact_beside(
 
 
 def _as_planned(model: Any, plan: Plan) -> bool:
-    """Whether its configuration has the plan's layers."""
+    """Whether the model's configuration has the plan's layers."""
     return bool(model.config.lbdsl["layers"] == [spec.to_json() for spec in plan.specs])

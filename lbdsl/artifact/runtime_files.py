@@ -1,4 +1,4 @@
-"""The runtime's code beside saved weights, so that transformers alone can load them."""
+"""Write the runtime's code beside saved weights, so that they load with transformers alone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SHARED = (
     "lbdsl_full_attention.py",
     "lbdsl_window_attention.py",
 )
-"""Files that every artifact needs, whatever its family and plan."""
+"""Files that every artifact needs, independent of family and plan."""
 
 PARTS_FILE = "lbdsl_parts.py"
 
 
 def auto_map_for(config: Any) -> dict[str, str]:
-    """Where `AutoConfig` and the rest find their classes in the artifact's own files."""
+    """The `auto_map` that points transformers' Auto classes to the classes in the artifact's own files."""
     family = config.lbdsl["base_model_type"]
     classes, modeling = hybrid_classes(family), modeling_module(family)
     return {
@@ -41,7 +41,7 @@ def auto_map_for(config: Any) -> dict[str, str]:
 
 
 def write_runtime(folder: Path | str, config: Any) -> None:
-    """Write the files that a model of `config` needs into `folder`, and name them in its config.json."""
+    """Write the code files that a model of `config` needs into `folder`, and reference them in its config.json."""
     folder = Path(folder)
     home = Path(next(iter(hybrid.__path__)))
     for name in SHARED:
@@ -65,7 +65,7 @@ def write_runtime(folder: Path | str, config: Any) -> None:
 
 
 def _parts_text(used: Mapping[str, tuple[Slot, str]]) -> str:
-    """The artifact's `lbdsl_parts.py`: static imports, because transformers finds files to load by reading them."""
+    """The artifact's `lbdsl_parts.py`, with static imports: transformers finds the files to load by parsing imports."""
     imports = "".join(f"from .{stem} import PART as PART_{place}\n" for place, (_, stem) in enumerate(used.values()))
     kinds = "".join(f'    "{kind}": PART_{place},\n' for place, kind in enumerate(used))
     known = "".join(

@@ -1,4 +1,4 @@
-"""Writing a changed model so that it loads anywhere: safetensors, tokenizer, configuration and the runtime's code."""
+"""Save a changed model so that it loads anywhere: safetensors, tokenizer, configuration and the runtime's code."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SUFFIXES = (
     ".msgpack",
     ".so",
 )
-"""Kinds of files that some program loads with a model; those of the second line are never saved, and so never expected."""
+"""File types that programs may load with a model; types from `.bin` on are never saved, so they are never expected."""
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = None) -> Mapping[str, str]:
-    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each file. `dtype` is what the weights
-    are cast to first, in place, where they are in another one.
+    """Save a hybrid model and its tokenizer into `folder`; returns the sha256 of each file. The weights are first cast to
+    `dtype`, in place, if that is given.
 
-    The folder loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` where only torch and
-    transformers are installed. OSError (a full disk, no permission) is the caller's to report.
+    The folder loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` with only torch and
+    transformers installed. The caller must handle OSError (full disk, no permission).
     """
     import lbdsl.hf  # noqa: F401  (so that the model writes the runtime's code beside its weights)
 
@@ -50,15 +50,15 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
         tokenizer.save_pretrained(folder)
     mask = umask()
     for path in folder.rglob("*"):
-        # safetensors writes files that only their owner may read; a server often runs as somebody else.
+        # safetensors writes files that only their owner may read, but a server often runs as another user.
         if path.is_file():
             path.chmod(0o666 & ~mask)
     return file_hashes(folder)
 
 
 def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
-    """What `save_model` writes beside the weights of `model`, whose parameters may be stand-ins (see
-    `lbdsl.measure.skeleton`); they will be in `dtype`, by torch's name."""
+    """Write all files of `save_model` except the weights. The parameters of `model` may be placeholders (see
+    `lbdsl.measure.skeleton`); `dtype` is the dtype of the weights to be saved, by torch's name."""
     model.config.dtype = dtype
     model.config.architectures = [type(model).__name__]
     with quiet_transformers():
@@ -69,13 +69,13 @@ def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of everything in `folder` that a loaded model depends on, by name: not the record, card or pictures."""
+    """sha256, by file name, of everything in `folder` that a loaded model depends on: not the record, card or images."""
     hashes = {}
     for path in sorted([*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")]):
         name = path.relative_to(folder).as_posix()
         if path.suffix in SUFFIXES and name != "lbdsl.json":
             if not path.is_file():
-                # A folder, or a pipe that would be waited for: no record has such a hash.
+                # A folder, or a named pipe, which would block: this value matches no recorded hash.
                 hashes[name] = "not a regular file"
                 continue
             with path.open("rb") as stream:

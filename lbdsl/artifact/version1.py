@@ -1,7 +1,7 @@
-"""The record of an artifact of version 1 in the fields of this version: what `show` needs, and nothing else uses.
+"""Convert the record of a version 1 artifact to the fields of the current version; used only by `show`.
 
-There a layer was a mapping such as {"attn": "swa", "window": 256, "sinks": 0}, beside one count of heads and one width for
-the whole model; actions were about aspects of a layer; a quality had three fields where scores are now.
+In version 1 a layer was a mapping such as {"attn": "swa", "window": 256, "sinks": 0}, with one head count and one MLP width
+for the whole model; actions had aspects of a layer instead of paths; an evaluation had three fields instead of `scores`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FINISHED = (
     ("kl_healed", "kl", Unit.NATS),
     ("agreement", "agreement", Unit.RATIO),
 )
-"""Of each metric of the finished model its field in a quality, and its unit."""
+"""For each metric of the finished model: its name, its field in a version 1 evaluation, and its unit."""
 
 _UNITS = {
     "kv": Unit.BYTES,
@@ -36,11 +36,11 @@ _UNITS = {
     "kl": Unit.NATS,
     **{name: unit for name, _, unit in _FINISHED},
 }
-"""Of what an assert is about, by the word that it begins with."""
+"""The unit of an assert's value, by the first word of the assert."""
 
 
 def from_version1(record: Json) -> Json:
-    """The fields of a `Record`. ValueError, LookupError, TypeError or AttributeError for what is not of version 1."""
+    """The fields of a `Record`. ValueError, LookupError, TypeError or AttributeError if `record` is not of version 1."""
     plan, evaluation = record["plan"], record["evaluation"]
     return {
         **record,
@@ -82,7 +82,7 @@ def _totals(totals: Json, facts: ModelFacts) -> Json:
 
 
 def _facts(facts: Json) -> ModelFacts:
-    """They had the counts of parameters; of the fields that switch on parameters, those are on that give the counts."""
+    """The facts. Version 1 stored parameter counts instead of `flags`: the flags are those that give the same count."""
     specs = tuple(_spec(dict(pairs), facts) for pairs in facts["layer_specs"])
     shared = {name: facts[name] for name in ("family", "architecture", "hidden", "vocab", "positions", "tied", "dtype")}
     counted = sum(facts["attention_params"]) + sum(facts["mlp_params"]) + facts["other_params"]
@@ -115,7 +115,7 @@ def _layer(layer: Json, before: LayerSpec, facts: Json, dtype_bytes: int) -> Jso
 
 
 def _actions(rows: Iterable[Json]) -> list[Json]:
-    """One entry for each action of a rule, which had one for each aspect; what no rule claimed had a `keep`."""
+    """One entry per action of a rule. Version 1 had one per aspect, and `keep` for aspects that no rule claimed."""
     found: dict[str, Json] = {}
     for row in rows:
         if row["rule"] is not None:
@@ -135,7 +135,7 @@ def _paths(row: Json) -> list[str]:
 
 
 def _assert(item: Json) -> Json:
-    """A condition of several parts showed its value without a unit."""
+    """An assert; a condition of several parts has no unit."""
     several = {"and", "or", "not"} & set(item["text"].split())
     word = item["text"].lstrip().split("(")[0].split()[0]
     return {**item, "unit": None if several or item["value"] is None else _UNITS.get(word)}

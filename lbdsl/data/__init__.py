@@ -1,4 +1,4 @@
-"""Text: sources, the split into parts, tokenizing. Importing this loads no torch; `lbdsl.data.blocks` does."""
+"""Text: sources, the split into parts, tokenization. Importing this does not import torch; `lbdsl.data.blocks` does."""
 
 from __future__ import annotations
 

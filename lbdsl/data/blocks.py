@@ -1,4 +1,4 @@
-"""Documents into blocks of token ids."""
+"""Tokenize documents and pack them into blocks of token ids."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart, document_hash
 
 SLICE = 2**20
-"""Characters that are tokenized at a time."""
+"""Number of characters that are tokenized at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenBlocks:
     """Packed text. `ids` is int64 [S, N] on the CPU: S sequences of N = `seq` tokens.
 
-    `digest` identifies the ids and what made them. `passes` is above 1 when text was repeated (healing only).
-    `available` is the number of tokens that the part holds, None where reading stopped before its end.
+    `digest` identifies the ids and their source. `passes` is above 1 if text was repeated (healing only).
+    `available` is the number of tokens in the part, None if tokenization stopped before its end.
     """
 
     ids: torch.Tensor
@@ -50,13 +50,13 @@ class TokenBlocks:
 
 
 Used = frozenset[tuple[str, bool]]
-"""What a source gives to calibration or healing: the hash of each document, and whether all of it is used."""
+"""The documents of a source that calibration or healing uses: the hash of each, and whether the whole document is used."""
 
 
 def used_documents(
     data: str, parts: Iterable[TextPart], *, base_dir: Path | str | None = None, offline: bool = False
 ) -> Used:
-    """The documents of which a source has something in these parts."""
+    """The documents of a source that are used, wholly or in part, in these parts."""
     split = read_parts(data, base_dir=base_dir, offline=offline)
     return frozenset((piece.document, piece.whole) for part in parts for piece in split.pieces[part])
 
@@ -75,8 +75,8 @@ def token_blocks(
 ) -> TokenBlocks:
     """Read, split, tokenize and pack the text of one part; see `read_parts` and `pack`.
 
-    `exclude` is what another source gives to something else: parts are disjoint within a source, not between two that
-    share documents. Stretches of one document are cut alike in every source, so only a whole one can overlap.
+    `exclude` are documents that another use takes from another source: parts are disjoint within one source, but not
+    between two sources that share documents. A document is always cut at the same places, so only whole ones can overlap.
     """
     pieces = read_parts(data, base_dir=base_dir, offline=offline).pieces[part]
     texts = [
@@ -90,12 +90,12 @@ def token_blocks(
 def pack(
     documents: Sequence[str], part: TextPart, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *, data: str = ""
 ) -> TokenBlocks:
-    """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one of `tokens` if that is shorter.
+    """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one sequence if `tokens` is shorter.
 
-    Documents come in an order that depends on the seed and their content alone, end with the tokenizer's
-    end-of-sequence token, and run on from one sequence to the next: a long one fills many in its own order. Where the
-    tokenizer itself starts a text with a beginning-of-sequence token, so does each sequence. Healing sequences are
-    shuffled, and their text is repeated when there is too little; any other part raises LB446.
+    The order of documents depends only on the seed and their content. Each ends with the tokenizer's end-of-sequence
+    token and may continue in the next sequence. If the tokenizer starts every text with a beginning-of-sequence token, so
+    does each sequence. Healing sequences are shuffled, and their text is repeated if there is too little; for any other
+    part too little text raises LB446.
     """
     if tokens < 2 or seq < 2:
         raise fail("LB446", f"{min(tokens, seq)} token has no next token to predict", help="ask for at least 2 tokens")
@@ -132,7 +132,7 @@ def pack(
 
 
 def _tokenized(documents: Sequence[str], tokenizer: Any, seed: int, turn: int) -> Iterator[list[int]]:
-    """Ids of each document, the end token included, in the order of this seed and turn."""
+    """Yield the ids of each document, end token included, in the order of this seed and pass; long ones in pieces."""
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def place(text: str) -> str:
@@ -141,13 +141,13 @@ def _tokenized(documents: Sequence[str], tokenizer: Any, seed: int, turn: int) -
     for text in sorted(documents, key=place):
         pieces = list(_slices(text))
         for number, piece in enumerate(pieces, 1):
-            # `verbose=False`: a text longer than the model's positions is cut into sequences here, nothing to warn of.
+            # `verbose=False`: no warning that the text exceeds the model's maximum length; it is cut into sequences.
             ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
             yield ids + ending if number == len(pieces) else ids
 
 
 def _slices(text: str) -> Iterator[str]:
-    """A long text in slices that end with a line where they can: of a book, no more is tokenized than is asked for."""
+    """Yield a text in slices, cut after a line if possible, so that only as much of a long text is tokenized as needed."""
     start = 0
     while len(text) - start > SLICE:
         cut = text.rfind("\n", start + SLICE // 2, start + SLICE) + 1 or start + SLICE
@@ -157,7 +157,7 @@ def _slices(text: str) -> Iterator[str]:
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """[bos] where the tokenizer puts it before every text: such models have never seen a sequence without it."""
+    """[bos] if the tokenizer puts it before every text: such models have never seen a sequence without it. Else []."""
     bos = tokenizer.bos_token_id
     start = tokenizer("a", verbose=False)["input_ids"][:1]
     return [bos] if bos is not None and start == [bos] else []

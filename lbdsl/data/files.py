@@ -15,17 +15,17 @@ _FIELDS = 'a record needs "text": a string, or "messages": [{"role": ..., "conte
 
 
 def read_txt(path: Path) -> Iterator[str]:
-    """One document, in its order: the whole file."""
+    """Yield the whole file as one document."""
     yield _text_of(path)
 
 
 def read_wikitext(path: Path) -> Iterator[str]:
-    """A file in WikiText's tokenised form, one document an article; see `wikitext.articles`."""
+    """Yield one document per article of a file in WikiText's tokenized form; see `wikitext.articles`."""
     yield from articles(_text_of(path))
 
 
 def read_jsonl(path: Path) -> Iterator[str]:
-    """One JSON object a line; blank lines are skipped."""
+    """Yield one document per line, each a JSON object; blank lines are skipped."""
     # Only "\n" ends a line: str.splitlines also breaks at U+2028, which is legal inside a JSON string.
     for number, line in enumerate(_text_of(path).split("\n"), 1):
         if not line.strip():
@@ -39,7 +39,7 @@ def read_jsonl(path: Path) -> Iterator[str]:
 
 
 def read_parquet(path: Path) -> Iterator[str]:
-    """Rows of a parquet file with a column `text` or `messages`."""
+    """Yield one document per row of a parquet file with a column `text` or `messages`."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -71,7 +71,7 @@ def read_parquet(path: Path) -> Iterator[str]:
 READERS: Mapping[str, Callable[[Path], Iterable[str]]] = MappingProxyType(
     {".txt": read_txt, ".jsonl": read_jsonl, ".parquet": read_parquet}
 )
-"""By lower-case file suffix."""
+"""Readers by lower-case file suffix."""
 
 _REENCODE = "re-encode the file: iconv -f latin1 -t utf-8 OLD > NEW"
 
@@ -79,7 +79,7 @@ _REENCODE = "re-encode the file: iconv -f latin1 -t utf-8 OLD > NEW"
 def text_of_record(record: Any, where: str) -> str:
     """The text of `{"text": ...}`, or a chat `{"messages": [...]}` as `role: content` paragraphs.
 
-    A chat is joined without a model's template, since one source serves every model. Raises LB443, naming `where`.
+    A chat is joined without a chat template, so that a source gives the same text for every model. LB443 names `where`.
     """
     if not isinstance(record, dict):
         raise fail("LB443", f"{where}: a record is an object, not {_kind(record)}", help=_FIELDS)
@@ -109,7 +109,7 @@ def text_of_record(record: Any, where: str) -> str:
 def _message(message: Any, where: str) -> str:
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         content = message.get("content")
-        if isinstance(content, list):  # the multi-part form; only its text is text
+        if isinstance(content, list):  # the multi-part form; other parts than text are an error
             parts = [
                 part["text"]
                 for part in content
@@ -122,7 +122,7 @@ def _message(message: Any, where: str) -> str:
 
 
 def normal_newlines(text: str) -> str:
-    r"""`\r\n` and `\r` become `\n`, so that one text has one digest on every system."""
+    r"""Replace `\r\n` and `\r` by `\n`, so that a text has the same digest on every system."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -17,14 +17,14 @@ _NAME = re.compile(
 
 
 def is_hub_name(data: str) -> bool:
-    """True for `org/name[:config][@split]`."""
+    """Whether `data` has the form `org/name[:config][@split]`."""
     return _NAME.fullmatch(data) is not None
 
 
 def read(data: str, *, offline: bool) -> Iterator[str]:
-    """Documents of `org/name[:config][@split]`, split `train` unless given, e.g. `@train[:1%]`.
+    """Yield the documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work.
 
-    No code of a data set is ever run. With `offline` only what is in the local cache is used. Raises LB445 and LB443.
+    Never runs code of a data set. With `offline` only the local cache is used. Raises LB445 and LB443.
     """
     rows = _load(data, offline)
     column = next((name for name in ("text", "messages") if name in rows.column_names), None)
@@ -39,8 +39,8 @@ def read(data: str, *, offline: bool) -> Iterator[str]:
 
 
 def check_cached(data: str, *, offline: bool) -> None:
-    """LB445 when there is no connection to be made, by `offline` or HF_HUB_OFFLINE, and the data set is not in the local
-    cache; quick, for nothing is asked of the hub and no row is read."""
+    """Raise LB445 if offline, by `offline` or HF_HUB_OFFLINE, and the data set is not in the local cache. Fast, because it
+    makes no connection and reads no row."""
     import datasets
 
     if offline or datasets.config.HF_HUB_OFFLINE:
@@ -57,7 +57,7 @@ def _load(data: str, offline: bool) -> Any:
     settings = datasets.config
     before = settings.HF_HUB_OFFLINE
     bar = is_progress_bar_enabled()
-    # `datasets` takes "offline" from the environment at import only; a switch per call has to set what it read.
+    # `datasets` reads HF_HUB_OFFLINE only at import; a switch per call has to set its config value.
     settings.HF_HUB_OFFLINE = bool(before or offline)
     disable_progress_bar()
     try:
@@ -78,12 +78,12 @@ def _load(data: str, offline: bool) -> Any:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What loading raises for reasons that are the user's or the network's; anything else is a bug and shows."""
+    """Exceptions of loading that are caused by the user or the network; any other exception is a bug and propagates."""
     import pyarrow
     from datasets.exceptions import DatasetsError
     from huggingface_hub import errors
 
-    # The hub's own name for its HTTP library's base error: the library behind it changes between versions.
+    # The hub client's alias for its HTTP library's base error; the library changes between versions.
     http_error = getattr(errors, "HTTPError", OSError)
     return (DatasetsError, OSError, ValueError, http_error, pyarrow.ArrowException)
 

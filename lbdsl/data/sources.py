@@ -1,4 +1,4 @@
-"""From the `data = "..."` of a recipe to documents, and to the parts that they are used in."""
+"""Read the documents of a recipe's `data = "..."`, and split them into parts by use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CHARACTERS = 512 * 2**20
 """All documents are held in memory to split them; about 128 M tokens of English."""
 
 WIKITEXT = "wikitext:"
-"""Before the path of a .txt file: it is in WikiText's tokenised form, which is to be undone."""
+"""Prefix of the path of a .txt file in WikiText's tokenized form, which is detokenized."""
 
 _WIKITEXT_FILE = Path(__file__).parent / "builtin" / "wikitext.jsonl"
 
@@ -26,10 +26,10 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     """The documents of a source, in its own order, without blank ones.
 
     `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:wikitext` (20 articles of
-    Wikipedia, for judging only), a path ending in .txt (one document), .jsonl or .parquet (relative to `base_dir`, by
-    default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenised form, or a hub data set
-    `org/name[:config][@split]` (split `train` unless given; only a cached copy is used when `offline`).
-    Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 nothing in it,
+    Wikipedia, for evaluation only), a path ending in .txt (one document), .jsonl or .parquet (relative to `base_dir`, by
+    default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenized form, or a hub data set
+    `org/name[:config][@split]` (default split `train`; with `offline` only a cached copy is used).
+    Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
     LB445 hub, LB447 too large.
     """
     documents = tuple(text for text in _capped(_read(data, base_dir, offline), data) if text.strip())
@@ -39,7 +39,7 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
 
 
 def read_parts(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> Split:
-    """The documents of a source in the parts they are used in; see `split_documents`. Raises as `read_documents` does."""
+    """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
     documents = read_documents(data, base_dir=base_dir, offline=offline)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 

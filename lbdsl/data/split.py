@@ -1,4 +1,4 @@
-"""Documents into parts that never overlap."""
+"""Split documents into parts that never overlap."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 
 class TextPart(StrEnum):
-    """What a document is used for."""
+    """The use of a document."""
 
     SCORE = "score"
-    """Calibration text of the layers' scores."""
+    """Calibration text for the layers' scores."""
     JOINT = "joint"
-    """Calibration text of the joint measurement, so that a plan is not judged on the text that chose it."""
+    """Calibration text for the joint measurement, so that a plan is not evaluated on the text that selected it."""
     HEAL = "heal"
     EVAL = "eval"
 
     @property
     def noun(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return {"score": "score", "joint": "joint measurement", "heal": "healing", "eval": "evaluation"}[self.value]
 
 
@@ -33,13 +33,13 @@ _CALIBRATION_USES: Mapping[str, int] = MappingProxyType({TextPart.SCORE: 1, Text
 _STRETCHES: Mapping[TextPart, int] = MappingProxyType(
     {TextPart.HEAL: 6, TextPart.SCORE: 1, TextPart.JOINT: 1, TextPart.EVAL: 2}
 )
-"""Shares of a long document, in its order; the same as of whole documents."""
+"""Shares of a long document, in the order of its text; the same shares as for whole documents."""
 
 LONG = 20
-"""A document of more than one in so many characters of its source is cut into stretches, one for each part."""
+"""A document with more than 1 / LONG of its source's characters is cut into stretches, one for each part."""
 
 GAP, MOST_GAP = 50, 16_384
-"""Between two stretches one in so many characters of the document is left out, and never more than this."""
+"""The gap between two stretches, which is left out: 1 / GAP of the document's characters, at most MOST_GAP."""
 
 
 class Stretch(NamedTuple):
@@ -55,7 +55,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The text of each part. Parts are disjoint, and a document that occurs twice is there once."""
+    """The text of each part. Parts are disjoint; duplicate documents are kept once."""
 
     pieces: Mapping[TextPart, tuple[Stretch, ...]]
 
@@ -69,9 +69,9 @@ class Split:
 def split_documents(documents: Iterable[str]) -> Split:
     """20 % calibration (half of it score, half joint), 60 % healing, 20 % evaluation, by characters.
 
-    Whole documents are taken in the order of their sha256; each goes to the part that lacks most of its share. A long
-    one (see `LONG`), such as a book in a .txt file, gives a stretch to every part, with a gap between two (see `GAP`).
-    The result depends on the set of documents and on nothing else. Blank documents are left out.
+    Whole documents are assigned in the order of their sha256, each to the part with the largest deficit of its share. A
+    long one (see `LONG`), such as a book in a .txt file, gives a stretch to every part, with gaps between (see `GAP`).
+    The result depends only on the set of documents. Blank documents are left out.
     """
     unique = {document_hash(text): text for text in documents if text.strip()}
     characters = sum(map(len, unique.values()))
@@ -91,19 +91,19 @@ def split_documents(documents: Iterable[str]) -> Split:
 
 
 def only_evaluation(documents: Iterable[str]) -> Split:
-    """All of it for judging, nothing for calibration or healing."""
+    """A split with all documents in the evaluation part."""
     unique = {document_hash(text): text for text in documents if text.strip()}
     found = tuple(Stretch(text, key) for key, text in unique.items())
     return Split(MappingProxyType({part: found if part is TextPart.EVAL else () for part in TextPart}))
 
 
 def document_hash(text: str) -> str:
-    """sha256 of a document; white space at its ends does not make it another one."""
+    """sha256 of a document, ignoring white space at its ends."""
     return hashlib.sha256(text.strip().encode()).hexdigest()
 
 
 def _stretches(text: str) -> dict[TextPart, str]:
-    """One contiguous stretch a part, cut where a paragraph, else a line, else a word ends near by."""
+    """One contiguous stretch per part, cut after a paragraph, line or word near the exact position."""
     gap = min(len(text) // GAP, MOST_GAP)
     usable = len(text) - gap * (len(_STRETCHES) - 1)
     found: dict[TextPart, str] = {}
@@ -118,7 +118,7 @@ def _stretches(text: str) -> dict[TextPart, str]:
 
 
 def _break(text: str, start: int, stop: int) -> int:
-    """The last end of a paragraph, a line or a word in the last part of text[start:stop]; `stop` where there is none."""
+    """The end of the last paragraph, else line, else word near the end of text[start:stop]; `stop` if there is none."""
     floor = stop - min(2048, max(1, (stop - start) // 16))
     for mark in ("\n\n", "\n", " "):
         cut = text.rfind(mark, floor, stop)
@@ -128,7 +128,7 @@ def _break(text: str, start: int, stop: int) -> int:
 
 
 def _allot(pieces: Sequence[Stretch], shares: Mapping[str, int]) -> dict[str, tuple[Stretch, ...]]:
-    """Each piece to the share with the largest deficit, ties to the first; whole numbers, so no rounding."""
+    """Assign each piece to the share with the largest deficit, ties to the first; in integers, without rounding."""
     whole = sum(shares.values())
     seen = 0
     held = dict.fromkeys(shares, 0)

@@ -1,4 +1,4 @@
-"""WikiText's tokenised form (Merity et al., 2016, arXiv 1609.07843), undone."""
+"""Detokenize WikiText's tokenized form (Merity et al., 2016, arXiv 1609.07843)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPE = re.compile(r" @([-,.])@ ")
 
 
 def articles(text: str) -> Iterator[str]:
-    """One document an article (lines ` = Title = `), with its tokenisation undone; what stands before the first title
+    """Yield one detokenized document per article (which starts with a line ` = Title = `); the text before the first title
     is a document, too."""
     starts = [match.start() for match in _TITLE.finditer(text)]
     for start, end in zip([0, *starts], [*starts, len(text)], strict=True):
@@ -19,7 +19,7 @@ def articles(text: str) -> Iterator[str]:
 
 
 def undo_wikitext(text: str) -> str:
-    """Undo escapes and spaced punctuation, as far as that is certain: `1 @.@ 5 cm ( wide ) .` -> `1.5 cm (wide).`"""
+    """Undo escapes and spaced punctuation where that is unambiguous: `1 @.@ 5 cm ( wide ) .` -> `1.5 cm (wide).`"""
     text = _ESCAPE.sub(r"\1", text)
     text = _SECTION.sub(lambda m: f"{m[1].replace(' ', '')} {m[2]} {m[3].replace(' ', '')}", text)
     text = _TITLE.sub(r"= \1 =", text)

@@ -1,1 +1,1 @@
-"""Quality of an artifact against its base model."""
+"""Evaluate the quality of an artifact against its base model."""

@@ -1,4 +1,4 @@
-"""How good an artifact is against its base model: perplexity and every metric of the finished model, with errors."""
+"""Quality of an artifact against its base model: perplexity and all metrics of the finished model, with standard errors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lbdsl.metrics.nll import NextTokenLoss
 class Quality:
     """Means over the tokens of the evaluation text; standard errors are clustered by sequence.
 
-    `rise` is the artifact's next-token loss minus the base's, paired token by token (nats a token); `scores` has every
-    metric that may stand of the finished model, by name.
+    `rise` is the artifact's next-token loss minus the base's, paired token by token (nats per token); `scores` has all
+    metrics that apply to the finished model, by name.
     """
 
     data: str
@@ -37,11 +37,11 @@ class Quality:
     scores: Mapping[str, Measurement]
 
     def post_scores(self) -> Mapping[str, float]:
-        """The values that post asserts speak of."""
+        """The values that post asserts compare, by metric name."""
         return {name: score.value for name, score in self.scores.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `eval --json` that come from measuring. `scores` has every metric; some have a field, too."""
+        """The measured fields of `eval --json`. `scores` has every metric; some also have their own field."""
         base, artifact = exponential(self.base_nll.value), exponential(self.nll.value)
         fields = {field: self.scores[name] for field, name in _FIELDS.items()}
         return _finite(
@@ -69,17 +69,17 @@ class Quality:
 
 
 _FIELDS = {"ppl_increase": "ppl_increase", "kl": "kl_healed", "agreement": "agreement"}
-"""Fields of the JSON that were there before `scores`, and the metric that each holds."""
+"""Fields of the JSON that are older than `scores`, and the metric of each."""
 
 
 def post_scores(source: Mapping[str, Any]) -> Mapping[str, float]:
-    """The values that post asserts speak of, from the JSON of one text; NaN where that has null."""
+    """The values that post asserts compare, from the JSON of one text; NaN for null."""
     return {name: math.nan if score["value"] is None else score["value"] for name, score in source["scores"].items()}
 
 
 def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """What `eval --json` and the record have of a model judged on several texts: the first one's fields, and those of each
-    under `sources`. `before` are the fields of the model before healing on the same texts; empty where nothing is known."""
+    """The JSON of `eval --json` and the record for a model evaluated on several texts: the fields of the first text, and
+    those of each under `sources`. `before` has the fields of the model before healing on the same texts, if known."""
     sources = [quality.to_json() for quality in after]
     for source, was in zip(sources, before, strict=False):
         source["before_healing"] = dict(was)
@@ -87,15 +87,15 @@ def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null instead."""
+    """Replace infinity and NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def comparisons() -> tuple[type[LogitsMetric], ...]:
-    """What is measured of two models at every token: the rise of the loss, and all that values of the finished model are
-    made of, each once."""
+    """The per-token metrics to measure when comparing two models: the rise of the loss, and all that the metrics of the
+    finished model are computed from, each once."""
     found: dict[str, type[LogitsMetric]] = {NextTokenLoss.kind: NextTokenLoss}
     for metric in metrics_of(Of.FINISHED).values():
         for each in _parts(metric):
@@ -112,7 +112,7 @@ def _parts(metric: type[Metric]) -> tuple[type[LogitsMetric], ...]:
 
 
 def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurement:
-    """The value of a metric of the finished model, from the means of the comparisons by name."""
+    """The value of a metric of the finished model, from the means of the `comparisons`, by name."""
     parts = [means[part.kind] for part in _parts(metric)]
     if not issubclass(metric, DerivedMetric):
         return parts[0]
@@ -123,8 +123,8 @@ def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurem
 def judge_on(
     base: LayerSource, artifact: LayerSource, texts: Sequence[TokenBlocks], title: str, progress: Progress, batch: int = 1
 ) -> tuple[Quality, ...]:
-    """Compare two models on one text after the other, each a stage of its own; every token but the first of each sequence
-    is predicted. Micro-batches of `batch` sequences go through each model together, as many as their streams fit in memory.
+    """Compare two models on each text, as a separate progress stage; every token except the first of each sequence is
+    predicted. Micro-batches of `batch` sequences run through a streamed model together, as many as fit in memory.
     """
     found = []
     for blocks in texts:

@@ -1,4 +1,4 @@
-"""Exporters, what a changed model can be written as for an engine: one file each."""
+"""Exporters, which write a changed model in an engine's format: one file each."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ __all__ = ["Exporter", "Subject", "exporters"]
 
 @cache
 def exporters() -> Mapping[str, type[Exporter]]:
-    """Every exporter by name, found once."""
+    """All exporters by name (cached)."""
     return discover(sys.modules[__name__], Exporter, "lbdsl.exporters")

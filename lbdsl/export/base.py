@@ -1,4 +1,4 @@
-"""What an exporter is: a format, the engine that reads it, what it cannot express, and how it is written.
+"""Base class of exporters: a format, the engine that reads it, what it can express, and how it is written.
 
 To add one, write one file beside this one (or anywhere, see `lbdsl.core.registry`) with a subclass of `Exporter`.
 """
@@ -23,10 +23,10 @@ from lbdsl.model.layout import checked_specs, native_layers
 
 @dataclass(frozen=True)
 class Subject:
-    """A changed model as far as it is known without its weights: before the work (a plan), or of an artifact.
+    """A changed model without its weights: from a plan, or from an artifact.
 
     config: the fields of the base model's config.json, with the base's own `model_type` and no `lbdsl` entry.
-    facts: of the base model. specs: what each layer becomes.
+    facts: those of the base model. specs: the specification of each layer after the changes.
     """
 
     config: Mapping[str, Any]
@@ -35,8 +35,8 @@ class Subject:
 
     @cached_property
     def base(self) -> tuple[LayerSpec, ...]:
-        """The layers of an unchanged model of this configuration: what an engine takes them for. `facts` may be of an
-        artifact that was changed again."""
+        """The layers of an unchanged model of this configuration, which an engine assumes. They may differ from those of
+        `facts`, which may describe an artifact that was changed again."""
         return native_layers(self.config)
 
     def has_attention(self, layer: int) -> bool:
@@ -47,13 +47,13 @@ class Subject:
 
     @property
     def windows(self) -> dict[int, int]:
-        """The size of the window, in tokens, of each layer that has one."""
+        """The window size in tokens of each layer that has a window."""
         sizes = {layer: window_size(spec) for layer, spec in enumerate(self.specs)}
         return {layer: size for layer, size in sizes.items() if size is not None}
 
 
 def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Any]) -> Subject:
-    """A Subject of LayerSpecs or their JSON. LB402 for specifications that are none, or of another number of layers."""
+    """A Subject from LayerSpecs or their JSON. Raises LB402 for invalid specifications or a wrong number of layers."""
     return Subject(dict(config), facts, checked_specs(specs, facts.layers))
 
 
@@ -61,16 +61,16 @@ class Exporter(ABC):
     """Base of all exporters. The class docstring is the user's page: What / Engine / Limits / Source."""
 
     kind: ClassVar[str]
-    """The name after `--to`."""
+    """The value of `--to`."""
 
     engine: ClassVar[str]
-    """The engine's name after `plan --target`, e.g. vllm, llamacpp, transformers."""
+    """The engine, as in `plan --target`, e.g. vllm, llamacpp, transformers."""
 
     where: ClassVar[str]
-    """What messages call the format or its engine."""
+    """The name of the format or its engine in messages."""
 
     expresses: ClassVar[Expresses]
-    """The part kinds, fields and values that it can say; `refusals` refuses the rest."""
+    """The part kinds, fields and values that the format can express; `refusals` refuses the rest."""
 
     @classmethod
     def kind_name(cls) -> str:
@@ -78,25 +78,25 @@ class Exporter(ABC):
 
     @classmethod
     def refusals(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        """Errors for what is not in `expresses`, by name."""
+        """Errors that name everything in the model that is not in `expresses`."""
         return refusals(cls.expresses, subject.specs, subject.base, cls.where)
 
     @classmethod
     @abstractmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        """Errors for what the format or its engine cannot express, one for each reason, with the layers and a help;
-        warnings and notes for what a user should know before the work. The refusals are part of it. Pure, and free of
+        """Errors for what the format or its engine cannot express, one for each reason, with the layers and a help text;
+        warnings and notes that a user should see before the export. Includes the refusals. Pure, and does not import
         torch."""
 
     @classmethod
     @abstractmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
-        """Write the artifact in folder `artifact` as this format into the existing empty folder `output`.
+        """Write the artifact in folder `artifact` in this format into the existing empty folder `output`.
 
-        Called only when `check` finds no error. The caller writes beside and renames. Raises LbdslError.
+        Called only if `check` finds no error. `output` is temporary; the caller renames it. Raises LbdslError.
         """
 
     @classmethod
     @abstractmethod
     def how_to_load(cls, output: Path) -> str:
-        """The line that loads it in its engine, shown after the export."""
+        """The code or command that loads the export in its engine, shown after the export."""

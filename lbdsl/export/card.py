@@ -1,4 +1,4 @@
-"""The model card of an export that is a folder: where it comes from, how to load it, what it is worth."""
+"""The model card of an export that is a folder: its origin, how to load it, and its quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`decilm`: an architecture with no-op sub-blocks that unmodified vLLM and SGLang have code for."""
+"""`decilm`: an architecture with no-op sub-blocks that unmodified vLLM and SGLang support."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ _DROPPED_FIELDS = (
 class DeciLM(Exporter):
     """Write the model as DeciLM, which unmodified vLLM loads.
 
-    What: the artifact's weights under the same names, with a small configuration that says which layers have no
-    attention or no MLP, how many KV heads and how wide an MLP each has, and which attend over a window. Weights are
-    hard-linked.
-    Engine: vLLM (0.32 tried), with `trust_remote_code` for the configuration file alone. SGLang reads the same files,
-    but has no windows there, one number of KV heads for all layers, and MLPs of some widths only.
-    Limits: families whose layers are Llama's, biases aside; attention in the first layer that has anything.
+    What: the artifact's weights under the same names, with a small configuration of the layers: which have no attention
+    or no MLP, their KV heads and MLP widths, and which attend over a window. Weights are hard-linked.
+    Engine: vLLM (tested with 0.32), with `trust_remote_code` for the configuration file only. SGLang reads the same files,
+    but supports no windows there, one number of KV heads for all layers, and only some MLP widths.
+    Limits: families whose layers are Llama's, biases aside; the first layer that is not empty must have attention.
     Source: vllm/model_executor/models/nemotron_nas.py; DeciLM and Puzzle (arXiv 2411.19146).
     """
 
@@ -70,7 +69,7 @@ class DeciLM(Exporter):
 
 
 def decilm_config(subject: Subject) -> dict[str, Any]:
-    """The fields of the export's config.json. The only place where DeciLM's are derived from the specifications."""
+    """The fields of the export's config.json, derived from the layer specifications only here."""
     layers = range(len(subject.specs))
     windows = subject.windows
     fields = {name: value for name, value in subject.config.items() if name not in _DROPPED_FIELDS}
@@ -107,8 +106,8 @@ def _widths(subject: Subject) -> set[int]:
 
 
 def ffn_mult(hidden: int, intermediate: int) -> float | None:
-    """The number from which DeciLM's rule makes exactly this MLP size: int(2 * m * hidden / 3), rounded up to a multiple
-    of 256. None where no number does."""
+    """The multiplier m for which DeciLM's rule gives exactly this MLP size: int(2 * m * hidden / 3), rounded up to a
+    multiple of 256. None if there is no such m."""
     if intermediate % 256:
         return None
     for candidate in (intermediate * 3 / (2 * hidden), (intermediate - 128) * 3 / (2 * hidden)):
@@ -123,7 +122,7 @@ def _own_fields(family: Family) -> Mapping[str, Any]:
 
 
 def _family(subject: Subject) -> tuple[Diagnostic, ...]:
-    """LB506 for what every layer has and DeciLM's do not."""
+    """LB506 for features of the family's layers that DeciLM does not support."""
     family = subject.facts.family_data
     if isinstance(family.decilm, Lacks):
         served = (name for name, row in FAMILIES.items() if not isinstance(row.decilm, Lacks))
@@ -146,7 +145,7 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
 
 
 def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
-    """LB510: what SGLang makes of the same files."""
+    """LB510: notes on how SGLang handles the same files."""
     if subject.windows:
         return (
             note(

@@ -1,4 +1,4 @@
-"""What a format can say of a layer, declared by part kind and field; everything else is refused, by name."""
+"""What a format can express about a layer, declared by part kind and field; everything else is an error that names it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAMES = {Slot.MIXER: "mixer", Slot.FFN: "MLP", Slot.WEIGHTS: "storage of weights
 
 @dataclass(frozen=True)
 class Can:
-    """What a format can say of one field.
+    """What a format can express for one field.
 
-    values: those that it can say, None for any
-    one:    True when all layers must have the same
-    base:   True when it must be the base model's
-    code, refusal, help: what is said of another value; without `refusal` the field is named
+    values: the possible values, None for any
+    one:    whether all layers must have the same value
+    base:   whether the value must be the base model's
+    code, refusal, help: the error for other values; without `refusal` the message names the field
     """
 
     values: tuple[Any, ...] | None = None
@@ -34,7 +34,7 @@ class Can:
 
     @property
     def words(self) -> str:
-        """For the table of formats: `any`, `one for all layers`, `the base's`, `0`."""
+        """Text for the table of formats in the docs: `any`, `one for all layers`, `the base's`, `0`."""
         if self.values is not None:
             return " or ".join(map(str, self.values))
         return "the base's" if self.base else "one for all layers" if self.one else "any"
@@ -62,15 +62,15 @@ ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIK
 
 
 def attention(kv_heads: Can, window: Can) -> Fields:
-    """The fields of `attention` where query heads are the base's and no sink tokens are kept; `window` is of its size."""
+    """The fields of `attention` with the base's query heads and no sink tokens; `window` applies to the window's size."""
     sizes = {"heads": AS_BASE, "kv_heads": kv_heads, "head_dim": AS_BASE}
     return {**sizes, "window": {"size": window, "sink_tokens": NO_SINKS}}
 
 
 @dataclass(frozen=True)
 class Expresses:
-    """The part kinds of each place with their fields, and the places that may be empty: `mixer`, `ffn`, or `block` for
-    both at once."""
+    """The supported part kinds of each slot with their fields, and the slots that may be empty: `mixer`, `ffn`, or `block`
+    for both at once."""
 
     mixer: Mapping[str, Fields]
     ffn: Mapping[str, Fields]
@@ -89,8 +89,8 @@ def refusals(
     *,
     empty: bool = True,
 ) -> tuple[Diagnostic, ...]:
-    """An error for each thing that some layers have and `where`, a format or its engine, cannot say. Without `empty` the
-    caller says by itself which places may not be empty."""
+    """Errors for everything in the layers that `where` (the name of a format or its engine) cannot express. With
+    `empty=False` empty slots are not checked."""
     found: dict[tuple[str, str, str], list[int]] = {}
 
     def refuse(layer: int, code: str, message: str, help: str) -> None:
@@ -138,7 +138,7 @@ def _parts(spec: LayerSpec, base: LayerSpec) -> Iterator[tuple[Slot, Part | None
 
 
 def _fields(path: str, value: Value, was: Value | None, fields: Fields) -> Iterator[tuple[str, Any, Any, Can | None]]:
-    """(path, value, the base's, what can be said) of each field; a nested value is looked into where it is there."""
+    """Yield (path, value, the base's value, `Can` or None) of each field, including fields of nested values."""
     for name in type(value).model_fields:
         if name == "kind":
             continue

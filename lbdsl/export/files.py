@@ -1,4 +1,4 @@
-"""Putting an artifact's files into an export: linked where possible, because weights are large and stay as they are."""
+"""Put an artifact's files into an export: hard-linked if possible, because weights are large and unchanged."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Files of transformers' tokenizers and their chat templates, where there are any."""
+"""Possible files of transformers' tokenizers and their chat templates."""
 
 GENERATION_FILE = "generation_config.json"
 
 
 def weight_names(artifact: Path) -> tuple[str, ...]:
-    """The artifact's weight files, and the index of its shards where there is one."""
+    """The artifact's weight files, and its shard index if there is one."""
     names = weight_files(artifact)
     return names if names == (SINGLE,) else (*names, INDEX)
 
 
 def companions(artifact: Path) -> tuple[str, ...]:
-    """Tokenizer, chat template and generation settings that the artifact has."""
+    """The artifact's files of tokenizer, chat templates and generation settings."""
     names = [name for name in (*TOKENIZER_FILES, GENERATION_FILE) if (artifact / name).is_file()]
     names += sorted(
         f"{folder.name}/{path.name}"
@@ -66,7 +66,7 @@ def link_files(source: Path, output: Path, names: Iterable[str], progress: Repor
 
 
 def copy_files(source: Path, output: Path, names: Iterable[str]) -> None:
-    """Copies of small files, which their reader may want to edit."""
+    """Copy small files, so that editing them does not change the artifact."""
     for name in names:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, output / name)

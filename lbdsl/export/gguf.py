@@ -21,18 +21,18 @@ FILE = "model.gguf"
 
 
 class Gguf(Exporter):
-    """One GGUF file that llama.cpp, and what is built on it, loads without changes.
+    """One GGUF file that llama.cpp, and programs built on it, load without changes.
 
-    What: weights, tokenizer and chat template in `model.gguf`. Weights of 16 bits are written as float16: llama.cpp rounds
-    activations to the type of the weights, and float16 has three bits more than bfloat16. A matrix that has a number beyond
-    65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
-    Engine: the family's own architecture where layers are whole and alike and it has windows, else `deci` for layers
-    without attention or MLP or of different KV heads or MLP widths, `granite_swa` for windows in layers like Llama's.
-    Layers that were removed whole are simply not there. Start llama.cpp with `-fa on`: without flash attention it gives
-    every layer, those without attention too, room for the values of the most KV heads.
-    Limits: not windows together with removed attention or different sizes. In families with other rotary embeddings in
-    windowed layers a layer's window decides which it has, so only layers with a native window can have another one. The
-    tokenizer must be one that llama.cpp knows how to split text for.
+    What: weights, tokenizer and chat template in `model.gguf`. 16-bit weights are written as float16: llama.cpp rounds
+    activations to the type of the weights, and float16 has three more mantissa bits than bfloat16. A matrix with a value
+    beyond 65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
+    Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it supports
+    the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths, `granite_swa` for
+    windows in Llama-like layers. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
+    attention its V cache of every layer, even without attention, is as large as that of the layer with the most KV heads.
+    Limits: windows cannot be combined with removed attention or MLPs or with different sizes. In families where windowed
+    layers have other rotary embeddings, only layers with a native window can get another window. The tokenizer must be one
+    whose pre-tokenizer llama.cpp supports.
     Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp and llama-vocab.cpp.
     """
 
@@ -57,7 +57,7 @@ class Gguf(Exporter):
 def write_model(
     artifact: Path, target: GgufModel, path: Path, *, numbers: str | None = None, progress: Report | None = None
 ) -> None:
-    """Write the artifact as `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
+    """Write the artifact in the form `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
     tensors = read_tensors(artifact)
     odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)
     if odd is not None:

@@ -9,7 +9,7 @@ from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 
 
 def model_fields(target: GgufModel) -> dict[str, Any]:
-    """Keys and values; lists of int, float or bool are arrays with one entry a layer."""
+    """Metadata keys and values; lists of int, float or bool are arrays with one entry per layer."""
     sizes, config, graph, family = target.layout.sizes, target.config, target.graph, target.layout.family
     fields: dict[str, Any] = {
         "block_count": len(target.layers),

@@ -1,4 +1,4 @@
-"""Which of llama.cpp's ways to split text before byte-pair merges a tokenizer.json asks for. Recognised, never guessed."""
+"""Find llama.cpp's pre-tokenizer that matches a tokenizer.json. Only exact matches count; it never guesses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ KNOWN = tuple(sorted(SPLITTERS))
 
 
 def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
-    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.json, or None when it has none for it.
+    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.json, or None if llama.cpp has no equivalent.
 
-    An NFC normalizer is passed over: llama.cpp has none, and text is in that form almost always. Any other is not.
+    An NFC normalizer is ignored: llama.cpp has none, but text is almost always in NFC. Any other gives None.
     """
     normalizer = tokenizer.get("normalizer")
     if normalizer is not None and normalizer.get("type") != "NFC":
@@ -23,7 +23,7 @@ def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def described(tokenizer: Mapping[str, Any]) -> str:
-    """The pre-tokenizer for a message, shortened."""
+    """A short description of the pre-tokenizer for messages."""
     steps = " then ".join(_steps(tokenizer.get("pre_tokenizer"))) or "none"
     before = tokenizer.get("normalizer")
     text = f"{before.get('type')} then {steps}" if isinstance(before, Mapping) else steps
@@ -42,7 +42,7 @@ def _steps(step: Any) -> tuple[str, ...]:
         return ("digits",)
     if kind == "Split" and step.get("behavior") in ("Isolated", "Removed"):
         pattern = step.get("pattern", {})
-        # "Removed" with `invert` keeps the matches and drops what is between, of which these patterns leave nothing.
+        # "Removed" with `invert` keeps the matches and drops the text between them; these patterns match all text.
         if (step["behavior"] == "Removed") == bool(step.get("invert")) and isinstance(pattern.get("Regex"), str):
             return (pattern["Regex"],)
     return (str(kind),)

@@ -1,4 +1,4 @@
-"""Rotary embeddings as a configuration says them, old fields and new, and as llama.cpp wants them."""
+"""Read rotary embeddings from a configuration (old and new fields), and convert them for llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TYPES = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class Rope:
-    """One kind of rotary embedding. `theta` is the base, `rest` the fields of its scaling; `partial` the share of a
-    head's dimensions that turns."""
+    """One kind of rotary embedding. `theta` is the base, `rest` the fields of its scaling, `partial` the fraction of a
+    head's dimensions that is rotated."""
 
     theta: float
     kind: str
@@ -29,7 +29,7 @@ class Rope:
 
 
 def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -> Rope:
-    """The rotary embeddings of layers, or of `windowed` ones in a family where those have their own.
+    """The rotary embeddings of full-attention layers, or of `windowed` layers in a family where they have their own.
 
     Reads `rope_parameters` (transformers 5, flat or by layer type) and the older `rope_theta`, `rope_local_base_freq` and
     `rope_scaling`.
@@ -40,7 +40,7 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     if family.rope_by_layer_type:
         layer_type = "sliding_attention" if windowed else "full_attention"
     if layer_type is not None and windowed:
-        # The older fields scale only the layers that see everything.
+        # In the older fields, scaling applies only to full-attention layers.
         theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
     given = config.get("rope_parameters") or scaling or {}
     if layer_type is not None and isinstance(given.get(layer_type), Mapping):
@@ -61,7 +61,7 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
 
 
 def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
-    """Why llama.cpp cannot turn heads as `rope` does, or None. `frequency_table`: the architecture reads rope_freqs."""
+    """Why llama.cpp cannot compute `rope`, or None if it can. `frequency_table`: the architecture reads rope_freqs."""
     if rope.kind not in _TYPES:
         return f"rotary embeddings of type {rope.kind!r}"
     if rope.partial != 1.0:
@@ -80,7 +80,7 @@ def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
 
 
 def scaling_fields(rope: Rope) -> dict[str, Any]:
-    """Metadata keys of the scaling, below the architecture's name."""
+    """Metadata fields of the scaling; the keys are relative to the architecture's name."""
     if rope.kind == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}
     if rope.kind == "yarn":
@@ -93,10 +93,10 @@ def scaling_fields(rope: Rope) -> dict[str, Any]:
 
 
 def frequency_divisors(rope: Rope, head_dim: int) -> list[float] | None:
-    """llama3 scaling as llama.cpp's rope_freqs: what each of the head_dim / 2 frequencies is divided by; else None.
+    """llama3 scaling as llama.cpp's rope_freqs: the divisors of the head_dim / 2 frequencies; None for other types.
 
-    Frequencies whose wave is longer than original / low_freq_factor are divided by `factor`, those shorter than
-    original / high_freq_factor stay, and those between are blended. Source: Llama 3.1's rope scaling.
+    Frequencies with wavelengths above original / low_freq_factor are divided by `factor`, those with wavelengths below
+    original / high_freq_factor stay, and those in between are interpolated. Source: Llama 3.1's rope scaling.
     """
     if rope.kind != "llama3":
         return None

@@ -1,4 +1,4 @@
-"""From a plan to one of llama.cpp's architectures, or to the reasons why there is none."""
+"""Choose the llama.cpp architecture for a changed model, or report why there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 
 ZERO_WIDTH = 32
-"""Width of the all-zero MLP that stands for a removed one: the shortest row that llama.cpp can quantize."""
+"""Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
 EXPRESSES = Expresses(
     mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
@@ -40,16 +40,16 @@ GRANITE_SWA = Graph(
     sink_logits=True,
     biases=ALL_BIASES,
 )
-"""Llama's layers with windows. Its multipliers are 1 unless the family has some; its sinks are without weight."""
+"""Llama's layers with windows. Its multipliers are 1 unless the family has some; its sinks get no attention weight."""
 
 _MOST_LAYERS = 512
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """What is written. `layers` are the artifact's indices of the layers that are left, `specs` what they are; `kv_heads`
-    and `widths`, 0 where there is no attention or no MLP, `windowed` and `has_rope` go with them. `local_rope` is that of
-    windowed layers where it is one of their own."""
+    """The model to write. `layers` are the artifact's indices of the remaining layers. `specs`, `kv_heads`, `widths` (0
+    without attention or MLP), `windowed` and `has_rope` have one entry for each of them. `local_rope` is that of windowed
+    layers if they have their own."""
 
     graph: Graph
     layout: Layout
@@ -69,12 +69,12 @@ class GgufModel:
 def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     """Choose the graph; diagnostics LB503-LB505 and LB520-LB525. Pure.
 
-    Raises LbdslError when the configuration is unusable.
+    Raises LbdslError if the configuration is unusable.
     """
     layout, config = layout_of(subject.config), subject.config
     family, sizes = layout.family, layout.sizes
     left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
-    # A window beyond all positions is none, except where it decides the rotary embeddings.
+    # A window of at least all positions has no effect, unless it determines the rotary embeddings.
     windows = {i: size for i, size in subject.windows.items() if size < sizes.positions or family.rope_by_layer_type}
     dropped = tuple(i for i in left if not subject.has_attention(i))
     alone = tuple(i for i in left if not subject.has_mlp(i))
@@ -140,7 +140,7 @@ def _refusals(
 
 
 def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
-    """The sizes that differ among the layers that are left, by layer; empty when none do."""
+    """Text of the sizes that differ among the remaining layers `left`, with their layers; empty if none differ."""
     return "; ".join(
         f"{plural(size, name)} in " + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
         for name, sizes in (("KV head", kv_heads), ("MLP channel", widths))
@@ -150,7 +150,7 @@ def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int,
 
 
 def _unwindowed(spec: LayerSpec) -> LayerSpec:
-    """A layer whose window is beyond all positions, as it is written: sink tokens are in sight anyway."""
+    """The layer without its window, for a window of at least all positions: sink tokens are then always visible."""
     mixer = spec.mixer
     if not isinstance(mixer, Attention) or type(mixer.window) is not Window:
         return spec
@@ -160,7 +160,7 @@ def _unwindowed(spec: LayerSpec) -> LayerSpec:
 def _choose(
     family: Family, windows: bool, halves: bool, unlike: str, has_rope: tuple[bool, ...]
 ) -> tuple[Graph | None, str]:
-    """The graph, or None and the reason."""
+    """The graph and an empty text, or None and the reason."""
     own, gguf = family.gguf.graph, family.gguf
     if halves or unlike:
         if gguf.deci is None:
@@ -235,7 +235,7 @@ def _shape_refusals(config: Mapping[str, Any], layout: Layout, graph: Graph, lay
             refuse(f"the biases of {flag}")
     scale = config.get("query_pre_attn_scalar")
     if scale is not None and gguf.biggest is not None:
-        # It tells the biggest model, which scales otherwise, by its layers: those that are written.
+        # llama.cpp recognizes the biggest model, which scales differently, by the number of layers in the file.
         wanted = sizes.hidden / sizes.heads if layers == gguf.biggest else sizes.head_dim
         if float(scale) != float(wanted):
             refuse(f"query_pre_attn_scalar {scale} in {layers} layers; it takes {wanted:g}")

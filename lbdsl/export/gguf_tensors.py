@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file: each from rows of one of the artifact's, or constant."""
+"""The tensors of a GGUF file: each is taken from rows of an artifact's tensor, or constant."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
 
 NO_SINK = -1e30
-"""Logit of a sink without weight: its share of the softmax is 0 in every number format."""
+"""Logit of a sink that gets no attention weight: its softmax probability is 0 in every number format."""
 
 
 @dataclass(frozen=True)
 class OutTensor:
-    """One tensor to write. Rows `start` .. `stop` of `source`, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's pairs. Without `source`, `shape` is filled with `values` (one number, or one an element)."""
+    """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
+    llama.cpp's RoPE pairs. Without `source`, it is filled with `values` (one number, or one per element)."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class OutTensor:
 
 
 def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
-    """What to write, in the order of the layers. LB409 when the artifact lacks one of them."""
+    """The tensors to write, in the order of the layers. Raises LB409 if one is missing in the artifact."""
     family, sizes, facts = target.layout.family, target.layout.sizes, target.facts
 
     def find(name: str) -> TensorInfo:
@@ -46,7 +46,7 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
     tied = target.layout.tied
     embedding = family.embedding.name
     if tied and embedding not in tensors:
-        # Either name of a tied pair may be the one that is there.
+        # A tied pair may be stored under either name.
         embedding = family.head.name
     found = [
         whole("token_embd.weight", embedding),
@@ -67,7 +67,7 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
 
 
 def _layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
-    """What one parameter of a layer becomes: one tensor, or the parts of a fused one."""
+    """The output tensors of one parameter of a layer: one, or several if a fused parameter is split."""
     graph, sizes, block = target.graph, target.layout.sizes, f"blk.{place}."
     module, _, leaf = row.gguf.rpartition(".")
     turned = sizes.head_dim if graph.pairs else None
@@ -87,7 +87,7 @@ def _layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorR
 
 
 def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
-    """Zeros for what llama.cpp insists on, and sinks without weight."""
+    """Constant tensors for removed sub-blocks that llama.cpp requires, and sinks that get no attention weight."""
     block, hidden = f"blk.{place}.", sizes.hidden
     found = []
     if not target.kv_heads[place] and place == 0:

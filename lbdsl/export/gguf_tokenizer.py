@@ -1,4 +1,4 @@
-"""A tokenizer.json as the fields `tokenizer.*` of a GGUF file."""
+"""Convert a tokenizer.json to the `tokenizer.*` fields of a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lbdsl.export.gguf_pretokenizer import KNOWN, described, pre_tokenizer_name
 from lbdsl.model.config_file import read_json_object
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""llama.cpp's types of tokens."""
+"""llama.cpp's token types."""
 
 _SPACE = "\u2581"
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
 def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any], name: str = "model") -> dict[str, Any]:
-    """Metadata of the tokenizer in `folder` for a model with `vocab` rows of embeddings, and the model's name: llama.cpp
-    looks into `name` for how added tokens treat spaces.
+    """Metadata of the tokenizer in `folder` for a model with `vocab` embedding rows, and the model's name, from which
+    llama.cpp infers how added tokens treat spaces.
 
-    Raises LbdslError with LB522 for what llama.cpp would tokenize otherwise: it is never a guess.
+    Raises LbdslError with LB522 if llama.cpp would tokenize differently: it never guesses.
     """
     if not (folder / "tokenizer.json").is_file():
         raise fail(
@@ -73,8 +73,8 @@ def _tokens(tokenizer: Mapping[str, Any], vocab: int) -> tuple[list[str], list[i
 
 
 def _engine_name(name: str, tokenizer: Mapping[str, Any]) -> str:
-    """`name`, or one like it. llama.cpp takes spaces behind added tokens away when a model's name contains phi-3, but not
-    behind <s>, <unk> and <|endoftext|>; otherwise it leaves all spaces where they are."""
+    """`name`, modified if needed. If a model's name contains phi-3, llama.cpp strips spaces after added tokens, except
+    after <s>, <unk> and <|endoftext|>; otherwise it keeps all spaces."""
     added = tokenizer.get("added_tokens", ())
     stripping = {token["content"] for token in added if token.get("rstrip")}
     if any(token.get("lstrip") for token in added):
@@ -110,7 +110,7 @@ def _merges(tokenizer: Mapping[str, Any]) -> list[str]:
 
 
 def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
-    """SentencePiece's BPE. Its engines merge the pair whose result scores best, so scores follow the ranks of merges."""
+    """Fields of SentencePiece BPE. Engines merge the pair whose result scores best, so scores are negated merge ranks."""
     ranks: dict[str, int] = {}
     last = ""
     for rank, pair in enumerate(tokenizer["model"]["merges"]):
@@ -127,7 +127,7 @@ def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -
         elif types[i] == NORMAL and token == tokenizer["model"].get("unk_token"):
             types[i] = UNKNOWN
         elif types[i] == USER_DEFINED:
-            # llama.cpp looks for added tokens in the text before spaces are replaced.
+            # llama.cpp searches for added tokens before it replaces spaces.
             tokens[i] = token.replace(_SPACE, " ")
     unknown = tokenizer["model"].get("unk_token")
     if unknown in tokens:
@@ -141,7 +141,7 @@ def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -
 
 
 def _space_first(tokenizer: Mapping[str, Any]) -> bool:
-    """True when a space is put before the text. LB522 when text is changed in another way than SentencePiece's usual."""
+    """Whether a space is prepended to the text. Raises LB522 if text is normalized unlike SentencePiece's default."""
     normalizer, splitter = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
     steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
     first, replaced = False, False
@@ -158,7 +158,7 @@ def _space_first(tokenizer: Mapping[str, Any]) -> bool:
         scheme = splitter.get("prepend_scheme", "always")
         if scheme in ("always", "first", "never"):
             return scheme != "never"
-    # Gemma 3 splits at spaces after it has replaced them all: that splits nothing.
+    # Gemma 3 splits at spaces after replacing all of them, which has no effect.
     if replaced and splitter is not None and splitter.get("pattern") == {"String": " "}:
         return first
     raise _odd_pieces(tokenizer)
@@ -187,7 +187,7 @@ def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Ma
 
 
 def _added_around(tokenizer: Mapping[str, Any], special: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
-    """Whether a token is put before and after a text: what the post-processor does, whatever the settings say."""
+    """Whether a token is added before and after a text, from the post-processor; the settings are ignored."""
     processor = tokenizer.get("post_processor")
     steps = processor.get("processors", [processor]) if processor else []
     around: dict[str, bool] = {"bos": False, "eos": False}

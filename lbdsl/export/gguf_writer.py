@@ -1,4 +1,4 @@
-"""Writing a GGUF file part by part: no more than a few MiB of weights are in memory at a time."""
+"""Write a GGUF file in chunks, with at most a few MiB of weights in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.model.safetensors_header import TensorInfo
 
 _CHUNK = 2**22
-"""Elements converted at a time."""
+"""Number of elements converted at a time."""
 
 _F16_OVERFLOW = 0x4780
-"""The bits of 65,536 in bf16, the first number above float16's range."""
+"""The bits of 65,536 in bf16, the smallest bf16 number above float16's range."""
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _SOURCE_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
@@ -30,11 +30,11 @@ def write_gguf(
     numbers: str | None = None,
     report: Report | None = None,
 ) -> None:
-    """Write `fields` and `tensors`, whose sources lie in `folder`, to `path`.
+    """Write `fields` and `tensors`, whose sources are in `folder`, to `path`.
 
-    Vectors are written as float32, as llama.cpp wants them. Matrices become `numbers` ("F32", "F16" or "BF16"), or without
-    it float32 where they are float32, and float16 where they are 16 bits wide; a bfloat16 matrix with a number beyond
-    float16's range stays bfloat16. LB463 when the disk is full.
+    Vectors are written as float32, as llama.cpp expects. Matrices are written as `numbers` ("F32", "F16" or "BF16") if that
+    is given; else float32 stays float32 and 16-bit types become float16, except that a bfloat16 matrix with a value beyond
+    float16's range stays bfloat16. Raises LB463 if writing fails.
     """
     import gguf
 
@@ -59,7 +59,7 @@ def write_gguf(
 
 
 def number_type(folder: Path, tensor: OutTensor) -> str:
-    """The type that a tensor is written in when nobody says."""
+    """The default type that a tensor is written in."""
     if len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
         return "F32"
     if tensor.source is None or tensor.source.dtype == "float16":
@@ -74,7 +74,7 @@ def number_type(folder: Path, tensor: OutTensor) -> str:
 def _write_data(
     path: Path, kinds: Sequence[str], tensors: Sequence[OutTensor], folder: Path, report: Report | None
 ) -> None:
-    """The data of the tensors in order, each padded to GGUF's alignment of 32 bytes."""
+    """Append the tensors' data in order, each padded to GGUF's alignment of 32 bytes."""
     total = max(sum(math.prod(t.shape) for t in tensors), 1)
     done = 0
     with path.open("r+b") as stream:
@@ -90,7 +90,7 @@ def _write_data(
 
 
 def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
-    """float32 [rows, columns] parts of one tensor, in order; bf16 is widened exactly."""
+    """Yield one tensor in order as float32 chunks [rows, columns]; bf16 is converted exactly."""
     import numpy as np
 
     rows = tensor.shape[0]
@@ -109,7 +109,7 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
     for start in range(0, rows, step):
         part = data[start : start + step]
         if tensor.pair_dim is not None:
-            # (half, i) to (i, half): llama.cpp turns neighbouring rows together, transformers the two halves of a head.
+            # (half, i) to (i, half): llama.cpp rotates pairs of adjacent rows, transformers pairs from the two halves.
             halves = part.reshape(-1, 2, tensor.pair_dim // 2, columns)
             part = halves.swapaxes(1, 2).reshape(part.shape)
         wide = _widened(part)
@@ -138,7 +138,7 @@ def _encoded(chunk: Any, kind: str) -> bytes:
 
     if kind == "BF16":
         bits = np.ascontiguousarray(chunk, dtype=np.float32).view(np.uint32)
-        # To the nearest, ties to even.
+        # Round to nearest, ties to even.
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
     return chunk.astype("<f4" if kind == "F32" else "<f2").tobytes()
 

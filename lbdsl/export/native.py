@@ -1,4 +1,4 @@
-"""`native`: what plain transformers classes express, without any code of ours."""
+"""`native`: models that plain transformers classes can express, without code of lbdsl."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _OURS = (
     "_sliding_window_pattern",
     "max_window_layers",
 )
-"""Fields that are ours, or from which a class would derive layers that are given by name here."""
+"""lbdsl's own fields, and fields from which a class would derive layer types that are written explicitly here."""
 
 
 @dataclass(frozen=True)
 class NativeForm:
-    """The config.json to write, and the artifact's indices of the layers that are left, in order."""
+    """The config.json to write, and the artifact's indices of the remaining layers, in order."""
 
     config: Mapping[str, Any]
     layers: tuple[int, ...]
@@ -60,13 +60,13 @@ class NativeForm:
 class Native(Exporter):
     """A folder that plain transformers loads: no remote code, no lbdsl.
 
-    What: layers removed whole are gone and the others renumbered; windowed layers are named in `layer_types`. Files of
-    weights in which nothing changes are hard links to the artifact's.
-    Engine: transformers 5.16 and later, the family's own class, or another one that has the same weights and windows in
-    some layers.
-    Limits: a layer has both attention and MLP, or neither, and all have as many KV heads and as wide an MLP. In families
-    with other rotary embeddings in windowed layers a layer's type decides which it has, so only layers with a native window
-    can have another one.
+    What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
+    `layer_types`. Unchanged weight files are hard links to the artifact's.
+    Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
+    in some layers.
+    Limits: a layer has both attention and MLP, or neither; the number of KV heads and the MLP width are the same in all
+    layers. In families where windowed layers have other rotary embeddings, only layers with a native window can get another
+    window.
     Source: transformers, models/*/modeling_*.py and masking_utils.py.
     """
 
@@ -99,7 +99,7 @@ class Native(Exporter):
 
 
 def native_form(subject: Subject) -> Diagnosed[NativeForm]:
-    """The stock configuration that computes the same; diagnostics LB503-LB505, LB523, LB530 and LB531. Pure."""
+    """The equivalent stock configuration; diagnostics LB503-LB505, LB523, LB530 and LB531. Pure."""
     layout = layout_of(subject.config)
     family = layout.family
     left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
@@ -143,7 +143,7 @@ def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
 
 
 def _retyped(subject: Subject, family: Family, left: tuple[int, ...], windows: Mapping[int, int]) -> list[Diagnostic]:
-    """LB523 for layers that would get the rotary embeddings of another type."""
+    """LB523 for layers that would get the rotary embeddings of another layer type."""
     if rope_of(family, subject.config) == rope_of(family, subject.config, windowed=True):
         return []
     wrong = retyped_layers(subject, left, windows)
@@ -160,7 +160,7 @@ def _retyped(subject: Subject, family: Family, left: tuple[int, ...], windows: M
 
 
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> StockClass | None:
-    """The class that computes it; None when there is none."""
+    """The transformers class that can compute the model; None if there is none."""
     family = layout.family
     own = StockClass(family.model_type, family.architecture)
     by_type, one = isinstance(family.windows, WindowsByType), isinstance(family.windows, OneWindow)
@@ -180,7 +180,7 @@ def _no_class(family: Family, windows: Mapping[int, int]) -> Diagnostic:
 
 
 def _sizes_of(spec: LayerSpec, base: Sizes) -> Sizes:
-    """The base's sizes with those of a layer; all layers that are left have the same."""
+    """The base's sizes, updated with those of a layer; all remaining layers have the same."""
     if isinstance(spec.mixer, Attention):
         base = replace(base, kv_heads=spec.mixer.kv_heads)
     return replace(base, intermediate=spec.ffn.width) if isinstance(spec.ffn, GatedMLP) else base
@@ -194,12 +194,12 @@ def _stock_config(
     left: tuple[int, ...],
     windows: Mapping[int, int],
 ) -> dict[str, Any]:
-    """The base's configuration with the layers that are left and their sizes, everything about them said and nothing
-    derived."""
+    """The base's configuration with the remaining layers and their sizes; all layer fields are explicit, so that no
+    default applies."""
     new = {key: value for key, value in config.items() if key not in _OURS}
     family = layout.family
     own = stock.model_type == family.model_type
-    # Defaults differ between families, so what one class left out is said to the other.
+    # Defaults differ between families, so fields that the base's config omits are written explicitly.
     new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}
     new |= {
         "model_type": stock.model_type,
@@ -213,7 +213,7 @@ def _stock_config(
     kind = family.windows
     if isinstance(kind, WindowsByType) or not own:
         new["layer_types"] = [LAYER_TYPES[i in windows] for i in left]
-    # A class with windows by type and no switch makes the mask of windowed layers even if there is none.
+    # A class with windows by layer type and no switch creates the sliding-window mask even if no layer is windowed.
     always = own and isinstance(kind, WindowsByType) and kind.switch is None
     if own and isinstance(kind, NoWindows):
         new.pop("sliding_window", None)
@@ -227,7 +227,7 @@ def _stock_config(
 
 
 def _renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:
-    """Old to new names of the tensors of layers that move."""
+    """Old to new tensor names of renumbered layers."""
     old_to_new = {prefix.format(old): prefix.format(new) for new, old in enumerate(layers) if new != old}
     return {
         name: new + name.removeprefix(old)

@@ -1,4 +1,4 @@
-"""Refusals that several formats share: one diagnostic for each reason, with the layers it is about and what to do."""
+"""Errors that several formats share: one diagnostic for each reason, with the affected layers and a help text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
-    """LB502 when the first layer in which anything is left has no attention. Layers without both parts before it are
-    passed through."""
+    """LB502 if the first layer that is not empty has no attention. Layers before it without attention and MLP are
+    no-ops."""
     for layer in range(len(subject.specs)):
         if subject.has_attention(layer):
             return ()
@@ -30,12 +30,12 @@ def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
 
 
 def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
-    """Of the layers that are left, those that have a window now and had none, or the other way round."""
+    """The remaining layers that gained or lost a window compared to the base."""
     return [i for i in left if (i in set(windows)) != (window_size(subject.base[i]) is not None)]
 
 
 def layers_text(layers: Iterable[int]) -> str:
-    """`layer 3`, `layers 1, 4-6`."""
+    """Layers as text: `layer 3`, `layers 1, 4-6`."""
     numbers = sorted(set(layers))
     parts, start = [], 0
     for end in range(1, len(numbers) + 1):

@@ -1,4 +1,4 @@
-"""`vllm`: the artifact as it is, for vLLM with lbdsl's plug-in."""
+"""`vllm`: the unchanged artifact, for vLLM with lbdsl's plug-in."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lbdsl.vllm.served import served
 
 
 class VllmPlugin(Exporter):
-    """Give vLLM the artifact itself; lbdsl's plug-in brings the model classes.
+    """Give vLLM the artifact itself; lbdsl's plug-in provides the model classes.
 
-    What: the artifact's own files, hard-linked: vLLM reads what each layer is from `config.json`.
-    Engine: vLLM (0.32 tried) with lbdsl beside it: `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
-    The plug-in depends on nothing but vLLM and is found through the entry point `vllm.general_plugins`.
-    Limits: no sink tokens: what vLLM calls sinks are learned numbers in the softmax. It can do what DeciLM cannot: a first
-    layer without attention, several windows, norms of queries and keys.
+    What: the artifact's own files, hard-linked; vLLM reads the layer specifications from `config.json`.
+    Engine: vLLM (tested with 0.32) and lbdsl: run `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
+    The plug-in depends only on vLLM, which finds it through the entry point `vllm.general_plugins`.
+    Limits: no sink tokens (vLLM's sinks are learned softmax logits, not tokens). Unlike DeciLM, it supports a first
+    layer without attention, several windows, and norms of queries and keys.
     Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 
@@ -39,7 +39,7 @@ class VllmPlugin(Exporter):
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         paths = [path.relative_to(artifact) for path in artifact.rglob("*") if path.is_file()]
-        # Whoever fetched the artifact keeps notes in hidden folders: git, and the hub's client.
+        # Skip hidden folders, such as those of git and the hub's client.
         names = sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
         link_files(artifact, output, names, progress)
 

@@ -1,20 +1,20 @@
-"""How vLLM will lay out the KV cache of a changed model, and the number that its log will print.
+"""Predict how vLLM lays out the KV cache of a changed model, and the cache size in its log.
 
-    one group  where all layers are full, or all have one window, whatever their KV heads: a block holds `block_size` tokens
-               of every layer, and nothing is padded
-    groups     else layers of one kind (window and KV heads) are cut into groups of equally many layers; all groups share
-               one pool of blocks, and a block holds tokens of every layer of one group
-    group size the layers of the rarest kind; where the commonest kind has less than 1.5 times as many, the commonest's
+    one group  if all layers have full attention, or all have the same window, whatever their KV heads: a block holds
+               `block_size` tokens of every layer, without padding
+    groups     else layers of one kind (window and KV heads) are divided into groups of equally many layers; all groups
+               share one pool of blocks, and a block holds tokens of every layer of one group
+    group size number of layers of the rarest kind; of the commonest kind if that has less than 1.5 times as many
     page       the bytes of one layer in a block, the same for all: `block_size` tokens of the layers with the most KV
-               heads. Where a kind's KV heads divide those, its blocks hold more tokens; else the rest of its page is lost
-    padding    places of the groups that have no layer, and what pages lose
-    capacity   blocks in the pool, over the blocks that one sequence of `max_model_len` tokens may need at worst, times
-               `max_model_len`. At worst a window's group also keeps every token that is scheduled and not yet done.
+               heads. If a kind's KV heads divide that number, its blocks hold more tokens; else the rest is wasted
+    padding    slots of the groups that have no layer, and the wasted parts of pages
+    capacity   blocks in the pool / blocks that one sequence of `max_model_len` tokens needs in the worst case *
+               `max_model_len`. In the worst case a window's group also keeps all scheduled, unfinished tokens.
 
 Source: vLLM 0.32, v1/core/kv_cache_utils.py (`get_kv_cache_groups`, `unify_kv_cache_spec_page_size`,
 `_get_kv_cache_groups_uniform_page_size`, `get_kv_cache_capacity`) and v1/kv_cache_interface.py
-(`SlidingWindowSpec.max_admission_blocks_per_request`), with the memory layouts that its CPU and FlashAttention back ends
-choose, in which layers lie one after another. Checked against its log. Pure.
+(`SlidingWindowSpec.max_admission_blocks_per_request`), with the memory layouts of its CPU and FlashAttention back ends, in
+which layers are stored one after another. Verified against vLLM's log. Pure.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Serving:
-    """Settings of the engine. `max_model_len`, `block_size` and `batched_tokens` (`max_num_batched_tokens`) in tokens;
-    `batches` may be scheduled at once (2 with vLLM's asynchronous scheduling, its default); `memory` in bytes.
+    """Engine settings. `max_model_len`, `block_size` and `batched_tokens` (`max_num_batched_tokens`) are in tokens;
+    `batches` is how many are scheduled at once (2 with vLLM's default asynchronous scheduling); `memory` is in bytes.
 
     The defaults are those of `vllm serve` on a GPU; on a CPU the block size is 128, and one batch is scheduled at a time.
     """
@@ -50,7 +50,7 @@ class Serving:
 
 
 class CacheKind(NamedTuple):
-    """What vLLM tells layers apart by: the window in tokens, None for full attention, and the number of KV heads."""
+    """The properties by which vLLM groups layers: window in tokens (None for full attention) and number of KV heads."""
 
     window: int | None
     kv_heads: int
@@ -58,7 +58,7 @@ class CacheKind(NamedTuple):
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers that share their blocks, and the KV heads of each; `window` in tokens, None for full attention."""
+    """Layers that share blocks, and the number of KV heads of each; `window` in tokens, None for full attention."""
 
     window: int | None
     layers: tuple[int, ...]
@@ -67,7 +67,7 @@ class CacheGroup:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Groups of `size` places each. `head_bytes` is what one token takes in one KV head: key and value, in bytes."""
+    """Groups of `size` slots each. `head_bytes` is the size of one token's key and value in one KV head, in bytes."""
 
     groups: tuple[CacheGroup, ...]
     size: int
@@ -79,19 +79,19 @@ class CacheLayout:
 
     @property
     def padding(self) -> int:
-        """Places without a layer."""
+        """Number of slots without a layer."""
         return self.places - sum(len(group.layers) for group in self.groups)
 
     @property
     def lost(self) -> float:
-        """The share of the blocks' bytes that hold nothing, when every group has as many blocks: places without a layer,
+        """The fraction of the blocks' bytes that is wasted if every group has equally many blocks: slots without a layer,
         and pages that their layer does not fill."""
         filled = sum(heads * self._times(group) for group in self.groups for heads in group.kv_heads)
         whole = self._block_heads * len(self.groups)
         return 1 - filled / whole if whole else 0.0
 
     def block_tokens(self, group: CacheGroup, serving: Serving) -> int:
-        """Tokens that a block of the group holds."""
+        """Number of tokens that a block of the group holds."""
         return serving.block_size * self._times(group)
 
     def block_bytes(self, serving: Serving) -> int:
@@ -99,7 +99,7 @@ class CacheLayout:
 
     @property
     def _block_heads(self) -> int:
-        """KV heads of `block_size` tokens that a block has room for."""
+        """The size of a block, in KV heads of `block_size` tokens."""
         if len(self.groups) == 1:
             return sum(self.groups[0].kv_heads)
         return self.size * self._most
@@ -109,13 +109,13 @@ class CacheLayout:
         return max((heads for group in self.groups for heads in group.kv_heads), default=0)
 
     def _times(self, group: CacheGroup) -> int:
-        """How many times `block_size` tokens a block of the group holds."""
+        """Number of tokens in a block of the group, divided by `block_size`."""
         if len(self.groups) == 1 or self._most % group.kv_heads[0]:
             return 1
         return self._most // group.kv_heads[0]
 
     def capacity(self, serving: Serving) -> int:
-        """Tokens, as in the log's "KV cache size"; 0 where no layer has a cache."""
+        """Capacity in tokens, as in the log's "KV cache size"; 0 if no layer has a cache."""
         if not self.groups:
             return 0
         blocks = serving.memory // self.block_bytes(serving)
@@ -123,17 +123,17 @@ class CacheLayout:
         return int(blocks / needed * serving.max_model_len)
 
     def held_bytes(self, tokens: int, serving: Serving) -> int:
-        """What one sequence of `tokens` tokens holds while it decodes one token at a time."""
+        """Cache bytes that one sequence of `tokens` tokens holds while it decodes one token at a time."""
         alone = Serving(max(tokens, 1), serving.block_size, batched_tokens=1, batches=1)
         return sum(self._worst_blocks(group, alone) for group in self.groups) * self.block_bytes(serving)
 
     def _worst_blocks(self, group: CacheGroup, serving: Serving) -> int:
-        """Blocks that one sequence of `max_model_len` tokens may need in one group."""
+        """Maximum number of blocks that one sequence of `max_model_len` tokens needs in one group."""
         tokens = self.block_tokens(group, serving)
         if group.window is None:
             return -(-serving.max_model_len // tokens)
         kept = min(group.window - 1 + serving.in_flight, serving.max_model_len)
-        # A window need not begin where a block does.
+        # A window need not start at a block boundary.
         return -(-kept // tokens) + 1
 
     def to_json(self, serving: Serving) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class CacheLayout:
 
 
 def cache_layout(kinds: Mapping[int, CacheKind], head_bytes: int) -> CacheLayout:
-    """The layout for layers with a cache, by index. Layers without attention are left out of `kinds`."""
+    """The layout for layers with a cache. `kinds` is by layer index, without layers that have no attention."""
     layers_of: dict[CacheKind, list[int]] = {}
     for layer in sorted(kinds):
         layers_of.setdefault(kinds[layer], []).append(layer)
@@ -182,7 +182,7 @@ def cache_layout(kinds: Mapping[int, CacheKind], head_bytes: int) -> CacheLayout
 
 
 def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayout:
-    """The layout for layers with softmax attention, whose heads are of one size."""
+    """The layout for the layers with softmax attention; all must have the same head size."""
     attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
     kinds = {
         i: CacheKind(mixer.window.size if mixer.window is not None else None, mixer.kv_heads)

@@ -1,7 +1,7 @@
 """The supported model families: one file each.
 
-To add one, write its file (docs/families.md), and a second one below `lbdsl.vllm` where vLLM's layers of the family are
-built in a way of their own; nothing else knows a family by name.
+To add one, write its file (docs/families.md), and a second one in `lbdsl.vllm` if vLLM constructs the family's layers in a
+different way; no other file mentions a family by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lbdsl.families.base import Family, TensorRow
 __all__ = ["ARTIFACT_PREFIX", "FAMILIES", "Family", "TensorRow"]
 
 ARTIFACT_PREFIX = "lbdsl_"
-"""An artifact's `model_type` is this and its base family's."""
+"""An artifact's `model_type` is this prefix plus its base family's `model_type`."""
 
 
 def _families() -> Mapping[str, Family]:

@@ -1,4 +1,4 @@
-"""What a model family is, as data: its tensors, the settings that are understood, and what engines have for it."""
+"""A model family as data: its tensors, the supported configuration values, and its support in engines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lbdsl.families.windows import NO_WINDOWS, Windows
 class TensorRow:
     """One parameter. `dims` are names of sizes (see `ModelFacts.shaped`), outermost first, as torch stores them.
 
-    `gguf` is the name that llama.cpp gives it. `when` names a boolean field of the config; without it, the parameter is
-    always there.
+    `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
+    exist; without it, the parameter always exists.
     """
 
     name: str
@@ -31,7 +31,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMS norm over the residual stream, named below a layer; `gguf` is llama.cpp's name for it."""
+    """An RMS norm over the residual stream, by name relative to a layer; `gguf` is llama.cpp's name for it."""
 
     name: str
     gguf: str
@@ -42,13 +42,13 @@ class Norm:
 
 
 Norms = tuple[Norm | None, Norm | None]
-"""Before and after a sub-block."""
+"""The norms before and after a sub-block."""
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """The config's fields for numbers that what goes into the first layer, and what each sub-block adds, is multiplied
-    with, and that logits are divided by; None where there is none."""
+    """Names of the config's fields for scalar factors: of the embeddings, of each sub-block's output before the residual
+    addition, and the divisor of the logits; None if there is none."""
 
     embedding: str | None = None
     residual: str | None = None
@@ -57,7 +57,7 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Limit:
-    """A field of the config that may only have one of these values; absent counts as None."""
+    """A field of the config that may only have one of the `allowed` values; an absent field counts as None."""
 
     field: str
     allowed: tuple[Any, ...]
@@ -72,7 +72,7 @@ COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER)
 
 
 def ignored_windows(name: str) -> tuple[Limit, ...]:
-    """For a family whose attention has no window, though its cache has."""
+    """Limits for a family whose attention ignores the window but whose cache applies it."""
     reason = f"{name}'s attention ignores it while its cache obeys it, so prefill and decoding would differ"
     return (Limit("sliding_window", (None,), reason), Limit("layer_types", (None, "full_attention"), reason))
 
@@ -98,27 +98,27 @@ SIZES: Mapping[str, str] = MappingProxyType(
 class Family:
     """One family, keyed by transformers' `model_type`.
 
-    `attention` and `mlp` are the parameters of the two sub-blocks of a layer, named below `layer_prefix`, and
-    `attention_norms` and `mlp_norms` the norms before and after each, None where there is none; `embedding`, `head` and
-    `other` stand outside the layers. `sizes` maps the names of sizes to fields of the config, `size_defaults` gives those
-    that transformers fills in when the field is absent.
+    `attention` and `mlp` are the parameters of the two sub-blocks of a layer, named relative to `layer_prefix`;
+    `attention_norms` and `mlp_norms` are the norms before and after each, None if there is none; `embedding`, `head` and
+    `other` are outside the layers. `sizes` maps the names of sizes to fields of the config, `size_defaults` has
+    transformers' defaults for absent fields.
     """
 
     model_type: str
     examples: str
-    """Well-known models of the family, for messages and the page of supported models."""
+    """Well-known models of the family, for messages and the docs page of supported models."""
     classes: Classes
     attention: tuple[TensorRow, ...]
     mlp: tuple[TensorRow, ...]
     tied_by_default: bool
 
-    # What engines have for it.
+    # Support in engines.
     gguf: GgufNames
     decilm: Mapping[str, Any] | Lacks
-    """The fields that DeciLM's configuration needs beside the family's own."""
+    """The fields that DeciLM's configuration needs in addition to the family's own."""
     vllm: VllmLayers | Lacks
     windowed_as: StockClass | None = None
-    """The class whose layers may be windowed one by one, where the family's own may not."""
+    """The transformers class with a window per layer, if the family's own class does not support that."""
 
     attention_norms: Norms = (Norm("input_layernorm", "attn_norm"), None)
     mlp_norms: Norms = (Norm("post_attention_layernorm", "ffn_norm"), None)
@@ -127,33 +127,33 @@ class Family:
     head: TensorRow = TensorRow("lm_head.weight", "output.weight", ("vocab", "hidden"))
     other: tuple[TensorRow, ...] = (TensorRow("model.norm.weight", "output_norm.weight", ("hidden",)),)
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
-    """Ends of tensor names in old checkpoints that are buffers, not parameters."""
+    """Suffixes of tensor names in old checkpoints that are buffers, not parameters."""
 
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
     size_defaults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     flags: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
     """Defaults of the boolean fields that `TensorRow.when` names."""
     epsilon: float = 1e-6
-    """`rms_norm_eps` where a configuration names none."""
+    """`rms_norm_eps` if the config has none."""
     limits: tuple[Limit, ...] = COMMON_LIMITS
     windows: Windows = NO_WINDOWS
 
     rope_types: tuple[str, ...] = ROPE_TYPES
     rope_reason: str = ROPE_REASON
     rope_theta: float = 10_000.0
-    """The base of rotary embeddings where a configuration names none."""
+    """The base of rotary embeddings if the config has none."""
     rope_by_layer_type: bool = False
-    """Whether windowed layers have rotary embeddings of their own."""
+    """Whether windowed layers have their own rotary embeddings."""
     local_rope_theta: float | None = None
-    """The base of those where a configuration names none; None when it is that of the others."""
+    """The base for windowed layers if the config has none; None if it is the same as for the other layers."""
     without_rope: Callable[[int, Mapping[str, Any]], bool] | None = None
-    """Whether a layer has no rotary embeddings, from its index and the config; None where all have them."""
+    """Whether a layer has no rotary embeddings, from its index and the config; None if all layers have them."""
 
     multipliers: Multipliers = field(default_factory=Multipliers)
     logit_softcap: str | None = None
-    """The config's field for a cap on logits."""
+    """The config's field for the softcap on logits."""
     attention_softcap: str | None = None
-    """The config's field for a cap on attention scores: SDPA cannot compute one, so such a model runs eagerly."""
+    """The config's field for the softcap on attention scores. SDPA cannot compute it, so attention is `eager`."""
 
     @property
     def architecture(self) -> str:
@@ -161,12 +161,12 @@ class Family:
 
     @property
     def mixer_rows(self) -> tuple[TensorRow, ...]:
-        """The attention with its norms."""
+        """The attention's parameters with its norms."""
         return _with_norms(self.attention_norms, self.attention)
 
     @property
     def ffn_rows(self) -> tuple[TensorRow, ...]:
-        """The MLP with its norms."""
+        """The MLP's parameters with its norms."""
         return _with_norms(self.mlp_norms, self.mlp)
 
     def has_rope(self, layer: int, config: Mapping[str, Any]) -> bool:

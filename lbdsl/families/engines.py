@@ -1,4 +1,4 @@
-"""What engines have for a family: transformers' classes, a graph of llama.cpp, vLLM's layers. All by name, nothing is
+"""Support for a family in engines: transformers' classes, a llama.cpp graph, vLLM's layers. All by name; nothing is
 imported."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ALL_BIASES = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate",
 
 @dataclass(frozen=True)
 class Lacks:
-    """What the layers of an engine have no place for, so that they are not the family's."""
+    """A feature of the family that an engine's layers do not support, so the engine cannot run the family."""
 
     what: str
 
@@ -21,7 +21,7 @@ class Lacks:
 @dataclass(frozen=True)
 class Classes:
     """The classes of the family in `transformers.models.<module>`: `<stem>Attention` and so on. `body` and `config` are
-    given where they are not `<stem>Model` and `<stem>Config`."""
+    needed only if they are not `<stem>Model` and `<stem>Config`."""
 
     module: str
     stem: str
@@ -53,23 +53,23 @@ class Classes:
 class Graph:
     """One of llama.cpp's graphs, read from its source (src/models/*.cpp). `name` is `general.architecture`.
 
-    pairs:           True when it turns neighbouring elements (2i, 2i + 1) of a head; transformers turns (i, i + d/2), so
-                     rows of queries and keys are put in another order
-    windows:         True when it reads which layers are windowed, one flag a layer, and one window
-    always_windowed: True when it wants a windowed layer; a window of all positions has no effect
-    by_layer:        True when it reads KV heads and MLP width of each layer, and one may have no attention
-    no_rope_every:   n when every n-th layer has no rotary embeddings; 0 when all have
-    rope_pattern:    True when it reads which layers have rotary embeddings
-    frequency_table: True when it reads rope_freqs (llama3 scaling)
-    full_yarn:       True when layers without a window may have YaRN while others have not
-    multipliers:     True when it reads Granite's
-    sink_logits:     True when it wants a learned sink, which is no token, for each head
+    pairs:           True if RoPE rotates adjacent elements (2i, 2i + 1) of a head; transformers rotates (i, i + d/2), so
+                     rows of queries and keys are reordered
+    windows:         True if it reads which layers are windowed, one flag per layer, and one window size
+    always_windowed: True if it requires a windowed layer; a window of all positions has no effect
+    by_layer:        True if it reads KV heads and MLP width per layer, and a layer may have no attention
+    no_rope_every:   n if every n-th layer has no rotary embeddings; 0 if all have them
+    rope_pattern:    True if it reads which layers have rotary embeddings
+    frequency_table: True if it reads rope_freqs (llama3 scaling)
+    full_yarn:       True if layers without a window may have YaRN while windowed layers have none
+    multipliers:     True if it reads Granite's multipliers
+    sink_logits:     True if it requires a learned sink logit (not a sink token) for each head
     biases:          modules whose biases it reads
-    square:          True when it wants heads x head_dim = hidden
-    fused:           True when it reads queries, keys and values, and gate and up, as one matrix each
-    head_always:     True when it wants the head written even if it is tied
+    square:          True if it requires heads x head_dim = hidden
+    fused:           True if it reads queries, keys and values, and gate and up, as one matrix each
+    head_always:     True if it requires the head even if it is tied
     norm_offset:     added to every norm weight, 1 for Gemma, whose norms multiply by 1 + weight
-    activation:      of the MLP, by transformers' name
+    activation:      activation of the MLP, by transformers' name
     """
 
     name: str
@@ -113,16 +113,16 @@ def no_problem(config: Mapping[str, Any]) -> str | None:
 class GgufNames:
     """The family in llama.cpp.
 
-    graph:       of unchanged layers
-    deci:        what `deci`, the graph for layers of different sizes or without attention or MLP, lacks; None when it
-                 computes the family
-    granite_swa: what `granite_swa`, the graph for Llama's layers with windows, lacks
-    numbers:     metadata keys, below the architecture's name, that the family adds: (field of the config, its default);
-                 null is written as 0
-    problem:     from the config's fields to what the graph cannot compute, None where it can
-    biggest:     layers of the biggest model, whose scores are scaled by hidden / heads, where llama.cpp tells it by that
-    read:        True when such files are read as base models; `sizes` and `fields` are then the metadata keys by size, and
-                 the fields of the config by other keys
+    graph:       the graph for unchanged layers
+    deci:        what is missing in `deci`, the graph for layers of different sizes or without attention or MLP; None if it
+                 supports the family
+    granite_swa: what is missing in `granite_swa`, the graph for Llama's layers with windows; None if it supports the family
+    numbers:     metadata keys, relative to the architecture's name, that the family adds: (field of the config, its
+                 default); null is written as 0
+    problem:     maps the config to a text of what the graph cannot compute, or None
+    biggest:     number of layers by which llama.cpp recognizes the biggest model, whose scores it scales by hidden / heads
+    read:        True if such files are supported as base models; `sizes` then maps sizes to metadata keys, and `fields`
+                 maps other metadata keys to fields of the config
     """
 
     graph: Graph
@@ -146,9 +146,9 @@ class StockClass:
 
 @dataclass(frozen=True)
 class VllmLayers:
-    """vLLM's layers of the family. `module` has `attention(config, cache_config, quant_config, prefix)` and
-    `mlp(config, quant_config, prefix)`, which make them; it is imported in vLLM's workers alone. `fused` is True when
-    weights are stored as vLLM holds them, queries, keys and values in one."""
+    """vLLM's layers of the family. `module` defines `attention(config, cache_config, quant_config, prefix)` and
+    `mlp(config, quant_config, prefix)`, which create them; it is imported only in vLLM's workers. `fused` is True if
+    checkpoints already have queries, keys and values, and gate and up, fused as in vLLM."""
 
     module: str
     fused: bool = False

@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after each sub-block, caps on scores and logits, every other layer windowed."""
+"""Gemma 2: norms before and after each sub-block, softcaps on scores and logits, every other layer windowed."""
 
 from types import MappingProxyType
 

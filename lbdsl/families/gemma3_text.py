@@ -1,5 +1,5 @@
-"""Gemma 3, the text models: norms before and after each sub-block and on queries and keys; five layers of six windowed,
-with rotary embeddings of their own."""
+"""Gemma 3, the text models: norms before and after each sub-block and on queries and keys; five of six layers are
+windowed, with their own rotary embeddings."""
 
 from types import MappingProxyType
 

@@ -1,4 +1,4 @@
-"""Granite, the dense models: Llama's layers, with numbers that embeddings, scores, sub-blocks and logits are scaled by."""
+"""Granite, the dense models: Llama's layers, with scalar multipliers of embeddings, scores, sub-blocks and logits."""
 
 from types import MappingProxyType
 

@@ -1,4 +1,4 @@
-"""Why a family is not supported: what its runtime would need that there is not."""
+"""Reasons why a family is not supported: features that the runtime does not have."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ _BY_TYPE = {name: reason for reason, names in _REASONS.items() for name in names
 
 
 def missing(model_type: str) -> str | None:
-    """What stands in the way of a family, by transformers' `model_type`; None for one that nobody looked at."""
+    """The reason why a family is not supported, by transformers' `model_type`; None if it is not in the list."""
     return _BY_TYPE.get(model_type)

@@ -1,5 +1,5 @@
-"""Olmo 3: norms after each sub-block and over all queries and keys; three layers of four windowed, with rotary
-embeddings of their own."""
+"""Olmo 3: norms after each sub-block and over all queries and keys; three of four layers are windowed, with their own
+rotary embeddings."""
 
 from types import MappingProxyType
 

@@ -1,4 +1,4 @@
-"""Qwen 2 and 2.5: biases on queries, keys and values; windows for the later layers where they are switched on."""
+"""Qwen 2 and 2.5: biases on queries, keys and values; windows in the later layers if enabled in the config."""
 
 from types import MappingProxyType
 
@@ -9,7 +9,7 @@ from lbdsl.families.windows import WindowsByType
 
 
 def later_layers(layer: int, config) -> bool:
-    """Layers from `max_window_layers` on."""
+    """Whether `layer` is at or after `max_window_layers`."""
     first = config.get("max_window_layers", 28)
     return isinstance(first, int) and layer >= first
 
@@ -24,7 +24,7 @@ FAMILY = Family(
     windows=WindowsByType(4096, later_layers, switch="use_sliding_window"),
     size_defaults=MappingProxyType({"kv_heads": 32}),
     gguf=GgufNames(Graph("qwen2", biases=frozenset({"attn_q", "attn_k", "attn_v"}), square=True)),
-    # Its config.json does not say that there are biases at queries, keys and values, and none at the output.
+    # Its config.json does not record that queries, keys and values have biases and the output projection has none.
     decilm={"qkv_bias": True, "attention_bias": False},
     vllm=VllmLayers("lbdsl.vllm.qwen2"),
 )

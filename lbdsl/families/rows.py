@@ -1,4 +1,4 @@
-"""Rows of tensors that several families share."""
+"""Tensor rows that several families share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QK_HEAD_NORMS = (
     TensorRow("self_attn.q_norm.weight", "attn_q_norm.weight", ("head_dim",)),
     TensorRow("self_attn.k_norm.weight", "attn_k_norm.weight", ("head_dim",)),
 )
-"""Norms of queries and keys, one head at a time."""
+"""Norms of queries and keys, separate for each head."""
 
 QK_NORMS = (
     TensorRow("self_attn.q_norm.weight", "attn_q_norm.weight", ("query",)),

@@ -1,6 +1,6 @@
-"""Native windows of a family: from a config.json to the tokens that each layer's attention sees, None for all of them.
+"""Native windows of a family: from a config.json to the window size of each layer in tokens, None for full attention.
 
-Each is called with the config's fields and the number of layers, and gives one entry a layer.
+Each is called with the config's fields and the number of layers, and returns one entry per layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Windows = Callable[[Config, int], tuple[int | None, ...]]
 
 @dataclass(frozen=True)
 class NoWindows:
-    """The family has none."""
+    """The family has no windows."""
 
     def __call__(self, config: Config, layers: int) -> tuple[int | None, ...]:
         return (None,) * layers
@@ -28,7 +28,7 @@ NO_WINDOWS = NoWindows()
 
 @dataclass(frozen=True)
 class OneWindow:
-    """`sliding_window` holds for every layer; `default` where the field is absent."""
+    """`sliding_window` applies to every layer; `default` is used if the field is absent."""
 
     default: int | None
 
@@ -38,10 +38,10 @@ class OneWindow:
 
 @dataclass(frozen=True)
 class WindowsByType:
-    """`layer_types` says which layers `sliding_window` holds for; where it is absent, `is_windowed(layer, config)`.
+    """`layer_types` gives the layers to which `sliding_window` applies; if it is absent, `is_windowed(layer, config)` does.
 
-    `default` is the window where the field is absent. `switch` names a boolean field, off when absent, without which the
-    window is not used.
+    `default` is the window if `sliding_window` is absent. `switch` names a boolean field (false if absent) that must be
+    true for the window to be used.
     """
 
     default: int | None

@@ -20,15 +20,15 @@ from lbdsl.model.quiet import quiet_transformers
 from lbdsl.recipe.schema import Heal, Lora
 
 POINTS = 40
-"""About how many points of the training curve are kept."""
+"""Approximate number of recorded points of the training curve."""
 
 CURVE_FILE = "curve.json"
 
 
 @dataclass(frozen=True)
 class HealReport:
-    """What healing did. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the point before); `seconds`
-    are those of all processes that worked on it."""
+    """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point);
+    `seconds` include those of earlier, interrupted processes."""
 
     steps: int
     tokens: int
@@ -42,11 +42,11 @@ class HealReport:
 
 
 class HealInterrupted(Exception):
-    """Healing stopped on request; a checkpoint was left."""
+    """Healing stopped on request, after saving a checkpoint."""
 
 
 def steps_of(heal: Heal) -> int:
-    """Optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
+    """Number of optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
     return max(1, heal.tokens // (heal.batch * heal.seq))
 
 
@@ -65,9 +65,9 @@ def heal_model(
 ) -> tuple[nn.Module, HealReport]:
     """Distil `teacher` into `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints lie in `folder`; with `resume`
-    the newest whole one is continued. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted when
-    `should_stop` turned true, after a checkpoint; LbdslError (LB464) when the loss is no longer a number.
+    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints are saved in `folder`; with `resume`
+    training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
+    after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
@@ -81,7 +81,7 @@ def heal_model(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     for stale in folder.glob("checkpoint-*"):
-        # One that a kill cut off would count among those that are kept.
+        # An incomplete checkpoint, left by a kill, would count towards save_total_limit.
         if checkpoint is None or not is_whole(stale):
             shutil.rmtree(stale)
     if checkpoint is None:
@@ -117,7 +117,7 @@ def heal_model(
             train_dataset=BlockDataset(ids_SN),
             callbacks=[callback],
         )
-        # The Trainer prints its logs when its bar is off; lbdsl's view is the only thing that writes.
+        # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
@@ -133,7 +133,7 @@ def heal_model(
         seconds=round(earlier + time.monotonic() - started, 1),
     )
     healed = _merged(trained, dtype)
-    # The Trainer turns it off, and it would be saved so.
+    # The Trainer turns it off; restore it before the model is saved.
     healed.config.use_cache = use_cache  # type: ignore[union-attr]
     return healed, report
 
@@ -143,13 +143,13 @@ def _diverged(message: str) -> Exception:
 
 
 def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """What the Trainer is told: cosine to zero after 5 % of warm-up, AdamW without decay, checkpoints on our callback."""
+    """TrainingArguments: cosine to zero after 5 % warm-up, AdamW without weight decay, checkpoints by HealCallback."""
     from transformers import TrainingArguments
 
     steps = steps_of(heal)
     on_gpu = device.type == "cuda"
     if on_gpu and device.index is not None:
-        # The Trainer takes the current device, whatever the model is on.
+        # The Trainer uses the current device, not the model's.
         torch.cuda.set_device(device)
     args = TrainingArguments(
         output_dir=str(folder),
@@ -178,15 +178,15 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
         dataloader_pin_memory=on_gpu,
         eval_strategy="no",
     )
-    # One process heals on one device: with several in sight the Trainer would split each batch over all of them.
+    # One process heals on one device: with several visible, the Trainer would split each batch over all of them.
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
-    """LoRA on the linear maps of the layers, or the layers' weights themselves in fp32; all else is frozen. LoRA leaves out
-    maps that are stored in a way of their own: what it adds to their weights is not what it adds to their output. LB484
-    where there are no others."""
+    """Make LoRA adapters on the layers' linear maps trainable, or the layers' weights and final norm in fp32; freeze all
+    else. LoRA skips maps stored in another form (such as integers): merging an adapter into their weights would not give
+    the output that was trained. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):
@@ -215,7 +215,7 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
             task_type="CAUSAL_LM",
         )
         return get_peft_model(student, config)
-    # Updates of lr 1e-4 vanish in bf16 weights: train fp32 ones, autocast keeps the products fast.
+    # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.
     cast_weights(student, "float32")
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(".layers." in f".{name}" or name.endswith("model.norm.weight"))
@@ -223,7 +223,7 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
 
 
 def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
-    """Adapters added to the weights in fp32, then everything back in the model's dtype."""
+    """The model with adapters merged into the weights in fp32, then cast back to `dtype`."""
     if hasattr(trained, "merge_and_unload"):
         cast_weights(trained, "float32")
         trained = trained.merge_and_unload()
@@ -234,7 +234,7 @@ def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
 
 
 class _Curve:
-    """Points of the training curve, kept beside the checkpoints so that a resumed run has the whole of it."""
+    """Points of the training curve, saved beside the checkpoints so that a resumed run has the complete curve."""
 
     def __init__(self, path: Path, from_step: int):
         self._path = path
@@ -244,7 +244,7 @@ class _Curve:
 
     @property
     def seconds(self) -> float:
-        """What the processes before this one took for these points."""
+        """Seconds that earlier processes spent on these points."""
         return self._rows[-1][3] if self._rows else 0.0
 
     def add(self, step: int, tokens: int, loss: float, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The losses of healing, computed so that tokens x vocabulary logits never exist at once."""
+"""The healing losses, computed in chunks so that logits of all tokens x vocabulary never exist at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lbdsl.measure.predictions import chunk_tokens
 
 
 class _ChunkedKL(torch.autograd.Function):
-    """Mean KL(teacher || student) over N tokens; the gradient to the student's hidden states is made in the forward."""
+    """Mean KL(teacher || student) over N tokens; the gradient for the student's hidden states is computed in `forward`."""
 
     @staticmethod
     def forward(
@@ -36,7 +36,7 @@ class _ChunkedKL(torch.autograd.Function):
             teacher_p_CV = teacher_logp_CV.exp()
             total += (teacher_p_CV * (teacher_logp_CV - student_logp_CV)).sum().double()
             if grad_ND is not None:
-                # d KL / d student logits = p_student - p_teacher; in place, the buffers are not needed again.
+                # d KL / d student logits = p_student - p_teacher; in place, as the buffers are not needed again.
                 diff_CV = student_logp_CV.exp_().sub_(teacher_p_CV)
                 if cap is not None:
                     # d cap tanh(x / cap) / dx = 1 - tanh(x / cap)^2
@@ -50,7 +50,7 @@ class _ChunkedKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad_ND,) = ctx.saved_tensors
-        # Only now, when the scale of mixed precision is known: a gradient already divided by the tokens is 0 in float16.
+        # Divide by `tokens` only here, after the loss scale of mixed precision is applied: before, float16 underflows to 0.
         return (grad_ND * (grad_outputs[0] / ctx.tokens)).to(grad_ND.dtype), None, None, None, None, None
 
 
@@ -69,8 +69,8 @@ def chunked_kl(
 ) -> Tensor:
     """Mean over N tokens of KL(softmax(teacher @ teacher_head') || softmax(student @ head')), in nats; a scalar.
 
-    At most `chunk` x V logits of each model (by default what suits the device) exist at a time, in fp32; gradients flow
-    to `student_ND` alone (the head is not trained). `cap` bounds the logits as Gemma 2 does. Hinton et al. 2015 (arXiv
+    At most `chunk` x V logits of each model exist at a time, in fp32 (the default suits the device). Gradients flow only
+    to `student_ND` (the head is not trained). `cap` is a logit softcap as in Gemma 2. Source: Hinton et al. 2015 (arXiv
     1503.02531), temperature 1.
     """
     if head_VD.requires_grad:
@@ -80,7 +80,7 @@ def chunked_kl(
 
 
 def hidden_loss(student_LBND: list[Tensor], teacher_LBND: list[Tensor]) -> Tensor:
-    """Mean over layers of ||s - t||^2 / ||t||^2, residual streams after each layer; a scalar without unit."""
+    """Mean over layers of ||s - t||^2 / ||t||^2, for the hidden states after each layer; a dimensionless scalar."""
     if len(student_LBND) != len(teacher_LBND) or not student_LBND:
         raise ValueError("hidden states of the same, at least one, layers are compared")
     terms = []

@@ -21,7 +21,7 @@ COMPLETE = "lbdsl-complete"
 
 @dataclass(frozen=True)
 class HealPoint:
-    """One logged step: tokens seen so far, mean training loss since the last point, tokens a second of this process."""
+    """One logged step: tokens seen so far, mean training loss since the last point, tokens per second of this process."""
 
     step: int
     tokens: int
@@ -30,7 +30,7 @@ class HealPoint:
 
 
 class BlockDataset(Dataset):
-    """Sequences of one [S, seq] tensor of token ids, in their order."""
+    """The sequences of one [S, seq] tensor of token ids, in order."""
 
     def __init__(self, ids_SN: Tensor):
         self.ids_SN = ids_SN
@@ -43,7 +43,7 @@ class BlockDataset(Dataset):
 
 
 class HealTrainer(Trainer):
-    """Overrides the loss and the order of the data; optimizer, schedule, distribution and resume are the Trainer's."""
+    """Overrides the loss and the data order; optimizer, schedule, distributed training and resuming are the Trainer's."""
 
     def __init__(self, *, teacher: Any, kl_weight: float, hidden_weight: float, **kwargs: Any):
         super().__init__(**kwargs)
@@ -67,7 +67,7 @@ class HealTrainer(Trainer):
         student = _causal_lm(self.accelerator.unwrap_model(model))
         with _captured(student, self._hidden_weight > 0) as learned:
             outputs = model(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
-        # Logits are linear in the hidden states, so these may be divided instead.
+        # Logits are linear in the hidden states, so dividing the hidden states is equivalent.
         learned_ND, taught_ND = (
             hidden_BND.flatten(0, -2) / (student.logits_divisor or 1.0)
             for hidden_BND in (learned.final_BND, taught.final_BND)
@@ -81,7 +81,7 @@ class HealTrainer(Trainer):
 
 
 class _Captured:
-    """Filled by hooks in one forward: the final normed hidden states, and the stream after each layer if wanted."""
+    """Filled by hooks in one forward: the final normed hidden states, and optionally those after each layer."""
 
     def __init__(self) -> None:
         self.final_BND: Tensor = torch.empty(0)
@@ -112,7 +112,7 @@ def _causal_lm(model: Any) -> Any:
 
 
 class HealCallback(TrainerCallback):
-    """Logs points, asks for a checkpoint every `save_seconds`, marks a checkpoint whole, and stops on request."""
+    """Reports points, requests a checkpoint every `save_seconds`, marks checkpoints as complete, and stops on request."""
 
     def __init__(
         self,
@@ -161,11 +161,11 @@ class HealCallback(TrainerCallback):
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end; one cut off by a kill was not."""
+    """Whether a checkpoint was written completely, and not cut off by a kill."""
     return (checkpoint / COMPLETE).is_file()
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, if any."""
+    """The newest complete checkpoint, if any."""
     found = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

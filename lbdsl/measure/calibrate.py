@@ -1,4 +1,4 @@
-"""How the machine's constants are measured: a copy, a matrix product, and decode steps of tiny models."""
+"""Calibrate a machine for the cost formulas: time a copy, a matrix product, and decode steps of tiny models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from lbdsl.layer.cost import Machine
 
 _BUDGET = 0.25
-"""Seconds that one constant may take, once its first run is known."""
+"""Time budget in seconds to measure one constant, after the warm-up runs."""
 
 _DEPTHS = (2, 10)
-"""Layers of the two tiny models whose step times give the cost of one layer."""
+"""Layer counts of two tiny models; the difference of their step times gives the cost of one layer."""
 
 _COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -31,7 +31,7 @@ def calibrate(device: Any, dtype: str) -> Machine:
     device = torch.device(device)
     kind: torch.dtype = getattr(torch, dtype)
     memory = memory_bytes(device)
-    # Random weights are drawn here; whoever calls must not get other random numbers for it.
+    # Drawing random weights here must not change the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         shallow, deep = (_decode_seconds(depth, device, kind) for depth in _DEPTHS)
         layer = max(deep - shallow, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
@@ -47,7 +47,7 @@ def calibrate(device: Any, dtype: str) -> Machine:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Memory of a GPU, or of this machine as far as its container may use it."""
+    """Total bytes of memory of a GPU, or of this machine within its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -64,8 +64,8 @@ def _bandwidth(device: torch.device, memory: int) -> float:
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Of the largest product that the budget allows: a dtype that the device lacks (float16 on many CPUs) can be a
-    thousand times slower than its own."""
+    """FLOP/s of the largest matrix product that fits the time budget: a dtype without hardware support (float16 on many
+    CPUs) can be a thousand times slower."""
     n, largest = _GEMM_SMALL, _GEMM_SIZE.get(device.type, 2048)
     while n < largest and 8 * min(_times(_product(n, device, dtype), device, least=1, budget=0.0)) <= _BUDGET:
         n *= 2
@@ -78,7 +78,7 @@ def _product(n: int, device: torch.device, dtype: torch.dtype) -> Callable[[], o
 
 
 def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> float:
-    """One decode step with a cache, of a model so small that its arithmetic is nothing."""
+    """Seconds of one decode step with a KV cache, of a model so small that its arithmetic time is negligible."""
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -104,7 +104,7 @@ def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> fl
 
 
 def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """A norm, a gated MLP and the residual, with tiny matrices."""
+    """Seconds of a norm, a gated MLP and the residual addition, with tiny matrices."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
@@ -120,7 +120,7 @@ def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _times(work: Callable[[], object], device: torch.device, least: int = 3, budget: float = _BUDGET) -> list[float]:
-    """Seconds of repeated runs after two that warm up; at least `least`, more while the budget lasts."""
+    """Seconds of each run, after two warm-up runs; at least `least` runs, more until `budget` seconds have passed."""
 
     def once() -> float:
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Evaluating weight expressions: the one place where new weights are made, for scoring, healing and rewriting files."""
+"""Evaluate weight expressions: the only place where new weights are computed, for scoring, healing and rewriting files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.layer.weights import AnyExpr, Concat, Factor, Init, Largest, MatMul, Mean, Ref, Slice, Stat, Sum, Take, Transpose
 
 Tensors = Callable[[str], Tensor]
-"""A parameter of the layer as it was, by name below the layer."""
+"""Returns a parameter of the original layer, by its name relative to the layer."""
 
 
 @torch.no_grad()
 def evaluate(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The value of an expression, rounded once to `dtype`, the one that the weights are saved in.
+    """The value of an expression, rounded once to `dtype`, the dtype that the weights are saved in.
 
-    Everything before is in float64, so that it does not depend on the dtype that a model computes in, nor on its device.
+    It is computed in float64 on the CPU, so the result depends neither on the model's compute dtype nor on its device.
     """
     return _of(expr, tensors, stats).to(dtype).contiguous()
 
@@ -32,9 +32,9 @@ def made_of(
     weights: Iterable[tuple[str, AnyExpr]],
     stats: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """The new weights of a layer of a hybrid model, in the dtype and on the device that it computes in.
+    """The new weights of a layer of a hybrid model, in the model's compute dtype and on its device.
 
-    They are rounded to the dtype that the model is saved in first: what is measured is what a file would hold.
+    They are first rounded to the dtype that the model is saved in, so measurements use the values that a file would hold.
     """
     old = model.model.layers[layer].get_parameter
     saved = getattr(torch, getattr(model, "saved_dtype", None) or str(model.dtype).removeprefix("torch."))
@@ -84,7 +84,7 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
 
 
 def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """See `Factor`."""
+    """The two factors of a truncated SVD; see `Factor`."""
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     left, right = left[:, :rank], right[:rank]
     signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
@@ -93,7 +93,7 @@ def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """See `MatMul`."""
+    """The matrix product, block-diagonal when one operand has 3 dimensions; see `MatMul`."""
     if a.dim() == 3:
         blocks = b.unflatten(0, (a.shape[0], a.shape[2]))
         return torch.einsum("kij,kj...->ki...", a, blocks).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What a measurement depends on, as one digest."""
+"""One digest of everything that a measurement depends on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from lbdsl.core.digest import digest_of
 
 ENGINE_VERSION = 2
-"""Raise it when the engine's numbers change."""
+"""Increase it when a change to the engine changes measured numbers."""
 
 
 def fingerprint(*, model: str, blocks: str, saved: str, dtype: str, device: Any) -> str:
-    """sha256 of all that the sums depend on: weights, token ids (with their shape), arithmetic and the engine.
+    """sha256 of everything that the sums depend on: weights, token ids (with their shape), arithmetic and the engine.
 
-    `model` and `blocks` are digests; weights are kept in `saved` and computed with in `dtype`, both as in ModelFacts; of
-    `device` only its kind matters (`cuda:1` -> cuda).
+    `model` and `blocks` are digests. `saved` is the dtype of the stored weights and `dtype` the compute dtype, both as in
+    ModelFacts. Only the type of `device` matters (`cuda:1` -> cuda).
     """
     kind = str(device).split(":")[0]
     return digest_of(

@@ -1,4 +1,4 @@
-"""Pushing hidden states through a model layer by layer: the one loop that scores, joint losses and judging are made of."""
+"""Run hidden states through a model layer by layer: the one loop behind scores, joint losses and evaluation."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from lbdsl.plan.estimate import SOFTMAX_COST
 T = TypeVar("T")
 
 SHARE = 0.3
-"""Of free memory that streams of hidden states may take."""
+"""The fraction of free memory that hidden states may take."""
 
 Changes = Mapping[int, LayerChange]
-"""What layers become: it makes a changed model out of the base."""
+"""The change of each changed layer, by layer index; together they define a changed model."""
 
 Variants = dict[tuple[int, LayerChange], nn.Module]
-"""Changed layers, by what they were made of."""
+"""Changed layers, by layer index and change."""
 
 Observer = Callable[[Any, Tensor, Tensor, Any], None]
-"""Sees a layer with its weights, the stream before it and after it, and the layers' inputs."""
+"""Called with a layer with its weights, the hidden states before it and after it, and the layers' inputs."""
 
 Around = Callable[[int, nn.Module], AbstractContextManager[Any]]
-"""What is entered around all that goes through a layer: its number, and the layer with its weights."""
+"""Returns a context manager that is active while a layer runs; called with its index and the layer with its weights."""
 
 
 @dataclass
 class Flow:
-    """B sequences of N tokens on their way: the base's stream, and one for every changed model that has branched off.
+    """The hidden states of B sequences of N tokens: in the base, and in every changed model after its first changed layer.
 
-    observers: by layer. `base_BND` and `changed` are, at the end, the streams before the final norm, [B, N, D]; those of
-    `changed` are None before their first changed layer.
+    observers: by layer. At the end, `base_BND` and `changed` are the hidden states before the final norm, [B, N, D]; an
+    item of `changed` is None until the first changed layer of its model.
     """
 
     ids_BN: Tensor
@@ -51,11 +51,11 @@ class Flow:
     inputs: Any = field(init=False)
 
     def running(self, layer: int) -> int:
-        """Streams that go through `layer`, the base's among them."""
+        """How many models run `layer` separately, the base included."""
         return 1 + sum(1 for changes in self.changes if changes and min(changes) <= layer)
 
     def ends(self) -> list[Tensor]:
-        """`changed`, with the base's stream for a model in which nothing changes."""
+        """`changed`, with the base's hidden states for a model without changes."""
         return [self.base_BND if state is None else state for state in self.changed]
 
 
@@ -70,13 +70,13 @@ def push(
     statistics: StatisticsOf = no_statistics,
     stop: int | None = None,
 ) -> None:
-    """Take `flows` from tokens to the last layer, or to the one before `stop`. A changed model leaves the base's stream at
-    its first changed layer, so L models with one changed layer each cost about L / 2 forward passes; every layer is asked
-    for once.
+    """Run `flows` from tokens through the last layer, or through layer `stop` - 1. A changed model shares the base's hidden
+    states up to its first changed layer, so L models with one changed layer each cost about L / 2 forward passes. Every
+    layer is loaded once.
 
-    done: told of each layer when all flows are through it. around: entered once a layer, around all flows through it.
-    kept: changed layers are looked for there and left there for the next push; only for a source in memory.
-    statistics: those that changed layers are made from.
+    done: called with each layer's index after all flows have passed it. around: entered once per layer, around all flows.
+    kept: a cache of changed layers that is reused by the next push; only for a source in memory.
+    statistics: used to compute the new weights of changed layers.
     Raises LbdslError LB449 as `variant_of` does.
     """
     # Without padding, positions and masks depend on the shape alone, and can be large.
@@ -92,13 +92,13 @@ def push(
             variants = {} if kept is None else kept
             for flow in flows:
                 _through(source, flow, layer, index, variants, statistics)
-            # Variants share the layer's weights, which must go before the next layer's come.
+            # Variants share the layer's weights, which must be freed before the next layer is loaded.
             del variants, layer
         done(index)
 
 
 def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: Variants, statistics: StatisticsOf) -> None:
-    """One flow through one layer."""
+    """Run one flow through one layer."""
     run_layer = source.hybrid.model.run_layer
     for number, changes in enumerate(flow.changes):
         state_BND, used = flow.changed[number], layer
@@ -117,8 +117,8 @@ def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: 
 
 
 class Meter:
-    """Progress in layer-forwards of one sequence, which make an honest ETA; the head counts as the layers that take as
-    long. Only shapes are looked at: of the last layer and of the head."""
+    """Progress in units of one sequence through one layer, so that the ETA is accurate. The head counts as the number of
+    layers that take as long, computed from the shapes of the last layer and the head alone."""
 
     def __init__(self, progress: Report | None, source: LayerSource):
         head = source.hybrid.lm_head.weight
@@ -130,15 +130,15 @@ class Meter:
         self._total = 0.0
 
     def run(self, sequences: int, start: int = 0) -> float:
-        """Units of `sequences` sequences through the layers from `start` on, and the head."""
+        """Units for `sequences` sequences through the layers from `start` to the end, and the head."""
         return sequences * (self._layers - start + self._head)
 
     def heads(self, sequences: int) -> float:
-        """Units of the head alone."""
+        """Units for the head alone."""
         return self.run(sequences, self._layers)
 
     def expect(self, units: float) -> None:
-        """Units that will be added; call it for all of the work before the first `add`."""
+        """Add to the expected total; call it for all of the work before the first `add`."""
         self._total += units
 
     def add(self, units: float, note: str) -> None:
@@ -147,24 +147,24 @@ class Meter:
             self._progress(self._done, self._total, note)
 
     def layers_of(self, flows: Sequence[Flow], where: str) -> Callable[[int], None]:
-        """What `push` tells of each layer that `flows` are through."""
+        """The `done` callback for `push`: adds progress for each layer that `flows` have passed."""
         return lambda layer: self.add(
             sum(flow.running(layer) * len(flow.ids_BN) for flow in flows), f"{where}, layer {layer}"
         )
 
 
 def room_for_streams(*sources: LayerSource) -> float:
-    """Bytes that streams of hidden states may take."""
+    """Bytes that hidden states may take."""
     return SHARE * min(free_bytes(source.device) for source in sources)
 
 
 def stream_bytes(source: LayerSource, sequences: int, seq: int) -> int:
-    """One stream of hidden states of so many sequences of `seq` tokens."""
+    """Bytes of the hidden states of `sequences` sequences of `seq` tokens in one model."""
     return sequences * seq * source.hybrid.config.hidden_size * source.hybrid.dtype.itemsize
 
 
 def grouped(items: Iterable[T], size: Callable[[T], int], room: float) -> list[list[T]]:
-    """Items, in order, in groups of at most `room` bytes; one that is larger is alone."""
+    """Items, in order, in groups of at most `room` bytes; a larger item forms its own group."""
     groups: list[list[T]] = []
     left = -1.0
     for item in items:

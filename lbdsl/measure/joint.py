@@ -1,4 +1,4 @@
-"""The joint loss: the whole changed model against the base, since single layers' scores do not add up."""
+"""The joint loss: the whole changed model against the base, since scores of single layers do not add up."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lbdsl.metrics import Of, metrics_of
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Of the whole changed model: every metric that may stand of it, by name, `nll` and `kl` among them; and the base's
-    loss on the same text, in nats a token."""
+    """Scores of the whole changed model: every metric that applies to it, by name, including `nll` and `kl`; and the base's
+    loss on the same text, in nats per token."""
 
     scores: Mapping[str, Measurement]
     base_nll: Measurement
@@ -38,10 +38,10 @@ def measure_joint(
     batch: int = 1,
     statistics: StatisticsOf = no_statistics,
 ) -> JointLoss:
-    """Measure the model with all of `changes`, possibly none, on JOINT text; measured, stored and resumed as
-    `measure_runs` says, under `selection_digest`, which must identify `changes`.
+    """Measure the model with all of `changes`, possibly none, on JOINT text. Results are stored and resumed as in
+    `measure_runs`, under `selection_digest`, which must identify `changes`.
 
-    model: gives the base, which is not changed. statistics: those that the changes make new weights from.
+    model: returns the base, which is not changed. statistics: used to compute new weights.
     """
     requests = {name: Request(name, f"joint {selection_digest}", MODEL_LAYER) for name in metrics_of(Of.CHANGED)}
     run = Run(changes, tuple(requests.values()))

@@ -1,4 +1,4 @@
-"""Where a model's layers are taken from when it is measured: from memory here, from disk in `streamed_model`."""
+"""Sources of a model's layers for measurements: in memory here, on disk in `streamed_model`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 
 class LayerSource(ABC):
-    """A hybrid model of which a layer, or the head, is sure to be there only while it is asked for.
+    """A hybrid model whose layers and head are guaranteed to have weights only inside `layer(i)` and `head()`.
 
-    `hybrid` is the model; its configuration and shapes can be looked at any time.
+    `hybrid` is the model; its configuration and shapes can be read at any time.
     """
 
     in_memory: ClassVar[bool]
-    """Whether a layer costs nothing to ask for, as often as one likes."""
+    """Whether all layers are in memory, so that `layer` costs nothing."""
 
     def __init__(self, hybrid: Any, device: Any):
         self.hybrid = hybrid
@@ -30,15 +30,15 @@ class LayerSource(ABC):
 
     @abstractmethod
     def embed(self, ids_BN: Tensor) -> Tensor:
-        """[B, N] tokens to the stream before the first layer, [B, N, D]."""
+        """Map [B, N] token ids to the hidden states before the first layer, [B, N, D]."""
 
     @abstractmethod
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Layer `index` with its weights."""
+        """A context manager that gives layer `index` with its weights."""
 
     @abstractmethod
     def head(self) -> AbstractContextManager[Any]:
-        """The hybrid model, whose `predict` works within."""
+        """A context manager that gives the hybrid model with a working `predict`."""
 
 
 class LoadedModel(LayerSource):

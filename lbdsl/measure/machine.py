@@ -1,4 +1,4 @@
-"""This machine's constants for the cost formulas: measured here, never quoted."""
+"""This machine's constants for the cost formulas: measured on it, never taken from data sheets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lbdsl.layer.cost import Machine
 from lbdsl.layer.facts import ModelFacts
 
 CALIBRATION_VERSION = 2
-"""Raise it when the way of calibrating changes."""
+"""Increase it when the calibration method changes."""
 
 
 def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
-    """The constants of `device` in the model's dtype, calibrated in a second or two where they are not known yet.
+    """The constants of `device` in the model's dtype, calibrated in a second or two if they are not cached yet.
 
-    Kept in `cache_dir` by machine, device, dtype, number of threads and torch version. Raises LbdslError LB448 where
-    that folder cannot be written.
+    Cached in `cache_dir` by machine, device, dtype, number of threads and torch version. Raises LbdslError LB448 if that
+    folder cannot be written.
     """
     identity = machine_identity(device, facts.dtype)
     path = cache_dir / f"machine-{short(digest_of(identity), 16)}.json"
@@ -37,7 +37,7 @@ def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
 
 
 def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
-    """What makes two runs run on one machine."""
+    """The properties that identify a machine: two runs with equal values share its constants."""
     import torch
 
     device = torch.device(device)
@@ -55,7 +55,7 @@ def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Machine | None:
-    """What is kept, None where that is nothing or not readable: it is then measured again, which costs a second."""
+    """The cached constants; None if there are none or they are unreadable: measuring again takes only a second."""
     try:
         return Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -63,7 +63,7 @@ def _read(path: Path) -> Machine | None:
 
 
 def _write(path: Path, machine: Machine, identity: dict[str, Any]) -> None:
-    """Written beside and renamed, so that another process never reads half a file."""
+    """Write to a temporary file and rename it, so that another process never reads a partial file."""
     try:
         replace_entry(path, json.dumps({"identity": identity, "machine": asdict(machine)}, indent=1).encode())
     except OSError as problem:

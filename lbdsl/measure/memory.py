@@ -8,16 +8,16 @@ from typing import Any
 from lbdsl.layer.facts import ModelFacts
 
 SHARE = 0.6
-"""Of free memory that a model's weights may take; the rest is for activations, logits and other programs."""
+"""The fraction of free memory that a model's weights may take; the rest is for activations, logits and other programs."""
 
 
 def fits(facts: ModelFacts, device: Any, models: int = 1) -> bool:
-    """Whether the weights of so many models, in `facts.dtype`, leave enough of the memory that is free on `device` now."""
+    """Whether the weights of `models` models, in `facts.dtype`, fit in SHARE of the memory that is free on `device` now."""
     return models * facts.params * facts.dtype_bytes <= SHARE * free_bytes(device)
 
 
 def free_bytes(device: Any) -> int:
-    """Bytes that can be taken without swapping: of a GPU, or of this machine as far as its container may use it."""
+    """Free bytes, without swapping, of a GPU, or of this machine within its container's limit."""
     import torch
 
     device = torch.device(device)
@@ -27,7 +27,7 @@ def free_bytes(device: Any) -> int:
 
 
 def _available(meminfo: Path) -> int:
-    """The kernel's own estimate; on systems without it, all of the machine's memory."""
+    """Available bytes as the kernel estimates them; on systems without that estimate, all of the machine's memory."""
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -38,7 +38,7 @@ def _available(meminfo: Path) -> int:
 
 
 def _left_in_container(group: Path) -> int:
-    """What a container's limit leaves (cgroup 2); file pages that can be dropped count as free."""
+    """Bytes left under the container's limit (cgroup 2); file pages that can be dropped count as free."""
     unlimited = 2**63
     try:
         limit = (group / "memory.max").read_text().strip()

@@ -1,4 +1,4 @@
-"""How many tokens a second this machine takes through a model: noted whenever it measures or heals, for estimates."""
+"""This machine's throughput of a model in tokens per second: recorded whenever it measures or heals, for estimates."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lbdsl.measure.machine import machine_identity
 from lbdsl.plan.estimate import units
 
 LEAST_SECONDS = 1.0
-"""Shorter work is no measure of a pace."""
+"""Shorter runs are too noisy to record."""
 
 NOTE_SECONDS = 15.0
-"""Between two notes while work goes on: each is a file written."""
+"""Minimum interval between two records during a run, since each writes a file."""
 
 
 class Pace:
-    """Tokens a second of one model on one device, by kind of work: `forward` through all layers and the head, `heal` seen
-    in healing. Kept in the cache folder; what cannot be kept is measured again."""
+    """Tokens per second of one model on one device, by kind of work: `forward` through all layers and the head, `heal` as
+    seen in healing. Kept in the cache folder; write errors are ignored, as it can be measured again."""
 
     def __init__(self, model_digest: str, facts: ModelFacts, device: Any, cache_dir: Path):
         identity = {"model": model_digest, **machine_identity(device, facts.dtype)}
         self._path = cache_dir / f"pace-{short(digest_of(identity), 16)}.json"
 
     def known(self, kind: str) -> float | None:
-        """None before this machine did such work with this model."""
+        """Tokens per second; None if this machine has not yet done such work with this model."""
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))[kind]
             return float(found) if found > 0 else None
@@ -45,7 +45,7 @@ class Pace:
 
 
 class Timed:
-    """A progress report of a measurement on sequences of `seq` tokens that also notes its pace."""
+    """A progress callback for a measurement on sequences of `seq` tokens that also records its throughput."""
 
     def __init__(self, report: Report, pace: Pace, facts: ModelFacts, seq: int):
         self._report, self._pace, self._facts, self._seq = report, pace, facts, seq
@@ -56,7 +56,7 @@ class Timed:
         self._report(done, total, note)
         now = time.monotonic()
         if self._first is None:
-            # What came before the first report, loading among it, is no measure of the pace.
+            # The time before the first report includes loading, so it is not counted.
             self._first = (done, now)
             return
         seconds = now - self._first[1]

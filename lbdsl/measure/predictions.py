@@ -1,4 +1,4 @@
-"""Next-token predictions compared in chunks: tokens x vocabulary never exists at once."""
+"""Compare next-token predictions in chunks, so that logits of all tokens x vocabulary never exist at once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lbdsl.metrics import LogitsMetric
 
 
 def chunk_tokens(device_type: str) -> int:
-    """Positions whose logits exist at once. On a CPU, 128 x 49152 in fp32 still profits from the last-level cache: the
-    softmax of 512 positions at a time takes twice as long a token."""
+    """Number of positions whose logits exist at once. On a CPU, 128 x 49152 in fp32 still benefits from the last-level
+    cache: a softmax over 512 positions at a time takes twice as long per token."""
     return {"cpu": 128, "cuda": 512}.get(device_type, 256)
 
 
 class Changed(NamedTuple):
-    """A changed model to compare with its base: the stream before its final norm, the metrics, and what has its `predict`
-    (a hybrid model; the base's own where norm and head are the base's)."""
+    """A changed model to compare with its base: the hidden states before its final norm, the metrics, and the hybrid model
+    whose `predict` to use (the base if norm and head are the base's)."""
 
     hidden_BND: Tensor
     metrics: Sequence[type[LogitsMetric]]
@@ -32,11 +32,11 @@ class Changed(NamedTuple):
 def compare(
     base: Any, hidden_BND: Tensor, ids_BN: Tensor, changed: Sequence[Changed]
 ) -> tuple[list[SequenceSum], list[dict[str, list[SequenceSum]]]]:
-    """The base's next-token loss in nats, and of each changed model every metric by name; one sum a sequence, in fp64.
+    """The base's next-token loss in nats, and every metric of each changed model by name; one sum per sequence, in fp64.
 
-    Every position that has a next token counts, of B sequences of N tokens `ids_BN`. `hidden_BND` is the base's stream
-    after the last layer, before the final norm. The base's predictions are made once for all, and those of two models exist
-    at a time. LB451 when the base's loss is not a number.
+    `ids_BN` are B sequences of N tokens; every position that has a next token counts. `hidden_BND` are the base's hidden
+    states after the last layer, before the final norm. The base's predictions are computed once for all changed models, and
+    the predictions of at most two models exist at a time. Raises LB451 if the base's loss is NaN or infinite.
     """
     targets_M = ids_BN[:, 1:].flatten()
     places_M = torch.arange(ids_BN.numel(), device=ids_BN.device).view_as(ids_BN)[:, :-1].flatten()
@@ -65,12 +65,12 @@ def compare(
 
 
 def sums_of(values_BN: Tensor) -> list[SequenceSum]:
-    """One fp64 sum a sequence, of values at every position."""
+    """One fp64 sum per sequence, over the values at all positions."""
     return [SequenceSum(total, values_BN.shape[1]) for total in values_BN.sum(-1, dtype=torch.float64).tolist()]
 
 
 def _log_probs(model: Any, hidden_BND: Tensor, places: Tensor) -> Tensor:
-    """[C, V] in fp32, at `places` of the flattened sequences."""
+    """Log-probabilities [C, V] in fp32, at positions `places` of the flattened sequences."""
     return torch.log_softmax(model.predict(hidden_BND.flatten(0, 1)[places]), dim=-1, dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Runs of changed models over a text: what the store lacks is measured, in groups that fit in memory, and kept."""
+"""Run changed models over a text: measure what is missing in the store, in groups that fit in memory, and store it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
 BASE_NLL = Request("base_nll", "", MODEL_LAYER)
-"""The base's own next-token loss on the same text, in nats a token; measured with everything else."""
+"""The base's own next-token loss on the same text, in nats per token; measured with everything else."""
 
 BLOCK = "block"
-"""The part of a layer that a residual metric of the whole layer is asked for."""
+"""`Request.action` of a residual metric that compares the input and output of the whole layer."""
 
 Found = list[tuple[Request, int, SequenceSum]]
-"""Sums of (request, sequence), as the store takes them."""
+"""Sums by (request, sequence), in the form that `Store.put` takes."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A changed model, and what is asked of it: requests of metrics on logits. One run serves them all."""
+    """A changed model and the requested metrics on its logits, all measured in one run."""
 
     changes: Changes
     requests: tuple[Request, ...]
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """What is missing of the sequences `rows`."""
+    """The missing measurements of the sequences `rows`."""
 
     rows: range
     base_nll: bool
@@ -52,11 +52,11 @@ class _MicroBatch:
 
     @property
     def streams(self) -> int:
-        """That exist at once: the base's before and after a layer, and one for each run."""
+        """Hidden states that exist at once: the base's before and after a layer, and one for each run."""
         return 2 + len(self.runs)
 
     def flow(self, ids_SN: Tensor, device: Any, found: Found) -> Flow:
-        """`found` takes the residual metrics on the way."""
+        """The flow to push; its observers append residual metrics to `found`."""
         asked = {layer: [r for r in self.residuals if r.layer == layer] for layer in {r.layer for r in self.residuals}}
         return Flow(
             ids_SN[self.rows.start : self.rows.stop].to(device),
@@ -77,16 +77,16 @@ def measure_runs(
     batch: int,
     statistics: StatisticsOf = no_statistics,
 ) -> dict[Request, Measurement]:
-    """Every request's mean over the tokens of `blocks`, and BASE_NLL; what the store lacks is measured.
+    """Every request's mean over the tokens of `blocks`, and BASE_NLL; what is missing in the store is measured.
 
-    Micro-batches of `batch` sequences go through the model at once, each with one stream for every run: as many as their
-    streams fit in memory, of a model in memory only one, so that what is found is stored soon. A kill loses what is under
-    way: of a model in memory one micro-batch at most. A resumed measurement gives the same numbers as one that was not
-    cut off, when it has the same `batch`.
+    As many micro-batches of `batch` sequences as fit in memory run through the model at once, with hidden states for every
+    run; for a model in memory usually only one, so that results are stored soon. A kill loses the work in progress: for a
+    model in memory, usually one micro-batch at most. A resumed measurement gives the same numbers as an uninterrupted one
+    if `batch` is the same.
 
-    model: called only when something is missing. progress: told of layer-forwards of one sequence, the head weighted by
-    its cost. Raises LbdslError LB448 for a store that cannot be used, LB449 as `variant_of` does, LB451 when the base's
-    loss is not a number.
+    model: called only when something is missing. progress: called in units of one sequence through one layer; the head is
+    weighted by its cost. Raises LbdslError LB448 if the store cannot be used, LB449 as `variant_of` does, LB451 if the
+    base's loss is NaN or infinite.
     """
     wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
     known = {request: dict(store.get(fingerprint, request)) for request in wanted}
@@ -119,8 +119,8 @@ def _measured(
     progress: Report | None,
     statistics: StatisticsOf,
 ) -> Iterator[Found]:
-    """What is missing, in portions; the head's progress of one is told when the next is asked for, that is when it is safe
-    on disk."""
+    """Yield the missing sums in portions. The head's progress of a portion is reported when the next one is requested, that
+    is when the portion has been written to disk."""
     meter = Meter(progress, source)
     kept: Variants | None = {} if _can_keep_variants(source, todo) else None
     groups = _groups(source, blocks, todo, kept is not None)
@@ -154,8 +154,8 @@ def _of_predictions(head: Any, part: _MicroBatch, flow: Flow) -> Found:
 def _groups(
     source: LayerSource, blocks: TokenBlocks, todo: Sequence[_MicroBatch], variants_kept: bool
 ) -> list[list[_MicroBatch]]:
-    """Micro-batches in groups whose streams fit; one that does not fit alone does its runs in several. A group reads each
-    layer, and makes its new weights, once; where neither costs anything, groups are of one, which is stored soon."""
+    """Micro-batches in groups that fit in memory; one that does not fit alone is split by runs. A group reads each layer,
+    and computes its new weights, once. If neither costs anything, every group is a single part, which is stored soon."""
     room = room_for_streams(source)
 
     def size(part: _MicroBatch) -> int:
@@ -173,7 +173,7 @@ def _groups(
 
 
 def _can_keep_variants(source: LayerSource, todo: Sequence[_MicroBatch]) -> bool:
-    """Whether changed layers can be kept for the next group: in memory, of one changed model whose new weights fit."""
+    """Whether changed layers can be kept for the next group: one changed model, in memory, whose new weights fit."""
     if not source.in_memory or any(len(part.runs) > 1 for part in todo):
         return False
     elements = 0
@@ -184,7 +184,7 @@ def _can_keep_variants(source: LayerSource, todo: Sequence[_MicroBatch]) -> bool
 
 
 def _observer(requests: Iterable[Request], rows: range, found: Found) -> Observer:
-    """What takes the residual metrics of one layer, for the sequences `rows`."""
+    """An observer that measures the residual metrics of one layer, for the sequences `rows`."""
 
     def observe(layer: Any, before_BND: Tensor, after_BND: Tensor, inputs: Any) -> None:
         attended_BND: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Scores of single layers: what the loss, or the stream, is with one layer changed."""
+"""Scores of single layers: the loss with one layer changed, or how much a layer changes its hidden states."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def measure_requests(
     batch: int = 1,
     statistics: StatisticsOf = no_statistics,
 ) -> dict[Request, Measurement]:
-    """Every request's mean over the tokens of `blocks`, and BASE_NLL; measured, stored and resumed as `measure_runs` says.
+    """Every request's mean over the tokens of `blocks`, and BASE_NLL; stored and resumed as in `measure_runs`.
 
-    model: gives the base. actions: by the text of a request that has one. statistics: those that they make new weights
-    from. Raises what `measure_runs` raises, and LbdslError LB449 for a layer that has lost what an action needs.
+    model: returns the base. actions: by `Request.action`, for requests that have an action. statistics: used to compute new
+    weights. Raises what `measure_runs` raises, and LbdslError LB449 if a layer no longer has what an action needs.
     """
     stored = stored_as(facts, requests, actions, statistics)
     runs: dict[tuple[int, str], list[Request]] = {}
@@ -64,8 +64,8 @@ def measure_requests(
 def stored_as(
     facts: ModelFacts, requests: Iterable[Request], actions: Mapping[str, Action], statistics: StatisticsOf
 ) -> dict[Request, Request]:
-    """Under what each request is stored: with a digest of its weight expressions and their statistics where it has some,
-    so that no score of other weights is taken for it."""
+    """The key under which each request is stored. Where an action computes new weights, the key has a digest of their
+    expressions and statistics, so that a score of other weights is never reused."""
     found = {}
     for request in set(requests):
         action = actions.get(request.action)

@@ -1,4 +1,4 @@
-"""A hybrid model without its weights: everything else is there, so what needs no weights can be asked of it."""
+"""A hybrid model without its weights, for everything that needs only its configuration, shapes and buffers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lbdsl.model.surgery import to_hybrid
 
 
 def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
-    """The hybrid model of the checkpoint in `folder`, in eval mode on `device`, with a stand-in for every parameter.
+    """The hybrid model of the checkpoint in `folder`, in eval mode on `device`, with a placeholder for every parameter.
 
-    A stand-in has its parameter's shape and dtype and holds one element. Buffers are real. The checkpoint may be a stock
-    model's or an artifact's, and was inspected: `facts` are its facts. Raises LB417 when transformers cannot make it.
+    A placeholder has its parameter's shape and dtype but stores one element. Buffers are real. The checkpoint may be a
+    stock model or an artifact; `facts` come from its inspection. Raises LB417 if transformers cannot build the model.
     """
     dtype = getattr(torch, facts.dtype)
     with loading("LB417", f"{folder} cannot be loaded"), quiet_transformers():
@@ -35,7 +35,7 @@ def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
     for module in model.modules():
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
-                # A tied parameter is one object under two names, and stays so.
+                # A tied parameter is one object under two names and must stay one.
                 if parameter not in made:
                     made[parameter] = stand_in(parameter.shape, dtype, device)
                 setattr(module, leaf, made[parameter])
@@ -47,14 +47,14 @@ def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
 
 
 def stand_in(shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: Any = "cpu") -> nn.Parameter:
-    """A parameter of any shape that takes the memory of one element; its values mean nothing."""
+    """A placeholder parameter of any shape that takes the memory of one element; its values are meaningless."""
     return nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(shape), requires_grad=False)
 
 
 def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
     model_type = read_json_object(folder / "config.json")["model_type"]
     options = {"dtype": dtype, "attn_implementation": attention_of(folder)}
-    # Only parameters are left out: rotary frequencies and the like are no part of a checkpoint, and made here.
+    # Only parameters are left empty: buffers such as rotary frequencies are not in a checkpoint and are computed here.
     with init_empty_weights(include_buffers=False):
         if model_type.startswith(ARTIFACT_PREFIX):
             classes = hybrid_classes(model_type.removeprefix(ARTIFACT_PREFIX))

@@ -1,4 +1,4 @@
-"""Taking statistics on the base, layer by layer, and keeping them: what new weights are made from beside the old ones."""
+"""Collect statistics of the base's activations layer by layer, and cache them; new weights are computed from them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from lbdsl.measure.layer_source import LayerSource
 from lbdsl.statistics import Observed, Statistic, statistic_of
 
 LayerStatistics = Mapping[str, Tensor]
-"""Of one layer, by the statistic's text: in float32, on the CPU."""
+"""The statistics of one layer, by the statistic's text: in float32, on the CPU."""
 
 Wanted = Mapping[int, Sequence[Stat]]
-"""The statistics of each layer."""
+"""The requested statistics of each layer."""
 
 CAP = 2**34
-"""Bytes that the statistics of one plan may take on disk; one layer's are in memory."""
+"""Bytes that the statistics of one plan may take on disk; only one layer's are in memory at a time."""
 
 
 class Statistics:
-    """Statistics of layers: what `load` gives of one, which is read when it is asked for."""
+    """Statistics of layers, loaded by `load` when a layer is requested."""
 
     def __init__(self, load: Callable[[int], LayerStatistics] = lambda _layer: MappingProxyType({})):
         self._load = load
@@ -47,7 +47,7 @@ class Statistics:
         return self._load(layer)
 
     def digests(self, used: Wanted) -> dict[str, str]:
-        """sha256 by the statistic's text over its values in the layers that use it; none of one that a layer lacks."""
+        """sha256 over a statistic's values in the layers that use it, by its text; omitted if any layer has no value."""
         hashes: dict[str, Any] = {}
         missing: set[str] = set()
         for layer, stats in sorted(used.items()):
@@ -75,10 +75,10 @@ def take_statistics(
     progress: Report | None = None,
     batch: int = 1,
 ) -> Statistics:
-    """Take those of `wanted` that are not in `folder` yet, keep them there under `fingerprint`, and return all.
+    """Collect those of `wanted` that are not in `folder` yet, save them there under `fingerprint`, and return all.
 
-    `source` gives the base. Each layer's are kept as soon as they are there. Raises LbdslError: LB346 where they would take
-    more than CAP, and what `pass_over` raises.
+    `source` returns the base. Each layer's statistics are saved as soon as they are complete. Raises LbdslError LB346 if
+    they would take more than CAP bytes, and what `pass_over` raises.
     """
     size = {layer: 4 * sum(map(_elements, stats)) for layer, stats in wanted.items()}
     if sum(size.values()) > CAP:
@@ -107,7 +107,7 @@ def take_statistics(
 
 
 def kept_statistics(folder: Path, fingerprint: str, wanted: Wanted) -> Statistics:
-    """Those of `wanted` that were taken before."""
+    """Those of `wanted` that are already in `folder`."""
     return Statistics(lambda layer: _kept(folder, fingerprint, layer, wanted.get(layer, ())))
 
 
@@ -121,10 +121,10 @@ def pass_over(
     progress: Report | None = None,
     batch: int = 1,
 ) -> None:
-    """Go through the layers of `source` once with all of the text, up to the last of `wanted`; `use` gets the statistics of
-    a layer when the text is through it. Only that layer's are in memory: what an action needs that writes weights (a Gram
-    matrix) need not be small. `source` may be a changed model, of a base with `facts`. Raises LbdslError LB306 for a number
-    that is none, LB346 for a text whose hidden states do not fit.
+    """Run all of the text once through the layers of `source`, up to the last layer of `wanted`; call `use` with each
+    layer's statistics when the text has passed it. Only one layer's statistics are in memory, so they may be large (a Gram
+    matrix). `source` may be a changed model; `facts` are those of its base. Raises LbdslError LB306 for values that are NaN
+    or infinite, LB346 for a text whose hidden states do not fit in memory.
     """
     last = max(wanted)
     ids = blocks.ids
@@ -189,7 +189,7 @@ def _check_finite(stat: Stat, layer: int, *values: Tensor) -> None:
 
 
 def _fits(stat: Stat, value: Tensor) -> bool:
-    """Whether a kept value can be what was kept: a damaged file is as good as none."""
+    """Whether a cached value has the right dtype and shape and is finite; anything else means a damaged file."""
     return value.dtype == torch.float32 and tuple(value.shape) == stat.dims and _finite(value)
 
 
@@ -212,7 +212,7 @@ def _path(folder: Path, fingerprint: str, stat: Stat, layer: int) -> Path:
 
 
 def _kept(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> dict[str, Tensor]:
-    """Of one layer, those that are there; a file that is damaged is as good as none, and its statistic taken again."""
+    """The cached statistics of one layer; a damaged file counts as missing, and its statistic is collected again."""
     found = {}
     for stat in stats:
         path = _path(folder, fingerprint, stat, layer)

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 BUSY_SECONDS = 60.0
 
 MODEL_LAYER = -1
-"""The layer number of values that belong to the whole model."""
+"""The layer number for values of the whole model."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sums (
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS sums (
 
 
 def open_store(cache_dir: Path) -> Store:
-    """The measurements of a cache folder, made where there are none."""
+    """Open the measurement store of a cache folder; create it if it does not exist."""
     return Store(cache_dir / FILE_NAME)
 
 
@@ -54,7 +54,7 @@ class Store:
     """Sums by (fingerprint, request, sequence). A context manager; close it when done.
 
     Every `put` is one transaction: after a kill the file holds all of it or nothing. Two processes may write at once.
-    Raises LbdslError LB448 where the file is damaged, locked for long, of another version or cannot be written.
+    Raises LbdslError LB448 if the file is damaged, locked for long, of another version or cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -73,7 +73,7 @@ class Store:
             raise
 
     def get(self, fingerprint: str, request: Request) -> Mapping[int, SequenceSum]:
-        """Sums by sequence number; empty when nothing is known."""
+        """Stored sums by sequence number; empty if there are none."""
         rows = self._guarded(
             lambda: self._connection.execute(
                 "SELECT sequence, total, tokens FROM sums "
@@ -85,7 +85,7 @@ class Store:
         return {sequence: SequenceSum(math.nan if total is None else total, tokens) for sequence, total, tokens in rows}
 
     def put(self, fingerprint: str, sums: Iterable[tuple[Request, int, SequenceSum]]) -> None:
-        """Keep sums of (request, sequence); what is there is replaced. Durable when it returns."""
+        """Store sums by (request, sequence), replacing existing ones. They are committed when it returns."""
         rows = [
             (fingerprint, request.metric, request.action, request.layer, sequence, value.total, value.tokens)
             for request, sequence, value in sums
@@ -126,14 +126,14 @@ class Store:
         if version == 0:
             self._connection.execute(_SCHEMA)
             self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        # A damaged page may lie where no later query looks; the file is small, so all of it is looked at.
+        # A damaged page may be where no later query reads; the file is small, so all of it is checked.
         (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)
         self._connection.execute("SELECT total, tokens FROM sums LIMIT 1").fetchall()
 
     def _use_wal(self) -> None:
-        """Write-ahead logging: readers never wait. Changing to it does not honour the busy timeout, so wait here."""
+        """Enable write-ahead logging: readers never wait. Switching to it ignores the busy timeout, so retry here."""
         end = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -145,11 +145,11 @@ class Store:
                 time.sleep(0.02)
 
     def _guarded(self, work: Callable[[], T]) -> T:
-        """Run `work`; what SQLite complains of becomes a coded error."""
+        """Run `work`; turn SQLite errors into LbdslError LB448."""
         try:
             return work()
         except sqlite3.ProgrammingError:
-            raise  # our own bug, not the file's state
+            raise  # a bug in lbdsl, not a problem of the file
         except sqlite3.OperationalError as problem:
             if "locked" in str(problem) or "busy" in str(problem):
                 advice = "another lbdsl is writing to it; try again when that has ended"

@@ -1,4 +1,4 @@
-"""A hybrid model whose weights stay on disk: one layer, or the head, is in memory while it is used."""
+"""A hybrid model whose weights stay on disk: a layer, or the head, is in memory only while it is used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.measure.tensor_files import TensorFiles
 
 HEAD_BYTES = 2**30
-"""A head up to this size is read whole while predictions are made; a larger one in pieces, for each use."""
+"""A head up to this size is read whole for predictions; a larger one is read in pieces at each use."""
 
 PIECE_BYTES = 2**28
 
 
 class StreamedModel(LayerSource):
-    """The model of a checkpoint folder (a stock model's or an artifact's) that was inspected as `facts`, computing in
-    `compute` where that is not the dtype of its weights.
+    """The model of a checkpoint folder (a stock model or an artifact) with the facts `facts`, computing in dtype `compute`
+    if that is given, else in the dtype of its weights.
 
-    `hybrid` has stand-ins for parameters (see `skeleton_of`); within `layer(i)` those of layer i are real, within `head()`
-    those that `hybrid.predict` uses. Computing with it is bit for bit what the loaded model computes, but for heads larger
-    than HEAD_BYTES, whose products may round differently.
+    `hybrid` has placeholders for parameters (see `skeleton_of`). Within `layer(i)` the parameters of layer i are real,
+    within `head()` those that `hybrid.predict` uses. Results are bit for bit those of the loaded model, except for heads
+    larger than HEAD_BYTES, whose products may round differently.
     """
 
     in_memory = False
@@ -41,16 +41,16 @@ class StreamedModel(LayerSource):
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
         self.hybrid.saved_dtype = facts.dtype
-        # It matters for gradients only, and must lie within the few rows that are ever there.
+        # It affects gradients only, and could be out of range of the few rows that are loaded.
         self.hybrid.model.embed_tokens.padding_idx = None
 
     def _stored(self, name: str, tied: str) -> str:
-        """Under which name the checkpoint holds a matrix that may be tied to another."""
+        """The name in the checkpoint of a matrix that may be tied to another."""
         return name if name in self._files.infos else tied
 
     @torch.inference_mode()
     def embed(self, ids_BN: Tensor) -> Tensor:
-        """See LayerSource.embed; only the rows that occur are read."""
+        """See LayerSource.embed; only the embedding rows that occur are read."""
         rows, places = torch.unique(ids_BN, return_inverse=True)
         with _real(self.hybrid.model.embed_tokens, {"weight": self._files.gather(self._embedding, rows.tolist())}):
             return self.hybrid.model.embed(places)
@@ -79,7 +79,7 @@ class StreamedModel(LayerSource):
 
 
 class _PiecewiseHead(nn.Module):
-    """The head's product, a piece of its rows at a time: [..., D] to [..., V]."""
+    """The output head computed in blocks of rows: [..., D] to [..., V]."""
 
     weight: nn.Parameter
     _files: TensorFiles
@@ -105,7 +105,7 @@ class _PiecewiseHead(nn.Module):
 
 @contextmanager
 def _real(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """`module` with these values for its parameters; its stand-ins again afterwards, whatever happens."""
+    """Give `module` these values for its parameters, and restore its placeholders afterwards, even after an exception."""
     stand_ins: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     try:
         for name, tensor in tensors.items():

@@ -1,7 +1,7 @@
-"""Reading tensors, or some rows of them, from a checkpoint: plain reads into memory of our own.
+"""Read tensors, or some of their rows, from a checkpoint into memory, without mmap.
 
-Nothing is mapped: mapped pages count as resident for as long as the map lives, and a file that shrinks under a map kills
-the process.
+Mapped pages count as resident for as long as the mapping exists, and a file that shrinks while it is mapped kills the
+process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.safetensors_header import TensorInfo
 
 STEP = 2**27
-"""Bytes asked of the system at once; it gives at most 2 GiB."""
+"""Bytes per read call; the system returns at most 2 GiB."""
 
 
 class TensorFiles:
     """The tensors of the safetensors checkpoint in a folder, by name. Headers are read and checked once.
 
-    `dtype` is what tensors are cast to, on `device`, and `compute` what they are given in, where that is another one.
-    Raises what `read_tensors` raises, and LB419 when a file is shorter than its header said.
+    Tensors are cast to `dtype` on `device`, then to `compute` if that is given. Raises what `read_tensors` raises, and
+    LB419 if a file is shorter than its header says.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: Any, compute: torch.dtype | None = None):
@@ -47,7 +47,7 @@ class TensorFiles:
         return self._read(info, info.start + start * self._row_bytes(info), (stop - start, *info.shape[1:]))
 
     def gather(self, name: str, rows: Sequence[int]) -> Tensor:
-        """The rows with these numbers, in this order; neighbours in ascending order are read at once."""
+        """The rows with these numbers, in this order; consecutive rows are read in one call."""
         info = self.infos[name]
         parts, first = [], 0
         for place in range(1, len(rows) + 1):

@@ -1,4 +1,4 @@
-"""One layer of the base as it would be under a plan."""
+"""One layer of the base with the changes of a plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN = "start from the base model instead of an artifact"
 
 
 StatisticsOf = Callable[[int], Mapping[str, Tensor]]
-"""The statistics of a layer by their text, see `lbdsl.measure.statistics`."""
+"""Returns the statistics of a layer, by their text; see `lbdsl.measure.statistics`."""
 
 
 def no_statistics(layer: int) -> Mapping[str, Tensor]:
@@ -27,11 +27,11 @@ def no_statistics(layer: int) -> Mapping[str, Tensor]:
 
 
 def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[str, Tensor]) -> torch.nn.Module:
-    """Layer `layer` as it becomes; it shares the base's parameters but for those that are made anew, from its `statistics`
-    where they name some. The base's own where nothing changes.
+    """Layer `layer` after `change`. It shares the base's parameters except those that are recomputed, from `statistics` if
+    their expressions use any. Returns the base's own layer if nothing changes.
 
-    Parameters that a part brings anew start from a fixed seed, so that a measurement can be repeated. Raises LB449
-    where the layer has lost the weights that it would need.
+    Parameters that a part newly adds are initialized from a fixed seed, so that a measurement can be repeated. Raises LB449
+    if the layer no longer has the weights that the change needs.
     """
     present = model.config.lbdsl["layers"][layer]
     wanted = change.spec.to_json()

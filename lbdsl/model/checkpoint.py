@@ -1,4 +1,4 @@
-"""Which files hold a folder's weights, and which tensors are in them."""
+"""Find the weight files of a model folder and the tensors in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lbdsl.model.safetensors_header import TensorInfo, read_safetensors_header
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAME_CAP = 255
-"""Bytes of a file's name that file systems take; a longer one would end in an error of the system's."""
+"""Maximum length of a file name in bytes on common file systems; a longer one would cause an OS error."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -21,8 +21,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 def weight_files(folder: Path) -> tuple[str, ...]:
     """Names of the safetensors files that transformers would load, in name order.
 
-    Raises LbdslError: LB401 without weights, LB405 for a shard that is not there, LB406 when there are only pickles,
-    LB408 for an index that leaves its folder.
+    Raises LbdslError: LB401 without weights, LB405 for a missing shard, LB406 if there are only pickles, LB408 for an index
+    that names files outside its folder.
     """
     if (folder / SINGLE).is_file():
         return (SINGLE,)
@@ -75,7 +75,7 @@ def shard_map(folder: Path) -> dict[str, str]:
 
 
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the checkpoint by name. Raises LbdslError with LB401 or LB405-LB409."""
+    """All tensors of the checkpoint by name. Raises LbdslError with LB401 or LB405-LB409."""
     tensors: dict[str, TensorInfo] = {}
     for name in weight_files(folder):
         for info in read_safetensors_header(folder / name):
@@ -90,7 +90,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 
 def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
-    """True when two tensors hold the same data."""
+    """Whether two tensors hold the same data."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with (folder / one.file).open("rb") as a, (folder / other.file).open("rb") as b:

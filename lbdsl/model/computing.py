@@ -1,4 +1,4 @@
-"""In which dtype a device computes, as opposed to the one that weights are kept in."""
+"""The compute dtype on a device, as opposed to the dtype of the stored weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import nn
 
 
 def compute_dtype(dtype: str, device: Any) -> str:
-    """float32 for bfloat16 weights on a CPU without fast bfloat16 products, where torch's take up to 80 times as long as
-    float32's; else `dtype`. Every bfloat16 number is a float32 number, so the weights stay what they are."""
+    """float32 for bfloat16 weights on a CPU without fast bfloat16 matrix products (where they take up to 80 times as long
+    as in float32), else `dtype`. Every bfloat16 value is exact in float32, so the weights keep their values."""
     if torch.device(device).type != "cpu" or dtype != "bfloat16" or not torch.backends.mkldnn.is_available():
-        return dtype  # a torch without oneDNN does not say what it is quick at
+        return dtype  # without oneDNN, torch does not report whether bfloat16 is fast
     return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def cast_weights(model: nn.Module, dtype: str) -> Any:
-    """Parameters alone, in place: `model.to` would round buffers too, and rotary frequencies rounded to bfloat16 are wrong
-    ones."""
-    # New weights are rounded as those that are saved.
+    """Cast only the parameters, in place: `model.to` would also round buffers, and rotary frequencies rounded to bfloat16
+    are wrong."""
+    # New weights are rounded to the dtype of the saved ones.
     model.saved_dtype = str(next(model.parameters()).dtype).removeprefix("torch.")  # type: ignore[assignment]
     for parameter in model.parameters():
         if parameter.is_floating_point():

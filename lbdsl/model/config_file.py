@@ -1,4 +1,4 @@
-"""Reading JSON that a stranger wrote: `config.json` and a shard index."""
+"""Read untrusted JSON: `config.json` and a shard index."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from lbdsl.core.diagnostic import fail
 
 SIZE_CAP = 64 * 2**20
-"""Bytes; the largest shard index known is a few MiB."""
+"""Maximum size in bytes; the largest known shard index is a few MiB."""
 
 
 def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
-    """The object in a JSON file. Raises LbdslError with `code` when it is missing, too large or anything else.
+    """The object in a JSON file. Raises LbdslError with `code` if it is missing, too large or not an object.
 
-    NaN and infinities, which JSON does not have and Python's reader takes, are refused: no size or setting is one.
+    NaN and infinities are refused: JSON does not have them but Python's parser accepts them, and no setting needs them.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            # Opening a pipe would wait for a writer, and a device may never end.
+            # Opening a pipe would block until there is a writer, and a device file may be endless.
             raise fail(code, f"{path.name} is not a regular file")
         if status.st_size > SIZE_CAP:
             raise fail(code, f"{path.name} has {status.st_size} bytes; at most {SIZE_CAP} are read")
@@ -44,7 +44,7 @@ def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Python keeps the last of two equal keys and other readers the first: neither may decide what a model is."""
+    """Refuse duplicate keys: Python keeps the last value and other parsers the first, so the meaning is ambiguous."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key appears twice in one object")
@@ -56,7 +56,7 @@ def _no_constant(name: str) -> None:
 
 
 def positive_int(config: dict[str, Any], field: str, *, default: int | None = None, cap: int = 2**31 - 1) -> int:
-    """A positive whole number of the config, or `default` when it is absent or null. Raises LbdslError with LB402."""
+    """A positive integer of the config, or `default` if it is absent or null. Raises LbdslError with LB402."""
     value = config.get(field)
     if value is None and default is not None:
         return default
@@ -67,7 +67,7 @@ def positive_int(config: dict[str, Any], field: str, *, default: int | None = No
 
 
 def check_positive(config: Mapping[str, Any], field: str) -> None:
-    """Raise LbdslError with LB402 when the field is there and neither null nor a positive finite number."""
+    """Raise LbdslError with LB402 if the field is present and neither null nor a positive finite number."""
     value = config.get(field)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf):
         raise fail("LB402", f"{field} in the configuration is {str(value)[:40]}, not a positive number")

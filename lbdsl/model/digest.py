@@ -33,12 +33,12 @@ IDENTITY_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-"""Beside the weights: what decides how a text becomes tokens and what the model computes with them."""
+"""The files, besides the weights, that determine tokenization and what the model computes."""
 
 _CHUNK = 2**24
 _FRESH_NS = 2_000_000_000
-"""A file changed within this time may change again without a new time stamp (clocks tick in steps of up to 2 s), so its
-hash is not kept."""
+"""A file changed within this time may change again without a new time stamp (file systems have a resolution of up to 2 s),
+so its hash is not cached."""
 
 
 def default_cache_dir() -> Path:
@@ -47,12 +47,12 @@ def default_cache_dir() -> Path:
     if own:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "lbdsl"
 
 
 def identity_files(source: ModelSource) -> tuple[str, ...]:
-    """Names, in order, of the files that make a model what it is: a GGUF file, or weights, configuration, tokenizer."""
+    """Sorted names of the files that define a model: a GGUF file, or weights, configuration and tokenizer."""
     if source.gguf_file is not None:
         return (source.gguf_file,)
     weights = weight_files(source.path)
@@ -64,9 +64,9 @@ def identity_files(source: ModelSource) -> tuple[str, ...]:
 def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress: Report | None = None) -> str:
     """sha256 (64 hex digits) over names and hashes of `identity_files`; one flipped byte changes it.
 
-    Hashes of single files are kept below `cache_dir` by path, size, inode, and times of last write and change.
-    `progress` gets (bytes done, bytes in all, file name). Raises LbdslError: LB401-LB408 for weights that cannot be
-    listed, LB419 when a file changes while it is read or cannot be read.
+    Hashes of single files are cached below `cache_dir` by path, size, inode, mtime and ctime.
+    `progress` gets (bytes done, total bytes, file name). Raises LbdslError: LB401-LB408 for weights that cannot be
+    listed, LB419 if a file changes while it is read or cannot be read.
     """
     folder = (cache_dir or default_cache_dir()) / "hashes"
     names = identity_files(source)
@@ -82,12 +82,12 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
         hashes.append([name, file_digest(path, folder, report)])
         done += path.stat().st_size
         report(0, done)
-    # A GGUF file may be renamed and is still the same model; names within a folder have meaning.
+    # A renamed GGUF file is still the same model, but file names within a folder matter.
     return digest_of(hashes if source.gguf_file is None else [["gguf", hashes[0][1]]])
 
 
 def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda read: None) -> str:
-    """sha256 of one file's bytes, from the entry in `folder` when the file has not changed since. Raises LB419."""
+    """sha256 of one file's bytes, taken from the cache in `folder` if the file has not changed. Raises LB419."""
     try:
         real = path.resolve(strict=True)
         before = _fingerprint(real)
@@ -108,7 +108,7 @@ def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda
     if after != before:
         raise fail("LB419", f"{path.name} changed while it was read", help="wait until it is written, then run again")
     if time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > _FRESH_NS:
-        # Without room or permission for the cache, the next run hashes again; that is slower and as right.
+        # If the cache cannot be written, the next run hashes again: slower, but correct.
         with suppress(OSError):
             replace_entry(entry, json.dumps({"file": before, "sha256": sha.hexdigest()}).encode())
     return sha.hexdigest()
@@ -126,7 +126,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _read_entry(path: Path) -> dict[str, Any] | None:
-    """The entry, or None when there is none that makes sense: it is only a memory, and is made again."""
+    """The cache entry, or None if it is missing or invalid; then the file is hashed again."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Dequantized copies of GGUF files as plain folders: reading GGUF takes ten times as long as reading safetensors."""
+"""Cached, dequantized copies of GGUF files as model folders: GGUF takes ten times as long to read as safetensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lbdsl.model.source import ModelSource
 
 
 def gguf_model_folder(source: ModelSource, facts: ModelFacts, cache_dir: Path | None = None) -> Path:
-    """A folder with the model in `facts.dtype`, as save_pretrained writes it. Raises LB417, LB419."""
+    """A folder with the model in `facts.dtype`, as written by save_pretrained. Raises LB417, LB419."""
     folder = _place(source, cache_dir, facts.dtype)
     if folder.is_dir():
         found = inspect_model(_as_source(folder), facts.dtype)
         if found.ok and found.unwrap() == facts:
             return folder
-        # A copy that was damaged on disk is worth nothing, and easily made again.
+        # The copy is damaged: delete and recreate it.
         shutil.rmtree(folder, ignore_errors=True)
     return _make(folder, lambda place: _convert(source, facts, place))
 
@@ -39,7 +39,7 @@ def gguf_tokenizer_folder(source: ModelSource, cache_dir: Path | None = None) ->
 
 
 def _place(source: ModelSource, cache_dir: Path | None, part: str) -> Path:
-    """Named after the file's content and the library that converts, since another version may convert otherwise."""
+    """The cache folder, named after the file's digest and the transformers version, since versions convert differently."""
     import transformers
 
     cache = cache_dir or default_cache_dir()
@@ -47,7 +47,7 @@ def _place(source: ModelSource, cache_dir: Path | None, part: str) -> Path:
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside `folder` and rename it; when another process was faster, its folder is as good."""
+    """Fill a temporary folder and rename it to `folder`; if another process was faster, use its folder."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
@@ -84,7 +84,7 @@ def _convert(source: ModelSource, facts: ModelFacts, place: Path) -> None:
         )
         model, report = loaded
     check_loaded(model, report, facts, source)
-    # transformers refuses to save a model that still says it is quantized; these weights are not any more.
+    # transformers refuses to save a model that is marked as quantized; these weights no longer are.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -116,7 +116,7 @@ def _save(value: Any, place: Path) -> None:
 
 
 def _dense() -> dict[str, Any]:
-    """Newer versions of transformers may keep weights packed unless they are told not to; older ones always unpack."""
+    """Arguments that make transformers dequantize: newer versions may keep weights packed, older ones never do."""
     try:
         from transformers.utils.quantization_config import GgufConfig
     except ImportError:

@@ -1,7 +1,7 @@
-"""Reading the metadata and tensor table of a GGUF file, without its tokens and without its weights.
+"""Read the metadata and tensor table of a GGUF file, without its tokens and weights.
 
 Format: ggml/docs/gguf.md, versions 2 and 3, little-endian. Every length is checked against the file's size before
-anything is read, so a hostile count cannot make this loop or allocate.
+anything is read, so a malicious count cannot cause long loops or large allocations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """`metadata` holds scalars and strings as they are; of an array only its length, as `ArrayLength`."""
+    """The header of a GGUF file. `metadata` holds scalars and strings, and for an array only its `ArrayLength`."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
@@ -33,13 +33,13 @@ class GgufHeader:
 
 @dataclass(frozen=True)
 class ArrayLength:
-    """Stands for an array that was skipped."""
+    """Placeholder for an array that was skipped."""
 
     length: int
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Metadata and tensors, shapes as torch has them (outermost first). Raises LbdslError with LB405 or LB410."""
+    """Metadata and tensors, with shapes in torch's order (outermost first). Raises LbdslError with LB405 or LB410."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Reader(path, data).read()
@@ -61,7 +61,7 @@ class _Reader:
         if version not in (2, 3):
             raise self.bad(f"its version is {version}; 2 and 3 are read")
         tensor_count, field_count = self.scalar("<Q"), self.scalar("<Q")
-        # The smallest field and the smallest tensor entry take more than 8 bytes, so this bounds both loops.
+        # Every field and every tensor entry takes more than 8 bytes, so this bounds both loops.
         if (tensor_count + field_count) * 8 > self.size:
             raise self.cut(f"{tensor_count} tensors and {field_count} fields are promised")
         metadata: dict[str, Any] = {}
@@ -81,7 +81,7 @@ class _Reader:
         return name, dims[::-1], self.scalar("<I"), self.scalar("<Q")
 
     def place(self, entries: list[tuple[str, tuple[int, ...], int, int]], alignment: Any) -> tuple[TensorInfo, ...]:
-        """Offsets in the file of every tensor, checked for range and overlap."""
+        """All tensors with their file offsets, checked for range and overlap."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):

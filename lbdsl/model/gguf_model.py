@@ -1,4 +1,4 @@
-"""A GGUF file seen as the checkpoint that transformers would make of it: configuration fields and tensors."""
+"""A GGUF file translated to the checkpoint that transformers would create from it: configuration fields and tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lbdsl.model.safetensors_header import TensorInfo
 
 @dataclass(frozen=True)
 class GgufCheckpoint:
-    """`config` has the fields of a config.json, `tensors` transformers' names; types are those of the file."""
+    """`config` has the fields of a config.json, `tensors` has transformers' names; data types are those of the file."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
@@ -46,7 +46,7 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
 
 
 def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
-    """What the file says and transformers does not read: the loaded model would be another one, silently."""
+    """Refuse features that transformers ignores when it reads GGUF: it would silently load a different model."""
     scaling = header.metadata.get(f"{family.gguf.graph.name}.rope.scaling.type", "none")
     scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
     if scaled_table or scaling not in ("none", ""):

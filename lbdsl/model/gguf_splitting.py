@@ -1,4 +1,4 @@
-"""How a GGUF file's tokenizer splits text before byte-pair merges: transformers reads the tokens, but not this."""
+"""Pre-tokenization of a GGUF file's tokenizer (how it splits text before BPE merges), which transformers does not read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREE_DIGITS = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"
 ONE_DIGIT = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_REST}"
 TEKKEN = f"{_CASED[0]}|{_CASED[1]}|\\p{{N}}|{_CASED_REST}"
 GPT_4O = f"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\\p{{N}}{{1,3}}|{_CASED_REST}"
-"""Published patterns of well-known tokenizers, as they stand in their tokenizer.json."""
+"""Published patterns of well-known tokenizers, as in their tokenizer.json."""
 
 SPLITTERS: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "gpt-2": (("bytes+regex",), False),
@@ -31,15 +31,15 @@ SPLITTERS: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "tekken": ((TEKKEN, "bytes"), True),
     "gpt-4o": ((GPT_4O, "bytes"), False),
 }
-"""By llama.cpp's name: the steps (digits alone, a pattern, bytes, bytes with GPT-2's pattern), and whether a word that is a
-token stays whole."""
+"""By llama.cpp's name: the steps (single digits, a pattern, bytes, bytes with GPT-2's pattern), and `ignore_merges`, that
+is whether a word that is a token is not split."""
 
 
 def restore_splitting(tokenizer: Any, name: Any) -> None:
-    """Make a fast BPE tokenizer that was read from a GGUF file split text as the file's `tokenizer.ggml.pre` says.
+    """Make a fast BPE tokenizer that was read from a GGUF file split text as in the file's `tokenizer.ggml.pre`.
 
-    Nothing is done for a file that does not say it, and for a tokenizer of another kind. LB418 for a way of splitting
-    that is not in the table: the text would silently become other tokens.
+    A file without that field and tokenizers of another kind are left unchanged. Raises LB418 for a pre-tokenizer that is
+    not in the table: the text would silently become other tokens.
     """
     from tokenizers import Regex, models, pre_tokenizers
 

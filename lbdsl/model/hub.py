@@ -1,4 +1,4 @@
-"""Downloading a model from the Hugging Face hub, at one commit, without pickles."""
+"""Download a model from the Hugging Face hub, at one commit, without pickles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
 
-    # The HTTP library under the hub's client has changed twice; its errors are found by their base class.
+    # The hub client has changed its HTTP library twice; this base class catches the transport errors of any of them.
     transport_error: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
     if not sys.stderr.isatty():
         disable_progress_bars()

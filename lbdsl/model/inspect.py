@@ -1,4 +1,4 @@
-"""`inspect_model`: what a model is, from its configuration and its weights' headers, without its weights."""
+"""`inspect_model`: the facts of a model, from its configuration and the headers of its weight files only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.base import WORDS
 
 FORMAT_VERSION = 2
-"""Of `inspect --json`."""
+"""The format version of `inspect --json`."""
 
 _ALIASES = {
     "bf16": "bfloat16",
@@ -34,13 +34,13 @@ _ALIASES = {
 }
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 _SHOWN = 3
-"""Tensors named in one message; the rest is counted."""
+"""How many tensors one message names; the rest are counted."""
 
 
 def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[ModelFacts]:
-    """Facts of a model, exact, from headers only; every tensor is checked against the configuration.
+    """The exact facts of a model, from headers only; every tensor is checked against the configuration.
 
-    `dtype` is the one to run in; without it the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
+    `dtype` is the dtype to run in; by default the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
     the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415,
     LB476.
     """
@@ -67,7 +67,7 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
 
 
 def normal_dtype(name: str) -> str:
-    """`bf16` and the like to torch's name. Raises LbdslError with LB415."""
+    """torch's name of a dtype given as `bf16` or similar. Raises LbdslError with LB415."""
     plain = name.strip().lower().removeprefix("torch.")
     plain = _ALIASES.get(plain, plain)
     if plain not in DTYPE_BYTES:
@@ -81,7 +81,7 @@ def normal_dtype(name: str) -> str:
 
 
 def dropped_layers(facts: ModelFacts) -> dict[Slot, list[int]]:
-    """Layers without attention, and without an MLP."""
+    """By slot, the layers without attention (MIXER) and without an MLP (FFN)."""
     return {
         slot: [layer for layer, spec in enumerate(facts.layer_specs) if spec.part(slot) is None]
         for slot in (Slot.MIXER, Slot.FFN)
@@ -89,7 +89,7 @@ def dropped_layers(facts: ModelFacts) -> dict[Slot, list[int]]:
 
 
 def windowed_layers(facts: ModelFacts) -> dict[Window, list[int]]:
-    """Layers by the window that they have by themselves or from a plan, the smallest first."""
+    """Layers by their attention window, native or from a plan, the smallest window first."""
     found: dict[Window, list[int]] = {}
     for layer, spec in enumerate(facts.layer_specs):
         if isinstance(spec.mixer, Attention) and spec.mixer.window is not None:
@@ -100,9 +100,9 @@ def windowed_layers(facts: ModelFacts) -> dict[Window, list[int]]:
 def facts_summary(
     facts: ModelFacts, source: ModelSource | None = None, base: tuple[str, ModelFacts] | None = None
 ) -> dict[str, Any]:
-    """The fields of `inspect --json`. `kv_bytes_per_token` is that of the first token, over all layers with attention;
-    `kv_bytes_at_positions` is of a sequence as long as the model has positions. `base` is an artifact's base model, by
-    its name."""
+    """The fields of `inspect --json`. `kv_bytes_per_token` is for the first token, over all layers with attention;
+    `kv_bytes_at_positions` is for a sequence of the model's maximum length. `base` is the name and facts of an artifact's
+    base model."""
     summary: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "family": facts.family,
@@ -143,13 +143,13 @@ def _relevant(layout: Layout, tensors: Mapping[str, TensorInfo]) -> dict[str, Te
 
 
 def weight_bytes(facts: ModelFacts) -> int:
-    """Bytes of a model's weights, as its layers store them."""
+    """Bytes of a model's weights, in the form in which its layers store them."""
     outside = facts.other_params * facts.dtype_bytes
     return outside + sum(LayerCost.of(spec, facts).weights for spec in facts.layer_specs)
 
 
 def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """Every parameter by its full name, with its shape."""
+    """The shape of every parameter, by its full name."""
     found = {tensor.name: tensor.shape for tensor in facts.outside}
     for layer, spec in enumerate(facts.layer_specs):
         prefix = facts.family_data.layer_prefix.format(layer)
@@ -161,7 +161,7 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
     expected = _expected(layout.facts("float32"))
     head, embedding = layout.family.head.name, layout.family.embedding.name
     if layout.tied and head in tensors:
-        # Both names for one tensor are common in converted checkpoints, and either may be the one that is there.
+        # Converted checkpoints often have a tied tensor under both names, or under either one.
         expected[head] = expected[embedding]
         if embedding not in tensors:
             del expected[embedding]
@@ -208,7 +208,7 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
 
 
 def _untied(layout: Layout, source: ModelSource, tensors: Mapping[str, TensorInfo]) -> tuple[Diagnostic, ...]:
-    """transformers unties a head that differs from the embeddings, whatever the configuration says."""
+    """LB404 if tied weights differ in the checkpoint: transformers then unties them and ignores the configuration."""
     head, embedding = tensors.get(layout.family.head.name), tensors.get(layout.family.embedding.name)
     if not layout.tied or head is None or embedding is None or same_bytes(source.path, head, embedding):
         return ()
@@ -227,7 +227,7 @@ def _some(names: list[str]) -> str:
 
 
 def _checkpoint_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
-    """The configuration's dtype, else that of most weights."""
+    """The configuration's dtype, else the dtype of most weights."""
     named = config.get("dtype", config.get("torch_dtype"))
     if named is None:
         sizes: Counter[str] = Counter()

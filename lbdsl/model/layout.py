@@ -1,4 +1,4 @@
-"""From a configuration to sizes, and to what each layer is."""
+"""Read the sizes and layer specifications of a model from its configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lbdsl.parts.gated_mlp import GatedMLP
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000
-"""Classes that a configuration may promise: transformers makes a name for each of them, whatever the model is."""
+"""Maximum `num_labels` in a configuration: transformers creates a name for each label, whatever the model is."""
 
 _NUMBERS = (
     "rms_norm_eps",
@@ -53,14 +53,14 @@ _ROPE_NUMBERS = (
 _ROPE_NEEDS = MappingProxyType(
     {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 )
-"""What a kind of scaling cannot be computed without."""
+"""The required fields of each kind of RoPE scaling."""
 
 _ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
 _IMPLEMENTATIONS = (None, "sdpa", "eager")
 
 
 LAYERS_VERSION = 2
-"""Of the list of layers in an artifact's config.json."""
+"""The format version of the list of layers in an artifact's config.json."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,21 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint's structure. `specs` has one entry a layer: `lbdsl.layers` of an artifact, else the family's own layers,
-    with full attention or its native window."""
+    """A checkpoint's structure. `specs` has one entry per layer: `lbdsl.layers` of an artifact, else the family's own
+    layers, with full attention or its native window."""
 
     family: Family
     architecture: str
     sizes: Sizes
     tied: bool
     flags: tuple[str, ...]
-    """The boolean fields that are on."""
+    """Names of the configuration's boolean fields that are true."""
 
     specs: tuple[LayerSpec, ...]
     eager: bool = False
     """True when SDPA cannot compute the attention."""
     rotary: int | None = None
-    """Elements of a head that rotary embeddings turn; None for all."""
+    """Number of elements of a head that RoPE rotates; None for all."""
 
     def facts(self, dtype: str) -> ModelFacts:
         return ModelFacts(
@@ -160,8 +160,8 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
 
 
 def _check_layers(layout: Layout) -> None:
-    """LB402 for a part that nothing computes yet, for weights of a module that its layer does not have, and for another
-    size of heads than that of the rotary embeddings, which are one for all layers."""
+    """Raise LB402 for a part without an implementation, for stored weights of a module that the layer does not have, and
+    for a head size other than that of the rotary embeddings, which all layers share."""
     for index, spec in enumerate(layout.specs):
         if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
             raise fail(
@@ -181,13 +181,13 @@ def _check_layers(layout: Layout) -> None:
 
 
 def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
-    """The layers of an unchanged model of a configuration with the family's own `model_type`, whatever else it says."""
+    """The layers of an unchanged model; `config` must have the family's own `model_type`; an `lbdsl` entry is ignored."""
     family = FAMILIES[config["model_type"]]
     return native_specs(family, config, _sizes(family, dict(config)))
 
 
 def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
-    """What each layer of an unchanged model is. Raises LB402 or LB404."""
+    """The specification of each layer of an unchanged model. Raises LB402 or LB404."""
     ffn = GatedMLP(width=sizes.intermediate)
 
     def layer(window: int | None) -> LayerSpec:
@@ -207,7 +207,7 @@ def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
     head_dim = config.get(names["head_dim"], usual.get("head_dim"))
     if head_dim is None and hidden % heads:
         raise fail("LB402", f"{names['hidden']} {hidden} is not a multiple of {names['heads']} {heads}")
-    # A field that is there and null means "as many as query heads"; transformers has other defaults for an absent one.
+    # A null field means "as many as query heads"; an absent one has transformers' default of the family.
     kv_heads = usual.get("kv_heads", heads) if names["kv_heads"] not in config else heads
     sizes = Sizes(
         layers=positive_int(config, names["layers"], cap=LAYER_CAP),
@@ -256,10 +256,10 @@ def _check_limits(family: Family, config: dict[str, Any]) -> None:
 
 
 def _check_obeyed(config: dict[str, Any]) -> None:
-    """Fields that say nothing about the model, and that transformers obeys while it loads one."""
+    """Check fields that do not describe the model but change how transformers loads it."""
     for name in _ATTENTION_FIELDS:
         if config.get(name) not in _IMPLEMENTATIONS:
-            # It would win over what lbdsl asks for, and may name code to be fetched from a hub.
+            # It would override the implementation that lbdsl chooses, and may name code to download from the hub.
             raise fail(
                 "LB404",
                 f"{name} in the configuration is {str(config[name])[:40]!r}; sdpa and eager are understood",
@@ -281,21 +281,21 @@ def _check_numbers(config: dict[str, Any], layers: int) -> None:
 
 
 def _check_rope(family: Family, config: dict[str, Any]) -> None:
-    # transformers 5 writes rope_parameters, earlier ones rope_scaling, whose key was `type` still earlier.
+    # transformers 5 writes rope_parameters, earlier versions rope_scaling, and the earliest with the key `type`.
     for name in ("rope_parameters", "rope_scaling"):
         value = config.get(name)
         if value is None:
             continue
         if not isinstance(value, dict):
             raise fail("LB402", f"{name} in the configuration is not an object")
-        # Families with one kind of embeddings for each type of layer name them by it.
+        # Families with rotary embeddings per layer type have one object for each type.
         by_type = [part for part in value.values() if isinstance(part, dict)]
         for part in by_type or [value]:
             _check_rope_type(family, part)
 
 
 def _rotary(config: dict[str, Any], head_dim: int) -> int | None:
-    """As transformers counts them: frequencies of pairs, for a share of the head rounded down."""
+    """Rotated elements per head, None for all; rounded as in transformers (the rotated share down, to whole pairs up)."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     pairs = -(-int(head_dim * share) // 2)
@@ -329,8 +329,8 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
 
 
 def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
-    """The layers of the `lbdsl` entry of an artifact's config.json. LB476 for version 1, LB403 for another, LB402 for
-    what is not understood."""
+    """The layers of the `lbdsl` entry of an artifact's config.json. Raises LB476 for version 1, LB403 for another version,
+    LB402 for an invalid entry."""
     version = entry.get("version") if isinstance(entry, dict) else None
     if type(version) is not int or version != LAYERS_VERSION:
         raise fail(
@@ -342,21 +342,21 @@ def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
 
 
 def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:
-    """The specifications of so many layers, as `lbdsl.layers` of an artifact's config.json has them. Raises LB402 with the
-    name of a kind, field or value that is not known."""
+    """The specifications of `layers` layers, from `lbdsl.layers` of an artifact's config.json. Raises LB402, naming the
+    unknown kind, field or value."""
     if not isinstance(specs, list | tuple) or len(specs) != layers:
         raise fail("LB402", f"lbdsl.layers in the configuration is not a list of {layers} layers")
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
 
 _PLAIN = MappingProxyType({"extra_forbidden": "there is no such field", "missing": "it is not there"})
-"""What pydantic says of a value, in other words."""
+"""Plain texts for pydantic's error types."""
 
 
 def _spec(spec: Any, layer: int) -> LayerSpec:
     try:
         found = LayerSpec.model_validate(spec)
-        # What is left out, or said in another way, is not what the runtime reads.
+        # The runtime reads only the canonical form: no omitted fields, no other notation.
         if isinstance(spec, LayerSpec) or found.to_json() == spec:
             return found
         said = f"it is written as {canonical_json(found.to_json())}"

@@ -1,4 +1,4 @@
-"""Loading a base model and its tokenizer with transformers, after the headers have been checked."""
+"""Load a base model and its tokenizer with transformers, after checking the headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lbdsl.model.source import ModelSource, is_artifact
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`; without a name the first CUDA device, or the CPU. Raises LbdslError with LB416."""
+    """The device called `name`; by default the first CUDA device, else the CPU. Raises LbdslError with LB416."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -50,11 +50,11 @@ def load_base(
     trust_remote_code: bool = False,
     cache_dir: Path | None = None,
 ) -> PreTrainedModel:
-    """The stock transformers model in eval mode on `device`, with SDPA attention where that computes what it should.
+    """The stock transformers model in eval mode on `device`, with SDPA attention unless the model needs eager attention.
 
-    `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is kept
-    below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 when what was loaded
-    is not what the headers promise (no weight is ever left random).
+    `dtype` as in `inspect_model`. Weights come from safetensors, or from a GGUF file, whose dequantized copy is cached
+    below `cache_dir`. Raises LbdslError: what `inspect_model` finds, LB416 for the device, LB417 if the loaded model does
+    not match the headers (no weight is ever left at its random initialization).
     """
     facts = inspect_model(source, dtype).unwrap()
     if is_artifact(source):
@@ -82,7 +82,7 @@ def load_base(
 
 
 def attention_of(folder: Path) -> str:
-    """SDPA, or the eager implementation for a model whose attention SDPA cannot compute."""
+    """The attention implementation: `sdpa`, or `eager` for a model whose attention SDPA cannot compute."""
     return "eager" if layout_of(read_json_object(folder / "config.json")).eager else "sdpa"
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong while transformers loads, and the proof that it loaded what was promised."""
+"""Convert errors that transformers raises while loading, and check that it loaded the model that was inspected."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def loading(code: str, what: str, help: str | tuple[str, ...] = ()) -> Iterator[None]:
-    """What transformers raises within, for files it cannot load, becomes an error with `code`: `what`, and its first line.
+    """Context that turns any exception of transformers into an LbdslError with `code`: `what`, and its first line.
 
-    There is no common base class: configurations raise those of dataclasses, IndexError or ZeroDivisionError, and
-    tokenizers a bare Exception.
+    The exceptions have no common base class: configurations raise errors of dataclasses, IndexError or ZeroDivisionError,
+    and tokenizers a bare Exception.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def loading(code: str, what: str, help: str | tuple[str, ...] = ()) -> Iterator[
 
 
 def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFacts, source: ModelSource) -> None:
-    """Raise LB417 when a weight was not read from the checkpoint, or the model is not the one inspected."""
+    """Raise LB417 if a weight was not read from the checkpoint, or the model differs from the inspected `facts`."""
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         names = [str(name) for name in report.get(key) or () if "rotary_emb.inv_freq" not in str(name)]
         if names:
@@ -48,7 +48,7 @@ def check_loaded(model: PreTrainedModel, report: dict[str, Any], facts: ModelFac
 
 
 def first_line(problem: BaseException) -> str:
-    """A stranger's message, cut to what fits in one line; a heading is followed by what it is about."""
+    """The first line of an exception's message, shortened; if it ends with a colon, the second line is added."""
     lines = [line.strip() for line in str(problem).strip().splitlines()]
     text = lines[0] if lines else type(problem).__name__
     return (f"{text} {lines[1]}" if text.endswith(":") and len(lines) > 1 else text)[:200]

@@ -1,4 +1,4 @@
-"""Keeping transformers' messages and bars off the terminal: what a user should know is said by lbdsl."""
+"""Keep transformers' messages and progress bars off the terminal; lbdsl prints what a user should know."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
-    """Errors only while this is open; the former settings come back.
+    """Context in which transformers logs errors only; the previous settings are restored afterwards.
 
-    `bars` also holds back standard error, for code that draws progress bars whatever the settings are (reading GGUF).
+    `bars` also discards standard error, for code that draws progress bars regardless of the settings (reading GGUF).
     """
     from transformers.utils import logging
 

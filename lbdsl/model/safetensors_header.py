@@ -1,8 +1,8 @@
-"""Reading the header of a safetensors file, trusting nothing in it.
+"""Read the header of an untrusted safetensors file.
 
 Format (huggingface/safetensors, README): 8 bytes little-endian length N, N bytes of JSON
 `{name: {dtype, shape, data_offsets}}`, then the data, without holes or overlaps. A file that
-breaks this is refused before anything maps it.
+violates this is refused before anything maps it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from lbdsl.core.diagnostic import LbdslError, fail
 
 HEADER_CAP = 100_000_000
-"""Bytes of JSON that a header may have; the format's own limit."""
+"""Maximum size of a header in bytes; the format's own limit."""
 
 DTYPES: Mapping[str, tuple[str, int]] = {
     "F64": ("float64", 8),
@@ -38,12 +38,12 @@ DTYPES: Mapping[str, tuple[str, int]] = {
     "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
 }
-"""torch's name and the bytes of an element, by the format's name."""
+"""torch's name and the bytes per element, by safetensors' dtype name."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's place: `shape` as torch has it, `dtype` by torch's name, `start` and `stop` in bytes of the file."""
+    """A tensor in a file: `shape` in torch's order, `dtype` by torch's name, `start` and `stop` as byte offsets."""
 
     name: str
     dtype: str
@@ -149,7 +149,7 @@ def _counts(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A stranger's text, made short and printable."""
+    """Untrusted text, shortened and printable."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -1,4 +1,4 @@
-"""What MODEL means on the command line: a folder, a GGUF file, an artifact of ours, or a hub id."""
+"""Resolve MODEL of the command line: a folder, a GGUF file, an lbdsl artifact, or a hub id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lbdsl.model.config_file import read_json_object
 
 ARTIFACT_FILE = "lbdsl.json"
 TEMPLATE_FOLDER = "additional_chat_templates"
-"""Where a tokenizer saves chat templates beside its first."""
+"""Folder in which a tokenizer saves chat templates other than its default one."""
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,7 +30,7 @@ class ModelSource:
     path:       the folder that holds the files, absolute
     gguf_file:  name of the GGUF file in that folder, or None for safetensors
     revision:   commit hash of a hub snapshot, else None
-    short_name: for names of output folders and for the view, e.g. `SmolLM2-135M`
+    short_name: for names of output folders and for display, e.g. `SmolLM2-135M`
     """
 
     text: str
@@ -45,18 +45,18 @@ class ModelSource:
 
 
 def hub_repository(text: str) -> str | None:
-    """`organisation/name` of a hub id, with or without a revision behind an @; None for anything else."""
+    """`organisation/name` of a hub id, which may end in @revision; None for anything else."""
     match = _HUB_ID.fullmatch(text)
     return match["repo"] if match is not None else None
 
 
 def is_artifact(source: ModelSource) -> bool:
-    """True when the folder is an artifact that lbdsl saved."""
+    """Whether the folder is an artifact that lbdsl saved."""
     return (source.path / ARTIFACT_FILE).is_file()
 
 
 def version1_finding(folder: Path, severity: Severity) -> Diagnostic:
-    """LB476: an artifact of version 1, with the command that makes it again where its record says how."""
+    """LB476: an artifact of version 1, with the command that recreates it if its record allows."""
     try:
         recipe, words = _made_by(read_json_object(folder / ARTIFACT_FILE))
         command = f"make it again: {shlex.join(['lbdsl', 'apply', *words, '-o', f'{folder}-again'])}"
@@ -71,7 +71,7 @@ def version1_finding(folder: Path, severity: Severity) -> Diagnostic:
 
 
 def _made_by(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """The recipe's path, and the words of the `apply` that made an artifact."""
+    """The recipe's path, and the arguments of the `lbdsl apply` that created an artifact."""
     plan = record["plan"]
     recipe, model = plan["recipe"], plan["model"]["source"]
     words = [recipe["path"], model]
@@ -84,7 +84,7 @@ def _made_by(record: dict[str, Any]) -> tuple[str, list[str]]:
 def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
     """Find the files of MODEL; a hub id is downloaded (safetensors, JSON and tokenizer files only, never a pickle).
 
-    What exists on disk wins over a hub id. With `offline`, the hub's cache is used and no connection is made.
+    A path that exists takes precedence over a hub id. With `offline`, only the hub's local cache is used.
     Raises LbdslError with LB400 or LB401 for paths, LB411-LB414 for the hub.
     """
     if not text.strip() or "\0" in text:
@@ -125,7 +125,7 @@ def _local(text: str, path: Path) -> ModelSource:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as problem:
         raise fail("LB400", f"cannot list {text}: {problem.strerror}") from problem
-    # A pipe of that name would be waited for.
+    # Only regular files: opening a named pipe would block.
     ggufs = [name for name in names if name.lower().endswith(".gguf") and (path / name).is_file()]
     if ggufs and not any(name.endswith(".safetensors") for name in names):
         if len(ggufs) > 1:
@@ -152,5 +152,5 @@ def _gguf_name(path: Path) -> str:
 
 
 def _clean(name: str) -> str:
-    """A name that is safe as a part of a folder's name on every system."""
+    """`name` made safe for use in a folder name on every system."""
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"

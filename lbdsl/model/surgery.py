@@ -1,4 +1,4 @@
-"""Turning a stock transformers model into a hybrid one that shares its weights: the only place where this is done."""
+"""Turn a stock transformers model into a hybrid one that shares its weights; nothing else does this."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lbdsl.model.runtime import hybrid_classes
 
 
 def to_hybrid(model: Any) -> Any:
-    """`model` in the hybrid class of its family, every layer as it is: the same outputs, bit for bit.
+    """`model` as an instance of its family's hybrid class, with unchanged layers: the same outputs, bit for bit.
 
-    Parameters and buffers are shared, not copied. An `lbdsl` entry in a stock configuration means
-    nothing. LB420 for a family without a hybrid runtime, LB417 for a model that lacks what it needs.
+    Parameters and buffers are shared, not copied. An `lbdsl` entry in a stock configuration is ignored.
+    Raises LB420 for a family without a hybrid runtime, LB417 if a parameter or buffer is missing.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None or type(model).__name__ != family.architecture:
@@ -33,7 +33,7 @@ def to_hybrid(model: Any) -> Any:
         if key not in ("model_type", "architectures", "auto_map", "transformers_version", "lbdsl")
     }
     config = config_class(**values)
-    # Where the base came from is in lbdsl.json; libraries that find a name here look for its files, even on a hub.
+    # lbdsl.json records the base's origin; libraries that find a name here look for its files, even on the hub.
     config._name_or_path = ""
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
@@ -44,7 +44,7 @@ def to_hybrid(model: Any) -> Any:
 
 
 def _share_tensors(source: torch.nn.Module, target: torch.nn.Module) -> None:
-    """Give `target` the very parameters and buffers of `source`; both have the same names."""
+    """Make `target` use the same parameter and buffer objects as `source`; both have the same names."""
     modules = dict(target.named_modules())
     for name, module in source.named_modules():
         for leaf, parameter in module._parameters.items():

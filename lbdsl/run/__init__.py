@@ -1,1 +1,1 @@
-"""Carrying out a plan: the work folder, the changed model in memory or by rewriting files, healing, judging, saving."""
+"""Run a plan: the work folder, changing the model in memory or by rewriting files, healing, saving and evaluating."""

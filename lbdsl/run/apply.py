@@ -1,8 +1,8 @@
-"""`run_plan`: the stages of `apply`, one after the other, each able to be cut off and gone on with.
+"""`run_plan`: the stages of `apply`, in order; each can be interrupted and resumed.
 
     change -> heal -> save -> judge (the saved and reloaded artifact) -> publish or set aside
 
-What is finished lies in the work folder; a resumed run skips it and ends with the same weights.
+Finished work is in the work folder; a resumed run skips it and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
 
 Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
-"""From the post scores on each text to the results of all asserts."""
+"""Maps the post scores on each text to the results of all asserts."""
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run needs beside its plan.
+    """The inputs of a run besides its plan.
 
-    base:        gives the base model in the hybrid runtime
-    judged_base: gives it to judge the result against, which is loaded or stays on disk as the base does
-    changed:     gives a model of its own to change
-    weights:     gives the folder of the base's safetensors
-    heal_blocks:  None when there is nothing to heal
-    eval_blocks:  one for each text to judge on
-    statistics:   of a layer, those that its new weights are made from
-    compute:      the dtype that the device computes in, where weights are kept in another
+    base:        returns the base model in the hybrid runtime
+    judged_base: returns the base as the reference for evaluation, in memory or streamed from disk
+    changed:     returns a separate copy of the model to change
+    weights:     returns the folder of the base's safetensors
+    heal_blocks:  None if there is no healing
+    eval_blocks:  one for each evaluation text
+    statistics:   returns the statistics of a layer, used to compute its new weights
+    compute:      the compute dtype, if it differs from the dtype of the stored weights
     """
 
     facts: ModelFacts
@@ -63,7 +63,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The record, where the artifact is, and what was moved aside for it."""
+    """The record, the artifact's folder, and where an existing output was moved to, if any."""
 
     record: Record
     folder: Path
@@ -82,10 +82,10 @@ def run_plan(
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
-    """Carry out `plan`, on disk where it can be (see `rewriting_of`), else with the model loaded, and leave the artifact
-    at `output`, or at `output`.rejected when a gate failed.
+    """Run `plan`, on disk if possible (see `rewriting_of`), else with the model loaded, and write the artifact to
+    `output`, or to `output`.rejected if a gate failed.
 
-    Raises HealInterrupted when stopped in healing, LbdslError for what the user can mend.
+    Raises HealInterrupted if stopped on request, LbdslError for errors that the user can fix.
     """
     work = WorkFolder(output)
     identity = {
@@ -126,7 +126,7 @@ def run_plan(
 def _make(
     plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress, should_stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Change, heal and save; the model is let go when this returns."""
+    """Change, heal and save; the model is freed when this returns."""
     with progress.stage("changing the model"):
         model = inputs.changed()
         records = apply_changes(model, plan, made_from(inputs.statistics))
@@ -144,7 +144,7 @@ def _make(
 
 
 def _stop_if(should_stop: Callable[[], bool]) -> None:
-    """Between stages, where all that was done is on disk."""
+    """Stop between stages, where all finished work is on disk."""
     from lbdsl.heal.heal import HealInterrupted
 
     if should_stop():
@@ -191,12 +191,12 @@ def _save(
 ) -> dict[str, Any]:
     with progress.stage("saving"), work.saving(notes) as folder:
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
-    # What a resumed run would read: the same values, through JSON.
+    # A JSON round trip, so that the values are the same as in a resumed run.
     return json.loads(json.dumps(notes))
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
-    """Save without loading the model: there is nothing to heal."""
+    """Write the changed checkpoint without loading the model; only possible without healing."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
     with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
         notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
@@ -212,7 +212,7 @@ def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) 
 
 
 def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
-    """What the changed model is like before it is healed, on the same texts: what healing buys is told by it."""
+    """The quality of the changed model before healing, on the same texts, to show the gain from healing."""
     if not inputs.eval_blocks:
         return []
     texts = [blocks.digest for blocks in inputs.eval_blocks]
@@ -227,7 +227,7 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
 
 
 def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
-    """Whether the asserts on the finished model hold before it is healed."""
+    """Whether the asserts on the finished model already hold before healing."""
     asserts = gate({source["data"]: post_scores(source) for source in before}) if before else ()
     post = [item for item in asserts if item.phase == "post"]
     return bool(post) and all(item.status == "pass" for item in post)
@@ -237,7 +237,7 @@ def _record(
     plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], gate: Gate, lbdsl_version: str, no_heal: bool
 ) -> Record:
     results = gate({quality.data: quality.post_scores() for quality in judged})
-    # A broken model's scores may be no numbers, which JSON does not have.
+    # A broken model's scores may be NaN or infinite, which JSON does not have.
     asserts = tuple(
         item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
         for item in results
@@ -259,13 +259,13 @@ def _record(
 
 
 def room_needed(plan: Plan, facts: ModelFacts) -> int:
-    """Bytes: the saved model, and three checkpoints of healing, as many as there are while one is being written."""
+    """Bytes needed for the saved model and three healing checkpoints (two are kept while a third is written)."""
     weights = plan.after.weights + 2**20
     if plan.heal is None:
         return weights
     if plan.heal.method.node == "full":
         checkpoint = 3 * 4 * plan.after.params
     else:
-        # Adapters on seven maps a layer, and Adam's two moments of them, in fp32.
+        # Adapters on seven linear maps per layer, and Adam's two moments of them, in fp32.
         checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
     return weights + 3 * checkpoint

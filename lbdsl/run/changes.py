@@ -1,4 +1,4 @@
-"""Doing to a model what a plan says, layer by layer."""
+"""Apply a plan's changes to a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.schema import LayerPlan, Plan
 
 Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
-"""The new parameters of a layer of a model, by name below the layer."""
+"""Returns the new parameters of a layer of a model, by name relative to the layer."""
 
 AGAIN = "start from the base model instead of an artifact"
 
 
 def made_from(statistics: StatisticsOf) -> Made:
-    """Made from the weights that the model has, and statistics of its layers."""
+    """A function that computes new parameters from the model's weights and its layers' statistics."""
     return lambda model, layer: made_of(model, layer.index, layer.change.weights, statistics(layer.index))
 
 
 def apply_changes(model: Any, plan: Plan, made: Made = made_from(no_statistics)) -> tuple[dict[str, Any], ...]:
-    """Make every layer of a hybrid model what the plan says, in place; the records tell what was done, in order.
+    """Apply the plan to every layer of a hybrid model, in place; returns records of what was done, in order.
 
-    The result is checked against the plan: the same specification of every layer, and exactly as many parameters. LB449
-    where a layer has lost the weights that it needs, LB475 where the result is another one.
+    The result is checked against the plan: specification of every layer and number of parameters. Raises LB449 if a layer
+    no longer has the weights that it needs, LB475 if the result differs from the plan.
     """
     records = []
     for layer in plan.layers:

@@ -1,4 +1,4 @@
-"""Moving bytes between files without holding them: in the kernel where it can, through one small buffer where not."""
+"""Copy bytes between files: in the kernel if possible, else through one small buffer."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 
 STEP = 64 * 2**20
-"""Bytes asked of the kernel at once, so that progress is told and Ctrl-C is heard."""
+"""Bytes per kernel call, so that progress is reported and Ctrl-C works in between."""
 
 BUFFER = 2**20
-"""Bytes held at once where the kernel cannot copy by itself."""
+"""Buffer size in bytes where the kernel cannot copy."""
 
 _CANNOT = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ENOTSOCK, errno.ETXTBSY}
 )
-"""What the kernel answers when it cannot copy between these two files in this way, while another way may do."""
+"""Errors that mean that one way of copying does not work for these two files, but another may."""
 
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES})
-"""What it answers when it will not link: another file system, no links there, too many, or a file of somebody else."""
+"""Errors of a refused hard link: another file system, no link support, too many links, or another owner's file."""
 
 
 def copy_range(source: int, target: int, start: int, length: int, tell: Callable[[int], None] = lambda count: None) -> None:
     """Append bytes start .. start + length - 1 of the open file `source` to `target`, at its current position.
 
-    `tell` gets the bytes of each step. LB419 when the source ends before that; OSError as the system raises it.
+    `tell` is called with the bytes of each step. Raises LB419 if the source is too short, and OSError.
     """
     ways = list(_WAYS)
     while length > 0:
         try:
             count = ways[0](source, target, start, min(length, STEP))
         except OSError as problem:
-            # A way that fails moves nothing, so the next one goes on from here.
+            # A failed call copies nothing, so the next way continues from here.
             if len(ways) == 1 or problem.errno not in _CANNOT:
                 raise
             del ways[0]
             continue
         if count == 0:
             if len(ways) > 1:
-                # Some file systems answer 0 instead of an error; reading says which of the two it is.
+                # 0 means end of file, or on some file systems an error; a plain read distinguishes the two.
                 del ways[0]
                 continue
             raise fail(
@@ -75,16 +75,16 @@ _WAYS: tuple[Callable[[int, int, int, int], int], ...] = (_in_kernel, _by_sendfi
 
 
 def write_all(target: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data`; the system may take less at a time."""
+    """Write all of `data`; one system call may write only a part."""
     left = memoryview(data).cast("B")
     while left:
         left = left[os.write(target, left) :]
 
 
 def link_or_copy(source: Path, target: Path, tell: Callable[[int], None] = lambda count: None) -> bool:
-    """Make `target` a hard link to the file that `source` leads to, or a copy where that cannot be; True for a link.
+    """Make `target` a hard link to the file behind `source`, or a copy if linking fails; returns True for a link.
 
-    A link keeps owner, mode and times: they are the source's. LB419 and OSError as in `copy_range`.
+    A link has the owner, mode and times of the source. Raises LB419 and OSError as in `copy_range`.
     """
     real = source.resolve(strict=True)
     size = real.stat().st_size
@@ -105,9 +105,9 @@ def link_or_copy(source: Path, target: Path, tell: Callable[[int], None] = lambd
     return False
 
 
-class whole_file:  # noqa: N801  (used as a function is)
-    """A context: a file descriptor to write to. The file stands under its name only when the block has ended well, and
-    its bytes are on the disk by then."""
+class whole_file:  # noqa: N801  (used like a function)
+    """Context manager that gives a file descriptor to write to. The file gets its name only if the block ends without an
+    exception, after its bytes are synced to disk."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -131,7 +131,7 @@ class whole_file:  # noqa: N801  (used as a function is)
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk when this returns."""
+    """Sync a folder's entries (file names) to disk."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)

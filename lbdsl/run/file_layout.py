@@ -1,4 +1,4 @@
-"""What a rewritten checkpoint will be, from the headers alone: which files are linked, which are made and of what."""
+"""Plan a rewritten checkpoint from the headers alone: which files are linked, and which are written from which tensors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor of a new file: where it comes from, and its name, dtype and bytes there (`start` counts from the data's
-    begin). One that is `made` has no bytes in the old file: `source` is its shape, and the place of what it replaces."""
+    """A tensor of a new file: its source, and its name, dtype and `start` (an offset from the beginning of the data). A
+    tensor that is `made` (newly computed) has no bytes in the old file: `source` gives its shape, and its position."""
 
     source: TensorInfo
     name: str
@@ -38,7 +38,7 @@ class NewTensor:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One file of the result. `source` is the old file; it is linked as it is when `linked`, else made of `pieces`."""
+    """One file of the result. `source` is the old file; it is hard-linked if `linked`, else written from `pieces`."""
 
     source: str
     name: str
@@ -51,7 +51,7 @@ class ShardPlan:
         return sum(piece.size for piece in self.pieces)
 
     def header(self) -> bytes:
-        """Length and JSON of the file's header, padded so that the data begins at a multiple of 8 bytes."""
+        """The safetensors header (length and JSON), padded so that the data begins at a multiple of 8 bytes."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         for piece in self.pieces:
             entries[piece.name] = {
@@ -66,14 +66,14 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class RewritePlan:
-    """All files of the result, in order. A checkpoint of one file stays one; so does one that has shrunk to one."""
+    """All files of the result, in order. If only one file is left, it is a single-file checkpoint without an index."""
 
     source: Path
     shards: tuple[ShardPlan, ...]
 
     @property
     def bytes_to_write(self) -> int:
-        """Tensor data in files that cannot be links."""
+        """Bytes of tensor data in files that are not linked."""
         return sum(shard.size for shard in self.shards if not shard.linked)
 
     @property
@@ -102,12 +102,12 @@ def plan_rewrite(
     dtype: str | None = None,
     made: Mapping[str, tuple[int, ...]] | None = None,
 ) -> RewritePlan:
-    """Plan leaving out tensors, renaming tensors and casting floating-point tensors to `dtype` (torch's name).
+    """Plan dropping, renaming and replacing tensors, and casting floating-point tensors to `dtype` (torch's name).
 
-    `drop` names the tensors to leave out, `rename` maps old names to new ones; `made` are the shapes of tensors that are
-    made, in `dtype`, each in place of the one with its name, or after the last one. Reads headers only, and trusts nothing
-    in them: raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError when nothing
-    is left or two tensors would have one name.
+    `drop` names the tensors to leave out, `rename` maps old names to new ones. `made` has the shapes of new tensors, in
+    `dtype`: each replaces the tensor of its name, or is placed after the last one. Reads only headers, and validates them:
+    raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError if no tensor is left or two
+    tensors would have the same name.
     """
     dropped = drop if callable(drop) else frozenset(drop).__contains__
     names = rename or {}
@@ -141,7 +141,7 @@ def plan_rewrite(
 def _pieces(
     infos: list[TensorInfo], names: Mapping[str, str], dtype: str | None, made: Collection[str]
 ) -> tuple[NewTensor, ...]:
-    """Wide elements first, so that every tensor is aligned to its element; else in the order of the old file."""
+    """The tensors of one new file: widest dtypes first, so that every tensor is aligned, else in the old file's order."""
     pieces = [
         NewTensor(
             info,
@@ -160,7 +160,7 @@ def _pieces(
 
 
 def _named(shards: list[ShardPlan]) -> tuple[ShardPlan, ...]:
-    """The usual names; numbers run from 1 without a gap when shards were left out."""
+    """The shards with the usual file names, numbered from 1 without gaps even if shards were left out."""
     if len(shards) == 1:
         return (replace(shards[0], name=SINGLE),)
     width = max(5, 1 + int(math.log10(len(shards))))

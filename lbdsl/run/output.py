@@ -1,4 +1,4 @@
-"""Where a result goes. What a run reads, and what is not a folder, is never moved aside for it, whatever `--force` says."""
+"""Checks of the output path. Inputs of the run, and anything that is not a folder, are never moved, even with `--force`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lbdsl.core.diagnostic import LbdslError, fail
 
 
 class Input(NamedTuple):
-    """A file or folder that a run reads. `whole`: nothing else should be written into that folder."""
+    """A file or folder that a run reads. `whole`: nothing may be written inside that folder."""
 
     what: str
     path: Path
@@ -19,8 +19,8 @@ class Input(NamedTuple):
 
 
 def check_place(output: Path, inputs: Iterable[Input]) -> None:
-    """LB460 when `output` cannot be made or moved aside without a loss: it holds what is read, lies in a model's folder,
-    or is no folder at all. Asked before any work."""
+    """Raise LB460 if `output` cannot be created or moved aside without loss: it contains an input, is inside an input's
+    folder, or is not a folder. Called before any work."""
     if os.path.lexists(output) and not output.exists():
         raise _refused(f"{output} is a link to {os.readlink(output)}, which does not exist")
     if output.exists() and not output.is_dir():
@@ -37,7 +37,7 @@ def check_place(output: Path, inputs: Iterable[Input]) -> None:
 
 
 def check_free(output: Path, force: bool) -> None:
-    """LB460 when something is already under the output's name and `force` does not move it aside."""
+    """Raise LB460 if `output` exists and `force` is not set."""
     if is_taken(output) and not force:
         raise fail(
             "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
@@ -45,14 +45,14 @@ def check_free(output: Path, force: bool) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something is there that would be lost: anything but an empty folder."""
+    """Whether `path` has something that would be lost: anything except an empty folder."""
     if path.is_symlink() or not path.is_dir():
         return os.path.lexists(path)
     return any(path.iterdir())
 
 
 def free_name(path: Path, word: str) -> Path:
-    """`path.word`, or `path.word-2`, ... : the first that does not exist."""
+    """The first of `path.word`, `path.word-2`, ... that does not exist."""
     candidate, count = path.with_name(f"{path.name}.{word}"), 1
     while os.path.lexists(candidate):
         count += 1

@@ -1,7 +1,7 @@
-"""Carrying out a plan on disk: tensors are left out or made from the layer's old ones, and the model is never loaded.
+"""Run a plan on disk: tensors are dropped or computed from the layer's old ones, without loading the model.
 
-The result is the one that loading, changing and saving the model would give, tensor for tensor and file for file, but for
-how the tensors are spread over shards. Healing, and parts whose new weights the runtime draws, need the loaded model.
+The result is the same as loading, changing and saving the model, tensor for tensor and file for file, except how the
+tensors are distributed over shards. Healing, and parts with randomly initialized weights, need the loaded model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lbdsl.run.shards import carry_out
 
 
 class Rewriting:
-    """A plan's changes as a rewriting of the base's checkpoint. `records` are as `apply_changes` gives them."""
+    """A plan's changes as a rewrite of the base's checkpoint files. `records` are those of `apply_changes`."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Rewriting:
         self._statistics = statistics
 
     def bytes_to_write(self, folder: Path) -> int:
-        """Room that the result takes below `folder`, or below the first of its parents that exists: files that stay as
-        they are take none on the file system of the base."""
+        """Disk space that the result needs in `folder` (which need not exist yet): unchanged files are hard links and
+        need none if `folder` is on the same file system as the base."""
         existing = next(place for place in (folder, *folder.parents) if place.exists())
         files = {shard.source for shard in self._weights.shards}
         same = all((self._weights.source / file).stat().st_dev == existing.stat().st_dev for file in files)
@@ -59,14 +59,14 @@ class Rewriting:
     def save(self, tokenizer: Any, folder: Path, progress: Report | None = None) -> Mapping[str, str]:
         """Write the changed model into the existing `folder`; returns the sha256 of each file, as `save_model` does.
 
-        OSError is the caller's to report. LB419 when the base's checkpoint changes meanwhile.
+        Raises OSError, which the caller must handle, and LB419 if the base's checkpoint changes meanwhile.
         """
         save_all_but_weights(self._model, tokenizer, self._facts.dtype, folder)
         dtype = getattr(torch, self._facts.dtype)
         files = TensorFiles(self._source, dtype, "cpu")
 
         def make(name: str) -> bytes:
-            """The bytes of a new weight, made from those of its layer, which are read for it alone."""
+            """The bytes of a new weight, computed from its layer's old weights, which are read only for this."""
             layer, expr = self._made[name]
             prefix = self._facts.family_data.layer_prefix.format(layer)
             made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
@@ -77,9 +77,9 @@ class Rewriting:
 
 
 def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = no_statistics) -> Rewriting | None:
-    """How to carry out `plan` without loading the checkpoint in folder `source`; None where that cannot be done.
+    """The rewrite that applies `plan` to the checkpoint in folder `source` without loading it; None if impossible.
 
-    Only headers are read. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
+    Reads only headers. Raises what `lbdsl.model.checkpoint.read_tensors` raises.
     """
     model = skeleton_of(source, facts)
     records = apply_changes(model, plan, _stand_ins(facts))
@@ -98,7 +98,7 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: Statis
 
 
 def _stand_ins(facts: ModelFacts) -> Made:
-    """New parameters of which only the shape matters."""
+    """A function that returns placeholders with the shapes of new parameters."""
 
     def made(model: Any, layer: LayerPlan) -> dict[str, Any]:
         old = {tensor.name: tensor.shape for tensor in layer.before.tensors(facts)}
@@ -108,7 +108,7 @@ def _stand_ins(facts: ModelFacts) -> Made:
 
 
 def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[int, AnyExpr]]:
-    """By full name, the layer and the expression of each new weight."""
+    """The layer and the expression of each new weight, by its full name."""
     prefix = facts.family_data.layer_prefix
     return {
         prefix.format(layer.index) + name: (layer.index, expr)
@@ -118,13 +118,13 @@ def _made(plan: Plan, facts: ModelFacts) -> dict[str, tuple[int, AnyExpr]]:
 
 
 def _other_name_of_a_tied_head(wanted: Mapping[str, Any], found: Mapping[str, Any], facts: ModelFacts) -> dict[str, str]:
-    """Converted checkpoints may hold a tied matrix under the head's name; saved models hold it under the embedding's."""
+    """The renaming of a tied matrix that a converted checkpoint has under the head's name to the embedding's name."""
     missing = [name for name in wanted if name not in found]
     heads = [name for name in found if name.startswith("lm_head.")]
     return {heads[0]: missing[0]} if facts.tied and len(missing) == len(heads) == 1 else {}
 
 
 def cast(data: bytearray, old: str, new: str) -> bytes:
-    """Elements between floating-point dtypes, rounded as loading the model in `new` would round them."""
+    """Cast elements between floating-point dtypes, with the same rounding as loading the model in dtype `new`."""
     elements = torch.frombuffer(data, dtype=getattr(torch, old)).to(getattr(torch, new))
     return elements.view(torch.uint8).numpy().tobytes()

@@ -1,7 +1,7 @@
-"""`rewrite_shards`: a checkpoint without some tensors, under other names or in another dtype, never loaded.
+"""`rewrite_shards`: drop, rename or cast tensors of a checkpoint without loading it.
 
-Memory stays at one small buffer, whatever the size of a tensor: byte ranges are copied by the kernel, and only tensors
-that are cast pass through this process, in chunks. Files in which nothing changes are hard links to the old ones.
+Memory use is one small buffer, whatever the size of a tensor: the kernel copies byte ranges, and only tensors that are
+cast pass through this process, in chunks. Unchanged files become hard links to the old ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lbdsl.run.copying import copy_range, link_or_copy, sync_folder, whole_file,
 from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan, plan_rewrite
 
 CAST_ELEMENTS = 2**21
-"""Elements cast at once: 8 MiB of float32."""
+"""Number of elements cast at once: 8 MiB of float32."""
 
 
 class Cast(Protocol):
-    """Converts elements between dtypes by torch's names; what comes back is the new elements' bytes."""
+    """Converts elements between dtypes, given by torch's names; returns the bytes of the new elements."""
 
     def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
 
@@ -38,15 +38,15 @@ def rewrite_shards(
     cast: Cast | None = None,
     progress: Report | None = None,
 ) -> tuple[str, ...]:
-    """Write the checkpoint of `source_folder`, so changed, into the existing `output_folder`; returns the names of the
-    files written, the index among them.
+    """Write the checkpoint of `source_folder` with these changes into the existing `output_folder`; returns the names of
+    the files written, including the index.
 
-    drop:   names of tensors to leave out, or a function that tells
+    drop:   names of tensors to leave out, or a predicate
     rename: old names to new ones
-    dtype:  by torch's name, what floating-point tensors are cast to, with `cast`
-    The source is never written to, but files without a change become hard links to its files (copies across file
-    systems). Files appear under their names when they are whole and on disk. Raises LbdslError: LB401, LB405-LB409 for a
-    source that is not right, LB419 when it changes meanwhile; OSError for what cannot be written is the caller's.
+    dtype:  by torch's name, the dtype that floating-point tensors are cast to, with `cast`
+    The source is never written to, but unchanged files become hard links to its files (copies across file systems).
+    Files get their final names only when they are complete and on disk. Raises LbdslError: LB401, LB405-LB409 for an
+    invalid source, LB419 if it changes meanwhile; OSError if a file cannot be written, which the caller must handle.
     """
     return carry_out(
         plan_rewrite(source_folder, drop=drop, rename=rename, dtype=dtype), output_folder, cast=cast, progress=progress
@@ -61,7 +61,7 @@ def carry_out(
     make: Callable[[str], bytes] | None = None,
     progress: Report | None = None,
 ) -> tuple[str, ...]:
-    """Write what `plan_rewrite` planned; see `rewrite_shards`. `make` gives the bytes of a tensor that is made, by name."""
+    """Write the files of a RewritePlan; see `rewrite_shards`. `make` returns the bytes of a new tensor, by name."""
     done = 0
 
     def tell(count: int) -> None:
@@ -115,8 +115,8 @@ def _write(
 
 
 def _runs(pieces: tuple[NewTensor, ...]) -> Iterator[list[NewTensor]]:
-    """Pieces that lie one after the other in the old file too are copied as one range; one that is cast or made stands
-    alone."""
+    """Group pieces that are also adjacent in the old file, to copy them as one range; a piece that is cast or made is its
+    own group."""
     run: list[NewTensor] = []
     for piece in pieces:
         alone = piece.is_cast or piece.made or (bool(run) and (run[-1].is_cast or run[-1].made))
@@ -148,7 +148,7 @@ def _write_cast(reader: int, writer: int, piece: NewTensor, cast: Cast, tell: Ca
 
 
 def _check(plan: RewritePlan, folder: Path) -> None:
-    """The headers on disk say what was planned: also of linked files, whose source may have changed meanwhile."""
+    """Check that the headers on disk match the plan, also of linked files, whose source may have changed meanwhile."""
     found = {name: (info.dtype, info.shape, info.file) for name, info in read_tensors(folder).items()}
     planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards for piece in shard.pieces}
     if found != planned:

@@ -1,4 +1,4 @@
-"""`<out>.lbdsl-work/`: what an `apply` has done so far, on the file system of its output."""
+"""`<out>.lbdsl-work/`: the unfinished work of an `apply`, on the same file system as its output."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lbdsl.core.diagnostic import LbdslError, error, fail
 from lbdsl.run.output import free_name, is_taken
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
-"""torch.save raises a bare RuntimeError when a write fails, most often for want of space; this is how it names itself."""
+"""Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
 
 
 class WorkFolder:
-    """State of one run beside its output. Nothing appears under the output's name before `publish`, which renames."""
+    """State of one run, beside its output. The output path appears only in `publish`, by renaming."""
 
     def __init__(self, output: Path):
         self.output = output
@@ -33,10 +33,10 @@ class WorkFolder:
 
     @contextmanager
     def opened(self, identity: dict[str, Any], *, resume: bool, force: bool) -> Iterator[None]:
-        """Hold the folder for one run of `identity` (what makes two runs the same run).
+        """Lock the folder for one run with this `identity` (equal for runs that may resume each other).
 
-        LB461 when another process holds it; LB462 when it has an unfinished run and neither `resume` (of the same
-        run) nor `force` was asked for.
+        Raises LB461 if another process has locked it; LB462 if it has an unfinished run and neither `resume` (with the
+        same identity) nor `force` is given.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class WorkFolder:
                     f"{self.path} holds an interrupted run",
                     help=("add --resume to continue it", "add --force to discard it"),
                 )
-            # With --force alone nothing of it is looked at: it may be what is broken.
+            # With --force alone the old run.json is not read: it may be damaged.
             before = _read_json(self._run) if resume else {}
             if before == identity:
                 return
@@ -82,27 +82,27 @@ class WorkFolder:
             write_json(self._run, identity)
 
     def has_saved(self, identity: dict[str, Any]) -> bool:
-        """Whether a run of this `identity` was cut off after its weights were saved."""
+        """Whether a run with this `identity` was interrupted after its weights were saved."""
         return (
             self.artifact.is_dir() and self._saved.is_file() and self._run.is_file() and _read_json(self._run) == identity
         )
 
     def saved(self) -> dict[str, Any] | None:
-        """What was noted when the weights were saved, or None when that has not happened yet."""
+        """The notes stored with the saved weights, or None if they have not been saved yet."""
         return _read_json(self._saved) if self.artifact.is_dir() and self._saved.is_file() else None
 
     def unhealed(self) -> list[dict[str, Any]]:
-        """What `keep_unhealed` kept; empty when that has not happened yet."""
+        """The qualities stored by `keep_unhealed`; empty if there are none yet."""
         return _read_json(self._unhealed)["texts"] if self._unhealed.is_file() else []
 
     def keep_unhealed(self, texts: list[dict[str, Any]]) -> None:
-        """Keep the quality of the changed model before healing, by text, for a run that goes on with this one."""
+        """Store the quality of the changed model before healing, by text, for a resumed run."""
         with writing(self.path):
             write_json(self._unhealed, {"texts": texts})
 
     @contextmanager
     def saving(self, notes: dict[str, Any]) -> Iterator[Path]:
-        """A folder to save into; it counts only when the block ends, in one rename."""
+        """Context that gives a folder to save into; it becomes the artifact by one rename when the block ends."""
         beside = self.artifact.with_suffix(".tmp")
         with writing(self.path):
             shutil.rmtree(beside, ignore_errors=True)
@@ -112,7 +112,7 @@ class WorkFolder:
             beside.rename(self.artifact)
 
     def publish(self, target: Path, *, replace: bool) -> Path | None:
-        """Rename the finished artifact to `target`; what already exists is moved aside, never deleted. Returns where."""
+        """Rename the finished artifact to `target`. An existing `target` is moved, never deleted; returns its new path."""
         with writing(target):
             aside = None
             if is_taken(target):
@@ -131,7 +131,7 @@ class WorkFolder:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns a failed write (full disk, no permission, ...) into LB463; safetensors has an error type of its own."""
+    """Context that turns a failed write (full disk, no permission, ...) into LB463; safetensors has its own error type."""
     from safetensors import SafetensorError
 
     try:
@@ -150,7 +150,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_room(output: Path, needed_bytes: int) -> None:
-    """LB463 before any work is done, when the output's folder cannot be written or has too little room."""
+    """Raise LB463, before any work, if the output's folder is not writable or has too little disk space."""
     parent = output.parent
     existing = next(folder for folder in (parent, *parent.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -167,7 +167,7 @@ def check_room(output: Path, needed_bytes: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside, then rename."""
+    """Write JSON to a temporary file, then rename it."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(json.dumps(value, indent=1))
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""Statistics, what calibration tells of a layer before its new weights are made: one file each."""
+"""Statistics of a layer on calibration text, used to compute its new weights: one file each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Observed", "Statistic", "statistic_of", "statistics"]
 
 @cache
 def statistics() -> Mapping[str, type[Statistic]]:
-    """Every statistic by name, found once."""
+    """All statistics by name (cached)."""
     return discover(sys.modules[__name__], Statistic, "lbdsl.statistics")
 
 
 def statistic_of(named: Stat) -> Statistic:
-    """The statistic that an expression names. LB483 for one that is not known."""
+    """The statistic that an expression names. Raises LB483 if it is unknown."""
     found = statistics().get(named.kind)
     if found is None:
         raise fail("LB483", f"no statistic is called {named.kind!r}", help=f"known: {', '.join(statistics())}")

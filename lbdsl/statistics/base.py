@@ -1,4 +1,4 @@
-"""What a statistic is: numbers of a layer of the base, from what goes through its modules on the calibration text.
+"""Base class of statistics: a tensor for a layer of the base, from its modules' inputs and outputs on calibration text.
 
 To add one, write one file beside this one (or anywhere, see `lbdsl.core.registry`) with a subclass of `Statistic`; an
 action's weights name it with `lbdsl.layer.weights.Stat`. torch is imported only inside the functions.
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observed:
-    """What one layer showed: `sums` are those of `add` over `tokens` tokens, `weights` gives a parameter by its name below
-    the layer, of the `model`'s `layer`."""
+    """The observations of one layer: `sums` are those of `add` over `tokens` tokens; `weights` returns a parameter by its
+    name relative to the layer; `layer` is the layer's specification."""
 
     sums: dict[str, Tensor]
     tokens: int
@@ -33,7 +33,7 @@ class Observed:
 
 
 class Statistic(BaseModel):
-    """Base of all statistics. Fields are its arguments, those of the `Stat` that names it."""
+    """Base of all statistics. Fields are its arguments, the same as in the `Stat` that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
@@ -41,7 +41,7 @@ class Statistic(BaseModel):
     """The tag, a `Literal` of the statistic's name with that name as default."""
 
     version: ClassVar[int] = 1
-    """Raise it when the numbers change: those that are kept are then taken again."""
+    """Increase it when the numbers change: cached values are then recomputed."""
 
     @classmethod
     def kind_name(cls) -> str:
@@ -49,13 +49,13 @@ class Statistic(BaseModel):
 
     @abstractmethod
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
-        """The modules, by name below the layer, whose inputs and outputs `add` is given; none where weights are enough."""
+        """The modules, by name relative to the layer, whose inputs and outputs `add` gets; () if only weights are used."""
 
     def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        """Add to `sums` what M tokens gave to a watched module and got from it, in the dtype that the model computes in;
-        sums should be in float32 or better, and stay on the device."""
+        """Add the inputs and outputs of a watched module for M tokens, in the model's compute dtype, to `sums`; sums should
+        be in float32 or better, and stay on the device."""
         raise NotImplementedError
 
     @abstractmethod
     def value(self, seen: Observed) -> Tensor:
-        """The statistic of a layer. It is kept in float32, and every number must be finite."""
+        """The statistic of a layer. It is stored in float32, and every value must be finite."""

@@ -1,4 +1,4 @@
-"""`channel_importance`: how much each channel of a gated MLP matters to what the MLP adds."""
+"""`channel_importance`: how much each channel of a gated MLP contributes to the MLP's output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ChannelImportance(Statistic):
-    """Shape [width]: the mean of |input of down| over the tokens, times the norm of the channel's column of down."""
+    """Shape [width]: the mean of |input of down_proj| over the tokens, times the norm of the channel's down_proj column."""
 
     kind: Literal["channel_importance"] = "channel_importance"
 
@@ -28,16 +28,16 @@ class ChannelImportance(Statistic):
 
 
 def down_of(model: ModelFacts) -> str:
-    """The module of the family's MLP that takes the channels, by name below the layer."""
+    """The module of the family's MLP whose inputs are the channels (down_proj), by name relative to the layer."""
     return next(row.module for row in model.family_data.mlp if row.dims == ("hidden", "intermediate"))
 
 
 def add_sizes(sums: dict[str, Tensor], input_MD: Tensor) -> None:
-    """Add what `importance` needs of M tokens."""
+    """Add the sums that `importance` needs, for M tokens."""
     sums["sizes"] = sums.get("sizes", 0) + input_MD.abs().sum(0)
 
 
 def importance(seen: Observed) -> Tensor:
-    """Float32, on the CPU, as it is kept: what is chosen by it is the same before and after."""
+    """The importance in float32 on the CPU, as it is stored, so that the same channels are chosen from the stored value."""
     columns = seen.weights(f"{down_of(seen.model)}.weight").to("cpu").double().norm(dim=0)
     return (seen.sums["sizes"].to("cpu").double() / seen.tokens * columns).float()

@@ -1,4 +1,4 @@
-"""`kv_head_strength`: how much the values of each KV head matter."""
+"""`kv_head_strength`: the importance of each KV head's values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class KVHeadStrength(Statistic):
-    """The mean length of a KV head's values over the text, times the Frobenius norm of o_proj's columns of the query heads
-    that use it: [kv_heads]."""
+    """[kv_heads]: the mean norm of a KV head's values over the text, times the Frobenius norm of the o_proj columns of the
+    query heads that use it."""
 
     kind: Literal["kv_head_strength"] = "kv_head_strength"
     kv_heads: int

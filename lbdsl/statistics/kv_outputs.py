@@ -1,4 +1,4 @@
-"""Keys and values among what a layer's projections give: in outputs of their own, or in one with the queries."""
+"""Get keys and values from the outputs of a layer's projections, separate or fused with the queries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Which = Literal["k", "v"]
 
 
 def projection(model: ModelFacts, of: Which) -> str:
-    """The module that gives them."""
+    """The module that computes the keys or values."""
     return QKV if any(row.module == QKV for row in model.family_data.attention) else f"self_attn.{of}_proj"
 
 

@@ -1,4 +1,4 @@
-"""`kv_rotations`: what turns the keys or values of KV heads so that neighbours can be averaged."""
+"""`kv_rotations`: rotations that align the keys or values of neighbouring KV heads, so that they can be averaged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class KVRotations(Statistic):
-    """For each KV head the rotation that brings its keys or values closest, by least squares over the text, to those of the
-    first head of its group: [kv_heads, head_dim, head_dim]. `n` is the number of groups of neighbours.
+    """[kv_heads, head_dim, head_dim]: for each KV head the rotation that maps its keys or values closest, by least squares
+    over the text, to those of the first head of its group. `n` is the number of groups of neighbouring heads.
 
-    Values turn by any orthogonal matrix. Keys turn by one angle for each pair of elements that rotary embeddings turn
-    together, before those do; where queries turn alike, scores stay as they are. Keys are not scaled: queries would be by
-    the inverse, and where two heads' keys have little in common, what is left between them would grow with it.
+    For values it is any orthogonal matrix. For keys it is one angle for each pair of elements that RoPE rotates together,
+    applied before RoPE; if queries are rotated in the same way, attention scores do not change. Keys are not scaled, since
+    queries would need the inverse scale, which amplifies the remaining difference between heads that have little in common.
     Source: Schönemann, A generalized solution of the orthogonal Procrustes problem (1966); arXiv 2412.20677.
     """
 
@@ -48,13 +48,13 @@ class KVRotations(Statistic):
             rotations = left @ right
         else:
             rotations = _pair_rotations(products, seen.model.rotary or self.head_dim)
-        # The first of each group stays as it is, also in directions that the text never takes.
+        # The first head of each group is unchanged, also in directions that do not occur in the text.
         rotations[:, 0] = torch.eye(self.head_dim, dtype=rotations.dtype)
         return rotations.flatten(0, 1)
 
 
 def _pair_rotations(products: Tensor, rotary: int) -> Tensor:
-    """Pair by pair. Elements that rotary embeddings leave alone are paired in the same way."""
+    """The rotations for keys, pair by pair. Elements that RoPE does not rotate are paired in the same way."""
     import torch
 
     ends = torch.arange(rotary), torch.arange(rotary, products.shape[-1])

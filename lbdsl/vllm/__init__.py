@@ -1,15 +1,15 @@
-"""vLLM plug-in: serves artifacts of lbdsl as they are.
+"""vLLM plug-in: serves lbdsl artifacts without conversion.
 
-vLLM finds `register` through the entry point `vllm.general_plugins`. This package needs nothing but vLLM and what vLLM
-brings; lbdsl's other dependencies need not be installed there. Importing it imports nothing. A family says whether it can
-be served, and which module here makes its attention and its MLP (`Family.vllm`).
+vLLM finds `register` through the entry point `vllm.general_plugins`. This package needs only vLLM and its dependencies;
+lbdsl's other dependencies need not be installed. Importing it imports nothing else. `Family.vllm` declares whether a family
+can be served, and which module of this package creates its attention and MLP.
 """
 
 from __future__ import annotations
 
 
 def register() -> None:
-    """Teach this process of vLLM the architectures and configurations of artifacts. vLLM calls it in each of its own."""
+    """Register the artifacts' architectures and configurations. vLLM calls it in each of its processes."""
     from vllm import ModelRegistry
 
     from lbdsl.vllm.configurations import register_configurations
@@ -17,5 +17,5 @@ def register() -> None:
 
     register_configurations()
     for name in served().values():
-        # By name: importing the classes here would bring a worker's state into processes that have none.
+        # By name: importing the classes here would initialize worker state in processes that are not workers.
         ModelRegistry.register_model(name, f"lbdsl.vllm.models:{name}")

@@ -1,8 +1,8 @@
 """Configurations of artifacts for vLLM's processes: the base family's own, with one more entry, `lbdsl`.
 
-They are made here, not taken from the runtime beside the weights, so that no remote code has to be trusted. They stand in
-the module by name because vLLM sends them from one of its processes to another. Each has an `__init__` of its own:
-transformers gives one to a class that has none.
+They are defined here instead of loaded from the runtime beside the weights, so that no remote code has to be trusted. They
+are module attributes because vLLM pickles them between its processes. Each defines its own `__init__`, because transformers
+generates one for a class without it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ globals().update({cls.__name__: cls for cls in CONFIGURATIONS})
 
 
 def register_configurations() -> None:
-    """Let AutoConfig read `model_type` lbdsl_llama and the like. Twice does no harm."""
+    """Register `model_type` lbdsl_llama and the like with AutoConfig. Idempotent."""
     for configuration in CONFIGURATIONS:
         AutoConfig.register(configuration.model_type, configuration, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the plug-in reads of an artifact's layers, and refuses by name. Free of vLLM, so that it can be tested without."""
+"""Read and check an artifact's layer specifications for the plug-in. Does not import vLLM, so it can be tested without."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from lbdsl.vllm.served import KNOWN
 
 
 def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str, Any]:
-    """The `lbdsl` entry of a configuration; without one every layer is as in the base. ValueError for another version or
-    number of layers, and for a part kind, field, size or window that the plug-in does not know, by name."""
+    """The checked `lbdsl` entry of a configuration; None means that every layer is as in the base. Raises ValueError for a
+    wrong version or number of layers, and for an unsupported part kind, field, size or window, which it names."""
     entry = checked_layers(lbdsl, family, config)
     for index, spec in enumerate(entry["layers"]):
         where = f"config.lbdsl.layers[{index}]"
@@ -22,7 +22,7 @@ def checked(lbdsl: dict[str, Any] | None, family: str, config: Any) -> dict[str,
 
 
 def window_of(mixer: dict[str, Any], where: str) -> int | None:
-    """The layer's window in tokens, None for full attention; ValueError for what vLLM's attention cannot do."""
+    """The layer's window in tokens, None for full attention; raises ValueError if vLLM's attention cannot compute it."""
     window = mixer["window"]
     if window is None:
         return None
@@ -37,7 +37,7 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
 
 
 def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
-    """The fields of a configuration that vLLM's classes of the layer read its own sizes from."""
+    """The layer's own sizes, as the configuration fields that vLLM's layer classes read."""
     mixer, ffn = spec["mixer"], spec["ffn"]
     return {
         **({} if mixer is None else {"num_key_value_heads": mixer["kv_heads"]}),
@@ -46,7 +46,7 @@ def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
 
 
 def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
-    """Query heads that are not the model's are refused, and sizes that are none."""
+    """Raise ValueError for invalid sizes, and for query heads or a head size that differ from the model's."""
     heads, mixer = config.num_attention_heads, spec["mixer"]
     for name, value in sizes_of(spec).items():
         if type(value) is not int or value < 1:

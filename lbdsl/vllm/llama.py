@@ -1,4 +1,4 @@
-"""vLLM's layers of Llama, and of families that it builds as Llama's."""
+"""vLLM's layers of Llama, and of families that vLLM constructs in the same way."""
 
 from __future__ import annotations
 

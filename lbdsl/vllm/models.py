@@ -1,7 +1,7 @@
-"""vLLM's Llama model with layers as an artifact's `lbdsl.layers` says. Imported by vLLM alone, in its workers.
+"""vLLM's Llama model with the layers of an artifact's `lbdsl.layers`. Imported only by vLLM, in its workers.
 
-The attention and the MLP of each layer are vLLM's own classes of the family; only the layer around them is ours: it may
-lack either, also in layer 0, and gives each its own KV heads, window and width.
+The attention and the MLP of each layer are vLLM's own classes of the family; only the decoder layer is lbdsl's: it may have
+no attention or no MLP, also in layer 0, and has its own KV heads, window and MLP width.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from lbdsl.vllm.served import layers_of, served
 
 
 class LbdslDecoderLayer(nn.Module):
-    """A pre-norm layer that may lack its attention or its MLP, each with its norm.
+    """A pre-norm layer that may have no attention or no MLP (nor the norm of either).
 
-    As in vLLM's own layers the residual stream comes in two parts that the next norm adds: what the last sub-block gave,
-    and the stream before it, which is None as long as no sub-block has run.
+    As in vLLM's own layers, the residual stream is passed in two parts that the next norm adds: the last sub-block's
+    output, and the stream before it, which is None until a sub-block has run.
     """
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
@@ -60,20 +60,20 @@ def _normed(norm, hidden_states, residual):
 
 
 def cache_for(cache_config, window):
-    """A view of the cache's settings in which the model-wide window is this layer's: what every attention class of vLLM
-    reads when it is given no other."""
+    """A copy of the cache settings with this layer's window as the model-wide window, which every attention class of vLLM
+    uses by default."""
     cache_config = copy.copy(cache_config)
     cache_config.sliding_window = window
     return cache_config
 
 
 def config_for(config, spec):
-    """The configuration with the layer's own sizes, and without `layer_types`, which would name another window."""
+    """The configuration with the layer's own sizes, and without `layer_types`, which would override the window."""
     return config_with(config, {**sizes_of(spec), "layer_types": None})
 
 
 class LbdslForCausalLM(LlamaForCausalLM):
-    """An artifact's model: vLLM's Llama around our layers. ValueError for a plan that vLLM cannot run."""
+    """An artifact's model: vLLM's Llama with lbdsl's decoder layers. Raises ValueError if no layer has attention."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         specs = vllm_config.model_config.hf_config.lbdsl["layers"]
@@ -86,7 +86,7 @@ FUSED = {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
 
 
 def _model(family: str, name: str):
-    """The class of an architecture. Where weights are stored as vLLM holds them, fused, they are not put together."""
+    """The class of an architecture. If checkpoints are already fused as in vLLM, weights are not fused when loading."""
     fields = {"packed_modules_mapping": FUSED} if layers_of(family).fused else {}
     return type(name, (LbdslForCausalLM,), {"__module__": __name__, **fields})
 

@@ -1,4 +1,4 @@
-"""What the plug-in serves: families, and the fields of parts that it computes. Importing it imports nothing."""
+"""The families that the plug-in serves, and the part fields that it supports. Importing it imports nothing else."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ KNOWN = {
     "ffn": {"gated_mlp": ("width",)},
     "weights": {},
 }
-"""The fields of the part kinds that the plug-in computes, by their place in a layer."""
+"""The supported part kinds with their fields, by slot."""
 
 
 def served() -> dict[str, str]:
-    """The architectures of artifacts that can be served, as in their config.json, by the base's `model_type`."""
+    """The architectures (as in config.json) of artifacts that can be served, by the base's `model_type`."""
     from lbdsl.families import FAMILIES
     from lbdsl.families.engines import VllmLayers
 
@@ -21,7 +21,7 @@ def served() -> dict[str, str]:
 
 
 def layers_of(family: str) -> Any:
-    """The VllmLayers of a family that is served."""
+    """The VllmLayers of a family that can be served."""
     from lbdsl.families import FAMILIES
 
     return FAMILIES[family].vllm

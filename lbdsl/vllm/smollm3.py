@@ -9,7 +9,7 @@ from lbdsl.vllm import llama
 
 
 class NoRotary(nn.Module):
-    """In place of rotary embeddings: queries and keys as they are."""
+    """Replacement for rotary embeddings that returns queries and keys unchanged."""
 
     def forward(self, positions, query, key):
         return query, key

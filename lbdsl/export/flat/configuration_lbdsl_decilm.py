@@ -1,4 +1,4 @@
-"""Configuration of a DeciLM checkpoint written by lbdsl: what vLLM and SGLang read, and nothing else.
+"""Configuration of a DeciLM checkpoint written by lbdsl, with the fields that vLLM and SGLang read.
 
 It needs only transformers. The engines run their own DeciLM code, none of lbdsl's.
 """
@@ -9,13 +9,13 @@ from transformers import LlamaConfig
 
 
 class LbdslDeciLMConfig(LlamaConfig):
-    """A LlamaConfig whose layers have KV heads and MLP widths of their own, lack their attention or their MLP, or attend
-    over a window.
+    """A LlamaConfig in which each layer has its own number of KV heads and MLP width, may have no attention or no MLP, and
+    may attend over a window.
 
-    `lbdsl_blocks` has one entry a layer: {"kv_heads": int, "width": int, "ffn_mult": float}. `kv_heads` is None where there
-    is no attention, `width` where there is no MLP; `ffn_mult` is None unless DeciLM's rule gives exactly this width.
-    `layer_types` names the windowed layers ("sliding_attention"); all of them see `sliding_window` tokens, the token itself
-    included. `qkv_bias`, where it is given, is about biases of queries, keys and values alone.
+    `lbdsl_blocks` has one entry per layer: {"kv_heads": int, "width": int, "ffn_mult": float}. `kv_heads` is None without
+    attention, `width` is None without an MLP; `ffn_mult` is None unless DeciLM's rule gives exactly this width.
+    `layer_types` marks the windowed layers ("sliding_attention"); all of them see `sliding_window` tokens, the token itself
+    included. `qkv_bias`, if given, applies only to the biases of queries, keys and values.
     """
 
     model_type = "lbdsl_decilm"
@@ -32,15 +32,15 @@ class LbdslDeciLMConfig(LlamaConfig):
         self.lbdsl_blocks = [dict(block) for block in blocks]
         self.layer_types = list(layer_types)
         self.sliding_window = sliding_window
-        # SGLang looks for it here, and takes 10,000 when it is not; transformers 5 keeps it in `rope_parameters`.
+        # SGLang reads it here (default 10,000); transformers 5 keeps it in `rope_parameters`.
         self.rope_theta = (self.rope_parameters or {}).get("rope_theta")
-        # Engines ask whether it is there at all.
+        # Engines check whether the attribute exists.
         if qkv_bias is not None:
             self.qkv_bias = qkv_bias
 
     @property
     def block_configs(self):
-        """What the engines' code reads, one object a layer. Made when asked for: such objects cannot be saved as JSON."""
+        """The objects that the engines read, one per layer. Created on access, because they cannot be saved as JSON."""
         return [self._block(entry) for entry in self.lbdsl_blocks]
 
     def _block(self, entry):
@@ -52,7 +52,7 @@ class LbdslDeciLMConfig(LlamaConfig):
             n_heads_in_group=None if kv_heads is None else self.num_attention_heads // kv_heads,
         )
         mlp = SimpleNamespace(no_op=width is None, replace_with_linear=False, sparsify=None, intermediate_size=width)
-        # vLLM takes it rather than the size where it is there at all; SGLang knows nothing else.
+        # If it exists, vLLM uses it instead of intermediate_size; SGLang reads only ffn_mult.
         if entry["ffn_mult"] is not None:
             mlp.ffn_mult = entry["ffn_mult"]
         return SimpleNamespace(attention=attention, ffn=mlp)

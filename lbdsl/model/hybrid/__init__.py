@@ -1,8 +1,8 @@
 """The hybrid runtime: models whose layers differ.
 
 The `lbdsl_*.py` files are flat: they need only torch and transformers, import each other relatively, and are copied
-beside saved weights. What a part's file offers is said in `lbdsl_part_attention.py`. The two files of a family are written
-from what it declares (`rendered.py`), and are modules of this package all the same.
+beside saved weights. `lbdsl_part_attention.py` documents the interface of a part's file. The two files of a family are
+generated from its declaration (`rendered.py`) and can be imported as modules of this package.
 """
 
 import sys

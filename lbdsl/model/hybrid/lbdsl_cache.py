@@ -1,4 +1,4 @@
-"""Caches of a hybrid model: one layer object a decoder layer, holding only what that layer needs."""
+"""Caches of a hybrid model: one cache layer per decoder layer, holding only what that layer needs."""
 
 from dataclasses import fields
 
@@ -11,13 +11,13 @@ CACHE_NAME = "cache" if any(f.name == "cache" for f in fields(BaseModelOutputWit
 
 
 class HybridCacheLayer(CacheLayerMixin):
-    """Base of our cache layers: counts the tokens seen and knows where each row's real tokens begin.
+    """Base class of the hybrid cache layers: counts the tokens seen and knows where each row's real tokens begin.
 
-    `seen` is the number of columns (padding included) so far. `starts` is None when no row is padded, else one
-    column a row: that of its first real token. Both are plain integers: nothing but keys and values takes storage.
+    `seen` is the number of columns (padding included) so far. `starts` is None when no row is padded, else the column
+    of the first real token of each row. Both are Python integers, so only keys and values take tensor storage.
     """
 
-    # Never the layer that transformers sizes a full-attention mask by.
+    # Keeps transformers from taking the size of a full-attention mask from this layer.
     is_sliding = True
     is_croppable = True
     # It counts tokens in Python.
@@ -60,23 +60,23 @@ class HybridCacheLayer(CacheLayerMixin):
         self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
     def _each_row(self, change):
-        """Change the batch dimension of everything that has one."""
+        """Apply `change` to everything with a batch dimension."""
         for name in self.tensors():
             setattr(self, name, change(getattr(self, name)))
         if self.starts is not None:
             self.starts = tuple(change(torch.tensor(self.starts)).tolist())
 
     def tokens_to_remove(self, amount):
-        """`crop`'s argument as a count: negative is how many to remove, positive the length to keep."""
+        """Convert `crop`'s argument to a number of tokens to remove: negative means how many, positive the new length."""
         amount = int(amount)
         return min(self.seen, -amount) if amount <= 0 else max(0, self.seen - amount)
 
     def check_crop(self, amount):
-        """ValueError when `crop` cannot go back that far."""
+        """Raise ValueError if `crop` cannot remove that many tokens."""
 
 
 class NoCacheLayer(HybridCacheLayer):
-    """The cache of a layer without attention: it holds nothing, and counts, so that any layer tells the length."""
+    """The cache of a layer without attention: it stores nothing but counts tokens, so every layer reports the length."""
 
     def lazy_initialization(self, key_states, value_states):
         self.is_initialized = True
@@ -99,7 +99,7 @@ class NoCacheLayer(HybridCacheLayer):
 
 
 class _OfOnePlan:
-    """What a cache of transformers is turned into: one layer object of the right kind for each decoder layer."""
+    """Mixin for transformers caches that have been given one cache layer of the right kind for each decoder layer."""
 
     lbdsl_specs = None
 
@@ -115,17 +115,17 @@ class HybridCache(_OfOnePlan, DynamicCache):
 
 
 class HybridStaticCache(_OfOnePlan, StaticCache):
-    """A StaticCache for the decoder layers of one plan: full layers reserve their space at once, others need less."""
+    """A StaticCache for the decoder layers of one plan: full-attention layers preallocate, others need less."""
 
 
 _KINDS = {DynamicCache: HybridCache, StaticCache: HybridStaticCache}
 
 
 def adopt_cache(cache, specs, make_layers, device):
-    """Give a fresh cache of transformers the layers that a model of these specifications needs; one that has them stays.
+    """Give an empty transformers cache the cache layers for these layer specifications, unless it already has them.
 
-    `make_layers(reserved)` makes them; `reserved` is the length of a static cache, else None. ValueError for a kind of
-    cache that cannot hold them, and for one that another model has filled.
+    `make_layers(reserved)` creates them; `reserved` is the length of a static cache, else None. Raises ValueError for a
+    cache class that cannot hold them, and for a cache that another model has filled.
     """
     if isinstance(cache, _OfOnePlan) and cache.lbdsl_specs == specs:
         return
@@ -149,12 +149,12 @@ def adopt_cache(cache, specs, make_layers, device):
     cache.layer_class_to_replicate = None
     cache.lbdsl_specs = [dict(spec) for spec in specs]
     if offloading and all(isinstance(layer, HybridCacheLayer) for layer in cache.layers):
-        # Only full layers are worth moving.
+        # Only the caches of full-attention layers are large enough to offload.
         cache.offloading = False
 
 
 def cache_storage_bytes(cache):
-    """Bytes of storage that a cache really holds (not the bytes that its views show), each storage once."""
+    """Bytes of tensor storage that a cache holds, each storage counted once (not the sizes of views)."""
     storages = {}
     for layer in cache.layers:
         for value in vars(layer).values():

@@ -1,4 +1,4 @@
-"""The family's own attention: over all tokens so far, bit for bit as in the base model."""
+"""The family's own attention over all previous tokens, bit for bit as in the base model."""
 
 import torch
 from transformers.masking_utils import create_causal_mask
@@ -22,13 +22,13 @@ def make_full_mask(context):
 
 
 def _single_over_reserved(context):
-    """For one query a row over a static layer. transformers leaves the mask out in some cases, for such a cache is not
-    compiled, and the query would see all that is only reserved."""
+    """The mask for one query per row over a static cache. transformers skips the mask in some cases because this cache is
+    not compiled; the query would then attend to reserved slots that are still empty."""
     reserved, _ = context.cache.get_mask_sizes(1, context.layer_idx)
     allowed_B1K = (torch.arange(reserved, device=context.device) <= context.seen).view(1, 1, -1)
     if context.real_BK is not None:
         real_BK = torch.nn.functional.pad(context.real_BK, (0, reserved - context.real_BK.shape[1]))
-        # A query always sees itself, so that padding does not give a row without any key.
+        # A query always sees itself, so that a padded row has at least one key.
         real_BK[:, context.seen] = True
         allowed_B1K = allowed_B1K & real_BK.unsqueeze(1)
     return context.as_attention_mask(allowed_B1K)

@@ -1,4 +1,4 @@
-"""What hybrid models of all families share: layers by specification, masks and caches that fit, and running a part."""
+"""Base classes of hybrid models, for all families: layers built from specifications, with matching masks and caches."""
 
 import copy
 import json
@@ -19,16 +19,16 @@ from .lbdsl_parts import checked_spec, part
 
 @dataclass
 class LayerInputs:
-    """What every layer of one forward gets beside the hidden states; masks are made when first asked for."""
+    """The inputs of all layers in one forward, besides the hidden states; masks are created on first use."""
 
     context: MaskContext
     position_embeddings: list
-    """One pair (cos, sin) a layer; layers of one type share theirs."""
+    """One pair (cos, sin) per layer; layers of one type share theirs."""
     extra: dict
     _masks: dict = field(default_factory=dict)
 
     def mask(self, layer, layer_idx):
-        """The mask of a layer with attention; layers whose masks depend on the same share one."""
+        """The mask of a layer with attention; layers with the same `mask_key` share one."""
         if layer.mask_key not in self._masks:
             self.context.layer_idx = layer_idx
             mixer = layer.spec["mixer"]
@@ -37,10 +37,10 @@ class LayerInputs:
 
 
 class HybridDecoderLayer(GradientCheckpointingLayer):
-    """A decoder layer under a specification; an absent attention or MLP has no weights and no norms.
+    """A decoder layer built from a specification; an absent attention or MLP has no weights and no norms.
 
-    A family gives its `attention_class`, `mlp_class` and `norm_class`, the names of the norms before and after each
-    sub-block, None where it has none, and the configuration's field for what each sub-block's output is multiplied with.
+    A family sets `attention_class`, `mlp_class` and `norm_class`, the names of the norms before and after each
+    sub-block (None if there is none), and the name of the configuration's field that scales each sub-block's output.
     """
 
     attention_class = mlp_class = norm_class = None
@@ -108,26 +108,26 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
 
 
 class _Supports:
-    """The attention implementations that masks of windowed layers are made for; transformers refuses others by name."""
+    """The attention implementations that masks of windowed layers support; transformers raises an error for others."""
 
     _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
-    # Our caches count tokens in Python.
+    # The hybrid caches count tokens in Python.
     _can_compile_fullgraph = False
 
 
 class HybridModelMixin(_Supports):
-    """The body of a hybrid model, before the family's own in the order of bases; the family gives its `layer_class`.
+    """Mixin for the body of a hybrid model, placed before the family's own class; the family sets `layer_class`.
 
-    With each layer as the base has it, it is the base bit for bit.
+    If all layers have the base's specification, its outputs equal the base's bit for bit.
     """
 
     layer_class = None
     embedding_multiplier_field = None
-    """The configuration's field for what embeddings are multiplied with."""
+    """Name of the configuration's field that scales embeddings."""
     rope_by_layer_type = False
-    """Whether the family has other rotary embeddings for each of `config.layer_types`."""
+    """Whether the family has different rotary embeddings for each of `config.layer_types`."""
 
     def __init__(self, config):
         with _no_layers(config):
@@ -136,7 +136,7 @@ class HybridModelMixin(_Supports):
         self.post_init()
 
     def embed(self, input_ids):
-        """[B, N] tokens to the stream before the first layer, [B, N, D]."""
+        """Map [B, N] token ids to the hidden states before the first layer, [B, N, D]."""
         return self._multiplied(self.embed_tokens(input_ids))
 
     def _multiplied(self, inputs_embeds):
@@ -144,10 +144,10 @@ class HybridModelMixin(_Supports):
         return inputs_embeds if multiplier is None else inputs_embeds * multiplier
 
     def prepare(self, inputs_embeds_BND, attention_mask=None, position_ids=None, cache=None, use_cache=False, **extra):
-        """LayerInputs for N new tokens a row: position embeddings, masks, and our layers in a fresh cache."""
+        """LayerInputs for N new tokens per row: position embeddings and masks; gives an empty cache its hybrid layers."""
         if cache is not None:
             adopt_cache(cache, self.config.lbdsl["layers"], self.new_cache_layers, inputs_embeds_BND.device)
-        # A static cache counts on its device.
+        # A static cache keeps its length on the device.
         seen = int(cache.get_seq_length()) if cache is not None else 0
         new, device = inputs_embeds_BND.shape[1], inputs_embeds_BND.device
         if attention_mask is not None:
@@ -177,7 +177,7 @@ class HybridModelMixin(_Supports):
         return LayerInputs(context, self._position_embeddings(inputs_embeds_BND, position_ids), extra)
 
     def _position_embeddings(self, inputs_embeds_BND, position_ids):
-        """(cos, sin) of each layer. A layer keeps its own kind of rotary embeddings, whatever its attention becomes."""
+        """(cos, sin) of each layer. A layer keeps its own type of rotary embeddings even if its attention changes."""
         if not self.rope_by_layer_type:
             return [self.rotary_emb(inputs_embeds_BND, position_ids)] * self.config.num_hidden_layers
         types = self.config.layer_types
@@ -185,7 +185,7 @@ class HybridModelMixin(_Supports):
         return [by_type[kind] for kind in types]
 
     def run_layer(self, layer, index, hidden_BND, inputs):
-        """One layer, which need not be the model's own at `index`: [B, N, D] to [B, N, D]."""
+        """Run one layer, which may be a variant of the model's own layer `index`: [B, N, D] to [B, N, D]."""
         mask = None
         if layer.self_attn is not None:
             mask = inputs.mask(layer, index)
@@ -203,7 +203,7 @@ class HybridModelMixin(_Supports):
         output_hidden_states=None,
         **kwargs,
     ):
-        """As the family's own model; the cache comes in and goes out under transformers' name for it."""
+        """Like the family's own forward; the cache is passed and returned under transformers' name for it."""
         given = [kwargs.pop(name, None) for name in ("cache", "past_key_values")]
         cache = next((value for value in given if value is not None), None)
         if (input_ids is None) == (inputs_embeds is None):
@@ -232,7 +232,7 @@ class HybridModelMixin(_Supports):
         return outputs.to_tuple() if as_tuple else outputs
 
     def new_cache_layers(self, reserved=None):
-        """One empty cache layer a decoder layer; full ones reserve `reserved` tokens at once where that is given."""
+        """One empty cache layer per decoder layer; full-attention ones preallocate `reserved` tokens if that is given."""
         layers = []
         for index, spec in enumerate(self.config.lbdsl["layers"]):
             mixer = spec["mixer"]
@@ -243,11 +243,11 @@ class HybridModelMixin(_Supports):
         return layers
 
     def layer_variant(self, index, spec, made=None):
-        """A decoder layer under `spec` that shares every parameter of layer `index` that it has use for, but for those in
-        `made`, new ones by name.
+        """A decoder layer with specification `spec`. It shares all parameters of layer `index` that it uses, except those
+        in `made`, which gives new ones by name.
 
-        Parameters that only the variant has are made as its parts make them, but for those of a map that is stored in
-        another way: they are the map's own. ValueError when it needs weights that are gone, or of another shape.
+        Parameters that exist only in the variant are initialized by its parts, except those of a linear map stored in
+        another form, which must exist or be in `made`. Raises ValueError if weights are missing or of another shape.
         """
         before = self.layers[index]
         ours = dict(before.named_parameters())
@@ -291,18 +291,18 @@ class HybridModelMixin(_Supports):
             return self.layer_class(config, index)
 
     def _with_spec(self, index, spec):
-        """The `lbdsl` entry with another specification of one layer; a new object, so that copies keep the old one."""
+        """The `lbdsl` entry with a new specification for one layer; a new object, so that config copies are unaffected."""
         layers = [dict(spec if place == index else old) for place, old in enumerate(self.config.lbdsl["layers"])]
         return {**self.config.lbdsl, "layers": layers}
 
     def set_layer(self, index, spec, made=None):
-        """Make layer `index` what `spec` says, with the new parameters `made`; weights without use are let go."""
+        """Rebuild layer `index` with specification `spec` and the new parameters `made`; unused weights are freed."""
         layer = self.layer_variant(index, spec, made)
         self.config.lbdsl = self._with_spec(index, spec)
         self.layers[index] = layer
 
     def _share_config(self, layer):
-        """Modules keep the model's own config, so that a later change (the attention implementation) reaches them."""
+        """Make modules use the model's own config, so that later changes (the attention implementation) reach them."""
         for module in layer.modules():
             if getattr(module, "config", None) is not None and isinstance(module, nn.Module):
                 module.config = self.config
@@ -314,7 +314,7 @@ def _number(config, field):
 
 @contextmanager
 def _no_layers(config):
-    """Within, the configuration is of a model without layers: the family's constructor makes all but those."""
+    """Context in which `config` has no layers, so that the family's constructor creates everything else."""
     count, config.num_hidden_layers = config.num_hidden_layers, 0
     try:
         yield
@@ -323,12 +323,12 @@ def _no_layers(config):
 
 
 class HybridCausalLMMixin(_Supports):
-    """What the causal language models of all families share; the family gives its hybrid `body_class`, and the
-    configuration's fields for what logits are divided by and bounded to."""
+    """Mixin for the causal language models of all families; the family sets its hybrid `body_class`, and the names of
+    the configuration's fields for the logits divisor and the logit softcap."""
 
     body_class = None
     logits_divisor_field = logit_softcap_field = None
-    # Set where lbdsl is installed: writes the runtime's code beside weights that were just saved.
+    # Set if lbdsl is installed: writes the runtime's code beside weights that were just saved.
     after_save: object = None
 
     def __init__(self, config):
@@ -346,8 +346,8 @@ class HybridCausalLMMixin(_Supports):
         return _number(self.config, self.logit_softcap_field)
 
     def predict(self, hidden):
-        """Logits [..., V] of the stream after the last layer, [..., D]: final norm, head, and what the family does to
-        logits."""
+        """Logits [..., V] from the hidden states after the last layer, [..., D]: final norm, head, and the family's
+        scaling and softcap of logits."""
         logits = self.lm_head(self.model.norm(hidden))
         if self.logits_divisor is not None:
             logits = logits / self.logits_divisor
@@ -355,16 +355,16 @@ class HybridCausalLMMixin(_Supports):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def set_layer(self, index, spec, made=None):
-        """Change what layer `index` is; see HybridModelMixin.set_layer."""
+        """Replace layer `index`; see HybridModelMixin.set_layer."""
         self.model.set_layer(index, spec, made)
 
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, *_args, **_kwargs):
-        """The padding mask as it is: each kind of layer makes its own mask of it in the forward."""
+        """Return the padding mask unchanged: each kind of layer creates its own mask from it in the forward."""
         return attention_mask
 
     def init_continuous_batching(self, *_args, **_kwargs):
-        """Refused: transformers' continuous batching pages one kind of cache by the stock attention's own mask."""
+        """Not supported: transformers' continuous batching needs one kind of paged cache and the stock attention mask."""
         raise ValueError(
             "a hybrid model cannot be batched continuously by transformers: its layers hold different "
             "caches; `generate` takes padded batches, and an engine such as vLLM serves an export"

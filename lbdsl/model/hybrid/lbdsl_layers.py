@@ -1,11 +1,11 @@
-"""The `lbdsl` entry of a configuration: what each layer of a hybrid model is.
+"""The `lbdsl` entry of a configuration: the specification of each layer of a hybrid model.
 
     {"version": 2, "base_model_type": "llama", "layers": [
         {"mixer": {"kind": "attention", "heads": 9, "kv_heads": 3, "head_dim": 64, "window": null},
          "ffn": {"kind": "gated_mlp", "width": 1536}, "weights": {}}, ...]}
 
-`mixer` and `ffn` are null where there is none; `weights` says of modules, by name below the layer, how their matrix is
-stored.
+`mixer` and `ffn` are null if the layer has none; `weights` maps modules, by name relative to the layer, to how their matrix
+is stored.
 """
 
 import copy
@@ -15,7 +15,7 @@ SLOTS = ("mixer", "ffn", "weights")
 
 
 def checked_layers(entry, base_model_type, config):
-    """A checked copy of the entry for `config`; None stands for the base model's own layers. Raises ValueError."""
+    """A checked copy of the entry for `config`; None means the base model's own layers. Raises ValueError."""
     count = config.num_hidden_layers
     if entry is None:
         entry = {"version": VERSION, "base_model_type": base_model_type, "layers": native_layers(config)}
@@ -34,8 +34,8 @@ def checked_layers(entry, base_model_type, config):
 
 
 def check_layer(spec, where, known=None):
-    """ValueError for what is no specification of a layer. `known` gives the fields of each kind by slot, such as
-    {"ffn": {"gated_mlp": ("width",)}}; with it every other kind and field is refused, by name."""
+    """Raise ValueError if `spec` is not a layer specification. `known` gives the fields of each kind by slot, such as
+    {"ffn": {"gated_mlp": ("width",)}}; if given, every other kind or field is an error that names it."""
     check_fields(spec, SLOTS, where)
     if not isinstance(spec["weights"], dict):
         raise ValueError(f"{where}.weights is {spec['weights']!r}; it maps modules to how they are stored")
@@ -52,7 +52,7 @@ def check_layer(spec, where, known=None):
 
 
 def check_fields(value, names, where):
-    """ValueError unless `value` is a mapping with exactly these keys; it names those that are not known, or missing."""
+    """Raise ValueError unless `value` is a mapping with exactly these keys; the message names an unknown or missing key."""
     if not isinstance(value, dict):
         raise ValueError(f"{where} is {value!r}, not an object")
     unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
@@ -62,7 +62,7 @@ def check_fields(value, names, where):
 
 
 def native_layers(config):
-    """What each layer of an unchanged model of `config` is: full, or with a window that the family has by itself.
+    """The specifications of the layers of an unchanged model: full attention, or the family's native window.
 
     A family without `layer_types` has one window for all layers, or none.
     """
@@ -87,7 +87,7 @@ def native_layers(config):
 
 
 def config_with(config, sizes):
-    """`config` itself where it has these sizes, else a copy that has them: what one layer's classes are built from."""
+    """`config` itself if it has these sizes, else a copy that has them, for building the modules of one layer."""
     if all(getattr(config, name, None) == value for name, value in sizes.items()):
         return config
     config = copy.copy(config)

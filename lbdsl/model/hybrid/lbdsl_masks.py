@@ -1,4 +1,4 @@
-"""What a mixer is told when it makes its mask, once a forward for all layers of one specification."""
+"""The context in which a mixer creates its mask, once per forward for all layers with the same mask."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ import torch
 class MaskContext:
     """One forward of B rows and Q new tokens, after `seen` tokens in the cache.
 
-    real_BK: bool [B, seen + Q], True where a column is a real token; None when all are.
-    starts: the column of each row's first real token, or None when all are 0.
-    segments_BQ: int [B or 1, Q], the number of the packed sequence that each new token belongs to; None when a row is
+    real_BK: bool [B, seen + Q], True where a column is a real token; None if all are.
+    starts: the column of each row's first real token, or None if all are 0.
+    segments_BQ: int [B or 1, Q], the index of the packed sequence that each new token belongs to; None if every row is
     one sequence.
     """
 
@@ -35,7 +35,7 @@ class MaskContext:
         return self.inputs_embeds.device
 
     def as_attention_mask(self, allowed_BQK):
-        """A [B or 1, 1, Q, K] mask in the form that the attention implementation takes: bool for sdpa, additive else."""
+        """A [B or 1, 1, Q, K] mask as the attention implementation expects it: bool for sdpa, additive otherwise."""
         allowed = allowed_BQK.unsqueeze(1)
         if self.config._attn_implementation == "sdpa":
             return allowed
@@ -45,9 +45,9 @@ class MaskContext:
 
 
 def real_columns(attention_mask, columns):
-    """The 2-D padding mask as bool [B, columns], or None when nothing is padded. Raises ValueError.
+    """The 2-D padding mask as bool [B, columns], or None if nothing is padded. Raises ValueError.
 
-    Columns beyond the tokens so far are those of tokens to come, as in transformers.
+    As in transformers, extra columns are for future tokens and are ignored.
     """
     if attention_mask is None or attention_mask.dim() != 2:
         return None
@@ -60,7 +60,7 @@ def real_columns(attention_mask, columns):
 
 
 def first_real_columns(real_BK):
-    """The column of the first real token of each row; a row of padding alone counts as starting after it."""
+    """The column of the first real token of each row (after the last column if the row is all padding), or None."""
     if real_BK is None:
         return None
     first = real_BK.int().argmax(dim=1)
@@ -70,9 +70,9 @@ def first_real_columns(real_BK):
 
 
 def packed_segments(position_ids, attention_mask, cache):
-    """Number of the packed sequence of each token, [B or 1, Q], where positions start anew within a row; else None.
+    """The packed sequence's index of each token, [B or 1, Q], if positions restart within a row; else None.
 
-    As in transformers, rows are packed only where there is neither a padding mask nor a cache.
+    As in transformers, rows count as packed only if there is neither a padding mask nor a cache.
     """
     if attention_mask is not None or cache is not None or position_ids.shape[1] < 2:
         return None

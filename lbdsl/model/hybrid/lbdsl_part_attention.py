@@ -1,18 +1,18 @@
-"""Softmax attention, over all tokens so far or over a window; and what a part's runtime file is.
+"""Softmax attention, over all previous tokens or over a window; and the interface of a part's runtime file.
 
 A part's file is named `lbdsl_part_<kind>.py` and defines one object, `PART`, with `FIELDS`, the names of the fields that it
-computes, and by the part's place in a layer
+supports, and, depending on the part's slot in a layer:
 
-    mixer    build(attention_class, config, layer_idx, part) -> nn.Module   called as the family's attention is
+    mixer    build(attention_class, config, layer_idx, part) -> nn.Module   called like the family's attention
              make_cache(config, layer_idx, part, reserved) -> cache layer   see lbdsl_cache.HybridCacheLayer; `reserved` is
                                                                             the length of a static cache, else None
-             make_mask(context, part) -> what the attention gets as `attention_mask`, once a forward; see
+             make_mask(context, part) -> the attention's `attention_mask`, once per forward; see
                                                                             lbdsl_masks.MaskContext
              MASK_FIELDS                                                    the fields that masks depend on
-    ffn      build(mlp_class, config, part) -> nn.Module                    called as the family's MLP is
-    weights  wrap(linear, part) -> nn.Module                                computes what the linear map does; its
-                                                                            parameters have the names and shapes of the
-                                                                            map's
+    ffn      build(mlp_class, config, part) -> nn.Module                    called like the family's MLP
+    weights  wrap(linear, part) -> nn.Module                                replaces `linear` and computes the same; its
+                                                                            parameters have the names and shapes of
+                                                                            those of `linear`
 
 `part` is the part's entry in the layer's specification: a mapping with `kind` and the fields.
 """
@@ -25,7 +25,7 @@ from .lbdsl_window_attention import RingLayer, make_window_mask
 
 
 class AttentionPart:
-    """The family's attention; a window narrows its mask and makes a ring of its cache."""
+    """The family's attention; a window narrows its mask and makes its cache a ring buffer."""
 
     FIELDS = ("heads", "kv_heads", "head_dim", "window")
     MASK_FIELDS = ("window",)

@@ -1,5 +1,5 @@
-"""Parts by their kind in a layer's specification. Beside saved weights this file is another one: it imports just the parts
-that the model uses."""
+"""Look up parts by their kind in a layer's specification. The file of this name beside saved weights is different: it
+imports only the parts that the model uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def part(kind: str) -> Any:
 
 
 def checked_spec(spec: dict[str, Any], layer_idx: int) -> dict[str, Any]:
-    """The layer's specification; ValueError for a kind or field that nothing installed computes, by name."""
+    """The layer's specification; raises ValueError that names a kind or field that no installed part supports."""
     check_layer(spec, f"layer {layer_idx}", _known())
     return spec
 
@@ -46,7 +46,7 @@ def runtime_files() -> dict[str, Path]:
 
 
 def _load(path: Path) -> Any:
-    """Import a flat file as a module of this package, wherever it lies, so that its relative imports work."""
+    """Import a flat file from any folder as a module of this package, so that its relative imports work."""
     name = f"{__package__}.{path.stem}"
     if name in sys.modules:
         loaded = sys.modules[name]

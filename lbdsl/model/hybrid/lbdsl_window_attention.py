@@ -1,13 +1,13 @@
 """Causal attention over the last `window` tokens, the token itself included, and the row's first `sinks` real tokens.
 
-The cache is a ring: its storage is that of min(tokens, window + sinks) tokens, exactly. Keys are stored after RoPE and
-softmax does not care about order, so nothing is ever rolled. With w = window and n = sinks, "column" c being a token's
-place in the padded batch:
+The cache is a ring buffer that stores exactly min(tokens, window + sinks) tokens. Keys are stored after RoPE, and softmax
+does not depend on their order, so nothing is ever rolled. With w = window, n = sinks, and "column" c the index of a token
+in the padded batch:
 
-  up to w + n tokens     column c is at slot c;
-  beyond                 column c >= n is at slot n + (c - n) mod w, and slots 0 .. n-1 are for sinks: when a column
-                         that is a sink of some row is about to be overwritten, that row copies it to slot c mod n.
-                         In rows without padding the sinks are columns 0 .. n-1 and lie there already.
+  up to w + n tokens     column c is in slot c;
+  beyond                 column c >= n is in slot n + (c - n) mod w, and slots 0 .. n-1 are for sinks: before a column
+                         that is a sink of some row is overwritten, that row copies it to slot c mod n.
+                         In rows without padding the sinks are columns 0 .. n-1 and are already there.
 
 Sources: sliding windows, Longformer (arXiv 2004.05150); sinks, StreamingLLM (arXiv 2309.17453).
 """
@@ -19,7 +19,7 @@ from .lbdsl_full_attention import make_full_mask
 
 
 def make_window_mask(context, window, sinks):
-    """The mask of what `window` tokens and the first `sinks` leave visible, over what the ring holds."""
+    """The mask over the cached and new tokens: a query sees the last `window` tokens and the first `sinks` tokens."""
     if context.attention_mask is not None and context.attention_mask.dim() == 4:
         raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
     total = context.seen + context.queries
@@ -28,7 +28,7 @@ def make_window_mask(context, window, sinks):
     if context.seen == 0 and total <= window:
         return make_full_mask(context)
     if context.cache is not None and context.queries == 1 and context.real_BK is None:
-        # One token, no padding: the ring holds just what it may see.
+        # One token, no padding: the ring holds exactly what it may see.
         return None
     if context.cache is None or total <= window + sinks:
         columns, valid = torch.arange(total, device=context.device).unsqueeze(0), None
@@ -47,9 +47,9 @@ def make_window_mask(context, window, sinks):
 
 
 def visible(query_Q, columns_BK, valid_BK, real_BC, starts, window, sinks):
-    """bool [B or 1, Q, K]: which stored columns each query may see. `valid` is False at slots that hold nothing of use.
+    """bool [B or 1, Q, K]: which stored columns each query may see. `valid_BK` is False at unused slots.
 
-    A query always sees itself, so that padding does not give a row without any key.
+    A query always sees itself, so that a padded row has at least one key.
     """
     q = query_Q.view(1, -1, 1)
     k = columns_BK.unsqueeze(1)
@@ -69,7 +69,7 @@ def visible(query_Q, columns_BK, valid_BK, real_BC, starts, window, sinks):
 
 
 def visible_packed(segments_BN, window, sinks):
-    """bool [B or 1, N, N] for rows of several sequences side by side: each sees itself alone, and has its own sinks."""
+    """bool [B or 1, N, N] for rows of packed sequences: each sequence sees only itself and has its own sinks."""
     column_N = torch.arange(segments_BN.shape[1], device=segments_BN.device)
     q, k = column_N.view(1, -1, 1), column_N.view(1, 1, -1)
     same = segments_BN.unsqueeze(2) == segments_BN.unsqueeze(1)
@@ -79,16 +79,16 @@ def visible_packed(segments_BN, window, sinks):
 
 
 def stored_columns(seen, window, sinks, starts, device):
-    """Columns of the slots after `seen` tokens, whatever the state of the cache, and which of them are of use."""
+    """Columns of the slots after `seen` tokens, whether the ring is full or not, and which are valid (None: all)."""
     if seen <= window + sinks:
         return torch.arange(seen, device=device).unsqueeze(0), None
     return ring_columns(seen, window, sinks, starts, device)
 
 
 def ring_columns(seen, window, sinks, starts, device):
-    """Columns [B or 1, sinks + window] of a full ring after `seen` >= window + sinks tokens, and which are of use.
+    """Columns [B or 1, sinks + window] of a full ring after `seen` >= window + sinks tokens, and which are valid.
 
-    Sink slot j is of use once the row's sink with column = j mod sinks has left the ring.
+    Sink slot j is valid once the row's sink with column = j mod sinks has left the ring.
     """
     slots = torch.arange(window, device=device)
     ring = seen - 1 - (seen - 1 - sinks - slots) % window
@@ -103,7 +103,7 @@ def ring_columns(seen, window, sinks, starts, device):
 
 
 class RingLayer(HybridCacheLayer):
-    """Keys and values of a windowed layer, [B, Hkv, min(seen, window + sinks), D]; see the head of this file."""
+    """Keys and values of a windowed layer, [B, Hkv, min(seen, window + sinks), D]; see the docstring of this file."""
 
     def __init__(self, window, sinks):
         super().__init__()
@@ -121,8 +121,8 @@ class RingLayer(HybridCacheLayer):
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Store the new tokens; returns the keys and values that this forward attends over, in the order that the
-        mask was made for: the ring after a single token, else the old slots and then the new tokens."""
+        """Store the new tokens; return the keys and values that this forward attends over, in the order of the mask:
+        the ring after a single token, else the old slots followed by the new tokens."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         new = key_states.shape[2]
@@ -141,7 +141,7 @@ class RingLayer(HybridCacheLayer):
         return keys, values
 
     def _put(self, ring, token, column):
-        """Write one token over the oldest; a sink that this overwrites goes to its sink slot first."""
+        """Overwrite the oldest token with a new one; if that is a sink, it is first copied to its sink slot."""
         slot = self.sinks + (column - self.sinks) % self.window
         if ring.requires_grad or token.requires_grad or (ring.is_inference() and not torch.is_inference_mode_enabled()):
             ring = ring.clone()
@@ -154,15 +154,15 @@ class RingLayer(HybridCacheLayer):
         return ring
 
     def _kept(self, before, device):
-        """[B or 1, capacity]: for each slot after this update, its place among the old slots and the new tokens."""
+        """[B or 1, capacity]: for each slot after this update, its index in the old slots followed by the new tokens."""
         old = min(before, self.capacity)
         columns, useful = ring_columns(self.seen, self.window, self.sinks, self.starts, device)
         if before <= self.capacity:
-            # Old slots hold columns 0 .. before-1 in order, so a column is its own place.
+            # Old slots hold columns 0 .. before-1 in order, so a column is its own index.
             index = columns
         else:
             in_ring = self.sinks + (columns - self.sinks) % self.window
-            # A sink that had left the ring before lies in its sink slot.
+            # A sink that had left the ring before is in its sink slot.
             at_sink = torch.arange(columns.shape[1], device=device) % max(self.capacity, 1)
             from_old = torch.where(columns <= before - 1 - self.window, at_sink, in_ring)
             index = torch.where(columns >= before, old + columns - before, from_old)
@@ -180,7 +180,7 @@ class RingLayer(HybridCacheLayer):
             raise ValueError(f"cannot go back {removed} tokens: tokens before the window of {self.window} are gone")
 
     def crop(self, amount):
-        """Forget the newest tokens; possible only while nothing older has been overwritten."""
+        """Remove the newest tokens; possible only while no older token has been overwritten."""
         self.check_crop(amount)
         removed = self.tokens_to_remove(amount)
         if removed == 0:
@@ -201,7 +201,7 @@ def _starts(starts, device):
 
 
 def _check_sinks(real_BK, sinks):
-    """ValueError when a row's first real tokens are not side by side: their places could not be told apart."""
+    """Raise ValueError if a row has padding among its first `sinks` real tokens: sinks must be consecutive columns."""
     is_sink_BK = real_BK & (real_BK.cumsum(dim=1) <= sinks)
     gaps_BK = is_sink_BK[:, 1:] & ~is_sink_BK[:, :-1]
     split = gaps_BK.sum(dim=1) + is_sink_BK[:, 0] > 1

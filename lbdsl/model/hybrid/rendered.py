@@ -1,5 +1,5 @@
-"""The two flat files of a family, `configuration_lbdsl_<family>.py` and `modeling_lbdsl_<family>.py`: written from what
-the family declares, beside saved weights, and imported here as modules of this package, from the same text."""
+"""Generate the two flat files of a family, `configuration_lbdsl_<family>.py` and `modeling_lbdsl_<family>.py`, from its
+declaration. They are written beside saved weights; the same text can be imported as modules of this package."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _field(name: str, value: str | None) -> str:
 
 
 class FlatModules(MetaPathFinder, ExecutionLoader):
-    """Imports the flat files as modules of the package `parent` in `folder`, where no such files lie."""
+    """Imports the generated files as modules of the package `parent`, although they do not exist in its `folder`."""
 
     def __init__(self, parent: str, folder: Path) -> None:
         self.parent, self.folder = parent, folder
@@ -134,5 +134,5 @@ class FlatModules(MetaPathFinder, ExecutionLoader):
         return flat_files(FAMILIES[self.files[fullname]])[fullname.rpartition(".")[2]]
 
     def get_filename(self, fullname: str) -> str:
-        """Where the file would lie: tracebacks show it, with lines that they ask this loader for."""
+        """The path that the file would have, for tracebacks; their source lines come from this loader."""
         return str(self.folder / f"{fullname.rpartition('.')[2]}.py")
