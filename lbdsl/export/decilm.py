@@ -140,7 +140,7 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
     rope = subject.config.get("rope_parameters") or subject.config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
-        found.append(error("LB506", f"DeciLM's rotary embeddings are not of type {kind}"))
+        found.append(error("LB506", f"this model has rotary embeddings of type {kind}, which DeciLM does not support"))
     return tuple(found)
 
 
@@ -150,7 +150,7 @@ def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
         return (
             note(
                 "LB510",
-                f"SGLang has no window in DeciLM: it would compute {layers_text(subject.windows)} in full",
+                f"SGLang's DeciLM has no sliding windows: it would use full attention in {layers_text(subject.windows)}",
                 help="serve this export with vLLM only",
             ),
         )

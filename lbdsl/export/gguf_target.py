@@ -125,7 +125,7 @@ def _refusals(
             error(
                 "LB521",
                 f"{both}without attention or MLP ({layers_text(halves)})",
-                help="choose one of the two, or drop whole layers: those simply go",
+                help="choose one of the two, or remove such layers whole: `drop(block)` can be exported",
             )
         )
     if windows and unlike:

@@ -59,7 +59,9 @@ class WindowsByType:
                 for i in range(layers)
             ]
         if not isinstance(types, list) or len(types) != layers:
-            raise fail("LB402", f"layer_types in the configuration is not a list of {layers} layers")
+            raise fail(
+                "LB402", f"layer_types in the configuration must be a list with an entry for each of {layers} layers"
+            )
         for kind in types:
             if kind not in ("full_attention", "sliding_attention"):
                 raise fail(
@@ -69,8 +71,8 @@ class WindowsByType:
             switched = f" and {self.switch}" if self.switch else ""
             raise fail(
                 "LB404",
-                "layer_types names windowed layers, but the window is switched off in this model",
-                help=f"set sliding_window{switched}, or name no such layers",
+                "layer_types has sliding_attention, but the window is switched off in this model",
+                help=f"set sliding_window{switched}, or change those entries to full_attention",
             )
         return tuple(window if kind == "sliding_attention" else None for kind in types)
 

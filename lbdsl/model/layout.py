@@ -231,7 +231,7 @@ def _architecture(family: Family, config: dict[str, Any], artifact: bool) -> str
     if given is None:
         return family.architecture
     if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
-        raise fail("LB402", "architectures in the configuration is not a list of names")
+        raise fail("LB402", "architectures in the configuration must be a list of names")
     if not artifact and family.architecture not in given:
         raise fail(
             "LB404",
@@ -275,7 +275,9 @@ def _check_numbers(config: dict[str, Any], layers: int) -> None:
         check_positive(config, name)
     listed = config.get("no_rope_layers")
     if isinstance(listed, list) and len(listed) < layers:
-        raise fail("LB402", f"no_rope_layers in the configuration is not a list of {layers} layers")
+        raise fail(
+            "LB402", f"no_rope_layers in the configuration has {len(listed)} entries, fewer than the {layers} layers"
+        )
     if config.get("no_rope_layer_interval") is not None:
         positive_int(config, "no_rope_layer_interval")
 
@@ -345,7 +347,7 @@ def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:
     """The specifications of `layers` layers, from `lbdsl.layers` of an artifact's config.json. Raises LB402, naming the
     unknown kind, field or value."""
     if not isinstance(specs, list | tuple) or len(specs) != layers:
-        raise fail("LB402", f"lbdsl.layers in the configuration is not a list of {layers} layers")
+        raise fail("LB402", f"lbdsl.layers in the configuration must be a list with an entry for each of {layers} layers")
     return tuple(_spec(spec, layer) for layer, spec in enumerate(specs))
 
 

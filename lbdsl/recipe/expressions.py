@@ -267,7 +267,12 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
         scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
     if place == "until":
         hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
-        scope.fail("LB315", f"`until` cannot use `{name}` of the whole model", node.span, help=hints)
+        scope.fail(
+            "LB315",
+            f"`until` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",
+            node.span,
+            help=hints,
+        )
     return Score(node.span, name, name, None, True, None)
 
 

@@ -160,7 +160,12 @@ class _Resolver:
                 base = statement.span.source.base
                 if self._only("lbr", statement.span, f"lbr {base}") and statement.number.value != VERSION:
                     message = f"unknown language version {statement.number.text}"
-                    scope.error("LB124", message, statement.number.span, help=f"this lbdsl reads version {VERSION}")
+                    scope.error(
+                        "LB124",
+                        message,
+                        statement.number.span,
+                        help=f"this lbdsl supports `lbr {VERSION}`; a newer one may support more",
+                    )
             case tree.RecipeName():
                 if self._own("recipe", statement) and self._only("recipe", statement.span):
                     self.parts["name"] = statement.name.value

@@ -95,8 +95,8 @@ def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> I
     movable = all(rule.span.source is whole.source and not isinstance(rule.selector, ElseSelector) for rule in after)
     fix = _else_last(whole, [rule.span for rule in after]) if movable and after else None
     for rule in after:
-        message, labels = "unreachable rule: `else` claims every layer that is left", (Label(whole, "`else` is here"),)
-        help = "remove one of the two" if isinstance(rule.selector, ElseSelector) else "move it above `else`"
+        message, labels = "unreachable rule: `else` claims all remaining layers", (Label(whole, "`else` is here"),)
+        help = "remove one of the two" if isinstance(rule.selector, ElseSelector) else "move this rule above `else`"
         yield error("LB201", message, rule.span, labels=labels, fix=fix, help=help)
 
 

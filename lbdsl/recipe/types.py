@@ -218,7 +218,7 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
         if few or value != int(value):
             name, amount = _COUNTED[unit]
             message = f"{said} is in {name}: a unit is missing" if few else f"{said} is not a number of {name}"
-            example = f"as in `50%` of the base's, or `{amount}`" if cost else f"as in `{amount}`"
+            example = f"as in `50%` of the base model's, or `{amount}`" if cost else f"as in `{amount}`"
             _refuse(scope, number, message, value if 0 < value < 1 and cost else None, example)
 
 
@@ -230,7 +230,7 @@ def _refuse(scope: Scope, number: Operand, message: str, share: float | None, wo
         # `ppl_increase < 1.5` may mean 1.5 % or 1.5 times as much, and `< 2` twice as much.
         if isinstance(number.written, tree.Number) and not 1 < number.written.value <= 2:
             fix = rewrite(number.written.span, text)
-        words = f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base's"
+        words = f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base model's"
     scope.fail("LB107", message, number.written.span, help=(words,), fix=fix)
 
 

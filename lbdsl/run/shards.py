@@ -139,7 +139,7 @@ def _write_cast(reader: int, writer: int, piece: NewTensor, cast: Cast, tell: Ca
             raise fail(
                 "LB419",
                 f"{piece.source.file} was truncated while it was read",
-                help="wait until it is written, then run again",
+                help="wait until it is completely written, then run again",
             )
         changed = cast(data, old, new)
         write_all(writer, changed)
@@ -152,4 +152,8 @@ def _check(plan: RewritePlan, folder: Path) -> None:
     found = {name: (info.dtype, info.shape, info.file) for name, info in read_tensors(folder).items()}
     planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards for piece in shard.pieces}
     if found != planned:
-        raise fail("LB419", "the checkpoint changed while it was copied", help="wait until it is written, then run again")
+        raise fail(
+            "LB419",
+            "the checkpoint changed while it was copied",
+            help="wait until it is completely written, then run again",
+        )

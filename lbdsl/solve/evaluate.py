@@ -51,7 +51,7 @@ class DecidingValue:
 
     def __str__(self) -> str:
         if self.share is not None:
-            return f"`{self.name}` is {amount_text(self.share, Unit.RATIO)} of the base's"
+            return f"`{self.name}` is {amount_text(self.share, Unit.RATIO)} of the base model's"
         return f"`{self.name}` is {amount_text(self.value, self.unit)}"
 
 

@@ -51,7 +51,7 @@ class _RuleInTable:
         (got, lost, size), rule, ranking = self.table.rules[self.index], self.known.rule, self.known.ranking
         number, span = rule.number, rule.span
         if size == 0:
-            yield note("LB313", f"rule {number} takes no layer: its `until` holds without it", span)
+            yield note("LB313", f"rule {number} takes no layer: its `until` is already met", span)
         elif not got and not lost:
             empty = warning("LB310", f"rule {number} matches no layer", span, help=self._why_empty())
             yield lacking_part(self.case, self.known) or empty

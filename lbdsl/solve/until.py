@@ -102,7 +102,7 @@ class _Reader:
         self, known: KnownRule, until: Expr, bound: _Bound | None, most: int, tries: list[_Try], *, capped: bool
     ) -> Diagnostic:
         rule, span = known.rule, until.span
-        message = f"`{one_line(span.text)}` cannot be met: every count from 0 to {most} was tried"
+        message = f"`{one_line(span.text)}` cannot be met with any number of layers up to {most}"
         if not tries or bound is None:
             return error("LB312", message, span)
         best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
@@ -110,10 +110,10 @@ class _Reader:
         text = amount_text(best.value / base, Unit.RATIO) if base else amount_text(best.value, unit_of(bound.expr))
         if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
             done = " + ".join(f"`{action.text()}`" for action in rule.actions)
-            same = f"{done} does not change it: it is {text} with every count"
+            same = f"{done} does not change it: it is {text} with any number of layers"
             return error("LB312", message, span, help=(same, "choose another action, or another value to bound"))
         binding, labels = self._binding(bound, best, most, rule.number - 1, capped)
-        found = f"best: {text} with {plural(best.size, 'layer')}"
+        found = f"the best is {text}, with {plural(best.size, 'layer')}"
         return error("LB312", message, span, help=(found, *binding), labels=labels)
 
     def _binding(
@@ -122,9 +122,9 @@ class _Reader:
         """What limits the best plan: the rule itself, or the rule whose layers have most of the remaining cost (this one
         only if there is no other)."""
         if best.size == most == self.case.facts.layers:
-            return ("binding: the action itself, which has all layers",), ()
+            return ("all layers have this action: choose one that saves more, or another bound",), ()
         if capped and best.size == most:
-            return (f"binding: the rule's own amount, at most {plural(most, 'layer')}",), ()
+            return (f"the rule's own amount allows at most {plural(most, 'layer')}",), ()
         cost = next(part for part in walk(bound.expr) if isinstance(part, CostOf))
         parts: dict[int | None, list[int]] = {}
         for i, layer in enumerate(self._cost(best.table).layers):
@@ -138,12 +138,12 @@ class _Reader:
         if not total:
             return (), ()
         others = {rule: costs for rule, costs in parts.items() if rule != own and any(costs)} or parts
-        index = max(others, key=lambda key: sum(others[key]))
-        share = f"{plural(len(others[index]), 'layer')} with {100 * (sum(others[index]) / total):.0f} % of what is left"
+        index, costs = max(others.items(), key=lambda item: sum(item[1]))
+        share = f"{100 * sum(costs) / total:.0f} % of the remaining `{cost.name}`, in {plural(len(costs), 'layer')}"
         if index is None:
-            return (f"binding: layers that no rule claims: {share}",), ()
+            return (f"layers that no rule claims have {share}",), ()
         rule = self.case.recipe.rules[index]
-        return (f"binding: rule {rule.number}, `{rule.text}`: {share}",), (Label(rule.span, "this rule binds"),)
+        return (f"rule {rule.number}, `{rule.text}`, has {share}",), (Label(rule.span, "this rule limits it"),)
 
 
 def _bound_of(until: Expr) -> _Bound | None:

@@ -199,7 +199,7 @@ def _apply(
         pace_of(bench).note("heal", heal["tokens"] / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
-        found.append(note("LB469", f"the previous contents were moved to {result.moved_aside}"))
+        found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
     if result.record.evaluation is None:
         found.append(
             warning(

@@ -108,7 +108,7 @@ def export_artifact(
         if is_taken(target):
             aside = free_name(target, "old")
             target.rename(aside)
-            found.append(note("LB469", f"the previous contents were moved to {aside}"))
+            found.append(note("LB469", f"the previous {target} was moved to {aside}"))
         place.rename(target)
     return Exported(kind, exporter.engine, target, _files(target), exporter.how_to_load(target), tuple(found))
 

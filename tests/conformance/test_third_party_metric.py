@@ -174,7 +174,7 @@ def test_a_gate_on_it_that_fails_sets_the_result_aside(place: Place, applied: st
 @pytest.mark.torch
 def test_it_stands_nowhere_else(place: Place) -> None:
     assert place.refused("lowest of rest by flips until flips < 5% drop\nelse keep") == [
-        ("LB315", "`until` cannot use `flips` of the whole model")
+        ("LB315", "`until` cannot use `flips`: it is of the whole changed model, and measured after layers are chosen")
     ]
     assert place.refused("where loss_factor < 1 drop\nelse keep") == [
         ("LB108", "`loss_factor` is known only after healing")

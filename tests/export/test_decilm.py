@@ -116,7 +116,7 @@ def test_what_the_plugin_refuses(specs: tuple[Layer, ...], refused: list[str]) -
 def test_sglang_is_told_apart() -> None:
     windowed = DeciLM.check(subject(OWN, swa(32), OWN, swa(32), intermediate_size=256))
     assert [(d.code, d.severity) for d in windowed] == [("LB510", Severity.NOTE)]
-    assert "layers 1, 3 in full" in windowed[0].message
+    assert "full attention in layers 1, 3" in windowed[0].message
     odd = DeciLM.check(subject(OWN, NONE))
     assert "no MLP of 128" in odd[0].message
 

@@ -77,7 +77,7 @@ def test_asserts(line, status, code, exit_code):
 
 def test_a_failed_assert_says_what_the_value_is():
     assert built(RULES + "assert kv(8Ki) <= 10%").diagnostics[0].message == (
-        "`assert kv(8Ki) <= 10%` fails: `kv(8Ki)` is 15.3 % of the base's"
+        "`assert kv(8Ki) <= 10%` fails: `kv(8Ki)` is 15.3 % of the base model's"
     )
 
 
@@ -92,7 +92,9 @@ def test_a_plan_that_is_not_measured_jointly_is_incomplete():
 def test_requires_on_costs_is_judged_on_the_plan():
     found = built("requires kv(8Ki) <= 10%\n" + RULES)
     assert "LB320" in codes(found)
-    assert found.diagnostics[0].message == ("the recipe requires `kv(8Ki) <= 10%`, and `kv(8Ki)` is 15.3 % of the base's")
+    assert found.diagnostics[0].message == (
+        "the recipe requires `kv(8Ki) <= 10%`, and `kv(8Ki)` is 15.3 % of the base model's"
+    )
     assert found.diagnostics[0].exit_code == 1
     assert found.value.errored
 
@@ -189,11 +191,11 @@ def test_a_native_window_is_counted_before_and_after():
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        ("params > 1M and kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
-        ("50% >= params", "`params` is 95.4 % of the base's"),
+        ("params > 1M and kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base model's"),
+        ("50% >= params", "`params` is 95.4 % of the base model's"),
         ("kv(8Ki) <= 1MiB or params <= 1M", "`kv(8Ki)` is "),
-        ("model.layers > 1 and not kv(8Ki) <= 50%", "`kv(8Ki)` is 15.3 % of the base's"),
-        ("0 <= kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base's"),
+        ("model.layers > 1 and not kv(8Ki) <= 50%", "`kv(8Ki)` is 15.3 % of the base model's"),
+        ("0 <= kv(8Ki) <= 10%", "`kv(8Ki)` is 15.3 % of the base model's"),
         ("nll < 1 and kl < 0.3", "`kl` is 0.41"),
     ],
 )

@@ -109,7 +109,7 @@ def test_comments_stay_out_of_reasons_and_messages():
     assert found.diagnostics[0].message.startswith("`kv(1Ki) + kv(2Ki) <= 1%` cannot be met")
     plan = plan_of("assert kv(1Ki) + # hm\n kv(2Ki) <= 10%\nelse keep", SMOL)
     assert plan.findings[0].message == (
-        "`assert kv(1Ki) + kv(2Ki) <= 10%` fails: `kv(1Ki) + kv(2Ki)` is 100.0 % of the base's"
+        "`assert kv(1Ki) + kv(2Ki) <= 10%` fails: `kv(1Ki) + kv(2Ki)` is 100.0 % of the base model's"
     )
 
 
@@ -273,24 +273,30 @@ def test_until_unmet_says_best_and_binding():
     assert codes(found) == ["LB312"]
     assert code_for("LB312").exit_code == 5
     problem = found.diagnostics[0]
-    assert problem.message == "`kv(32Ki) <= 1%` cannot be met: every count from 0 to 27 was tried"
+    assert problem.message == "`kv(32Ki) <= 1%` cannot be met with any number of layers up to 27"
     assert problem.help == (
-        "best: 10.0 % with 27 layers",
-        "binding: rule 1, `layers first 3 keep`: 3 layers with 100 % of what is left",
+        "the best is 10.0 %, with 27 layers",
+        "rule 1, `layers first 3 keep`, has 100 % of the remaining `kv`, in 3 layers",
     )
     assert problem.labels[0].span.text.startswith("layers first 3")
 
 
 def test_until_unmet_where_the_action_cannot_do_it():
     found = chosen("lowest by nll until kv(32Ki) <= 30% kv_heads(1)\nelse keep")
-    assert found.diagnostics[0].help == ("best: 33.3 % with 30 layers", "binding: the action itself, which has all layers")
+    assert found.diagnostics[0].help == (
+        "the best is 33.3 %, with 30 layers",
+        "all layers have this action: choose one that saves more, or another bound",
+    )
     found = chosen("lowest by nll until kv(32Ki) <= 30% width(50%)\nelse keep")
-    assert found.diagnostics[0].help[0] == "`width(channels=50%)` does not change it: it is 100.0 % with every count"
+    assert found.diagnostics[0].help[0] == "`width(channels=50%)` does not change it: it is 100.0 % with any number of layers"
 
 
 def test_until_unmet_with_an_amount_is_bound_by_it():
     found = chosen("layers first 3 keep\nlowest 2 of rest by nll until kv(32Ki) <= 1% drop\nelse keep")
-    assert found.diagnostics[0].help == ("best: 93.3 % with 2 layers", "binding: the rule's own amount, at most 2 layers")
+    assert found.diagnostics[0].help == (
+        "the best is 93.3 %, with 2 layers",
+        "the rule's own amount allows at most 2 layers",
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,6 @@ def test_until_that_cannot_be_met_names_best_value_and_rule() -> None:
     text = "group @core = first 2, last 1\nlayers @core keep\nlowest by kl until kv(32Ki)<=1% swa(window=512)"
     found = next(d for d in text_findings(text) if d.code == "LB312")
     assert "cannot be met" in found.message
-    assert re.search(r"best: \d+\.\d % with 27 layers", found.help[0])
+    assert re.search(r"the best is \d+\.\d %, with 27 layers", found.help[0])
     assert "`layers @core keep`" in found.help[1]
     assert found.exit_code == 5

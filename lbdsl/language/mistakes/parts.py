@@ -115,11 +115,11 @@ def two_statements(p: Mistake) -> Diagnostic | None:
     if word not in statements():
         return p.error("LB017", f"unexpected `{word}` after the end of the statement", help=p.form)
     alone = p.parses(p.tokens[p.failure.index :])
-    help = "separate statements by `;` or a new line"
+    help = "separate statements with `;` or a new line"
     if p.type == "WHERE" and not alone:
         help = "a condition stands before the action, as in `layers 0-3 where nll < 0.1 drop`"
     fix = p.edit("insert `;`", "; ", p.token.start) if alone else None
-    return p.error("LB017", f"a new statement begins at `{word}`", help=help, fix=fix)
+    return p.error("LB017", f"`;` or a new line is missing before `{word}`", help=help, fix=fix)
 
 
 def no_block(p: Mistake) -> Diagnostic | None:

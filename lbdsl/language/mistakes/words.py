@@ -119,5 +119,5 @@ def keyword_as_name(p: Mistake) -> Diagnostic | None:
         return None
     value = before.type in ("BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", *WANTS_MORE)
     what = "an action" if p.is_rule and not value else "a name"
-    help = (*p.form, "statements are separated by `;` or a new line")
+    help = (*p.form, "separate statements with `;` or a new line")
     return p.error("LB015", f"`{word}` is a keyword, not {what}", help=help)
