@@ -118,17 +118,9 @@ class Fact(Meaning):
 
 
 FACTS: Mapping[str, tuple[str, Unit]] = {
-    "family": ("text", Unit.NONE),
-    "architecture": ("text", Unit.NONE),
-    "dtype": ("text", Unit.NONE),
+    **dict.fromkeys(("family", "architecture", "dtype"), ("text", Unit.NONE)),
     "tied": ("boolean", Unit.NONE),
-    "layers": ("number", Unit.NONE),
-    "hidden": ("number", Unit.NONE),
-    "heads": ("number", Unit.NONE),
-    "kv_heads": ("number", Unit.NONE),
-    "head_dim": ("number", Unit.NONE),
-    "intermediate": ("number", Unit.NONE),
-    "vocab": ("number", Unit.NONE),
+    **dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"), ("number", Unit.NONE)),
     "positions": ("number", Unit.TOKENS),
     "params": ("number", Unit.PARAMS),
     "kv_bytes_per_token": ("number", Unit.BYTES),

@@ -16,13 +16,18 @@ ROW = re.compile(r"^\| (?P<number>\d+) \| `(?P<file>[^`]+)` \| `(?P<function>[^`
 SCRIPT = """
 import json, sys
 calls = {}
+HELPERS = ("/lbdsl/recipe/scope.py", "/lbdsl/core/")
 
 def profile(frame, event, _):
-    if event != "call" or "/lbdsl/" not in frame.f_code.co_filename:
+    file = frame.f_code.co_filename
+    if event != "call" or "/lbdsl/" not in file:
         return
-    callers = calls.setdefault(f"{frame.f_code.co_filename} {frame.f_code.co_qualname}", set())
+    callers = calls.setdefault(f"{file} {frame.f_code.co_qualname}", set())
     while (frame := frame.f_back) is not None:
-        callers.add(frame.f_code.co_filename)
+        caller = frame.f_code.co_filename
+        if "/lbdsl/" in caller and caller != file and not any(helper in caller for helper in HELPERS):
+            callers.add(caller)
+            return
 
 from lbdsl.cli.app import main
 out, arguments = sys.argv[1], sys.argv[2:]
@@ -42,8 +47,9 @@ def test_every_call_of_the_page_is_made(tmp_path: Path) -> None:
     assert len(rows) > 60
     recipe = re.search(r"```lbr\n(.*?)```", PAGE, re.DOTALL)
     assert recipe is not None
-    settings = 'measure { tokens = 256; seq = 64 }\neval { data = "builtin:pydoc"; tokens = 256; seq = 64 }\n'
-    (tmp_path / "shared.lbr").write_text(settings + recipe[1].replace("lowest 8", "lowest 3"))
+    short = "tokens = 256; seq = 64"
+    text = recipe[1].replace("lowest 8", "lowest 3").replace("eval { ", f"eval {{ {short}; ")
+    (tmp_path / "shared.lbr").write_text(f"measure {{ {short} }}\n{text}")
     model = save_tiny_model(tmp_path / "model")
     command = ["apply", str(tmp_path / "shared.lbr"), str(model), "-o", str(tmp_path / "out"), "--yes"]
     command += ["--cache-dir", str(tmp_path / "cache")]
@@ -52,10 +58,16 @@ def test_every_call_of_the_page_is_made(tmp_path: Path) -> None:
     )
     assert (tmp_path / "out" / "lbdsl.json").is_file(), done.stderr[-3000:]
     calls = {tuple(call.split()): callers for call, callers in json.loads((tmp_path / "calls.json").read_text()).items()}
-    missing = []
+    first = list(calls)
+    missing, places = [], []
     for row in rows.values():
         callers = calls.get((str(ROOT / row["file"]), row["function"]))
         caller = str(ROOT / rows[row["caller"]]["file"]) if row["caller"] else None
         if callers is None or (caller is not None and caller not in callers):
             missing.append(row[0])
+        else:
+            places.append(first.index((str(ROOT / row["file"]), row["function"])))
     assert missing == []
+    assert places == sorted(places), [
+        row[0] for row, at, then in zip(rows.values(), places, places[1:], strict=False) if then < at
+    ]

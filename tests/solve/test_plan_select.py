@@ -288,7 +288,9 @@ def test_until_unmet_where_the_action_cannot_do_it():
         "all layers have this action: choose one that saves more, or another bound",
     )
     found = chosen("lowest by nll until kv(32Ki) <= 30% width(50%)\nelse keep")
-    assert found.diagnostics[0].help[0] == "`width(channels=50%)` does not change it: it is 100.0 % with any number of layers"
+    assert (
+        found.diagnostics[0].help[0] == "`width(channels=50%)` does not change it: it is 100.0 % with any number of layers"
+    )
 
 
 def test_until_unmet_with_an_amount_is_bound_by_it():
