@@ -23,21 +23,9 @@ from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
+from lbdsl.recipe import exchange_values as kinds
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
 from lbdsl.recipe.exchange_text import ExchangeForm, json_text, read_data, yaml_text
-from lbdsl.recipe.exchange_values import (
-    GROUP,
-    KINDS,
-    STRING,
-    VARIABLE,
-    Kind,
-    Schema,
-    action_schemas,
-    any_schema,
-    array_schema,
-    object_schema,
-    settings_of,
-)
 from lbdsl.recipe.scope import Unresolved, attempt, each
 
 FORMAT_VERSION = 1
@@ -62,7 +50,7 @@ class StatementForm(NamedTuple):
     node: type[tree.Node]
     text: str
     example: str
-    values: dict[str, tuple[str, Kind]]
+    values: dict[str, tuple[str, kinds.Kind]]
 
     @property
     def key(self) -> str:
@@ -77,11 +65,11 @@ class StatementForm(NamedTuple):
         optional = {match[2] for match in _FIELD.finditer(self.text)}
         return [key for key in self.values if key not in optional]
 
-    def schema(self) -> Schema:
+    def schema(self) -> kinds.Schema:
         """The JSON schema of such a statement."""
         properties = {key: kind.reference() for key, (_, kind) in self.values.items()}
         about = {"description": f"`{self.example}`."} if self.example else {}
-        return object_schema(properties, self.required) | about
+        return kinds.object_schema(properties, self.required) | about
 
     def read(self, reader: JsonReader, data: Any, path: str) -> str:
         """The text of the statement that `data` describes."""
@@ -106,35 +94,35 @@ class StatementForm(NamedTuple):
         return {key: kind.write(value) for key, (kind, value) in given.items() if value is not None and value is not False}
 
 
-def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own: Kind) -> StatementForm:
+def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own: kinds.Kind) -> StatementForm:
     """A row; the keys in `text` match the node's fields in order, and `own` overrides `KINDS` for fields of this node
     alone."""
     fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
     if group == RULE:
         fields, text = [*fields, "actions", "because"], f"{text} <do>[ because <because>]"
-    kinds = {**KINDS, **own}
+    every = {**kinds.KINDS, **own}
     keys = [match[2] or match[3] for match in _FIELD.finditer(text)]
-    values = {key: (name, kinds[name]) for key, name in zip(keys, fields, strict=True)}
+    values = {key: (name, every[name]) for key, name in zip(keys, fields, strict=True)}
     return StatementForm(group, node, text, example, values)
 
 
 STATEMENTS = (
     _form(HEAD, tree.Version, "lbr <lbr>", "lbr 1"),
-    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', name=STRING),
+    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', name=kinds.STRING),
     _form(HEAD, tree.Requires, "requires <requires>", "requires model.layers >= 24"),
     _form(
         DEFINITION,
         tree.Param,
         "param <param>: <type>[ in <in>][ = <default>]",
         "param $window: tokens in 64..8Ki = 256",
-        name=VARIABLE,
+        name=kinds.VARIABLE,
     ),
-    _form(DEFINITION, tree.Let, "let <let> = <value>", "let $n = 4", name=VARIABLE),
-    _form(DEFINITION, tree.Group, "group <group> = <layers>", "group @ends = first 2, last 1", name=GROUP),
+    _form(DEFINITION, tree.Let, "let <let> = <value>", "let $n = 4", name=kinds.VARIABLE),
+    _form(DEFINITION, tree.Group, "group <group> = <layers>", "group @ends = first 2, last 1", name=kinds.GROUP),
     _form(DEFINITION, tree.Include, "include <include>[ sha256 <sha256>]", 'include "common.lbr" sha256 "..."'),
-    _form(MEASURING, tree.Block, "measure { <measure> }", items=settings_of("measure")),
-    _form(HEALING, tree.Block, "heal { <heal> }", items=settings_of("heal")),
-    _form(HEALING, tree.Block, "eval { <eval> }", items=settings_of("eval")),
+    _form(MEASURING, tree.Block, "measure { <measure> }", items=kinds.settings_of("measure")),
+    _form(HEALING, tree.Block, "heal { <heal> }", items=kinds.settings_of("heal")),
+    _form(HEALING, tree.Block, "eval { <eval> }", items=kinds.settings_of("eval")),
     _form(ASSERTION, tree.Assertion, "assert <assert>", "assert kv(32Ki) <= 50%"),
     _form(RULE, tree.ElseSelector, "<else>", "else keep"),
     _form(
@@ -249,8 +237,8 @@ def recipe_schema() -> dict[str, Any]:
 
     It includes every registered action. An expression may be any string here; the schema does not check its grammar.
     """
-    statements = any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
-    definitions = {**action_schemas(), "Statement": statements}
+    statements = kinds.any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
+    definitions = {**kinds.action_schemas(), "Statement": statements}
     for form in STATEMENTS:
         definitions[form.form] = form.schema()
         for _, kind in form.values.values():
@@ -260,8 +248,8 @@ def recipe_schema() -> dict[str, Any]:
         "$id": f"urn:lbdsl:recipe:{FORMAT_VERSION}",
         "title": "lbdsl recipe",
         "description": "A recipe for compressing a language model, as `lbdsl convert` writes it.",
-        **object_schema(
-            dict(zip(_KEYS, ({"const": FORMAT_VERSION}, array_schema({"$ref": "#/$defs/Statement"})), strict=True))
+        **kinds.object_schema(
+            dict(zip(_KEYS, ({"const": FORMAT_VERSION}, kinds.array_schema({"$ref": "#/$defs/Statement"})), strict=True))
         ),
         "$defs": dict(sorted(definitions.items())),
     }

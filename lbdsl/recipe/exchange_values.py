@@ -38,13 +38,11 @@ class Kind(NamedTuple):
 
 
 # Prefixes that turn a JSON string into a statement that can be parsed.
-_AS_VALUE, _AS_LAYERS, _AS_AMOUNT, _AS_DOMAIN, _AS_ACTIONS = (
-    "let $it = ",
-    "group @it = ",
-    "group @it = first ",
-    "param $it: int in ",
-    "else ",
-)
+_AS_VALUE = "let $it = "
+_AS_LAYERS = "group @it = "
+_AS_AMOUNT = "group @it = first "
+_AS_DOMAIN = "param $it: int in "
+_AS_ACTIONS = "else "
 
 # Reading -------------------------------------------------------------------------------------------------------------
 
