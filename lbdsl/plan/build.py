@@ -10,6 +10,7 @@ from types import MappingProxyType
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
+from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
@@ -29,7 +30,7 @@ from lbdsl.plan.schema import (
     Totals,
     counted_changes,
 )
-from lbdsl.recipe.schema import ModulesSelector, Recipe, Rule
+from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import requirement_problems
 from lbdsl.solve.evaluate import World, facts_only

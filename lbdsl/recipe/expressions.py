@@ -14,11 +14,12 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.registry import nearest
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
+from lbdsl.language.tree import Expr, Meaning, String
 from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
-from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Expr, Fact, Meaning, PostScore, Score, String
+from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole

@@ -14,9 +14,10 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, war
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, Rule, UnionSet, ends
+from lbdsl.recipe.schema import Rule, ends
 from lbdsl.recipe.scope import Scope, rewrite
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")

@@ -17,36 +17,7 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-
-# Including names that the planner imports from here.
-from lbdsl.language.tree import (  # noqa: F401
-    AllLayers,
-    Arithmetic,
-    Compare,
-    Edge,
-    ElseSelector,
-    Every,
-    ExceptSet,
-    Expr,
-    InterSet,
-    Items,
-    LayerSet,
-    LayersSelector,
-    Logic,
-    Meaning,
-    Minus,
-    ModulesSelector,
-    Node,
-    Not,
-    Number,
-    Pattern,
-    Range,
-    RankedSet,
-    RankSelector,
-    String,
-    UnionSet,
-    WhereSelector,
-)
+from lbdsl.language.tree import Every, Expr, Meaning, Node, Number, Range, Selector
 from lbdsl.recipe.schema_blocks import BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -142,9 +113,6 @@ class Amount(Number):
     def of(self, layers: int) -> int:
         """The number of layers, out of `layers`; a share is rounded down."""
         return int(self.value * layers + 1e-9) if self.unit is Unit.RATIO else int(self.value)
-
-
-Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector
 
 
 def ends(layers: Range) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
+from lbdsl.language.tree import Items, LayerSet, Number, String
 from lbdsl.language.wishes import slip, wish
-from lbdsl.recipe.schema import Boolean, Items, LayerSet, Number, String
+from lbdsl.recipe.schema import Boolean
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -9,9 +9,10 @@ from typing import Any, cast
 from lbdsl.core.diagnostic import Edit, Fix
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
+from lbdsl.language.tree import AllLayers, LayerSet, Number, Range, Selector
 from lbdsl.recipe.expressions import resolve_by, resolve_condition
 from lbdsl.recipe.patterns import resolve_pattern
-from lbdsl.recipe.schema import AllLayers, Amount, LayerSet, Number, Range, Selector, ends
+from lbdsl.recipe.schema import Amount, ends
 from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.values import constant, whole
 

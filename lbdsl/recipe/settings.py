@@ -12,10 +12,11 @@ from lbdsl.core.registry import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree
+from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolve_by
-from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Items, Lora, Measure, Number, String
+from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
 from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole

@@ -10,9 +10,10 @@ from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Node, Number
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import metrics
-from lbdsl.recipe.schema import FACTS, Arithmetic, CostOf, Expr, Fact, Items, Minus, Node, Number, Phase, PostScore, Score
+from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 
 Place = Literal["where", "requires", "until", "assert"]

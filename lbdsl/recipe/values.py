@@ -17,9 +17,10 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Share, Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import Expr, Items, Number, String
 from lbdsl.language.wishes import wish
 from lbdsl.metrics import metrics
-from lbdsl.recipe.schema import Boolean, Expr, Items, Number, String
+from lbdsl.recipe.schema import Boolean
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import unit_of, value_of
 

@@ -17,8 +17,8 @@ from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.parse import parse
+from lbdsl.language.tree import Number, String
 from lbdsl.recipe.expressions import resolve_expr
-from lbdsl.recipe.schema import Number, String
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.types import Place, kind_of, unit_of, walk
 from lbdsl.recipe.values import SET, constant, described, literals, placed

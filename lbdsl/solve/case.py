@@ -8,22 +8,11 @@ from functools import cached_property
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Request
+from lbdsl.language.tree import ElseSelector, Expr, LayerSet, LayersSelector, ModulesSelector, RankSelector, WhereSelector
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.recipe.schema import (
-    CostOf,
-    ElseSelector,
-    Expr,
-    LayerSet,
-    LayersSelector,
-    ModulesSelector,
-    RankSelector,
-    Recipe,
-    Rule,
-    Score,
-    WhereSelector,
-)
+from lbdsl.recipe.schema import CostOf, Recipe, Rule, Score
 from lbdsl.recipe.types import walk
 from lbdsl.solve.claims import Wanted, claimable
 from lbdsl.solve.evaluate import scores_in

@@ -8,12 +8,13 @@ from functools import cache
 from typing import NamedTuple
 
 from lbdsl.actions import Action
+from lbdsl.language.tree import ModulesSelector, Pattern, String
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, has_path, leaves, touch
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import ModulesSelector, Pattern, Recipe, Rule, String
+from lbdsl.recipe.schema import Recipe, Rule
 
 
 class Module(NamedTuple):

@@ -13,12 +13,13 @@ from lbdsl.core.arithmetic import combined
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit, amount_text
+from lbdsl.language import tree as nodes
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import Expr, Node
 from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe import schema as nodes
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import Expr, Node
+from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, Score
 from lbdsl.recipe.types import kind_of, unit_of, walk
 
 SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
@@ -70,14 +71,14 @@ def deciding(expr: Expr, world: World) -> DecidingValue | None:
     return _result(expr, world, _Evaluation.deciding).value
 
 
-def scores_in(node: Node) -> tuple[nodes.Score, ...]:
+def scores_in(node: Node) -> tuple[Score, ...]:
     """The layer scores in a condition or a rule; those of its ranked sets come first."""
-    return tuple(part for part in walk(node) if isinstance(part, nodes.Score) and not part.joint)
+    return tuple(part for part in walk(node) if isinstance(part, Score) and not part.joint)
 
 
 def facts_only(expr: Expr) -> bool:
     """True when a condition uses only facts of the base model."""
-    return not any(isinstance(part, nodes.Score | nodes.PostScore | nodes.CostOf) for part in walk(expr))
+    return not any(isinstance(part, Score | PostScore | CostOf) for part in walk(expr))
 
 
 _COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -122,18 +123,18 @@ class _Evaluation:
 
     def of(self, expr: Expr) -> Any:
         match expr:
-            case nodes.Number() | nodes.String() | nodes.Pattern() | nodes.Boolean():
+            case nodes.Number() | nodes.String() | nodes.Pattern() | Boolean():
                 return expr.value
             case nodes.Items():
                 return tuple(self._each(expr.items, self.of))
-            case nodes.Score():
+            case Score():
                 return self._score(expr)
-            case nodes.PostScore():
+            case PostScore():
                 return self._post(expr)
-            case nodes.CostOf():
+            case CostOf():
                 assert self.world.cost is not None, "a cost is asked for before selection"
                 return self.world.cost.value(expr.name, expr.ctx or 0)
-            case nodes.Fact():
+            case Fact():
                 return getattr(self.world.facts, expr.name)
             case nodes.Compare():
                 values = self._each(expr.operands, self.of)
@@ -154,7 +155,7 @@ class _Evaluation:
         found = [shown for pair in self._comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
         return min(found, key=lambda item: item[0])[1] if found else None
 
-    def _score(self, score: nodes.Score) -> float:
+    def _score(self, score: Score) -> float:
         """The score of a layer, or of the whole changed model."""
         if score.joint:
             of, code = f"`{score.metric}` of the whole changed model", "LB323"
@@ -168,7 +169,7 @@ class _Evaluation:
             self._fail(code, f"{of} is not measured", score, () if score.joint else _MEASURE)
         return self._finite(value, score, of, () if score.joint else _MEND)
 
-    def _post(self, score: nodes.PostScore) -> float:
+    def _post(self, score: PostScore) -> float:
         value = self.world.post.get(score.source or "", {}).get(score.name)
         if value is None:
             self._fail("LB317", f"`{score.name}` is known only after healing", score)
@@ -218,7 +219,7 @@ class _Evaluation:
 
     def _shown(self, left: Expr, right: Expr) -> tuple[int, DecidingValue] | None:
         """The side of one comparison with a score or cost (rank 0), else the side with a fact (rank 1)."""
-        for rank, kinds in enumerate(((nodes.Score, nodes.PostScore, nodes.CostOf), (nodes.Fact,))):
+        for rank, kinds in enumerate(((Score, PostScore, CostOf), (Fact,))):
             for here, there in ((left, right), (right, left)):
                 if kind_of(here) == "number" and any(isinstance(part, kinds) for part in walk(here)):
                     value, share = self.of(here), None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.recipe import schema as nodes
-from lbdsl.recipe.schema import LayerSet, Node, ends, steps
+from lbdsl.language import tree as nodes
+from lbdsl.language.tree import LayerSet, Node
+from lbdsl.recipe.schema import Amount, ends, steps
 from lbdsl.recipe.types import walk
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
@@ -51,7 +52,7 @@ def set_problems(selector: Node, layers: int) -> Iterator[Diagnostic]:
         match part:
             case nodes.Range() if ends(part)[1] >= layers:
                 yield _beyond(part, layers)
-            case nodes.Amount() if part.of(layers) > layers:
+            case Amount() if part.of(layers) > layers:
                 message = f"{part.count} of {layers} layers cannot be selected"
                 yield error("LB302", message, part.span, help=f"the model has {layers} layers")
             case nodes.Every() if steps(part)[0] >= layers:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
 from lbdsl.core.units import layers_text
+from lbdsl.language.tree import LayersSelector
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import LayersSelector
 from lbdsl.solve.case import Case, KnownRule, layer_set_of
 from lbdsl.solve.layersets import members
 from lbdsl.solve.table import Table

@@ -9,7 +9,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import ordinal
 from lbdsl.language.lexer import one_line
-from lbdsl.recipe.schema import AllLayers, RankedSet, RankSelector, Score, WhereSelector
+from lbdsl.language.tree import AllLayers, RankedSet, RankSelector, WhereSelector
+from lbdsl.recipe.schema import Score
 from lbdsl.solve.case import Case, KnownRule, condition_of, layer_set_of
 from lbdsl.solve.evaluate import World, evaluate, scores_in
 from lbdsl.solve.layersets import members

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit, amount_text, plural
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import Compare, Expr
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Compare, CostOf, Expr
+from lbdsl.recipe.schema import CostOf
 from lbdsl.recipe.types import unit_of, walk
 from lbdsl.solve.case import Case, KnownRule
 from lbdsl.solve.evaluate import World, evaluate

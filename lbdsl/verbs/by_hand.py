@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import ranges_text
-from lbdsl.recipe.schema import ModulesSelector, Recipe
+from lbdsl.language.tree import ModulesSelector
+from lbdsl.recipe.schema import Recipe
 from lbdsl.verbs.applying import set_values
 from lbdsl.verbs.planning import Planned, plan_text
 

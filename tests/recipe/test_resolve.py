@@ -7,26 +7,19 @@ import pytest
 from lbdsl.actions import actions
 from lbdsl.core.digest import digest_text
 from lbdsl.core.units import Unit
-from lbdsl.recipe.load import load_recipe, recipe_from_text
-from lbdsl.recipe.schema import (
+from lbdsl.language.tree import (
     AllLayers,
     Compare,
-    CostOf,
     Edge,
     ExceptSet,
-    FullWeights,
     LayersSelector,
-    Lora,
     Number,
-    Phase,
-    PostScore,
     RankSelector,
-    Recipe,
-    Score,
     UnionSet,
     WhereSelector,
-    ends,
 )
+from lbdsl.recipe.load import load_recipe, recipe_from_text
+from lbdsl.recipe.schema import CostOf, FullWeights, Lora, Phase, PostScore, Recipe, Score, ends
 
 FULL = """lbr 1
 recipe "half"

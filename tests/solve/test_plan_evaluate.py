@@ -7,9 +7,8 @@ from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2
 
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.language.tree import Operator
+from lbdsl.language.tree import Compare, Expr, Number, Operator, Pattern, String
 from lbdsl.plan.schema import Loss
-from lbdsl.recipe.schema import Compare, Expr, Number, Pattern, String
 from lbdsl.solve.evaluate import World, evaluate
 
 FACTS = smollm2_facts()

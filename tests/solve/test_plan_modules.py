@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
+from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import ModulesSelector
 from lbdsl.solve.check import measurable
 from lbdsl.solve.claims import layer_modules, matched
 from lbdsl.solve.select import Selection, select
