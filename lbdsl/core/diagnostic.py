@@ -64,6 +64,11 @@ class Diagnostic:
         return self.severity is Severity.ERROR
 
     @property
+    def place(self) -> int:
+        """The offset in the texts of a recipe laid end to end; -1, before all others, without a span."""
+        return self.span.source.base + self.span.start if self.span is not None else -1
+
+    @property
     def exit_code(self) -> int:
         return code_for(self.code).exit_code if self.is_error else 0
 

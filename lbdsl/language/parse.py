@@ -48,12 +48,8 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
     comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
     file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
-    return Diagnosed(file, _in_order([*found, *parser.diagnostics]))
+    return Diagnosed(file, tuple(sorted([*found, *parser.diagnostics], key=lambda problem: problem.place)))
 
 
 def _limit(source: Source, at: int, message: str) -> Diagnostic:
     return error("LB019", message, Span(source, at, at), help="split the recipe, or say more with fewer rules")
-
-
-def _in_order(found: list[Diagnostic]) -> tuple[Diagnostic, ...]:
-    return tuple(sorted(found, key=lambda d: d.span.start if d.span is not None else -1))

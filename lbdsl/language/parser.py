@@ -73,7 +73,7 @@ class Parser:
         self.source = source
         self.diagnostics: list[Diagnostic] = []
         callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
-        callbacks |= dict.fromkeys(_VALUES, self._shift)
+        callbacks |= dict.fromkeys(_VALUES, lambda token: _Piece(self.value(token), token.start, token.end))
         self._conf = ParseConf(grammar().table, callbacks, START)
 
     def parse(self, tokens: Sequence[Token]) -> Any:
@@ -94,9 +94,6 @@ class Parser:
         """The node of a token that is a value on its own; for a keyword or sign, its text."""
         make = _VALUES[token.type]
         return make(self, Span(self.source, token.start, token.end), token.text)
-
-    def _shift(self, token: Token) -> _Piece:
-        return _Piece(self.value(token), token.start, token.end)
 
     def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
         """The function that combines the pieces of a reduced rule into one."""

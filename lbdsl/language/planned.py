@@ -24,7 +24,7 @@ def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
             word = Span(node.span.source, node.span.start, node.span.start + len("choose"))
             instead = "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs"
             yield "`choose` is", word, instead
-        case tree.RuleStatement(selector=tree.RankSelector(bound=tree.While(span=span))):
+        case tree.RuleStatement(selector=tree.RankSelector(until=tree.While(span=span))):
             yield (
                 "`while` is",
                 span,

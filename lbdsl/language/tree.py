@@ -328,15 +328,7 @@ class RankSelector(Node):
     amount: Any
     of_rest: bool
     by: Any
-    bound: Expr | While | None
-
-    @property
-    def until(self) -> Expr | None:
-        return None if isinstance(self.bound, While) else self.bound
-
-    @property
-    def while_(self) -> While | None:
-        return self.bound if isinstance(self.bound, While) else None
+    until: Any
 
 
 Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector

@@ -143,10 +143,6 @@ STATEMENTS = (
 """Every statement, in the order in which their keys are looked for."""
 
 
-def _data_of(node: tree.Node) -> dict[str, Any]:
-    return next(kind for kind in STATEMENTS if kind.matches(node)).write(node)
-
-
 def _read_statement(reader: JsonReader, data: Any, path: str) -> tuple[int, str]:
     """The group of a statement, and its text."""
     if not isinstance(data, dict):
@@ -182,7 +178,9 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     repeated = [found for block in statements if isinstance(block, tree.Block) for found in _repeated_settings(block)]
     if repeated:
         return Diagnosed(None, tuple(repeated))
-    data = {"format_version": FORMAT_VERSION, "statements": [_data_of(node) for node in statements]}
+    forms = [next(form for form in STATEMENTS if form.matches(node)) for node in statements]
+    written = [form.write(node) for form, node in zip(forms, statements, strict=True)]
+    data = {"format_version": FORMAT_VERSION, "statements": written}
     return Diagnosed(json_text(data) if form == "json" else yaml_text(data), parsed.diagnostics)
 
 

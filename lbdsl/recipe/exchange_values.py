@@ -249,10 +249,6 @@ def _domain_data(node: tree.Interval | tree.Choice) -> Any:
     return {"from": _value_data(node.low), "to": _value_data(node.high)}
 
 
-def _pattern_data(node: tree.Pattern | tree.String) -> Any:
-    return {"regex": node.value} if isinstance(node, tree.Pattern) else node.value
-
-
 # Parts of the schema -------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +373,7 @@ KINDS: Mapping[str, Kind] = {
     "number": _VALUE._replace(read=_number),
     "expr": _CONDITION,
     "where": _CONDITION,
-    "bound": _CONDITION,
+    "until": _CONDITION,
     "path": STRING,
     "sha256": _STRING_OR_NULL,
     "because": _STRING_OR_NULL,
@@ -394,7 +390,11 @@ KINDS: Mapping[str, Kind] = {
     "amount": Kind(_amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount"),
     "by": Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score"),
     "actions": Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions"),
-    "patterns": Kind(_patterns, lambda nodes: [_pattern_data(node) for node in nodes], array_schema(_PATTERN, minItems=1)),
+    "patterns": Kind(
+        _patterns,
+        lambda nodes: [{"regex": node.value} if isinstance(node, tree.Pattern) else node.value for node in nodes],
+        array_schema(_PATTERN, minItems=1),
+    ),
     "direction": _plain(str, lambda data: data in _RANKS, "`lowest` or `highest`", enum=_RANKS),
     "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **_BOOLEAN),
     "else": _plain(lambda data: "else", lambda data: data is True, "`true`", const=True),

@@ -69,7 +69,7 @@ def recipe_from_text(
     if any(problem.is_error for problem in syntax):
         lost = _lost_names(text, parsed.value)
         problems = tuple(problem for problem in problems if not _is_lost(problem, lost, bool(whole.diagnostics)))
-    return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=_place_of)))
+    return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=lambda problem: problem.place)))
 
 
 def recipe_from_bytes(
@@ -104,11 +104,6 @@ def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
     if problem.code not in ("LB110", "LB111") or problem.span is None:
         return problem.code == "LB118"
     return includes or problem.span.text in lost or problem.span.source.base > 0
-
-
-def _place_of(problem: Diagnostic) -> int:
-    """The offset of a finding in the concatenated texts of a recipe; findings without a span come first."""
-    return problem.span.source.base + problem.span.start if problem.span else -1
 
 
 def _is_a_plan(name: str) -> Diagnostic:

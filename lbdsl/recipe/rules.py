@@ -138,7 +138,11 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
         layers = _layers(selector.layers)
         if layers is None:
             continue
-        roots = {action: _roots(action, weights) for action in rule.actions}
+        # `keep` claims weights only if the recipe has rules on weights.
+        roots = {
+            action: tuple(root for root in action.claims() if weights or not action.keeps or not touch(root, Slot.WEIGHTS))
+            for action in rule.actions
+        }
         every = tuple(dict.fromkeys(root for of_action in roots.values() for root in of_action))
         if all(_nothing_left(action, of_action, layers, claimed) for action, of_action in roots.items()):
             count = f"{layers.bit_count()} of {layers.bit_count()} claimed" if layers >= 0 else "all layers claimed"
@@ -155,11 +159,6 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
                 for root in of_action:
                     claimed[root] = claimed.get(root, 0) | taken[action]
             owners.append((rule, layers, every))
-
-
-def _roots(action: Action, weights: bool) -> tuple[str, ...]:
-    """The paths that an action claims; `keep` claims weights only if the recipe has rules on weights."""
-    return tuple(root for root in action.claims() if weights or not action.keeps or not touch(root, Slot.WEIGHTS))
 
 
 def _touch(some: Sequence[str], others: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.registry import nearest
@@ -81,24 +81,16 @@ class Named(NamedTuple, Generic[T]):
     depth: int
 
 
-class Details(TypedDict, total=False):
-    """The optional parts of an error."""
-
-    help: str | tuple[str, ...]
-    labels: tuple[Label, ...]
-    fix: Fix | None
-
-
 @dataclass
 class Findings:
     """The problems found so far."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list, kw_only=True)
 
-    def error(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> None:
+    def error(self, code: str, message: str, span: Span | None, **details: Any) -> None:
         self.diagnostics.append(error(code, message, span, **details))
 
-    def fail(self, code: str, message: str, span: Span | None, **details: Unpack[Details]) -> NoReturn:
+    def fail(self, code: str, message: str, span: Span | None, **details: Any) -> NoReturn:
         """Report an error and raise `Unresolved`."""
         self.error(code, message, span, **details)
         raise Unresolved

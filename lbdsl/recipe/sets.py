@@ -28,7 +28,7 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
         "amount": partial(_amount, scope),
         "by": partial(resolve_by, scope),
         "where": lambda condition: resolve_condition(scope, condition, "where"),
-        "bound": lambda condition: resolve_condition(scope, condition, "until"),
+        "until": lambda condition: resolve_condition(scope, condition, "until"),
     }
     return cast(Selector, rebuilt(node, **{name: resolvers[name] for name in node._fields if name in resolvers}))
 
