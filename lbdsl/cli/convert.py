@@ -49,7 +49,7 @@ def convert(
         from lbdsl.recipe.exchange import recipe_schema
         from lbdsl.recipe.exchange_text import json_text
 
-        _give(json_text(recipe_schema()), out, force)
+        _give(json_text(recipe_schema()) + "\n", out, force)
         return
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.")

@@ -37,7 +37,8 @@ def format_text(text: str, name: str = "<string>", *, actions: Collection[str] =
 
 def format_parsed(file: tree.File) -> Diagnosed[str]:
     """The canonical text of a file that was parsed without errors."""
-    new = _text_of(file.source)
+    head, statements = pieces_of(file.source)
+    new = "".join(line + "\n" for line in _followed([], head, statements, 0))
     problem = _difference(file, new)
     return Diagnosed(None, (problem,)) if problem else Diagnosed(new)
 
@@ -46,11 +47,6 @@ def canonical_part(before: str, text: str) -> str:
     """`text` formatted on one line as a continuation of `before`, which must be canonical, such as `"let $n = "`."""
     _, (pieces,) = pieces_of(Source("", before + text))
     return _flat(pieces).removeprefix(before)
-
-
-def _text_of(source: Source) -> str:
-    head, statements = pieces_of(source)
-    return "".join(line + "\n" for line in _followed([], head, statements, 0))
 
 
 def _comments(file: tree.File) -> list[str]:

@@ -6,7 +6,7 @@ The pieces are the parser's own tokens, so a new keyword, action or metric is hi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
+from enum import Enum
 from functools import cache
 from typing import NamedTuple
 
@@ -16,29 +16,12 @@ from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.words import OPERATORS, keywords
 from lbdsl.metrics import metrics
 
-
-class TextRole(StrEnum):
-    """The role of a piece of text; `STATEMENT` is a keyword that begins a statement."""
-
-    STATEMENT = "statement"
-    KEYWORD = "keyword"
-    WORD_OPERATOR = "word operator"
-    ACTION = "action"
-    METRIC = "metric"
-    NAME = "name"
-    TYPE = "type"
-    FACT = "fact"
-    KEY = "key"
-    VARIABLE = "variable"
-    GROUP = "group"
-    NUMBER = "number"
-    STRING = "string"
-    REGEX = "regex"
-    OPERATOR = "operator"
-    PUNCTUATION = "punctuation"
-    COMMENT = "comment"
-    SPACE = "space"
-    ERROR = "error"
+TextRole = Enum(
+    "TextRole",
+    "STATEMENT KEYWORD WORD_OPERATOR ACTION METRIC NAME TYPE FACT KEY VARIABLE "
+    "GROUP NUMBER STRING REGEX OPERATOR PUNCTUATION COMMENT SPACE ERROR",
+)
+"""The role of a piece of text; STATEMENT is the keyword that begins one."""
 
 
 class Highlighted(NamedTuple):

@@ -10,13 +10,12 @@ Each kind of statement is one row of `STATEMENTS`, which defines reading, writin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
+from lbdsl.core.diagnostic import Diagnosed, Label, error
 from lbdsl.core.registry import nearest
 from lbdsl.core.span import Source
 from lbdsl.language import tree
@@ -172,27 +171,19 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
     statements = parsed.value.statements
-    planned = not_in_this_version(statements)
-    if planned:
-        return Diagnosed(None, planned)
-    repeated = [found for block in statements if isinstance(block, tree.Block) for found in _repeated_settings(block)]
-    if repeated:
-        return Diagnosed(None, tuple(repeated))
+    refused = [*not_in_this_version(statements)]
+    for block in (statement for statement in statements if isinstance(statement, tree.Block)):
+        first = {setting.key.name: setting.key for setting in reversed(block.settings)}
+        for key in (setting.key for setting in block.settings if first[setting.key.name] is not setting.key):
+            labels = (Label(first[key.name].span, "first set here"),)
+            message = f"`{key.name}` is set twice, and JSON has no such form"
+            refused.append(error("LB045", message, key.span, labels=labels, help="remove one of them"))
+    if refused:
+        return Diagnosed(None, tuple(refused))
     forms = [next(form for form in STATEMENTS if form.matches(node)) for node in statements]
     written = [form.write(node) for form, node in zip(forms, statements, strict=True)]
     data = {"format_version": FORMAT_VERSION, "statements": written}
-    return Diagnosed(json_text(data) if form == "json" else yaml_text(data), parsed.diagnostics)
-
-
-def _repeated_settings(block: tree.Block) -> Iterable[Diagnostic]:
-    """LB045 for settings given twice."""
-    seen: dict[str, tree.Setting] = {}
-    for setting in block.settings:
-        first = seen.setdefault(setting.key.name, setting)
-        if first is not setting:
-            message = f"`{setting.key.name}` is set twice, and JSON has no such form"
-            labels = (Label(first.key.span, "first set here"),)
-            yield error("LB045", message, setting.key.span, labels=labels, help="remove one of them")
+    return Diagnosed(f"{json_text(data)}\n" if form == "json" else yaml_text(data), parsed.diagnostics)
 
 
 def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:

@@ -45,11 +45,6 @@ def _check_characters(data: Any, name: str) -> None:
         raise fail("LB041", f"{name} holds half of a surrogate pair") from None
 
 
-def json_text(data: Any) -> str:
-    """Indented JSON. Inner lists and objects that fit on one line are on one line."""
-    return _pretty(data, 0) + "\n"
-
-
 def yaml_text(data: Any) -> str:
     """Block-style YAML that YAML 1.1 and 1.2 parsers read the same way."""
     import yaml
@@ -109,15 +104,16 @@ def _no_constant(name: str, word: str) -> Any:
     raise fail("LB041", f"{name}: `{word}` is not a number")
 
 
-def _pretty(data: Any, indent: int) -> str:
+def json_text(data: Any, indent: int = 0) -> str:
+    """Indented JSON. Inner lists and objects that fit on a line are written on one."""
     flat = json.dumps(data, ensure_ascii=False, allow_nan=False)
     if not isinstance(data, dict | list) or not data or (indent >= 4 and indent + len(flat) <= 100):
         return flat
     inner = " " * (indent + 2)
     if isinstance(data, list):
-        parts = [inner + _pretty(item, indent + 2) for item in data]
+        parts = [inner + json_text(item, indent + 2) for item in data]
     else:
-        parts = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_pretty(item, indent + 2)}" for key, item in data.items()]
+        parts = [f"{inner}{json_text(key)}: {json_text(item, indent + 2)}" for key, item in data.items()]
     opening, closing = "[]" if isinstance(data, list) else "{}"
     return opening + "\n" + ",\n".join(parts) + "\n" + " " * indent + closing
 

@@ -162,10 +162,6 @@ def _numeral(data: Any) -> Any:
     return str(data) if isinstance(data, int) and not isinstance(data, bool) else data
 
 
-def _layers(reader: JsonReader, data: Any, path: str) -> str:
-    return reader.parsed(_AS_LAYERS, _numeral(data), path)[1]
-
-
 def _amount(reader: JsonReader, data: Any, path: str) -> str:
     """How many layers: a count, a share, or a variable."""
     group, text = reader.parsed(_AS_AMOUNT, _numeral(data), path)
@@ -382,7 +378,7 @@ KINDS: Mapping[str, Kind] = {
     "default": _VALUE,
     "domain": Kind(_domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain"),
     "layers": Kind(
-        _layers,
+        lambda reader, data, path: reader.parsed(_AS_LAYERS, _numeral(data), path)[1],
         lambda node: plain(canonical_part(_AS_LAYERS, node.span.text)),
         any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS),
         "Layers",

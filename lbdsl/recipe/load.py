@@ -129,7 +129,6 @@ class _Resolver:
         self.asserts: list[ResolvedAssertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
-        self.first_else: tuple[int, Span] | None = None
         self.scope.below = _definitions(whole.statements)
         self.outside = outside_values(self.scope, whole.statements, set_params)
         self._metric_first()
@@ -137,12 +136,12 @@ class _Resolver:
     def _metric_first(self) -> None:
         """Resolve the `measure` block's metric first: `sensitivity` means that metric even in statements before the block.
         Only the metric: other settings may use variables that are not defined yet, or have errors."""
-        measure = [part for part in self.whole.statements if isinstance(part, tree.Block) and part.kind.name == "measure"]
-        for block in measure[:1]:
-            for setting in block.settings:
-                if setting.key.name == "metric":
-                    found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, (setting,)))
-                    self.scope.metric = self.scope.metric if found is None else found.metric
+        for block in (part for part in self.whole.statements if isinstance(part, tree.Block)):
+            if block.kind.name == "measure":
+                metric = tuple(setting for setting in block.settings if setting.key.name == "metric")
+                found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, metric))
+                self.scope.metric = self.scope.metric if found is None else found.metric
+                return
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
@@ -162,7 +161,10 @@ class _Resolver:
                         help=f"this lbdsl supports `lbr {VERSION}`; a newer one may support more",
                     )
             case tree.RecipeName():
-                if self._own("recipe", statement) and self._only("recipe", statement.span):
+                if statement.span.source is not self.whole.source:
+                    help = "move it to the recipe that includes it"
+                    scope.error("LB134", "`recipe` is in an included file", statement.span, help=help)
+                elif self._only("recipe", statement.span):
                     self.parts["name"] = statement.name.value
             case tree.Requires():
                 self._assertion(statement.expr, "requires", self.requires)
@@ -212,9 +214,10 @@ class _Resolver:
                 **self.parts,
             )
         # Rules with errors are not included; findings about the others are still valid.
-        scope.diagnostics += lint_rules(
-            tuple(self.rules), healed="heal" in self.parts, gated=bool(self.asserts), first_else=self.first_else
-        )
+        rules = enumerate((part for part in self.whole.statements if isinstance(part, tree.RuleStatement)), start=1)
+        first_else = next(((n, rule.span) for n, rule in rules if isinstance(rule.selector, tree.ElseSelector)), None)
+        healed, gated = "heal" in self.parts, bool(self.asserts)
+        scope.diagnostics += lint_rules(tuple(self.rules), healed=healed, gated=gated, first_else=first_else)
         return Diagnosed(found, tuple(scope.diagnostics))
 
     def _check_judged_on(self) -> None:
@@ -237,14 +240,6 @@ class _Resolver:
         self.once[key] = span
         return True
 
-    def _own(self, what: str, node: tree.Node) -> bool:
-        """False, with an error, when a statement that only the recipe itself may have is in an included file."""
-        if node.span.source is self.whole.source:
-            return True
-        message = f"`{what}` is in an included file"
-        self.scope.error("LB134", message, node.span, help="move it to the recipe that includes it")
-        return False
-
     def _assertion(self, node: tree.Expr, place: Place, into: list[ResolvedAssertion]) -> None:
         expr = attempt(resolve_condition, self.scope, node, place)
         if expr is not None:
@@ -258,8 +253,6 @@ class _Resolver:
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1
-        if self.first_else is None and isinstance(node.selector, tree.ElseSelector):
-            self.first_else = (self.rule_count, node.span)
         selector = attempt(resolve_selector, self.scope, node.selector)
         actions = attempt(each, lambda call: resolve_action(self.scope, call), node.actions)
         if actions is None or not check_actions(self.scope, node, actions) or selector is None:

@@ -121,18 +121,10 @@ def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
 
 def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
     """The number of nodes and the depth of a set as written, with groups expanded."""
-    match node:
-        case tree.GroupRef():
-            group = scope.groups[node.name]
-            assert group is not None, "the set is resolved"
-            return group.size, group.depth
-        case tree.UnionSet() | tree.InterSet():
-            parts = node.sets
-        case tree.ExceptSet():
-            parts = (node.base, node.removed)
-        case tree.NotSet():
-            parts = (node.operand,)
-        case _:
-            return 1, 1
-    sizes = [_size(scope, part) for part in parts]
-    return 1 + sum(nodes for nodes, _ in sizes), 1 + max(depth for _, depth in sizes)
+    if isinstance(node, tree.GroupRef):
+        group = scope.groups[node.name]
+        assert group is not None, "the set is resolved"
+        return group.size, group.depth
+    values = (value if isinstance(value, tuple) else (value,) for value in vars(node).values())
+    sizes = [_size(scope, part) for parts in values for part in parts if isinstance(part, LayerSet)]
+    return 1 + sum(nodes for nodes, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)

@@ -37,9 +37,8 @@ def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
 
 def _length(scope: Scope, what: str, node: tree.Expr) -> int:
     """The length of a sequence in tokens, usually a power of two."""
-    found = _tokens(scope, what, node)
     warn_decimal(scope, node)
-    return found
+    return _tokens(scope, what, node)
 
 
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:

@@ -137,7 +137,7 @@ def test_nothing_is_given_away_that_says_something_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str
 ) -> None:
     """Were the formatter to drop a statement or a comment, the comparison would say so, and the file would stay."""
-    monkeypatch.setattr(formatter, "_text_of", lambda source: wrong)
+    monkeypatch.setattr(formatter, "_followed", lambda *_: wrong.splitlines())
     found = format_text(ODD)
     assert found.value is None
     assert [problem.code for problem in found.diagnostics] == ["LB040"]
