@@ -119,10 +119,12 @@ def _unbuilt(case: Case) -> Iterator[Diagnostic]:
 def _unreachable(case: Case) -> Iterator[Diagnostic]:
     """Rules that get no layer, because earlier rules claim all of theirs whatever the scores are, or they have none."""
     for known in case.rules:
-        lacking = lacking_part(case, known)
-        if known.fixed is not None and not known.fixed:
-            message = f"rule {known.rule.number} matches no layer: its set is empty"
-            yield warning("LB310", message, known.rule.span, help=f"the model has {case.facts.layers} layers")
+        lacking, layers = lacking_part(case, known), case.facts.layers
+        amount = known.ranking.amount if known.ranking is not None else None
+        if (amount is not None and not amount.of(layers)) or (known.fixed is not None and not known.fixed):
+            why = "its set is empty" if amount is None else f"{amount.text} of {layers} layers is less than one"
+            message = f"rule {known.rule.number} matches no layer: {why}"
+            yield warning("LB310", message, known.rule.span, help=f"the model has {layers} layers")
         elif lacking is not None:
             yield lacking
         elif not known.open and not known.is_else:

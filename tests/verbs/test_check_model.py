@@ -172,6 +172,7 @@ def codes(text: str, facts=None) -> list[str]:
         ("layers 29-30 keep", "LB300"),
         ("layers last 40 keep", "LB302"),
         ("layers 0-14 keep\nlayers 15-29 drop\nlowest 3 of rest by nll drop", "LB310"),
+        ("lowest 1% by nll drop", "LB310"),
         ("layers first 50% keep\nlayers 3-5 drop\nwhere nll < 0.1 drop", "LB307"),
         ("layers 0-3 and 7-9 keep\nwhere nll < 0.1 drop", "LB310"),
         ("where nll < 0.1 swa(window=8Ki)", "LB326"),
