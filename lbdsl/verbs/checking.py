@@ -46,16 +46,12 @@ def on_model(found: Diagnosed[Recipe], facts: ModelFacts) -> Diagnosed[Recipe]:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
     of_model = static_findings(found.value, facts)
     # A model-independent finding is omitted where the model's facts give the same finding more precisely.
-    shadowed = {_place(d) for d in found.diagnostics if d.code == "LB202"}
-    of_model = tuple(d for d in of_model if not (d.code == "LB307" and _place(d) in shadowed))
+    shadowed = {d.place for d in found.diagnostics if d.code == "LB202"}
+    of_model = tuple(d for d in of_model if not (d.code == "LB307" and d.place in shadowed))
     codes = {d.code for d in of_model}
     kept = tuple(d for d in found.diagnostics if not (d.code == "LB206" and "LB311" in codes))
-    order = sorted([*kept, *of_model], key=_place)
+    order = sorted([*kept, *of_model], key=lambda d: d.place)
     return Diagnosed(None if any(d.is_error for d in of_model) else found.value, tuple(order))
-
-
-def _place(d: Diagnostic) -> tuple[int, int]:
-    return (-1, -1) if d.span is None else (d.span.source.base, d.span.start)
 
 
 def _sharper(d: Diagnostic, facts: ModelFacts) -> Diagnostic:
