@@ -28,8 +28,10 @@ def _count_or_share(value: Any) -> int | Share:
         value = Share(value["share"])
     if isinstance(value, bool) or not isinstance(value, int | Share):
         raise PydanticCustomError("amount_type", "must be a whole number or a share, as in `75%`")
-    if isinstance(value, Share) and not 0 <= value <= 1:
-        raise PydanticCustomError("share", "a share is between 0% and 100%")
+    if isinstance(value, Share) and not 0 < value < 1:
+        raise PydanticCustomError("share", "a share is more than 0% and less than 100%")
+    if value < 1 and isinstance(value, int):
+        raise PydanticCustomError("count", "must be at least 1")
     return value
 
 

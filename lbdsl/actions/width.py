@@ -61,8 +61,8 @@ class Width(Action):
 
     def _channels(self, base: int) -> int:
         """The requested width of a layer with `base` channels."""
-        if isinstance(self.channels, int) or not self.channels:
-            return int(self.channels)
+        if isinstance(self.channels, int):
+            return self.channels
         return STEP * max(1, math.ceil(round(self.channels * base / STEP - 0.5, 6)))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
@@ -72,7 +72,7 @@ class Width(Action):
         below, most = wanted // STEP * STEP, (ffn.width - 1) // STEP * STEP
         nearest = sorted({min(max(near, STEP), most) for near in (below, below + STEP)})
         help = f"nearest allowed: {' or '.join(map(str, nearest))}" if most else "`drop(mlp)` removes it whole"
-        if isinstance(self.channels, int) and 0 < self.channels < 100 and most:
+        if isinstance(self.channels, int) and self.channels < 100 and most:
             help += f"; a share is `width({self.channels}%)`"
         return (
             error(

@@ -208,11 +208,12 @@ def _apply(
                 help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
             )
         )
+    remedy = "heal it (without --no-heal)" if result.record.no_heal else "heal longer"
     found += [
         error(
             "LB468",
             f"the quality gate failed: assert {item.text}{_got(item)}",
-            help=f"the result was set aside in {result.folder}; heal longer, or change less",
+            help=f"the result was set aside in {result.folder}; {remedy}, or change less",
         )
         for item in result.record.asserts
         if item.status == "fail"

@@ -47,9 +47,6 @@ def width(text: str) -> Action:
         ("width(1000)", 1536, 1536),
         ("width(1536)", 1536, 1536),
         ("width(99%)", 1536, 1536),
-        ("width(0)", 1536, 1536),
-        ("width(-32)", 1536, 1536),
-        ("width(0%)", 1536, 1536),
         ("width(75%)", 32, 32),
     ],
 )
@@ -69,8 +66,6 @@ def test_the_width_that_is_asked_for(text: str, base: int, wanted: int) -> None:
         ("width(1536)", "nearest allowed: 1504"),
         ("width(99%)", "nearest allowed: 1504"),
         ("width(5000)", "nearest allowed: 1504"),
-        ("width(-32)", "nearest allowed: 32"),
-        ("width(0%)", "nearest allowed: 32"),
         ("width(75)", "nearest allowed: 64 or 96; a share is `width(75%)`"),
     ],
 )
@@ -93,6 +88,13 @@ def test_what_is_neither_a_count_nor_a_share(text: str) -> None:
     (found,) = (d for d in check_recipe(f"else {text}").diagnostics if d.is_error)
     assert found.code in ("LB105", "LB106")
     assert "share" in found.message
+
+
+@pytest.mark.parametrize("text", ["width(0)", "width(-32)", "width(0%)", "width(100%)"])
+def test_what_needs_no_model_to_be_refused(text: str) -> None:
+    (found,) = (d for d in check_recipe(f"else {text}").diagnostics if d.is_error)
+    assert found.code == "LB105"
+    assert "at least 1" in found.message or "more than 0% and less than 100%" in found.message
 
 
 @pytest.mark.parametrize(

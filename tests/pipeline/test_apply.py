@@ -75,10 +75,14 @@ def test_a_failed_gate_sets_the_result_aside(workplace: Path, lbdsl) -> None:
     done = lbdsl("apply", "strict.lbr", "model", "-o", "out", "--yes")
     assert done.code == 4
     assert "LB468" in done.err
+    assert "heal longer, or change less" in " ".join(done.err.split())
     assert not (workplace / "out").exists()
     record = read_record(workplace / "out.rejected").unwrap()
     assert record.status == "rejected"
     assert "**Rejected.**" in (workplace / "out.rejected" / "README.md").read_text()
+    unhealed = lbdsl("apply", "strict.lbr", "model", "-o", "unhealed", "--yes", "--no-heal")
+    assert unhealed.code == 4
+    assert "heal it (without --no-heal), or change less" in " ".join(unhealed.err.split())
 
 
 def test_a_static_assert_that_fails_ends_in_the_plan(workplace: Path, lbdsl) -> None:
