@@ -34,7 +34,9 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         from lbdsl.report.plan import render_plan
         from lbdsl.report.report import render_report
 
-        render_plan(record.plan, stdout_console(), all_layers=all_layers)
+        # The plan's asserts with their results, not "after healing".
+        plan = record.plan.model_copy(update={"asserts": record.asserts})
+        render_plan(plan, stdout_console(), all_layers=all_layers)
         render_report(record, what, stdout_console())
     elif what.is_file():
         from lbdsl.plan.file import load_plan
