@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
@@ -90,14 +90,17 @@ def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     yield from result_lines(plan.asserts, width, ascii_)
 
 
-def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool) -> Iterator[Text]:
-    """One line per assert: text, status and value."""
+def result_lines(
+    results: Sequence[AssertResult], width: int, ascii_: bool, cells: Mapping[float, str] | None = None
+) -> Iterator[Text]:
+    """One line per assert: text, status and value; `cells` has scores with their standard errors, by value."""
     texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
     column = max((len(text) for text in texts), default=0)
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])
-        value = value_text(item) + (f" on {printable(item.on)}" if item.on else "")
+        value = (cells or {}).get(item.value or 0.0) or value_text(item)
+        value += f" on {printable(item.on)}" if item.on else ""
         if value:
             line.append(f"   {value}", style="dim")
         yield line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
 def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], console: Console) -> None:
     """Print the perplexity of both models and every metric of the finished one on each text, with standard errors; for a
     healed model also the values before healing."""
-    for source in quality.get("sources", [quality]):
+    sources = quality.get("sources", [quality])
+    for source in sources:
         console.print(_quality_table(source), highlight=False)
-    _render_asserts(asserts, console)
+    scores = [score for source in sources for score in source["scores"].values()]
+    _render_asserts(asserts, console, {score["value"]: cell_text(**score) for score in scores})
 
 
 def _quality_table(source: dict[str, Any]) -> Table:
@@ -103,8 +105,8 @@ def _perplexity(source: dict[str, Any], model: str) -> str:
     return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
 
 
-def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
-    for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
+def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Mapping[float, str] | None = None) -> None:
+    for line in result_lines(tuple(asserts), console.width, ascii_only(console), cells):
         console.print(line, highlight=False)
 
 
