@@ -165,12 +165,11 @@ def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: in
     actions = [_planned(case, base, spec, table.paths[index].named(take.paths), take) for take in takes]
     acting = [take for take, planned in zip(takes, actions, strict=True) if planned.effective]
     weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, case.facts)
-    owner = next(iter((*acting, *takes)), None)
-    if owner is None:
-        reason = "no rule claims it"
-    else:
-        because = case.recipe.rules[owner.rule].because
-        reason = reasons[owner.rule].get(index, "left by the rules before") + (f"; {because}" if because else "")
+    whys = []
+    for rule in dict.fromkeys(take.rule for take in acting or takes[:1]):
+        because = case.recipe.rules[rule].because
+        whys.append(reasons[rule].get(index, "left by the rules before") + (f"; {because}" if because else ""))
+    reason = "; ".join(dict.fromkeys(whys)) or "no rule claims it"
     return LayerChoice(index=index, before=base, after=spec, actions=tuple(actions), weights=dict(weights), reason=reason)
 
 

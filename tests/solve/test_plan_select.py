@@ -102,6 +102,13 @@ def test_reasons_name_score_place_and_because():
     assert selection.layers[1].reason == "no rule claims it"
 
 
+def test_each_rule_that_acts_on_a_layer_gives_its_reason():
+    selection = chosen('layers 0-3 swa(window=64) because "short"\nlayers 2-5 drop(mlp)\nlayers 3 keep\nelse keep').unwrap()
+    assert selection.layers[2].reason == "layers 0-3; short; layers 2-5"
+    assert selection.layers[3].reason == selection.layers[2].reason
+    assert (selection.layers[1].reason, selection.layers[5].reason) == ("layers 0-3; short", "layers 2-5")
+
+
 def test_comments_stay_out_of_reasons_and_messages():
     selection = chosen("where kl < 0.02 and # why\n  nll < 1 drop\nelse keep").unwrap()
     assert selection.layers[9].reason == "kl(drop) +0.0175, nll(drop) +0.035: kl < 0.02 and nll < 1"
