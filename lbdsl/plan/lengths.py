@@ -121,7 +121,8 @@ def _length_findings(name: str, block: Block, settled: Block, window: int, facts
     if settled.tokens > block.tokens and "tokens" in block.set_at:
         takes = f"`{name}` takes {tokens_text(settled.tokens)} tokens, not {tokens_text(block.tokens)}"
         fewest = f"{SEQUENCES} sequences of {tokens_text(settled.seq or 0)} are the fewest"
-        yield note("LB338", f"{takes}: {fewest}", _setting(block, "tokens"))
+        open_seq = "`seq` is open: it follows the contexts in asserts and budgets, and the windows in rules"
+        yield note("LB338", f"{takes}: {fewest}", _setting(block, "tokens"), help=() if block.seq else open_seq)
 
 
 def _beyond(name: str, block: Block | Heal, facts: ModelFacts) -> Iterator[Diagnostic]:
