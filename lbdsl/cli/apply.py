@@ -65,7 +65,7 @@ def apply(
     if model is not None and recipe_or_plan.suffix == ".lbplan":
         raise click.UsageError("a saved plan knows its model; with --model you say where it is now")
     if model is None and recipe_or_plan.suffix == ".lbr":
-        raise click.UsageError("a recipe wants a MODEL: lbdsl apply RECIPE MODEL")
+        raise click.UsageError("a recipe needs a MODEL: lbdsl apply RECIPE MODEL")
     if model is None:
         with stop_on_ctrl_c(resume_command) as should_stop:
             done = apply_saved_plan(
@@ -84,7 +84,7 @@ def apply(
         if relocated is not None:
             raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")
         if not yes and not sys.stdin.isatty():
-            raise click.UsageError("off a terminal, `apply RECIPE MODEL` wants --yes, or a saved plan (`plan -o`)")
+            raise click.UsageError("off a terminal, `apply RECIPE MODEL` needs --yes, or a saved plan (`plan -o`)")
         with stop_on_ctrl_c(resume_command) as should_stop:
             planned = plan_recipe(
                 recipe_or_plan,
@@ -95,7 +95,11 @@ def apply(
                 again=again,
                 ready=lambda recipe, bench: check_place(recipe, bench, chosen),
             )
-            render_plan(planned.plan, console, all_layers=all_layers)
+            shown = planned.plan
+            if no_heal and shown.heal is not None:
+                unhealed = shown.estimate and shown.estimate.model_copy(update={"heal_seconds": 0.0, "passes": None})
+                shown = shown.model_copy(update={"heal": None, "estimate": unhealed})
+            render_plan(shown, console, all_layers=all_layers)
             show_diagnostics(planned.errors)
             if not planned.plan.applyable:
                 ctx.exit(planned.exit_code)

@@ -83,6 +83,8 @@ def test_a_failed_gate_sets_the_result_aside(workplace: Path, lbdsl) -> None:
     unhealed = lbdsl("apply", "strict.lbr", "model", "-o", "unhealed", "--yes", "--no-heal")
     assert unhealed.code == 4
     assert "heal it (without --no-heal), or change less" in " ".join(unhealed.err.split())
+    assert "heal: nothing, the damage stays" in unhealed.out
+    assert "apply takes about: healing" not in unhealed.out
 
 
 def test_a_static_assert_that_fails_ends_in_the_plan(workplace: Path, lbdsl) -> None:
