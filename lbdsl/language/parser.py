@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -123,6 +123,7 @@ class Parser:
         return reduce
 
     @staticmethod
+    @cache
     def _kept(rule: Rule) -> list[int | None]:
         """The indices of a rule's symbols that become parts of the node; None for an optional `[...]` that is absent."""
         kept: list[int | None] = []
