@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from lbdsl.core.codes import code_for
@@ -104,7 +105,8 @@ class LbdslError(Exception):
         return max((d.exit_code for d in self.diagnostics), default=1) or 1
 
 
-def error(
+def _found(
+    severity: Severity,
     code: str,
     message: str,
     span: Span | None = None,
@@ -113,40 +115,17 @@ def error(
     labels: tuple[Label, ...] = (),
     fix: Fix | None = None,
 ) -> Diagnostic:
-    """An error diagnostic; its code must be known to `core.codes`."""
-    return _make(code, Severity.ERROR, message, span, help, labels, fix)
+    """A diagnostic; its code must be known to `core.codes`."""
+    code_for(code)
+    hints = (help,) if isinstance(help, str) else tuple(help)
+    return Diagnostic(code, severity, message, span, tuple(labels), hints, fix)
 
 
-def warning(
-    code: str,
-    message: str,
-    span: Span | None = None,
-    *,
-    help: str | tuple[str, ...] = (),
-    labels: tuple[Label, ...] = (),
-    fix: Fix | None = None,
-) -> Diagnostic:
-    return _make(code, Severity.WARNING, message, span, help, labels, fix)
-
-
-def note(
-    code: str,
-    message: str,
-    span: Span | None = None,
-    *,
-    help: str | tuple[str, ...] = (),
-    labels: tuple[Label, ...] = (),
-    fix: Fix | None = None,
-) -> Diagnostic:
-    return _make(code, Severity.NOTE, message, span, help, labels, fix)
+error = partial(_found, Severity.ERROR)
+warning = partial(_found, Severity.WARNING)
+note = partial(_found, Severity.NOTE)
 
 
 def fail(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = ()) -> LbdslError:
     """An `LbdslError` with one error, to be raised."""
     return LbdslError([error(code, message, span, help=help)])
-
-
-def _make(code, severity, message, span, help, labels, fix) -> Diagnostic:
-    code_for(code)
-    hints = (help,) if isinstance(help, str) else tuple(help)
-    return Diagnostic(code, severity, message, span, tuple(labels), hints, fix)
