@@ -60,12 +60,12 @@ def test_families_that_nobody_looked_at() -> None:
         ({"model_type": "mistral", "layer_types": ["full_attention"] * 4}, "LB404: layer_types is set"),
         (
             {"model_type": "qwen2", "layer_types": ["sliding_attention"] * 4},
-            "LB404: layer_types names windowed layers, but",
+            "LB404: layer_types has sliding_attention, but",
         ),
         ({"model_type": "qwen3", "layer_types": ["chunked_attention"] * 4}, "LB404: layer_types holds 'chunked_attention'"),
         (
             {"model_type": "qwen3", "layer_types": ["full_attention"] * 3},
-            "LB402: layer_types in the configuration is not a",
+            "LB402: layer_types in the configuration must be a list",
         ),
         ({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 0}, "LB402: sliding_window"),
         ({"model_type": "mistral", "sliding_window": "wide"}, "LB402: sliding_window"),

@@ -43,7 +43,7 @@ def test_export_writes_beside_and_says_how_to_load(artifact: Path, lbdsl) -> Non
     card = (output / "README.md").read_text()
     assert "| 1 | `drop` |" in card
     assert "| 2, 3 | `swa(window=16)` |" in card
-    assert "SGLang has no window" in done.err
+    assert "SGLang's DeciLM has no sliding windows" in done.err
 
     assert lbdsl("export", "out", "--to", "decilm").code == 1
     (output / "mine.txt").write_text("kept")

@@ -437,6 +437,13 @@ def test_the_schema_refuses_what_convert_refuses(statement: Any) -> None:
     assert not validator().is_valid({"format_version": 1, "statements": [statement]})
 
 
+def test_the_schema_describes_statements_by_an_example() -> None:
+    definitions = recipe_schema()["$defs"]
+    assert definitions["LetForm"]["description"] == "`let $n = 4`."
+    assert "description" not in definitions["HealForm"]
+    assert definitions["LayersForm"]["required"] == ["layers", "do"]
+
+
 def test_the_schema_knows_every_action_and_its_parameters() -> None:
     text = json.dumps(recipe_schema())
     assert "lbdsl-ref" not in text
