@@ -46,6 +46,14 @@ def test_memory_of_healing_smollm2() -> None:
     assert 4.0 < found.memory_bytes / 2**30 < 5.2
 
 
+def test_memory_of_training_all_weights() -> None:
+    """In fp32, with gradients and the optimizer's two moments: 16 bytes a parameter, and 2 more than bfloat16 for each."""
+    lora = estimated(TEXT).memory_bytes
+    full = estimated(TEXT.replace("seq = 1Ki }\neval", "seq = 1Ki; method = full }\neval")).memory_bytes
+    adapters = SMOL.layers * 16 * 7 * (SMOL.hidden + SMOL.intermediate)
+    assert full - lora == 16 * (SMOL.params - adapters) + 2 * SMOL.params
+
+
 def test_work_of_measuring() -> None:
     whole = SMOL.layers + head_layers(SMOL)
     assert units(SMOL, 10) == pytest.approx(10 * whole)

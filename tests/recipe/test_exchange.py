@@ -22,6 +22,7 @@ from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
 from lbdsl.recipe.exchange import STATEMENTS, from_exchange, recipe_schema, to_exchange
+from lbdsl.recipe.exchange_text import json_text
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.verbs.converting import convert_recipe
 
@@ -178,6 +179,12 @@ def test_numbers_keep_their_text() -> None:
         "1E2",
         "007",
     ]
+
+
+def test_lists_in_json_that_fit_in_100_columns_stay_on_a_line() -> None:
+    fits, longer = (json_text({"statements": [["x" * count]]}).splitlines() for count in (92, 93))
+    assert (len(fits), max(map(len, fits))) == (5, 100)
+    assert len(longer) == 7
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
