@@ -11,6 +11,7 @@ from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens
 from lbdsl.layer.difference import window_size
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.words import value_text
+from lbdsl.recipe.schema import Phase
 from lbdsl.report.console import printable
 from lbdsl.report.recipe_text import highlighted
 
@@ -99,7 +100,9 @@ def result_lines(
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])
-        value = (cells or {}).get(item.value or 0.0) or value_text(item)
+        of_score = cells if cells is not None and item.phase is Phase.POST else {}
+        value = of_score.get(item.value, "") if item.value is not None else ""
+        value = value or value_text(item)
         value += f" on {printable(item.on)}" if item.on else ""
         if value:
             line.append(f"   {value}", style="dim")

@@ -145,7 +145,7 @@ def writing(path: Path) -> Iterator[None]:
         elif number == errno.ENOSPC or "No space left" in str(problem) or isinstance(problem, RuntimeError):
             message, help = f"the disk is full: {path} could not be written", "free space and run again with --resume"
         else:
-            message, help = f"{path} could not be written: {problem}", "run again with --resume once that is mended"
+            message, help = f"{path} could not be written: {problem}", "fix that, then run again with --resume"
         raise LbdslError([error("LB463", message, help=help)]) from problem
 
 

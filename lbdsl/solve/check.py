@@ -83,10 +83,10 @@ def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagno
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
     known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
-    near = mended = None
+    near = meant = None
     if isinstance(pattern, String):
-        near, mended = nearest(pattern.value, known), slip(pattern.value, known)
-    fix = None if mended is None else Fix(f"write `{mended}`", (Edit(pattern.span, f'"{mended}"'),))
+        near, meant = nearest(pattern.value, known), slip(pattern.value, known)
+    fix = None if meant is None else Fix(f"write `{meant}`", (Edit(pattern.span, f'"{meant}"'),))
     example = f"a name is like `{modules[0].name}`; " if modules else ""
     listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
     message = f"`{pattern.value}` matches 0 of {len(modules)} modules"

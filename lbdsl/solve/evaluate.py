@@ -175,8 +175,8 @@ class _Evaluation:
             self._fail("LB317", f"`{score.name}` is known only after healing", score)
         return self._finite(value, score, f"`{score.name}` of the finished model")
 
-    def _finite(self, value: float, node: Node, of: str, mend: Help = ()) -> float:
-        return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, mend)
+    def _finite(self, value: float, node: Node, of: str, help: Help = ()) -> float:
+        return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, help)
 
     def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:
         total, *others = self._each(expr.operands, self.of)

@@ -245,3 +245,17 @@ def test_a_metrics_name_from_a_file_is_text():
     assert ["perplexity", "2.00", "not", "a", "number"] in rows
     assert ["loss", "rise,", "nats/token", "0.1000", "±0.0100"] in rows
     assert ["m[bold]x[/red]?[31m", "25.00", "%"] in rows
+
+
+def test_only_scores_of_the_finished_model_have_a_standard_error() -> None:
+    from lbdsl.plan.schema import AssertResult
+    from lbdsl.recipe.schema import Phase
+    from lbdsl.report.plan_tables import result_lines
+
+    results = (
+        AssertResult(text="model.layers > 1", phase=Phase.STATIC, status="pass", value=None, unit=None, on=None),
+        AssertResult(text="params < 100%", phase=Phase.STATIC, status="pass", value=0.5, unit="ratio", on=None),
+        AssertResult(text="agreement > 40%", phase=Phase.POST, status="pass", value=0.5, unit="ratio", on="builtin:pydoc"),
+    )
+    lines = [line.plain for line in result_lines(results, 80, False, {0.0: "0.00 ±0.00 %", 0.5: "50.00 ±1.00 %"})]
+    assert [line.split("pass")[1].strip() for line in lines] == ["", "50 %", "50.00 ±1.00 % on builtin:pydoc"]
