@@ -74,9 +74,6 @@ class Action(BaseModel):
     keeps: ClassVar[bool] = False
     """True when it changes nothing: it only keeps later rules from claiming its paths."""
 
-    carried_out: ClassVar[bool] = True
-    """False for an action that can only be planned: a plan with it reports LB215 and cannot be applied."""
-
     @classmethod
     def kind_name(cls) -> str:
         return str(cls.model_fields["kind"].default)

@@ -65,7 +65,7 @@ class Record(BaseModel):
     `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
-    record what command-line flags changed.
+    record what command-line flags changed. `packed` has the relative error of each module whose weights are packed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +80,7 @@ class Record(BaseModel):
     changes: tuple[dict[str, Any], ...]
     no_heal: bool
     heal: dict[str, Any] | None
+    packed: dict[str, float] = {}
     evaluation: dict[str, Any] | None
     asserts: tuple[AssertResult, ...]
 

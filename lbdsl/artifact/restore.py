@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.quantization import FIELD
 from lbdsl.artifact.record import Record
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
@@ -12,6 +13,7 @@ from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.measure.layer_source import LayerSource, LoadedModel
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.model.computing import cast_weights
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
@@ -44,6 +46,9 @@ def load_artifact(
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
+    if FIELD in read_json_object(folder / "config.json", "LB465"):
+        # transformers reads packed weights with compressed-tensors, and unpacks them only in a forward of the whole model.
+        return _streamed(folder, plan, device, None if dtype == "auto" else str(dtype), compute).loaded()
     with loading("LB465", f"{folder} does not load"), quiet_transformers():
         # Explicit, because without trust_remote_code transformers asks at the terminal whether to run the folder's code.
         model = AutoModelForCausalLM.from_pretrained(
@@ -64,9 +69,13 @@ def artifact_beside(
     LB40x if the files do not fit together, LB465 if it does not match `plan`."""
     if base.in_memory:
         return LoadedModel(load_artifact(folder, plan, device=base.device, dtype=dtype or "auto", compute=compute))
+    return _streamed(folder, plan, base.device, dtype, compute)
+
+
+def _streamed(folder: Path, plan: Plan | None, device: Any, dtype: str | None, compute: str | None) -> StreamedModel:
     facts = inspect_model(ModelSource(str(folder), folder, None, None, folder.name), dtype).unwrap()
-    model = StreamedModel(folder, facts, base.device, compute)
-    if not _as_planned(model.hybrid, plan):
+    model = StreamedModel(folder, facts, device, compute)
+    if plan is not None and not _as_planned(model.hybrid, plan):
         raise fail("LB465", f"{folder / 'config.json'} describes other layers than the plan in lbdsl.json")
     return model
 

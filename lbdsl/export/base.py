@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import Report
 from lbdsl.export.expresses import Expresses, refusals
@@ -39,6 +40,13 @@ class Subject:
         `facts`, which may describe an artifact that was changed again."""
         return native_layers(self.config)
 
+    def quantization(self, left: Sequence[int] | None = None) -> dict[str, Any]:
+        """The field of config.json for packed weights, if there are any. `left`: the layers that remain, renumbered."""
+        specs = self.specs if left is None else [self.specs[layer] for layer in left]
+        maps = [spec.linear_maps(self.facts) for spec in specs]
+        entry = quantization_config(specs, maps, self.facts.family_data.layer_prefix)
+        return {} if entry is None else {FIELD: entry}
+
     def has_attention(self, layer: int) -> bool:
         return self.specs[layer].mixer is not None
 
@@ -53,8 +61,9 @@ class Subject:
 
 
 def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Any]) -> Subject:
-    """A Subject from LayerSpecs or their JSON. Raises LB402 for invalid specifications or a wrong number of layers."""
-    return Subject(dict(config), facts, checked_specs(specs, facts.layers))
+    """A Subject from LayerSpecs or their JSON, which alone say how weights are stored. Raises LB402 for invalid
+    specifications or a wrong number of layers."""
+    return Subject({name: value for name, value in config.items() if name != FIELD}, facts, checked_specs(specs, facts.layers))
 
 
 class Exporter(ABC):

@@ -10,9 +10,9 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention
+from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, layers_text
+from lbdsl.export.reasons import first_attention, fused_alike, layers_text
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.engines import Lacks
 from lbdsl.layer.spec import LayerSpec
@@ -50,11 +50,18 @@ class DeciLM(Exporter):
     expresses = Expresses(
         mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
         ffn={"gated_mlp": {"width": ANY}},
+        weights=INTEGERS,
     )
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        return (*_family(subject), *cls.refusals(subject), *first_attention(subject, cls.where), *_sglang(subject))
+        return (
+            *_family(subject),
+            *cls.refusals(subject),
+            *first_attention(subject, cls.where),
+            *fused_alike(subject),
+            *_sglang(subject),
+        )
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -77,6 +84,7 @@ def decilm_config(subject: Subject) -> dict[str, Any]:
     return {
         **fields,
         **_own_fields(subject.facts.family_data),
+        **subject.quantization(),
         "model_type": "lbdsl_decilm",
         "architectures": ["DeciLMForCausalLM"],
         "auto_map": {"AutoConfig": module},

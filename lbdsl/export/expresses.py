@@ -60,6 +60,9 @@ _ALIKE = "give all layers the same, or export to a format that has sizes of thei
 ONE_KV_HEADS = Can(one=True, refusal="has one number of KV heads for all layers", help=_ALIKE)
 ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIKE)
 
+INTEGERS = {"int": {"bits": ANY, "group": ANY, "activations": ANY, "method": ANY}}
+"""Storage as integers, in any of its forms."""
+
 
 def attention(kv_heads: Can, window: Can) -> Fields:
     """The fields of `attention` with the base's query heads and no sink tokens; `window` applies to the window's size."""

@@ -25,7 +25,9 @@ class Gguf(Exporter):
 
     What: weights, tokenizer and chat template in `model.gguf`. 16-bit weights are written as float16: llama.cpp rounds
     activations to the type of the weights, and float16 has three more mantissa bits than bfloat16. A matrix with a value
-    beyond 65,504 stays bfloat16. float32 stays float32. Quantize the file with `llama-quantize`.
+    beyond 65,504 stays bfloat16. float32 stays float32. Integers of `quantize` are written as
+    Q4_0 and Q8_0, the same integers and scales; llama.cpp rounds activations in its own way. For K-quants use
+    `llama-quantize`, on a model that is not quantized.
     Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it supports
     the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths, `granite_swa` for
     windows in Llama-like layers. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
@@ -58,10 +60,11 @@ def write_model(
     artifact: Path, target: GgufModel, path: Path, *, numbers: str | None = None, progress: Report | None = None
 ) -> None:
     """Write the artifact in the form `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
-    tensors = read_tensors(artifact)
-    odd = next((t for t in tensors.values() if t.dtype not in ("float64", "float32", "float16", "bfloat16")), None)
+    outs = out_tensors(target, read_tensors(artifact))
+    floats = ("float64", "float32", "float16", "bfloat16")
+    odd = next((out.source for out in outs if out.source and not out.packed and out.source.dtype not in floats), None)
     if odd is not None:
-        raise fail("LB465", f"{odd.name} is {odd.dtype}; weights of an artifact are floating point")
+        raise fail("LB465", f"{odd.name} is {odd.dtype}, and nothing says that it is packed")
     with loading("LB522", f"the tokenizer of {artifact} cannot be read"):
         tokenizer = tokenizer_fields(artifact, target.layout.sizes.vocab, target.config, artifact.name)
-    write_gguf(path, {**model_fields(target), **tokenizer}, out_tensors(target, tensors), artifact, numbers, progress)
+    write_gguf(path, {**model_fields(target), **tokenizer}, outs, artifact, numbers, progress)

@@ -9,7 +9,7 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.units import plural
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import ANY, ONE_WINDOW, Expresses, attention, refusals
+from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import layers_text, retyped_layers
 from lbdsl.families import Family
@@ -26,6 +26,7 @@ ZERO_WIDTH = 32
 EXPRESSES = Expresses(
     mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
     ffn={"gated_mlp": {"width": ANY}},
+    weights=INTEGERS,
 )
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)

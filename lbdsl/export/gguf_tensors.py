@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.export.gguf_rope import frequency_divisors
@@ -11,15 +11,25 @@ from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 from lbdsl.families import TensorRow
 from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts.int_weights import Int
 
 NO_SINK = -1e30
 """Logit of a sink that gets no attention weight: its softmax probability is 0 in every number format."""
 
 
 @dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix stored as integers: its storage, and the tensors of the checkpoint by name relative to the module."""
+
+    storage: Int
+    parts: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True)
 class OutTensor:
     """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's RoPE pairs. Without `source`, it is filled with `values` (one number, or one per element)."""
+    llama.cpp's RoPE pairs. Without `source`, it is filled with `values` (one number, or one per element). `packed`: the
+    matrix is stored as integers, and `source` gives only its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -28,6 +38,7 @@ class OutTensor:
     pair_dim: int | None = None
     offset: float = 0.0
     values: tuple[float, ...] = (0.0,)
+    packed: PackedMatrix | None = None
 
 
 def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[OutTensor, ...]:
@@ -60,8 +71,17 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
     rows = {row.name: row for row in family.mixer_rows + family.ffn_rows}
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
-        for tensor in target.specs[place].tensors(facts):
-            found += _layer_tensors(target, place, find(prefix + tensor.name), rows[tensor.name])
+        spec = target.specs[place]
+        for tensor in spec.tensors(facts):
+            storage = spec.storage(tensor.module) if tensor.is_matrix else None
+            if isinstance(storage, Int):
+                names = storage.stored(tensor, facts)
+                parts = {name: find(f"{prefix}{tensor.module}.{name}") for name in names}
+                info = replace(next(iter(parts.values())), shape=tensor.shape)
+                packed = PackedMatrix(storage, parts)
+            else:
+                info, packed = find(prefix + tensor.name), None
+            found += (replace(out, packed=packed) for out in _layer_tensors(target, place, info, rows[tensor.name]))
         found += _constants(target, place, sizes)
     return tuple(found)
 

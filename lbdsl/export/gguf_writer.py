@@ -9,7 +9,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
-from lbdsl.export.gguf_tensors import OutTensor
+from lbdsl.export.gguf_tensors import OutTensor, PackedMatrix
 from lbdsl.model.safetensors_header import TensorInfo
 
 _CHUNK = 2**22
@@ -18,7 +18,10 @@ _CHUNK = 2**22
 _F16_OVERFLOW = 0x4780
 """The bits of 65,536 in bf16, the smallest bf16 number above float16's range."""
 
-_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q8_0": 7}
+_BLOCK = 32
+"""Weights of a row that share a scale in Q4_0 and Q8_0."""
+
 _SOURCE_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "float64": "<f8"}
 
 
@@ -38,7 +41,7 @@ def write_gguf(
     """
     import gguf
 
-    kinds = [numbers if numbers is not None and len(t.shape) > 1 else number_type(folder, t) for t in tensors]
+    kinds = [numbers if numbers and len(t.shape) > 1 and not t.packed else number_type(folder, t) for t in tensors]
     writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
     matrices = [kind for kind, tensor in zip(kinds, tensors, strict=True) if len(tensor.shape) > 1]
     common = max(sorted(set(matrices)), key=matrices.count)
@@ -46,8 +49,9 @@ def write_gguf(
         if key != "general.architecture":
             _add_field(writer, key, value)
     for kind, tensor in zip(kinds, tensors, strict=True):
-        size = math.prod(tensor.shape) * _width(kind)
-        writer.add_tensor_info(tensor.name, tensor.shape, _out_dtype(kind), size, raw_dtype=gguf.GGMLQuantizationType[kind])
+        shape = tensor.shape if tensor.packed is None else (tensor.shape[0], tensor.shape[1] * _WIDTHS[kind] // _BLOCK)
+        size = math.prod(shape) * (_WIDTHS[kind] if tensor.packed is None else 1)
+        writer.add_tensor_info(tensor.name, shape, _out_dtype(kind), size, raw_dtype=gguf.GGMLQuantizationType[kind])
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -60,6 +64,8 @@ def write_gguf(
 
 def number_type(folder: Path, tensor: OutTensor) -> str:
     """The default type that a tensor is written in."""
+    if tensor.packed is not None:
+        return "Q4_0" if tensor.packed.storage.bits == 4 else "Q8_0"
     if len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
         return "F32"
     if tensor.source is None or tensor.source.dtype == "float16":
@@ -81,9 +87,14 @@ def _write_data(
         stream.seek(0, 2)
         stream.write(bytes(-stream.tell() % 32))
         for kind, tensor in zip(kinds, tensors, strict=True):
-            for chunk in _chunks(folder, tensor):
-                stream.write(_encoded(chunk, kind))
-                done += chunk.size
+            chunks = (
+                ((_encoded(chunk, kind), chunk.size) for chunk in _chunks(folder, tensor))
+                if tensor.packed is None
+                else _blocks(folder, tensor, tensor.packed)
+            )
+            for data, elements in chunks:
+                stream.write(data)
+                done += elements
                 if report is not None:
                     report(done, total, tensor.name)
             stream.write(bytes(-stream.tell() % 32))
@@ -103,26 +114,66 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
         for start in range(0, rows, step):
             yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
-    data = _mapped(folder, tensor.source).reshape(-1, columns)[tensor.start : tensor.start + rows]
-    unit = tensor.pair_dim or 1
-    step = max(unit, _CHUNK // columns // unit * unit)
-    for start in range(0, rows, step):
-        part = data[start : start + step]
-        if tensor.pair_dim is not None:
-            # (half, i) to (i, half): llama.cpp rotates pairs of adjacent rows, transformers pairs from the two halves.
-            halves = part.reshape(-1, 2, tensor.pair_dim // 2, columns)
-            part = halves.swapaxes(1, 2).reshape(part.shape)
+    for part in _row_chunks(_mapped(folder, tensor.source).reshape(-1, columns), tensor):
         wide = _widened(part)
         yield wide + np.float32(tensor.offset) if tensor.offset else wide
 
 
-def _mapped(folder: Path, info: TensorInfo) -> Any:
+def _row_chunks(data: Any, tensor: OutTensor) -> Iterator[Any]:
+    """Yield the tensor's rows of `data` [rows, any] in order, in chunks of at most about _CHUNK elements of the tensor."""
+    rows = tensor.shape[0]
+    data = data[tensor.start : tensor.start + rows]
+    unit = tensor.pair_dim or 1
+    step = max(unit, _CHUNK // math.prod(tensor.shape[1:]) // unit * unit)
+    for start in range(0, rows, step):
+        part = data[start : start + step]
+        if tensor.pair_dim is not None:
+            # (half, i) to (i, half): llama.cpp rotates pairs of adjacent rows, transformers pairs from the two halves.
+            halves = part.reshape(-1, 2, tensor.pair_dim // 2, part.shape[1])
+            part = halves.swapaxes(1, 2).reshape(part.shape)
+        yield part
+
+
+def _blocks(folder: Path, tensor: OutTensor, packed: PackedMatrix) -> Iterator[tuple[bytes, int]]:
+    """Yield one packed matrix as blocks of Q4_0 or Q8_0, in chunks of rows, with the number of weights in each.
+
+    A block is a float16 scale and 32 integers; in Q4_0 byte i holds integer i + 8 in its low and i + 16 + 8 in its high
+    half. Scales are exact: float16 holds every bfloat16 from 2^-14 to 65,280.
+    """
     import numpy as np
 
-    dtype = np.dtype(_SOURCE_TYPES[info.dtype])
-    return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start, shape=(info.stop - info.start,)).view(
-        dtype
-    )
+    storage, parts = packed.storage, packed.parts
+    words = parts["weight"] if storage.activations == 8 else parts["weight_packed"]
+    raw = _row_chunks(_raw(folder, words).reshape(words.shape[0], -1), tensor)
+    columns = tensor.shape[1]
+    scale = parts["weight_scale"]
+    for data, scales in zip(raw, _row_chunks(_mapped(folder, scale).reshape(scale.shape), tensor), strict=True):
+        if storage.activations == 8:
+            integers = data.view(np.int8)
+        elif storage.bits == 8:
+            integers = (data.astype(np.int16) - 128).astype(np.int8)
+        else:
+            integers = np.stack((data & 15, data >> 4), axis=-1).reshape(len(data), columns).astype(np.int8) - 8
+        wide = _widened(scales)
+        if wide.max() > np.finfo(np.float16).max:
+            raise fail("LB524", f"{tensor.name} has scales beyond float16, which {number_type(folder, tensor)} cannot hold")
+        each = np.repeat(wide.astype("<f2"), columns // _BLOCK // wide.shape[1], axis=1)
+        blocks = integers.reshape(len(data), -1, _BLOCK)
+        if storage.bits == 4:
+            blocks = (blocks[..., : _BLOCK // 2] + 8) | ((blocks[..., _BLOCK // 2 :] + 8) << 4)
+        heads = each.view(np.uint8).reshape(*each.shape, 2)
+        yield np.concatenate((heads, blocks.view(np.uint8)), axis=-1).tobytes(), integers.size
+
+
+def _mapped(folder: Path, info: TensorInfo) -> Any:
+    return _raw(folder, info).view(_SOURCE_TYPES[info.dtype])
+
+
+def _raw(folder: Path, info: TensorInfo) -> Any:
+    """The bytes of a tensor."""
+    import numpy as np
+
+    return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start, shape=(info.stop - info.start,))
 
 
 def _widened(part: Any) -> Any:
@@ -143,14 +194,14 @@ def _encoded(chunk: Any, kind: str) -> bytes:
     return chunk.astype("<f4" if kind == "F32" else "<f2").tobytes()
 
 
-def _width(kind: str) -> int:
-    return 4 if kind == "F32" else 2
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "Q4_0": 18, "Q8_0": 34}
+"""Bytes of an element, or of a block."""
 
 
 def _out_dtype(kind: str) -> Any:
     import numpy as np
 
-    return np.dtype(np.float32 if kind == "F32" else np.float16)
+    return np.dtype({"F32": np.float32, "F16": np.float16, "BF16": np.float16}.get(kind, np.uint8))
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

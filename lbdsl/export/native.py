@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention, refusals
+from lbdsl.export.expresses import INTEGERS, ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import layers_text, retyped_layers
@@ -31,6 +31,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 EXPRESSES = Expresses(
     mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW)},
     ffn={"gated_mlp": {"width": ONE_WIDTH}},
+    weights=INTEGERS,
     empty=("block",),
 )
 
@@ -119,7 +120,7 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
             note("LB531", f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights")
         )
     sizes = _sizes_of(subject.specs[left[0]], layout.sizes)
-    config = _stock_config(subject.config, layout, sizes, stock, left, windows)
+    config = {**_stock_config(subject.config, layout, sizes, stock, left, windows), **subject.quantization(left)}
     return Diagnosed(NativeForm(config, left), tuple(found))
 
 

@@ -29,6 +29,33 @@ def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
     return (error("LB502", f"{where} needs at least one layer with attention"),)
 
 
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices that vLLM computes as one."""
+
+
+def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
+    """LB512 for matrices that vLLM computes as one and that are not stored alike, with the rule that would."""
+    found: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for layer, spec in enumerate(subject.specs):
+        for names in FUSED:
+            modules = [m for m in spec.linear_maps(subject.facts) if m.rpartition(".")[2] in names]
+            stored = {module: spec.storage(module) for module in modules}
+            # How integers were found makes no difference.
+            forms = {module: part and part.replace(method="rtn") for module, part in stored.items() if part is not None}
+            if forms and (len(set(forms.values())) > 1 or len(forms) < len(modules)):
+                done = ", ".join(f"`{module}`" for module in modules if module in forms)
+                found.setdefault((names, done), []).append(layer)
+    return tuple(
+        error(
+            "LB512",
+            f"vLLM computes {', '.join(names)} as one matrix, so all of them must be quantized alike; here {done} in "
+            f"{layers_text(layers)}",
+            help="quantize them in one rule: `modules " + ", ".join(f'"*.{name}"' for name in names) + " quantize(...)`",
+        )
+        for (names, done), layers in found.items()
+    )
+
+
 def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
     """The remaining layers that gained or lost a window compared to the base."""
     return [i for i in left if (i in set(windows)) != (window_size(subject.base[i]) is not None)]

@@ -7,8 +7,9 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, Expresses, attention
+from lbdsl.export.expresses import ANY, INTEGERS, Expresses, attention
 from lbdsl.export.files import link_files
+from lbdsl.export.reasons import fused_alike
 from lbdsl.families.engines import Lacks
 from lbdsl.vllm.served import served
 
@@ -30,11 +31,12 @@ class VllmPlugin(Exporter):
     expresses = Expresses(
         mixer={"attention": attention(kv_heads=ANY, window=ANY)},
         ffn={"gated_mlp": {"width": ANY}},
+        weights=INTEGERS,
     )
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        return (*_family(subject), *cls.refusals(subject), *_something(subject))
+        return (*_family(subject), *cls.refusals(subject), *_something(subject), *fused_alike(subject))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:

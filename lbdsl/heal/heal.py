@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lbdsl.core.diagnostic import fail
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
+from lbdsl.parts import parts
 from lbdsl.recipe.schema import Heal, Lora
 
 POINTS = 40
@@ -185,8 +186,8 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
     """Make LoRA adapters on the layers' linear maps trainable, or the layers' weights and final norm in fp32; freeze all
-    else. LoRA skips maps stored in another form (such as integers): merging an adapter into their weights would not give
-    the output that was trained. Raises LB484 if no maps are left."""
+    else. LoRA skips maps that compute in another way than by their matrix: merging an adapter into it would not give the
+    output that was trained. Packed maps are rounded later, when they are saved. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):
@@ -198,7 +199,8 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
         stored = tuple(
             f"{name}.{module}."
             for name, layer in student.named_modules()
-            for module in getattr(layer, "spec", {}).get("weights", ())
+            for module, storage in getattr(layer, "spec", {}).get("weights", {}).items()
+            if not parts()[storage["kind"]].model_validate(storage).packs  # type: ignore[attr-defined]
         )
         targets = [name for name in maps if not f"{name}.".startswith(stored)]
         if not targets:

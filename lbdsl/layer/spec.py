@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializeAsAny
@@ -87,11 +87,19 @@ class LayerSpec(Value):
         return tuple(tensor.module for tensor in self.tensors(model) if tensor.is_matrix)
 
     def stored(self, model: ModelFacts) -> LayerSpec:
-        """The specification without the storage of modules that the layer no longer has."""
+        """The specification without the storage of modules that the layer no longer has, and with what storage leaves open
+        as it fits the base model `model`."""
         if not self.weights:
             return self
         left = set(self.linear_maps(model))
-        return self.replace(weights=tuple(pair for pair in self.weights if pair[0] in left))
+        return self.replace(weights=tuple((name, part.fitted(model)) for name, part in self.weights if name in left))
+
+    def matrices(self, model: ModelFacts) -> Iterator[tuple[TensorShape, Storage]]:
+        """The matrices that are not in the model's dtype, and how they are stored."""
+        for tensor in self.tensors(model):
+            storage = self.storage(tensor.module) if tensor.is_matrix else None
+            if storage is not None:
+                yield tensor, storage
 
     def to_json(self) -> dict[str, Any]:
         """As in `config.json`'s `lbdsl.layers`."""

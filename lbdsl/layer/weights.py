@@ -275,6 +275,17 @@ class LayerChange(NamedTuple):
     spec: LayerSpec
     weights: tuple[tuple[str, AnyExpr], ...] = ()
 
+    @property
+    def makes_weights(self) -> bool:
+        """Whether it has weights that the base does not have: new ones, or rounded ones."""
+        return bool(self.weights) or any(storage.packs for _, storage in self.spec.weights)
+
+    def new_shapes(self, old: Shapes) -> dict[str, Shape]:
+        """The shapes of these weights, by name relative to the layer; `old` are those of the base's."""
+        shapes = {name: expr.shape(old) for name, expr in self.weights}
+        rounded = (f"{module}.weight" for module, storage in self.spec.weights if storage.packs)
+        return {name: old[name] for name in rounded} | shapes
+
     def to_json(self) -> list[Any]:
         return [self.spec.to_json(), {name: expr.model_dump(mode="json") for name, expr in self.weights}]
 

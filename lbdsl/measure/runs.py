@@ -167,7 +167,7 @@ def _groups(
         parts.append(replace(part, runs=part.runs[:at_once]))
         for start in range(at_once, len(part.runs), at_once):
             parts.append(_MicroBatch(part.rows, False, part.runs[start : start + at_once], ()))
-    makes_weights = any(change.weights for part in parts for run in part.runs for change in run.changes.values())
+    makes_weights = any(change.makes_weights for part in parts for run in part.runs for change in run.changes.values())
     alone = variants_kept or (source.in_memory and not makes_weights)
     return grouped(parts, size, 0.0 if alone else room)
 
@@ -179,7 +179,7 @@ def _can_keep_variants(source: LayerSource, todo: Sequence[_MicroBatch]) -> bool
     elements = 0
     for index, change in todo[0].runs[0].changes.items() if todo[0].runs else ():
         old = {name: tuple(parameter.shape) for name, parameter in source.hybrid.model.layers[index].named_parameters()}
-        elements += sum(math.prod(expr.shape(old)) for _, expr in change.weights)
+        elements += sum(map(math.prod, change.new_shapes(old).values()))
     return elements * source.hybrid.dtype.itemsize <= room_for_streams(source)
 
 

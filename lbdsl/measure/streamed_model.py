@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.packed import stored_parameters
 from lbdsl.measure.skeleton import skeleton_of
 from lbdsl.measure.tensor_files import TensorFiles
 
@@ -58,8 +60,28 @@ class StreamedModel(LayerSource):
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         layer = self.hybrid.model.layers[index]
-        with _real(layer, {name: self._files.read(f"model.layers.{index}.{name}") for name, _ in layer.named_parameters()}):
+        with _real(layer, self.parameters(index)):
             yield layer
+
+    def parameters(self, index: int) -> dict[str, Tensor]:
+        """The parameters of layer `index`, by name relative to the layer."""
+        layer = self.hybrid.model.layers[index]
+        spec = LayerSpec.model_validate(layer.spec)
+        names = (name for name, _ in layer.named_parameters())
+        return dict(stored_parameters(self._files, spec, f"model.layers.{index}.", names))
+
+    def loaded(self) -> Any:
+        """The whole model with all weights in memory."""
+        body = self.hybrid.model
+        for index, layer in enumerate(body.layers):
+            _set(layer, self.parameters(index))
+        _set(body.norm, {name: self._files.read(f"model.norm.{name}") for name, _ in body.norm.named_parameters()})
+        _set(body.embed_tokens, {"weight": self._files.read(self._embedding)})
+        if self._head == self._embedding:
+            self.hybrid.lm_head.weight = body.embed_tokens.weight
+        else:
+            _set(self.hybrid.lm_head, {"weight": self._files.read(self._head)})
+        return self.hybrid
 
     @contextmanager
     def head(self) -> Iterator[Any]:
@@ -108,12 +130,19 @@ def _real(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Give `module` these values for its parameters, and restore its placeholders afterwards, even after an exception."""
     stand_ins: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     try:
-        for name, tensor in tensors.items():
-            path, _, leaf = name.rpartition(".")
-            owner = module.get_submodule(path)
-            stand_ins.append((owner, leaf, owner._parameters[leaf]))
-            owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        stand_ins += _set(module, tensors)
         yield
     finally:
         for owner, leaf, parameter in stand_ins:
             owner._parameters[leaf] = parameter
+
+
+def _set(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, nn.Parameter | None]]:
+    """Give `module` these values for its parameters; returns (owner, name, value) of those before."""
+    before = []
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        before.append((owner, leaf, owner._parameters[leaf]))
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    return before

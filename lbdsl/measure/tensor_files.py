@@ -36,10 +36,13 @@ class TensorFiles:
         self._compute = compute or dtype
         self._device = torch.device(device)
 
-    def read(self, name: str) -> Tensor:
-        """The whole tensor."""
+    def read(self, name: str, *, as_stored: bool = False) -> Tensor:
+        """The whole tensor; `as_stored`: on the CPU, without a cast."""
         info = self.infos[name]
-        return self._read(info, info.start, info.shape)
+        return self._read(info, info.start, info.shape, as_stored)
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(device=self._device, dtype=self._dtype).to(self._compute)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start .. stop - 1 of the first dimension."""
@@ -62,7 +65,7 @@ class TensorFiles:
     def _row_bytes(info: TensorInfo) -> int:
         return (info.stop - info.start) // info.shape[0]
 
-    def _read(self, info: TensorInfo, start: int, shape: tuple[int, ...]) -> Tensor:
+    def _read(self, info: TensorInfo, start: int, shape: tuple[int, ...], as_stored: bool = False) -> Tensor:
         tensor = torch.empty(shape, dtype=getattr(torch, info.dtype))
         bytes_of = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         with (self._folder / info.file).open("rb", buffering=0) as stream:
@@ -76,4 +79,4 @@ class TensorFiles:
                         help="wait until it is written, then run again",
                     )
                 done += count
-        return tensor.to(device=self._device, dtype=self._dtype).to(self._compute)
+        return tensor if as_stored else self.cast(tensor)

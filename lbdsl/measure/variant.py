@@ -14,6 +14,7 @@ from lbdsl.layer.difference import changes_text
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.expressions import made_of
+from lbdsl.measure.packed import rounded_weights
 
 AGAIN = "start from the base model instead of an artifact"
 
@@ -28,7 +29,7 @@ def no_statistics(layer: int) -> Mapping[str, Tensor]:
 
 def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[str, Tensor]) -> torch.nn.Module:
     """Layer `layer` after `change`. It shares the base's parameters except those that are recomputed, from `statistics` if
-    their expressions use any. Returns the base's own layer if nothing changes.
+    their expressions use any, and those that are rounded to be stored. Returns the base's own layer if nothing changes.
 
     Parameters that a part newly adds are initialized from a fixed seed, so that a measurement can be repeated. Raises LB449
     if the layer no longer has the weights that the change needs.
@@ -41,7 +42,9 @@ def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         try:
-            return model.model.layer_variant(layer, wanted, made_of(model, layer, change.weights, statistics))
+            made = made_of(model, layer, change.weights, statistics)
+            made |= rounded_weights(model, layer, change.spec, made)
+            return model.model.layer_variant(layer, wanted, made)
         except ValueError as problem:
             said = ", ".join(changes_text(LayerSpec.model_validate(present), change.spec, "->") or ["new weights"])
             raise fail(

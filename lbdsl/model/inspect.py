@@ -149,12 +149,27 @@ def weight_bytes(facts: ModelFacts) -> int:
 
 
 def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by its full name."""
+    """The shape of every saved tensor, by its full name."""
     found = {tensor.name: tensor.shape for tensor in facts.outside}
     for layer, spec in enumerate(facts.layer_specs):
         prefix = facts.family_data.layer_prefix.format(layer)
         found |= {prefix + tensor.name: tensor.shape for tensor in spec.tensors(facts)}
+        for tensor, storage in spec.matrices(facts):
+            del found[prefix + tensor.name]
+            for name, (_, shape) in storage.stored(tensor, facts).items():
+                found[f"{prefix}{tensor.module}.{name}"] = shape
     return found
+
+
+def _integers(facts: ModelFacts) -> set[str]:
+    """The full names of the saved tensors that are integers."""
+    return {
+        f"{facts.family_data.layer_prefix.format(layer)}{tensor.module}.{name}"
+        for layer, spec in enumerate(facts.layer_specs)
+        for tensor, storage in spec.matrices(facts)
+        for name, (dtype, _) in storage.stored(tensor, facts).items()
+        if dtype not in _FLOATS
+    }
 
 
 def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> tuple[Diagnostic, ...]:
@@ -168,7 +183,8 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected]
     wrong = [name for name in expected if name in tensors and tensors[name].shape != expected[name]]
-    odd = [] if quantized else [name for name in expected if name in tensors and tensors[name].dtype not in _FLOATS]
+    floats = [] if quantized else expected.keys() - _integers(layout.facts("float32"))
+    odd = [name for name in expected if name in floats and name in tensors and tensors[name].dtype not in _FLOATS]
     found = []
     if missing:
         found.append(

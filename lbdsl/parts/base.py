@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lbdsl.layer.facts import ModelFacts
 
 
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4, "int64": 8}
+"""Bytes of an element, by torch's name of its dtype."""
+
+
 class Slot(StrEnum):
     """The position of a part in a layer; the value is its name in a LayerSpec and the first component of its paths."""
 
@@ -125,10 +129,36 @@ class Part(Value):
 
 
 class Storage(Part):
-    """The storage format of one module's matrix; a module without one is in the model's dtype."""
+    """The storage format of one module's matrix; a module without one is in the model's dtype.
+
+    A kind that saves other tensors than the matrix defines `stored`, and has a `lbdsl.packing.Packing`. Its runtime file
+    gets the module with the matrix that these tensors mean.
+    """
 
     slot: ClassVar[Slot] = Slot.WEIGHTS
 
+    def fitted(self, model: ModelFacts) -> Storage:
+        """The format with fields that were left open set for a base model."""
+        return self
+
+    def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
+        """Why it cannot hold a matrix, and what to do about it; None if it can."""
+        return None
+
+    def stored(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The dtype (by torch's name) and the shape of each saved tensor, by name relative to the module."""
+        return {"weight": (model.dtype, tensor.shape)}
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether it is made with the Gram matrix of the module's inputs."""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Whether it saves other tensors than the matrix."""
+        return type(self).stored is not Storage.stored
+
     def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
-        """Bytes of the matrix, including what is needed to dequantize it."""
-        raise NotImplementedError
+        """Bytes of the saved tensors."""
+        return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in self.stored(tensor, model).values())

@@ -1,31 +1,86 @@
-"""Weights as low-bit integers, with one scale per group of consecutive weights in a row."""
+"""Weights as low-bit integers with a scale for each group of a row, in the format of compressed-tensors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, model_validator
 
 from lbdsl.parts.base import Mark, Part, Storage, TensorShape
 
 if TYPE_CHECKING:
     from lbdsl.layer.facts import ModelFacts
 
-SCALE_BYTES = 2
+STEP = 32
+"""Groups are multiples of this, the block of GGUF's Q4_0 and Q8_0 and the smallest that integer kernels read."""
+
+MIN_SCALE = 2.0**-14
+"""The smallest normal number of float16, the type of scales in GGUF."""
+
+
+def _group(value: int | str) -> int | str:
+    if isinstance(value, int) and (value < STEP or value % STEP):
+        raise ValueError(f"a group has a multiple of {STEP} weights, or is `auto`")
+    return value
+
+
+Group = Annotated[int | Literal["auto"], AfterValidator(_group)]
 
 
 class Int(Storage):
-    """A matrix of `bits`-bit integers, with one 16-bit scale per `group` weights of a row; the activations have
-    `activations` bits."""
+    """A matrix of `bits`-bit integers q and scales s, whose elements are s * q.
 
+    There is one scale for each `group` of consecutive weights in a row, or for each whole `row`; a group of `auto` is open
+    until the model's sizes are known. With 8-bit `activations` each token's inputs are rounded to 8 bits, too, by the
+    largest of them. `method` is how the integers are found: rounded to nearest (rtn), or with error feedback (gptq).
+    """
+
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_int.py"
     kind: Literal["int"] = "int"
-    bits: Literal[2, 3, 4, 8]
-    group: Annotated[int, Field(ge=8, le=65536)] = 128
-    activations: Literal[16] = 16
+    bits: Literal[4, 8]
+    group: Group | Literal["row"]
+    activations: Literal[16, 8] = 16
+    method: Literal["rtn", "gptq"] = "rtn"
 
-    def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
+    @model_validator(mode="after")
+    def _known(self) -> Int:
+        if (self.activations == 8) != (self.group == "row") or self.bits < self.activations == 8:
+            raise ValueError("8-bit activations go with 8-bit weights that have one scale for each row")
+        return self
+
+    @property
+    def needs_gram(self) -> bool:
+        return self.method == "gptq"
+
+    @property
+    def most(self) -> int:
+        """The largest integer; the smallest is its negative."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def fitted(self, model: ModelFacts) -> Int:
+        if self.group != "auto":
+            return self
+        columns = {t.shape[1] for spec in model.layer_specs for t in spec.tensors(model) if t.is_matrix}
+        fits = (size for size in (4 * STEP, 2 * STEP) if all(count % size == 0 for count in columns))
+        return self.replace(group=next(fits, STEP))
+
+    def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
+        columns = tensor.shape[1]
+        size = STEP if isinstance(self.group, str) else self.group
+        if columns % size == 0:
+            return None
+        fits = next((fit for fit in (4 * STEP, 2 * STEP, STEP) if columns % fit == 0), None)
+        help = f"write `group={fits}`" if fits else "leave them out"
+        return f"rows of {columns} weights do not divide into groups of {size}", help
+
+    def stored(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
         rows, columns = tensor.shape
-        return rows * (-(-columns * self.bits // 8) + -(-columns // self.group) * SCALE_BYTES)
+        scales = (model.dtype, (rows, 1 if isinstance(self.group, str) else columns // self.group))
+        if self.activations == 8:
+            return {"weight": ("int8", (rows, columns)), "weight_scale": scales}
+        packed = ("int32", (rows, -(-columns * self.bits // 32)))
+        return {"weight_packed": packed, "weight_scale": scales, "weight_shape": ("int64", (2,))}
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         return (Mark("bits", str(self.bits), "change", "digits: bits of a weight", "quantized"),)

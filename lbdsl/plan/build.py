@@ -15,7 +15,7 @@ from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.findings import beyond_positions, context_findings, unbuilt_chosen
+from lbdsl.plan.findings import beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.schema import (
     Finding,
@@ -73,7 +73,6 @@ def build(
         *([broken] if broken is not None else []),
         *(problem for _, problems in judged for problem in problems),
         *(d for item in recipe.requires if not facts_only(item.expr) for d in requirement_problems(item, world)),
-        *unbuilt_chosen(case, selection),
         *context_findings(case),
         *beyond_positions(case, contexts),
         *_plain_findings(case, selection),

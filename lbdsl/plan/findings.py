@@ -4,12 +4,11 @@ and those that prevent a selection from being applied."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from lbdsl.actions.base import touching
-from lbdsl.core.diagnostic import Diagnostic, Severity, note, warning
+from lbdsl.core.diagnostic import Diagnostic, note, warning
 from lbdsl.core.measurement import Measurement
-from lbdsl.core.units import Unit, plural, tokens_text
+from lbdsl.core.units import Unit, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import touch
@@ -17,8 +16,8 @@ from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.schema import Phase, Recipe
-from lbdsl.solve.case import Case, condition_of, costs_asked
-from lbdsl.solve.check import action_findings, measurable, no_engine
+from lbdsl.solve.case import Case, costs_asked
+from lbdsl.solve.check import action_findings, measurable
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
@@ -26,8 +25,8 @@ from lbdsl.solve.select import Selection, select
 
 def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
-    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions, actions
-    that this version cannot apply. For a recipe that needs no score, the selection is computed as well."""
+    scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. For a recipe
+    that needs no score, the selection is computed as well."""
     case, problems = measurable(recipe, facts)
     if case is None:
         return problems
@@ -35,13 +34,13 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
         impossible = impossible_untils(case)
         if impossible:
             return impossible
-        found = [*_unreachable(case), *action_findings(case), *_unbuilt(case)]
+        found = [*_unreachable(case), *action_findings(case)]
         found += [*_failing_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(recipe, facts, {})
         if selection is None:
             return chosen
-        found = [*chosen, *unbuilt_chosen(case, selection), *_failing_asserts(case, selection), *context_findings(case)]
+        found = [*chosen, *_failing_asserts(case, selection), *context_findings(case)]
     return (*found, *with_lengths(recipe, facts).diagnostics)
 
 
@@ -87,33 +86,6 @@ def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnost
     if beyond:
         limit = f"this model has {tokens_text(case.facts.positions)} positions"
         yield note("LB324", f"costs at {', '.join(beyond)} are computed, but {limit}")
-
-
-def unbuilt_chosen(case: Case, selection: Selection) -> Iterator[Diagnostic]:
-    """LB215 for the rules that got layers or modules for an action that this version can plan but not apply; dropped parts
-    do not count."""
-    modules: dict[int, int] = {}
-    for layer in selection.layers:
-        for item in layer.actions:
-            if not item.action.carried_out:
-                left = sum(f"{Slot.WEIGHTS}.{module}" in item.paths for module in layer.after.linear_maps(case.facts))
-                if left or not all(path.startswith(Slot.WEIGHTS) for path in item.paths):
-                    modules[item.rule] = modules.get(item.rule, 0) + left
-    for rule in case.recipe.rules:
-        if rule.number in modules:
-            yield no_engine(rule, f"rule {rule.number} matches {plural(modules[rule.number], 'module')}")
-
-
-def _unbuilt(case: Case) -> Iterator[Diagnostic]:
-    """The same before scores are known: an error if the rule gets layers whatever they are, else a warning."""
-    for known in case.rules:
-        rule = known.rule
-        if known.open and not all(action.carried_out for action in rule.actions):
-            if condition_of(rule) is None and known.until is None:
-                yield no_engine(rule, f"rule {rule.number}")
-            else:
-                said = no_engine(rule, f"rule {rule.number}, where scores choose it")
-                yield replace(said, severity=Severity.WARNING)
 
 
 def _unreachable(case: Case) -> Iterator[Diagnostic]:

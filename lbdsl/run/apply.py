@@ -1,6 +1,6 @@
 """`run_plan`: the stages of `apply`, in order; each can be interrupted and resumed.
 
-    change -> heal -> save -> judge (the saved and reloaded artifact) -> publish or set aside
+    change -> heal -> save -> pack -> judge (the saved and reloaded artifact) -> publish or set aside
 
 Finished work is in the work folder; a resumed run skips it and ends with the same weights.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LayerSource, LoadedModel
+from lbdsl.measure.packed import RoundedModel
 from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.run.packing import Packing, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
 
@@ -42,6 +45,7 @@ class RunInputs:
     changed:     returns a separate copy of the model to change
     weights:     returns the folder of the base's safetensors
     heal_blocks:  None if there is no healing
+    calibration:  the text that the inputs of packed weights are taken on, None if they need none
     eval_blocks:  one for each evaluation text
     statistics:   returns the statistics of a layer, used to compute its new weights
     compute:      the compute dtype, if it differs from the dtype of the stored weights
@@ -56,6 +60,8 @@ class RunInputs:
     heal_blocks: TokenBlocks | None
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
+    calibration: TokenBlocks | None = None
+    device: Any = "cpu"
     statistics: StatisticsOf = no_statistics
     batch: int = 1
     compute: str | None = None
@@ -99,12 +105,15 @@ def run_plan(
         if inputs.heal_blocks is None:
             with progress.stage("reading the checkpoint"):
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
-        check_room(output, rewriting.bytes_to_write(output.parent) if rewriting else room_needed(plan, inputs.facts))
+        packed = plan.after.weights if packs(plan) else 0
+        check_room(
+            output, rewriting.bytes_to_write(output.parent) + packed if rewriting else room_needed(plan, inputs.facts)
+        )
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved()
         if saved is None:
             saved = (
-                _rewrite(rewriting, inputs, work, progress)
+                _rewrite(plan, rewriting, inputs, work, progress)
                 if rewriting
                 else _make(plan, inputs, work, resume, progress, should_stop)
             )
@@ -140,7 +149,7 @@ def _make(
         model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
         healed["needless"] = needless
     _stop_if(should_stop)
-    return _save(model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
+    return _save(plan, model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
 
 
 def _stop_if(should_stop: Callable[[], bool]) -> None:
@@ -183,24 +192,49 @@ def _heal(
 
 
 def _save(
+    plan: Plan,
     model: Any,
     inputs: RunInputs,
     work: WorkFolder,
     notes: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    with progress.stage("saving"), work.saving(notes) as folder:
-        notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
+    with work.saving(notes) as folder:
+        with progress.stage("saving"):
+            notes["files"] = dict(save_model(model, inputs.tokenizer, _unpacked(plan, folder), inputs.facts.dtype))
+        _pack(plan, inputs, folder, notes, progress)
     # A JSON round trip, so that the values are the same as in a resumed run.
     return json.loads(json.dumps(notes))
 
 
-def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
+def _rewrite(plan: Plan, rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
     """Write the changed checkpoint without loading the model; only possible without healing."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
-    with progress.stage("rewriting the checkpoint") as report, work.saving(notes) as folder:
-        notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
+    with work.saving(notes) as folder:
+        with progress.stage("rewriting the checkpoint") as report:
+            notes["files"] = dict(rewriting.save(inputs.tokenizer, _unpacked(plan, folder), report))
+        _pack(plan, inputs, folder, notes, progress)
     return json.loads(json.dumps(notes))
+
+
+def _unpacked(plan: Plan, folder: Path) -> Path:
+    """Where the weights are saved first: in `folder`, or beside it if they are packed afterwards."""
+    if not packs(plan):
+        return folder
+    place = folder.with_suffix(".unpacked")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    return place
+
+
+def _pack(plan: Plan, inputs: RunInputs, folder: Path, notes: dict[str, Any], progress: Progress) -> None:
+    """Pack the weights that were saved beside `folder` into it, if the plan packs any."""
+    if packs(plan):
+        place = folder.with_suffix(".unpacked")
+        packing = Packing(place, folder, plan, inputs.facts, device=inputs.device, compute=inputs.compute)
+        with progress.stage("quantizing") as report:
+            notes["files"], notes["packed"] = packing.save(inputs.calibration, inputs.batch, report)
+        shutil.rmtree(place)
 
 
 def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> tuple[Quality, ...]:
@@ -219,7 +253,7 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
     known = work.unhealed()
     if [source.get("data_digest") for source in known] == texts:
         return known
-    base, changed = LoadedModel(inputs.base()), LoadedModel(model)
+    base, changed = LoadedModel(inputs.base()), RoundedModel(model)
     judged = judge_on(base, changed, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
     found = [quality.to_json() for quality in judged]
     work.keep_unhealed(found)
@@ -253,6 +287,7 @@ def _record(
         changes=tuple(saved["changes"]),
         no_heal=no_heal,
         heal=saved["heal"],
+        packed=saved.get("packed", {}),
         evaluation=evaluation_json(judged, saved["before_healing"]) if judged else None,
         asserts=asserts,
     )
@@ -260,7 +295,7 @@ def _record(
 
 def room_needed(plan: Plan, facts: ModelFacts) -> int:
     """Bytes needed for the saved model and three healing checkpoints (two are kept while a third is written)."""
-    weights = plan.after.weights + 2**20
+    weights = (1 + packs(plan)) * plan.after.params * facts.dtype_bytes + 2**20
     if plan.heal is None:
         return weights
     if plan.heal.method.node == "full":

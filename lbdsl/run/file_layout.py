@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lbdsl.model.checkpoint import SINGLE, read_tensors, weight_files
 from lbdsl.model.safetensors_header import DTYPES, TensorInfo
@@ -14,6 +15,14 @@ from lbdsl.model.safetensors_header import DTYPES, TensorInfo
 FORMAT_NAMES: Mapping[str, str] = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 ELEMENT_BYTES: Mapping[str, int] = dict(DTYPES.values())
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+
+class MadeTensor(NamedTuple):
+    """A new tensor: its dtype by torch's name, its shape, and the old tensor that it is placed beside, "" for the last."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,12 @@ def plan_rewrite(
     drop: Callable[[str], bool] | Collection[str] = (),
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
-    made: Mapping[str, tuple[int, ...]] | None = None,
+    made: Mapping[str, MadeTensor] | None = None,
 ) -> RewritePlan:
     """Plan dropping, renaming and replacing tensors, and casting floating-point tensors to `dtype` (torch's name).
 
-    `drop` names the tensors to leave out, `rename` maps old names to new ones. `made` has the shapes of new tensors, in
-    `dtype`: each replaces the tensor of its name, or is placed after the last one. Reads only headers, and validates them:
+    `drop` names the tensors to leave out, `rename` maps old names to new ones. `made` has the new tensors:
+    each replaces the tensor of its name, or is placed beside another. Reads only headers, and validates them:
     raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError if no tensor is left or two
     tensors would have the same name.
     """
@@ -113,10 +122,12 @@ def plan_rewrite(
     names = rename or {}
     tensors = read_tensors(source_folder)
     made = made or {}
-    assert not made or dtype, "what is made is made in some dtype"
     last = max(tensors.values(), key=lambda info: (info.file, info.stop))
     new = {
-        name: replace(tensors.get(name, last), name=name, dtype=dtype, shape=shape) for name, shape in made.items() if dtype
+        name: replace(
+            tensors.get(name, tensors.get(tensor.beside, last)), name=name, dtype=tensor.dtype, shape=tensor.shape
+        )
+        for name, tensor in made.items()
     }
     tensors = {**tensors, **new}
     kept = [info for info in tensors.values() if not dropped(info.name)]
@@ -146,7 +157,7 @@ def _pieces(
         NewTensor(
             info,
             names.get(info.name, info.name),
-            dtype if dtype and info.dtype in _FLOATS else info.dtype,
+            dtype if dtype and info.dtype in _FLOATS and info.name not in made else info.dtype,
             0,
             info.name in made,
         )

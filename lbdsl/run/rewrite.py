@@ -23,7 +23,7 @@ from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.run.changes import Made, apply_changes
-from lbdsl.run.file_layout import RewritePlan, plan_rewrite
+from lbdsl.run.file_layout import MadeTensor, RewritePlan, plan_rewrite
 from lbdsl.run.shards import carry_out
 
 
@@ -92,8 +92,8 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: Statis
     if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
         return None
     drop = {name for name in found if rename.get(name, name) not in wanted}
-    shapes = {name: wanted[name] for name in made}
-    weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=shapes)
+    new = {name: MadeTensor(facts.dtype, wanted[name]) for name in made}
+    weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=new)
     return Rewriting(model, records, weights, facts, made, source, statistics)
 
 

@@ -10,10 +10,10 @@ from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.language.tree import ModulesSelector, Pattern, String
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe.schema import Recipe, ResolvedAssertion, Rule, Score
+from lbdsl.recipe.schema import Recipe, ResolvedAssertion, Rule
 from lbdsl.solve.case import Case
 from lbdsl.solve.claims import Module, layer_modules, matched
-from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only
 from lbdsl.solve.layersets import set_problems
 
 
@@ -46,14 +46,6 @@ def action_findings(case: Case) -> Iterator[Diagnostic]:
             count = 1 + len(more)
             where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
             yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=d.span or known.rule.span)
-
-
-def no_engine(node: Rule | Score, said: str) -> Diagnostic:
-    """LB215 at a rule or score whose action this version can plan but not apply."""
-    actions = node.actions if isinstance(node, Rule) else (node.action,)
-    names = " and ".join(f"`{action.kind}`" for action in actions if action is not None and not action.carried_out)
-    message = f"{said}: this version cannot apply {names}"
-    return error("LB215", message, node.span, help="remove it to continue; a later version can apply it")
 
 
 def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[Diagnostic, ...]:
@@ -93,14 +85,7 @@ def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagno
     return error("LB218", message, pattern.span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
 
 
-def _scores(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    """LB215 for scores of actions that this version can plan but not apply."""
-    for score in scores_in(rule.selector):
-        if score.action and not score.action.carried_out:
-            yield no_engine(score, f"`{score.text}` cannot be measured")
-
-
-CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patterns, _scores)
+CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patterns)
 
 
 def _impossible_actions(case: Case) -> Iterator[Diagnostic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import ordinal
+from lbdsl.core.units import ordinal, ranges_text
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.paths import with_paths_of
+from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
@@ -119,11 +119,6 @@ class Selection(Chosen):
     def changed(self) -> tuple[int, ...]:
         return tuple(self.changes)
 
-    @property
-    def carried_out(self) -> bool:
-        """False when a layer has an action that this version can plan but not apply."""
-        return all(action.carried_out for layer in self.layers for action in layer.changing)
-
 
 def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
     """Apply the rules from top to bottom; the first rule that matches a layer claims it.
@@ -144,7 +139,11 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
     selection = Selection(tuple(_layer(case, table, reasons, index) for index in range(facts.layers)), table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
-    found = (*table_findings(case, table, selection.specs, acting), *_action_findings(case, table))
+    found = (
+        *table_findings(case, table, selection.specs, acting),
+        *_action_findings(case, table),
+        *_storage_findings(case, selection),
+    )
     return Diagnosed(None if any(d.is_error for d in found) else selection, found)
 
 
@@ -188,3 +187,20 @@ def _action_findings(case: Case, table: Table) -> Iterable[Diagnostic]:
             for d in take.action.check(case.facts, index):
                 found.setdefault((d.code, d.message), replace(d, span=d.span or case.recipe.rules[take.rule].span))
     return found.values()
+
+
+def _storage_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
+    """LB217 for matrices that their storage cannot hold, each reason once, at the rule that chose the storage."""
+    found: dict[tuple[str, str], tuple[int, dict[str, None], list[int]]] = {}
+    for layer in selection.layers:
+        for tensor, storage in layer.after.matrices(case.facts):
+            reason = storage.misfit(tensor)
+            if reason is not None:
+                path = f"{Slot.WEIGHTS}.{tensor.module}"
+                rule = next(item.rule for item in layer.actions if any(touch(path, taken) for taken in item.paths))
+                _, modules, layers = found.setdefault(reason, (rule, {}, []))
+                modules[f"`{tensor.module}`"] = None
+                layers.append(layer.index)
+    for (message, help), (number, modules, layers) in found.items():
+        span = next(rule.span for rule in case.recipe.rules if rule.number == number)
+        yield error("LB217", f"{message}: {', '.join(modules)} of layers {ranges_text(set(layers))}", span, help=help)

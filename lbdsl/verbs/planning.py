@@ -218,6 +218,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     from lbdsl.model.source import is_artifact
     from lbdsl.verbs.texts import check_texts
 
+    if any(storage.packs for spec in bench.facts.layer_specs for _, storage in spec.weights):
+        raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
     if is_artifact(bench.source) and not again:
         raise fail(
             "LB467",
@@ -316,7 +318,7 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Mea
     from lbdsl.verbs.texts import data_folder, joint_blocks
 
     changes = selection.changes
-    if not changes or not selection.carried_out:
+    if not changes:
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     used, statistics = selection.used_statistics, measured.statistics or NO_STATISTICS

@@ -7,7 +7,7 @@ from typing import Any
 KNOWN = {
     "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window")},
     "ffn": {"gated_mlp": ("width",)},
-    "weights": {},
+    "weights": {"int": ("bits", "group", "activations", "method")},
 }
 """The supported part kinds with their fields, by slot."""
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from lbdsl.actions import Action
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import TensorShape
 from lbdsl.parts.base import Storage
 
 
@@ -18,9 +16,6 @@ class TestScaled(Storage):
     runtime: ClassVar[Path | None] = Path(__file__).with_name("lbdsl_part_test_scaled.py")
     kind: Literal["test_scaled"] = "test_scaled"
     factor: float
-
-    def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
-        return tensor.elements * model.dtype_bytes
 
 
 class TestScale(Action):

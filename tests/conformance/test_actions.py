@@ -5,26 +5,20 @@ What is carried out is carried out for every family, saved, loaded and exported:
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from plan_cases import joint_loss
 
 from lbdsl import check_recipe
 from lbdsl.actions import actions
-from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
-from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.workbench import Workbench
 from tests.tiny_model import save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]
-ONLY_PLANNED = [(kind, example) for kind, example in EXAMPLES if not actions()[kind].carried_out]
 
 
 def planned(example: str, bench: Workbench):
@@ -84,21 +78,3 @@ def test_planning_is_pure(kind: str, example: str, tiny: str) -> None:
     claims = check_recipe(f"layers 0 {example}").unwrap().rules[0].actions[0].claims()
     assert claims
     assert all(has_path(bench.facts.layer_specs[0], path) for path in claims)
-
-
-@pytest.mark.parametrize(("kind", "example"), ONLY_PLANNED)
-def test_what_has_no_engine_is_planned_and_refused(kind: str, example: str, tiny: str, tmp_path: Path) -> None:
-    bench = Workbench(tiny)
-    recipe = recipe_from_text(f"layers 1, 3 {example}\nelse keep\n").unwrap()
-    plan = planned(example, bench)
-    assert {layer.index for layer in plan.layers if layer.changed} == {1, 3}
-    refusals = [finding for finding in plan.findings if finding.code == "LB215"]
-    assert [(finding.severity, finding.line) for finding in refusals] == [("error", 1)]
-    assert kind in refusals[0].message
-    assert plan.errored
-    assert not plan.applyable
-    ready = Planned(plan, (), recipe, bench)
-    with pytest.raises(LbdslError) as raised:
-        apply_plan(ready, chosen=ApplyOptions(output=tmp_path / "out"))
-    assert [d.code for d in raised.value.diagnostics if d.is_error] == ["LB215"]
-    assert not (tmp_path / "out").exists()

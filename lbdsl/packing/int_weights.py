@@ -1,0 +1,131 @@
+"""Integers with scales, as compressed-tensors stores them: rounded to nearest, or with error feedback (GPTQ)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from lbdsl.packing.base import Packing
+from lbdsl.parts.int_weights import MIN_SCALE, Int
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class IntPacking(Packing):
+    """Two's complement bytes for 8-bit activations, else offset binary in 32-bit words, the first weight in the lowest
+    bits."""
+
+    kind: ClassVar[str] = "int"
+
+    @staticmethod
+    def pack(stored: Int, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+        import torch
+
+        integers, scales = _rounded(weight, stored, gram)
+        scales = scales.to(weight.dtype)
+        if stored.activations == 8:
+            return {"weight": integers, "weight_scale": scales}
+        rows, columns = integers.shape
+        shifts = torch.arange(32 // stored.bits) * stored.bits
+        words = (integers.long() + 2 ** (stored.bits - 1)).unflatten(1, (-1, 32 // stored.bits)) << shifts
+        packed = words.sum(-1)
+        # A word with its highest bit set is a negative int32.
+        packed -= (packed >= 2**31) * 2**32
+        return {"weight_packed": packed.int(), "weight_scale": scales, "weight_shape": torch.tensor([rows, columns])}
+
+    @staticmethod
+    def unpack(stored: Int, tensors: Mapping[str, Tensor]) -> Tensor:
+        integers, scales = IntPacking.integers(stored, tensors)
+        groups = integers.double().unflatten(1, (scales.shape[1], -1))
+        return (groups * scales.double().unsqueeze(-1)).flatten(1).to(scales.dtype)
+
+    @staticmethod
+    def integers(stored: Int, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The int8 integers [rows, columns] and the scales [rows, groups] in saved tensors."""
+        import torch
+
+        if stored.activations == 8:
+            return tensors["weight"], tensors["weight_scale"]
+        shifts = torch.arange(32 // stored.bits, dtype=torch.int32) * stored.bits
+        found = (tensors["weight_packed"].unsqueeze(-1) >> shifts) & (2**stored.bits - 1)
+        return (found - 2 ** (stored.bits - 1)).flatten(1).to(torch.int8), tensors["weight_scale"]
+
+
+CHUNK = 2**22
+"""Elements that are rounded at a time, so that wide matrices take little memory."""
+
+
+def _rounded(weight: Tensor, stored: Int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The integers, as int8, and the scales [rows, groups], in float32, of a matrix [rows, columns]."""
+    import torch
+
+    size = weight.shape[1] if isinstance(stored.group, str) else stored.group
+    whole = weight.detach().to("cpu")
+    if gram is not None:
+        return _with_feedback(whole.float(), size, stored.most, gram)
+    rows = max(1, CHUNK // weight.shape[1])
+    integers, scales = torch.empty(weight.shape, dtype=torch.int8), []
+    for start in range(0, len(whole), rows):
+        groups = whole[start : start + rows].double().unflatten(1, (-1, size))
+        scales.append(_scales(groups, stored.most))
+        integers[start : start + rows] = _nearest(groups, scales[-1].double().unsqueeze(-1), stored.most).flatten(1)
+    return integers, torch.cat(scales)
+
+
+def _scales(groups: Tensor, most: int) -> Tensor:
+    """The scales of groups [..., size], in float32: the largest size over the largest integer, rounded to bfloat16 before
+    any integer is made, and at least MIN_SCALE. So every container holds the same numbers."""
+    import torch
+
+    return (groups.abs().amax(-1) / most).to(torch.bfloat16).float().clamp_(min=MIN_SCALE)
+
+
+def _nearest(weights: Tensor, scales: Tensor, most: int) -> Tensor:
+    return (weights / scales).round_().clamp_(-most, most)
+
+
+DAMPING = 0.01
+"""What is added to the diagonal of the Gram matrix, relative to its mean; as in the paper."""
+
+BLOCK = 128
+"""Columns between two updates of the rest of the matrix."""
+
+
+def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_rounded`, in float32, for a matrix [rows, columns], which is overwritten. Columns are rounded in order, and the
+    columns that follow make up for the error of each, as the Gram matrix of the inputs [columns, columns] says; the scales
+    of a group are those of its weights when the first of them is rounded.
+
+    Source: GPTQ (arXiv 2210.17323), with the Cholesky factor of the inverse.
+    """
+    import torch
+
+    columns = left.shape[1]
+    inverse = _inverse_factor(gram)
+    integers, scales = torch.empty(left.shape, dtype=torch.int8), []
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = torch.empty_like(left[:, start:stop])
+        for column in range(start, stop):
+            if column % size == 0:
+                scales.append(_scales(left[:, column : column + size], most))
+            whole = _nearest(left[:, column], scales[-1], most)
+            integers[:, column] = whole.to(torch.int8)
+            error = (left[:, column] - whole * scales[-1]) / inverse[column, column]
+            left[:, column:stop] -= error.unsqueeze(1) * inverse[column, column:stop]
+            errors[:, column - start] = error
+        left[:, stop:] -= errors @ inverse[start:stop, stop:]
+    return integers, torch.stack(scales, dim=1)
+
+
+def _inverse_factor(gram: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse of the damped Gram matrix; inputs that are always 0 are left alone."""
+    import torch
+
+    factor = gram.to("cpu", torch.float32, copy=True)
+    diagonal = factor.diagonal()
+    diagonal += torch.where(diagonal == 0, 1.0, DAMPING * diagonal.mean())
+    factor = torch.linalg.cholesky(factor)
+    factor = torch.cholesky_inverse(factor)
+    return torch.linalg.cholesky(factor, upper=True)

@@ -1,0 +1,157 @@
+"""Pack the weights of a finished model, layer by layer from disk, into the tensors that its storage saves.
+
+Source and result are folders, so that a model that was healed in memory and one that was rewritten on disk take one way.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lbdsl.artifact.quantization import FIELD, quantization_config
+from lbdsl.artifact.save import file_hashes
+from lbdsl.core.progress import Report
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import Stat
+from lbdsl.measure.statistics import pass_over
+from lbdsl.measure.streamed_model import StreamedModel
+from lbdsl.measure.tensor_files import TensorFiles
+from lbdsl.model.checkpoint import SINGLE, read_tensors
+from lbdsl.model.config_file import read_json_object
+from lbdsl.packing import packings
+from lbdsl.parts import TensorShape
+from lbdsl.plan.schema import Plan
+from lbdsl.run.copying import link_or_copy
+from lbdsl.run.file_layout import MadeTensor, plan_rewrite
+from lbdsl.run.shards import carry_out
+from lbdsl.run.workdir import write_json
+
+Packed = dict[str, float]
+"""The relative error ||W - s q|| / ||W|| of each packed module, by its full name."""
+
+
+def packs(plan: Plan) -> bool:
+    """Whether any weights of the planned model are packed."""
+    return any(storage.packs for spec in plan.specs for _, storage in spec.weights)
+
+
+def needs_text(plan: Plan) -> bool:
+    return any(storage.needs_gram for spec in plan.specs for _, storage in spec.weights)
+
+
+class Packing:
+    """The packing of the model in folder `source`, with the layers of `plan`, into the existing empty folder `folder`.
+
+    text: what the inputs' Gram matrices are taken on, if any storage needs them, with the model in `source` itself.
+    device, compute: where and in which dtype that model runs.
+    """
+
+    def __init__(
+        self, source: Path, folder: Path, plan: Plan, facts: ModelFacts, *, device: Any = "cpu", compute: str | None = None
+    ):
+        self._source, self._folder, self._facts = source, folder, facts
+        self._prefix = facts.family_data.layer_prefix
+        self._device, self._compute = device, compute
+        self._specs: tuple[LayerSpec, ...] = plan.specs
+        self._matrices = {
+            layer: [(tensor, storage) for tensor, storage in spec.matrices(facts) if storage.packs]
+            for layer, spec in enumerate(plan.specs)
+        }
+        self._files = TensorFiles(source, getattr(torch, facts.dtype), "cpu")
+        self._errors: Packed = {}
+
+    def save(
+        self, text: TokenBlocks | None, batch: int = 1, progress: Report | None = None
+    ) -> tuple[Mapping[str, str], Packed]:
+        """Write the packed model; returns the sha256 of each file, and the error of each packed module."""
+        spool = self._folder / ".packed"
+        spool.mkdir()
+        self._pack_layers(spool, text, batch, progress)
+        self._write_weights(spool)
+        shutil.rmtree(spool)
+        weights = {info.file for info in self._files.infos.values()}
+        for path in sorted(self._source.rglob("*")):
+            name = path.relative_to(self._source)
+            if path.is_file() and str(name) not in weights and not name.name.endswith(".index.json"):
+                (self._folder / name).parent.mkdir(exist_ok=True)
+                link_or_copy(path, self._folder / name, lambda _count: None)
+        maps = [spec.linear_maps(self._facts) for spec in self._specs]
+        entry = quantization_config(self._specs, maps, self._prefix)
+        if entry is not None:
+            config = self._folder / "config.json"
+            write_json(config, {**read_json_object(config), FIELD: entry})
+        return file_hashes(self._folder), self._errors
+
+    def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report | None) -> None:
+        grams = {
+            layer: tuple(dict.fromkeys(self._gram(tensor) for tensor, storage in matrices if storage.needs_gram))
+            for layer, matrices in self._matrices.items()
+        }
+        wanted = {layer: stats for layer, stats in grams.items() if stats}
+        if wanted:
+            assert text is not None, "storage that needs Gram matrices needs a text"
+            model = StreamedModel(self._source, self._facts, self._device, self._compute)
+            use = lambda layer, found: self._pack_layer(layer, found, spool)  # noqa: E731
+            pass_over(model, self._facts, wanted, text, use, progress=progress, batch=batch)
+        for layer in self._matrices:
+            if layer not in wanted:
+                self._pack_layer(layer, {}, spool)
+                if progress is not None:
+                    progress(layer + 1, len(self._matrices), f"layer {layer}")
+
+    def _pack_layer(self, layer: int, grams: Mapping[str, Tensor], spool: Path) -> None:
+        prefix = self._prefix.format(layer)
+        made: dict[str, Tensor] = {}
+        for tensor, storage in self._matrices[layer]:
+            weight = self._files.read(prefix + tensor.name)
+            packing = packings()[storage.kind]
+            packed = packing.pack(storage, weight, grams[self._gram(tensor).text] if storage.needs_gram else None)
+            self._errors[prefix + tensor.module] = _relative(packing.unpack(storage, packed), weight)
+            made |= {f"{prefix}{tensor.module}.{name}": value.contiguous() for name, value in packed.items()}
+        if made:
+            (spool / str(layer)).mkdir()
+            save_file(made, spool / str(layer) / SINGLE)
+
+    def _gram(self, tensor: TensorShape) -> Stat:
+        """The Gram matrix of a matrix's inputs; those that read the same, as queries, keys and values do, share one."""
+        family = self._facts.family_data
+        rows = next(rows for rows in (family.attention, family.mlp) if any(row.name == tensor.name for row in rows))
+        inputs = next(row.dims[1] for row in rows if row.name == tensor.name)
+        first = next(row for row in rows if row.dims[1:] == (inputs,))
+        return Stat(kind="input_gram", args=(("module", first.module),), dims=(tensor.shape[1],) * 2)
+
+    def _write_weights(self, spool: Path) -> None:
+        new: dict[str, MadeTensor] = {}
+        where: dict[str, int] = {}
+        drop: set[str] = set()
+        for layer, matrices in self._matrices.items():
+            for tensor, storage in matrices:
+                old = self._prefix.format(layer) + tensor.name
+                names = {
+                    f"{self._prefix.format(layer)}{tensor.module}.{name}": MadeTensor(*form, beside=old)
+                    for name, form in storage.stored(tensor, self._facts).items()
+                }
+                new |= names
+                where |= dict.fromkeys(names, layer)
+                drop |= {old} - names.keys()
+
+        def make(name: str) -> bytes:
+            info = read_tensors(spool / str(where[name]))[name]
+            with (spool / str(where[name]) / SINGLE).open("rb") as stream:
+                stream.seek(info.start)
+                return stream.read(info.stop - info.start)
+
+        carry_out(plan_rewrite(self._source, drop=drop, made=new), self._folder, make=make)
+
+
+def _relative(found: Tensor, wanted: Tensor) -> float:
+    size = wanted.float().norm()
+    return float((found.float() - wanted.float()).norm() / size) if size > 0 else 0.0
