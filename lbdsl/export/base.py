@@ -63,7 +63,9 @@ class Subject:
 def subject_of(config: Mapping[str, Any], facts: ModelFacts, specs: Sequence[Any]) -> Subject:
     """A Subject from LayerSpecs or their JSON, which alone say how weights are stored. Raises LB402 for invalid
     specifications or a wrong number of layers."""
-    return Subject({name: value for name, value in config.items() if name != FIELD}, facts, checked_specs(specs, facts.layers))
+    return Subject(
+        {name: value for name, value in config.items() if name != FIELD}, facts, checked_specs(specs, facts.layers)
+    )
 
 
 class Exporter(ABC):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.layer.difference import window_size
+from lbdsl.parts.int_weights import Int
 
 if TYPE_CHECKING:
     from lbdsl.export.base import Subject
@@ -39,9 +40,9 @@ def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
     for layer, spec in enumerate(subject.specs):
         for names in FUSED:
             modules = [m for m in spec.linear_maps(subject.facts) if m.rpartition(".")[2] in names]
-            stored = {module: spec.storage(module) for module in modules}
             # How integers were found makes no difference.
-            forms = {module: part and part.replace(method="rtn") for module, part in stored.items() if part is not None}
+            stored = {module: spec.storage(module) for module in modules}
+            forms = {name: part.replace(method="rtn") for name, part in stored.items() if isinstance(part, Int)}
             if forms and (len(set(forms.values())) > 1 or len(forms) < len(modules)):
                 done = ", ".join(f"`{module}`" for module in modules if module in forms)
                 found.setdefault((names, done), []).append(layer)

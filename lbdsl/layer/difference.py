@@ -60,7 +60,7 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
         if was is None or becomes is None or was == becomes:
             continue
         if type(was) is not type(becomes):
-            found.append(f"{WORDS[slot]} {arrow} {_text(becomes)}")
+            found.append(f"{WORDS[slot]} {arrow} {becomes.text()}")
         else:
             found += [
                 f"{name.replace('_', ' ')} {was.field_text(name)} {arrow} {becomes.field_text(name)}"
@@ -68,7 +68,7 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
             ]
     stored: dict[str, int] = {}
     for part in _storage_changes(before, after).values():
-        text = "as in the base" if part is None else _text(part)
+        text = "as in the base" if part is None else part.text()
         stored[text] = stored.get(text, 0) + 1
     return [*found, *(f"{plural(count, 'module')} {arrow} {text}" for text, count in stored.items())]
 
@@ -100,9 +100,3 @@ def _storage_changes(before: LayerSpec, after: LayerSpec) -> dict[str, Part | No
 
 def _json(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-
-
-def _text(part: Part) -> str:
-    shown = [name for name in part.field_names() if getattr(part, name) != type(part).model_fields[name].default]
-    fields = ", ".join(f"{name}={part.field_text(name)}" for name in shown)
-    return f"{part.kind}({fields})" if fields else part.kind

@@ -104,6 +104,12 @@ class Part(Value):
         """A field's value as text in plans."""
         return str(getattr(self, name))
 
+    def text(self) -> str:
+        """The part in words of a plan: its kind and the fields that differ from their defaults."""
+        shown = [name for name in self.field_names() if getattr(self, name) != type(self).model_fields[name].default]
+        fields = ", ".join(f"{name}={self.field_text(name)}" for name in shown)
+        return f"{self.kind}({fields})" if fields else self.kind
+
     def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
         """The part's parameters, without the norms around it."""
         return ()

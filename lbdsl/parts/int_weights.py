@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from lbdsl.parts.base import Mark, Part, Storage, TensorShape
 
@@ -21,7 +22,7 @@ MIN_SCALE = 2.0**-14
 
 def _group(value: int | str) -> int | str:
     if isinstance(value, int) and (value < STEP or value % STEP):
-        raise ValueError(f"a group has a multiple of {STEP} weights, or is `auto`")
+        raise PydanticCustomError("group", f"must be a multiple of {STEP}, or `auto`")
     return value
 
 
@@ -48,6 +49,11 @@ class Int(Storage):
         if (self.activations == 8) != (self.group == "row") or self.bits < self.activations == 8:
             raise ValueError("8-bit activations go with 8-bit weights that have one scale for each row")
         return self
+
+    def text(self) -> str:
+        form = f"W{self.bits}A{self.activations}"
+        groups = "" if self.group == "row" else f", groups of {self.group}"
+        return form + groups + (", gptq" if self.method == "gptq" else "")
 
     @property
     def needs_gram(self) -> bool:

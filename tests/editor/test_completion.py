@@ -51,7 +51,7 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
         ("where influence(|", "attention block", "drop keep"),
         ("measure { metric = influence(|", "attention block", "drop"),
         ('modules "*.q_proj" |', "quantize keep in where", "drop swa"),
-        ('modules "*.q_proj" quantize(bits=|', "2 3 4 8", "drop"),
+        ('modules "*.q_proj" quantize(bits=|', "4 8", "drop"),
         ("param $x: |", "tokens int ratio str bool bytes float", "keep $window"),
         ("param $x: tokens = |", "$window $n", "$x keep"),
         ("group @x = |", "all first @core", "@x keep"),

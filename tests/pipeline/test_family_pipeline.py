@@ -55,7 +55,7 @@ RECIPES = {
     "all at once": "layers 0 swa(window=5, sinks=3) + drop(mlp)\nlayers 2 drop(block)\nlayers 3 drop\nelse keep",
     "every part": "layers 0 swa(window=5, sinks=3) + kv_heads(1) + width(75%, refit=false)\nlayers 1 drop + width(32)\n"
     "layers 2 kv_heads(1) + drop(mlp)\nelse keep",
-    "quantized": 'layers 1 drop + width(32)\nlayers 2 kv_heads(1)\nlayers 3 swa(window=5)\n'
+    "quantized": "layers 1 drop + width(32)\nlayers 2 kv_heads(1)\nlayers 3 swa(window=5)\n"
     'modules "*.mlp.*" quantize(bits=4)\nelse quantize(bits=8, activations=8)',
     "gptq": "layers 0 kv_heads(1) + width(32)\nelse quantize(bits=4, method=gptq)",
 }

@@ -50,8 +50,8 @@ MODULES = (
 WEIGHTS = tuple(f"weights.{module}" for module in MODULES)
 LEAVES = ("mixer.heads", "mixer.kv_heads", "mixer.head_dim", "mixer.window", "ffn.width", *WEIGHTS)
 
-FOUR, EIGHT = "quantize(bits=4, group=128)", "quantize(bits=8, group=32)"
-STORAGE = {FOUR: (4, 128), EIGHT: (8, 32)}
+FOUR, EIGHT = "quantize(bits=4, group=64)", "quantize(bits=8, group=32)"
+STORAGE = {FOUR: (4, 64), EIGHT: (8, 32)}
 
 PATHS = {
     "keep": LEAVES,
@@ -193,7 +193,7 @@ def cost(kind: str, layers: Sequence[Layer], ctx: int = 0) -> int:
         for module, (rows, columns) in shapes(layer).items():
             if module in layer.weights:
                 each, group = layer.weights[module]
-                bits += rows * columns * each + rows * -(-columns // group) * 16
+                bits += rows * columns * each + rows * -(-columns // group) * 16 + 2 * 64  # and two numbers, the shape
             else:
                 bits += rows * columns * 16
     assert bits % 8 == 0

@@ -18,8 +18,8 @@ from lbdsl.solve.select import Selection, select
 pytestmark = pytest.mark.usefixtures("more_actions")
 
 ATTENTION, MLP = MODULES[:4], MODULES[4:]
-FOUR, EIGHT = (4, 128), (8, 32)
-QUANTIZE, QUANTIZE_8 = "quantize(bits=4, group=128)", "quantize(bits=8, group=32)"
+FOUR, EIGHT = (4, 64), (8, 32)
+QUANTIZE, QUANTIZE_8 = "quantize(bits=4, group=64)", "quantize(bits=8, group=32)"
 NLL = (0.1, 0.2, 0.3, 0.4)
 
 
@@ -276,10 +276,10 @@ def test_storage_of_a_part_that_is_gone_is_in_no_digest():
 
 def test_storage_of_a_part_that_is_gone_is_not_counted():
     # Four layers of 36,992 parameters and 16,448 others, of 2 bytes: 328,832 bytes. An attention is 24,576 of them, and
-    # 128 of its norm; in 4 bits it is 6,144 and 192 scales of 2 bytes, 6,528.
+    # 128 of its norm; in 4 bits it is 6,144, 384 scales of 2 bytes and four shapes of 16.
     rules = ('modules "*.self_attn.*" ' + QUANTIZE, "lowest by nll until weights <= {} drop")
     for dropped in range(5):
-        limit = 328_832 - (24_576 + 128) * dropped - (24_576 - 6_528) * (4 - dropped)
+        limit = 328_832 - (24_576 + 128) * dropped - (24_576 - 6_976) * (4 - dropped)
         assert selected(rules[0], rules[1].format(limit)).unwrap().rules[1].taken == dropped
 
 

@@ -361,10 +361,10 @@ def test_costs_by_hand():
     assert cost("params", [Layer(None, 64)]) == others + mlp // 2 + norm
     assert cost("params", []) == others
     assert cost("weights", [BASE]) == 2 * cost("params", [BASE])
-    up, down = {"mlp.up_proj": (4, 128)}, {"mlp.down_proj": (8, 32)}
+    up, down = {"mlp.up_proj": (4, 64)}, {"mlp.down_proj": (8, 32)}
     # 128 rows of 64 columns in 4 bits, one scale a row; 64 rows of 128 columns in 8 bits, four scales a row.
-    assert cost("weights", [Layer(weights=up)]) == 2 * (cost("params", [BASE]) - 8192) + 8192 // 2 + 128 * 2
-    assert cost("weights", [Layer(weights=down)]) == 2 * (cost("params", [BASE]) - 8192) + 8192 + 64 * 4 * 2
+    assert cost("weights", [Layer(weights=up)]) == 2 * (cost("params", [BASE]) - 8192) + 8192 // 2 + 128 * 2 + 16
+    assert cost("weights", [Layer(weights=down)]) == 2 * (cost("params", [BASE]) - 8192) + 8192 + 64 * 4 * 2 + 16
 
 
 def test_the_oracle_on_a_case_done_by_hand():
@@ -380,13 +380,13 @@ def test_the_oracle_on_a_case_done_by_hand():
     plan = oracle(rules, scores)
     assert plan.counts == {4: 0}
     assert plan.layers[0] == BASE
-    assert plan.layers[1] == Layer(Mixer(kv_heads=1, window=(64, 0)), 64, {"self_attn.q_proj": (4, 128)})
+    assert plan.layers[1] == Layer(Mixer(kv_heads=1, window=(64, 0)), 64, {"self_attn.q_proj": (4, 64)})
     assert plan.owners[1, "mixer.window"] == (5, "swa(window=64)")
     rules[4] = (("else",), ("keep",))
     # Now they hold 512, 256 and 512: 83.3 %. Layer 1 is not in the rest of `drop(block)`; without layer 2 it is 50 %.
     plan = oracle(rules, scores)
     assert plan.counts == {4: 1}
-    assert plan.layers == [BASE, Layer(Mixer(kv_heads=1), weights={"self_attn.q_proj": (4, 128)}), Layer(None, None)]
+    assert plan.layers == [BASE, Layer(Mixer(kv_heads=1), weights={"self_attn.q_proj": (4, 64)}), Layer(None, None)]
     assert plan.owners[2, "mixer.heads"] == (4, "drop(block)")
     assert plan.owners[2, "weights.self_attn.q_proj"] == (2, FOUR)
     assert plan.owners[1, "mixer.window"] == plan.owners[2, "weights.mlp.up_proj"] == (5, "keep")

@@ -209,9 +209,9 @@ def test_a_layer_is_shown_with_every_action(width):
     assert "layer 4 MLP dropped" in shown
     fifth = shown.split("layer 5 ")[1].split("layer 6 ")[0]
     assert fifth.startswith("attention dropped, ")
-    assert "3 modules → int(bits=4)" in fifth
+    assert "3 modules → W4A16, groups of 64" in fifth
     assert "layer 6 attention and MLP dropped" in shown
-    assert "layer 7 3 modules → int(bits=4)" in shown
+    assert "layer 7 3 modules → W4A16, groups of 64" in shown
     assert shown.count("params") >= 4
     assert "…" not in shown
 

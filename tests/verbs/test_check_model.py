@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from plan_cases import llama_facts, plan_of, smollm2_facts, windowed
+from plan_cases import llama_facts, smollm2_facts, windowed
 
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
@@ -250,34 +250,3 @@ def test_an_until_whose_end_depends_on_scores_is_left_to_them() -> None:
     recipe = recipe_from_text("lowest of rest by nll until kv(8Ki) <= 0% swa(window=8)\nelse keep").unwrap()
     for facts, errors in ((mixed, []), (smollm2_facts(), ["LB312"])):
         assert [d.code for d in impossible_untils(Case(recipe, facts))] == errors
-
-
-UNBUILT = (
-    'modules "*.k_proj" quantize(bits=4)\n',
-    'layers 0-3 drop\nmodules "*.k_proj" quantize(bits=4)\nelse keep\n',
-    "layers 2 quantize(bits=4)\n",
-    "layers 3 keep\nelse quantize(bits=4)\n",
-    'lowest 2 by nll drop\nmodules "*.k_proj" quantize(bits=4)\n',
-    "lowest 2 by nll drop\nelse quantize(bits=4)\n",
-    "lowest 2 by nll quantize(bits=4)\n",
-    "lowest 2 of rest by nll swa(window=64) + quantize(bits=4)\n",
-    "where nll < 0.1 quantize(bits=4)\n",
-    'modules "*.k_proj" where nll < 0.1 quantize(bits=4)\n',
-    "layers lowest 2 by nll quantize(bits=4)\n",
-    "layers all drop(block)\nlayers 2 quantize(bits=4)\n",
-    "lowest 2 by nll drop\nlayers all keep\nlayers 2 quantize(bits=4)\n",
-    'layers all drop\nmodules "*.k_proj" quantize(bits=4)\n',
-)
-
-
-@pytest.mark.parametrize("text", UNBUILT)
-def test_check_says_of_an_action_without_an_engine_what_plan_says(text: str) -> None:
-    facts = llama_facts(layers=6)
-    plan = plan_of(text, facts, (0.3, 0.02, 0.2, 0.05, 0.01, 0.4))
-    planned = [item.message for item in plan.findings if item.code == "LB215"]
-    found = [d for d in check_recipe(text, facts=facts).diagnostics if d.code == "LB215"]
-    assert len(found) == len(planned), [d.message for d in found]
-    if "nll" not in text:
-        assert [d.message for d in found] == planned
-    # An error where it is sure, a warning where scores decide.
-    assert [d.is_error for d in found] == ["where" not in text] * len(found)
