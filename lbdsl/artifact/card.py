@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
@@ -44,11 +44,13 @@ def card_text(record: Record) -> str:
         "",
         "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "",
+        *_needed(record),
         "or without remote code after `import lbdsl.hf`. The tokenizer needs no remote code:",
         "`AutoTokenizer.from_pretrained(folder, trust_remote_code=False)`.",
         "",
     ]
-    lines += _plan_lines(record) + _cost_lines(record) + _heal_lines(record) + _quality_lines(record)
+    lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record)
+    lines += _quality_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
     for item in plan.recipe.included:
         lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
@@ -119,6 +121,22 @@ def _predicted_lines(plan: Plan) -> list[str]:
         how = "; ".join(ways) or f"no: {item.obstacle}"
         lines.append(f"- {item.engine}: {how}")
     return [*lines, ""] if lines else []
+
+
+def _needed(record: Record) -> list[str]:
+    """What transformers needs to read packed weights."""
+    if not record.packed:
+        return []
+    return [
+        "(transformers reads the weights with `pip install compressed-tensors`, and unpacks them at the first forward, so",
+        "they take no less memory there; with `dequantize=True` it gives all modules the first group's format)",
+        "",
+    ]
+
+
+def _weights_lines(record: Record) -> list[str]:
+    rows = [f"- {weights}" for weights in packed_weights(record)]
+    return ["## Weights", "", *rows, ""] if rows else []
 
 
 def _heal_lines(record: Record) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_v
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error
 from lbdsl.core.digest import digest_of
 from lbdsl.core.paths import did_you_mean
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Unit, plural
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.source import version1_finding
@@ -94,6 +94,47 @@ class Record(BaseModel):
         if value is not None:
             TypeAdapter(_Judged if info.field_name == "evaluation" else _Healed).validate_python(value)
         return value
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """The modules that are stored in one way: bits for each weight, scales included, and the relative errors
+    ||W - W'|| / ||W||: their mean, and the largest with its module."""
+
+    storage: str
+    modules: int
+    bits: float
+    error: float
+    largest: float
+    worst: str
+
+    def __str__(self) -> str:
+        return (
+            f"{plural(self.modules, 'module')} {self.storage}: {self.bits:.2f} bits a weight, "
+            f"error {self.error:.2%}, at most {self.largest:.2%} ({self.worst})"
+        )
+
+
+def packed_weights(record: Record) -> tuple[PackedWeights, ...]:
+    """The packed weights of an artifact, by how they are stored."""
+    facts = facts_of(record)
+    found: dict[str, list[tuple[float, str, int, int]]] = {}
+    for layer, spec in enumerate(record.plan.specs):
+        for tensor, storage in spec.matrices(facts):
+            name = facts.family_data.layer_prefix.format(layer) + tensor.module
+            if name in record.packed:
+                sizes = (8 * storage.stored_bytes(tensor, facts), tensor.elements)
+                found.setdefault(storage.text(), []).append((record.packed[name], name, *sizes))
+    return tuple(
+        PackedWeights(
+            text,
+            len(rows),
+            sum(bits for _, _, bits, _ in rows) / sum(elements for *_, elements in rows),
+            sum(error for error, *_ in rows) / len(rows),
+            *max(rows)[:2],
+        )
+        for text, rows in sorted(found.items())
+    )
 
 
 def facts_of(record: Record) -> ModelFacts:

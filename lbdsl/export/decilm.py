@@ -12,7 +12,7 @@ from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, fused_alike, layers_text
+from lbdsl.export.reasons import first_attention, fused_alike, kernels, layers_text
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.engines import Lacks
 from lbdsl.layer.spec import LayerSpec
@@ -60,6 +60,7 @@ class DeciLM(Exporter):
             *cls.refusals(subject),
             *first_attention(subject, cls.where),
             *fused_alike(subject),
+            *kernels(subject),
             *_sglang(subject),
         )
 

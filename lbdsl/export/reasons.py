@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.layer.difference import window_size
 from lbdsl.parts.int_weights import Int
 
@@ -54,6 +54,24 @@ def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
             help="quantize them in one rule: `modules " + ", ".join(f'"*.{name}"' for name in names) + " quantize(...)`",
         )
         for (names, done), layers in found.items()
+    )
+
+
+def kernels(subject: Subject) -> tuple[Diagnostic, ...]:
+    """LB513: storage for which vLLM has kernels only on some hardware."""
+    layers = [
+        layer
+        for layer, spec in enumerate(subject.specs)
+        if any(isinstance(part, Int) and part.bits == 8 and part.activations == 16 for _, part in spec.weights)
+    ]
+    if not layers:
+        return ()
+    return (
+        warning(
+            "LB513",
+            f"vLLM has no kernel for 8-bit weights with 16-bit activations on a CPU, only on a GPU ({layers_text(layers)})",
+            help="write `quantize(bits=8, activations=8)`",
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, INTEGERS, Expresses, attention
 from lbdsl.export.files import link_files
-from lbdsl.export.reasons import fused_alike
+from lbdsl.export.reasons import fused_alike, kernels
 from lbdsl.families.engines import Lacks
 from lbdsl.vllm.served import served
 
@@ -36,7 +36,7 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        return (*_family(subject), *cls.refusals(subject), *_something(subject), *fused_alike(subject))
+        return (*_family(subject), *cls.refusals(subject), *_something(subject), *fused_alike(subject), *kernels(subject))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:

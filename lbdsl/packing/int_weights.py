@@ -63,7 +63,7 @@ def _rounded(weight: Tensor, stored: Int, gram: Tensor | None) -> tuple[Tensor, 
     size = weight.shape[1] if isinstance(stored.group, str) else stored.group
     whole = weight.detach().to("cpu")
     if gram is not None:
-        return _with_feedback(whole.float(), size, stored.most, gram)
+        return _with_feedback(whole.to(torch.float32, copy=True), size, stored.most, gram)
     rows = max(1, CHUNK // weight.shape[1])
     integers, scales = torch.empty(weight.shape, dtype=torch.int8), []
     for start in range(0, len(whole), rows):

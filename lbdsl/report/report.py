@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, packed_weights
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult
@@ -45,6 +45,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         )
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
+    for weights in packed_weights(record):
+        console.print(f"  stored      {weights}", highlight=False, markup=False)
     if record.heal is not None and record.heal.get("needless"):
         console.print("  before healing every assert held already", highlight=False)
     for caution in cautions(plan):

@@ -1,0 +1,82 @@
+"""What exporters say of quantized weights: what vLLM computes as one, what it has no kernel for, what is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from lbdsl.artifact.quantization import quantization_config
+from lbdsl.export import exporters
+from lbdsl.export.base import subject_of
+from lbdsl.parts.int_weights import Int
+from tests.export_cases import base_facts
+
+pytest.importorskip("torch")
+
+CONFIG, FACTS = base_facts("llama")
+W4, W8A8, W8 = Int(bits=4, group=32), Int(bits=8, group="row", activations=8), Int(bits=8, group=32)
+ATTENTION = [f"self_attn.{x}_proj" for x in "qkvo"]
+MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+
+
+def found(kind: str, weights: dict[str, Int], layer: int = 1) -> list[tuple[str, str]]:
+    specs = list(FACTS.layer_specs)
+    specs[layer] = specs[layer].replace(weights=weights)
+    return [(d.code, d.message) for d in exporters()[kind].check(subject_of(CONFIG, FACTS, specs)) if d.code != "LB510"]
+
+
+@pytest.mark.parametrize("kind", ["decilm", "vllm"])
+def test_what_vllm_computes_as_one_is_quantized_alike(kind: str) -> None:
+    assert found(kind, dict.fromkeys(ATTENTION, W8A8) | dict.fromkeys(MLP, W4)) == []
+    (code, message), *others = found(kind, {"self_attn.k_proj": W4, "self_attn.v_proj": W4})
+    assert (code, others) == ("LB512", [])
+    assert "`self_attn.k_proj`, `self_attn.v_proj` in layer 1" in message
+    assert [code for code, _ in found(kind, {"mlp.gate_proj": W4, "mlp.up_proj": W8A8})] == ["LB512"]
+    # How integers were found makes no difference.
+    assert found(kind, {"mlp.gate_proj": W4, "mlp.up_proj": W4.replace(method="gptq")}) == []
+
+
+@pytest.mark.parametrize("kind", ["decilm", "vllm"])
+def test_a_kernel_that_there_is_not_on_every_machine(kind: str) -> None:
+    assert [code for code, _ in found(kind, dict.fromkeys(MLP, W8))] == ["LB513"]
+
+
+@pytest.mark.parametrize("kind", ["native", "gguf"])
+def test_other_engines_take_each_module_as_it_is(kind: str) -> None:
+    assert found(kind, {"self_attn.k_proj": W4, "mlp.up_proj": W8, "mlp.gate_proj": W8A8}) == []
+
+
+def test_every_module_is_named_once_and_in_order() -> None:
+    specs = list(FACTS.layer_specs)
+    specs[1] = specs[1].replace(mixer=None, weights=dict.fromkeys(MLP, W4))
+    specs[2] = specs[2].replace(weights=dict.fromkeys(ATTENTION, W8A8) | {"mlp.up_proj": W4.replace(method="gptq")})
+    maps = [spec.linear_maps(FACTS) for spec in specs]
+    entry = quantization_config(specs, maps, "model.layers.{}.")
+    assert entry is not None
+    assert entry["format"] == "mixed-precision"
+    groups = list(entry["config_groups"].values())
+    assert [(g["weights"]["num_bits"], g["format"]) for g in groups] == [(4, "pack-quantized"), (8, "int-quantized")]
+    named = [*entry["ignore"], *(name for group in groups for name in group["targets"])]
+    assert (
+        sorted(named)
+        == sorted({*named})
+        == sorted([*(f"model.layers.{i}.{m}" for i, of in enumerate(maps) for m in of), "lm_head"])
+    )
+    assert all(group["targets"] == sorted(group["targets"]) for group in groups)
+    assert quantization_config(FACTS.layer_specs, maps, "") is None
+
+
+def test_one_format_is_said_once() -> None:
+    specs = [spec.replace(weights=dict.fromkeys(MLP, W4)) for spec in FACTS.layer_specs]
+    entry = quantization_config(specs, [MLP] * len(specs), "model.layers.{}.")
+    assert entry is not None
+    assert entry["format"] == "pack-quantized"
+    assert entry["ignore"] == ["lm_head"]
+
+
+def test_it_is_a_configuration_of_compressed_tensors() -> None:
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    specs = [spec.replace(weights=dict.fromkeys(ATTENTION, W8A8) | dict.fromkeys(MLP, W4)) for spec in FACTS.layer_specs]
+    entry = quantization_config(specs, [[*ATTENTION, *MLP]] * len(specs), "model.layers.{}.")
+    assert entry is not None
+    read = quantization.QuantizationConfig.model_validate(entry)
+    assert {str(scheme.weights.strategy) for scheme in read.config_groups.values()} == {"channel", "group"}

@@ -1,0 +1,203 @@
+"""`quantize` from a recipe to the file: what was measured and planned is what is saved, read, judged and exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lbdsl
+from lbdsl.artifact.record import packed_weights, read_record
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.packing import packings
+from lbdsl.verbs.applying import ApplyOptions, apply_plan
+from lbdsl.verbs.exporting import export_artifact
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import plan_recipe
+from tests.export_cases import small_tokenizer
+from tests.tiny_model import save_tiny_model
+
+MIXED = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+layers 1 drop
+modules "*.mlp.*" quantize(bits=4, METHOD)
+layers all quantize(bits=8, activations=8)
+"""
+EVAL = 'eval { data = "builtin:pydoc"; tokens = 512; seq = 64 }\nassert ppl_increase < 900%\n'
+HEAL = 'heal { data = "builtin:pydoc"; tokens = 1024; seq = 64; batch = 2; lr = 2e-3; method = lora(rank=4) }\n'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("quantize") / "model")
+
+
+def applied(text: str, model: Path, folder: Path, name: str = "out", **options: object):
+    (folder / f"{name}.lbr").write_text(text)
+    run = RunOptions(cache_dir=folder / "cache", **options)
+    planned = plan_recipe(folder / f"{name}.lbr", str(model), options=run)
+    assert planned.plan.applyable, planned.diagnostics
+    done = apply_plan(planned, chosen=ApplyOptions(output=folder / name))
+    assert done.exit_code == 0, done.diagnostics
+    return planned, done
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize("heal", ["", HEAL])
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_from_a_recipe_to_an_artifact(method: str, heal: str, model: Path, tmp_path: Path) -> None:
+    text = MIXED.replace("METHOD", f"method={method}") + heal + EVAL
+    planned, done = applied(text, model, tmp_path)
+    assert [d.code for d in planned.diagnostics if d.code == "LB349"] == ["LB349"] * (method == "gptq")
+    plan, record = planned.plan, done.record
+    assert sum(info.stop - info.start for info in read_tensors(done.folder).values()) == plan.after.weights
+    rows = {row.storage: row for row in packed_weights(record)}
+    four = "W4A16, groups of 32" + (", gptq" if method == "gptq" else "")
+    assert {name: row.modules for name, row in rows.items()} == {four: 18, "W8A8": 20}
+    # A scale of 32 bits for 32 weights, and two numbers of 64 for a matrix of 2,048.
+    assert rows[four].bits == 4 + 32 / 32 + 128 / 2048
+    assert 0 < rows["W8A8"].error < 0.02 < rows[four].error < 0.2
+    card = (done.folder / "README.md").read_text()
+    assert f"- 18 modules {four}: 5.06 bits a weight" in card
+    assert "compressed-tensors" in card
+    # Judged as it is: the loss of the model that its files hold.
+    from lbdsl.verbs.texts import eval_blocks
+
+    blocks = eval_blocks(plan.eval, plan.measure, plan.heal, planned.bench, tmp_path)[0]
+    found = load_artifact(done.folder, plan, device="cpu")
+    with torch.no_grad():
+        loss = found(input_ids=blocks.ids, labels=blocks.ids).loss.item()
+    assert record.evaluation["nll"]["artifact"] == pytest.approx(loss, abs=2e-4)
+    if heal:
+        before = record.evaluation["sources"][0]["before_healing"]["nll"]["artifact"]
+        assert before != record.evaluation["nll"]["artifact"]
+
+
+def test_what_is_measured_is_what_is_saved(model: Path, tmp_path: Path) -> None:
+    text = MIXED.replace("METHOD", "group=64")
+    text = text.replace('"*.mlp.*"', '"*.gate_proj", "*.up_proj", "*.down_proj" in layers 0').replace(
+        "bits=4, group=64", "bits=4"
+    )
+    planned, done = applied(text, model, tmp_path)
+    from lbdsl.verbs.texts import joint_blocks
+
+    blocks = joint_blocks(planned.plan.measure, planned.bench, tmp_path)
+    found = load_artifact(done.folder, planned.plan, device="cpu")
+    with torch.no_grad():
+        rise = (
+            found(input_ids=blocks.ids, labels=blocks.ids).loss
+            - planned.bench.base(input_ids=blocks.ids, labels=blocks.ids).loss
+        )
+    assert planned.plan.loss.rise.value == pytest.approx(rise.item(), abs=1e-5)
+
+
+def test_a_score_of_rounded_weights_and_activations(model: Path, tmp_path: Path) -> None:
+    """One layer at a time, with the arithmetic that it would have."""
+    text = """measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+highest 2 by kl(quantize(bits=8, activations=8)) keep
+lowest 2 of rest by nll(quantize(bits=4)) quantize(bits=4)
+else keep
+"""
+    (tmp_path / "r.lbr").write_text(text)
+    plan = plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache")).plan
+    assert sum(bool(spec.weights) for spec in plan.specs) == 2
+    values = [layer.scores["kl(quantize(bits=8, activations=8))"].value for layer in plan.layers]
+    assert all(value > 0 for value in values)
+    assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_low_memory_gives_the_same_tensors(method: str, model: Path, tmp_path: Path) -> None:
+    text = MIXED.replace("METHOD", f"method={method}")
+    one = applied(text, model, tmp_path, "loaded")[1].folder
+    other = applied(text, model, tmp_path, "streamed", low_memory=True)[1].folder
+    first, second = saved(one), saved(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    text = MIXED.replace("METHOD", "method=gptq").replace("layers 1 drop\n", "layers 1 drop(block)\n")
+    # llama.cpp needs a tokenizer with merges.
+    model = Path(shutil.copytree(model, tmp_path / "model"))
+    small_tokenizer().save_pretrained(model)
+    planned, done = applied(text, model, tmp_path)
+    artifact = saved(done.folder)
+    decilm = saved(export_artifact(done.folder, "decilm", output=tmp_path / "decilm").folder)
+    assert artifact.keys() == decilm.keys()
+    assert all(torch.equal(artifact[name], decilm[name]) for name in artifact)
+    native = json.loads(
+        (export_artifact(done.folder, "native", output=tmp_path / "native").folder / "config.json").read_text()
+    )
+    assert native["num_hidden_layers"] == 5
+    named = {name for group in native["quantization_config"]["config_groups"].values() for name in group["targets"]}
+    assert named == {
+        name.removesuffix(".weight_scale") for name in saved(tmp_path / "native") if name.endswith("weight_scale")
+    }
+    file = export_artifact(done.folder, "gguf", output=tmp_path / "gguf").folder / "model.gguf"
+    model_in_memory = dict(load_artifact(done.folder, planned.plan, device="cpu").named_parameters())
+    compared = 0
+    for tensor in gguf.GGUFReader(file).tensors:
+        kind = tensor.tensor_type.name
+        if kind not in ("Q4_0", "Q8_0"):
+            continue
+        block, place, name = tensor.name.split(".")[0], int(tensor.name.split(".")[1]), tensor.name.split(".")[2]
+        assert block == "blk"
+        layer = [0, 2, 3, 4, 5][place]
+        part = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+        part |= {"attn_output": "self_attn.o_proj", **{f"ffn_{x}": f"mlp.{x}_proj" for x in ("gate", "up", "down")}}
+        expected = model_in_memory[f"model.layers.{layer}.{part[name]}.weight"]
+        if name in ("attn_q", "attn_k"):
+            heads = expected.shape[0] // 8
+            expected = expected.reshape(heads, 2, 4, -1).swapaxes(1, 2).reshape(expected.shape)
+        found = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        assert torch.equal(found, expected), tensor.name
+        assert tensor.n_bytes == expected.numel() // 32 * {"Q4_0": 18, "Q8_0": 34}[kind]
+        compared += 1
+    assert compared == 5 * 7
+
+
+def test_integers_of_a_file_are_what_compressed_tensors_reads(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    _, done = applied(MIXED.replace("METHOD", "method=rtn").replace("layers all quant", "else quant"), model, tmp_path)
+    from transformers import AutoModelForCausalLM
+
+    import lbdsl.hf  # noqa: F401
+
+    theirs = AutoModelForCausalLM.from_pretrained(done.folder, trust_remote_code=False).eval()
+    with torch.no_grad():
+        theirs(input_ids=torch.ones(1, 4, dtype=torch.long))
+    ours = dict(load_artifact(done.folder, device="cpu").named_parameters())
+    found = dict(theirs.named_parameters())
+    packed = {f"{name}.weight" for name in done.record.packed}
+    assert packed
+    assert all(torch.equal(found[name], ours[name]) for name in packed)
+
+
+def test_packed_weights_are_not_changed_again(model: Path, tmp_path: Path) -> None:
+    _, done = applied("else quantize(bits=4)\n", model, tmp_path)
+    (tmp_path / "again.lbr").write_text("layers 0 drop\nelse keep\n")
+    with pytest.raises(LbdslError) as raised:
+        plan_recipe(tmp_path / "again.lbr", str(done.folder), again=True)
+    assert [d.code for d in raised.value.diagnostics] == ["LB404"]
+    assert read_record(done.folder).unwrap().packed.keys() == done.record.packed.keys()
+    judged = lbdsl.evaluate_artifact(done.folder, data="builtin:pydoc", tokens=256, seq=64)
+    assert judged.quality["loss_rise"] == pytest.approx(0, abs=1)
+
+
+def test_every_kind_of_packed_storage_has_a_packing() -> None:
+    from lbdsl.parts import Slot, parts
+    from lbdsl.parts.base import Storage
+
+    kinds = {kind for kind, part in parts().items() if part.slot is Slot.WEIGHTS and part.stored is not Storage.stored}
+    assert kinds == set(packings())
