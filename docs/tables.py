@@ -142,5 +142,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "choices": lambda: results("choices"),
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
+    "quantize": lambda: results("quantize"),
     **LANGUAGE_TABLES,
 }

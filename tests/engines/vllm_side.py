@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.engines.environments import clean_environment, engine_python, engines_folder
@@ -23,13 +25,14 @@ BATCHED = 4096
 @dataclass(frozen=True)
 class Served:
     """`tokens[p]` are the greedy tokens of prompt p, `again` those of a second round, from the cached prefixes;
-    `top[p][t]` the logprobs of the likeliest tokens at step t."""
+    `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's own tokens but the first."""
 
     tokens: list[list[int]]
     again: list[list[int]]
     top: list[list[dict[int, float]]]
     architecture: str
     log: str
+    scores: list[list[float]] = field(default_factory=list)
 
     @property
     def capacity(self) -> int:
@@ -56,6 +59,8 @@ def serve(
     plugin: Path | None = None,
     expect: int = 0,
     twice: bool = False,
+    score: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Served:
     """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl."""
@@ -71,6 +76,7 @@ def serve(
                 "dtype": dtype,
                 "trust_remote_code": trust_remote_code,
                 "twice": twice,
+                "score": score,
                 "options": options,
             }
         )
@@ -80,6 +86,7 @@ def serve(
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HOME": str(engines_folder() / "hf-home"),
         **({"PYTHONPATH": str(plugin)} if plugin is not None else {}),
+        **environment,
     }
     done = subprocess.run(
         [str(vllm_python()), str(SCRIPT), str(job), str(result)],
@@ -95,7 +102,7 @@ def serve(
         return Served([], [], [], "", done.stdout)
     found = json.loads(result.read_text())
     top = [[{int(token): value for token, value in step.items()} for step in steps] for steps in found["top"]]
-    return Served(found["tokens"], found["again"], top, found["architecture"], done.stdout)
+    return Served(found["tokens"], found["again"], top, found["architecture"], done.stdout, found["scores"])
 
 
 def install_plugin(target: Path) -> Path:

@@ -3,9 +3,9 @@
     vllm_generate.py JOB RESULT
 
 JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
-      "options"}
-RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "architecture", "loaded_in",
-         "seconds"}
+      "score", "options"}
+RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
+         "loaded_in", "seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if "score" is true
 """
 
 import json
@@ -29,7 +29,10 @@ def main(job_path, result_path):
         **options,
     )
     loaded = time.monotonic() - started
-    wanted = SamplingParams(temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False)
+    scored = {"prompt_logprobs": 0} if job["score"] else {}
+    wanted = SamplingParams(
+        temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False, **scored
+    )
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
     outputs = llm.generate(prompts, wanted, use_tqdm=False)
     again = llm.generate(prompts, wanted, use_tqdm=False) if job["twice"] else []  # from the prefixes that are cached
@@ -40,6 +43,10 @@ def main(job_path, result_path):
             [{str(token): entry.logprob for token, entry in step.items()} for step in done.logprobs] for done in completions
         ],
         "again": [list(output.outputs[0].token_ids) for output in again],
+        "scores": [
+            [step[token].logprob for token, step in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:])]
+            for output in (outputs if job["score"] else ())
+        ],
         "architecture": llm.llm_engine.model_config.architecture,
         "loaded_in": loaded,
         "seconds": time.monotonic() - started - loaded,

@@ -1,0 +1,94 @@
+"""Quantized SmolLM2 in real engines: the log-probabilities of our model with the same integers and the same arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl.artifact.record import read_record
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.data.blocks import token_blocks
+from lbdsl.data.split import TextPart
+from lbdsl.verbs.exporting import export_artifact
+from lbdsl.verbs.workbench import Workbench
+from tests.engines.environments import engines_folder, kept_artifact
+from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
+from tests.engines.vllm_side import install_plugin, serve
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800), pytest.mark.usefixtures("all_cores")]
+
+RECIPES = {
+    "quantized": (Path(__file__).parents[1] / "recipes" / "quantized.lbr").read_text(),
+    "int4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=4)\n',
+    "int8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=8, activations=8)\n',
+    "blocks": """measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }
+layers 4-7, 17, 25, 26, 29 drop
+modules "*.mlp.*" quantize(bits=4)
+layers all quantize(bits=8, group=32)
+""",
+}
+W4A16 = {"VLLM_CPU_INT4_W4A8": "0"}
+"""vLLM on a CPU computes 4-bit weights with 8-bit activations unless told not to."""
+
+
+def artifact_of(name: str, smollm2: str, *words: str) -> Path:
+    home = engines_folder() / "artifacts"
+    home.mkdir(parents=True, exist_ok=True)
+    recipe = home / f"quantized-{name}.lbr"
+    recipe.write_text(RECIPES[name])
+    return kept_artifact(recipe, smollm2, "--no-heal", *words)
+
+
+@pytest.fixture(scope="module")
+def blocks(smollm2: str) -> torch.Tensor:
+    """[8, 512] tokens of a text that nothing was measured on."""
+    return token_blocks("builtin:wikitext", TextPart.EVAL, Workbench(smollm2).tokenizer, 8 * 512, 512).ids
+
+
+@torch.inference_mode()
+def in_lbdsl(folder: Path, blocks: torch.Tensor) -> torch.Tensor:
+    """[8, 511]: the log-probability of each token but the first."""
+    model = load_artifact(folder, read_record(folder).unwrap().plan, device="cpu", dtype=torch.bfloat16)
+    rows = [model(input_ids=row[None], use_cache=False).logits[0, :-1].float().log_softmax(-1) for row in blocks]
+    return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
+
+
+@pytest.mark.parametrize("way", ["decilm", "plugin"])
+@pytest.mark.parametrize("name", ["quantized", "int4", "int8"])
+def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
+    folder = artifact_of(name, smollm2)
+    model, plugin = folder, None
+    if way == "decilm":
+        model = export_artifact(folder, "decilm", output=tmp_path / "decilm").folder
+    else:
+        plugin = install_plugin(tmp_path / "plugin")
+    served = serve(
+        model,
+        blocks.tolist(),
+        tmp_path,
+        max_tokens=1,
+        max_model_len=1024,
+        trust_remote_code=way == "decilm",
+        plugin=plugin,
+        score=True,
+        environment=W4A16,
+    )
+    ours, theirs = in_lbdsl(folder, blocks), torch.tensor(served.scores)
+    apart = (ours - theirs).abs().flatten()
+    rise = float((ours.mean() - theirs.mean()).exp() - 1)
+    print(f"{name}, {way}: mean {apart.mean():.4f}, 99 % {apart.quantile(0.99):.4f}, perplexity {rise:+.3%}")
+    assert apart.mean() <= 0.02
+    assert apart.quantile(0.99) <= 0.15
+    assert abs(rise) < 0.005
+
+
+@pytest.mark.parametrize("name", ["blocks"])
+def test_llamacpp_has_our_perplexity(name: str, smollm2: str, blocks: torch.Tensor, python, tmp_path: Path) -> None:  # noqa: F811
+    folder = artifact_of(name, smollm2)
+    done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
+    answer = run_llamacpp(python, tmp_path, model=str(done.folder / "model.gguf"), context=1024, blocks=blocks.tolist())
+    theirs, ours = sum(answer["nll"]) / len(answer["nll"]), -float(in_lbdsl(folder, blocks).mean())
+    print(f"{name}: nll {theirs:.5f}, {ours:.5f} here")
+    assert abs(torch.tensor(theirs - ours).exp() - 1) < 0.01
