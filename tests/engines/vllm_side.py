@@ -25,7 +25,7 @@ BATCHED = 4096
 @dataclass(frozen=True)
 class Served:
     """`tokens[p]` are the greedy tokens of prompt p, `again` those of a second round, from the cached prefixes;
-    `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's own tokens but the first."""
+    `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's tokens but the first."""
 
     tokens: list[list[int]]
     again: list[list[int]]

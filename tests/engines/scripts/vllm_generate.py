@@ -44,7 +44,10 @@ def main(job_path, result_path):
         ],
         "again": [list(output.outputs[0].token_ids) for output in again],
         "scores": [
-            [step[token].logprob for token, step in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:])]
+            [
+                step[token].logprob
+                for token, step in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+            ]
             for output in (outputs if job["score"] else ())
         ],
         "architecture": llm.llm_engine.model_config.architecture,
