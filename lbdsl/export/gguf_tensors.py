@@ -75,7 +75,7 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
         for tensor in spec.tensors(facts):
             storage = spec.storage(tensor.module) if tensor.is_matrix else None
             if isinstance(storage, Int):
-                names = storage.stored(tensor, facts)
+                names = storage.saved_tensors(tensor, facts)
                 parts = {name: find(f"{prefix}{tensor.module}.{name}") for name in names}
                 info = replace(next(iter(parts.values())), shape=tensor.shape)
                 packed = PackedMatrix(storage, parts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import Diagnostic, error, warning
+from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.layer.difference import window_size
+from lbdsl.parts import TensorShape
 from lbdsl.parts.int_weights import Int
 
 if TYPE_CHECKING:
@@ -57,21 +58,43 @@ def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
     )
 
 
+KERNELS: tuple[tuple[str, Callable[[Int, TensorShape], bool], str], ...] = (
+    (
+        "on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations",
+        lambda part, tensor: part.bits == 8 and part.activations == 16,
+        "write `quantize(bits=8, activations=8)`, or serve it on a GPU",
+    ),
+    (
+        "on a CPU vLLM computes 4-bit weights only of matrices with a multiple of 32 rows",
+        lambda part, tensor: part.activations == 16 and tensor.shape[0] % 32 > 0,
+        "leave those matrices as they are, or serve it on a GPU",
+    ),
+    (
+        "on a GPU vLLM's fast kernel (Marlin) needs a multiple of 128 inputs and of 64 outputs",
+        lambda part, tensor: part.activations == 16 and (tensor.shape[1] % 128 > 0 or tensor.shape[0] % 64 > 0),
+        "vLLM chooses a slower kernel, or refuses the model if it has none",
+    ),
+    (
+        "on GPUs of compute capability 10 vLLM has no kernel for 8-bit integers",
+        lambda part, tensor: part.activations == 8,
+        "serve it on another GPU, or on a CPU",
+    ),
+)
+"""Where vLLM lacks a kernel, for which weights, and what to do. Source: vLLM 0.32, compressed_tensors/schemes and
+kernels/mixed_precision; llm-compressor issue 973."""
+
+
 def kernels(subject: Subject) -> tuple[Diagnostic, ...]:
-    """LB513: storage for which vLLM has kernels only on some hardware."""
-    layers = [
-        layer
-        for layer, spec in enumerate(subject.specs)
-        if any(isinstance(part, Int) and part.bits == 8 and part.activations == 16 for _, part in spec.weights)
-    ]
-    if not layers:
-        return ()
-    return (
-        warning(
-            "LB513",
-            f"vLLM has no kernel for 8-bit weights with 16-bit activations on a CPU, only on a GPU ({layers_text(layers)})",
-            help="write `quantize(bits=8, activations=8)`",
-        ),
+    """LB513 for quantized weights that vLLM can compute only on some hardware."""
+    found: dict[int, list[int]] = {}
+    for layer, spec in enumerate(subject.specs):
+        for tensor, part in spec.matrices(subject.facts):
+            for number, (_, lacks, _) in enumerate(KERNELS):
+                if isinstance(part, Int) and lacks(part, tensor):
+                    found.setdefault(number, []).append(layer)
+    return tuple(
+        note("LB513", f"{KERNELS[number][0]} ({layers_text(layers)})", help=KERNELS[number][2])
+        for number, layers in sorted(found.items())
     )
 
 

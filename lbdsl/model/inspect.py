@@ -156,7 +156,7 @@ def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
         found |= {prefix + tensor.name: tensor.shape for tensor in spec.tensors(facts)}
         for tensor, storage in spec.matrices(facts):
             del found[prefix + tensor.name]
-            for name, (_, shape) in storage.stored(tensor, facts).items():
+            for name, (_, shape) in storage.saved_tensors(tensor, facts).items():
                 found[f"{prefix}{tensor.module}.{name}"] = shape
     return found
 
@@ -167,7 +167,7 @@ def _integers(facts: ModelFacts) -> set[str]:
         f"{facts.family_data.layer_prefix.format(layer)}{tensor.module}.{name}"
         for layer, spec in enumerate(facts.layer_specs)
         for tensor, storage in spec.matrices(facts)
-        for name, (dtype, _) in storage.stored(tensor, facts).items()
+        for name, (dtype, _) in storage.saved_tensors(tensor, facts).items()
         if dtype not in _FLOATS
     }
 

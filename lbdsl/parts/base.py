@@ -137,8 +137,8 @@ class Part(Value):
 class Storage(Part):
     """The storage format of one module's matrix; a module without one is in the model's dtype.
 
-    A kind that saves other tensors than the matrix defines `stored`, and has a `lbdsl.packing.Packing`. Its runtime file
-    gets the module with the matrix that these tensors mean.
+    A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. Its runtime
+    file gets the module with the matrix that these tensors mean.
     """
 
     slot: ClassVar[Slot] = Slot.WEIGHTS
@@ -151,7 +151,7 @@ class Storage(Part):
         """Why it cannot hold a matrix, and what to do about it; None if it can."""
         return None
 
-    def stored(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def saved_tensors(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The dtype (by torch's name) and the shape of each saved tensor, by name relative to the module."""
         return {"weight": (model.dtype, tensor.shape)}
 
@@ -163,8 +163,8 @@ class Storage(Part):
     @property
     def packs(self) -> bool:
         """Whether it saves other tensors than the matrix."""
-        return type(self).stored is not Storage.stored
+        return type(self).saved_tensors is not Storage.saved_tensors
 
     def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
         """Bytes of the saved tensors."""
-        return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in self.stored(tensor, model).values())
+        return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in self.saved_tensors(tensor, model).values())

@@ -80,7 +80,7 @@ class Int(Storage):
         help = f"write `group={fits}`" if fits else "leave them out"
         return f"rows of {columns} weights do not divide into groups of {size}", help
 
-    def stored(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def saved_tensors(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
         rows, columns = tensor.shape
         scales = (model.dtype, (rows, 1 if isinstance(self.group, str) else columns // self.group))
         if self.activations == 8:

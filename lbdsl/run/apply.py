@@ -28,7 +28,7 @@ from lbdsl.measure.packed import RoundedModel
 from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.run.changes import apply_changes, made_from
-from lbdsl.run.packing import Packing, packs
+from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
 
@@ -231,9 +231,18 @@ def _pack(plan: Plan, inputs: RunInputs, folder: Path, notes: dict[str, Any], pr
     """Pack the weights that were saved beside `folder` into it, if the plan packs any."""
     if packs(plan):
         place = folder.with_suffix(".unpacked")
-        packing = Packing(place, folder, plan, inputs.facts, device=inputs.device, compute=inputs.compute)
         with progress.stage("quantizing") as report:
-            notes["files"], notes["packed"] = packing.save(inputs.calibration, inputs.batch, report)
+            notes["files"], notes["packed"] = pack_model(
+                place,
+                folder,
+                plan,
+                inputs.facts,
+                inputs.calibration,
+                device=inputs.device,
+                compute=inputs.compute,
+                batch=inputs.batch,
+                progress=report,
+            )
         shutil.rmtree(place)
 
 

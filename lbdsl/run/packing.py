@@ -47,16 +47,29 @@ def needs_text(plan: Plan) -> bool:
     return any(storage.needs_gram for spec in plan.specs for _, storage in spec.weights)
 
 
-class Packing:
-    """The packing of the model in folder `source`, with the layers of `plan`, into the existing empty folder `folder`.
+def pack_model(
+    source: Path,
+    folder: Path,
+    plan: Plan,
+    facts: ModelFacts,
+    text: TokenBlocks | None = None,
+    *,
+    device: Any = "cpu",
+    compute: str | None = None,
+    batch: int = 1,
+    progress: Report | None = None,
+) -> tuple[Mapping[str, str], Packed]:
+    """Pack the model in folder `source`, which has the layers of `plan`, into the existing empty folder `folder`; returns
+    the sha256 of each file, and the error of each packed module.
 
     text: what the inputs' Gram matrices are taken on, if any storage needs them, with the model in `source` itself.
-    device, compute: where and in which dtype that model runs.
+    device, compute: where and in which dtype that model runs. Raises what `pass_over` raises.
     """
+    return _Packer(source, folder, plan, facts, device, compute).save(text, batch, progress)
 
-    def __init__(
-        self, source: Path, folder: Path, plan: Plan, facts: ModelFacts, *, device: Any = "cpu", compute: str | None = None
-    ):
+
+class _Packer:
+    def __init__(self, source: Path, folder: Path, plan: Plan, facts: ModelFacts, device: Any, compute: str | None):
         self._source, self._folder, self._facts = source, folder, facts
         self._prefix = facts.family_data.layer_prefix
         self._device, self._compute = device, compute
@@ -68,10 +81,7 @@ class Packing:
         self._files = TensorFiles(source, getattr(torch, facts.dtype), "cpu")
         self._errors: Packed = {}
 
-    def save(
-        self, text: TokenBlocks | None, batch: int = 1, progress: Report | None = None
-    ) -> tuple[Mapping[str, str], Packed]:
-        """Write the packed model; returns the sha256 of each file, and the error of each packed module."""
+    def save(self, text: TokenBlocks | None, batch: int, progress: Report | None) -> tuple[Mapping[str, str], Packed]:
         spool = self._folder / ".packed"
         spool.mkdir()
         self._pack_layers(spool, text, batch, progress)
@@ -137,7 +147,7 @@ class Packing:
                 old = self._prefix.format(layer) + tensor.name
                 names = {
                     f"{self._prefix.format(layer)}{tensor.module}.{name}": MadeTensor(*form, beside=old)
-                    for name, form in storage.stored(tensor, self._facts).items()
+                    for name, form in storage.saved_tensors(tensor, self._facts).items()
                 }
                 new |= names
                 where |= dict.fromkeys(names, layer)

@@ -63,7 +63,7 @@ def test_tensors_are_the_planned_ones(form: Int, shape: tuple[int, int]) -> None
     class Model:
         dtype = "bfloat16"
 
-    planned = form.stored(TensorShape("mlp.up_proj.weight", shape), Model())  # type: ignore[arg-type]
+    planned = form.saved_tensors(TensorShape("mlp.up_proj.weight", shape), Model())  # type: ignore[arg-type]
     tensors = PACKING.pack(form, random(*shape).bfloat16())
     found = {name: (str(value.dtype).removeprefix("torch."), tuple(value.shape)) for name, value in tensors.items()}
     assert found == planned

@@ -31,7 +31,7 @@ from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Heal, Lora
 from lbdsl.run.changes import apply_changes, made_from
-from lbdsl.run.packing import Packing, packs
+from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import rewriting_of
 from lbdsl.solve.select import select
 from lbdsl.verbs.workbench import Workbench
@@ -182,7 +182,7 @@ def packed(plan: Plan, bench: Workbench, saved: Path, folder: Path) -> None:
         return
     folder.mkdir()
     text = TokenBlocks(random_ids(), "", "random", TextPart.SCORE, 0, 1, None)
-    hashes, errors = Packing(saved, folder, plan, bench.facts).save(text)
+    hashes, errors = pack_model(saved, folder, plan, bench.facts, text)
     assert hashes == file_hashes(folder)
     assert len(errors) == sum(storage.packs for spec in plan.specs for _, storage in spec.weights)
     assert all(0 < error < 0.2 for error in errors.values())

@@ -199,5 +199,9 @@ def test_every_kind_of_packed_storage_has_a_packing() -> None:
     from lbdsl.parts import Slot, parts
     from lbdsl.parts.base import Storage
 
-    kinds = {kind for kind, part in parts().items() if part.slot is Slot.WEIGHTS and part.stored is not Storage.stored}
+    kinds = {
+        kind
+        for kind, part in parts().items()
+        if part.slot is Slot.WEIGHTS and part.saved_tensors is not Storage.saved_tensors
+    }
     assert kinds == set(packings())

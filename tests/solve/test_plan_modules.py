@@ -158,6 +158,11 @@ def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
     assert problem.fix.edits[0].text == f'"{near}"'
 
 
+def test_embeddings_and_the_head_are_never_quantized() -> None:
+    for name in ("lm_head", "*embed_tokens", "model.embed_tokens"):
+        assert codes(f'modules "{name}" quantize(bits=8)') == ["LB218"]
+
+
 def test_layers_that_are_not_there() -> None:
     assert codes('modules "*.k_proj" in layers 4-9 quantize(bits=4)') == ["LB300"]
 
