@@ -26,19 +26,16 @@ class IntPacking(Packing):
         scales = scales.to(weight.dtype)
         if stored.activations == 8:
             return {"weight": integers, "weight_scale": scales}
-        rows, columns = integers.shape
-        shifts = torch.arange(32 // stored.bits) * stored.bits
-        words = (integers.long() + 2 ** (stored.bits - 1)).unflatten(1, (-1, 32 // stored.bits)) << shifts
-        packed = words.sum(-1)
-        # A word with its highest bit set is a negative int32.
-        packed -= (packed >= 2**31) * 2**32
-        return {"weight_packed": packed.int(), "weight_scale": scales, "weight_shape": torch.tensor([rows, columns])}
+        packed = torch.cat([_words(part, stored.bits) for part in integers.split(_rows(weight))])
+        return {"weight_packed": packed, "weight_scale": scales, "weight_shape": torch.tensor(weight.shape)}
 
     @staticmethod
     def unpack(stored: Int, tensors: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
         integers, scales = IntPacking.integers(stored, tensors)
-        groups = integers.double().unflatten(1, (scales.shape[1], -1))
-        return (groups * scales.double().unsqueeze(-1)).flatten(1).to(scales.dtype)
+        parts = zip(integers.split(_rows(integers)), scales.split(_rows(integers)), strict=True)
+        return torch.cat([_times(part, each) for part, each in parts])
 
     @staticmethod
     def integers(stored: Int, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -47,13 +44,43 @@ class IntPacking(Packing):
 
         if stored.activations == 8:
             return tensors["weight"], tensors["weight_scale"]
-        shifts = torch.arange(32 // stored.bits, dtype=torch.int32) * stored.bits
-        found = (tensors["weight_packed"].unsqueeze(-1) >> shifts) & (2**stored.bits - 1)
-        return (found - 2 ** (stored.bits - 1)).flatten(1).to(torch.int8), tensors["weight_scale"]
+        words = tensors["weight_packed"]
+        integers = [_integers(part, stored.bits) for part in words.split(_rows(words, 32 // stored.bits))]
+        return torch.cat(integers), tensors["weight_scale"]
 
 
 CHUNK = 2**22
-"""Elements that are rounded at a time, so that wide matrices take little memory."""
+"""Elements that are computed at a time, so that large matrices take little memory."""
+
+
+def _rows(matrix: Tensor, elements: int = 1) -> int:
+    """The rows that make a chunk, at `elements` weights for each element of `matrix`."""
+    return max(1, CHUNK // (matrix.shape[1] * elements))
+
+
+def _words(integers: Tensor, bits: int) -> Tensor:
+    """[rows, columns] to [rows, columns * bits / 32] as int32."""
+    import torch
+
+    shifts = torch.arange(32 // bits) * bits
+    words = ((integers.long() + 2 ** (bits - 1)).unflatten(1, (-1, 32 // bits)) << shifts).sum(-1)
+    # A word with its highest bit set is a negative int32.
+    words -= (words >= 2**31) * 2**32
+    return words.int()
+
+
+def _integers(words: Tensor, bits: int) -> Tensor:
+    """`_words` reversed, as int8."""
+    import torch
+
+    shifts = torch.arange(32 // bits, dtype=torch.int32) * bits
+    return (((words.unsqueeze(-1) >> shifts) & (2**bits - 1)) - 2 ** (bits - 1)).flatten(1).to(torch.int8)
+
+
+def _times(integers: Tensor, scales: Tensor) -> Tensor:
+    """The weights, exact in float32 (8 bits times 8 bits), then rounded once."""
+    groups = integers.float().unflatten(1, (scales.shape[1], -1))
+    return (groups * scales.float().unsqueeze(-1)).flatten(1).to(scales.dtype)
 
 
 def _rounded(weight: Tensor, stored: Int, gram: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -64,13 +91,12 @@ def _rounded(weight: Tensor, stored: Int, gram: Tensor | None) -> tuple[Tensor, 
     whole = weight.detach().to("cpu")
     if gram is not None:
         return _with_feedback(whole.to(torch.float32, copy=True), size, stored.most, gram)
-    rows = max(1, CHUNK // weight.shape[1])
-    integers, scales = torch.empty(weight.shape, dtype=torch.int8), []
-    for start in range(0, len(whole), rows):
-        groups = whole[start : start + rows].double().unflatten(1, (-1, size))
+    integers, scales = [], []
+    for part in whole.split(_rows(whole)):
+        groups = part.double().unflatten(1, (-1, size))
         scales.append(_scales(groups, stored.most))
-        integers[start : start + rows] = _nearest(groups, scales[-1].double().unsqueeze(-1), stored.most).flatten(1)
-    return integers, torch.cat(scales)
+        integers.append(_nearest(groups, scales[-1].double().unsqueeze(-1), stored.most).flatten(1).to(torch.int8))
+    return torch.cat(integers), torch.cat(scales)
 
 
 def _scales(groups: Tensor, most: int) -> Tensor:

@@ -5,6 +5,7 @@ Source and result are folders, so that a model that was healed in memory and one
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -163,5 +164,8 @@ class _Packer:
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
-    size = wanted.float().norm()
-    return float((found.float() - wanted.float()).norm() / size) if size > 0 else 0.0
+    off = size = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        off += float((one.float() - other.float()).square().sum())
+        size += float(other.float().square().sum())
+    return math.sqrt(off / size) if size > 0 else 0.0
