@@ -36,7 +36,7 @@ def _layer(layer: dict[str, Any]) -> str:
     del layer["before"], layer["after"]
     parts = [
         f"{layer.pop('index'):2} "
-        + (", ".join(f"{path} {_pair(*pair)}" for path, pair in changes.items()) or "as in the base"),
+        + (", ".join(_alike({path: _pair(*pair) for path, pair in changes.items()})) or "as in the base"),
         ", ".join(f"{','.join(item['paths'])} {item['action']} by {item['rule']}" for item in layer.pop("actions")),
         *(
             f"{name} {_change(layer.pop(f'{name}_before'), layer.pop(f'{name}_after'))}"
@@ -47,6 +47,14 @@ def _layer(layer: dict[str, Any]) -> str:
     parts += [f"{name} {value:.6g} ±{errors[name]}" for name, value in layer.pop("scores").items()]
     parts += [layer.pop("reason"), _words(layer)]
     return " | ".join(part for part in parts if part)
+
+
+def _alike(changes: Mapping[str, str]) -> list[str]:
+    """The changes by path; paths with the same change are named together."""
+    paths: dict[str, list[str]] = {}
+    for path, change in changes.items():
+        paths.setdefault(change, []).append(path)
+    return [f"{' '.join(names)} {change}" for change, names in paths.items()]
 
 
 def _pair(before: Any, after: Any) -> str:
