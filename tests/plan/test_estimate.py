@@ -49,7 +49,7 @@ def test_memory_of_healing_smollm2() -> None:
 def test_memory_of_training_all_weights() -> None:
     """In fp32, with gradients and the optimizer's two moments: 16 bytes a parameter, and 2 more than bfloat16 for each."""
     lora = estimated(TEXT).memory_bytes
-    # Two models; adapters of rank 16 on seven maps a layer, in fp32 with gradients and two moments; what 2 x 1,024 tokens leave.
+    # Two models, adapters of rank 16 on seven maps a layer, in fp32 with gradients, what 2 x 1,024 tokens leave.
     models, adapters = 2 * 2 * 134_515_008, 16 * 30 * 16 * 7 * (576 + 1536)
     assert lora == models + adapters + 2 * 30 * 2048 * (16 * 576 + 4 * 1536)
     full = estimated(TEXT.replace("seq = 1Ki }\neval", "seq = 1Ki; method = full }\neval")).memory_bytes

@@ -222,6 +222,11 @@ def test_the_gate_gives_the_value_that_decides():
         {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}
     )
     assert [(item.status, item.value, item.unit) for item in results] == [("fail", 0.8, "ratio"), ("pass", 0.8, "ratio")]
+    # Which text it was is said where there are several.
+    assert {item.on for item in results} == {None}
+    good, bad = {"ppl_increase": 0.02, "agreement": 0.95}, {"ppl_increase": 0.09, "agreement": 0.8}
+    both = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"builtin:wikitext": good, "builtin:pydoc": bad})
+    assert [item.on for item in both] == ["builtin:pydoc", "builtin:wikitext"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

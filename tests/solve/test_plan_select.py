@@ -367,3 +367,12 @@ def test_a_score_of_a_part_needs_no_statistics():
     case = Case(recipe_of("where influence(block) < 0.3 drop\nelse keep"), SMOL)
     assert {request.action for request in case.requests} == {"block"}
     assert case.statistics() == {}
+
+
+def test_a_window_lies_on_what_an_earlier_rule_took_or_is_taken_now():
+    """So the layers of a rule that surely windows them need no score of a later ranking of the rest by a window."""
+    swa = "swa(window=64)"
+    text = f"lowest 2 by nll drop\nlayers 0-3 {swa}\nlowest 1 of rest by kl({swa}) {swa}\nelse keep"
+    ((_, dropped), (_, windowed)) = Case(recipe_of(text), SMOL).scores
+    assert dropped == tuple(range(SMOL.layers))
+    assert windowed == tuple(range(4, SMOL.layers))
