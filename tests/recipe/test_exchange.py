@@ -228,6 +228,15 @@ def test_lists_in_json_that_fit_in_100_columns_stay_on_a_line() -> None:
             "`statements[0].amount`: must be an amount",
             "",
         ),
+        *(
+            (
+                {"rank": "lowest", "amount": no, "by": "nll", "do": "drop"},
+                "LB043",
+                "`statements[0].amount`: must be text",
+                "",
+            )
+            for no in ([6], 2.5, None, True)
+        ),
         ({"modules": [], "do": "drop"}, "LB043", "`statements[0].modules`: must not be empty", ""),
         ({"modules": [3], "do": "drop"}, "LB043", "`statements[0].modules[0]`: must be a glob", ""),
         ({"let": "a", "value": None}, "LB043", "`statements[0].value`: must be a number, text", ""),
