@@ -343,7 +343,11 @@ WRONG = {
     "layer 0.ffn has no `kind`": {**FULL, "ffn": {"width": 48}},
     "layer 0 has the unknown field 'attn'": {**FULL, "attn": "full"},
     "layer 0 lacks the field 'weights'": {"mixer": None, "ffn": None},
-    "known here: none": {**FULL, "weights": {"mlp.up_proj": {"kind": "int", "bits": 4}}},
+    "known here: int": {**FULL, "weights": {"mlp.up_proj": {"kind": "ternary"}}},
+    "lacks the field 'method'": {
+        **FULL,
+        "weights": {"mlp.up_proj": {"kind": "int", "bits": 4, "group": 32, "activations": 16}},
+    },
 }
 
 

@@ -59,7 +59,7 @@ def test_weights_stored_of_a_module_that_is_not_there(workplace: Path, lbdsl) ->
     assert lbdsl("apply", "x.lbr", "model", "-o", "first", "--yes").code == 0
     config = json.loads(Path("first/config.json").read_text())
     config["lbdsl"]["layers"][1]["weights"] = {
-        "self_attn.k_proj": {"kind": "int", "bits": 4, "group": 128, "activations": 16}
+        "self_attn.k_proj": {"kind": "int", "bits": 4, "group": 128, "activations": 16, "method": "rtn"}
     }
     Path("first/config.json").write_text(json.dumps(config))
     done = lbdsl("inspect", "first")
