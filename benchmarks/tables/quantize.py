@@ -1,6 +1,6 @@
 """Rise of SmolLM2's loss under `quantize` alone, and of gptq against rtn, token by token, on both built-in texts.
 
-Needs `make model`. gptq takes its inputs on 16Ki tokens of pydoc; judged on 16Ki tokens of each text, 1Ki a sequence.
+Needs `make model`. gptq takes its inputs on 8Ki tokens of pydoc; judged on 16Ki tokens of each text, 1Ki a sequence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
 SETTINGS = """lbr 1
-measure {{ data = "builtin:pydoc"; tokens = 16Ki; seq = 1Ki }}
+measure {{ data = "builtin:pydoc"; tokens = 8Ki; seq = 1Ki }}
 layers all {action}
 eval {{ data = ["builtin:wikitext", "builtin:pydoc"]; tokens = 16Ki; seq = 1Ki }}
 """
