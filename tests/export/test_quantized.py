@@ -10,8 +10,6 @@ from lbdsl.export.base import subject_of
 from lbdsl.parts.int_weights import Int
 from tests.export_cases import base_facts
 
-pytest.importorskip("torch")
-
 CONFIG, FACTS = base_facts("llama")
 W4, W8A8, W8 = Int(bits=4, group=32), Int(bits=8, group="row", activations=8), Int(bits=8, group=32)
 ATTENTION = [f"self_attn.{x}_proj" for x in "qkvo"]
@@ -86,7 +84,8 @@ def test_one_format_is_said_once() -> None:
 
 
 def test_it_is_a_configuration_of_compressed_tensors() -> None:
-    quantization = pytest.importorskip("compressed_tensors.quantization")
+    from compressed_tensors import quantization
+
     specs = [spec.replace(weights=dict.fromkeys(ATTENTION, W8A8) | dict.fromkeys(MLP, W4)) for spec in FACTS.layer_specs]
     entry = quantization_config(specs, [[*ATTENTION, *MLP]] * len(specs), "model.layers.{}.")
     assert entry is not None

@@ -72,7 +72,8 @@ def test_tensors_are_the_planned_ones(form: Int, shape: tuple[int, int]) -> None
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", FORMS[:3], ids=Int.text)
 def test_words_are_those_of_compressed_tensors(form: Int, shape: tuple[int, int]) -> None:
-    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    from compressed_tensors.compressors.pack_quantized import helpers
+
     tensors = PACKING.pack(form, random(*shape))
     integers, _ = PACKING.integers(form, tensors)
     assert torch.equal(helpers.pack_to_int32(integers, form.bits), tensors["weight_packed"])

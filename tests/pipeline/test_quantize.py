@@ -126,7 +126,8 @@ def test_low_memory_gives_the_same_tensors(method: str, model: Path, tmp_path: P
 
 
 def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     text = MIXED.replace("METHOD", "method=gptq").replace("layers 1 drop\n", "layers 1 drop(block)\n")
     # llama.cpp needs a tokenizer with merges.
     model = Path(shutil.copytree(model, tmp_path / "model"))
@@ -168,7 +169,6 @@ def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> No
 
 
 def test_integers_of_a_file_are_what_compressed_tensors_reads(model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("compressed_tensors")
     _, done = applied(MIXED.replace("METHOD", "method=rtn").replace("layers all quant", "else quant"), model, tmp_path)
     from transformers import AutoModelForCausalLM
 
