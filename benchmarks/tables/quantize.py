@@ -61,10 +61,12 @@ def difference(groups: str) -> Row:
         folders = [artifact(f"W4A16{groups}-{method}", work) for method in ("rtn", "gptq")]
         records = [read_record(folder).unwrap() for folder in folders]
         bench = Workbench(MODEL, RunOptions(dtype=records[0].plan.model.dtype))
-        blocks = eval_blocks(records[0].plan.eval, records[0].plan.measure, None, bench, work)
+        wanted = records[0].plan.eval
+        assert wanted is not None, "the recipe has an eval section"
+        blocks = eval_blocks(wanted, records[0].plan.measure, None, bench, work)
         compute = bench.computed.dtype
         rtn, gptq = (LoadedModel(load_artifact(folder, device="cpu", compute=compute)) for folder in folders)
-        found = {}
+        found: dict[str, float] = {}
         for quality, source in zip(
             judge_on(rtn, gptq, blocks, "gptq against rtn", progress_of(None)),
             (records[0].evaluation or {})["sources"],
