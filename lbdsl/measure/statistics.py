@@ -166,7 +166,7 @@ def pass_over(
 
 def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Callable[..., None]:
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        statistic.add(sums, module, inputs[0].flatten(0, -2), output.flatten(0, -2))
+        statistic.add(sums, module, inputs[0], output)
 
     return hook
 

@@ -107,6 +107,20 @@ def _scales(groups: Tensor, most: int) -> Tensor:
     return (groups.abs().amax(-1) / most).to(torch.bfloat16).float().clamp_(min=MIN_SCALE)
 
 
+def _best_scales(weights: Tensor, most: int, sizes: Tensor) -> Tensor:
+    """The scales [rows] of one group of each row, [rows, size]; `sizes` are the mean squares of the inputs, [size]."""
+    import torch
+
+    least, best = torch.tensor(torch.inf), torch.zeros(())
+    for relative in TRIED:
+        scales = _scales(weights * relative, most)
+        off = weights - _nearest(weights, scales.unsqueeze(-1), most) * scales.unsqueeze(-1)
+        error = off.square_() @ sizes
+        best = torch.where(error < least, scales, best)
+        least = torch.minimum(error, least)
+    return best
+
+
 def _nearest(weights: Tensor, scales: Tensor, most: int) -> Tensor:
     return (weights / scales).round_().clamp_(-most, most)
 
@@ -114,28 +128,40 @@ def _nearest(weights: Tensor, scales: Tensor, most: int) -> Tensor:
 DAMPING = 0.01
 """What is added to the diagonal of the Gram matrix, relative to its mean; as in the paper."""
 
+TRIED = [step / 50 for step in range(30, 56)]
+"""The sizes of a scale that gptq tries, relative to the one that reaches the largest weight."""
+
 BLOCK = 128
 """Columns between two updates of the rest of the matrix."""
 
 
 def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Tensor, Tensor]:
     """As `_rounded`, in float32, for a matrix [rows, columns], which is overwritten. Columns are rounded in order, and the
-    columns that follow make up for the error of each, as the Gram matrix of the inputs [columns, columns] says; the scales
-    of a group are those of its weights when the first of them is rounded.
+    columns that follow make up for the error of each, as the Gram matrix of the inputs [columns, columns] says; the scale
+    of a group is that of its weights when the first of them is rounded, of all TRIED with the least error, each column
+    weighed by the mean square of its input. The inverse is the upper Cholesky factor of that of the damped Gram matrix.
 
     Source: GPTQ (arXiv 2210.17323), with the Cholesky factor of the inverse.
     """
     import torch
 
     columns = left.shape[1]
-    inverse = _inverse_factor(gram)
+    inverse = gram.to("cpu", torch.float32, copy=True)
+    diagonal = inverse.diagonal()
+    # Inputs that are always 0 are left alone.
+    diagonal += torch.where(diagonal == 0, 1.0, DAMPING * diagonal.mean())
+    sizes = diagonal.clone()
+    # One name for all, so that each is freed as soon as the next is there: these matrices can take gigabytes.
+    inverse = torch.linalg.cholesky(inverse)
+    inverse = torch.cholesky_inverse(inverse)
+    inverse = torch.linalg.cholesky(inverse, upper=True)
     integers, scales = torch.empty(left.shape, dtype=torch.int8), []
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         errors = torch.empty_like(left[:, start:stop])
         for column in range(start, stop):
             if column % size == 0:
-                scales.append(_scales(left[:, column : column + size], most))
+                scales.append(_best_scales(left[:, column : column + size], most, sizes[column : column + size]))
             whole = _nearest(left[:, column], scales[-1], most)
             integers[:, column] = whole.to(torch.int8)
             error = (left[:, column] - whole * scales[-1]) / inverse[column, column]
@@ -143,15 +169,3 @@ def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Te
             errors[:, column - start] = error
         left[:, stop:] -= errors @ inverse[start:stop, stop:]
     return integers, torch.stack(scales, dim=1)
-
-
-def _inverse_factor(gram: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of the damped Gram matrix; inputs that are always 0 are left alone."""
-    import torch
-
-    factor = gram.to("cpu", torch.float32, copy=True)
-    diagonal = factor.diagonal()
-    diagonal += torch.where(diagonal == 0, 1.0, DAMPING * diagonal.mean())
-    factor = torch.linalg.cholesky(factor)
-    factor = torch.cholesky_inverse(factor)
-    return torch.linalg.cholesky(factor, upper=True)

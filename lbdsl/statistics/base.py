@@ -51,9 +51,9 @@ class Statistic(BaseModel):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         """The modules, by name relative to the layer, whose inputs and outputs `add` gets; () if only weights are used."""
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        """Add the inputs and outputs of a watched module for M tokens, in the model's compute dtype, to `sums`; sums should
-        be in float32 or better, and stay on the device."""
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        """Add the inputs and outputs of a watched module for B sequences of N tokens, in the model's compute dtype, to
+        `sums`; sums should be in float32 or better, and stay on the device."""
         raise NotImplementedError
 
     @abstractmethod

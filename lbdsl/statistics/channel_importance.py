@@ -20,8 +20,8 @@ class ChannelImportance(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return (down_of(model),)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        add_sizes(sums, input_MD.float())
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        add_sizes(sums, input_BND.float().flatten(0, 1))
 
     def value(self, seen: Observed) -> Tensor:
         return importance(seen)

@@ -33,8 +33,8 @@ class ChannelRefit(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return (down_of(model),)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        inputs, width = input_MD.float(), input_MD.shape[1]
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        inputs, width = input_BND.float().flatten(0, 1), input_BND.shape[-1]
         add_sizes(sums, inputs)
         sums.setdefault("products", inputs.new_zeros(width, width)).addmm_(inputs.T, inputs)
 

@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FIRST = 32
+"""How many other tokens the first token of a sequence counts as. Every later token attends to it, and its hidden states are
+like no other's: without this weight, error feedback that makes the mean output better makes its keys and values useless."""
+
+
 class InputGram(Statistic):
-    """Shape [D, D]: the mean of x x^T over the tokens, for the inputs x of `module`."""
+    """Shape [D, D]: the mean of x x^T over the tokens, for the inputs x of `module`; each sequence's first token counts FIRST
+    times.
+
+    Source: weights by how much a token is attended to are those of RSQ (arXiv 2503.01820).
+    """
 
     kind: Literal["input_gram"] = "input_gram"
     module: str
@@ -21,11 +30,17 @@ class InputGram(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return (self.module,)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        inputs = input_MD.float()
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        import torch
+
+        weights = input_BND.new_ones(input_BND.shape[:2], dtype=torch.float32)
+        weights[:, 0] = FIRST
+        inputs = (input_BND.float() * weights.sqrt().unsqueeze(-1)).flatten(0, 1)
         if "products" not in sums:
+            sums["weights"] = inputs.new_zeros(())
             sums["products"] = inputs.new_zeros(inputs.shape[1], inputs.shape[1])
         sums["products"].addmm_(inputs.T, inputs)
+        sums["weights"] += weights.sum()
 
     def value(self, seen: Observed) -> Tensor:
-        return seen.sums.pop("products").div_(seen.tokens)
+        return seen.sums.pop("products").div_(seen.sums["weights"])

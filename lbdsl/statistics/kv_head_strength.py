@@ -24,8 +24,8 @@ class KVHeadStrength(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return (projection(model, "v"),)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        found = heads_of(output_ME, module, "v", self.kv_heads, self.head_dim).norm(dim=-1).sum(0)
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        found = heads_of(output_BNE, module, "v", self.kv_heads, self.head_dim).norm(dim=-1).sum(0)
         sums["lengths"] = sums["lengths"] + found if "lengths" in sums else found
 
     def value(self, seen: Observed) -> Tensor:

@@ -18,8 +18,8 @@ def projection(model: ModelFacts, of: Which) -> str:
     return QKV if any(row.module == QKV for row in model.family_data.attention) else f"self_attn.{of}_proj"
 
 
-def heads_of(output_ME: Tensor, module: str, of: Which, kv_heads: int, head_dim: int) -> Tensor:
+def heads_of(output_BNE: Tensor, module: str, of: Which, kv_heads: int, head_dim: int) -> Tensor:
     """Keys or values by head, [tokens, kv_heads, head_dim], in float32."""
     size = kv_heads * head_dim
-    stop = output_ME.shape[1] - (size if module == QKV and of == "k" else 0)
-    return output_ME[:, stop - size : stop].unflatten(1, (kv_heads, head_dim)).float()
+    stop = output_BNE.shape[-1] - (size if module == QKV and of == "k" else 0)
+    return output_BNE[..., stop - size : stop].flatten(0, 1).unflatten(1, (kv_heads, head_dim)).float()

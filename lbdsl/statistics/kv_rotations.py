@@ -32,10 +32,10 @@ class KVRotations(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return (projection(model, self.of),)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
         import torch
 
-        x_MNGH = heads_of(output_ME, module, self.of, self.kv_heads, self.head_dim).unflatten(1, (self.n, -1))
+        x_MNGH = heads_of(output_BNE, module, self.of, self.kv_heads, self.head_dim).unflatten(1, (self.n, -1))
         found = torch.einsum("mni,mngj->ngij", x_MNGH[:, :, 0], x_MNGH)
         sums["products"] = sums["products"] + found if "products" in sums else found
 

@@ -170,7 +170,7 @@ def statistics_of(change: LayerChange, layer: int, facts: ModelFacts, model, inp
         (module,) = statistic.watched(spec, facts)
         down = model.model.layers[layer].get_submodule(module)
         for part in inputs_MW.tensor_split([100]):
-            statistic.add(sums, module, part, down(part))
+            statistic.add(sums, module, part[None], down(part)[None])
         seen = Observed(sums, len(inputs_MW), model.model.layers[layer].get_parameter, spec, facts)
         value = statistic.value(seen).float()
         assert tuple(value.shape) == named.dims

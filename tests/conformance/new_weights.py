@@ -66,8 +66,8 @@ class Loudness(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return ("mlp.down_proj",)
 
-    def add(self, sums: dict[str, Tensor], module: str, input_MD: Tensor, output_ME: Tensor) -> None:
-        sums["size"] = sums.get("size", 0) + input_MD.double().abs().sum(0)
+    def add(self, sums: dict[str, Tensor], module: str, input_BND: Tensor, output_BNE: Tensor) -> None:
+        sums["size"] = sums.get("size", 0) + input_BND.double().abs().sum((0, 1))
 
     def value(self, seen: Observed) -> Tensor:
         return seen.sums["size"] / seen.tokens
