@@ -1,6 +1,6 @@
 """A checkpoint of 8 GB that nobody trained, and what is run on it in processes of their own.
 
-    python tests/slow/large_checkpoint.py baseline|convert|weights FOLDER OUT
+    python -m tests.slow.large_checkpoint baseline|convert|rtn|gptq|weights FOLDER OUT
 
 prints one JSON object; VmHWM is the process's peak of resident memory, mapped files included.
 """
@@ -32,7 +32,8 @@ CONFIG = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
 SHARD_LAYERS = 5
-RECIPE = 'recipe "big"\nlayers 3, 9, 14 drop\nlayers 1-2, 4-8 swa(window=1024, sinks=4)\n'
+CONVERT = "layers 3, 9, 14 drop\nlayers 1-2, 4-8 swa(window=1024, sinks=4)\n"
+RECIPES = {"rtn": "layers all quantize(bits=4)\n", "gptq": "layers 0-1 quantize(bits=4, method=gptq)\n"}
 
 
 def peak_bytes() -> int:
@@ -41,7 +42,7 @@ def peak_bytes() -> int:
 
 
 def write_checkpoint(folder: Path) -> None:
-    """Random bytes on the disk, in shards of five layers; embeddings and head, of more than 1 GB each, in two more."""
+    """Random numbers on the disk, in shards of five layers; embeddings and head, of more than 1 GB each, in two more."""
     import numpy as np
 
     hidden, ff, kv = CONFIG["hidden_size"], CONFIG["intermediate_size"], 8 * 128
@@ -80,14 +81,16 @@ def write_checkpoint(folder: Path) -> None:
         with (folder / file).open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             while end:
-                stream.write(random.bytes(min(end, 2**24)))
-                end -= min(end, 2**24)
+                # bfloat16 from 1/128 to 1/64, and their negatives.
+                bits = random.integers(2**16, size=min(end, 2**24) // 2, dtype=np.uint16)
+                stream.write(bits & 0x807F | 0x3C00)
+                end -= bits.nbytes
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     (folder / "config.json").write_text(json.dumps(CONFIG))
 
 
-def plan_for(folder: Path):
-    """The plan of RECIPE without any measurement, the source, and its facts."""
+def plan_for(folder: Path, mode: str):
+    """The plan of a mode's recipe without any measurement, the source, and its facts."""
     from lbdsl.model.inspect import inspect_model
     from lbdsl.model.source import resolve_source
     from lbdsl.plan.build import build
@@ -97,7 +100,7 @@ def plan_for(folder: Path):
 
     source = resolve_source(str(folder))
     facts = inspect_model(source).unwrap()
-    recipe = recipe_from_text(RECIPE, "big.lbr", {}).unwrap()
+    recipe = recipe_from_text(RECIPES.get(mode, CONVERT), "big.lbr", {}).unwrap()
     ref = ModelRef(
         source=str(folder),
         digest="0" * 64,
@@ -110,17 +113,20 @@ def plan_for(folder: Path):
 
 
 def main(mode: str, folder: Path, out: Path) -> dict:
+    import torch
 
     from lbdsl.core.progress import Silent
+    from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.data.split import TextPart
     from lbdsl.model.load import load_tokenizer
     from lbdsl.run.apply import RunInputs, run_plan
     from lbdsl.run.rewrite import rewriting_of
     from lbdsl.run.shards import carry_out
 
-    plan, source, facts = plan_for(folder)
+    plan, source, facts = plan_for(folder, mode)
     tokenizer = load_tokenizer(source)
     found = {"imported": peak_bytes()}
-    if mode == "convert":
+    if mode in ("convert", *RECIPES):
 
         def never():
             raise AssertionError("the model is not loaded")
@@ -135,6 +141,7 @@ def main(mode: str, folder: Path, out: Path) -> dict:
             heal_blocks=None,
             eval_blocks=None,
             gate=lambda scores: (),
+            calibration=TokenBlocks(torch.randint(256, (4, 512)), "", "", TextPart.SCORE, 0, 1, None),
         )
         run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
     elif mode == "weights":

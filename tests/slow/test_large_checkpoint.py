@@ -103,6 +103,23 @@ def test_peak_memory_of_a_conversion(place):
     shutil.rmtree(out)
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_peak_memory_of_quantizing(place, method):
+    """One layer at a time: the weights before and after, and what error feedback holds of the largest Gram matrix."""
+    layer = sum(info.stop - info.start for name, info in read_tensors(place / "base").items() if ".layers.0." in name)
+    gram = 4 * large_checkpoint.CONFIG["intermediate_size"] ** 2
+    baseline = run("baseline", place, "none")["peak"]
+    started = time.perf_counter()
+    over = run(method, place, method)["peak"] - baseline
+    print(
+        f"\n{method}: +{over / MB:.0f} MB over what is imported; the layer {layer / MB:.0f} MB, the largest Gram matrix "
+        f"{gram / MB:.0f} MB; {time.perf_counter() - started:.0f} s"
+    )
+    check_files(place / method, read_record(place / method).unwrap())
+    shutil.rmtree(place / method)
+    assert over < layer + 1000 * MB + (3 * gram if method == "gptq" else 0)
+
+
 def test_time_against_cp(place):
     """A B B A: rewriting (fsync included), and cp of the bytes that it writes, with and without a sync at the end."""
     times: dict[str, list[float]] = {"rewrite": [], "cp": [], "cp + sync": []}
