@@ -48,9 +48,13 @@ def blocks(smollm2: str) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def in_lbdsl(folder: Path, blocks: torch.Tensor) -> torch.Tensor:
-    """[8, 511]: the log-probability of each token but the first."""
-    model = load_artifact(folder, read_record(folder).unwrap().plan, device="cpu", dtype=torch.bfloat16)
+def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: float = 0.0) -> torch.Tensor:
+    """[8, 511]: the log-probability of each token but the first; `noise` is relative, in the embeddings."""
+    model = load_artifact(folder, read_record(folder).unwrap().plan, device="cpu", dtype=dtype)
+    random = torch.Generator().manual_seed(0)
+    shake = lambda _module, _ids, out: out * (1 + noise * torch.randn(out.shape, generator=random))  # noqa: E731
+    if noise:
+        model.get_input_embeddings().register_forward_hook(shake)
     rows = [model(input_ids=row[None], use_cache=False).logits[0, :-1].float().log_softmax(-1) for row in blocks]
     return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
 
@@ -58,30 +62,45 @@ def in_lbdsl(folder: Path, blocks: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("way", ["decilm", "plugin"])
 @pytest.mark.parametrize("name", ["quantized", "int4", "int8"])
 def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
+    """Compared with our model in float32, within the bounds or no further than our own model is from itself.
+
+    Rounding activations to 8 bits is not continuous: a change of one in 100,000 in the embeddings moves some of them to
+    another integer, and a deep model makes that large. In bfloat16 our own model is as far from itself as that, too.
+    """
     folder = artifact_of(name, smollm2)
     model, plugin = folder, None
     if way == "decilm":
         model = export_artifact(folder, "decilm", output=tmp_path / "decilm").folder
     else:
         plugin = install_plugin(tmp_path / "plugin")
-    served = serve(
-        model,
-        blocks.tolist(),
-        tmp_path,
-        max_tokens=1,
-        max_model_len=1024,
-        trust_remote_code=way == "decilm",
-        plugin=plugin,
-        score=True,
-        environment=W4A16,
-    )
-    ours, theirs = in_lbdsl(folder, blocks), torch.tensor(served.scores)
-    apart = (ours - theirs).abs().flatten()
-    rise = float((ours.mean() - theirs.mean()).exp() - 1)
-    print(f"{name}, {way}: mean {apart.mean():.4f}, 99 % {apart.quantile(0.99):.4f}, perplexity {rise:+.3%}")
-    assert apart.mean() <= 0.02
-    assert apart.quantile(0.99) <= 0.15
-    assert abs(rise) < 0.005
+    ours = in_lbdsl(folder, blocks, torch.float32)
+    apart = {
+        "lbdsl shaken": ours - in_lbdsl(folder, blocks, torch.float32, noise=1e-5),
+        "lbdsl bfloat16": ours - in_lbdsl(folder, blocks, torch.bfloat16),
+    }
+    for dtype in ("float16", "bfloat16"):
+        served = serve(
+            model,
+            blocks.tolist(),
+            tmp_path,
+            max_tokens=1,
+            max_model_len=1024,
+            dtype=dtype,
+            trust_remote_code=way == "decilm",
+            plugin=plugin,
+            score=True,
+            environment=W4A16,
+        )
+        apart[f"vllm {dtype}"] = ours - torch.tensor(served.scores)
+    mean = {side: float(each.abs().mean()) for side, each in apart.items()}
+    most = {side: float(each.abs().flatten().quantile(0.99)) for side, each in apart.items()}
+    rise = {side: float(each.mean().exp() - 1) for side, each in apart.items()}
+    for side in apart:
+        print(f"{name}, {way}, {side}: mean {mean[side]:.4f}, 99 % {most[side]:.4f}, perplexity {rise[side]:+.3%}")
+    for side, own in (("vllm float16", "lbdsl shaken"), ("vllm bfloat16", "lbdsl bfloat16")):
+        assert mean[side] <= max(0.02, 1.2 * mean[own]), side
+        assert most[side] <= max(0.15, 1.2 * most[own]), side
+        assert abs(rise[side]) < 0.005, side
 
 
 @pytest.mark.parametrize("name", ["blocks"])
@@ -89,6 +108,6 @@ def test_llamacpp_has_our_perplexity(name: str, smollm2: str, blocks: torch.Tens
     folder = artifact_of(name, smollm2)
     done = export_artifact(folder, "gguf", output=tmp_path / "gguf")
     answer = run_llamacpp(python, tmp_path, model=str(done.folder / "model.gguf"), context=1024, blocks=blocks.tolist())
-    theirs, ours = sum(answer["nll"]) / len(answer["nll"]), -float(in_lbdsl(folder, blocks).mean())
+    theirs, ours = sum(answer["nll"]) / len(answer["nll"]), -float(in_lbdsl(folder, blocks, torch.bfloat16).mean())
     print(f"{name}: nll {theirs:.5f}, {ours:.5f} here")
     assert abs(torch.tensor(theirs - ours).exp() - 1) < 0.01
