@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.diagnostic import Diagnostic, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import Expresses
 from lbdsl.export.gguf_metadata import model_fields
 from lbdsl.export.gguf_target import EXPRESSES, GgufModel, target_of
-from lbdsl.export.gguf_tensors import out_tensors
+from lbdsl.export.gguf_tensors import layer_tensors, out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.load_check import loading
+from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts.int_weights import Int
 
 FILE = "model.gguf"
 
@@ -26,8 +28,8 @@ class Gguf(Exporter):
     What: weights, tokenizer and chat template in `model.gguf`. 16-bit weights are written as float16: llama.cpp rounds
     activations to the type of the weights, and float16 has three more mantissa bits than bfloat16. A matrix with a value
     beyond 65,504 stays bfloat16. float32 stays float32. Integers of `quantize` are written as
-    Q4_0 and Q8_0, the same integers and scales; llama.cpp rounds activations in its own way. For K-quants use
-    `llama-quantize`, on a model that is not quantized.
+    Q4_0 and Q8_0, the same integers and scales; llama.cpp rounds activations in its own way. K-quants are made by
+    `llama-quantize` from the export of a model that is not quantized; a note has the command.
     Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it supports
     the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths, `granite_swa` for
     windows in Llama-like layers. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
@@ -45,7 +47,13 @@ class Gguf(Exporter):
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        return target_of(subject).diagnostics
+        target, found = target_of(subject)
+        command = k_quants(target) if target is not None else None
+        if command is None:
+            return found
+        what = "integers are written as Q4_0 and Q8_0; K-quants of the same bits are made by llama.cpp's `llama-quantize`"
+        help = ("export the model without `quantize`, and run", command)
+        return (*found, note("LB526", what, help=help))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -54,6 +62,32 @@ class Gguf(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return f"llama-cli -fa on -m {output / FILE}"
+
+
+def k_quants(target: GgufModel) -> str | None:
+    """The command that quantizes the same maps to K-quants, in the file of the model without `quantize`; None if there are
+    none. Patterns are for the whole line: the last that matches a tensor wins, and Q8_0 is what none matches."""
+    rows = {row.name: row for row in target.layout.family.mixer_rows + target.layout.family.ffn_rows}
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for place, spec in enumerate(target.specs):
+        for tensor in spec.tensors(target.facts):
+            if tensor.is_matrix:
+                storage = spec.storage(tensor.module)
+                kind = f"q{storage.bits}" if isinstance(storage, Int) else "f16"
+                shape = TensorInfo("", "", tensor.shape, "", 0, 0)
+                for out in layer_tensors(target, place, shape, rows[tensor.name]):
+                    name = out.name.removeprefix(f"blk.{place}.").removesuffix(".weight")
+                    blocks.setdefault((kind, name), []).append(str(place))
+    if all(kind == "f16" for kind, _ in blocks):
+        return None
+    types = {"q4": "q4_k", "f16": "f16"}
+    patterns = (
+        f" --tensor-type 'blk\\.({'|'.join(places)})\\.{name}\\.={types[kind]}'"
+        for (kind, name), places in blocks.items()
+        if kind in types
+    )
+    keep = "--token-embedding-type f16 --output-tensor-type f16"
+    return f"llama-quantize {keep}{''.join(patterns)} {FILE} k-quants.gguf Q8_0"
 
 
 def write_model(

@@ -81,12 +81,12 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
                 packed = PackedMatrix(storage, parts)
             else:
                 info, packed = find(prefix + tensor.name), None
-            found += (replace(out, packed=packed) for out in _layer_tensors(target, place, info, rows[tensor.name]))
+            found += (replace(out, packed=packed) for out in layer_tensors(target, place, info, rows[tensor.name]))
         found += _constants(target, place, sizes)
     return tuple(found)
 
 
-def _layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
+def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
     """The output tensors of one parameter of a layer: one, or several if a fused parameter is split."""
     graph, sizes, block = target.graph, target.layout.sizes, f"blk.{place}."
     module, _, leaf = row.gguf.rpartition(".")

@@ -18,8 +18,8 @@ like no other's: without this weight, error feedback that makes the mean output 
 
 
 class InputGram(Statistic):
-    """Shape [D, D]: the mean of x x^T over the tokens, for the inputs x of `module`; the first token of each sequence counts
-    FIRST times.
+    """Shape [D, D]: the mean of x x^T over the tokens, for the inputs x of `module`; a sequence's first token counts FIRST
+    times.
 
     Source: weights by how much a token is attended to are those of RSQ (arXiv 2503.01820).
     """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
 
 from lbdsl.artifact.quantization import quantization_config
@@ -50,9 +53,44 @@ def test_a_kernel_that_there_is_not_on_every_machine(kind: str) -> None:
     assert said(W4) == [marlin]
 
 
-@pytest.mark.parametrize("kind", ["native", "gguf"])
-def test_other_engines_take_each_module_as_it_is(kind: str) -> None:
-    assert found(kind, {"self_attn.k_proj": W4, "mlp.up_proj": W8, "mlp.gate_proj": W8A8}) == []
+@pytest.mark.parametrize(("kind", "notes"), [("native", []), ("gguf", ["LB526"])])
+def test_other_engines_take_each_module_as_it_is(kind: str, notes: list[str]) -> None:
+    said = found(kind, {"self_attn.k_proj": W4, "mlp.up_proj": W8, "mlp.gate_proj": W8A8})
+    assert [code for code, _ in said] == notes
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_the_command_for_k_quants_has_the_bits_of_every_matrix(family: str) -> None:
+    """As llama-quantize reads it: each pattern is searched in a tensor's name, and the last that is found wins."""
+    config, facts = base_facts(family)
+    layers = range(len(facts.layer_specs))
+    maps = [facts.layer_specs[layer].linear_maps(facts) for layer in layers]
+    wanted = {layer: {name: (W4, W8)[(layer + at) % 2] for at, name in enumerate(maps[layer]) if at} for layer in layers}
+    wanted[0] = {}
+    specs = [spec.replace(weights=wanted[layer]) for layer, spec in enumerate(facts.layer_specs)]
+    (said,) = [d for d in exporters()["gguf"].check(subject_of(config, facts, specs)) if d.code == "LB526"]
+    words = shlex.split(said.help[-1])
+    assert words[0] == "llama-quantize"
+    rules = [words[at + 1].rsplit("=", 1) for at, word in enumerate(words) if word == "--tensor-type"]
+    assert words[-1] == "Q8_0"
+
+    def kind(layer: int, tensor: str) -> str:
+        return next((k for pattern, k in rules[::-1] if re.search(pattern, f"blk.{layer}.{tensor}.weight")), "q8_0")
+
+    names = {row.name.removesuffix(".weight"): row.gguf.removesuffix(".weight") for row in facts.family_data.mlp}
+    names["self_attn.o_proj"] = "attn_output"
+    types = {None: "f16", 4: "q4_k", 8: "q8_0"}
+    pairs = [(layer, module) for layer in layers for module in names if module in maps[layer]]
+    assert len(pairs) >= 3 * len(layers)
+    for layer, module in pairs:
+        stored = wanted[layer].get(module)
+        tensors = ("ffn_gate", "ffn_up") if names[module] == "ffn_gate_up" else (names[module],)
+        for tensor in tensors:
+            assert kind(layer, tensor) == types[stored and stored.bits]
+
+
+def test_no_command_for_k_quants_without_quantize() -> None:
+    assert found("gguf", {}) == []
 
 
 def test_every_module_is_named_once_and_in_order() -> None:
