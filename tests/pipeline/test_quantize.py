@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import lbdsl
 from lbdsl.artifact.record import packed_weights, read_record
@@ -20,6 +19,7 @@ from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_recipe
+from tests.containers import same_in_every_container, saved
 from tests.export_cases import small_tokenizer
 from tests.tiny_model import save_tiny_model
 
@@ -46,10 +46,6 @@ def applied(text: str, model: Path, folder: Path, name: str = "out", **options: 
     done = apply_plan(planned, chosen=ApplyOptions(output=folder / name))
     assert done.exit_code == 0, done.diagnostics
     return planned, done
-
-
-def saved(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 @pytest.mark.parametrize("heal", ["", HEAL])
@@ -126,17 +122,12 @@ def test_low_memory_gives_the_same_tensors(method: str, model: Path, tmp_path: P
 
 
 def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> None:
-    import gguf
-
     text = MIXED.replace("METHOD", "method=gptq").replace("layers 1 drop\n", "layers 1 drop(block)\n")
     # llama.cpp needs a tokenizer with merges.
     model = Path(shutil.copytree(model, tmp_path / "model"))
     small_tokenizer().save_pretrained(model)
     planned, done = applied(text, model, tmp_path)
-    artifact = saved(done.folder)
-    decilm = saved(export_artifact(done.folder, "decilm", output=tmp_path / "decilm").folder)
-    assert artifact.keys() == decilm.keys()
-    assert all(torch.equal(artifact[name], decilm[name]) for name in artifact)
+    assert same_in_every_container(done.folder, planned.plan, tmp_path) == 5 * 7
     native = json.loads(
         (export_artifact(done.folder, "native", output=tmp_path / "native").folder / "config.json").read_text()
     )
@@ -145,27 +136,6 @@ def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> No
     assert named == {
         name.removesuffix(".weight_scale") for name in saved(tmp_path / "native") if name.endswith("weight_scale")
     }
-    file = export_artifact(done.folder, "gguf", output=tmp_path / "gguf").folder / "model.gguf"
-    model_in_memory = dict(load_artifact(done.folder, planned.plan, device="cpu").named_parameters())
-    compared = 0
-    for tensor in gguf.GGUFReader(file).tensors:
-        kind = tensor.tensor_type.name
-        if kind not in ("Q4_0", "Q8_0"):
-            continue
-        block, place, name = tensor.name.split(".")[0], int(tensor.name.split(".")[1]), tensor.name.split(".")[2]
-        assert block == "blk"
-        layer = [0, 2, 3, 4, 5][place]
-        part = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
-        part |= {"attn_output": "self_attn.o_proj", **{f"ffn_{x}": f"mlp.{x}_proj" for x in ("gate", "up", "down")}}
-        expected = model_in_memory[f"model.layers.{layer}.{part[name]}.weight"]
-        if name in ("attn_q", "attn_k"):
-            heads = expected.shape[0] // 8
-            expected = expected.reshape(heads, 2, 4, -1).swapaxes(1, 2).reshape(expected.shape)
-        found = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
-        assert torch.equal(found, expected), tensor.name
-        assert tensor.n_bytes == expected.numel() // 32 * {"Q4_0": 18, "Q8_0": 34}[kind]
-        compared += 1
-    assert compared == 5 * 7
 
 
 def test_integers_of_a_file_are_what_compressed_tensors_reads(model: Path, tmp_path: Path) -> None:
