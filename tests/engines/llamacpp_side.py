@@ -1,12 +1,14 @@
 """Runs in llama.cpp's own environment: reads a JSON task from standard input, writes a JSON answer to the file named.
 
 Task: {"model": path, "context": n, "batch": n, "texts": [...], "prompts": [[ids]], "new": n, "blocks": [[ids]],
-"logits": [[ids]]}. Answer: the tokens of each text; for each prompt the greedy tokens and, at each step, the gap between
-the two best logits; the mean negative log likelihood (nats/token) of each block; all logits of each row of "logits".
+"logits": [[ids]], "timed": [[ids]]}. Answer: the tokens of each text; for each prompt the greedy tokens and, at each step,
+the gap between the two best logits; the mean negative log likelihood (nats/token) of each block; all logits of each row of
+"logits"; the seconds that "new" tokens after each of "timed" take.
 """
 
 import json
 import sys
+import time
 
 import llama_cpp
 import numpy as np
@@ -38,6 +40,7 @@ def main() -> None:
         "greedy": [greedy(model, ids, task.get("new", 0)) for ids in task.get("prompts", [])],
         "nll": [nll(model, ids) for ids in task.get("blocks", [])],
         "logits": [logits(model, ids).tolist() for ids in task.get("logits", [])],
+        "decode_seconds": [decode_seconds(model, ids, task["new"]) for ids in task.get("timed", [])],
         "meta": {key: value for key, value in model.metadata.items() if len(value) < 200},
     }
     with open(sys.argv[1], "w") as stream:
@@ -61,6 +64,15 @@ def greedy(model, ids, new):
         gaps.append(float(best - second))
         model.eval(tokens[-1:])
     return {"tokens": tokens, "gaps": gaps}
+
+
+def decode_seconds(model, ids, new):
+    model.reset()
+    model.eval(ids)
+    started = time.perf_counter()
+    for _ in range(new):
+        model.eval([int(model.scores[model.n_tokens - 1].argmax())])
+    return time.perf_counter() - started
 
 
 def nll(model, ids):

@@ -25,7 +25,8 @@ BATCHED = 4096
 @dataclass(frozen=True)
 class Served:
     """`tokens[p]` are the greedy tokens of prompt p, `again` those of a second round, from the cached prefixes;
-    `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's tokens but the first."""
+    `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's tokens but the first;
+    `again_seconds` is what the second round took."""
 
     tokens: list[list[int]]
     again: list[list[int]]
@@ -33,6 +34,7 @@ class Served:
     architecture: str
     log: str
     scores: list[list[float]] = field(default_factory=list)
+    again_seconds: float = 0.0
 
     @property
     def capacity(self) -> int:
@@ -102,7 +104,9 @@ def serve(
         return Served([], [], [], "", done.stdout)
     found = json.loads(result.read_text())
     top = [[{int(token): value for token, value in step.items()} for step in steps] for steps in found["top"]]
-    return Served(found["tokens"], found["again"], top, found["architecture"], done.stdout, found["scores"])
+    return Served(
+        found["tokens"], found["again"], top, found["architecture"], done.stdout, found["scores"], found["again_seconds"]
+    )
 
 
 def install_plugin(target: Path) -> Path:

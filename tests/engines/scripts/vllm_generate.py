@@ -5,7 +5,8 @@
 JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
       "score", "options"}
 RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
-         "loaded_in", "seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if "score" is true
+         "loaded_in", "seconds", "again_seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if
+         "score" is true
 """
 
 import json
@@ -35,7 +36,9 @@ def main(job_path, result_path):
     )
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
     outputs = llm.generate(prompts, wanted, use_tqdm=False)
+    between = time.monotonic()
     again = llm.generate(prompts, wanted, use_tqdm=False) if job["twice"] else []  # from the prefixes that are cached
+    again_seconds = time.monotonic() - between
     completions = [output.outputs[0] for output in outputs]
     result = {
         "tokens": [list(done.token_ids) for done in completions],
@@ -52,7 +55,8 @@ def main(job_path, result_path):
         ],
         "architecture": llm.llm_engine.model_config.architecture,
         "loaded_in": loaded,
-        "seconds": time.monotonic() - started - loaded,
+        "seconds": between - started - loaded,
+        "again_seconds": again_seconds,
     }
     with open(result_path, "w") as stream:
         json.dump(result, stream)
