@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.model.checkpoint import SINGLE, read_tensors
 from lbdsl.model.config_file import read_json_object
+from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.packing import packings
 from lbdsl.parts import TensorShape
 from lbdsl.plan.schema import Plan
@@ -141,7 +143,7 @@ class _Packer:
 
     def _write_weights(self, spool: Path) -> None:
         new: dict[str, MadeTensor] = {}
-        where: dict[str, int] = {}
+        where: dict[str, TensorInfo] = {}
         drop: set[str] = set()
         for layer, matrices in self._matrices.items():
             for tensor, storage in matrices:
@@ -151,12 +153,14 @@ class _Packer:
                     for name, form in storage.saved_tensors(tensor, self._facts).items()
                 }
                 new |= names
-                where |= dict.fromkeys(names, layer)
                 drop |= {old} - names.keys()
+            if matrices:
+                packed = spool / str(layer)
+                where |= {name: replace(info, file=f"{layer}/{info.file}") for name, info in read_tensors(packed).items()}
 
         def make(name: str) -> bytes:
-            info = read_tensors(spool / str(where[name]))[name]
-            with (spool / str(where[name]) / SINGLE).open("rb") as stream:
+            info = where[name]
+            with (spool / info.file).open("rb") as stream:
                 stream.seek(info.start)
                 return stream.read(info.stop - info.start)
 
