@@ -71,6 +71,11 @@ class LayerSpec(Value):
     def storage(self, module: str) -> Storage | None:
         return dict(self.weights).get(module)
 
+    @property
+    def needs_gram(self) -> bool:
+        """Whether any weights are stored with the help of their inputs on calibration text."""
+        return any(storage.needs_gram for _, storage in self.weights)
+
     def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
         """The layer's parameters, including the norms around its sub-blocks, attention first."""
         family = model.family_data

@@ -46,10 +46,6 @@ def packs(plan: Plan) -> bool:
     return any(storage.packs for spec in plan.specs for _, storage in spec.weights)
 
 
-def needs_text(plan: Plan) -> bool:
-    return any(storage.needs_gram for spec in plan.specs for _, storage in spec.weights)
-
-
 def pack_model(
     source: Path,
     folder: Path,

@@ -151,7 +151,6 @@ def _apply(
 ) -> Applied:
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import RunInputs, run_plan
-    from lbdsl.run.packing import needs_text
 
     progress = progress_of(progress)
     plan, bench = planned.plan, planned.bench
@@ -167,7 +166,7 @@ def _apply(
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
-    calibration = score_blocks(plan.measure, bench, folder) if needs_text(plan) else None
+    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     inputs = RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,

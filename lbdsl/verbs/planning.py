@@ -160,8 +160,8 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
     used = chosen.value.used_statistics
+    on = measured.on or _nothing_measured(resolved, bench, chosen.value)
     joint, joint_digest = _joint(resolved, bench, chosen.value, measured)
-    on = measured.on or _nothing_measured(resolved)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
         source=_lasting(bench),
@@ -192,10 +192,15 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     return Planned(with_predictions(built.value, bench), diagnostics, resolved, bench)
 
 
-def _nothing_measured(recipe: Recipe) -> MeasuredOn:
-    """`MeasuredOn` of a recipe that needs no score: only the joint loss is measured on its calibration text."""
-    seq = recipe.measure.seq or 0
-    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=seq, fingerprint=None)
+def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:
+    """`MeasuredOn` of a recipe that needs no score; its calibration text may still be needed when weights are stored."""
+    from lbdsl.verbs.texts import data_folder, score_blocks
+
+    seq, digest, tokens = recipe.measure.seq or 0, None, 0
+    if any(spec.needs_gram for spec in chosen.specs):
+        blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+        digest, tokens = blocks.digest, blocks.tokens
+    return MeasuredOn(data=recipe.measure.data, digest=digest, tokens=tokens, seq=seq, fingerprint=None)
 
 
 def _lasting(bench: Workbench) -> str:

@@ -15,7 +15,8 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.packing import packings
-from lbdsl.verbs.applying import ApplyOptions, apply_plan
+from lbdsl.plan.file import save_plan
+from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_recipe
@@ -119,6 +120,31 @@ def test_low_memory_gives_the_same_tensors(method: str, model: Path, tmp_path: P
     first, second = saved(one), saved(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_gptq_without_enough_text_is_refused_by_the_plan(model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.lbr"
+    recipe.write_text('measure { data = "text.txt"; tokens = 4Ki; seq = 64 }\nlayers all quantize(bits=4, method=gptq)\n')
+    (tmp_path / "text.txt").write_text("".join(f"Line {number} is not like the others.\n" for number in range(800)))
+    with pytest.raises(LbdslError) as problem:
+        plan_recipe(recipe, str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    (said,) = problem.value.diagnostics
+    assert said.code == "LB446"
+    # The joint loss needs half as much, and has it.
+    assert "score" in said.message
+
+
+def test_a_plan_with_gptq_is_of_its_text(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {number} is not like the others.\n" for number in range(900)))
+    recipe = tmp_path / "r.lbr"
+    recipe.write_text('measure { data = "text.txt"; tokens = 1Ki; seq = 64 }\nlayers all quantize(bits=4, method=gptq)\n')
+    planned = plan_recipe(recipe, str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    save_plan(planned.plan, tmp_path / "plan.json")
+    text.write_text(text.read_text().replace("others", "first"))
+    with pytest.raises(LbdslError) as problem:
+        apply_saved_plan(tmp_path / "plan.json", chosen=ApplyOptions(output=tmp_path / "out"))
+    assert "LB343" in [d.code for d in problem.value.diagnostics]
 
 
 def test_the_same_integers_in_every_container(model: Path, tmp_path: Path) -> None:
