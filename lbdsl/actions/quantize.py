@@ -21,8 +21,8 @@ class Quantize(Action):
     `group=auto` it is the largest of 128, 64 and 32 that divides the inputs of all linear maps of the model.
     `activations=8` has one scale for each row of 8-bit weights, and rounds the inputs of each token to 8 bits, too: an
     integer matrix product. `method=rtn` rounds to nearest; `method=gptq` lets the weights that are rounded later make up
-    for the error of those before, with the inputs on the calibration text. Weights are rounded when the model is saved,
-    after healing. Embeddings and the output head are never quantized.
+    for the error of those before, with the inputs that the model has on the calibration text before it is rounded. Weights
+    are rounded when the model is saved, after healing. Embeddings and the output head are never quantized.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; the compressed-tensors
@@ -58,7 +58,7 @@ class Quantize(Action):
             return (error("LB217", f"`{self.text()}`: {said[0]}", help=said[1]),)
         if self.method == "rtn":
             return ()
-        why = "scores and the whole plan are measured with `method=rtn`; gptq takes the inputs of the finished model"
+        why = "scores, the whole plan and the model before healing are measured with `method=rtn`"
         return (note("LB349", f"`{self.text()}`: {why}", help="the saved model is judged as it is"),)
 
     def _conflict(self) -> tuple[str, str] | None:

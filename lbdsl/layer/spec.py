@@ -72,6 +72,11 @@ class LayerSpec(Value):
         return dict(self.weights).get(module)
 
     @property
+    def packs(self) -> bool:
+        """Whether any weights are stored in tensors of another form."""
+        return any(storage.packs for _, storage in self.weights)
+
+    @property
     def needs_gram(self) -> bool:
         """Whether any weights are stored with the help of their inputs on calibration text."""
         return any(storage.needs_gram for _, storage in self.weights)

@@ -278,7 +278,7 @@ class LayerChange(NamedTuple):
     @property
     def makes_weights(self) -> bool:
         """Whether it has weights that the base does not have: new ones, or rounded ones."""
-        return bool(self.weights) or any(storage.packs for _, storage in self.spec.weights)
+        return bool(self.weights) or self.spec.packs
 
     def new_shapes(self, old: Shapes) -> dict[str, Shape]:
         """The shapes of these weights, by name relative to the layer; `old` are those of the base's."""

@@ -161,10 +161,10 @@ def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _integers(facts: ModelFacts) -> set[str]:
-    """The full names of the saved tensors that are integers."""
+def _integers(facts: ModelFacts) -> dict[str, str]:
+    """The dtypes of the saved tensors that are integers, by their full names."""
     return {
-        f"{facts.family_data.layer_prefix.format(layer)}{tensor.module}.{name}"
+        f"{facts.family_data.layer_prefix.format(layer)}{tensor.module}.{name}": dtype
         for layer, spec in enumerate(facts.layer_specs)
         for tensor, storage in spec.matrices(facts)
         for name, (dtype, _) in storage.saved_tensors(tensor, facts).items()
@@ -183,8 +183,10 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected]
     wrong = [name for name in expected if name in tensors and tensors[name].shape != expected[name]]
-    floats = [] if quantized else expected.keys() - _integers(layout.facts("float32"))
+    integers = _integers(layout.facts("float32"))
+    floats = [] if quantized else expected.keys() - integers.keys()
     odd = [name for name in expected if name in floats and name in tensors and tensors[name].dtype not in _FLOATS]
+    cast = [name for name, dtype in integers.items() if name in tensors and tensors[name].dtype != dtype]
     found = []
     if missing:
         found.append(
@@ -210,6 +212,16 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
                 f"{len(wrong)} tensors have a different shape than the configuration gives: "
                 f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
                 help="config.json is another model's",
+            )
+        )
+    if cast:
+        name = cast[0]
+        found.append(
+            error(
+                "LB409",
+                f"{len(cast)} tensors have another number format than the configuration gives: {name} is "
+                f"{tensors[name].dtype}, expected {integers[name]}",
+                help="something rewrote the quantized weights; apply the recipe again",
             )
         )
     if odd:

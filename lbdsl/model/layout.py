@@ -170,10 +170,9 @@ def _check_layers(layout: Layout) -> None:
                 f"embeddings are made for {layout.sizes.head_dim}",
             )
         if spec.weights and spec != (had := spec.stored(layout.facts("float32"))):
-            gone = next(name for name, _ in spec.weights if had.storage(name) is None)
-            raise fail(
-                "LB402", f"lbdsl.layers[{index}].weights in the configuration names {gone!r}: the layer has no such module"
-            )
+            name = next(name for name, stored in spec.weights if had.storage(name) != stored)
+            said = "the layer has no such module" if had.storage(name) is None else "how it is stored is left open"
+            raise fail("LB402", f"lbdsl.layers[{index}].weights in the configuration names {name!r}: {said}")
         parts = (spec.mixer, spec.ffn, *(stored for _, stored in spec.weights))
         unbuilt = next((part.kind for part in parts if part is not None and part.runtime is None), None)
         if unbuilt is not None:

@@ -139,7 +139,8 @@ def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Te
     """As `_rounded`, in float32, for a matrix [rows, columns], which is overwritten. Columns are rounded in order, and the
     columns that follow make up for the error of each, as the Gram matrix of the inputs [columns, columns] says; the scale
     of a group is that of its weights when the first of them is rounded, of all TRIED with the least error, each column
-    weighed by the mean square of its input. The inverse is the upper Cholesky factor of that of the damped Gram matrix.
+    weighed by the mean square of its input. The inverse is the upper Cholesky factor of that of the damped Gram matrix;
+    raises ValueError if there is none.
 
     Source: GPTQ (arXiv 2210.17323), with the Cholesky factor of the inverse.
     """
@@ -151,13 +152,18 @@ def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Te
     # Inputs that are always 0 are left alone.
     diagonal += torch.where(diagonal == 0, 1.0, DAMPING * diagonal.mean())
     sizes = diagonal.clone()
-    # One name for all, so that each is freed as soon as the next is there: these matrices can take gigabytes.
-    inverse = torch.linalg.cholesky(inverse)
-    inverse = torch.cholesky_inverse(inverse)
-    inverse = torch.linalg.cholesky(inverse, upper=True)
+    try:
+        # One name for all, so that each is freed as soon as the next is there: these matrices can take gigabytes.
+        inverse = torch.linalg.cholesky(inverse)
+        inverse = torch.cholesky_inverse(inverse)
+        inverse = torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError:
+        raise ValueError("the Gram matrix of its inputs cannot be inverted") from None
     integers, scales = torch.empty(left.shape, dtype=torch.int8), []
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
+    # A group's scale must see all errors before it: no group begins within a block and ends after it.
+    block = BLOCK if BLOCK % size == 0 or size % BLOCK == 0 else size
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
         errors = torch.empty_like(left[:, start:stop])
         for column in range(start, stop):
             if column % size == 0:

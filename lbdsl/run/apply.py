@@ -105,7 +105,8 @@ def run_plan(
         if inputs.heal_blocks is None:
             with progress.stage("reading the checkpoint"):
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
-        packed = plan.after.weights if packs(plan) else 0
+        # Packed matrices are written twice: layer by layer, then in order.
+        packed = 2 * plan.after.weights if packs(plan) else 0
         check_room(
             output, rewriting.bytes_to_write(output.parent) + packed if rewriting else room_needed(plan, inputs.facts)
         )
@@ -304,7 +305,7 @@ def _record(
 
 def room_needed(plan: Plan, facts: ModelFacts) -> int:
     """Bytes needed for the saved model and three healing checkpoints (two are kept while a third is written)."""
-    weights = (1 + packs(plan)) * plan.after.params * facts.dtype_bytes + 2**20
+    weights = plan.after.params * facts.dtype_bytes + (2 * plan.after.weights if packs(plan) else 0) + 2**20
     if plan.heal is None:
         return weights
     if plan.heal.method.node == "full":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.artifact.save import file_hashes
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
@@ -43,7 +44,7 @@ Packed = dict[str, float]
 
 def packs(plan: Plan) -> bool:
     """Whether any weights of the planned model are packed."""
-    return any(storage.packs for spec in plan.specs for _, storage in spec.weights)
+    return any(spec.packs for spec in plan.specs)
 
 
 def pack_model(
@@ -62,7 +63,8 @@ def pack_model(
     the sha256 of each file, and the error of each packed module.
 
     text: what the inputs' Gram matrices are taken on, if any storage needs them, with the model in `source` itself.
-    device, compute: where and in which dtype that model runs. Raises what `pass_over` raises.
+    device, compute: where and in which dtype that model runs. Raises LbdslError LB350 for inputs that gptq cannot use, and
+    what `pass_over` raises.
     """
     return _Packer(source, folder, plan, facts, device, compute).save(text, batch, progress)
 
@@ -122,7 +124,14 @@ class _Packer:
         for tensor, storage in self._matrices[layer]:
             weight = self._files.read(prefix + tensor.name)
             packing = packings()[storage.kind]
-            packed = packing.pack(storage, weight, grams[self._gram(tensor).text] if storage.needs_gram else None)
+            try:
+                packed = packing.pack(storage, weight, grams[self._gram(tensor).text] if storage.needs_gram else None)
+            except ValueError as problem:
+                raise fail(
+                    "LB350",
+                    f"{prefix}{tensor.module} cannot be stored as {storage.text()}: {problem}",
+                    help=("give more calibration text", "`method=rtn` needs none"),
+                ) from None
             self._errors[prefix + tensor.module] = _relative(packing.unpack(storage, packed), weight)
             made |= {f"{prefix}{tensor.module}.{name}": value.contiguous() for name, value in packed.items()}
         if made:
@@ -165,7 +174,8 @@ class _Packer:
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
     off = size = 0.0
-    for one, other in zip(found, wanted, strict=True):
+    rows = max(1, 2**22 // found.shape[1])
+    for one, other in zip(found.split(rows), wanted.split(rows), strict=True):
         off += float((one.float() - other.float()).square().sum())
         size += float(other.float().square().sum())
     return math.sqrt(off / size) if size > 0 else 0.0

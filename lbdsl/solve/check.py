@@ -101,10 +101,16 @@ def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
 
 
 def _not_there(case: Case) -> Iterator[Diagnostic]:
-    """LB449 for scores of an action on a part that some of the layers do not have."""
+    """LB449 for scores of an action on a part that some of the layers do not have, LB217 for one whose storage cannot hold
+    their matrices."""
     for score, layers in case.scores:
         action = score.action
-        lacking = [i for i in layers if action.under(case.facts, i) is None] if action is not None else []
+        under = {i: action.under(case.facts, i) for i in layers} if action is not None else {}
+        lacking = [i for i, change in under.items() if change is None]
+        matrices = (pair for change in under.values() if change is not None for pair in change.spec.matrices(case.facts))
+        misfit = next((found for tensor, stored in matrices if (found := stored.misfit(tensor))), None)
+        if misfit is not None:
+            yield error("LB217", f"`{score.text}` cannot be measured: {misfit[0]}", score.span, help=misfit[1])
         if action is not None and lacking:
             paths, where = "`, `".join(action.claims()), f"{plural(len(lacking), 'layer')} {ranges_text(lacking)}"
             message = f"`{score.text}` cannot be measured: there is no `{paths}` in {where}"

@@ -223,7 +223,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     from lbdsl.model.source import is_artifact
     from lbdsl.verbs.texts import check_texts
 
-    if any(storage.packs for spec in bench.facts.layer_specs for _, storage in spec.weights):
+    if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
     if is_artifact(bench.source) and not again:
         raise fail(

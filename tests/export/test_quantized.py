@@ -51,6 +51,8 @@ def test_a_kernel_that_there_is_not_on_every_machine(kind: str) -> None:
     assert said(W8) == ["on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations", marlin]
     assert said(W8A8) == ["on GPUs of compute capability 10 vLLM has no kernel for 8-bit integers"]
     assert said(W4) == [marlin]
+    groups = [message for _, message in found(kind, {"mlp.down_proj": W4.replace(group=96)}) if "groups of 32" in message]
+    assert len(groups) == 1
 
 
 @pytest.mark.parametrize(("kind", "notes"), [("native", []), ("gguf", ["LB526"])])

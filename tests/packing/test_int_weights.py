@@ -131,16 +131,17 @@ def test_feedback_between_inputs_that_have_nothing_in_common_is_none() -> None:
             assert whole[start : start + 32] == [max(-form.most, min(form.most, round(w / scale))) for w in part]
 
 
-def test_feedback_is_that_of_the_paper() -> None:
+@pytest.mark.parametrize("group", [32, 96, 192])
+def test_feedback_is_that_of_the_paper(group: int) -> None:
     """Column by column: the best change of the columns that are left, with the inverse of their own Gram matrix."""
-    form, weight, x = Int(bits=4, group=32), random(5, 192), inputs(192)
+    form, weight, x = Int(bits=4, group=group), random(5, 192), inputs(192)
     gram = (x.T @ x / len(x)).double()
     damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(192, dtype=torch.float64)
     left, expected = weight.double().clone(), torch.zeros(5, 192)
     for column in range(192):
-        if column % 32 == 0:
-            groups = left[:, column : column + 32]
-            sizes = damped.diagonal()[column : column + 32].tolist()
+        if column % group == 0:
+            groups = left[:, column : column + group]
+            sizes = damped.diagonal()[column : column + group].tolist()
             scale = torch.tensor([best_scale(row, sizes, form.most) for row in groups.tolist()], dtype=torch.float64)
         whole = (left[:, column] / scale).round().clamp(-form.most, form.most)
         expected[:, column] = whole.float()
@@ -157,3 +158,8 @@ def test_an_input_that_is_always_zero_changes_nothing() -> None:
     x[:, 7] = 0
     found = PACKING.unpack(form, PACKING.pack(gptq(form), weight, x.T @ x / len(x)))
     assert found.isfinite().all()
+
+
+def test_inputs_whose_gram_matrix_has_no_inverse_are_an_error() -> None:
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        PACKING.pack(gptq(Int(bits=4, group=32)), random(5, 64), -torch.eye(64))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lbdsl
 from lbdsl.artifact.record import packed_weights, read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.source import resolve_source
 from lbdsl.packing import packings
 from lbdsl.plan.file import save_plan
 from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
@@ -120,6 +124,35 @@ def test_low_memory_gives_the_same_tensors(method: str, model: Path, tmp_path: P
     first, second = saved(one), saved(other)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_score_that_storage_cannot_have_is_refused_before_measuring(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.lbr").write_text("highest 2 by kl(quantize(bits=4, group=1024)) keep\nelse quantize(bits=4)\n")
+    with pytest.raises(LbdslError) as problem:
+        plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    (said,) = [d for d in problem.value.diagnostics if d.is_error]
+    assert said.code == "LB217"
+    assert "kl(quantize(bits=4, group=1024))" in said.message
+
+
+def test_integers_that_something_cast_are_refused(model: Path, tmp_path: Path) -> None:
+    _, done = applied("layers all quantize(bits=8, activations=8)\n", model, tmp_path)
+    (file,) = done.folder.glob("*.safetensors")
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**tensors, name: tensors[name].float()}, file, {"format": "pt"})
+    (said,) = inspect_model(resolve_source(str(done.folder))).diagnostics
+    assert said.code == "LB409"
+    assert f"{name} is float32, expected int8" in said.message
+
+
+def test_storage_that_is_left_open_is_refused(model: Path, tmp_path: Path) -> None:
+    _, done = applied("layers all quantize(bits=4)\n", model, tmp_path)
+    config = done.folder / "config.json"
+    config.write_text(re.sub(r'"group": \d+', '"group": "auto"', config.read_text(), count=1))
+    (said,) = inspect_model(resolve_source(str(done.folder))).diagnostics
+    assert said.code == "LB402"
+    assert "left open" in said.message
 
 
 def test_gptq_without_enough_text_is_refused_by_the_plan(model: Path, tmp_path: Path) -> None:
