@@ -33,7 +33,7 @@ TRAINED = "trained-"
 
 
 def train(folder: Path) -> None:
-    """A Llama of 3.3 M parameters over bytes, 800 steps of 16 x 256 bytes of pydoc's healing part, in bfloat16 under
+    """A Llama of 3.3 M parameters over bytes, 300 steps of 16 x 256 bytes of pydoc's healing part, in bfloat16 under
     float32 sums of Adam."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -60,11 +60,11 @@ def train(folder: Path) -> None:
     ids = token_blocks("builtin:pydoc", TextPart.HEAL, tokenizer, 250_000, 250).ids
     settings = TrainingArguments(
         output_dir=str(folder / "training"),
-        max_steps=800,
+        max_steps=300,
         per_device_train_batch_size=16,
         learning_rate=3e-3,
         lr_scheduler_type="cosine",
-        warmup_steps=40,
+        warmup_steps=20,
         bf16=True,
         use_cpu=True,
         save_strategy="no",
