@@ -111,15 +111,14 @@ def run_plan(
             output, rewriting.bytes_to_write(output.parent) + packed if rewriting else room_needed(plan, inputs.facts)
         )
     with work.opened(identity, resume=resume, force=force):
-        saved = work.saved()
-        if saved is None:
-            saved = (
-                _rewrite(plan, rewriting, inputs, work, progress)
-                if rewriting
-                else _make(plan, inputs, work, resume, progress, should_stop)
-            )
+        saved = work.saved(work.artifact)
+        if saved is None and packs(plan):
+            # The model that is packed is read from disk: what made it is freed before.
+            whole = _saved(plan, rewriting, inputs, work, work.unpacked, resume, progress, should_stop)
+            _stop_if(should_stop)
+            saved = _pack(plan, inputs, whole, work, progress, should_stop)
         else:
-            progress.say("weights were saved before; going on from there")
+            saved = _saved(plan, rewriting, inputs, work, work.artifact, resume, progress, should_stop)
         _stop_if(should_stop)
         judged = _judge(plan, inputs, work, progress)
         _stop_if(should_stop)
@@ -133,8 +132,34 @@ def run_plan(
     return RunResult(record, target, aside)
 
 
+def _saved(
+    plan: Plan,
+    rewriting: Rewriting | None,
+    inputs: RunInputs,
+    work: WorkFolder,
+    stage: Path,
+    resume: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """The notes on the changed and healed model, which is in the folder `stage` now, or was before."""
+    saved = work.saved(stage)
+    if saved is not None:
+        progress.say("weights were saved before; going on from there")
+        return saved
+    if rewriting is not None:
+        return _rewrite(rewriting, inputs, work, stage, progress)
+    return _make(plan, inputs, work, stage, resume, progress, should_stop)
+
+
 def _make(
-    plan: Plan, inputs: RunInputs, work: WorkFolder, resume: bool, progress: Progress, should_stop: Callable[[], bool]
+    plan: Plan,
+    inputs: RunInputs,
+    work: WorkFolder,
+    stage: Path,
+    resume: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
     """Change, heal and save; the model is freed when this returns."""
     with progress.stage("changing the model"):
@@ -150,7 +175,11 @@ def _make(
         model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
         healed["needless"] = needless
     _stop_if(should_stop)
-    return _save(plan, model, inputs, work, {"changes": list(records), "heal": healed, "before_healing": before}, progress)
+    notes = {"changes": list(records), "heal": healed, "before_healing": before}
+    with work.saving(stage, notes) as folder, progress.stage("saving"):
+        notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
+    # A JSON round trip, so that the values are the same as in a resumed run.
+    return json.loads(json.dumps(notes))
 
 
 def _stop_if(should_stop: Callable[[], bool]) -> None:
@@ -192,59 +221,42 @@ def _heal(
     return healed, {**summary.to_json(), "data": plan.heal.data, "data_digest": blocks.digest}
 
 
-def _save(
-    plan: Plan,
-    model: Any,
-    inputs: RunInputs,
-    work: WorkFolder,
-    notes: dict[str, Any],
-    progress: Progress,
-) -> dict[str, Any]:
-    with work.saving(notes) as folder:
-        with progress.stage("saving"):
-            notes["files"] = dict(save_model(model, inputs.tokenizer, _unpacked(plan, folder), inputs.facts.dtype))
-        _pack(plan, inputs, folder, notes, progress)
-    # A JSON round trip, so that the values are the same as in a resumed run.
-    return json.loads(json.dumps(notes))
-
-
-def _rewrite(plan: Plan, rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, progress: Progress) -> dict[str, Any]:
+def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, stage: Path, progress: Progress) -> dict[str, Any]:
     """Write the changed checkpoint without loading the model; only possible without healing."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
-    with work.saving(notes) as folder:
-        with progress.stage("rewriting the checkpoint") as report:
-            notes["files"] = dict(rewriting.save(inputs.tokenizer, _unpacked(plan, folder), report))
-        _pack(plan, inputs, folder, notes, progress)
+    with work.saving(stage, notes) as folder, progress.stage("rewriting the checkpoint") as report:
+        notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
     return json.loads(json.dumps(notes))
 
 
-def _unpacked(plan: Plan, folder: Path) -> Path:
-    """Where the weights are saved first: in `folder`, or beside it if they are packed afterwards."""
-    if not packs(plan):
-        return folder
-    place = folder.with_suffix(".unpacked")
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    return place
+def _pack(
+    plan: Plan,
+    inputs: RunInputs,
+    notes: dict[str, Any],
+    work: WorkFolder,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Pack the model in `work.unpacked`, which `notes` are on, into the artifact. It begins again when resumed."""
+    with work.saving(work.artifact, notes) as folder, progress.stage("quantizing") as report:
 
+        def told(done: float, total: float, note: str = "") -> None:
+            _stop_if(should_stop)
+            report(done, total, note)
 
-def _pack(plan: Plan, inputs: RunInputs, folder: Path, notes: dict[str, Any], progress: Progress) -> None:
-    """Pack the weights that were saved beside `folder` into it, if the plan packs any."""
-    if packs(plan):
-        place = folder.with_suffix(".unpacked")
-        with progress.stage("quantizing") as report:
-            notes["files"], notes["packed"] = pack_model(
-                place,
-                folder,
-                plan,
-                inputs.facts,
-                inputs.calibration,
-                device=inputs.device,
-                compute=inputs.compute,
-                batch=inputs.batch,
-                progress=report,
-            )
-        shutil.rmtree(place)
+        notes["files"], notes["packed"] = pack_model(
+            work.unpacked,
+            folder,
+            plan,
+            inputs.facts,
+            inputs.calibration,
+            device=inputs.device,
+            compute=inputs.compute,
+            batch=inputs.batch,
+            progress=told,
+        )
+    shutil.rmtree(work.unpacked)
+    return json.loads(json.dumps(notes))
 
 
 def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> tuple[Quality, ...]:

@@ -26,9 +26,9 @@ class WorkFolder:
         self.output = output
         self.path = output.with_name(output.name + ".lbdsl-work")
         self.heal = self.path / "heal"
+        self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"
         self._run = self.path / "run.json"
-        self._saved = self.path / "saved.json"
         self._unhealed = self.path / "unhealed.json"
 
     @contextmanager
@@ -75,21 +75,22 @@ class WorkFolder:
                     help="repeat the interrupted command, or add --force to discard that run",
                 )
         with writing(self.path):
-            for leftover in (self.heal, self.artifact, self.artifact.with_suffix(".tmp")):
-                shutil.rmtree(leftover, ignore_errors=True)
-            for file in (self._saved, self._unhealed):
-                file.unlink(missing_ok=True)
+            shutil.rmtree(self.heal, ignore_errors=True)
+            for stage in (self.unpacked, self.artifact):
+                for folder in (stage, stage.with_suffix(".tmp")):
+                    shutil.rmtree(folder, ignore_errors=True)
+                _notes(stage).unlink(missing_ok=True)
+            self._unhealed.unlink(missing_ok=True)
             write_json(self._run, identity)
 
     def has_saved(self, identity: dict[str, Any]) -> bool:
         """Whether a run with this `identity` was interrupted after its weights were saved."""
-        return (
-            self.artifact.is_dir() and self._saved.is_file() and self._run.is_file() and _read_json(self._run) == identity
-        )
+        stages = map(self.saved, (self.unpacked, self.artifact))
+        return self._run.is_file() and _read_json(self._run) == identity and any(found is not None for found in stages)
 
-    def saved(self) -> dict[str, Any] | None:
-        """The notes stored with the saved weights, or None if they have not been saved yet."""
-        return _read_json(self._saved) if self.artifact.is_dir() and self._saved.is_file() else None
+    def saved(self, stage: Path) -> dict[str, Any] | None:
+        """The notes stored with the weights in `unpacked` or `artifact`; None if they have not been saved there yet."""
+        return _read_json(_notes(stage)) if stage.is_dir() and _notes(stage).is_file() else None
 
     def unhealed(self) -> list[dict[str, Any]]:
         """The qualities stored by `keep_unhealed`; empty if there are none yet."""
@@ -101,15 +102,15 @@ class WorkFolder:
             write_json(self._unhealed, {"texts": texts})
 
     @contextmanager
-    def saving(self, notes: dict[str, Any]) -> Iterator[Path]:
-        """Context that gives a folder to save into; it becomes the artifact by one rename when the block ends."""
-        beside = self.artifact.with_suffix(".tmp")
+    def saving(self, stage: Path, notes: dict[str, Any]) -> Iterator[Path]:
+        """Context that gives a folder to save into; it becomes `stage` by one rename when the block ends."""
+        beside = stage.with_suffix(".tmp")
         with writing(self.path):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             yield beside
-            write_json(self._saved, notes)
-            beside.rename(self.artifact)
+            write_json(_notes(stage), notes)
+            beside.rename(stage)
 
     def publish(self, target: Path, *, replace: bool) -> Path | None:
         """Rename the finished artifact to `target`. An existing `target` is moved, never deleted; returns its new path."""
@@ -127,6 +128,10 @@ class WorkFolder:
             self.artifact.rename(target)
             shutil.rmtree(self.path, ignore_errors=True)
             return aside
+
+
+def _notes(stage: Path) -> Path:
+    return stage.with_suffix(".json")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
+from lbdsl.packing import int_weights as packing
 from lbdsl.packing import packings
 from lbdsl.plan.file import save_plan
+from lbdsl.run import apply as run
 from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.options import RunOptions
@@ -81,6 +84,36 @@ def test_from_a_recipe_to_an_artifact(method: str, heal: str, model: Path, tmp_p
     if heal:
         before = record.evaluation["sources"][0]["before_healing"]["nll"]["artifact"]
         assert before != record.evaluation["nll"]["artifact"]
+
+
+@pytest.mark.parametrize("stop", ["killed", "asked to"])
+def test_stopped_while_packing_goes_on_from_the_healed_model(
+    stop: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = MIXED.replace("METHOD", "method=gptq") + HEAL
+    _, unbroken = applied(text, model, tmp_path, "unbroken")
+    (tmp_path / "r.lbr").write_text(text)
+    planned = plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    packed = []
+    real = packing.IntPacking.pack
+
+    def pack(*arguments: object) -> object:
+        packed.append(arguments)
+        if stop == "killed" and len(packed) == 9:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packing.IntPacking, "pack", staticmethod(pack))
+    output = ApplyOptions(output=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        apply_plan(planned, chosen=output, should_stop=lambda: stop == "asked to" and len(packed) >= 9)
+    assert 9 <= len(packed) < 30
+    monkeypatch.setattr(run, "_make", None)
+    done = apply_plan(planned, chosen=replace(output, resume=True))
+    first, second = saved(unbroken.folder), saved(done.folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert done.record.heal is not None
+    assert not (tmp_path / "out.lbdsl-work").exists()
 
 
 def test_what_is_measured_is_what_is_saved(model: Path, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_force_throws_away_a_run_that_had_saved(workplace, lbdsl, monkeypatch, n
     (workplace / "x.lbr").write_text(DROPS)
     assert lbdsl("plan", "x.lbr", base, "-o", "x.lbplan").code == 0
     (workplace / "out.lbdsl-work" / "artifact").mkdir(parents=True)
-    for name in ("run.json", "saved.json"):
+    for name in ("run.json", "artifact.json"):
         (workplace / "out.lbdsl-work" / name).write_text(notes)
     assert "LB462" in lbdsl("apply", "x.lbplan", "-o", "out").err
     looked = []
