@@ -187,8 +187,8 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
     """Make LoRA adapters on the layers' linear maps trainable, or the layers' weights and final norm in fp32; freeze all
     else. LoRA skips maps that compute in another way than by their matrix: merging an adapter into it would not give the
-    output that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, only those
-    of the adapter itself are not. Raises LB484 if no maps are left."""
+    output that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the
+    adapter's own are not. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):
