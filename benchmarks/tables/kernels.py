@@ -31,7 +31,7 @@ def exported(form: str, kind: str, work: Path) -> Path:
     recipe.write_text(f"lbr 1\n{FORMS[form]}\n", encoding="utf-8")
     words = ("--yes", "--force", "--no-heal")
     artifact = once(work / form, lambda folder: lbdsl("apply", str(recipe), MODEL, "-o", str(folder), *words))
-    return once(work / f"{form}-{kind}", lambda folder: lbdsl("export", str(artifact), kind, "-o", str(folder)))
+    return once(work / f"{form}-{kind}", lambda folder: lbdsl("export", str(artifact), "--to", kind, "-o", str(folder)))
 
 
 def in_vllm(form: str, sequences: int, work: Path, environment: dict[str, str]) -> float:

@@ -7,10 +7,11 @@ Needs `make model`. gptq takes its inputs on 8Ki tokens of pydoc; judged on 16Ki
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import Row, Table, once
+from benchmarks.table import ROOT, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
 SETTINGS = """lbr 1
@@ -134,6 +135,52 @@ def difference(form: str) -> Row:
     return Row(f"{form}-gptq-minus-rtn", run)
 
 
+def compressor(order: str) -> Row:
+    """llm-compressor's GPTQ, with the same text, judged on the same text as lbdsl's."""
+
+    def run(work: Path) -> dict[str, float]:
+        from safetensors.torch import load_file, save_file
+
+        from lbdsl.artifact.record import read_record
+        from lbdsl.core.progress import progress_of
+        from lbdsl.evaluate.quality import judge_on
+        from lbdsl.measure.layer_source import LoadedModel
+        from lbdsl.verbs.options import RunOptions
+        from lbdsl.verbs.texts import eval_blocks, score_blocks
+        from lbdsl.verbs.workbench import Workbench
+        from tests.engines.environments import engine_python
+
+        plan = read_record(artifact("W4A16-gptq", work)).unwrap().plan
+        bench = Workbench(MODEL, RunOptions(dtype=plan.model.dtype))
+        assert plan.eval is not None, "the recipe has an eval section"
+
+        def unchanged(folder: Path) -> None:
+            (work / "keep.lbr").write_text("else keep\n", encoding="utf-8")
+            kept = once(work / "keep", lambda to: lbdsl("apply", str(work / "keep.lbr"), MODEL, "-o", str(to), "--yes"))
+            lbdsl("export", str(kept), "--to", "native", "-o", str(folder))
+
+        def quantize(file: Path) -> None:
+            save_file({"ids": score_blocks(plan.measure, bench, work).ids}, work / "ids.safetensors")
+            python = engine_python("llmcompressor", "0.14.0.1")
+            script = ROOT / "benchmarks" / "llm_compressor_gptq.py"
+            words = (once(work / "plain", unchanged), work / "ids.safetensors", file, order)
+            subprocess.run([str(python), str(script), *map(str, words)], check=True, capture_output=True)
+
+        changed = bench.fresh_copy()
+        made = load_file(once(work / f"llm-compressor-{order}.safetensors", quantize))
+        for name, weight in made.items():
+            changed.get_parameter(name).data.copy_(weight)
+        blocks = eval_blocks(plan.eval, plan.measure, None, bench, work)
+        judged = judge_on(bench.judged_base, LoadedModel(changed), blocks, "llm-compressor", progress_of(None))
+        found: dict[str, float] = {}
+        for quality in judged:
+            text = quality.data.removeprefix("builtin:")
+            found |= {text: quality.rise.value, f"{text} error": quality.rise.stderr}
+        return found
+
+    return Row(f"llm-compressor-gptq-{order}", run)
+
+
 TABLE = Table(
     title="rise of the loss in nats a token, quantized and not healed",
     columns={
@@ -151,5 +198,7 @@ TABLE = Table(
         difference("W4A16-32"),
         *(row(f"{TRAINED}{name}") for name in ACTIONS if not name.startswith("W4A16-32")),
         difference(f"{TRAINED}W4A16"),
+        compressor("none"),
+        compressor("static"),
     ],
 )
