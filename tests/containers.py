@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lbdsl.artifact.restore import load_artifact
+from lbdsl.packing import packings
 from lbdsl.plan.schema import Plan
 from lbdsl.verbs.exporting import export_artifact
 
@@ -37,11 +37,10 @@ def same_in_every_container(artifact: Path, plan: Plan, folder: Path) -> int:
     assert tensors.keys() == decilm.keys()
     assert all(torch.equal(tensors[name], decilm[name]) for name in tensors)
     file = export_artifact(artifact, "gguf", output=folder / "gguf").folder / "model.gguf"
-    in_memory = dict(load_artifact(artifact, plan, device="cpu").named_parameters())
     head_dim = plan.model.facts.head_dim
     left = [layer for layer, spec in enumerate(plan.specs) if spec.mixer is not None or spec.ffn is not None]
     packed = {
-        f"model.layers.{layer}.{module}.weight": storage
+        f"model.layers.{layer}.{module}": storage
         for layer, spec in enumerate(plan.specs)
         for module, storage in spec.weights
         if storage.packs
@@ -52,12 +51,16 @@ def same_in_every_container(artifact: Path, plan: Plan, folder: Path) -> int:
             continue
         block, place, name, _ = tensor.name.split(".")
         assert block == "blk"
-        source = f"model.layers.{left[int(place)]}.{PARTS[name]}.weight"
-        expected = in_memory[source]
+        source = f"model.layers.{left[int(place)]}.{PARTS[name]}"
+        storage = packed.pop(source)
+        own = {key.removeprefix(f"{source}."): value for key, value in tensors.items() if key.startswith(f"{source}.")}
+        integers, scales = packings()[storage.kind].integers(storage, own)
+        expected = (integers.float().unflatten(1, (scales.shape[1], -1)) * scales.float().unsqueeze(-1)).flatten(1)
         if name in ("attn_q", "attn_k"):
             expected = expected.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(expected.shape)
-        assert kind == f"Q{packed.pop(source).bits}_0"
-        assert torch.equal(torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)), expected.float())
+        assert kind == f"Q{storage.bits}_0"
+        # Exact in float32: 8 bits of an integer times 8 of a scale.
+        assert torch.equal(torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)), expected)
         assert tensor.n_bytes == expected.numel() // 32 * BLOCK_BYTES[kind]
     assert not packed, "every quantized matrix is in the file"
     return sum(storage.packs for spec in plan.specs for _, storage in spec.weights)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,19 @@ def artifact(name: str, work: Path) -> Path:
     return once(work / name, lambda folder: lbdsl("apply", str(recipe), model, "-o", str(folder), "--yes", "--force"))
 
 
+def figures(source: Mapping[str, Any]) -> dict[str, float]:
+    """Of a model judged on one text."""
+    text = source["data"].removeprefix("builtin:")
+    return {text: source["loss_rise"], f"{text} error": source["stderr"]["loss_rise"], f"{text} kl": source["kl"]}
+
+
 def row(name: str) -> Row:
     def run(work: Path) -> dict[str, float]:
         record = json.loads((artifact(name, work) / "lbdsl.json").read_text(encoding="utf-8"))
         plan = record["plan"]
         found = {"weights": plan["after"]["weights"] / plan["before"]["weights"]}
         for source in record["evaluation"]["sources"]:
-            text = source["data"].removeprefix("builtin:")
-            found |= {text: source["loss_rise"], f"{text} error": source["stderr"]["loss_rise"]}
+            found |= figures(source)
         return found
 
     return Row(name, run)
@@ -174,8 +180,7 @@ def compressor(order: str) -> Row:
         judged = judge_on(bench.judged_base, LoadedModel(changed), blocks, "llm-compressor", progress_of(None))
         found: dict[str, float] = {}
         for quality in judged:
-            text = quality.data.removeprefix("builtin:")
-            found |= {text: quality.rise.value, f"{text} error": quality.rise.stderr}
+            found |= figures(quality.to_json())
         return found
 
     return Row(f"llm-compressor-gptq-{order}", run)
@@ -187,9 +192,11 @@ TABLE = Table(
         "weights": ".1%",
         "wikitext": "+.4f",
         "wikitext error": ".4f",
+        "wikitext kl": ".4f",
         "wikitext left": ".0%",
         "pydoc": "+.4f",
         "pydoc error": ".4f",
+        "pydoc kl": ".4f",
         "pydoc left": ".0%",
     },
     rows=[
