@@ -147,16 +147,16 @@ def _with_feedback(left: Tensor, size: int, most: int, gram: Tensor) -> tuple[Te
     import torch
 
     columns = left.shape[1]
-    inverse = gram.to("cpu", torch.float32, copy=True)
+    # These matrices can take gigabytes: one copy, with its columns in memory as LAPACK has them, so that it works in place.
+    inverse = gram.to("cpu", torch.float32, copy=True).mT
     diagonal = inverse.diagonal()
     # Inputs that are always 0 are left alone.
     diagonal += torch.where(diagonal == 0, 1.0, DAMPING * diagonal.mean())
     sizes = diagonal.clone()
     try:
-        # One name for all, so that each is freed as soon as the next is there: these matrices can take gigabytes.
-        inverse = torch.linalg.cholesky(inverse)
-        inverse = torch.cholesky_inverse(inverse)
-        inverse = torch.linalg.cholesky(inverse, upper=True)
+        torch.linalg.cholesky(inverse, out=inverse)
+        torch.cholesky_inverse(inverse, out=inverse)
+        torch.linalg.cholesky(inverse, upper=True, out=inverse)
     except torch.linalg.LinAlgError:
         raise ValueError("the Gram matrix of its inputs cannot be inverted") from None
     integers, scales = torch.empty(left.shape, dtype=torch.int8), []
