@@ -134,8 +134,9 @@ def difference(form: str) -> Row:
             strict=True,
         ):
             text = quality.data.removeprefix("builtin:")
-            left = 1 + quality.rise.value / source["loss_rise"]
-            found |= {text: quality.rise.value, f"{text} error": quality.rise.stderr, f"{text} left": left}
+            found |= {text: quality.rise.value, f"{text} error": quality.rise.stderr}
+            if source["loss_rise"] > 2 * source["stderr"]["loss_rise"]:
+                found[f"{text} left"] = 1 + quality.rise.value / source["loss_rise"]
         return found
 
     return Row(f"{form}-gptq-minus-rtn", run)
