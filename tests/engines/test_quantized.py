@@ -100,7 +100,8 @@ def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks
     for side, own in (("vllm float16", "lbdsl shaken"), ("vllm bfloat16", "lbdsl bfloat16")):
         assert mean[side] <= max(0.02, 1.2 * mean[own]), side
         assert most[side] <= max(0.15, 1.2 * most[own]), side
-        assert abs(rise[side]) < 0.005, side
+        error = float(apart[side].std() / apart[side].numel() ** 0.5)
+        assert abs(rise[side]) < max(0.005, 3 * error), side
 
 
 @pytest.mark.parametrize("name", ["blocks"])
