@@ -15,7 +15,17 @@ from lbdsl.cli import VERBS
 ROOT = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(rf"lbdsl ({'|'.join(VERBS)})\b([^`\n]*)")
-OF_OTHERS = {"--no-deps", "--locked", "--stdio", "--help", "--version", "--in-place"}
+OF_OTHERS = {
+    "--no-deps",
+    "--locked",
+    "--stdio",
+    "--help",
+    "--version",
+    "--in-place",
+    "--tensor-type",
+    "--token-embedding-type",
+    "--output-tensor-type",
+}
 PLANNED = {"--sweep"}
 
 
