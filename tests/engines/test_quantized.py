@@ -62,10 +62,8 @@ def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: floa
 @pytest.mark.parametrize("way", ["decilm", "plugin"])
 @pytest.mark.parametrize("name", ["quantized", "int4", "int8"])
 def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
-    """Compared with our model in float32, within the bounds or no further than our own model is from itself.
-
-    Rounding activations to 8 bits is not continuous: a change of one in 100,000 in the embeddings moves some of them to
-    another integer, and a deep model makes that large. In bfloat16 our own model is as far from itself as that, too.
+    """Compared with our model in float32. What our own model differs from itself, in bfloat16 or after a change of one in
+    100,000 in the embeddings, is printed beside it: rounding activations to 8 bits is not continuous.
     """
     folder = artifact_of(name, smollm2)
     model, plugin = folder, None
@@ -97,11 +95,10 @@ def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks
     rise = {side: float(each.mean().exp() - 1) for side, each in apart.items()}
     for side in apart:
         print(f"{name}, {way}, {side}: mean {mean[side]:.4f}, 99 % {most[side]:.4f}, perplexity {rise[side]:+.3%}")
-    for side, own in (("vllm float16", "lbdsl shaken"), ("vllm bfloat16", "lbdsl bfloat16")):
-        assert mean[side] <= max(0.02, 1.2 * mean[own]), side
-        assert most[side] <= max(0.15, 1.2 * most[own]), side
-        error = float(apart[side].std() / apart[side].numel() ** 0.5)
-        assert abs(rise[side]) < max(0.005, 3 * error), side
+    for side in ("vllm float16", "vllm bfloat16"):
+        assert mean[side] <= 0.02, side
+        assert most[side] <= 0.15, side
+        assert abs(rise[side]) < 0.005, side
 
 
 @pytest.mark.parametrize("name", ["blocks"])
