@@ -1,7 +1,8 @@
-"""`swa`: attention over a sliding window, with optional sink tokens."""
+"""`swa`: attention over a sliding window, with sink tokens, learned sinks, or neither."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -9,8 +10,10 @@ from pydantic import Field
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.units import tokens_text
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, Stat
 from lbdsl.parts.attention import Attention, Window
 
 
@@ -18,16 +21,22 @@ class SlidingWindow(Action):
     """Causal softmax attention over the last `window` tokens, including the current one, and the first `sinks` tokens.
 
     What: a query at position q attends to keys k with q - window < k <= q, and to the first `sinks` tokens of its row that
-    are not padding. Cost is linear in the sequence length; the cache holds at most window + sinks tokens.
+    are not padding. Cost is linear in the sequence length; the cache holds at most window + sinks tokens. With
+    `sinks=learned` there are no such tokens; instead, each query head has one number s, and exp(s) is added to the
+    denominator of its softmax. It is fitted on the calibration text, so that the head's output is closest to that of full
+    attention, is minus infinity where a sink does not help, and is trained in healing.
     Why: where a layer attends mostly to nearby tokens, its cache need not grow; four sinks undo most of a window's damage.
-    Example: `else swa(window=512, sinks=4)`
-    Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453).
+    Learned sinks undo part of it, and are what vLLM and llama.cpp can serve.
+    Example: `else swa(window=512, sinks=4)`, `else swa(window=512, sinks=learned)`
+    Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453); learned sinks, gpt-oss (arXiv
+    2508.10925).
     """
 
     kind: Literal["swa"] = "swa"
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
-    sinks: Annotated[int, Field(ge=0, le=4096, json_schema_extra={"unit": "tokens"})] = 0
+    sinks: Annotated[int, Field(ge=0, le=4096, json_schema_extra={"unit": "tokens"})] | Literal["learned"] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
+    examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)",)
 
     def claims(self) -> tuple[str, ...]:
         return ("mixer.window",)
@@ -38,9 +47,18 @@ class SlidingWindow(Action):
 
     def _window(self, own: Window | None) -> Window:
         """The new window, never wider than the layer's own window `own`, whose sinks are kept unless new ones are given."""
+        learned = self.sinks == "learned"
+        tokens = 0 if isinstance(self.sinks, str) else self.sinks
         if own is not None and self.window >= own.size:
-            return own.replace(sink_tokens=self.sinks) if self.sinks else own
-        return Window(size=self.window, sink_tokens=self.sinks)
+            return own.replace(sink_tokens=tokens, sink_logits=learned) if self.sinks else own
+        return Window(size=self.window, sink_tokens=tokens, sink_logits=learned)
+
+    def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        mixer = layer.mixer
+        if not isinstance(mixer, Attention) or mixer.window is None or not mixer.window.sink_logits or layer == base:
+            return {}
+        fitted = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
+        return {SINK_LOGITS.name: fitted}
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer

@@ -22,6 +22,7 @@ SHARED = (
     "lbdsl_masks.py",
     "lbdsl_hybrid.py",
     "lbdsl_full_attention.py",
+    "lbdsl_sink_logits.py",
     "lbdsl_window_attention.py",
 )
 """Files that every artifact needs, independent of family and plan."""

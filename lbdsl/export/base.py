@@ -20,6 +20,7 @@ from lbdsl.layer.difference import window_size
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs, native_layers
+from lbdsl.parts.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Subject:
 
     def has_mlp(self, layer: int) -> bool:
         return self.specs[layer].ffn is not None
+
+    @property
+    def has_sink_logits(self) -> bool:
+        """Whether any layer has learned sinks."""
+        mixers = [spec.mixer for spec in self.specs]
+        return any(isinstance(mixer, Attention) and mixer.window and mixer.window.sink_logits for mixer in mixers)
 
     @property
     def windows(self) -> dict[int, int]:

@@ -50,6 +50,12 @@ NO_SINKS = Can(
     refusal="cannot keep sink tokens",
     help="write `sinks=0` in the recipe and heal for it; serve this one with transformers",
 )
+NO_LEARNED_SINKS = Can(
+    values=(False,),
+    code="LB503",
+    refusal="cannot keep learned sinks",
+    help="export to `granite` or, with other changes of layers, to `vllm`; see docs/exports.md",
+)
 ONE_WINDOW = Can(
     one=True,
     code="LB504",
@@ -64,10 +70,10 @@ INTEGERS = {"int": {"bits": ANY, "group": ANY, "activations": ANY, "method": ANY
 """Storage as integers, in any of its forms."""
 
 
-def attention(kv_heads: Can, window: Can) -> Fields:
+def attention(kv_heads: Can, window: Can, learned_sinks: Can = NO_LEARNED_SINKS) -> Fields:
     """The fields of `attention` with the base's query heads and no sink tokens; `window` applies to the window's size."""
     sizes = {"heads": AS_BASE, "kv_heads": kv_heads, "head_dim": AS_BASE}
-    return {**sizes, "window": {"size": window, "sink_tokens": NO_SINKS}}
+    return {**sizes, "window": {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks}}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
 EXPRESSES = Expresses(
-    mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
+    mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW, learned_sinks=ANY)},
     ffn={"gated_mlp": {"width": ANY}},
     weights=INTEGERS,
 )
@@ -41,7 +41,8 @@ GRANITE_SWA = Graph(
     sink_logits=True,
     biases=ALL_BIASES,
 )
-"""Llama's layers with windows. Its multipliers are 1 unless the family has some; its sinks get no attention weight."""
+"""Llama's layers with windows. Its multipliers are 1 unless the family has some; sinks that were not learned get no
+attention weight."""
 
 _MOST_LAYERS = 512
 
@@ -84,7 +85,7 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     unlike = _unlike(left, kv_heads, widths)
     found = list(_refusals(subject, left, windows, (*dropped, *alone), unlike))
     has_rope = tuple(family.has_rope(i, config) for i in left)
-    graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope)
+    graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope, subject.has_sink_logits)
     if graph is None:
         found.append(error("LB520", why, help="leave those layers as they are, or export to another engine"))
     else:
@@ -159,7 +160,7 @@ def _unwindowed(spec: LayerSpec) -> LayerSpec:
 
 
 def _choose(
-    family: Family, windows: bool, halves: bool, unlike: str, has_rope: tuple[bool, ...]
+    family: Family, windows: bool, halves: bool, unlike: str, has_rope: tuple[bool, ...], learned_sinks: bool
 ) -> tuple[Graph | None, str]:
     """The graph and an empty text, or None and the reason."""
     own, gguf = family.gguf.graph, family.gguf
@@ -173,12 +174,13 @@ def _choose(
         )
     every = own.no_rope_every
     own_rope = all(has == (not every or (place + 1) % every != 0) for place, has in enumerate(has_rope))
-    if own_rope and (own.windows or not windows):
+    if own_rope and (own.windows or not windows) and not learned_sinks:
         return own, ""
     if gguf.granite_swa is None:
         return GRANITE_SWA, ""
     return None, (
-        f"no architecture of llama.cpp has windows together with {gguf.granite_swa.what}, which {family.model_type} "
+        f"no architecture of llama.cpp has {'learned sinks' if learned_sinks else 'windows'} together with "
+        f"{gguf.granite_swa.what}, which {family.model_type} "
         "models have"
     )
 

@@ -9,8 +9,10 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.export.gguf_rope import frequency_divisors
 from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 from lbdsl.families import TensorRow
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts.attention import Attention
 from lbdsl.parts.int_weights import Int
 
 NO_SINK = -1e30
@@ -68,7 +70,7 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
     divisors = frequency_divisors(target.rope, sizes.head_dim)
     if divisors is not None:
         found.append(OutTensor("rope_freqs.weight", (len(divisors),), values=tuple(divisors)))
-    rows = {row.name: row for row in family.mixer_rows + family.ffn_rows}
+    rows = {row.name: row for row in (*family.mixer_rows, *family.ffn_rows, SINK_LOGITS)}
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
         spec = target.specs[place]
@@ -122,6 +124,8 @@ def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
             OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
             OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH)),
         ]
-    if target.graph.sink_logits:
+    mixer = target.specs[place].mixer
+    learned = isinstance(mixer, Attention) and mixer.window is not None and mixer.window.sink_logits
+    if target.graph.sink_logits and not learned:
         found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
     return found

@@ -35,7 +35,7 @@ EXPRESSES = Expresses(
     empty=("block",),
 )
 
-_OURS = (
+OURS = (
     "lbdsl",
     "auto_map",
     "per_layer_config",
@@ -90,7 +90,7 @@ class Native(Exporter):
                 link_files(artifact, output, weight_names(artifact), progress)
             else:
                 prefix = subject.facts.family_data.layer_prefix
-                rewrite_shards(artifact, output, rename=_renamed(artifact, prefix, form.layers), progress=progress)
+                rewrite_shards(artifact, output, rename=renamed(artifact, prefix, form.layers), progress=progress)
         except OSError as problem:
             raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
 
@@ -107,7 +107,7 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     windows = subject.windows
     found = [
         *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),
-        *_half_layers(subject, left),
+        *half_layers(subject, left, WHERE),
         *_retyped(subject, family, left, windows),
     ]
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
@@ -119,12 +119,13 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
         found.append(
             note("LB531", f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights")
         )
-    sizes = _sizes_of(subject.specs[left[0]], layout.sizes)
+    sizes = sizes_of(subject.specs[left[0]], layout.sizes)
     config = {**_stock_config(subject.config, layout, sizes, stock, left, windows), **subject.quantization(left)}
     return Diagnosed(NativeForm(config, left), tuple(found))
 
 
-def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
+def half_layers(subject: Subject, left: tuple[int, ...], where: str) -> list[Diagnostic]:
+    """LB530 for layers of which only the attention or the MLP is gone, and for a model without layers."""
     found = []
     if not left:
         found.append(error("LB530", "no layer is left", help="keep at least one"))
@@ -136,7 +137,7 @@ def _half_layers(subject: Subject, left: tuple[int, ...]) -> list[Diagnostic]:
             found.append(
                 error(
                     "LB530",
-                    f"{WHERE} has attention and MLP in every layer, and there is no {part} in {layers_text(layers)}",
+                    f"{where} has attention and MLP in every layer, and there is no {part} in {layers_text(layers)}",
                     help="drop whole layers, or load the artifact itself with trust_remote_code=True",
                 )
             )
@@ -180,7 +181,7 @@ def _no_class(family: Family, windows: Mapping[int, int]) -> Diagnostic:
     )
 
 
-def _sizes_of(spec: LayerSpec, base: Sizes) -> Sizes:
+def sizes_of(spec: LayerSpec, base: Sizes) -> Sizes:
     """The base's sizes, updated with those of a layer; all remaining layers have the same."""
     if isinstance(spec.mixer, Attention):
         base = replace(base, kv_heads=spec.mixer.kv_heads)
@@ -197,7 +198,7 @@ def _stock_config(
 ) -> dict[str, Any]:
     """The base's configuration with the remaining layers and their sizes; all layer fields are explicit, so that no
     default applies."""
-    new = {key: value for key, value in config.items() if key not in _OURS}
+    new = {key: value for key, value in config.items() if key not in OURS}
     family = layout.family
     own = stock.model_type == family.model_type
     # Defaults differ between families, so fields that the base's config omits are written explicitly.
@@ -227,7 +228,7 @@ def _stock_config(
     return new
 
 
-def _renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:
+def renamed(artifact: Path, prefix: str, layers: tuple[int, ...]) -> dict[str, str]:
     """Old to new tensor names of renumbered layers."""
     old_to_new = {prefix.format(old): prefix.format(new) for new, old in enumerate(layers) if new != old}
     return {

@@ -20,8 +20,8 @@ class VllmPlugin(Exporter):
     What: the artifact's own files, hard-linked; vLLM reads the layer specifications from `config.json`.
     Engine: vLLM (tested with 0.32) and lbdsl: run `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends only on vLLM, which finds it through the entry point `vllm.general_plugins`.
-    Limits: no sink tokens (vLLM's sinks are learned softmax logits, not tokens). Unlike DeciLM, it supports a first
-    layer without attention, several windows, and norms of queries and keys.
+    Limits: no sink tokens (vLLM's sinks are learned ones). Unlike DeciLM, it supports a first layer without attention,
+    several windows, learned sinks, and norms of queries and keys.
     Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 
@@ -29,7 +29,7 @@ class VllmPlugin(Exporter):
     engine = "vllm"
     where = "vLLM with lbdsl's plug-in"
     expresses = Expresses(
-        mixer={"attention": attention(kv_heads=ANY, window=ANY)},
+        mixer={"attention": attention(kv_heads=ANY, window=ANY, learned_sinks=ANY)},
         ffn={"gated_mlp": {"width": ANY}},
         weights=INTEGERS,
     )

@@ -20,6 +20,7 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     gguf=GgufNames(GRAPH, read=True),
     decilm={},
+    granite=None,
     vllm=VllmLayers("lbdsl.vllm.llama"),
     windowed_as=MINISTRAL,
 )

@@ -27,6 +27,7 @@ FAMILY = Family(
     ),
     gguf=GgufNames(GRAPH),
     decilm={},
+    granite=None,
     vllm=VllmLayers("lbdsl.vllm.mistral"),
     windowed_as=MINISTRAL,
 )

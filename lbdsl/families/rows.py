@@ -42,4 +42,7 @@ QK_NORMS = (
 )
 """Norms of queries and keys over all heads together."""
 
+SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",))
+"""The learned sink of each query head, where a window has them; no family has them by itself."""
+
 ALL = ("q", "k", "v", "o")

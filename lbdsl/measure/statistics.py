@@ -20,12 +20,14 @@ from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.difference import window_size
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.statistics import Observed, Statistic, statistic_of
+from lbdsl.measure.observed_attention import See, observed_attention
+from lbdsl.statistics import Attended, Observed, Statistic, statistic_of
 
 LayerStatistics = Mapping[str, Tensor]
 """The statistics of one layer, by the statistic's text: in float32, on the CPU."""
@@ -147,6 +149,9 @@ def pass_over(
                 for module in statistic.watched(spec, facts):
                     hook = _adding(statistic, sums[stat], module)
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
+                if statistic.watches_attention():
+                    see = _adding_attention(statistic, sums[stat], layer, spec)
+                    hooks.enter_context(observed_attention(layer.self_attn, see))
             yield
         values = {}
         for stat, statistic in stats.items():
@@ -169,6 +174,15 @@ def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Calla
         statistic.add(sums, module, inputs[0], output)
 
     return hook
+
+
+def _adding_attention(statistic: Statistic, sums: dict[str, Tensor], layer: nn.Module, spec: LayerSpec) -> See:
+    def see(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        statistic.add_attention(
+            sums, Attended(query, key, value, scaling, window_size(spec), layer.get_parameter)
+        )
+
+    return see
 
 
 def _checked(stat: Stat, layer: int, value: Tensor) -> Tensor:

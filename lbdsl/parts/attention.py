@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.parts.base import Mark, Part, Slot, TensorShape, Value
 
 if TYPE_CHECKING:
@@ -16,10 +17,28 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Window(Value):
-    """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding."""
+    """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding.
+
+    With `sink_logits` the softmax's denominator has one more term, exp(s), with a learned s for each query head. It is left
+    out of the JSON when it is false: artifacts that know nothing of it stay as they are.
+    """
 
     size: Count
     sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    sink_logits: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Window:
+        if self.sink_logits and self.sink_tokens:
+            raise ValueError("a window has sink tokens or sink logits, not both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = as_usual(self)
+        if not self.sink_logits:
+            fields.pop("sink_logits", None)
+        return fields
 
     @property
     def held(self) -> int:
@@ -27,6 +46,8 @@ class Window(Value):
         return self.size + self.sink_tokens
 
     def __str__(self) -> str:
+        if self.sink_logits:
+            return f"{self.size} + learned sinks"
         return f"{self.size} + {self.sink_tokens} sinks" if self.sink_tokens else str(self.size)
 
 
@@ -64,7 +85,10 @@ class Attention(Part):
     def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
         query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
         sizes = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value, "head_dim": self.head_dim}
-        return model.shaped(model.family_data.attention, sizes)
+        rows = model.family_data.attention
+        if self.window is not None and self.window.sink_logits:
+            rows, sizes = (*rows, SINK_LOGITS), {**sizes, "heads": self.heads}
+        return model.shaped(rows, sizes)
 
     def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
         return self.token_bytes(model) * self.seen(ctx)

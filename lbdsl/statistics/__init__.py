@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import discover
 from lbdsl.layer.weights import Stat
-from lbdsl.statistics.base import Observed, Statistic
+from lbdsl.statistics.base import Attended, Observed, Statistic
 
-__all__ = ["Observed", "Statistic", "statistic_of", "statistics"]
+__all__ = ["Attended", "Observed", "Statistic", "statistic_of", "statistics"]
 
 
 @cache

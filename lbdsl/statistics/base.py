@@ -32,6 +32,19 @@ class Observed:
     model: ModelFacts
 
 
+@dataclass(frozen=True)
+class Attended:
+    """One forward of a layer's attention for B sequences of N tokens, without padding: queries, keys and values as they are
+    multiplied (after rotary embeddings and norms), the factor of the scores, and the layer's own window if it has one."""
+
+    query_BHND: Tensor
+    key_BGND: Tensor
+    value_BGND: Tensor
+    scaling: float
+    window: int | None
+    weights: Callable[[str], Tensor]
+
+
 class Statistic(BaseModel):
     """Base of all statistics. Fields are its arguments, the same as in the `Stat` that names it."""
 
@@ -55,6 +68,14 @@ class Statistic(BaseModel):
         """Add the inputs and outputs of a watched module for B sequences of N tokens, in the model's compute dtype, to
         `sums`; sums should be in float32 or better, and stay on the device."""
         raise NotImplementedError
+
+    def add_attention(self, sums: dict[str, Tensor], seen: Attended) -> None:
+        """Add a forward of the layer's attention to `sums`; for statistics that define it."""
+        raise NotImplementedError
+
+    @classmethod
+    def watches_attention(cls) -> bool:
+        return cls.add_attention is not Statistic.add_attention
 
     @abstractmethod
     def value(self, seen: Observed) -> Tensor:

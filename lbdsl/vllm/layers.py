@@ -26,7 +26,7 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
     window = mixer["window"]
     if window is None:
         return None
-    check_fields(window, ("size", "sink_tokens"), f"{where}: a window")
+    check_fields({"sink_logits": False, **window}, ("size", "sink_tokens", "sink_logits"), f"{where}: a window")
     if window["sink_tokens"]:
         raise ValueError(
             f"{where}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
@@ -34,6 +34,11 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
         )
     size: int = window["size"]
     return size
+
+
+def has_sink_logits(mixer: dict[str, Any]) -> bool:
+    """Whether the window has learned sinks."""
+    return bool((mixer["window"] or {}).get("sink_logits"))
 
 
 def sizes_of(spec: dict[str, Any]) -> dict[str, int]:

@@ -12,12 +12,15 @@ import importlib
 import torch
 from torch import nn
 from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.model_loader.weight_utils import sharded_weight_loader
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.utils import extract_layer_index
+from vllm.model_executor.utils import set_weight_attrs
 
 from lbdsl.model.hybrid.lbdsl_layers import config_with
-from lbdsl.vllm.layers import sizes_of, window_of
+from lbdsl.vllm.layers import has_sink_logits, sizes_of, window_of
 from lbdsl.vllm.served import layers_of, served
 
 
@@ -38,6 +41,8 @@ class LbdslDecoderLayer(nn.Module):
         if spec["mixer"] is not None:
             cache_config = cache_for(vllm_config.cache_config, window_of(spec["mixer"], prefix))
             self.self_attn = parts.attention(own, cache_config, quant_config, f"{prefix}.self_attn")
+            if has_sink_logits(spec["mixer"]):
+                add_sinks(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn.attn")
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec["ffn"] is not None:
             self.mlp = parts.mlp(own, quant_config, f"{prefix}.mlp")
@@ -65,6 +70,25 @@ def cache_for(cache_config, window):
     cache_config = copy.copy(cache_config)
     cache_config.sliding_window = window
     return cache_config
+
+
+def add_sinks(attention, vllm_config, cache_config, name):
+    """Give an attention module of vLLM learned sinks, one a query head: vLLM takes them when its attention layer `name` is
+    made, so that is made again."""
+    old = attention.attn
+    attention.sinks = nn.Parameter(torch.empty(old.num_heads), requires_grad=False)
+    set_weight_attrs(attention.sinks, {"weight_loader": sharded_weight_loader(0)})
+    del vllm_config.compilation_config.static_forward_context[name]
+    attention.attn = Attention(
+        old.num_heads,
+        old.head_size,
+        attention.scaling,
+        num_kv_heads=old.num_kv_heads,
+        cache_config=cache_config,
+        quant_config=vllm_config.quant_config,
+        prefix=name,
+        sinks=attention.sinks,
+    )
 
 
 def config_for(config, spec):

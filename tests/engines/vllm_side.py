@@ -62,10 +62,12 @@ def serve(
     expect: int = 0,
     twice: bool = False,
     score: bool = False,
+    maps: Path | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Served:
-    """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl."""
+    """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl; `maps` a
+    file for the inputs and outputs of the linear maps on the first prompt."""
     job, result = folder / "job.json", folder / "result.json"
     result.unlink(missing_ok=True)
     job.write_text(
@@ -79,6 +81,7 @@ def serve(
                 "trust_remote_code": trust_remote_code,
                 "twice": twice,
                 "score": score,
+                "maps": str(maps) if maps else None,
                 "options": options,
             }
         )
@@ -88,6 +91,7 @@ def serve(
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HOME": str(engines_folder() / "hf-home"),
         **({"PYTHONPATH": str(plugin)} if plugin is not None else {}),
+        **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if maps else {}),
         **environment,
     }
     done = subprocess.run(

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from .lbdsl_full_attention import make_full_mask
 from .lbdsl_layers import check_fields, config_with
+from .lbdsl_sink_logits import add_sinks
 from .lbdsl_window_attention import RingLayer, make_window_mask
 
 
@@ -31,7 +32,6 @@ class AttentionPart:
     MASK_FIELDS = ("window",)
 
     def build(self, attention_class, config, layer_idx, part):
-        _window(part)
         sizes = {
             "num_attention_heads": part["heads"],
             "num_key_value_heads": part["kv_heads"],
@@ -40,7 +40,7 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
-        return module
+        return add_sinks(module, part["heads"]) if _window(part) is not None and part["window"].get("sink_logits") else module
 
     def make_cache(self, config, layer_idx, part, reserved):
         window = _window(part)
@@ -58,7 +58,7 @@ def _window(part):
     window = part["window"]
     if window is None:
         return None
-    check_fields(window, ("size", "sink_tokens"), "a window")
+    check_fields({"sink_logits": False, **window}, ("size", "sink_tokens", "sink_logits"), "a window")
     size, sinks = window["size"], window["sink_tokens"]
     if type(size) is not int or type(sinks) is not int or size < 1 or sinks < 0:
         raise ValueError(f"a window has a size of at least 1 and sink_tokens of at least 0, both integers: {window}")

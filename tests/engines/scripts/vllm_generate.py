@@ -3,15 +3,43 @@
     vllm_generate.py JOB RESULT
 
 JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
-      "score", "options"}
+      "score", "maps": FILE or null, "options"}
 RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
          "loaded_in", "seconds", "again_seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if
          "score" is true
+FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; needs VLLM_ENABLE_V1_MULTIPROCESSING=0
 """
 
 import json
 import sys
 import time
+
+MAPS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+
+
+def record_maps(llm, prompt, path):
+    import torch
+    from vllm import SamplingParams
+
+    seen, hooks = {}, []
+
+    def watch(name):
+        def hook(_module, inputs, output):
+            if name not in seen and inputs[0].shape[0] == len(prompt):
+                seen[name] = inputs[0].clone(), (output[0] if isinstance(output, tuple) else output).clone()
+
+        return hook
+
+    def add(model):
+        for name, module in model.named_modules():
+            if name.endswith(MAPS):
+                hooks.append(module.register_forward_hook(watch(name)))
+
+    llm.apply_model(add)
+    llm.generate([{"prompt_token_ids": prompt}], SamplingParams(max_tokens=1, detokenize=False), use_tqdm=False)
+    for hook in hooks:
+        hook.remove()
+    torch.save(seen, path)
 
 
 def main(job_path, result_path):
@@ -30,6 +58,8 @@ def main(job_path, result_path):
         **options,
     )
     loaded = time.monotonic() - started
+    if job["maps"]:
+        record_maps(llm, job["prompts"][0], job["maps"])
     scored = {"prompt_logprobs": 0} if job["score"] else {}
     wanted = SamplingParams(
         temperature=0.0, max_tokens=job["max_tokens"], logprobs=5, ignore_eos=True, detokenize=False, **scored

@@ -1,0 +1,153 @@
+"""`granite`: windows, with learned sinks or none, that transformers, vLLM and llama.cpp serve without code of lbdsl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
+from lbdsl.core.progress import Report
+from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.expresses import ANY, INTEGERS, ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention
+from lbdsl.export.files import companions, copy_files, write_json
+from lbdsl.export.gguf_rope import rope_of
+from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
+from lbdsl.export.reasons import fused_alike, kernels
+from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.layout import layout_of
+from lbdsl.parts.attention import Attention
+from lbdsl.run.file_layout import MadeTensor, plan_rewrite
+from lbdsl.run.shards import carry_out
+
+WHERE = "granite_swa"
+NO_SINK = -3e4
+"""A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
+
+EXPRESSES = Expresses(
+    mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW, learned_sinks=ANY)},
+    ffn={"gated_mlp": {"width": ONE_WIDTH}},
+    weights=INTEGERS,
+    empty=("block",),
+)
+
+_BIASES = ("q", "k", "v", "o")
+
+
+class Granite(Exporter):
+    """A folder of the class `granite_swa`, which has windows in some layers and a learned sink for each query head.
+
+    What: Llama's layers under the names and sizes that they have, multipliers that change nothing, and sinks in every
+    layer: those that were learned, and elsewhere -30,000, which has no effect. Layers that were removed whole are left out
+    and the others renumbered.
+    Engine: transformers 5.16 and later, and vLLM (tested with 0.32), both without remote code; `--to gguf` writes the same
+    form for llama.cpp. transformers has only its `eager` attention on a CPU, which is slow on long prompts.
+    Limits: Llama, Mistral, Qwen 2 and SmolLM3, without dropped attentions or MLPs; one window size, number of KV heads and
+    MLP width.
+    Source: transformers, models/granite_swa; vllm/model_executor/models/granite.py.
+    """
+
+    kind: ClassVar[str] = "granite"
+    engine: ClassVar[str] = "vllm"
+    where: ClassVar[str] = WHERE
+    expresses: ClassVar[Expresses] = EXPRESSES
+
+    @classmethod
+    def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
+        return granite_config(subject).diagnostics
+
+    @classmethod
+    def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        config = granite_config(subject).unwrap()
+        layers, facts = _left(subject), subject.facts
+        prefix = facts.family_data.layer_prefix
+        new_names = renamed(artifact, prefix, layers)
+        there = {new_names.get(name, name) for name in read_tensors(artifact)}
+        made = {}
+        for place, layer in enumerate(layers):
+            spec, beside = subject.specs[layer], prefix.format(layer) + "self_attn.o_proj.weight"
+            assert isinstance(spec.mixer, Attention), "other layers are refused"
+            wanted = {SINK_LOGITS.name: spec.mixer.heads}
+            if config["attention_bias"]:
+                shapes = {tensor.name: tensor.shape for tensor in spec.tensors(facts)}
+                wanted |= {f"self_attn.{p}_proj.bias": shapes[f"self_attn.{p}_proj.weight"][0] for p in _BIASES}
+            for name, size in wanted.items():
+                if prefix.format(place) + name not in there:
+                    made[prefix.format(place) + name] = MadeTensor(facts.dtype, (size,), beside)
+        try:
+            write_json(output / "config.json", config)
+            copy_files(artifact, output, companions(artifact))
+            plan = plan_rewrite(artifact, rename=new_names, made=made)
+            carry_out(plan, output, make=lambda name: _constant(name, made[name]), progress=progress)
+        except OSError as problem:
+            raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
+
+    @classmethod
+    def how_to_load(cls, output: Path) -> str:
+        return f'AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")   # vllm serve {output}'
+
+
+def _left(subject: Subject) -> tuple[int, ...]:
+    return tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
+
+
+def _constant(name: str, tensor: MadeTensor) -> bytes:
+    """The bytes of a sink without effect, or of a bias of 0."""
+    import torch
+
+    value = NO_SINK if name.endswith(SINK_LOGITS.name) else 0.0
+    return torch.full(tensor.shape, value, dtype=getattr(torch, tensor.dtype)).view(torch.uint8).numpy().tobytes()
+
+
+def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
+    """The fields of config.json; diagnostics LB503-LB506, LB512, LB513, LB530 and LB531. Pure."""
+    layout, config, left = layout_of(subject.config), subject.config, _left(subject)
+    family = layout.family
+    found = [
+        *Granite.refusals(subject),
+        *half_layers(subject, left, WHERE),
+        *fused_alike(subject),
+        *kernels(subject),
+    ]
+    if family.granite is not None:
+        found.append(
+            error(
+                "LB506",
+                f"granite_swa has no place for {family.granite.what}, which {family.model_type} models have",
+                help="see the families in docs/exports.md; `--to vllm` serves learned sinks in others",
+            )
+        )
+    if not subject.windows:
+        found.append(error("LB530", "granite_swa has a window in some layer", help="`--to native` writes other models"))
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        found.append(error("LB506", f"vLLM's granite_swa has no {activation} activation, only silu"))
+    if any(d.is_error for d in found):
+        return Diagnosed(None, tuple(found))
+    found.append(note("LB531", "it loads as granite_swa; in transformers on a CPU with `eager` attention, slow on long prompts"))
+    sizes, rope = sizes_of(subject.specs[left[0]], layout.sizes), rope_of(family, config)
+    new = {key: value for key, value in config.items() if key not in OURS}
+    always_biased = any(row.name.endswith("q_proj.bias") and row.when is None for row in family.attention)
+    new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}
+    new |= {
+        "model_type": "granite_swa",
+        "architectures": ["GraniteSWAForCausalLM"],
+        "num_hidden_layers": len(left),
+        "tie_word_embeddings": layout.tied,
+        "attention_bias": always_biased or "attention_bias" in layout.flags,
+        "mlp_bias": "mlp_bias" in layout.flags,
+        "attention_multiplier": layout.sizes.head_dim**-0.5,
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "layer_types": [LAYER_TYPES[i in subject.windows] for i in left],
+        "sliding_window": next(iter(subject.windows.values()), None),
+        "rope_parameters": {"rope_type": rope.kind, "rope_theta": rope.theta, **rope.rest},
+        "layer_rope_theta": [rope.theta if family.has_rope(i, config) else 0.0 for i in left],
+        "rms_norm_eps": config.get("rms_norm_eps", family.epsilon),
+        **subject.quantization(left),
+    }
+    for name in ("rope_theta", "rope_scaling", "no_rope_layers", "no_rope_layer_interval", "use_sliding_window"):
+        new.pop(name, None)
+    return Diagnosed(new, tuple(found))

@@ -1,0 +1,72 @@
+"""`sink_logits`: the learned sinks of a window, by which each query head's output is closest to that of full attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.statistics.base import Attended, Observed, Statistic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NONE = -3e4
+"""A sink without effect, finite in float16 and bfloat16; as in `granite_swa`."""
+LOWEST, HIGHEST, STEP = -20.0, 40.0, 0.25
+"""Sinks are chosen among these values, and none. Logarithms of denominators are rounded to the same steps."""
+SCORES = 2**24
+"""Scores of one head and piece of the text that are in memory at once."""
+
+
+class SinkLogits(Statistic):
+    """Shape [heads]: for each query head the number s for which the squared error of the head's output, over all tokens, is
+    least; NONE where no sink helps. With a window, an output is sigmoid(l - s) times what it is without a sink, where l is
+    the logarithm of the softmax's denominator. Errors are those of the head's contribution to the output projection.
+
+    Source: the form is gpt-oss's (arXiv 2508.10925).
+    """
+
+    kind: Literal["sink_logits"] = "sink_logits"
+    window: int
+
+    def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
+        return ()
+
+    def add_attention(self, sums: dict[str, Tensor], seen: Attended) -> None:
+        import torch
+
+        projection = seen.weights("self_attn.o_proj.weight").float()
+        batch, heads, length, size = seen.query_BHND.shape
+        gram_HDD = torch.einsum("ehd,ehf->hdf", *2 * (projection.unflatten(1, (heads, size)),))
+        bins = round((HIGHEST - LOWEST) / STEP)
+        if not sums:
+            sums |= {name: projection.new_zeros(heads, bins) for name in ("own", "cross")}
+        key, value = (
+            states.float().repeat_interleave(heads // states.shape[1], 1) for states in (seen.key_BGND, seen.value_BGND)
+        )
+        column_K = torch.arange(length, device=key.device)
+        rows = max(1, SCORES // (batch * length))
+        for start in range(0, length, rows):
+            query_Q1 = column_K[start : start + rows, None]
+            scores = seen.query_BHND[:, :, start : start + rows].float() @ key.mT * seen.scaling
+            past = column_K <= query_Q1
+            if seen.window is not None:
+                past = past & (column_K > query_Q1 - seen.window)
+            base = scores.masked_fill(~past, -torch.inf).softmax(-1) @ value
+            scores = scores.masked_fill(~(past & (column_K > query_Q1 - self.window)), -torch.inf)
+            output, logs = scores.softmax(-1) @ value, scores.logsumexp(-1)
+            weighted = torch.einsum("bhqd,hdf->bhqf", output, gram_HDD)
+            place = ((logs - LOWEST) / STEP).long().clamp(0, bins - 1).transpose(0, 1).flatten(1)
+            for name, other in (("own", output), ("cross", base)):
+                sums[name].scatter_add_(1, place, (weighted * other).sum(-1).transpose(0, 1).flatten(1))
+
+    def value(self, seen: Observed) -> Tensor:
+        import torch
+
+        own, cross = (seen.sums[name].double().cpu() for name in ("own", "cross"))
+        logs = LOWEST + STEP * (torch.arange(own.shape[1], dtype=torch.float64) + 0.5)
+        sinks = torch.cat([torch.tensor([NONE], dtype=torch.float64), torch.arange(LOWEST, HIGHEST, STEP, dtype=torch.float64)])
+        kept = (logs - sinks[:, None]).sigmoid()
+        errors = kept.square() @ own.T - 2 * kept @ cross.T
+        return sinks[errors.argmin(0)]
