@@ -18,6 +18,7 @@ from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.layer_changes import Layer, changed_specs
 
+SINKS = "self_attn.sinks"
 SIZES = {
     "vocab_size": 260,
     "hidden_size": 64,
@@ -106,9 +107,10 @@ def _new_weights(facts: Any, index: int, spec: dict[str, Any]) -> dict[str, Any]
     chance = torch.Generator().manual_seed(index)
     had = {tensor.name: tensor.shape for tensor in facts.layer_specs[index].tensors(facts)}
     return {
-        tensor.name: torch.randn(tensor.shape, generator=chance) * SIZES["initializer_range"]
+        tensor.name: torch.randn(tensor.shape, generator=chance)
+        * (2 if SINKS in tensor.name else SIZES["initializer_range"])
         for tensor in LayerSpec.model_validate(spec).tensors(facts)
-        if tensor.shape != had[tensor.name]
+        if tensor.shape != had.get(tensor.name)
     }
 
 

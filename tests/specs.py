@@ -9,9 +9,14 @@ def attention_layer(heads: int, kv_heads: int, head_dim: int, width: int) -> dic
     return {"mixer": mixer, "ffn": {"kind": "gated_mlp", "width": width}, "weights": {}}
 
 
+LEARNED = -1
+"""As a number of sinks: learned ones."""
+
+
 def layer_of(base: dict, window: int | None = None, sinks: int = 0, attention: bool = True, mlp: bool = True) -> dict:
     """`base` with a window where one is given, and without its attention or its MLP where that is said."""
-    mixer = base["mixer"] if window is None else {**base["mixer"], "window": {"size": window, "sink_tokens": sinks}}
+    said = {"sink_tokens": 0, "sink_logits": True} if sinks == LEARNED else {"sink_tokens": sinks}
+    mixer = base["mixer"] if window is None else {**base["mixer"], "window": {"size": window, **said}}
     return {**base, "mixer": mixer if attention else None, "ffn": base["ffn"] if mlp else None}
 
 

@@ -34,7 +34,9 @@ class SlidingWindow(Action):
 
     kind: Literal["swa"] = "swa"
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
-    sinks: Annotated[int, Field(ge=0, le=4096, json_schema_extra={"unit": "tokens"})] | Literal["learned"] = 0
+    sinks: Annotated[
+        Annotated[int, Field(ge=0, le=4096)] | Literal["learned"], Field(json_schema_extra={"unit": "tokens"})
+    ] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
     examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)",)
 
@@ -73,6 +75,9 @@ class SlidingWindow(Action):
                     help="give a smaller window",
                 ),
             )
+        if self.sinks == "learned" and facts.family_data.attention_softcap is not None:
+            said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
+            return (error("LB318", said, help="use sink tokens, `sinks=4`, or none"),)
         if 2 * self.window > facts.positions:
             return (
                 error(

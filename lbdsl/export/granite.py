@@ -14,7 +14,8 @@ from lbdsl.export.files import companions, copy_files, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
 from lbdsl.export.reasons import fused_alike, kernels
-from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.families import FAMILIES
+from lbdsl.families.rows import ALL, SINK_LOGITS
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import layout_of
 from lbdsl.parts.attention import Attention
@@ -31,8 +32,6 @@ EXPRESSES = Expresses(
     weights=INTEGERS,
     empty=("block",),
 )
-
-_BIASES = ("q", "k", "v", "o")
 
 
 class Granite(Exporter):
@@ -62,24 +61,24 @@ class Granite(Exporter):
         config = granite_config(subject).unwrap()
         layers, facts = _left(subject), subject.facts
         prefix = facts.family_data.layer_prefix
-        new_names = renamed(artifact, prefix, layers)
-        there = {new_names.get(name, name) for name in read_tensors(artifact)}
-        made = {}
+        there, names = read_tensors(artifact), renamed(artifact, prefix, layers)
+        made: dict[str, MadeTensor] = {}
         for place, layer in enumerate(layers):
             spec, beside = subject.specs[layer], prefix.format(layer) + "self_attn.o_proj.weight"
             assert isinstance(spec.mixer, Attention), "other layers are refused"
-            wanted = {SINK_LOGITS.name: spec.mixer.heads}
+            sizes = {SINK_LOGITS.name: spec.mixer.heads}
             if config["attention_bias"]:
-                shapes = {tensor.name: tensor.shape for tensor in spec.tensors(facts)}
-                wanted |= {f"self_attn.{p}_proj.bias": shapes[f"self_attn.{p}_proj.weight"][0] for p in _BIASES}
-            for name, size in wanted.items():
-                if prefix.format(place) + name not in there:
-                    made[prefix.format(place) + name] = MadeTensor(facts.dtype, (size,), beside)
+                rows = {tensor.module: tensor.shape[0] for tensor in spec.tensors(facts) if tensor.is_matrix}
+                sizes |= {f"self_attn.{part}_proj.bias": rows[f"self_attn.{part}_proj"] for part in ALL}
+            for name, size in sizes.items():
+                if (old := prefix.format(layer) + name) not in there:
+                    made[old], names[old] = MadeTensor(facts.dtype, (size,), beside), prefix.format(place) + name
+        made_as = {names[name]: tensor for name, tensor in made.items()}
         try:
             write_json(output / "config.json", config)
             copy_files(artifact, output, companions(artifact))
-            plan = plan_rewrite(artifact, rename=new_names, made=made)
-            carry_out(plan, output, make=lambda name: _constant(name, made[name]), progress=progress)
+            plan = plan_rewrite(artifact, rename=names, made=made)
+            carry_out(plan, output, make=lambda name: _constant(name, made_as[name]), progress=progress)
         except OSError as problem:
             raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
 
@@ -110,14 +109,10 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         *fused_alike(subject),
         *kernels(subject),
     ]
-    if family.granite is not None:
-        found.append(
-            error(
-                "LB506",
-                f"granite_swa has no place for {family.granite.what}, which {family.model_type} models have",
-                help="see the families in docs/exports.md; `--to vllm` serves learned sinks in others",
-            )
-        )
+    if not family.granite_swa:
+        names = ", ".join(name for name, row in FAMILIES.items() if row.granite_swa)
+        said = f"granite_swa cannot compute the layers of {family.model_type} models"
+        found.append(error("LB506", said, help=f"it has those of {names}; `--to vllm` serves learned sinks in others"))
     if not subject.windows:
         found.append(error("LB530", "granite_swa has a window in some layer", help="`--to native` writes other models"))
     activation = config.get("hidden_act", "silu")
@@ -125,7 +120,9 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         found.append(error("LB506", f"vLLM's granite_swa has no {activation} activation, only silu"))
     if any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
-    found.append(note("LB531", "it loads as granite_swa; in transformers on a CPU with `eager` attention, slow on long prompts"))
+    found.append(
+        note("LB531", "it loads as granite_swa; in transformers on a CPU with `eager` attention, slow on long prompts")
+    )
     sizes, rope = sizes_of(subject.specs[left[0]], layout.sizes), rope_of(family, config)
     new = {key: value for key, value in config.items() if key not in OURS}
     always_biased = any(row.name.endswith("q_proj.bias") and row.when is None for row in family.attention)

@@ -117,8 +117,8 @@ class Family:
     decilm: Mapping[str, Any] | Lacks
     """The fields that DeciLM's configuration needs in addition to the family's own."""
     vllm: VllmLayers | Lacks
-    granite: Lacks | None = Lacks("other layers than Llama's")
-    """What `granite_swa`, Llama's layers with windows and learned sinks, lacks for the family; None if it has all."""
+    granite_swa: bool = False
+    """Whether `granite_swa`, Llama's layers with windows and learned sinks, computes the family's layers."""
     windowed_as: StockClass | None = None
     """The transformers class with a window per layer, if the family's own class does not support that."""
 

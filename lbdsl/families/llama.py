@@ -20,7 +20,7 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     gguf=GgufNames(GRAPH, read=True),
     decilm={},
-    granite=None,
+    granite_swa=True,
     vllm=VllmLayers("lbdsl.vllm.llama"),
     windowed_as=MINISTRAL,
 )

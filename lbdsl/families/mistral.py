@@ -27,7 +27,7 @@ FAMILY = Family(
     ),
     gguf=GgufNames(GRAPH),
     decilm={},
-    granite=None,
+    granite_swa=True,
     vllm=VllmLayers("lbdsl.vllm.mistral"),
     windowed_as=MINISTRAL,
 )

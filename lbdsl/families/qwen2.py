@@ -26,6 +26,6 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen2", biases=frozenset({"attn_q", "attn_k", "attn_v"}), square=True)),
     # Its config.json does not record that queries, keys and values have biases and the output projection has none.
     decilm={"qkv_bias": True, "attention_bias": False},
-    granite=None,
+    granite_swa=True,
     vllm=VllmLayers("lbdsl.vllm.qwen2"),
 )

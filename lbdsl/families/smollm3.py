@@ -32,6 +32,6 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": False, "mlp_bias": False}),
     gguf=GgufNames(Graph("smollm3", pairs=True, no_rope_every=4), deci=_ROPE),
     decilm=_ROPE,
-    granite=None,
+    granite_swa=True,
     vllm=VllmLayers("lbdsl.vllm.smollm3"),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
@@ -73,7 +74,16 @@ def heal_model(
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
 
-    from lbdsl.heal.trainer import BlockDataset, HealCallback, HealPoint, HealTrainer, is_whole, last_whole_checkpoint
+    from lbdsl.heal.trainer import (
+        LEARNED_FILE,
+        BlockDataset,
+        HealCallback,
+        HealPoint,
+        HealTrainer,
+        is_whole,
+        last_whole_checkpoint,
+        learned_sinks,
+    )
 
     steps = steps_of(heal)
     tokens_per_step = heal.batch * ids_SN.shape[1]
@@ -94,6 +104,10 @@ def heal_model(
     set_seed(heal.seed)
     with quiet_transformers():
         trained = _with_trainable_weights(student, heal)
+    if checkpoint is not None:
+        sinks = learned_sinks(trained)
+        for name, value in load_file(checkpoint / LEARNED_FILE).items():
+            sinks[name].data.copy_(value)
     curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
 
     earlier = curve.seconds
@@ -185,14 +199,16 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
-    """Make LoRA adapters on the layers' linear maps trainable, or the layers' weights and final norm in fp32; freeze all
-    else. LoRA skips maps that compute in another way than by their matrix: merging an adapter into it would not give the
-    output that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the
-    adapter's own are not. Raises LB484 if no maps are left."""
+    """Make LoRA adapters on the layers' linear maps and learned sinks trainable, or the layers' weights and final norm, in
+    fp32; freeze all else. LoRA skips maps that compute in another way than by their matrix: merging an adapter would
+    not give the output that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8
+    bits, the adapter's own are not. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     if isinstance(heal.method, Lora):
         from peft import LoraConfig, get_peft_model
+
+        from lbdsl.heal.trainer import learned_sinks
 
         maps = [
             name for name, module in student.named_modules() if isinstance(module, nn.Linear) and ".layers." in f".{name}"
@@ -217,7 +233,11 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(student, config)
+        trained = get_peft_model(student, config)
+        for sinks in learned_sinks(trained).values():
+            sinks.data = sinks.data.float()
+            sinks.requires_grad_(True)
+        return trained
     # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.
     cast_weights(student, "float32")
     for name, parameter in student.named_parameters():

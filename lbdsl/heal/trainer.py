@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.objective import chunked_kl, hidden_loss
 
 COMPLETE = "lbdsl-complete"
+LEARNED_FILE = "learned.safetensors"
+SINK_LR = 0.03
+"""Learning rate of learned sinks: they are logits, which have to move by whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,17 @@ class HealTrainer(Trainer):
         self._hidden_weight = hidden_weight
         self.model_accepts_loss_kwargs = False
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's, with learned sinks in a group of their own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        sinks = learned_sinks(self.accelerator.unwrap_model(self.model))
+        own = {id(sink) for sink in sinks.values()}
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+        if sinks:
+            optimizer.add_param_group({"params": list(sinks.values()), "lr": SINK_LR, "weight_decay": 0.0})
+        return optimizer
+
     def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:
         assert isinstance(self.train_dataset, BlockDataset)
         return SequentialSampler(self.train_dataset)
@@ -78,6 +94,11 @@ class HealTrainer(Trainer):
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
         return (loss, outputs) if return_outputs else loss
+
+
+def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The learned sinks of a model by name."""
+    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
 
 
 class _Captured:
@@ -140,10 +161,13 @@ class HealCallback(TrainerCallback):
         if self.stopped or state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._save_seconds:
             control.should_save = True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         self._saved = time.monotonic()
         assert args.output_dir is not None
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # PEFT saves its adapters alone.
+        save_file({name: sinks.detach() for name, sinks in learned_sinks(others["model"]).items()}, folder / LEARNED_FILE)
+        (folder / COMPLETE).touch()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any

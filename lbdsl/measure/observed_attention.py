@@ -11,8 +11,8 @@ from torch import Tensor
 from lbdsl.model.hybrid.lbdsl_sink_logits import Redirected, attend
 
 See = Callable[[Tensor, Tensor, Tensor, float], None]
-"""Gets queries [B, H, N, D], keys and values [B, kv_heads, N, D], as they are multiplied (after rotary embeddings and norms),
-and the factor of the scores."""
+"""Gets queries [B, H, N, D], keys and values [B, kv_heads, N, D], as they are multiplied (after rotary embeddings and
+norms), and the factor of the scores."""
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def observed_attention(attention: Any, see: See) -> Iterator[None]:
         see(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling)
         return attend(module, config, query, key, value, mask, **kwargs)
 
-    own = attention.__dict__["own_config"] if "own_config" in attention.__dict__ else attention.config
+    own = attention.__dict__.get("own_config", attention.config)
     attention.config = Redirected(own, observing)
     try:
         yield

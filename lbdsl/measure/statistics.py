@@ -178,9 +178,7 @@ def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Calla
 
 def _adding_attention(statistic: Statistic, sums: dict[str, Tensor], layer: nn.Module, spec: LayerSpec) -> See:
     def see(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
-        statistic.add_attention(
-            sums, Attended(query, key, value, scaling, window_size(spec), layer.get_parameter)
-        )
+        statistic.add_attention(sums, Attended(query, key, value, scaling, window_size(spec), layer.get_parameter))
 
     return see
 

@@ -66,7 +66,9 @@ class SinkLogits(Statistic):
 
         own, cross = (seen.sums[name].double().cpu() for name in ("own", "cross"))
         logs = LOWEST + STEP * (torch.arange(own.shape[1], dtype=torch.float64) + 0.5)
-        sinks = torch.cat([torch.tensor([NONE], dtype=torch.float64), torch.arange(LOWEST, HIGHEST, STEP, dtype=torch.float64)])
+        sinks = torch.cat(
+            [torch.tensor([NONE], dtype=torch.float64), torch.arange(LOWEST, HIGHEST, STEP, dtype=torch.float64)]
+        )
         kept = (logs - sinks[:, None]).sigmoid()
         errors = kept.square() @ own.T - 2 * kept @ cross.T
         return sinks[errors.argmin(0)]

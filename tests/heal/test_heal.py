@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
 from lbdsl.heal.objective import chunked_kl, hidden_loss
-from lbdsl.heal.trainer import last_whole_checkpoint
+from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.recipe.schema import FullWeights, Heal, Lora
+from tests.layer_changes import swa
+from tests.specs import LEARNED
 from tests.tiny_model import tiny_llama
 
 HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
@@ -29,6 +31,16 @@ def damaged(teacher):
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         student.model.layers[1].self_attn.o_proj.weight.zero_()
+    return student
+
+
+def with_learned_sinks(teacher):
+    """A student whose last layer has a window and learned sinks, one of them without effect."""
+    student = copy.deepcopy(teacher)
+    spec = swa(4, LEARNED).of(student.config.lbdsl["layers"][2])
+    sinks = torch.zeros(spec["mixer"]["heads"])
+    sinks[1] = -3e4
+    student.set_layer(2, spec, {"self_attn.sinks": sinks})
     return student
 
 
@@ -116,7 +128,20 @@ def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> N
     assert report.curve[-1][0] == report.tokens
 
 
-def test_a_resumed_run_ends_with_the_very_weights(tmp_path) -> None:
+@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
+def test_learned_sinks_are_trained(tmp_path, method) -> None:
+    teacher = tiny()
+    student = with_learned_sinks(teacher)
+    before = student.model.layers[2].self_attn.sinks.detach().clone()
+    healed, _ = run(teacher, student, tmp_path, Heal(tokens=6 * 32, seq=16, batch=2, lr=5e-3, method=method))
+    after = healed.model.layers[2].self_attn.sinks.detach()
+    moved = (after - before).abs()
+    assert moved[1] == 0
+    assert 0.01 < moved[0] < 6 * SINK_LR
+
+
+@pytest.mark.parametrize("damaged", [damaged, with_learned_sinks])
+def test_a_resumed_run_ends_with_the_very_weights(tmp_path, damaged) -> None:
     teacher = tiny()
     whole, whole_report = run(teacher, damaged(teacher), tmp_path / "whole")
 

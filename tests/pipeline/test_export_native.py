@@ -1,4 +1,4 @@
-"""`native` exports in stock transformers classes, in a process that has no lbdsl: the hybrid model's logits."""
+"""`native` and `granite` exports in stock transformers classes, without lbdsl: the hybrid model's logits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from lbdsl.export.granite import Granite
 from lbdsl.export.native import Native
 from tests.export_cases import base_model, changed_model
 from tests.layer_changes import GONE, Layer, sized, swa
+from tests.specs import LEARNED
 
 TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
@@ -25,6 +27,7 @@ GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 QWEN = {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2}
 
 # name: (family, class that it loads as, changes, options)
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 50.0, "original_max_position_embeddings": 64}
 SMALLER = dict.fromkeys(range(4), sized(1, 64))
 """All layers with 1 of 2 KV heads and 64 of 96 MLP channels."""
 
@@ -104,6 +107,25 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     ),
     "phi3, blocks": ("phi3", "Phi3", {3: GONE}, {"sliding_window": 11}),
     "phi3, all windowed": ("phi3", "Phi3", {i: swa(8) for i in range(4)}, {"sliding_window": None}),
+    "llama, learned sinks": (
+        "llama",
+        "GraniteSWA",
+        {0: swa(9, LEARNED), 2: swa(9), 3: swa(9, LEARNED)},
+        {"attention_bias": True, "mlp_bias": True, "head_dim": 24, "tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
+    "mistral, learned sinks, smaller, blocks": (
+        "mistral",
+        "GraniteSWA",
+        {0: GONE, **{i: sized(1, 64, of=swa(9, LEARNED)) for i in (1, 2, 3)}},
+        {"sliding_window": None, "head_dim": 12},
+    ),
+    "qwen2, learned sinks": ("qwen2", "GraniteSWA", {0: swa(11, LEARNED), 1: swa(11)}, QWEN),
+    "smollm3, learned sinks": (
+        "smollm3",
+        "GraniteSWA",
+        {0: GONE, 1: swa(9, LEARNED), 2: swa(9, LEARNED)},
+        {"no_rope_layer_interval": 2},
+    ),
     "olmo3, narrowed": (
         "olmo3",
         "Olmo3",
@@ -163,10 +185,11 @@ def loaded(tmp_path_factory) -> dict[str, dict[str, Any]]:
     ids = torch.arange(40).unsqueeze(0) * 7 % 251
     for number, (name, (family, _, changes, options)) in enumerate(CASES.items()):
         changed = changed_model(home / str(number), family, changes, **options)
-        assert not [d for d in Native.check(changed.subject) if d.is_error], name
+        exporter = Granite if CASES[name][1] == "GraniteSWA" else Native
+        assert not [d for d in exporter.check(changed.subject) if d.is_error], exporter.check(changed.subject)
         folders[name] = home / str(number) / "native"
         folders[name].mkdir()
-        Native.write(changed.folder, changed.subject, folders[name])
+        exporter.write(changed.folder, changed.subject, folders[name])
         with torch.no_grad():
             expected[name] = changed.model(input_ids=ids).logits[0]
             base = base_model(family, **options)(input_ids=ids).logits[0]
@@ -207,4 +230,4 @@ def test_nothing_of_ours_is_left(loaded, name):
     assert config["num_hidden_layers"] == 4 - gone
     weights = folder / "model.safetensors"
     moves = gone and any(CASES[name][2].get(i) == GONE for i in range(3))
-    assert weights.stat().st_nlink == (1 if moves else 2)
+    assert weights.stat().st_nlink == (1 if moves or CASES[name][1] == "GraniteSWA" else 2)

@@ -40,7 +40,9 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
-        return add_sinks(module, part["heads"]) if _window(part) is not None and part["window"].get("sink_logits") else module
+        return (
+            add_sinks(module, part["heads"]) if _window(part) is not None and part["window"].get("sink_logits") else module
+        )
 
     def make_cache(self, config, layer_idx, part, reserved):
         window = _window(part)

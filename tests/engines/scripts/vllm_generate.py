@@ -7,7 +7,7 @@ JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "d
 RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
          "loaded_in", "seconds", "again_seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if
          "score" is true
-FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; needs VLLM_ENABLE_V1_MULTIPROCESSING=0
+FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; for one process alone
 """
 
 import json

@@ -1,0 +1,83 @@
+"""The fit of learned sinks against a search head by head in float64, and what `swa(sinks=learned)` makes of a layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lbdsl.actions.swa import SlidingWindow
+from lbdsl.statistics import Attended, Observed
+from lbdsl.statistics import sink_logits as fit
+from tests.export_cases import base_facts
+
+HEADS, KV_HEADS, LENGTH, SIZE, WINDOW = 4, 2, 37, 8, 6
+
+
+def states(seed: int) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values; the first token's key is near to every query and its value is small, as in real models; in
+    the last head nothing is, and a sink can only harm."""
+    chance = torch.Generator().manual_seed(seed)
+    query = torch.randn(2, HEADS, LENGTH, SIZE, generator=chance)
+    key = torch.randn(2, KV_HEADS, LENGTH, SIZE, generator=chance)
+    value = torch.randn(2, KV_HEADS, LENGTH, SIZE, generator=chance) + 1
+    key[:, 0, 0], value[:, 0, 0] = 3, 0.1
+    query[:, :2] += 1
+    return query, key, value
+
+
+def outputs(query, key, value, scaling, window, sink=None):
+    """[B, H, N, D] in float64, and the logarithms of the denominators."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.double().repeat_interleave(groups, 1) for x in (key, value))
+    place = torch.arange(LENGTH)
+    seen = (place <= place[:, None]) & (place > place[:, None] - window)
+    scores = (query.double() @ key.mT * scaling).masked_fill(~seen, -torch.inf)
+    if sink is not None:
+        scores = torch.cat([scores, torch.full((*scores.shape[:3], 1), sink, dtype=torch.float64)], -1)
+    return scores.softmax(-1)[..., :LENGTH] @ value
+
+
+@pytest.mark.parametrize("own_window", [None, 20])
+def test_no_other_sink_is_better(own_window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SCORES", 5 * LENGTH)
+    projection = torch.randn(10, HEADS * SIZE, generator=torch.Generator().manual_seed(9))
+    statistic, sums = fit.SinkLogits(window=WINDOW), {}
+    batches = [states(0), states(1)]
+    for query, key, value in batches:
+        statistic.add_attention(sums, Attended(query, key, value, 0.5, own_window, lambda _name: projection))
+    found = statistic.value(Observed(sums, 4 * LENGTH, None, None, None))  # type: ignore[arg-type]
+    heads = projection.double().unflatten(1, (HEADS, SIZE))
+
+    def errors(sink: float | None) -> torch.Tensor:
+        total = torch.zeros(HEADS, dtype=torch.float64)
+        for batch in batches:
+            apart = outputs(*batch, 0.5, WINDOW, sink) - outputs(*batch, 0.5, own_window or LENGTH)
+            total += torch.einsum("bhnd,ehd->bhne", apart, heads).square().sum((0, 2, 3))
+        return total
+
+    none, best = errors(None), torch.stack([errors(sink) for sink in torch.arange(-10, 20, 0.25).tolist()]).min(0).values
+    for head, sink in enumerate(found.tolist()):
+        error = errors(sink)[head]
+        assert error <= none[head]
+        assert error <= 1.01 * min(best[head], none[head])
+    assert (found[:2] > 0).all()
+    assert (best[:2] < 0.8 * none[:2]).all()
+
+
+def test_a_learned_sink_is_one_number_a_head() -> None:
+    _, facts = base_facts("llama")
+    change = SlidingWindow(window=8, sinks="learned").under(facts, 1)
+    base = facts.layer_specs[1]
+    new = {tensor.name: tensor.shape for tensor in change.spec.tensors(facts)}
+    assert new == {**{tensor.name: tensor.shape for tensor in base.tensors(facts)}, "self_attn.sinks": (4,)}
+    assert change.spec.mixer.window.held == 8
+    assert change.spec.to_json()["mixer"]["window"] == {"size": 8, "sink_tokens": 0, "sink_logits": True}
+    plain = SlidingWindow(window=8).under(facts, 1)
+    assert plain.spec.to_json()["mixer"]["window"] == {"size": 8, "sink_tokens": 0}
+
+
+def test_capped_scores_have_no_learned_sinks() -> None:
+    _, facts = base_facts("gemma2", head_dim=16)
+    (problem,) = SlidingWindow(window=8, sinks="learned").check(facts, 1)
+    assert problem.code == "LB318"
+    assert "gemma2" in problem.message
