@@ -35,7 +35,8 @@ class SlidingWindow(Action):
     kind: Literal["swa"] = "swa"
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
     sinks: Annotated[
-        Annotated[int, Field(ge=0, le=4096)] | Literal["learned"], Field(json_schema_extra={"unit": "tokens"})
+        Annotated[int, Field(ge=0, le=4096)] | Literal["learned"],
+        Field(description="at most 4096, or `learned`", json_schema_extra={"unit": "tokens"}),
     ] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
     examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)",)

@@ -113,8 +113,6 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         names = ", ".join(name for name, row in FAMILIES.items() if row.granite_swa)
         said = f"granite_swa cannot compute the layers of {family.model_type} models"
         found.append(error("LB506", said, help=f"it has those of {names}; `--to vllm` serves learned sinks in others"))
-    if not subject.windows:
-        found.append(error("LB530", "granite_swa has a window in some layer", help="`--to native` writes other models"))
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         found.append(error("LB506", f"vLLM's granite_swa has no {activation} activation, only silu"))
@@ -139,7 +137,8 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         "residual_multiplier": 1.0,
         "logits_scaling": 1.0,
         "layer_types": [LAYER_TYPES[i in subject.windows] for i in left],
-        "sliding_window": next(iter(subject.windows.values()), None),
+        # The class makes a mask for windows even if no layer has one.
+        "sliding_window": next(iter(subject.windows.values()), layout.sizes.positions),
         "rope_parameters": {"rope_type": rope.kind, "rope_theta": rope.theta, **rope.rest},
         "layer_rope_theta": [rope.theta if family.has_rope(i, config) else 0.0 for i in left],
         "rms_norm_eps": config.get("rms_norm_eps", family.epsilon),

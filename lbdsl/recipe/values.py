@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
@@ -257,8 +257,9 @@ def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: in
 def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) -> Any:
     """The Python value of an argument. Units are checked here, types and bounds by the action's own model."""
     value = constant(scope, node, words=True)
-    extra = cls.model_fields[name].json_schema_extra
-    if isinstance(extra, dict) and "unit" in extra and not isinstance(value, String):
+    info = cls.model_fields[name]
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and "unit" in extra and not (isinstance(value, String) and get_args(info.annotation)):
         unit = Unit(str(extra["unit"]))
         if unit is Unit.TOKENS:
             warn_decimal(scope, node)

@@ -42,7 +42,7 @@ def page(word: str, text: str = TEXT, *, nth: int = 0, facts: object = None) -> 
     ("word", "nth", "said"),
     [
         ("swa(", 1, "Causal softmax attention over the last `window` tokens"),
-        ("sinks", 0, "`sinks` of `swa(window, sinks=0)`: in tokens, at least 0, at most 4096, `0` unless given"),
+        ("sinks", 0, "`sinks` of `swa(window, sinks=0)`: at most 4096, or `learned`, in tokens, `0` unless given"),
         ("window=", 0, "at least 1"),
         ("mlp", 0, "one of `attention`, `mlp`, `block`"),
         ("sensitivity", 0, "here `kl(drop)`"),

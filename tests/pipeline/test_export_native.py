@@ -119,6 +119,7 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {0: GONE, **{i: sized(1, 64, of=swa(9, LEARNED)) for i in (1, 2, 3)}},
         {"sliding_window": None, "head_dim": 12},
     ),
+    "qwen2, no windows": ("qwen2", "GraniteSWA", {1: GONE}, {}),
     "qwen2, learned sinks": ("qwen2", "GraniteSWA", {0: swa(11, LEARNED), 1: swa(11)}, QWEN),
     "smollm3, learned sinks": (
         "smollm3",
