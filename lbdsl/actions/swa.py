@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, warning
@@ -15,6 +16,14 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Stat
 from lbdsl.parts.attention import Attention, Window
+
+MOST_SINKS = 4096
+
+
+def _sinks(value: Any) -> int | str:
+    if value == "learned" or (type(value) is int and 0 <= value <= MOST_SINKS):
+        return value
+    raise PydanticCustomError("sinks", f"must be a whole number of at most {MOST_SINKS}, or `learned`")
 
 
 class SlidingWindow(Action):
@@ -35,8 +44,10 @@ class SlidingWindow(Action):
     kind: Literal["swa"] = "swa"
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})]
     sinks: Annotated[
-        Annotated[int, Field(ge=0, le=4096)] | Literal["learned"],
-        Field(description="at most 4096, or `learned`", json_schema_extra={"unit": "tokens"}),
+        int | Literal["learned"],
+        PlainValidator(_sinks),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_SINKS}, {"const": "learned"}]}),
+        Field(description=f"at most {MOST_SINKS}, or `learned`", json_schema_extra={"unit": "tokens"}),
     ] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
     examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)",)

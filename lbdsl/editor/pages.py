@@ -31,6 +31,7 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
 WORDS: Mapping[str, str] = {
     "lora": "Trains low-rank additions and merges them: `lora(rank=16, alpha=32)`.",
     "full": "Trains all weights.",
+    "sinks": "Trains learned sinks alone.",
     "hidden": "Distance of the hidden states from the base's.",
     "perplexity": "exp of the mean next-token loss.",
     "true": "Holds.",

@@ -16,11 +16,10 @@ from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import Report
 from lbdsl.export.expresses import Expresses, refusals
-from lbdsl.layer.difference import window_size
+from lbdsl.layer.difference import learned_sinks, window_size
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs, native_layers
-from lbdsl.parts.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class Subject:
     @property
     def has_sink_logits(self) -> bool:
         """Whether any layer has learned sinks."""
-        mixers = [spec.mixer for spec in self.specs]
-        return any(isinstance(mixer, Attention) and mixer.window and mixer.window.sink_logits for mixer in mixers)
+        return any(map(learned_sinks, self.specs))
 
     @property
     def windows(self) -> dict[int, int]:

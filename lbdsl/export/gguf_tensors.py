@@ -10,9 +10,9 @@ from lbdsl.export.gguf_rope import frequency_divisors
 from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
 from lbdsl.families import TensorRow
 from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.layer.difference import learned_sinks
 from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.parts.attention import Attention
 from lbdsl.parts.int_weights import Int
 
 NO_SINK = -1e30
@@ -124,8 +124,6 @@ def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
             OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
             OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH)),
         ]
-    mixer = target.specs[place].mixer
-    learned = isinstance(mixer, Attention) and mixer.window is not None and mixer.window.sink_logits
-    if target.graph.sink_logits and not learned:
+    if target.graph.sink_logits and not learned_sinks(target.specs[place]):
         found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
     return found

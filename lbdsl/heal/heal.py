@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.parts import parts
 from lbdsl.recipe.schema import Heal, Lora
+from lbdsl.recipe.schema_blocks import LearnedSinks
 
 POINTS = 40
 """Approximate number of recorded points of the training curve."""
@@ -82,7 +84,6 @@ def heal_model(
         HealTrainer,
         is_whole,
         last_whole_checkpoint,
-        learned_sinks,
     )
 
     steps = steps_of(heal)
@@ -153,6 +154,11 @@ def heal_model(
     return healed, report
 
 
+def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The learned sinks of a model by name."""
+    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
+
+
 def _diverged(message: str) -> Exception:
     return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
 
@@ -199,16 +205,19 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
 
 
 def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
-    """Make LoRA adapters on the layers' linear maps and learned sinks trainable, or the layers' weights and final norm, in
-    fp32; freeze all else. LoRA skips maps that compute in another way than by their matrix: merging an adapter would
-    not give the output that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8
-    bits, the adapter's own are not. Raises LB484 if no maps are left."""
+    """Make learned sinks trainable, and LoRA adapters on the layers' linear maps, or the layers' weights and final norm,
+    unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by their
+    matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they are
+    saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
     for parameter in student.parameters():
         parameter.requires_grad_(False)
+    for sinks in learned_sinks(student).values():
+        sinks.data = sinks.data.float()
+        sinks.requires_grad_(True)
+    if isinstance(heal.method, LearnedSinks):
+        return student
     if isinstance(heal.method, Lora):
         from peft import LoraConfig, get_peft_model
-
-        from lbdsl.heal.trainer import learned_sinks
 
         maps = [
             name for name, module in student.named_modules() if isinstance(module, nn.Linear) and ".layers." in f".{name}"
@@ -233,9 +242,9 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
+        own = learned_sinks(student).values()
         trained = get_peft_model(student, config)
-        for sinks in learned_sinks(trained).values():
-            sinks.data = sinks.data.float()
+        for sinks in own:
             sinks.requires_grad_(True)
         return trained
     # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.

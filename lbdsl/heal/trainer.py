@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.heal.heal import learned_sinks
 from lbdsl.heal.objective import chunked_kl, hidden_loss
 
 COMPLETE = "lbdsl-complete"
 LEARNED_FILE = "learned.safetensors"
-SINK_LR = 0.03
-"""Learning rate of learned sinks: they are logits, which have to move by whole numbers."""
+SINK_LR = 300.0
+"""The learning rate of learned sinks, relative to that of weights: they are logits, which have to move by whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class HealTrainer(Trainer):
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
         if sinks:
-            optimizer.add_param_group({"params": list(sinks.values()), "lr": SINK_LR, "weight_decay": 0.0})
+            optimizer.add_param_group(
+                {"params": list(sinks.values()), "lr": SINK_LR * self.args.learning_rate, "weight_decay": 0.0}
+            )
         return optimizer
 
     def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:
@@ -94,11 +96,6 @@ class HealTrainer(Trainer):
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
         return (loss, outputs) if return_outputs else loss
-
-
-def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The learned sinks of a model by name."""
-    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
 
 
 class _Captured:

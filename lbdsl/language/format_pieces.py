@@ -66,8 +66,7 @@ def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
             continue
         gap = _BLANK_LINE.search(text, end, token.start) is not None
         if kind == "COMMENT":
-            own_line = end == 0 or "\n" in text[end : token.start]
-            last.comments.append(Comment(token.text.rstrip(SPACES), own_line, gap))
+            last.comments.append(Comment(token.text.rstrip(SPACES), end == 0 or "\n" in text[end : token.start], gap))
         else:
             # Spaces inside `10M  tokens` are part of the token's text.
             word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())

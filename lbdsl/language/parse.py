@@ -24,8 +24,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         return Diagnosed(None, (_limit(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB"),))
     lexed = lex(source.text, MAX_TOKENS)
     if not lexed.complete:
-        at = lexed.tokens[-1].start
-        return Diagnosed(None, (_limit(source, at, f"recipe with more than {MAX_TOKENS} tokens"),))
+        return Diagnosed(None, (_limit(source, lexed.tokens[-1].start, f"recipe with more than {MAX_TOKENS} tokens"),))
     chunks, found = split_statements(source, lexed.tokens)
     parser = Parser(source)
     statements: list[tree.Statement] = []

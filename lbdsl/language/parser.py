@@ -92,8 +92,7 @@ class Parser:
 
     def value(self, token: Token) -> Any:
         """The node of a token that is a value on its own; for a keyword or sign, its text."""
-        make = _VALUES[token.type]
-        return make(self, Span(self.source, token.start, token.end), token.text)
+        return _VALUES[token.type](self, Span(self.source, token.start, token.end), token.text)
 
     def _reduction(self, rule: Rule) -> Callable[[list[Any]], Any]:
         """The function that combines the pieces of a reduced rule into one."""

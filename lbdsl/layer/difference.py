@@ -73,6 +73,11 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
     return [*found, *(f"{plural(count, 'module')} {arrow} {text}" for text, count in stored.items())]
 
 
+def learned_sinks(spec: LayerSpec) -> bool:
+    """Whether the layer's window has learned sinks."""
+    return isinstance(spec.mixer, Attention) and spec.mixer.window is not None and spec.mixer.window.sink_logits
+
+
 def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tuple[int, ...]:
     """The sizes in tokens of the windows in `after` that are new or differ from those in `before`."""
     sizes = ((window_size(was), window_size(becomes)) for was, becomes in zip(before, after, strict=True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from lbdsl.parts.base import Mark, Part, Storage, TensorShape
@@ -20,13 +20,14 @@ MIN_SCALE = 2.0**-14
 """The smallest normal number of float16, the type of scales in GGUF."""
 
 
-def _group(value: int | str) -> int | str:
-    if isinstance(value, int) and (value < STEP or value % STEP):
+def _group(value: Any) -> int | str:
+    if value != "auto" and (type(value) is not int or value < STEP or value % STEP):
         raise PydanticCustomError("group", f"must be a multiple of {STEP}, or `auto`")
     return value
 
 
-Group = Annotated[int | Literal["auto"], AfterValidator(_group)]
+_GROUP_SCHEMA = {"anyOf": [{"type": "integer", "minimum": STEP, "multipleOf": STEP}, {"const": "auto"}]}
+Group = Annotated[int | Literal["auto"], PlainValidator(_group), WithJsonSchema(_GROUP_SCHEMA)]
 
 
 class Int(Storage):

@@ -12,6 +12,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
+from lbdsl.layer.difference import learned_sinks
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
@@ -190,8 +191,11 @@ def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: Rule) 
 
 
 def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
-    """LB325 for changes without heal and gate."""
+    """LB325 for changes without heal and gate, LB484 for training of learned sinks that no layer has."""
     recipe = case.recipe
+    if recipe.heal is not None and recipe.heal.method.node == "sinks" and not any(map(learned_sinks, selection.specs)):
+        said = "`method = sinks` trains learned sinks, and no layer has any"
+        yield error("LB484", said, recipe.heal.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"
         help = (

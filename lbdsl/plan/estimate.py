@@ -13,6 +13,7 @@ from lbdsl.layer.cost import LayerCost, Machine, ModelCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Heal, Lora
+from lbdsl.recipe.schema_blocks import LearnedSinks
 
 SOFTMAX_COST = 512
 """A log-softmax and a comparison of one logit take about as long as this many multiply-adds of a matrix product."""
@@ -65,7 +66,9 @@ def _memory(heal: Heal | None, facts: ModelFacts) -> int:
     weights = facts.params * facts.dtype_bytes
     if heal is None:
         return 2 * weights
-    if isinstance(heal.method, Lora):
+    if isinstance(heal.method, LearnedSinks):
+        trained = facts.layers * facts.heads
+    elif isinstance(heal.method, Lora):
         trained = facts.layers * heal.method.rank * 7 * (facts.hidden + facts.intermediate)
     else:
         trained = facts.params

@@ -215,8 +215,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
         if word in parts:
             return None if word == parts[0] else word
         if parts and word not in actions():
-            message = f"`{name}` is not about `{word}`"
-            scope.unknown("LB105", message, inner.name, parts, "parts of a layer", "part")
+            scope.unknown("LB105", f"`{name}` is not about `{word}`", inner.name, parts, "parts of a layer", "part")
     forms = " or ".join(f"`{name}({part})`" for part in parts)
     help = f"write `{name}`; the part of the layer is {forms}" if parts else f"write `{name}`"
     scope.fail("LB104", f"`{name}` takes no action", call.span, help=help)

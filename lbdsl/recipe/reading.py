@@ -237,8 +237,7 @@ class Whole(Findings):
     def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
         wanted = written.value.lower()
         if not re.fullmatch("[0-9a-f]{64}", wanted):
-            message = "a sha256 has 64 hexadecimal digits"
-            self.fail("LB137", message, written.span, help=f"`sha256sum {path}` prints it")
+            self.fail("LB137", "a sha256 has 64 hexadecimal digits", written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
             message = f"`{path}` is not the file that was meant: its sha256 differs"
             hints = (f"it is {found.sha256}", "look at what changed before you write that here")
@@ -249,8 +248,7 @@ class Whole(Findings):
         if len(self.included) >= MAX_FILES or size > MAX_BYTES:
             limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
             self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
-        name = os.path.join(os.path.dirname(self.file.source.name), path)
-        source = Source(name, found.text, self.next_base)
+        source = Source(os.path.join(os.path.dirname(self.file.source.name), path), found.text, self.next_base)
         file, problems = parse(source, actions=actions())
         self.diagnostics += problems
         if file is None:

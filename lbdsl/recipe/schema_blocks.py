@@ -58,13 +58,20 @@ class FullWeights(_Values):
     node: Literal["full"] = "full"
 
 
+class LearnedSinks(_Values):
+    node: Literal["sinks"] = "sinks"
+
+
+Method = Lora | FullWeights | LearnedSinks
+
+
 class Heal(BlockSettings):
     """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, over all passes; the loss is
     `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
 
     data: str = "builtin:pydoc"
     tokens: int = Field(default=200_000, ge=1)
-    method: Annotated[Lora | FullWeights, Field(discriminator="node")] = Lora()
+    method: Annotated[Method, Field(discriminator="node")] = Lora()
     kl_weight: float = Field(default=1.0, ge=0)
     hidden_weight: float = Field(default=0.0, ge=0)
     lr: float = Field(default=1e-3, gt=0)

@@ -81,8 +81,7 @@ def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
     value = constant(scope, node)
     if isinstance(value, Number) and value.unit is Unit.RATIO:
         if not 0 <= value.value <= 1:
-            message = f"a share of {value.value * 100:g} %"
-            scope.fail("LB211", message, node.span, help="a share is between 0% and 100%")
+            scope.fail("LB211", f"a share of {value.value * 100:g} %", node.span, help="a share is between 0% and 100%")
         return Amount(node.span, value.value, Unit.RATIO, value.text)
     count = whole(scope, "the number of layers", value)
     if count < 0:

@@ -17,7 +17,7 @@ from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES, LearnedSinks, Method
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
 from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
 
@@ -25,7 +25,7 @@ Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
-METHODS: Mapping[str, type[Lora | FullWeights]] = {"lora": Lora, "full": FullWeights}
+METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
 LOSSES = ("kl", "hidden")
 
 # Values --------------------------------------------------------------------------------------------------------------
@@ -90,8 +90,7 @@ def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, 
         scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
     name = node.name.name
     if name not in choices:
-        message = f"no {what.removeprefix('a ')} `{name}`"
-        scope.unknown("LB115", message, node.name, choices, "known", "choice")
+        scope.unknown("LB115", f"no {what.removeprefix('a ')} `{name}`", node.name, choices, "known", "choice")
     if node.args is not None and not arguments:
         scope.fail("LB104", f"`{name}` takes no arguments here", node.span)
     return node
@@ -111,7 +110,7 @@ def _eval_metrics(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(call.name.name for call in found))
 
 
-def _method(scope: Scope, what: str, node: tree.Expr) -> Lora | FullWeights:
+def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
     call = _choice(scope, node, METHODS, "a method", arguments=True)
     return filled(scope, METHODS[call.name.name], call)
 
@@ -170,7 +169,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "heal": {
         "data": _DATA,
         "tokens": SettingRow(_tokens, "tokens seen, passes included"),
-        "method": SettingRow(_method, "`lora(rank=16, alpha=32)` or `full`"),
+        "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
         "seq": SettingRow(_length, _LENGTH),

@@ -139,8 +139,7 @@ def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
     for word in words:
         quoted = f'"{word.name.name}"'
         message = f"`{word.name.name}` is a name; expected a string"
-        hint = "put strings in double quotes"
-        scope.error("LB106", message, word.span, help=hint, fix=rewrite(word.span, quoted))
+        scope.error("LB106", message, word.span, help="put strings in double quotes", fix=rewrite(word.span, quoted))
     if words:
         raise Unresolved
 

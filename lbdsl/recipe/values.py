@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -199,14 +198,10 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
     try:
         made = cls(**values)
     except ValidationError as problem:
-        errors = problem.errors()
-        several = [name for name, count in Counter(item["loc"][:1] for item in errors).items() if count > 1]
-        for item in errors:
-            # Of a number or a word, a word is told by the words that are allowed, and a number by its bounds.
-            other = item["loc"][:1] in several and (item["type"] == "literal_error") != isinstance(item["input"], str)
+        for item in problem.errors():
             # An argument that has an error is not missing.
-            if not other and (good or item["type"] != "missing"):
-                _explain(scope, cls, call, spans, item, "a number or " if item["loc"][:1] in several else "")
+            if good or item["type"] != "missing":
+                _explain(scope, cls, call, spans, item)
         raise Unresolved from None
     if not good:
         raise Unresolved
@@ -257,9 +252,9 @@ def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: in
 def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) -> Any:
     """The Python value of an argument. Units are checked here, types and bounds by the action's own model."""
     value = constant(scope, node, words=True)
-    info = cls.model_fields[name]
-    extra = info.json_schema_extra
-    if isinstance(extra, dict) and "unit" in extra and not (isinstance(value, String) and get_args(info.annotation)):
+    field = cls.model_fields[name]
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "unit" in extra and not (isinstance(value, String) and get_args(field.annotation)):
         unit = Unit(str(extra["unit"]))
         if unit is Unit.TOKENS:
             warn_decimal(scope, node)
@@ -296,7 +291,7 @@ def refusal(item: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _explain(
-    scope: Scope, cls: type[BaseModel], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any], also: str
+    scope: Scope, cls: type[BaseModel], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]
 ) -> None:
     """Report one of Pydantic's errors at the argument it is about."""
     name = str(item["loc"][0]) if item["loc"] else ""
@@ -309,7 +304,7 @@ def _explain(
         scope.error(*refusal(item), span, help=form)
     else:
         expected, given = str(item["ctx"]["expected"]).replace("'", "`"), item["input"]
-        help = f"it can be {also}{expected}"
+        help = f"it can be {expected}"
         if isinstance(given, str) and "`" not in expected:
             scope.error("LB106", f"`{name}` must be a whole number", span, help=help)
         else:

@@ -188,8 +188,7 @@ def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB
             return value
         if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:
             message = f"`${name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
-            code = "LB118" if code == "LB118" else "LB107"
-            scope.fail(code, message, value.span, help=f"write `{value.value:.12g}%`")
+            scope.fail("LB118" if code == "LB118" else "LB107", message, value.span, help=f"write `{value.value:.12g}%`")
         if not whole or value.value == int(value.value):
             return Number(value.span, int(value.value) if whole else value.value, units[0], value.text)
     message = f"`${name}` is of type {node.type.name}, and {described(value)} is not"

@@ -322,6 +322,8 @@ def room_needed(plan: Plan, facts: ModelFacts) -> int:
         return weights
     if plan.heal.method.node == "full":
         checkpoint = 3 * 4 * plan.after.params
+    elif plan.heal.method.node == "sinks":
+        checkpoint = 3 * 4 * facts.layers * facts.heads
     else:
         # Adapters on seven linear maps per layer, and Adam's two moments of them, in fp32.
         checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)

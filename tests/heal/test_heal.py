@@ -15,6 +15,7 @@ from lbdsl.heal.objective import chunked_kl, hidden_loss
 from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.recipe.schema import FullWeights, Heal, Lora
+from lbdsl.recipe.schema_blocks import LearnedSinks
 from tests.layer_changes import swa
 from tests.specs import LEARNED
 from tests.tiny_model import tiny_llama
@@ -128,16 +129,21 @@ def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> N
     assert report.curve[-1][0] == report.tokens
 
 
-@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
+@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights(), LearnedSinks()])
 def test_learned_sinks_are_trained(tmp_path, method) -> None:
     teacher = tiny()
     student = with_learned_sinks(teacher)
-    before = student.model.layers[2].self_attn.sinks.detach().clone()
+    student_before = copy.deepcopy(student)
+    before = student_before.model.layers[2].self_attn.sinks.detach()
     healed, _ = run(teacher, student, tmp_path, Heal(tokens=6 * 32, seq=16, batch=2, lr=5e-3, method=method))
     after = healed.model.layers[2].self_attn.sinks.detach()
     moved = (after - before).abs()
     assert moved[1] == 0
-    assert 0.01 < moved[0] < 6 * SINK_LR
+    assert 0.01 < moved[0] < 6 * SINK_LR * 5e-3
+    assert healed.model.layers[2].self_attn.sinks.dtype == healed.dtype
+    if isinstance(method, LearnedSinks):
+        old = dict(student_before.named_parameters())
+        assert all(torch.equal(p, old[n]) for n, p in healed.named_parameters() if not n.endswith("sinks"))
 
 
 @pytest.mark.parametrize("damaged", [damaged, with_learned_sinks])
