@@ -93,6 +93,7 @@ def serving() -> str:
         "`gguf`",
         "`gguf`, parts gone or sizes by layer",
         "`gguf`, windows",
+        "`granite`",
         "`native`, windows",
         "`vllm`",
     )
@@ -104,6 +105,7 @@ def serving() -> str:
             f"`{graph.name}`",
             _or_lacks(row.gguf.deci or "`deci`"),
             f"`{graph.name}`" if graph.windows else _or_lacks(row.gguf.granite_swa or "`granite_swa`"),
+            "yes" if row.granite_swa else "no",
             _native_windows(row),
             _or_lacks(row.vllm),
         )

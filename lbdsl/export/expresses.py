@@ -36,7 +36,7 @@ class Can:
     def words(self) -> str:
         """Text for the table of formats in the docs: `any`, `one for all layers`, `the base's`, `0`."""
         if self.values is not None:
-            return " or ".join(map(str, self.values))
+            return " or ".join("no" if value is False else str(value) for value in self.values)
         return "the base's" if self.base else "one for all layers" if self.one else "any"
 
 

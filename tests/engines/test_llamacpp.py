@@ -15,6 +15,7 @@ from lbdsl.export.gguf_target import target_of
 from tests.engines.environments import clean_environment, engine_python
 from tests.export_cases import changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
+from tests.specs import LEARNED
 
 pytestmark = pytest.mark.engine
 
@@ -106,6 +107,13 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {0: sized(1, 64), 1: sized(1, 64, of=swa(10)), 2: GONE, 3: sized(1, 64)},
         {},
     ),
+    "llama, learned sinks": (
+        "llama",
+        "granite_swa",
+        {0: swa(10, LEARNED), 1: GONE, 2: swa(10), 3: swa(10, LEARNED)},
+        {"attention_bias": True},
+    ),
+    "smollm3, learned sinks": ("smollm3", "granite_swa", {0: swa(10, LEARNED), 3: swa(10, LEARNED)}, {}),
     "llama, windows": ("llama", "granite_swa", {0: swa(10), 2: swa(10)}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows, llama3 rope": ("llama", "granite_swa", {1: swa(10), 2: swa(10), 3: GONE}, {"rope_parameters": LLAMA3}),
     "mistral, attention dropped": ("mistral", "deci", {1: NONE}, {"sliding_window": None, "head_dim": 24}),

@@ -34,6 +34,11 @@ measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
 layers 4-7, 10, 12, 15, 17, 22, 25, 26, 29 swa(window=128)
 else keep
 """,
+    "learned": """lbr 1
+measure { data = "builtin:pydoc"; tokens = 4Ki; seq = 512 }
+layers 1-7, 9-24 swa(window=128, sinks=learned)
+else keep
+""",
     "sizes": """lbr 1
 measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
 layers 4-7 drop
@@ -46,9 +51,9 @@ measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
 else keep
 """,
 }
-ARCHITECTURES = {"drop8": "deci", "sizes": "deci", "window12": "granite_swa", "base": "llama"}
+ARCHITECTURES = {"drop8": "deci", "sizes": "deci", "window12": "granite_swa", "learned": "granite_swa", "base": "llama"}
 LENGTHS = (5, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300, 400, 512)
-PROMPTS = {"drop8": LENGTHS, "sizes": LENGTHS, "window12": LENGTHS[-6:], "base": LENGTHS[::4]}
+PROMPTS = {"drop8": LENGTHS, "sizes": LENGTHS, "window12": LENGTHS[-6:], "learned": LENGTHS[-6:], "base": LENGTHS[::4]}
 NEW = 64
 NEAR = {"F32": 0.02, "F16": 0.1}
 """Gaps of the two best logits below which rounding may choose either."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
@@ -14,6 +15,7 @@ from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
+from lbdsl.export.granite import Granite
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
 from lbdsl.verbs.workbench import Workbench
@@ -22,7 +24,7 @@ from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serv
 from tests.export_cases import Changed, changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, sized, swa
 from tests.real_model import run_lbdsl
-from tests.specs import window_of
+from tests.specs import LEARNED, window_of
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
@@ -297,14 +299,33 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
-    """Attention gone in layer 0, an MLP, a whole layer, two windows, two numbers of KV heads, MLPs of three widths."""
-    layers = {0: NONE, 1: sized(1, 64), 2: NO_MLP, 3: GONE, 4: swa(24), 5: sized(1, 160, of=swa(40))}
+    """Attention gone in layer 0, an MLP, a whole layer, two windows, one with learned sinks, two numbers of KV heads, MLPs
+    of three widths."""
+    layers = {0: NONE, 1: sized(1, 64), 2: NO_MLP, 3: GONE, 4: swa(24, LEARNED), 5: sized(1, 160, of=swa(40))}
     changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
     layout = layout_of_layers(changed.subject.specs, changed.subject.facts)
     check_capacity(f"plug-in, {family}", served, layout, on_cpu(512))
     assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+    check_that_windows_count(changed.model, prompts, served)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3"])
+def test_granite_serves_each_of_its_families(family: str, tmp_path: Path) -> None:
+    """Unmodified vLLM: windows with learned sinks, a window without, full layers, a whole layer gone."""
+    layers = {1: swa(40, LEARNED), 2: GONE, 3: swa(40), 4: swa(40, LEARNED)}
+    options = FAMILIES[family] if family != "mistral" else {}
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **options, "sliding_window": None})
+    assert not [d for d in Granite.check(changed.subject) if d.is_error]
+    output = tmp_path / "granite"
+    output.mkdir()
+    Granite.write(changed.folder, changed.subject, output)
+    prompts = random_prompts(3, 41, 90, 300)
+    served = serve(output, prompts, tmp_path, dtype="float32", max_model_len=512)
+    assert served.architecture == "GraniteSWAForCausalLM"
+    check_capacity(family, served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512))
+    assert compare(f"granite, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
     check_that_windows_count(changed.model, prompts, served)
 
 
@@ -360,6 +381,39 @@ def test_decilm_serves_smollm2_with_every_part_changed(together: Path, prompts: 
     served = serve(exported, prompts, tmp_path, trust_remote_code=True, dtype="float32")
     assert served.architecture == "DeciLMForCausalLM"
     check_in_fp32("decilm, every part, fp32", together, prompts, served)
+
+
+@pytest.fixture(scope="module")
+def anywhere(smollm2: str) -> Path:
+    """SmolLM2 by `recipes/serve-anywhere.lbr`: windows with learned sinks, healed; made once and kept."""
+    return kept_artifact(RECIPE.with_name("serve-anywhere.lbr"), smollm2)
+
+
+def test_granite_serves_smollm2(anywhere: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+    """Unmodified vLLM and stock transformers."""
+    exported = export_artifact(anywhere, "granite", output=tmp_path / "granite").folder
+    ours = load_artifact(anywhere, device="cpu", dtype=torch.float32)
+    stock = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32, attn_implementation="eager").eval()
+    for prompt in prompts[-6:]:
+        apart = logits_of(ours, prompt[:1], prompt[1:]) - logits_of(stock, prompt[:1], prompt[1:])
+        assert apart.abs().max() < 1e-4, len(prompt)
+        assert greedy(stock, prompt, 32) == greedy(ours, prompt, 32)
+    served = serve(exported, prompts, tmp_path, dtype="float32")
+    assert served.architecture == "GraniteSWAForCausalLM"
+    check_in_fp32("granite, fp32", anywhere, prompts, served)
+    check_that_windows_count(ours, prompts, served)
+
+
+LEARNED_RECIPE = Path(__file__).parents[1] / "recipes" / "learned.lbr"
+
+
+def test_the_plugin_serves_drops_windows_and_learned_sinks(
+    plugin: Path, smollm2: str, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    learned = kept_artifact(LEARNED_RECIPE, smollm2, "--no-heal")
+    served = serve(learned, prompts, tmp_path, dtype="float32", plugin=plugin)
+    assert served.architecture == "LbdslLlamaForCausalLM"
+    check_in_fp32("plug-in, drops and learned sinks, fp32", learned, prompts, served)
 
 
 def check_in_fp32(name: str, artifact: Path, prompts: list[list[int]], served: Served) -> None:
