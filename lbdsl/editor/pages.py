@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
@@ -121,16 +121,18 @@ def parameter_page(action: str, name: str) -> str | None:
             for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
             if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1
         ]  # the limit of 32-bit integers is omitted
-    said += ["one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name))] if choices(cls, name) else []
+    if choices(cls, name) and not info.description:
+        said.append("one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name)))
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
     return f"`{name}` of `{signature(cls.kind_name(), cls)}`: {', '.join(said)}."
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:
-    """The allowed values of a parameter, if its type lists them."""
+    """The allowed values of a parameter, if its type lists them; the words, if it takes numbers, too."""
     annotation: Any = cls.model_fields[name].annotation
     if annotation is bool:
         return ("true", "false")
-    values = getattr(annotation, "__args__", ())
+    args = get_args(annotation)
+    values = args if get_origin(annotation) is Literal else [word for arg in args for word in get_args(arg)]
     return tuple(str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))

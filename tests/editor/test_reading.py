@@ -58,7 +58,7 @@ def page(word: str, text: str = TEXT, *, nth: int = 0, facts: object = None) -> 
         ("hidden", 0, "hidden states"),
         ("rank", 0, "low-rank"),
         ("lora", 0, "low-rank"),
-        ("method", 0, "`lora(rank=16, alpha=32)` or `full`"),
+        ("method", 0, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         ("model.layers", 0, "a fact of the model"),
         ("else", 0, "it stands last"),
         ("lowest", 0, "lowest [AMOUNT]"),

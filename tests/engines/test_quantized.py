@@ -59,8 +59,7 @@ def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: floa
     return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
 
 
-@pytest.mark.parametrize("way", ["decilm", "plugin"])
-@pytest.mark.parametrize("name", ["quantized", "int4", "int8"])
+@pytest.mark.parametrize(("name", "way"), [("quantized", "decilm"), ("quantized", "plugin"), ("int4", "decilm")])
 def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
     """Compared with our model in float32, where our own model in that dtype is within the same bounds of it. It is not
     with 8-bit activations: rounding them is not continuous, and any other order of a sum changes it. The test below
@@ -97,7 +96,7 @@ def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks
     bounds = (mean, 0.02), (most, 0.15), (rise, 0.005)
     for dtype in ("float16", "bfloat16"):
         for values, bound in bounds:
-            if abs(values[f"lbdsl {dtype}"]) <= bound or (values is rise and name != "int8"):
+            if abs(values[f"lbdsl {dtype}"]) <= bound or values is rise:
                 assert abs(values[f"vllm {dtype}"]) <= bound, dtype
     assert name != "int4" or (mean["lbdsl float16"] <= 0.02 and most["lbdsl float16"] <= 0.15)
 
