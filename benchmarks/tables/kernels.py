@@ -34,8 +34,9 @@ def exported(form: str, kind: str, work: Path) -> Path:
     return once(work / f"{form}-{kind}", lambda folder: lbdsl("export", str(artifact), "--to", kind, "-o", str(folder)))
 
 
-def in_vllm(form: str, sequences: int, work: Path, environment: dict[str, str]) -> float:
-    prompts = [[100 + (7 * s + 13 * t) % 40_000 for t in range(PROMPT)] for s in range(sequences)]
+def in_vllm(form: str, work: Path, environment: dict[str, str]) -> dict[int, float]:
+    """Tokens a second of 1 and of 16 sequences, whose prompts are cached."""
+    prompts = [[100 + (7 * s + 13 * t) % 40_000 for t in range(PROMPT)] for s in range(16)]
     with tempfile.TemporaryDirectory() as place:
         served = serve(
             exported(form, "decilm", work),
@@ -44,36 +45,34 @@ def in_vllm(form: str, sequences: int, work: Path, environment: dict[str, str]) 
             max_tokens=NEW,
             max_model_len=512,
             trust_remote_code=True,
-            twice=True,
+            timed=(1, 16),
             environment=environment,
         )
-    return sequences * NEW / served.again_seconds
+    return {count: count * NEW / seconds for count, seconds in served.timed.items()}
 
 
-def in_llamacpp(form: str, sequences: int, work: Path, environment: dict[str, str]) -> float:
+def in_llamacpp(form: str, work: Path, environment: dict[str, str]) -> dict[int, float]:
     python = engine_python("llama-cpp-python", "0.3.36", "gguf", "numpy")
     prompt = [100 + 13 * t % 40_000 for t in range(PROMPT)]
     file = exported(form, "gguf", work) / "model.gguf"
     with tempfile.TemporaryDirectory() as place:
         answer = run_llamacpp(python, Path(place), model=str(file), context=512, timed=[prompt, prompt], new=NEW)
-    return NEW / answer["decode_seconds"][-1]
+    return {1: NEW / answer["decode_seconds"][-1]}
 
 
-ENGINES = {"vllm": (in_vllm, (1, 16)), "llamacpp": (in_llamacpp, (1,))}
+ENGINES = {"vllm": in_vllm, "llamacpp": in_llamacpp}
 
 
 def row(engine: str, form: str, key: str = "", environment: dict[str, str] | None = None) -> Row:
-    decode, counts = ENGINES[engine]
-
     def run(work: Path) -> dict[str, float | str]:
+        try:
+            speeds = [ENGINES[engine](each, work, environment or {}) for each in ("16-bit", form, form, "16-bit")]
+        except AssertionError as problem:
+            reason = [line for line in str(problem).splitlines() if "Error" in line]
+            return {"note": (reason or [str(problem)])[-1].split(") ")[-1].strip()[:120]}
         found: dict[str, float | str] = {}
-        for count in counts:
-            try:
-                speeds = [decode(each, count, work, environment or {}) for each in ("16-bit", form, form, "16-bit")]
-            except AssertionError as problem:
-                reason = [line for line in str(problem).splitlines() if "Error" in line]
-                return {"note": (reason or [str(problem)])[-1].split(") ")[-1].strip()[:120]}
-            plain, packed = speeds[0] + speeds[3], speeds[1] + speeds[2]
+        for count in speeds[0]:
+            plain, packed = speeds[0][count] + speeds[3][count], speeds[1][count] + speeds[2][count]
             found |= {f"{count} seq": packed / 2, f"ratio {count}": packed / plain}
         return found
 

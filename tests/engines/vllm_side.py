@@ -26,7 +26,7 @@ BATCHED = 4096
 class Served:
     """`tokens[p]` are the greedy tokens of prompt p, `again` those of a second round, from the cached prefixes;
     `top[p][t]` the logprobs of the likeliest tokens at step t; `scores[p]` those of the prompt's tokens but the first;
-    `again_seconds` is what the second round took."""
+    `timed[n]` is how many seconds the first n prompts took once more."""
 
     tokens: list[list[int]]
     again: list[list[int]]
@@ -34,7 +34,7 @@ class Served:
     architecture: str
     log: str
     scores: list[list[float]] = field(default_factory=list)
-    again_seconds: float = 0.0
+    timed: dict[int, float] = field(default_factory=dict)
 
     @property
     def capacity(self) -> int:
@@ -61,6 +61,7 @@ def serve(
     plugin: Path | None = None,
     expect: int = 0,
     twice: bool = False,
+    timed: tuple[int, ...] = (),
     score: bool = False,
     maps: Path | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
@@ -80,6 +81,7 @@ def serve(
                 "dtype": dtype,
                 "trust_remote_code": trust_remote_code,
                 "twice": twice,
+                "timed": timed,
                 "score": score,
                 "maps": str(maps) if maps else None,
                 "options": options,
@@ -108,9 +110,8 @@ def serve(
         return Served([], [], [], "", done.stdout)
     found = json.loads(result.read_text())
     top = [[{int(token): value for token, value in step.items()} for step in steps] for steps in found["top"]]
-    return Served(
-        found["tokens"], found["again"], top, found["architecture"], done.stdout, found["scores"], found["again_seconds"]
-    )
+    timed_seconds = {int(count): seconds for count, seconds in found["timed"].items()}
+    return Served(found["tokens"], found["again"], top, found["architecture"], done.stdout, found["scores"], timed_seconds)
 
 
 def install_plugin(target: Path) -> Path:

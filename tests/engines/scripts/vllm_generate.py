@@ -3,9 +3,9 @@
     vllm_generate.py JOB RESULT
 
 JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
-      "score", "maps": FILE or null, "options"}
+      "timed": [number of prompts, ...], "score", "maps": FILE or null, "options"}
 RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
-         "loaded_in", "seconds", "again_seconds"}; `scores` are the logprobs of each prompt's tokens but the first, if
+         "loaded_in", "timed": {number: seconds}}; `scores` are the logprobs of each prompt's tokens but the first, if
          "score" is true
 FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; for one process alone
 """
@@ -66,9 +66,12 @@ def main(job_path, result_path):
     )
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
     outputs = llm.generate(prompts, wanted, use_tqdm=False)
-    between = time.monotonic()
     again = llm.generate(prompts, wanted, use_tqdm=False) if job["twice"] else []  # from the prefixes that are cached
-    again_seconds = time.monotonic() - between
+    timed = {}
+    for count in job["timed"]:
+        between = time.monotonic()
+        llm.generate(prompts[:count], wanted, use_tqdm=False)
+        timed[count] = time.monotonic() - between
     completions = [output.outputs[0] for output in outputs]
     result = {
         "tokens": [list(done.token_ids) for done in completions],
@@ -85,8 +88,7 @@ def main(job_path, result_path):
         ],
         "architecture": llm.llm_engine.model_config.architecture,
         "loaded_in": loaded,
-        "seconds": between - started - loaded,
-        "again_seconds": again_seconds,
+        "timed": timed,
     }
     with open(result_path, "w") as stream:
         json.dump(result, stream)
