@@ -48,7 +48,7 @@ NO_SINKS = Can(
     values=(0,),
     code="LB503",
     refusal="cannot keep sink tokens",
-    help="write `sinks=0` in the recipe and heal for it; serve this one with transformers",
+    help="write `sinks=learned` or `sinks=0` in the recipe and heal for it; serve this one with transformers",
 )
 NO_LEARNED_SINKS = Can(
     values=(False,),

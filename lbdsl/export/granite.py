@@ -84,7 +84,10 @@ class Granite(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f'AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")   # vllm serve {output}'
+        return (
+            f'vllm.LLM("{output}")   # vllm serve {output}\n'
+            f'  in transformers: AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")'
+        )
 
 
 def _left(subject: Subject) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def windowed_layers(facts: ModelFacts) -> dict[Window, list[int]]:
     for layer, spec in enumerate(facts.layer_specs):
         if isinstance(spec.mixer, Attention) and spec.mixer.window is not None:
             found.setdefault(spec.mixer.window, []).append(layer)
-    return dict(sorted(found.items(), key=lambda item: (item[0].size, item[0].sink_tokens)))
+    return dict(sorted(found.items(), key=lambda item: (item[0].size, item[0].sink_tokens, item[0].sink_logits)))
 
 
 def facts_summary(

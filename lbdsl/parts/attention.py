@@ -45,10 +45,13 @@ class Window(Value):
         """The maximum number of tokens that are attended to and cached."""
         return self.size + self.sink_tokens
 
+    @property
+    def sinks(self) -> str:
+        """As text: `4 sinks`, `learned sinks`, or nothing."""
+        return "learned sinks" if self.sink_logits else f"{self.sink_tokens} sinks" if self.sink_tokens else ""
+
     def __str__(self) -> str:
-        if self.sink_logits:
-            return f"{self.size} + learned sinks"
-        return f"{self.size} + {self.sink_tokens} sinks" if self.sink_tokens else str(self.size)
+        return f"{self.size} + {self.sinks}" if self.sinks else str(self.size)
 
 
 class Attention(Part):
