@@ -33,7 +33,7 @@ class SlidingWindow(Action):
     are not padding. Cost is linear in the sequence length; the cache holds at most window + sinks tokens. With
     `sinks=learned` there are no such tokens; instead, each query head has one number s, and exp(s) is added to the
     denominator of its softmax. It is fitted on the calibration text, so that the head's output is closest to that of full
-    attention, is minus infinity where a sink does not help, and is trained in healing.
+    attention, is -30,000 where no sink helps, which has no effect and stays, and else is trained in healing.
     Why: where a layer attends mostly to nearby tokens, its cache need not grow; four sinks undo most of a window's damage.
     Learned sinks undo part of it, and are what vLLM and llama.cpp can serve.
     Example: `else swa(window=512, sinks=4)`, `else swa(window=512, sinks=learned)`
@@ -69,7 +69,9 @@ class SlidingWindow(Action):
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
         mixer = layer.mixer
-        if not isinstance(mixer, Attention) or mixer.window is None or not mixer.window.sink_logits or layer == base:
+        if not isinstance(mixer, Attention) or mixer.window is None or not mixer.window.sink_logits:
+            return {}
+        if isinstance(base.mixer, Attention) and base.mixer.window == mixer.window:
             return {}
         fitted = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
         return {SINK_LOGITS.name: fitted}
@@ -77,6 +79,9 @@ class SlidingWindow(Action):
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
         own = mixer.window if isinstance(mixer, Attention) else None
+        if self.sinks == "learned" and facts.family_data.attention_softcap is not None:
+            said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
+            return (error("LB318", said, help="use sink tokens, `sinks=4`, or none"),)
         if own is not None and self.window >= own.size:
             rest = " but its sinks" if self._window(own) != own else ""
             return (
@@ -87,9 +92,6 @@ class SlidingWindow(Action):
                     help="give a smaller window",
                 ),
             )
-        if self.sinks == "learned" and facts.family_data.attention_softcap is not None:
-            said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
-            return (error("LB318", said, help="use sink tokens, `sinks=4`, or none"),)
         if 2 * self.window > facts.positions:
             return (
                 error(

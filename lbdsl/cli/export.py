@@ -12,7 +12,7 @@ from lbdsl.cli.options import json_option
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--to", "kind", required=True, metavar="KIND", help="The format: decilm, gguf, native, vllm.")
+@click.option("--to", "kind", required=True, metavar="KIND", help="The format: decilm, gguf, granite, native, vllm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")

@@ -54,7 +54,7 @@ NO_LEARNED_SINKS = Can(
     values=(False,),
     code="LB503",
     refusal="cannot keep learned sinks",
-    help="export to `granite` or, with other changes of layers, to `vllm`; see docs/exports.md",
+    help="`granite`, `gguf` and `vllm` can, each for some families and plans: docs/exports.md",
 )
 ONE_WINDOW = Can(
     one=True,

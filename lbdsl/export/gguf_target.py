@@ -130,6 +130,10 @@ def _refusals(
                 help="choose one of the two, or remove such layers whole: `drop(block)` can be exported",
             )
         )
+    if subject.has_sink_logits and (halves or unlike) and not windows:
+        said = "without attention or MLP" if halves else f"of different sizes: {unlike}"
+        what = f"no architecture of llama.cpp has both learned sinks and layers {said}"
+        found.append(error("LB521", what, help="choose one of the two"))
     if windows and unlike:
         found.append(
             error(

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, INTEGERS, ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention
+from lbdsl.export.expresses import (
+    ANY,
+    INTEGERS,
+    ONE_KV_HEADS,
+    ONE_WIDTH,
+    ONE_WINDOW,
+    Expresses,
+    attention,
+    refusals,
+)
 from lbdsl.export.files import companions, copy_files, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
@@ -107,7 +116,7 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
     layout, config, left = layout_of(subject.config), subject.config, _left(subject)
     family = layout.family
     found = [
-        *Granite.refusals(subject),
+        *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),
         *half_layers(subject, left, WHERE),
         *fused_alike(subject),
         *kernels(subject),
@@ -115,7 +124,7 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
     if not family.granite_swa:
         names = ", ".join(name for name, row in FAMILIES.items() if row.granite_swa)
         said = f"granite_swa cannot compute the layers of {family.model_type} models"
-        found.append(error("LB506", said, help=f"it has those of {names}; `--to vllm` serves learned sinks in others"))
+        found.append(error("LB506", said, help=f"it has those of {names}"))
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         found.append(error("LB506", f"vLLM's granite_swa has no {activation} activation, only silu"))

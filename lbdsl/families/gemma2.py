@@ -21,6 +21,8 @@ def _uncapped(config) -> str | None:
     return None if capped else "Gemma 2 without caps on scores and logits"
 
 
+_NORMS = Lacks("norms after each sub-block")
+
 FAMILY = Family(
     model_type="gemma2",
     examples="Gemma 2",
@@ -38,7 +40,8 @@ FAMILY = Family(
     attention_softcap="attn_logit_softcapping",
     gguf=GgufNames(
         Graph("gemma2", windows=True, always_windowed=True, norm_offset=1.0, activation=GELU),
-        deci=Lacks("norms after each sub-block"),
+        deci=_NORMS,
+        granite_swa=_NORMS,
         numbers=MappingProxyType(_CAPS),
         problem=_uncapped,
         biggest=46,

@@ -19,6 +19,8 @@ def _capped(config) -> str | None:
     return "a cap on scores" if config.get("attn_logit_softcapping") else None
 
 
+_NORMS = Lacks("norms after each sub-block")
+
 FAMILY = Family(
     model_type="gemma3_text",
     examples="Gemma 3 270M and 1B",
@@ -38,7 +40,8 @@ FAMILY = Family(
     logit_softcap="final_logit_softcapping",
     gguf=GgufNames(
         Graph("gemma3", windows=True, full_yarn=False, norm_offset=1.0, activation=GELU),
-        deci=Lacks("norms after each sub-block"),
+        deci=_NORMS,
+        granite_swa=_NORMS,
         numbers=MappingProxyType({"final_logit_softcapping": ("final_logit_softcapping", 0.0)}),
         problem=_capped,
         biggest=62,

@@ -8,6 +8,8 @@ from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
+_NORMS = Lacks("norms after each sub-block")
+
 FAMILY = Family(
     model_type="olmo3",
     examples="Olmo 3 7B and 32B",
@@ -24,7 +26,8 @@ FAMILY = Family(
     epsilon=1e-5,
     gguf=GgufNames(
         Graph("olmo2", windows=True, square=True, head_always=True),
-        deci=Lacks("norms after each sub-block"),
+        deci=_NORMS,
+        granite_swa=_NORMS,
     ),
     decilm=Lacks("norms after each sub-block instead of before"),
     vllm=Lacks("norms after each sub-block and over all heads at once"),

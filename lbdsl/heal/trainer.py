@@ -58,6 +58,22 @@ class HealTrainer(Trainer):
         self._hidden_weight = hidden_weight
         self.model_accepts_loss_kwargs = False
 
+    @property
+    def _trains_sinks_alone(self) -> bool:
+        model = self.accelerator.unwrap_model(self.model)
+        return {name for name, p in model.named_parameters() if p.requires_grad} == learned_sinks(model).keys()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The trained weights: not the whole model for the sake of a few numbers, which are in LEARNED_FILE."""
+        if self._trains_sinks_alone:
+            Path(output_dir or self.args.output_dir or ".").mkdir(parents=True, exist_ok=True)
+        else:
+            super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._trains_sinks_alone:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's, with learned sinks in a group of their own."""
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -183,7 +199,7 @@ class HealCallback(TrainerCallback):
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written completely, and not cut off by a kill."""
-    return (checkpoint / COMPLETE).is_file()
+    return (checkpoint / COMPLETE).is_file() and (checkpoint / LEARNED_FILE).is_file()
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

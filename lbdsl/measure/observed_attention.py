@@ -1,4 +1,4 @@
-"""Observe the queries, keys and values of an attention module of a hybrid model."""
+"""Observe what an attention module of a hybrid model attends with, and its output."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from lbdsl.model.hybrid.lbdsl_sink_logits import Redirected, attend
-
-See = Callable[[Tensor, Tensor, Tensor, float], None]
-"""Gets queries [B, H, N, D], keys and values [B, kv_heads, N, D], as they are multiplied (after rotary embeddings and
-norms), and the factor of the scores."""
+from lbdsl.statistics import Attended
 
 
 @contextmanager
-def observed_attention(attention: Any, see: See) -> Iterator[None]:
-    """Call `see` at each forward of the module, whatever its attention implementation."""
+def observed_attention(attention: Any, see: Callable[[Attended], None]) -> Iterator[None]:
+    """Call `see` after each forward of the module, whatever its attention implementation and its sinks."""
 
-    def observing(module: Any, config: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    def observing(module: Any, config: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        output_BNHD, weights = attend(module, config, query, key, value, mask, **kwargs)
         scaling = kwargs.get("scaling")
-        see(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling)
-        return attend(module, config, query, key, value, mask, **kwargs)
+        see(Attended(query, key, value, output_BNHD, query.shape[-1] ** -0.5 if scaling is None else scaling))
+        return output_BNHD, weights
 
-    own = attention.__dict__.get("own_config", attention.config)
-    attention.config = Redirected(own, observing)
+    cls, config = type(attention), Redirected(attention.config, observing)
+    attention.__class__ = type(cls.__name__, (cls,), {"config": property(lambda _self: config)})
     try:
         yield
     finally:
-        attention.config = own
+        attention.__class__ = cls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +21,13 @@ from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.difference import window_size
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.observed_attention import See, observed_attention
-from lbdsl.statistics import Attended, Observed, Statistic, statistic_of
+from lbdsl.measure.observed_attention import observed_attention
+from lbdsl.statistics import Observed, Statistic, statistic_of
 
 LayerStatistics = Mapping[str, Tensor]
 """The statistics of one layer, by the statistic's text: in float32, on the CPU."""
@@ -150,7 +150,7 @@ def pass_over(
                     hook = _adding(statistic, sums[stat], module)
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
                 if statistic.watches_attention():
-                    see = _adding_attention(statistic, sums[stat], layer, spec)
+                    see = partial(statistic.add_attention, sums[stat], weights=layer.get_parameter)
                     hooks.enter_context(observed_attention(layer.self_attn, see))
             yield
         values = {}
@@ -174,13 +174,6 @@ def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Calla
         statistic.add(sums, module, inputs[0], output)
 
     return hook
-
-
-def _adding_attention(statistic: Statistic, sums: dict[str, Tensor], layer: nn.Module, spec: LayerSpec) -> See:
-    def see(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
-        statistic.add_attention(sums, Attended(query, key, value, scaling, window_size(spec), layer.get_parameter))
-
-    return see
 
 
 def _checked(stat: Stat, layer: int, value: Tensor) -> Tensor:

@@ -68,8 +68,7 @@ def _changed_rows(facts: ModelFacts) -> list[tuple[str, str]]:
     """Rows for sliding windows and dropped parts."""
     rows = []
     windows = [
-        f"{tokens_text(window.size)} tokens{f' and {window.sinks}' if window.sinks else ''}"
-        f" in {layers_text(layers)}"
+        f"{tokens_text(window.size)} tokens{f' and {window.sinks}' if window.sinks else ''} in {layers_text(layers)}"
         for window, layers in windowed_layers(facts).items()
     ]
     if windows:

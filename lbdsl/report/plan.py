@@ -238,7 +238,8 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
     if heal is None:
         yield Text(" heal: nothing, the damage stays", style="yellow")
         return
-    method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else "full weights"
+    names = {"full": "full weights", "sinks": "learned sinks alone"}
+    method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else names[heal.method.node]
     yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(heal.data)}", width, 7, "")
 
 

@@ -35,14 +35,13 @@ class Observed:
 @dataclass(frozen=True)
 class Attended:
     """One forward of a layer's attention for B sequences of N tokens, without padding: queries, keys and values as they are
-    multiplied (after rotary embeddings and norms), the factor of the scores, and the layer's own window if it has one."""
+    multiplied (after rotary embeddings and norms), the output of each query head, and the factor of the scores."""
 
     query_BHND: Tensor
     key_BGND: Tensor
     value_BGND: Tensor
+    output_BNHD: Tensor
     scaling: float
-    window: int | None
-    weights: Callable[[str], Tensor]
 
 
 class Statistic(BaseModel):
@@ -69,8 +68,8 @@ class Statistic(BaseModel):
         `sums`; sums should be in float32 or better, and stay on the device."""
         raise NotImplementedError
 
-    def add_attention(self, sums: dict[str, Tensor], seen: Attended) -> None:
-        """Add a forward of the layer's attention to `sums`; for statistics that define it."""
+    def add_attention(self, sums: dict[str, Tensor], seen: Attended, weights: Callable[[str], Tensor]) -> None:
+        """Add a forward of the layer's attention to `sums`; for statistics that define it. `weights` as in Observed."""
         raise NotImplementedError
 
     @classmethod

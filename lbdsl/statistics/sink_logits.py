@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from lbdsl.layer.facts import ModelFacts
@@ -15,14 +16,17 @@ NONE = -3e4
 """A sink without effect, finite in float16 and bfloat16; as in `granite_swa`."""
 LOWEST, HIGHEST, STEP = -20.0, 40.0, 0.25
 """Sinks are chosen among these values, and none. Logarithms of denominators are rounded to the same steps."""
-SCORES = 2**24
-"""Scores of one head and piece of the text that are in memory at once."""
+ROUNDING = 1e-6
+"""Errors are differences of sums in float32, of about this relative precision."""
+SCORES = 2**26
+"""Scores that are in memory at once."""
 
 
 class SinkLogits(Statistic):
     """Shape [heads]: for each query head the number s for which the squared error of the head's output, over all tokens, is
-    least; NONE where no sink helps. With a window, an output is sigmoid(l - s) times what it is without a sink, where l is
-    the logarithm of the softmax's denominator. Errors are those of the head's contribution to the output projection.
+    least, compared with what the layer gives as it is; NONE where no sink helps. With a window, an output is
+    sigmoid(l - s) times what it is without a sink, where l is the logarithm of the softmax's denominator. Errors are those
+    of the head's contribution to the output projection.
 
     Source: the form is gpt-oss's (arXiv 2508.10925).
     """
@@ -33,10 +37,10 @@ class SinkLogits(Statistic):
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         return ()
 
-    def add_attention(self, sums: dict[str, Tensor], seen: Attended) -> None:
+    def add_attention(self, sums: dict[str, Tensor], seen: Attended, weights: Callable[[str], Tensor]) -> None:
         import torch
 
-        projection = seen.weights("self_attn.o_proj.weight").float()
+        projection = weights("self_attn.o_proj.weight").float()
         batch, heads, length, size = seen.query_BHND.shape
         gram_HDD = torch.einsum("ehd,ehf->hdf", *2 * (projection.unflatten(1, (heads, size)),))
         bins = round((HIGHEST - LOWEST) / STEP)
@@ -46,15 +50,13 @@ class SinkLogits(Statistic):
             states.float().repeat_interleave(heads // states.shape[1], 1) for states in (seen.key_BGND, seen.value_BGND)
         )
         column_K = torch.arange(length, device=key.device)
-        rows = max(1, SCORES // (batch * length))
+        rows = max(1, SCORES // (batch * heads * length))
         for start in range(0, length, rows):
             query_Q1 = column_K[start : start + rows, None]
             scores = seen.query_BHND[:, :, start : start + rows].float() @ key.mT * seen.scaling
-            past = column_K <= query_Q1
-            if seen.window is not None:
-                past = past & (column_K > query_Q1 - seen.window)
-            base = scores.masked_fill(~past, -torch.inf).softmax(-1) @ value
-            scores = scores.masked_fill(~(past & (column_K > query_Q1 - self.window)), -torch.inf)
+            near = (column_K <= query_Q1) & (column_K > query_Q1 - self.window)
+            scores = scores.masked_fill(~near, -torch.inf)
+            base = seen.output_BNHD[:, start : start + rows].transpose(1, 2).float()
             output, logs = scores.softmax(-1) @ value, scores.logsumexp(-1)
             weighted = torch.einsum("bhqd,hdf->bhqf", output, gram_HDD)
             place = ((logs - LOWEST) / STEP).long().clamp(0, bins - 1).transpose(0, 1).flatten(1)
@@ -71,4 +73,6 @@ class SinkLogits(Statistic):
         )
         kept = (logs - sinks[:, None]).sigmoid()
         errors = kept.square() @ own.T - 2 * kept @ cross.T
-        return sinks[errors.argmin(0)]
+        # A sink for a gain that is rounding is none.
+        gains = (errors[0] - errors.min(0).values) > ROUNDING * errors[0].abs()
+        return torch.where(gains, sinks[errors.argmin(0)], sinks[0])

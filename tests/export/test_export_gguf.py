@@ -21,6 +21,7 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_header import read_gguf_header
 from tests.export_cases import SIZES, base_subject, changed_model, small_tokenizer
 from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
+from tests.specs import LEARNED
 
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
 TWO_ROPES = {
@@ -34,6 +35,27 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "sinks": ("llama", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
     "two windows": ("llama", [OWN, swa(8), swa(9), OWN], {}, "LB504", "8 in layer 1; 9 in layer 2"),
+    "learned sinks with post-norms": (
+        "olmo3",
+        [swa(8, LEARNED), OWN, OWN, OWN],
+        {"sliding_window": 8},
+        "LB520",
+        "learned sinks together with norms",
+    ),
+    "learned sinks with norms of keys": (
+        "qwen3",
+        [OWN, swa(8, LEARNED), OWN, OWN],
+        {},
+        "LB520",
+        "learned sinks together with",
+    ),
+    "learned sinks, drop, no window": (
+        "mistral",
+        [swa(512, LEARNED), NONE, OWN, OWN],
+        {"sliding_window": 512},
+        "LB521",
+        "both learned sinks and layers without attention",
+    ),
     "drop and window": ("llama", [OWN, NONE, swa(9), OWN], {}, "LB521", "layer 2"),
     "sizes and window": (
         "llama",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from lbdsl.model.hybrid import lbdsl_sink_logits as sink_logits
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 from tests.hybrid_cases import explicit_mask
@@ -43,6 +47,21 @@ def with_sinks(base):
             made["self_attn.sinks"][1] = -3e4 if layer == 2 else 1.0
         model.set_layer(layer, spec, made)
     return model, model.config.lbdsl["layers"]
+
+
+def test_two_copies_of_the_runtime_in_one_process(tmp_path: Path) -> None:
+    """As two artifacts with remote code make them: the last one registers its attention over the first one's."""
+    model, _ = with_sinks(family_base("llama"))
+    ids = torch.randint(1, VOCAB, (1, 23), generator=torch.Generator().manual_seed(3))
+    logits = model(input_ids=ids).logits
+    spec = importlib.util.spec_from_file_location("another_copy", sink_logits.__file__)
+    another = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(another)
+    assert another.Redirected is not sink_logits.Redirected
+    assert torch.equal(model(input_ids=ids).logits, logits)
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(copy.deepcopy(again)(input_ids=ids).logits, logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

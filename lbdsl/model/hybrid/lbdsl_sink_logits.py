@@ -7,6 +7,7 @@ Source: gpt-oss (arXiv 2508.10925); `granite_swa` in transformers has the same p
 """
 
 import sys
+from functools import cache
 
 import torch
 from torch import nn
@@ -29,12 +30,15 @@ class Redirected:
         self.function = function
 
     def __getattr__(self, name):
-        return getattr(self.__dict__["config"], name)
+        if "config" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.config, name)
 
 
 def attend(module, config, *args, **kwargs):
     """Attention by the implementation that `config` names."""
-    if isinstance(config, Redirected):
+    # By name: another artifact's copy of this file may have made it.
+    if config._attn_implementation == REDIRECTED:
         return config.function(module, config.config, *args, **kwargs)
     eager = next(
         found
@@ -63,11 +67,18 @@ class _WithSinks:
         self.__dict__["own_config"] = config
 
 
+@cache
+def _with_sinks(cls):
+    """The attention class with sinks; an attribute of this module, so that it can be pickled."""
+    name = f"{cls.__name__}WithSinks"
+    globals()[name] = type(name, (_WithSinks, cls), {"__module__": __name__})
+    return globals()[name]
+
+
 def add_sinks(attention, heads):
     """The family's attention module with learned sinks, which start at 0."""
     config = attention.__dict__.pop("config")
-    cls = type(attention)
-    attention.__class__ = type(cls.__name__, (_WithSinks, cls), {"__module__": cls.__module__})
+    attention.__class__ = _with_sinks(type(attention))
     attention.config = config
     attention.sinks = nn.Parameter(torch.zeros(heads))
     return attention
