@@ -59,11 +59,15 @@ def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: floa
     return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
 
 
+CONTINUOUS = {("int4", "float16")}
+"""Models and dtypes in which the same arithmetic gives the same log-probabilities: 16-bit activations, float16. Steps of
+bfloat16 are eight times as wide."""
+
+
 @pytest.mark.parametrize(("name", "way"), [("quantized", "decilm"), ("quantized", "plugin"), ("int4", "decilm")])
 def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
-    """Compared with our model in float32, where our own model in that dtype is within the same bounds of it. It is not
-    with 8-bit activations: rounding them is not continuous, and any other order of a sum changes it. The test below
-    compares those map by map.
+    """Compared with our model in float32. With 8-bit activations our own model in float16 is as far from that: rounding is
+    not continuous, and any other order of a sum changes it. The test below compares them map by map.
     """
     folder = artifact_of(name, smollm2)
     model, plugin = folder, None
@@ -93,12 +97,11 @@ def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks
     rise = {side: float(each.mean().exp() - 1) for side, each in apart.items()}
     for side in apart:
         print(f"{name}, {way}, {side}: mean {mean[side]:.4f}, 99 % {most[side]:.4f}, perplexity {rise[side]:+.3%}")
-    bounds = (mean, 0.02), (most, 0.15), (rise, 0.005)
     for dtype in ("float16", "bfloat16"):
-        for values, bound in bounds:
-            if abs(values[f"lbdsl {dtype}"]) <= bound or values is rise:
-                assert abs(values[f"vllm {dtype}"]) <= bound, dtype
-    assert name != "int4" or (mean["lbdsl float16"] <= 0.02 and most["lbdsl float16"] <= 0.15)
+        within = {side: mean[side] <= 0.02 and most[side] <= 0.15 for side in (f"lbdsl {dtype}", f"vllm {dtype}")}
+        # Where our own model in that dtype is within the bounds of itself in float32, so must vLLM be; no others are.
+        assert set(within.values()) == {(name, dtype) in CONTINUOUS}, within
+        assert abs(rise[f"vllm {dtype}"]) <= 0.005, dtype
 
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
