@@ -15,6 +15,8 @@ import os
 import sys
 import time
 
+import psutil
+
 MAPS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
@@ -99,4 +101,6 @@ if __name__ == "__main__":
     main(*sys.argv[1:])
     sys.stdout.flush()
     # vLLM's own end of its processes can abort this one, after the answer is written.
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
     os._exit(0)
