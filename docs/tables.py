@@ -145,5 +145,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
     "quantize": lambda: results("quantize"),
+    "kernels": lambda: results("kernels"),
     **LANGUAGE_TABLES,
 }

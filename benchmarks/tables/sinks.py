@@ -1,7 +1,7 @@
 """Windows without sinks, with learned sinks and with four sink tokens, on SmolLM2, unhealed and healed.
 
-Needs `make model`. `way` is the share of the way from sink tokens (0) to none (1) in loss, both with the same healing; for sinks trained alone,
-both unhealed.
+Needs `make model`. `way` is the share of the way from sink tokens (0) to none (1) in loss, both with the same healing; for
+sinks trained alone, both unhealed.
 """
 
 from __future__ import annotations
