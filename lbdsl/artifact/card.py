@@ -44,7 +44,7 @@ def card_text(record: Record) -> str:
         "",
         "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "",
-        *_needed(record),
+        *needed(record),
         "or without remote code after `import lbdsl.hf`. The tokenizer needs no remote code:",
         "`AutoTokenizer.from_pretrained(folder, trust_remote_code=False)`.",
         "",
@@ -86,6 +86,7 @@ def _plan_lines(record: Record) -> list[str]:
 def _cost_lines(record: Record) -> list[str]:
     plan = record.plan
     rows = [("parameters", count_text(plan.before.params), count_text(plan.after.params))]
+    rows.append(("weights", bytes_text(plan.before.weights), bytes_text(plan.after.weights)))
     for ctx in plan.contexts:
         rows.append(
             (
@@ -123,7 +124,7 @@ def _predicted_lines(plan: Plan) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _needed(record: Record) -> list[str]:
+def needed(record: Record) -> list[str]:
     """What transformers needs to read packed weights."""
     if not record.packed:
         return []
@@ -161,8 +162,9 @@ def _quality_lines(record: Record) -> list[str]:
     if loss.rise is not None:
         error = f" ± {loss.rise.stderr:.3f}" if loss.rise.stderr is not None else ""
         others = "".join(f", {joint_text(name, score)}" for name, score in loss.others.items())
+        when = "The" if record.heal is None else "Before healing the"
         lines += [
-            f"Before healing the loss rose by {loss.rise.value:.3f}{error} nats a token{others} "
+            f"{when} loss rose by {loss.rise.value:.3f}{error} nats a token{others} "
             f"(measured on calibration text, {loss.tokens} tokens).",
             "",
         ]

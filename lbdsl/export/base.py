@@ -82,6 +82,9 @@ class Exporter(ABC):
     engine: ClassVar[str]
     """The engine, as in `plan --target`, e.g. vllm, llamacpp, transformers."""
 
+    also: ClassVar[tuple[str, ...]] = ()
+    """Other engines that load it."""
+
     where: ClassVar[str]
     """The name of the format or its engine in messages."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lbdsl.artifact.card import base_name
+from lbdsl.artifact.card import base_name, needed
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
 
 
-def export_card(record: Record, kind: str, how_to_load: str) -> str:
-    """README.md of an export, from the artifact's record."""
+def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers: bool) -> str:
+    """README.md of an export, from the artifact's record; `in_transformers`: whether that loads it."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     lines = [
@@ -29,6 +29,7 @@ def export_card(record: Record, kind: str, how_to_load: str) -> str:
         "",
         f"    {how_to_load}",
         "",
+        *(needed(record) if in_transformers else []),
         "## Layers",
         "",
         "| layers | what became of them |",

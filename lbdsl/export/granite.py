@@ -58,6 +58,7 @@ class Granite(Exporter):
 
     kind: ClassVar[str] = "granite"
     engine: ClassVar[str] = "vllm"
+    also: ClassVar[tuple[str, ...]] = ("transformers",)
     where: ClassVar[str] = WHERE
     expresses: ClassVar[Expresses] = EXPRESSES
 

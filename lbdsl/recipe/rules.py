@@ -79,7 +79,8 @@ def lint_rules(
         message = "no `else`: layers that no rule claims are kept"
         found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
-    if changing is not None and not healed:
+    rounded = all(action.keeps or action.claims() == (Slot.WEIGHTS,) for rule in rules for action in rule.actions)
+    if changing is not None and not healed and not rounded:
         message = "layers are changed and nothing heals them"
         found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
     if changing is not None and not gated:

@@ -95,15 +95,19 @@ def export_artifact(
         check_files(folder, record)
     subject = artifact_subject(folder, record)
     found = list(exporter.check(subject))
-    if any(d.is_error for d in found):
-        raise LbdslError(found)
+    errors = [d for d in found if d.is_error]
+    if errors:
+        others = [f"`{name}`" for name, other in exporters().items() if not any(d.is_error for d in other.check(subject))]
+        can = [note("LB508", f"this artifact can be exported to {', '.join(others)}")] if others else []
+        raise LbdslError([*errors, *can])
     if record.status != "accepted":
         found.append(warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which"))
     with _beside(target) as place:
         with progress.stage(f"writing {kind}") as report:
             exporter.write(folder, subject, place, report)
             if not (place / "README.md").exists():
-                card = export_card(record, kind, exporter.how_to_load(Path(target.name)))
+                loads = "transformers" in (exporter.engine, *exporter.also)
+                card = export_card(record, kind, exporter.how_to_load(Path(target.name)), in_transformers=loads)
                 (place / "README.md").write_text(card, encoding="utf-8")
         if is_taken(target):
             aside = free_name(target, "old")

@@ -121,7 +121,7 @@ def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
 
 def check_target(subject: Subject, engine: str) -> Target:
     """One engine's answers, without side effects."""
-    asked = {kind: exporter for kind, exporter in exporters().items() if exporter.engine == engine}
+    asked = {kind: exporter for kind, exporter in exporters().items() if engine in (exporter.engine, *exporter.also)}
     answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked.items())
     findings = list(_which(engine, answers, asked))
     cache = None
@@ -166,16 +166,18 @@ def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Ex
         yield note("LB508", f"{name}: export to `{can[0].kind}`{others}", help=f"lbdsl export ARTIFACT --to {can[0].kind}")
     else:
         yield warning("LB511", f"{name}: no format can express this plan" if asked else f"{name}: there is no export to it")
+    shown: dict[Diagnostic, list[str]] = {}
     for answer in answers:
         # Show the warnings of formats that can express the plan; the errors of the others only when no format can.
         if answer.can or not can:
             for finding in answer.findings:
-                if not answer.can and not finding.is_error:
-                    continue
-                softer = Severity.WARNING if finding.is_error else finding.severity
-                if engine == TRANSFORMERS and finding.is_error:
-                    softer = Severity.NOTE
-                yield replace(finding, severity=softer, message=f"{name}, `{answer.kind}`: {finding.message}")
+                if answer.can or finding.is_error:
+                    shown.setdefault(finding, []).append(f"`{answer.kind}`")
+    for finding, kinds in shown.items():
+        softer = Severity.WARNING if finding.is_error else finding.severity
+        if engine == TRANSFORMERS and finding.is_error:
+            softer = Severity.NOTE
+        yield replace(finding, severity=softer, message=f"{name}, {', '.join(kinds)}: {finding.message}")
 
 
 def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
@@ -210,7 +212,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
                 ),
             )
         )
-    if after <= before:
+    if after <= before and changed != base:
         said.append(
             warning(
                 "LB509",
