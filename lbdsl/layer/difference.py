@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lbdsl.core.units import plural
@@ -45,9 +46,10 @@ def marks_of(before: LayerSpec, after: LayerSpec) -> dict[str, Mark]:
     row = ROWS[Slot.WEIGHTS]
     found[row] = Mark(row, ".", "same")
     changed = _storage_changes(before, after)
-    for module, stored in sorted(changed.items(), reverse=True):
-        if stored is not None:
-            found |= {mark.row: mark for mark in stored.marks(before.storage(module))}
+    marks = {m for module, stored in changed.items() if stored is not None for m in stored.marks(before.storage(module))}
+    for mark in sorted(marks, key=lambda mark: mark.sign):
+        different = mark.row in {other.row for other in marks if other != mark}
+        found[mark.row] = replace(mark, sign="m", legend="mixed") if different else mark
     return found
 
 
