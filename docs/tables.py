@@ -146,5 +146,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "judged": lambda: results("judged"),
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
+    "sinks": lambda: results("sinks"),
     **LANGUAGE_TABLES,
 }
