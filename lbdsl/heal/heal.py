@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.parts import parts
@@ -84,6 +83,7 @@ def heal_model(
         HealTrainer,
         is_whole,
         last_whole_checkpoint,
+        learned_sinks,
     )
 
     steps = steps_of(heal)
@@ -154,11 +154,6 @@ def heal_model(
     return healed, report
 
 
-def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The learned sinks of a model by name."""
-    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
-
-
 def _diverged(message: str) -> Exception:
     return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
 
@@ -209,6 +204,8 @@ def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
     unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by their
     matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they are
     saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
+    from lbdsl.heal.trainer import learned_sinks
+
     for parameter in student.parameters():
         parameter.requires_grad_(False)
     for sinks in learned_sinks(student).values():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lbdsl.heal.heal import learned_sinks
+from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.objective import chunked_kl, hidden_loss
 
 COMPLETE = "lbdsl-complete"
@@ -112,6 +112,11 @@ class HealTrainer(Trainer):
         if self._hidden_weight > 0:
             loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
         return (loss, outputs) if return_outputs else loss
+
+
+def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The learned sinks of a model by name."""
+    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
 
 
 class _Captured:

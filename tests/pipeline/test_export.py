@@ -135,7 +135,11 @@ def test_plan_target_in_json_and_not_in_the_plan(workplace: Path, lbdsl) -> None
     assert plain["digest"] == found["digest"]
     (target,) = found["targets"]
     assert (target["engine"], target["can"]) == ("vllm", True)
-    assert {answer["kind"]: answer["can"] for answer in target["exports"]} == {"decilm": True, "granite": False, "vllm": True}
+    assert {answer["kind"]: answer["can"] for answer in target["exports"]} == {
+        "decilm": True,
+        "granite": False,
+        "vllm": True,
+    }
     changed = target["cache"]["changed"]
     assert (changed["group_size"], changed["padding"]) == (2, 1)
     # So short a context has nothing to gain from windows in vLLM, and that is said.
