@@ -11,9 +11,6 @@ from pathlib import Path
 
 from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
-from tests.engines.environments import engine_python
-from tests.engines.test_llamacpp import run_llamacpp
-from tests.engines.vllm_side import serve
 
 FORMS = {
     "16-bit": "else keep",
@@ -36,6 +33,8 @@ def exported(form: str, kind: str, work: Path) -> Path:
 
 def in_vllm(form: str, work: Path, environment: dict[str, str]) -> dict[int, float]:
     """Tokens a second of 1 and of 16 sequences, whose prompts are cached."""
+    from tests.engines.vllm_side import serve
+
     prompts = [[100 + (7 * s + 13 * t) % 40_000 for t in range(PROMPT)] for s in range(16)]
     with tempfile.TemporaryDirectory() as place:
         served = serve(
@@ -52,6 +51,9 @@ def in_vllm(form: str, work: Path, environment: dict[str, str]) -> dict[int, flo
 
 
 def in_llamacpp(form: str, work: Path, environment: dict[str, str]) -> dict[int, float]:
+    from tests.engines.environments import engine_python
+    from tests.engines.test_llamacpp import run_llamacpp
+
     python = engine_python("llama-cpp-python", "0.3.36", "gguf", "numpy")
     prompt = [100 + 13 * t % 40_000 for t in range(PROMPT)]
     file = exported(form, "gguf", work) / "model.gguf"
