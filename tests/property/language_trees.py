@@ -185,6 +185,11 @@ def selectors() -> st.SearchStrategy[Any]:
     )
 
 
+def can_follow_a_number(call: tree.Call) -> bool:
+    """After a number, `tokens` is its unit: no action can be called that."""
+    return call.name.name != "tokens"
+
+
 later = st.one_of(
     st.builds(
         lambda layers, among, by, budgets: tree.Choose(NOWHERE, layers, tuple(among), by, tuple(budgets)),
@@ -199,7 +204,7 @@ later = st.one_of(
         ),
         metric_calls,
         expressions,
-        metric_calls,
+        metric_calls.filter(can_follow_a_number),
     ),
     st.lists(settings(st.sampled_from(SETTING_KEYS)), max_size=2).map(
         lambda items: tree.Block(
@@ -243,8 +248,7 @@ def statements(actions: st.SearchStrategy[tree.Call], blocks: st.SearchStrategy[
     )
 
 
-# After a number, `tokens` is its unit: no action can be called that.
-actions = calls(expressions).filter(lambda call: call.name.name != "tokens")
+actions = calls(expressions).filter(can_follow_a_number)
 files = st.lists(statements(actions, settings(keys)) | later, max_size=4).map(tuple)
 """Statements of a whole file."""
 
