@@ -35,7 +35,7 @@ class SlidingWindow(Action):
     denominator of its softmax. It is fitted on the calibration text, so that the head's output is closest to that of full
     attention, is -30,000 where no sink helps, which has no effect and stays, and else is trained in healing.
     Why: where a layer attends mostly to nearby tokens, its cache need not grow; four sinks undo most of a window's damage.
-    Learned sinks, which vLLM and llama.cpp can serve, undo as much on SmolLM2 once they are trained (docs/healing.md).
+    Learned sinks, which vLLM and llama.cpp can serve, undo nearly as much once they are trained (docs/healing.md).
     Example: `else swa(window=512, sinks=4)`, `else swa(window=512, sinks=learned)`
     Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453); learned sinks, gpt-oss (arXiv
     2508.10925).
