@@ -70,9 +70,9 @@ def row(engine: str, form: str, key: str = "", environment: dict[str, str] | Non
         try:
             speeds = [ENGINES[engine](each, work, environment or {}) for each in ("16-bit", form, form, "16-bit")]
         except AssertionError as problem:
-            # The last lines say that the engine's core failed; why stands above them.
-            said = [line for line in str(problem).splitlines() if "Error: " in line and "Engine core" not in line]
-            return {"note": (said or [str(problem)])[-1].rpartition("Error: ")[2].strip()[:120]}
+            # The first error is the reason; the last ones say that the engine's core failed.
+            said = next((line for line in str(problem).splitlines() if "Error: " in line), str(problem))
+            return {"note": said.rpartition("Error: ")[2].strip()[:120]}
         found: dict[str, float | str] = {}
         for count in speeds[0]:
             plain, packed = speeds[0][count] + speeds[3][count], speeds[1][count] + speeds[2][count]

@@ -105,7 +105,8 @@ def serve(
         stderr=subprocess.STDOUT,
         timeout=1200,
     )
-    assert (done.returncode == 0) == (expect == 0), done.stdout[-6000:]
+    errors = [line for line in done.stdout.splitlines() if "Error: " in line]
+    assert (done.returncode == 0) == (expect == 0), "\n".join([*errors, done.stdout[-6000:]])
     if expect:
         return Served([], [], [], "", done.stdout)
     found = json.loads(result.read_text())
