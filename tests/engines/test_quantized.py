@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,49 +63,71 @@ def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: floa
     return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
 
 
-CONTINUOUS = {("int4", "float16")}
-"""Models and dtypes in which the same arithmetic gives the same log-probabilities: 16-bit activations, float16. Steps of
-bfloat16 are eight times as wide."""
+Apart = dict[str, torch.Tensor]
+MODELS = ("quantized", "int4", "int8")
+DTYPES = ("float16", "bfloat16")
+WAYS = ("decilm", "plugin")
 
 
-@pytest.mark.parametrize(("name", "way"), [("quantized", "decilm"), ("quantized", "plugin"), ("int4", "decilm")])
-def test_vllm_says_what_our_model_says(name: str, way: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
-    """Compared with our model in float32. With 8-bit activations our own model in float16 is as far from that: rounding is
-    not continuous, and any other order of a sum changes it. The test below compares them map by map.
-    """
-    folder = artifact_of(name, smollm2)
-    model, plugin = folder, None
-    if way == "decilm":
-        model = export_artifact(folder, "decilm", output=tmp_path / "decilm").folder
-    else:
-        plugin = install_plugin(tmp_path / "plugin")
-    ours = in_lbdsl(folder, blocks, torch.float32)
-    apart = {"lbdsl shaken": ours - in_lbdsl(folder, blocks, torch.float32, noise=1e-5)}
-    for dtype in ("float16", "bfloat16"):
-        apart[f"lbdsl {dtype}"] = ours - in_lbdsl(folder, blocks, getattr(torch, dtype))
-        served = serve(
-            model,
-            blocks.tolist(),
-            tmp_path,
-            max_tokens=1,
-            max_model_len=1024,
-            dtype=dtype,
-            trust_remote_code=way == "decilm",
-            plugin=plugin,
-            score=True,
-            environment=W4A16,
-        )
-        apart[f"vllm {dtype}"] = ours - torch.tensor(served.scores)
-    mean = {side: float(each.abs().mean()) for side, each in apart.items()}
-    most = {side: float(each.abs().flatten().quantile(0.99)) for side, each in apart.items()}
-    rise = {side: float(each.mean().exp() - 1) for side, each in apart.items()}
-    for side in apart:
-        print(f"{name}, {way}, {side}: mean {mean[side]:.4f}, 99 % {most[side]:.4f}, perplexity {rise[side]:+.3%}")
-    for dtype in ("float16", "bfloat16"):
-        within = {side: mean[side] <= 0.02 and most[side] <= 0.15 for side in (f"lbdsl {dtype}", f"vllm {dtype}")}
-        # Where our own model in that dtype is within the bounds of itself in float32, so must vLLM be; no others are.
-        assert set(within.values()) == {(name, dtype) in CONTINUOUS}, within
-        assert abs(rise[f"vllm {dtype}"]) <= 0.005, dtype
+@pytest.fixture(scope="module")
+def compared(smollm2: str, blocks: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Apart]:
+    """By model and way: what vLLM's log-probabilities, and our own model's, differ from ours in float32; made once."""
+
+    @cache
+    def apart_of(name: str, way: str) -> Apart:
+        place, folder = tmp_path_factory.mktemp(f"{name}-{way}"), artifact_of(name, smollm2)
+        model, plugin = folder, None
+        if way == "decilm":
+            model = export_artifact(folder, "decilm", output=place / "decilm").folder
+        else:
+            plugin = install_plugin(place / "plugin")
+        ours = in_lbdsl(folder, blocks, torch.float32)
+        apart = {"lbdsl shaken": ours - in_lbdsl(folder, blocks, torch.float32, noise=1e-5)}
+        for dtype in DTYPES:
+            apart[f"lbdsl {dtype}"] = ours - in_lbdsl(folder, blocks, getattr(torch, dtype))
+            served = serve(
+                model,
+                blocks.tolist(),
+                place,
+                max_tokens=1,
+                max_model_len=1024,
+                dtype=dtype,
+                trust_remote_code=way == "decilm",
+                plugin=plugin,
+                score=True,
+                environment=W4A16,
+            )
+            apart[f"vllm {dtype}"] = ours - torch.tensor(served.scores)
+        for side, each in apart.items():
+            most, rise = each.abs().flatten().quantile(0.99), each.mean().exp() - 1
+            print(f"{name}, {way}, {side}: mean {each.abs().mean():.4f}, 99 % {most:.4f}, perplexity {rise:+.3%}")
+        return apart
+
+    return apart_of
+
+
+def cases(missed: set[tuple[str, str]], why: str) -> Iterator[Any]:
+    """Every model, way and dtype; those whose bound is known to be missed are expected to fail, and must."""
+    for name, way, dtype in product(MODELS, WAYS, DTYPES):
+        marks = [pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)] if (name, dtype) in missed else []
+        yield pytest.param(name, way, dtype, marks=marks)
+
+
+NOT_CONTINUOUS = "our own model in that dtype differs as much: 8-bit activations are not continuous, bfloat16 is coarse"
+APART = {(name, dtype) for name in MODELS for dtype in DTYPES} - {("int4", "float16")}
+
+
+@pytest.mark.parametrize(("name", "way", "dtype"), cases(APART, NOT_CONTINUOUS))
+def test_vllm_says_what_our_model_says(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
+    """Log-probabilities. The test of maps compares what this one cannot."""
+    apart = compared(name, way)[f"vllm {dtype}"].abs()
+    assert apart.mean() <= 0.02
+    assert apart.flatten().quantile(0.99) <= 0.15
+
+
+@pytest.mark.parametrize(("name", "way", "dtype"), cases({("int8", "bfloat16")}, "+1.3 %, our own bfloat16 +0.6 %"))
+def test_vllm_has_our_perplexity(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
+    assert abs(compared(name, way)[f"vllm {dtype}"].mean().exp() - 1) <= 0.005
 
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
