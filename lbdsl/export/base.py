@@ -54,6 +54,11 @@ class Subject:
         return self.specs[layer].ffn is not None
 
     @property
+    def left(self) -> tuple[int, ...]:
+        """The layers of which anything is left."""
+        return tuple(i for i in range(len(self.specs)) if self.has_attention(i) or self.has_mlp(i))
+
+    @property
     def has_sink_logits(self) -> bool:
         """Whether any layer has learned sinks."""
         return any(map(learned_sinks, self.specs))

@@ -75,7 +75,7 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     """
     layout, config = layout_of(subject.config), subject.config
     family, sizes = layout.family, layout.sizes
-    left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
+    left = subject.left
     # A window of at least all positions has no effect, unless it determines the rotary embeddings.
     windows = {i: size for i, size in subject.windows.items() if size < sizes.positions or family.rope_by_layer_type}
     dropped = tuple(i for i in left if not subject.has_attention(i))

@@ -24,7 +24,7 @@ from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
 from lbdsl.export.reasons import fused_alike, kernels
 from lbdsl.families import FAMILIES
-from lbdsl.families.rows import ALL, SINK_LOGITS
+from lbdsl.families.rows import ALL, NO_SINK, SINK_LOGITS
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import layout_of
 from lbdsl.parts.attention import Attention
@@ -32,8 +32,6 @@ from lbdsl.run.file_layout import MadeTensor, plan_rewrite
 from lbdsl.run.shards import carry_out
 
 WHERE = "granite_swa"
-NO_SINK = -3e4
-"""A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
 
 EXPRESSES = Expresses(
     mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW, learned_sinks=ANY)},
@@ -69,7 +67,7 @@ class Granite(Exporter):
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         config = granite_config(subject).unwrap()
-        layers, facts = _left(subject), subject.facts
+        layers, facts = subject.left, subject.facts
         prefix = facts.family_data.layer_prefix
         there, names = read_tensors(artifact), renamed(artifact, prefix, layers)
         made: dict[str, MadeTensor] = {}
@@ -100,10 +98,6 @@ class Granite(Exporter):
         )
 
 
-def _left(subject: Subject) -> tuple[int, ...]:
-    return tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
-
-
 def _constant(name: str, tensor: MadeTensor) -> bytes:
     """The bytes of a sink without effect, or of a bias of 0."""
     import torch
@@ -114,7 +108,7 @@ def _constant(name: str, tensor: MadeTensor) -> bytes:
 
 def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
     """The fields of config.json; diagnostics LB503-LB506, LB512, LB513, LB530 and LB531. Pure."""
-    layout, config, left = layout_of(subject.config), subject.config, _left(subject)
+    layout, config, left = layout_of(subject.config), subject.config, subject.left
     family = layout.family
     found = [
         *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),

@@ -103,7 +103,7 @@ def native_form(subject: Subject) -> Diagnosed[NativeForm]:
     """The equivalent stock configuration; diagnostics LB503-LB505, LB523, LB530 and LB531. Pure."""
     layout = layout_of(subject.config)
     family = layout.family
-    left = tuple(i for i in range(len(subject.specs)) if subject.has_attention(i) or subject.has_mlp(i))
+    left = subject.left
     windows = subject.windows
     found = [
         *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),

@@ -44,5 +44,7 @@ QK_NORMS = (
 
 SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",))
 """The learned sink of each query head, where a window has them; no family has them by itself."""
+NO_SINK = -3e4
+"""A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
 
 ALL = ("q", "k", "v", "o")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from lbdsl.families.rows import NO_SINK
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.statistics.base import Attended, Observed, Statistic
@@ -12,8 +13,6 @@ from lbdsl.statistics.base import Attended, Observed, Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
-NONE = -3e4
-"""A sink without effect, finite in float16 and bfloat16; as in `granite_swa`."""
 LOWEST, HIGHEST, STEP = -20.0, 40.0, 0.25
 """Sinks are chosen among these values, and none. Logarithms of denominators are rounded to the same steps."""
 ROUNDING = 1e-6
@@ -24,7 +23,7 @@ SCORES = 2**26
 
 class SinkLogits(Statistic):
     """Shape [heads]: for each query head the number s for which the squared error of the head's output, over all tokens, is
-    least, compared with what the layer gives as it is; NONE where no sink helps. With a window, an output is
+    least, compared with what the layer gives as it is; NO_SINK where none helps. With a window, an output is
     sigmoid(l - s) times what it is without a sink, where l is the logarithm of the softmax's denominator. Errors are those
     of the head's contribution to the output projection.
 
@@ -69,7 +68,7 @@ class SinkLogits(Statistic):
         own, cross = (seen.sums[name].double().cpu() for name in ("own", "cross"))
         logs = LOWEST + STEP * (torch.arange(own.shape[1], dtype=torch.float64) + 0.5)
         sinks = torch.cat(
-            [torch.tensor([NONE], dtype=torch.float64), torch.arange(LOWEST, HIGHEST, STEP, dtype=torch.float64)]
+            [torch.tensor([NO_SINK], dtype=torch.float64), torch.arange(LOWEST, HIGHEST, STEP, dtype=torch.float64)]
         )
         kept = (logs - sinks[:, None]).sigmoid()
         errors = kept.square() @ own.T - 2 * kept @ cross.T

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lbdsl.actions.swa import SlidingWindow
+from lbdsl.families.rows import NO_SINK
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.observed_attention import observed_attention
 from lbdsl.model.surgery import to_hybrid
@@ -71,7 +72,7 @@ def test_no_other_sink_is_better(own_window: int, monkeypatch: pytest.MonkeyPatc
         assert error <= none[head]
         assert error <= 1.01 * min(best[head], none[head])
     assert (found[:2] > 0).all()
-    assert found[2:].tolist() == [fit.NONE] * 2
+    assert found[2:].tolist() == [NO_SINK] * 2
     assert (best[:2] < 0.8 * none[:2]).all()
 
 
