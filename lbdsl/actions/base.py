@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.units import Share
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.patches import Place, with_patches
 from lbdsl.layer.paths import has_path, touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
@@ -111,6 +112,18 @@ class Action(BaseModel):
         """Expressions of the new weights, by name relative to the layer, over those of `base`. `layer` is the changed
         layer; weights that it does not have are ignored. A pure function."""
         return {}
+
+    @property
+    def patched(self) -> bool:
+        """Whether the layers before make up for the sub-blocks that it removes (see `lbdsl.layer.patches`)."""
+        return False
+
+    def alone(self, facts: ModelFacts, layer: int) -> Mapping[int, LayerChange] | None:
+        """The changes, by layer, of a model in which it is used on this layer alone, patches included; None as `under`."""
+        change = self.under(facts, layer)
+        if change is None or not self.patched:
+            return None if change is None else {layer: change}
+        return with_patches(facts, {layer: change}, {Place(layer, Slot(slot)) for slot in self.claims()})[0]
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:
         """A layer of the base under this action alone; None if the layer does not have a path that the action claims."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from lbdsl.artifact.record import Record, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
+from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
@@ -75,7 +76,7 @@ def _plan_lines(record: Record) -> list[str]:
     lines = ["## Layers", "", "| layer | what became of it | rule |", "|---|---|---|"]
     for layer in record.plan.layers:
         if layer.changed:
-            done = " + ".join(planned.action.text() for planned in layer.acting)
+            done = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
             rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [layer.index for layer in record.plan.layers if not layer.changed]

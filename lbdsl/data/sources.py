@@ -8,6 +8,7 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import nearest
 from lbdsl.data import files, hub
+from lbdsl.data.installed import installed_documents
 from lbdsl.data.split import Split, only_evaluation, split_documents
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 
@@ -25,9 +26,9 @@ _FORMS = 'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or
 def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
     """The documents of a source, in its own order, without blank ones.
 
-    `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:wikitext` (20 articles of
-    Wikipedia, for evaluation only), a path ending in .txt (one document), .jsonl or .parquet (relative to `base_dir`, by
-    default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenized form, or a hub data set
+    `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:docs` (documentation of lbdsl's
+    dependencies), `builtin:wikitext` (20 articles of Wikipedia, for evaluation only), a path ending in .txt (one document),
+    .jsonl or .parquet (relative to `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenized form, or a hub data set
     `org/name[:config][@split]` (default split `train`; with `offline` only a cached copy is used).
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
     LB445 hub, LB447 too large.
@@ -67,6 +68,8 @@ def _builtin(data: str) -> Iterable[str]:
         raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
     if data == "builtin:wikitext":
         return files.read_jsonl(_WIKITEXT_FILE)
+    if data == "builtin:docs":
+        return installed_documents()
     from pydoc_data.topics import topics
 
     return (topics[name] for name in sorted(topics))

@@ -7,6 +7,7 @@ from pathlib import Path
 from lbdsl.artifact.card import base_name, needed
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import count_text
+from lbdsl.layer.patches import patch_texts
 
 
 def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers: bool) -> str:
@@ -37,7 +38,7 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
     ]
     done: dict[str, list[str]] = {}
     for layer in plan.layers:
-        actions = " + ".join(planned.action.text() for planned in layer.acting)
+        actions = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
         done.setdefault(actions, []).append(str(layer.index))
     lines += [f"| {', '.join(layers)} | {f'`{actions}`' if actions else 'kept'} |" for actions, layers in done.items()]
     lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]

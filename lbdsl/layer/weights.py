@@ -193,8 +193,8 @@ class Sum(Expr):
 
 
 class MatMul(Expr):
-    """a @ b. If one of them is [blocks, n, m], the other is split into the same number of blocks along the summed
-    dimension, each block is multiplied with its own matrix, and the results are concatenated."""
+    """a @ b; b may be a vector. If one of them is [blocks, n, m], the other is split into the same number of blocks along
+    the summed dimension, each block is multiplied with its own matrix, and the results are concatenated."""
 
     node: Literal["matmul"] = "matmul"
     a: AnyExpr
@@ -202,8 +202,8 @@ class MatMul(Expr):
 
     def shape(self, old: Shapes) -> Shape:
         a, b = self.a.shape(old), self.b.shape(old)
-        if len(a) == len(b) == 2 and a[1] == b[0]:
-            return (a[0], b[1])
+        if len(a) == 2 and len(b) in (1, 2) and a[1] == b[0]:
+            return (a[0], *b[1:])
         if len(a) == 3 and len(b) in (1, 2) and a[0] * a[2] == b[0]:
             return (a[0] * a[1], *b[1:])
         if len(a) == 2 and len(b) == 3 and a[1] == b[0] * b[1]:

@@ -12,7 +12,8 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.weights import LayerChange, stats_in
+from lbdsl.layer.weights import stats_by_layer
+from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.runs import BASE_NLL, Run, measure_runs
 from lbdsl.measure.statistics import value_digest
@@ -49,7 +50,7 @@ def measure_requests(
             runs.setdefault((request.layer, request.action), []).append(stored[request])
     found = measure_runs(
         model,
-        [Run({layer: _under(actions[action], facts, layer)}, tuple(asked)) for (layer, action), asked in runs.items()],
+        [Run(changes_of(actions[action], facts, layer), tuple(asked)) for (layer, action), asked in runs.items()],
         residuals,
         blocks,
         store,
@@ -69,23 +70,28 @@ def stored_as(
     found = {}
     for request in set(requests):
         action = actions.get(request.action)
-        change = None if action is None else _under(action, facts, request.layer)
-        if change is not None and change.weights:
-            used = stats_in(expr for _, expr in change.weights)
-            values = statistics(request.layer)
-            digest = digest_of([change.to_json(), {stat.text: value_digest(values[stat.text]) for stat in used}])
+        changes = {} if action is None else changes_of(action, facts, request.layer)
+        if any(change.weights for change in changes.values()):
+            used = stats_by_layer({layer: dict(change.weights).values() for layer, change in changes.items()})
+            values = {
+                f"{layer} {stat.text}": value_digest(statistics(layer)[stat.text])
+                for layer, stats in used.items()
+                for stat in stats
+            }
+            digest = digest_of([[[layer, change.to_json()] for layer, change in sorted(changes.items())], values])
             found[request] = replace(request, action=f"{request.action} {digest}")
         else:
             found[request] = request
     return found
 
 
-def _under(action: Action, facts: ModelFacts, layer: int) -> LayerChange:
-    change = action.under(facts, layer)
-    if change is None:
+def changes_of(action: Action, facts: ModelFacts, layer: int) -> Changes:
+    """The changes of a model in which an action is used on one layer alone. Raises LB449 if it lacks a part for it."""
+    changes = action.alone(facts, layer)
+    if changes is None:
         raise fail(
             "LB449",
             f"`{action.text()}` cannot be measured at layer {layer}: it has no `{'`, `'.join(action.claims())}`",
             help="rank or choose among the layers that have one",
         )
-    return change
+    return changes

@@ -95,13 +95,13 @@ def take_statistics(
         )
     missing = {}
     for layer, stats in sorted(wanted.items()):
-        there = _kept(folder, fingerprint, layer, stats)
+        there = kept_values(folder, fingerprint, layer, stats)
         if any(stat.text not in there for stat in stats):
             missing[layer] = [stat for stat in stats if stat.text not in there]
 
     def keep(layer: int, values: LayerStatistics) -> None:
         for stat in missing[layer]:
-            _keep(_path(folder, fingerprint, stat, layer), stat.text, values[stat.text])
+            keep_value(folder, fingerprint, layer, stat, values[stat.text])
 
     if missing:
         pass_over(source(), facts, missing, blocks, keep, progress=progress, batch=batch)
@@ -110,7 +110,7 @@ def take_statistics(
 
 def kept_statistics(folder: Path, fingerprint: str, wanted: Wanted) -> Statistics:
     """Those of `wanted` that are already in `folder`."""
-    return Statistics(lambda layer: _kept(folder, fingerprint, layer, wanted.get(layer, ())))
+    return Statistics(lambda layer: kept_values(folder, fingerprint, layer, wanted.get(layer, ())))
 
 
 def pass_over(
@@ -130,14 +130,7 @@ def pass_over(
     """
     last = max(wanted)
     ids = blocks.ids
-    room, needed = room_for_streams(source), 2 * stream_bytes(source, len(ids), blocks.seq)
-    if needed > room:
-        raise fail(
-            "LB346",
-            f"statistics over {blocks.tokens} tokens would take {bytes_text(needed)} of hidden states; "
-            f"{bytes_text(int(room))} are free for them",
-            help=f"measure on at most {int(blocks.tokens * room / needed)} tokens",
-        )
+    check_streams(source, blocks, 2)
 
     @contextmanager
     def around(index: int, layer: nn.Module) -> Iterator[None]:
@@ -157,7 +150,7 @@ def pass_over(
         for stat, statistic in stats.items():
             _check_finite(stat, index, *sums[stat].values())
             seen = Observed(sums.pop(stat), ids.numel(), layer.get_parameter, spec, facts)
-            values[stat.text] = _checked(stat, index, statistic.value(seen))
+            values[stat.text] = checked(stat, index, statistic.value(seen))
         if values:
             use(index, values)
 
@@ -169,6 +162,18 @@ def pass_over(
     push(source, flows, done, around=around, stop=last + 1)
 
 
+def check_streams(source: LayerSource, blocks: TokenBlocks, streams: int) -> None:
+    """Raise LB346 if `streams` times the hidden states of a text do not fit in memory."""
+    room, needed = room_for_streams(source), streams * stream_bytes(source, blocks.sequences, blocks.seq)
+    if needed > room:
+        raise fail(
+            "LB346",
+            f"statistics over {blocks.tokens} tokens would take {bytes_text(needed)} of hidden states; "
+            f"{bytes_text(int(room))} are free for them",
+            help=f"measure on at most {int(blocks.tokens * room / needed)} tokens",
+        )
+
+
 def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Callable[..., None]:
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         statistic.add(sums, module, inputs[0], output)
@@ -176,7 +181,8 @@ def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Calla
     return hook
 
 
-def _checked(stat: Stat, layer: int, value: Tensor) -> Tensor:
+def checked(stat: Stat, layer: int, value: Tensor) -> Tensor:
+    """A statistic as it is stored. Raises LB475 for another shape than is named, LB306 for values that are not finite."""
     value = value.detach().to("cpu", torch.float32).contiguous()
     if tuple(value.shape) != stat.dims:
         raise fail("LB475", f"{stat.text} of layer {layer} is {list(value.shape)}, and its action needs {list(stat.dims)}")
@@ -216,7 +222,7 @@ def _path(folder: Path, fingerprint: str, stat: Stat, layer: int) -> Path:
     return folder / "statistics" / fingerprint[:32] / named[:32] / f"{layer}.safetensors"
 
 
-def _kept(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> dict[str, Tensor]:
+def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> dict[str, Tensor]:
     """The cached statistics of one layer; a damaged file counts as missing, and its statistic is collected again."""
     found = {}
     for stat in stats:
@@ -231,9 +237,11 @@ def _kept(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> 
     return found
 
 
-def _keep(path: Path, text: str, value: Tensor) -> None:
+def keep_value(folder: Path, fingerprint: str, layer: int, stat: Stat, value: Tensor) -> None:
+    """Save a statistic of one layer. Raises LbdslError LB448."""
+    path = _path(folder, fingerprint, stat, layer)
     try:
-        replace_entry(path, save({"value": value}, {"statistic": text}))
+        replace_entry(path, save({"value": value}, {"statistic": stat.text}))
     except OSError as problem:
         raise fail(
             "LB448", f"{path} cannot be written: {problem.strerror}", help="choose another folder with --cache-dir"

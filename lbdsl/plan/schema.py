@@ -199,7 +199,8 @@ class ModelRef(PlanValue):
 
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
-    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss."""
+    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss, `check_digest` of
+    the text that patches are checked on."""
 
     data: str
     digest: str | None
@@ -207,6 +208,12 @@ class MeasuredOn(PlanValue):
     seq: int
     fingerprint: str | None
     joint_digest: str | None = None
+    check_digest: str | None = None
+
+    @property
+    def statistics_key(self) -> str:
+        """The fingerprint under which statistics are stored."""
+        return digest_of([self.fingerprint, self.check_digest]) if self.check_digest else self.fingerprint or ""
 
 
 def counted_changes(layers: tuple[LayerPlan, ...]) -> dict[str, int]:

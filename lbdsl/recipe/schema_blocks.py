@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from lbdsl.core.span import Span
 
-BUILTIN_TEXTS = ("builtin:pydoc", "builtin:wikitext")
+BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", "builtin:wikitext")
 """Texts that are always available; see `lbdsl.data.sources`."""
 
 JUDGING_ONLY = ("builtin:wikitext",)

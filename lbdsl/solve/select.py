@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -12,11 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import ordinal, ranges_text
+from lbdsl.core.span import Span
+from lbdsl.core.units import layers_text, ordinal, ranges_text
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.patches import Place, output_module, patch_texts, places, with_patches
 from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
@@ -137,12 +139,14 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     if table is None:
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
-    selection = Selection(tuple(_layer(case, table, reasons, index) for index in range(facts.layers)), table.rules)
+    layers, unpatched = _patched(case, [_layer(case, table, reasons, index) for index in range(facts.layers)])
+    selection = Selection(layers, table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
     found = (
         *table_findings(case, table, selection.specs, acting),
         *_action_findings(case, table),
         *_storage_findings(case, selection),
+        *unpatched,
     )
     return Diagnosed(None if any(d.is_error for d in found) else selection, found)
 
@@ -179,6 +183,40 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
     return PlannedAction(action=take.action, rule=number, paths=paths, effective=changes and not take.action.keeps)
 
 
+def _patched(case: Case, layers: Sequence[LayerChoice]) -> tuple[tuple[LayerChoice, ...], list[Diagnostic]]:
+    """The layers with the patches that their actions want, and LB351 for each reason why some drops have none."""
+    wanted: dict[Place, int] = {}
+    kept: set[Place] = set()
+    for place in places(case.facts):
+        output = f"{Slot.WEIGHTS}.{output_module(case.facts, place.slot)}"
+        for item in layers[place.layer].actions:
+            if item.effective and item.action.patched and place.slot in item.paths:
+                wanted[place] = item.rule
+            if item.action.keeps and any(touch(path, place.slot) or path == output for path in item.paths):
+                kept.add(place)
+    changes, without = with_patches(case.facts, {c.index: c.change for c in layers if c.changed}, wanted.keys(), kept)
+    found = []
+    for choice in layers:
+        weights = dict(changes[choice.index].weights) if choice.index in changes else {}
+        why = "; ".join([*([choice.reason] if choice.acting else []), *patch_texts(weights)]) or choice.reason
+        found.append(choice.model_copy(update={"weights": weights, "reason": why}))
+    return tuple(found), [
+        unpatched((place for place in without if without[place] == why), why, _span(case, wanted[first]))
+        for why, first in {why: place for place, why in reversed(without.items())}.items()
+    ]
+
+
+def unpatched(dropped: Iterable[Place], why: str, span: Span | None = None) -> Diagnostic:
+    """LB351 for dropped sub-blocks without a patch."""
+    layers = {place.layer for place in dropped}
+    said = f"{layers_text(sorted(layers))} {'is' if len(layers) == 1 else 'are'} dropped without a patch"
+    return note("LB351", f"{said}: {why}", span)
+
+
+def _span(case: Case, number: int) -> Span | None:
+    return next(rule.span for rule in case.recipe.rules if rule.number == number)
+
+
 def _action_findings(case: Case, table: Table) -> Iterable[Diagnostic]:
     """The findings of the chosen actions on this model, each once, at the rule that chose the action."""
     found: dict[tuple[str, str], Diagnostic] = {}
@@ -202,5 +240,5 @@ def _storage_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
                 modules[f"`{tensor.module}`"] = None
                 layers.append(layer.index)
     for (message, help), (number, modules, layers) in found.items():
-        span = next(rule.span for rule in case.recipe.rules if rule.number == number)
-        yield error("LB217", f"{message}: {', '.join(modules)} of layers {ranges_text(set(layers))}", span, help=help)
+        text = f"{message}: {', '.join(modules)} of layers {ranges_text(set(layers))}"
+        yield error("LB217", text, _span(case, number), help=help)

@@ -276,7 +276,7 @@ def _statistics(plan: Plan, bench: Workbench) -> Statistics:
     from lbdsl.measure.statistics import kept_statistics
 
     on = plan.measured_on
-    return kept_statistics(bench.cache_dir, (on and on.fingerprint) or "", plan.used_statistics)
+    return kept_statistics(bench.cache_dir, on.statistics_key if on else "", plan.used_statistics)
 
 
 def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
-from lbdsl.layer.weights import Stat
+from lbdsl.layer.patches import patches_of
+from lbdsl.layer.weights import LayerChange, Stat, stats_by_layer
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
@@ -26,7 +27,7 @@ from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
-from lbdsl.solve.select import Selection, select
+from lbdsl.solve.select import Selection, select, unpatched
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
@@ -34,6 +35,7 @@ from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.statistics import Statistics
 
 
@@ -161,7 +163,8 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     assert chosen.value is not None
     used = chosen.value.used_statistics
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
-    joint, joint_digest = _joint(resolved, bench, chosen.value, measured)
+    statistics, without = _patched(resolved, bench, chosen.value, on, measured.statistics)
+    joint, joint_digest = _joint(resolved, bench, chosen.value, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
         source=_lasting(bench),
@@ -173,7 +176,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
         dtype=facts.dtype,
         facts=facts,
     )
-    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics)
+    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without)
     built = build(
         resolved,
         facts,
@@ -185,7 +188,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
         tuple(sorted({*CONTEXTS, *contexts})),
         VERSION,
         found=found,
-        statistics=measured.statistics.digests(used) if measured.statistics is not None else {},
+        statistics=statistics.digests(used) if statistics is not None else {},
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
@@ -196,11 +199,10 @@ def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> Me
     """`MeasuredOn` of a recipe that needs no score; its calibration text may still be needed when weights are stored."""
     from lbdsl.verbs.texts import data_folder, score_blocks
 
-    seq, digest, tokens = recipe.measure.seq or 0, None, 0
     if any(spec.needs_gram for spec in chosen.specs):
         blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
-        digest, tokens = blocks.digest, blocks.tokens
-    return MeasuredOn(data=recipe.measure.data, digest=digest, tokens=tokens, seq=seq, fingerprint=None)
+        return _measured_on(recipe, blocks, None)
+    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=recipe.measure.seq or 0, fingerprint=None)
 
 
 def _lasting(bench: Workbench) -> str:
@@ -244,9 +246,10 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         _raise_errors(loaded.diagnostics + impossible_untils(Case(recipe, bench.facts)))
         check_texts(recipe, bench)
     wanted = Case(recipe, bench.facts).statistics(planned=planned)
-    if not requests and not wanted:
+    patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))
+    if not requests and not wanted and not (planned and patching):
         return Measured(recipe, bench, {}, None, diagnostics)
-    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted)
+    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, patching)
     return Measured(recipe, bench, scores, on, diagnostics, statistics)
 
 
@@ -256,16 +259,20 @@ def _scores(
     requests: tuple[Request, ...],
     actions: Mapping[str, Action],
     wanted_statistics: Mapping[int, tuple[Stat, ...]],
+    patching: bool,
 ) -> tuple[Mapping[Request, Measurement], MeasuredOn, Statistics]:
     from lbdsl.measure.pace import Timed
-    from lbdsl.measure.scores import measure_requests, stored_as
+    from lbdsl.measure.scores import changes_of, measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import data_folder, score_blocks
+    from lbdsl.verbs.texts import check_blocks, data_folder, score_blocks
 
-    wanted = recipe.measure
-    blocks = score_blocks(wanted, bench, data_folder(recipe.path))
+    wanted, folder = recipe.measure, data_folder(recipe.path)
+    blocks = score_blocks(wanted, bench, folder)
     fingerprint = fingerprint_of(bench, blocks.digest)
+    on = _measured_on(recipe, blocks, fingerprint)
+    if patching:
+        on = on.model_copy(update={"check_digest": check_blocks(wanted, bench, folder).digest})
     statistics = NO_STATISTICS
     if wanted_statistics:
         with bench.progress.stage("taking statistics") as report:
@@ -275,13 +282,16 @@ def _scores(
                 wanted_statistics,
                 blocks,
                 bench.cache_dir,
-                fingerprint,
+                on.statistics_key,
                 progress=report,
                 batch=bench.options.batch,
             )
-    on = MeasuredOn(data=wanted.data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
     if not requests:
         return {}, on, statistics
+    alone = {r: changes_of(actions[r.action], bench.facts, r.layer) for r in requests if r.action in actions}
+    if any(patches_of(bench.facts, changes) for changes in alone.values()):
+        models = list({(r.action, r.layer): changes for r, changes in alone.items()}.values())
+        statistics = _fitted(recipe, bench, models, on)
     with open_store(bench.cache_dir) as store:
         stored = stored_as(bench.facts, requests, actions, statistics)
         missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
@@ -302,6 +312,54 @@ def _scores(
     return scores, on, statistics
 
 
+def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
+    data = recipe.measure.data
+    return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
+
+
+def _fitted(recipe: Recipe, bench: Workbench, models: Sequence[Mapping[int, LayerChange]], on: MeasuredOn) -> Statistics:
+    """The statistics of changed models, with their patches; the other statistics are taken already."""
+    from lbdsl.measure.patches import fit_patches
+    from lbdsl.measure.statistics import kept_statistics
+    from lbdsl.verbs.texts import check_blocks, data_folder, score_blocks
+
+    used: dict[int, tuple[Stat, ...]] = {}
+    for changes in models:
+        for layer, stats in stats_by_layer({i: dict(c.weights).values() for i, c in changes.items()}).items():
+            used[layer] = (*used.get(layer, ()), *stats)
+    folder, key = data_folder(recipe.path), on.statistics_key
+    statistics = kept_statistics(bench.cache_dir, key, used)
+    with bench.progress.stage("fitting patches") as report:
+        fit_patches(
+            lambda: bench.measured_base,
+            bench.facts,
+            models,
+            score_blocks(recipe.measure, bench, folder),
+            check_blocks(recipe.measure, bench, folder),
+            statistics,
+            bench.cache_dir,
+            key,
+            progress=report,
+            batch=bench.options.batch,
+        )
+    return statistics
+
+
+def _patched(
+    recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, taken: Statistics | None
+) -> tuple[Statistics | None, tuple[Diagnostic, ...]]:
+    """The statistics of the whole plan, with its patches if it has any, and a note on those that do not help."""
+    patches = patches_of(bench.facts, chosen.changes)
+    if not patches:
+        return taken, ()
+    from lbdsl.measure.patches import identities
+
+    statistics = _fitted(recipe, bench, [chosen.changes], on)
+    useless = [place for patch in identities(patches, statistics) for place in patch.dropped]
+    why = "it does not help on text of another source"
+    return statistics, (unpatched(useless, why),) if useless else ()
+
+
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
     """The cache key for the scores of this model on this text."""
     from lbdsl.measure.fingerprint import fingerprint
@@ -315,7 +373,9 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
     )
 
 
-def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Measured) -> tuple[Loss | None, str | None]:
+def _joint(
+    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
+) -> tuple[Loss | None, str | None]:
     """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.statistics import NO_STATISTICS
@@ -326,7 +386,7 @@ def _joint(recipe: Recipe, bench: Workbench, selection: Selection, measured: Mea
     if not changes:
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
-    used, statistics = selection.used_statistics, measured.statistics or NO_STATISTICS
+    used, statistics = selection.used_statistics, taken or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         found = measure_joint(
             lambda: bench.measured_base,

@@ -13,6 +13,9 @@ from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.verbs.workbench import Workbench
 
+CHECKING = ("builtin:docs", "builtin:pydoc")
+"""What is fitted on calibration text is checked on the first of these that is another source."""
+
 
 def data_folder(recipe_path: str) -> Path:
     """The recipe's folder, which relative paths in a recipe start from."""
@@ -48,6 +51,12 @@ def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
 def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
     """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
+
+
+def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+    """As much text of another source than that of the scores."""
+    other = next(data for data in CHECKING if data != measure.data)
+    return _blocks(other, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:

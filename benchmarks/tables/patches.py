@@ -1,0 +1,76 @@
+"""Attentions and blocks dropped from SmolLM2, patched and not, unhealed and healed.
+
+Needs `make model`. Patches are fitted on 16Ki tokens of `builtin:pydoc`, checked on `builtin:docs`, and the other way round
+(`wide`). Layers are those with the lowest `nll(drop)` and `nll(drop(block))` on `builtin:pydoc`, not the first two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import Row, Table, once
+from benchmarks.tables.judged import MODEL, lbdsl
+
+DROPS = {f"{count}-attentions": ("attention", count) for count in (2, 4, 8, 12)} | {
+    f"{count}-blocks": ("block", count) for count in (2, 4, 6)
+}
+WAYS = {"none": ("", "builtin:pydoc"), "pydoc": (", patch=linear", "builtin:pydoc"), "wide": (", patch=linear", "builtin:docs")}
+HEALED = ("8-attentions", "4-blocks")
+HEALING = 'heal { data = "builtin:pydoc"; tokens = 100k; seq = 1Ki }'
+TEXTS = ("wikitext", "pydoc", "docs")
+
+
+def ranked(work: Path, part: str) -> list[int]:
+    """The layers from the third on by the loss without their part, lowest first."""
+
+    def make(path: Path) -> None:
+        recipe = path.with_name(f"{part}.lbr")
+        recipe.write_text(f"lbr 1\nmeasure {{ tokens = 8Ki; seq = 1Ki }}\nlowest 1 by nll(drop({part})) drop({part})\n")
+        scores = json.loads(lbdsl("measure", str(recipe), MODEL, "--json").stdout)["scores"]
+        losses = {score["layer"]: score["value"] for score in scores if score["layer"] >= 2}
+        path.write_text(json.dumps(sorted(losses, key=lambda layer: losses[layer])))
+
+    return json.loads(once(work / f"{part}.json", make).read_text())
+
+
+def judged(work: Path, drops: str, way: str, heal: bool) -> Mapping[str, Any]:
+    """What `lbdsl eval --json` says of the model on each text."""
+    part, count = DROPS[drops]
+    patch, data = WAYS[way]
+    name = f"{drops}-{way}" + ("-healed" if heal else "")
+    recipe = work / f"{name}.lbr"
+    layers = ", ".join(map(str, sorted(ranked(work, part)[:count])))
+    measure = f'measure {{ data = "{data}"; tokens = 16Ki; seq = 1Ki }}'
+    recipe.write_text(f"lbr 1\n{measure}\nlayers {layers} drop({part}{patch})\n" + (f"{HEALING}\n" if heal else ""))
+    folder = once(work / name, lambda out: lbdsl("apply", str(recipe), MODEL, "-o", str(out), "--yes", "--resume"))
+    found = {}
+    for text in TEXTS:
+        words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", "1024", "--tokens", "8192", "--json")
+        found[text] = json.loads(lbdsl(*words).stdout)
+    return found
+
+
+def row(drops: str, way: str, heal: bool) -> Row:
+    def run(work: Path) -> dict[str, float]:
+        work.mkdir(parents=True, exist_ok=True)
+        found: dict[str, float] = {}
+        for text, said in judged(work, drops, way, heal).items():
+            found |= {text: said["ppl_increase"], f"{text} error": said["stderr"]["ppl_increase"]}
+        return found
+
+    return Row(f"{drops}-{way}" + ("-healed" if heal else ""), run)
+
+
+TABLE = Table(
+    title="attentions and blocks dropped from SmolLM2: perplexity without and with patches",
+    columns={f"{text}{what}": form for text in TEXTS for what, form in {"": "+.1%", " error": ".1%"}.items()},
+    rows=[
+        row(drops, way, heal)
+        for heal in (False, True)
+        for drops in (HEALED if heal else DROPS)
+        for way in WAYS
+    ],
+)

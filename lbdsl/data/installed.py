@@ -1,0 +1,72 @@
+"""`builtin:docs`: documentation that every installation has, of lbdsl's dependencies and of Python's standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sysconfig
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+MOST = 400_000
+"""Characters of docstrings of one package: no package is most of the text."""
+
+SHORTEST = 200
+"""Characters of a docstring: shorter ones are mostly signatures."""
+
+LARGEST = 2**20
+"""Bytes of a source file; larger ones are mostly generated."""
+
+_DOCSTRING = re.compile(r'^[ \t]*[rR]?"""(.+?)"""', re.DOTALL | re.MULTILINE)
+_NAME = re.compile(r"[\w.-]+")
+
+
+@cache
+def installed_documents() -> tuple[str, ...]:
+    """The description (README) of each distribution that lbdsl depends on, and the docstrings of each of its modules, one
+    document a module, up to `MOST` characters; and the docstrings of the standard library. In a fixed order; the text
+    depends on the installed versions."""
+    found: list[str] = []
+    for distribution in _dependencies("lbdsl"):
+        found.append(str(distribution.metadata.json.get("description", "")))
+        found += _docstrings({str(file): Path(str(distribution.locate_file(file))) for file in distribution.files or []})
+    found += _docstrings({file.name: file for file in Path(sysconfig.get_path("stdlib")).glob("*.py")})
+    return tuple(text for text in found if len(text) >= SHORTEST)
+
+
+def _dependencies(name: str) -> list[metadata.Distribution]:
+    """The installed distributions that one depends on without extras, sorted by name, without itself."""
+    seen: dict[str, metadata.Distribution] = {}
+    todo = [name]
+    while todo:
+        wanted = todo.pop()
+        try:
+            found = metadata.distribution(wanted)
+        except metadata.PackageNotFoundError:  # not needed on this system
+            continue
+        seen[wanted] = found
+        for line in found.requires or []:
+            match = _NAME.match(line)
+            needed = match[0].lower().replace("_", "-") if match is not None else ""
+            if needed and needed not in seen and "extra ==" not in line:
+                todo.append(needed)
+    return [found for other, found in sorted(seen.items()) if other != name]
+
+
+def _docstrings(files: Mapping[str, Path]) -> Iterator[str]:
+    """The docstrings of each Python file but tests, in an order by the hash of its name, up to `MOST` characters."""
+    left = MOST
+    for name in sorted(files, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+        file = files[name]
+        if left <= 0:
+            return
+        if file.suffix != ".py" or "test" in name or not file.is_file() or file.stat().st_size > LARGEST:
+            continue
+        parts = map(inspect.cleandoc, _DOCSTRING.findall(file.read_text("utf-8", errors="replace")))
+        text = "\n\n".join(part for part in parts if len(part) >= SHORTEST)
+        if text:
+            left -= len(text)
+            yield text

@@ -1,0 +1,163 @@
+"""Patches: a linear map, merged into the last sub-block that is kept before dropped ones, that makes up for them.
+
+A layer is two sub-blocks, attention and MLP. A patch stands for a run of dropped sub-blocks, with nothing kept between
+them; it maps the output of the sub-block before the run. Source: ReplaceMe (arXiv 2505.02819).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import TYPE_CHECKING, NamedTuple
+
+from lbdsl.core.digest import digest_of
+from lbdsl.core.units import ranges_text
+from lbdsl.layer.difference import SUB_BLOCKS
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, LayerChange, MatMul, Ref, Stat, after, stats_in
+from lbdsl.parts import Slot
+from lbdsl.parts.base import WORDS
+
+if TYPE_CHECKING:
+    from lbdsl.layer.facts import ModelFacts
+
+KIND = "patch"
+"""The statistic that a patch is: [D, D] (see `lbdsl.statistics.patch`)."""
+
+
+class Place(NamedTuple):
+    """A sub-block of a model."""
+
+    layer: int
+    slot: Slot
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.slot}"
+
+    @classmethod
+    def of(cls, text: str) -> Place:
+        layer, _, slot = text.partition(".")
+        return cls(int(layer), Slot(slot))
+
+    @property
+    def words(self) -> str:
+        """`the MLP of layer 3`."""
+        return f"the {WORDS[self.slot]} of layer {self.layer}"
+
+
+class Patch(NamedTuple):
+    """A patch of the output of the sub-block `at`, for the sub-blocks `dropped`."""
+
+    at: Place
+    dropped: tuple[Place, ...]
+    stat: Stat
+
+
+def output_module(facts: ModelFacts, slot: Slot) -> str:
+    """The linear module that gives a sub-block's output (o_proj or down_proj), by name relative to the layer."""
+    rows = {Slot.MIXER: facts.family_data.attention, Slot.FFN: facts.family_data.mlp}[slot]
+    return next(row.module for row in rows if len(row.dims) == 2 and row.dims[0] == "hidden")
+
+
+def places(facts: ModelFacts) -> Iterator[Place]:
+    """The sub-blocks of a model, in order."""
+    return (Place(layer, slot) for layer in range(facts.layers) for slot in SUB_BLOCKS)
+
+
+def spec_of(facts: ModelFacts, changes: Mapping[int, LayerChange], layer: int) -> LayerSpec:
+    return changes[layer].spec if layer in changes else facts.layer_specs[layer]
+
+
+def with_patches(
+    facts: ModelFacts, changes: Mapping[int, LayerChange], wanted: Set[Place], kept: Set[Place] = frozenset()
+) -> tuple[dict[int, LayerChange], dict[Place, str]]:
+    """`changes`, by layer, with the patches for those of `wanted` that are dropped; and why the others have none. `kept`
+    are sub-blocks whose weights must not change. A pure function."""
+    found, without = dict(changes), dict[Place, str]()
+    for at, run in _runs(facts, changes):
+        count = max((number for number, place in enumerate(run, 1) if place in wanted), default=0)
+        obstacle = _obstacle(facts, changes, at, kept) if count else None
+        if at is None or obstacle is not None:
+            without |= {place: obstacle or "" for place in run if place in wanted}
+        elif count:
+            found[at.layer] = _with_patch(facts, found, at, run[:count])
+    return found, without
+
+
+def patches_in(weights: Mapping[str, AnyExpr]) -> Iterator[Stat]:
+    """The patches that the new weights of a layer are made with."""
+    return (stat for stat in stats_in(weights.values()) if stat.kind == KIND)
+
+
+def patches_of(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> tuple[Patch, ...]:
+    """The patches of a changed model, in order."""
+    found = []
+    for layer, change in changes.items():
+        for stat in patches_in(dict(change.weights)):
+            named = dict(stat.args)
+            slot = next(slot for slot in SUB_BLOCKS if output_module(facts, slot) == named["module"])
+            dropped = tuple(Place.of(text) for text in str(named["dropped"]).split())
+            found.append(Patch(Place(layer, slot), dropped, stat))
+    return tuple(sorted(found))
+
+
+def without_patches(change: LayerChange) -> LayerChange:
+    """The change of a layer as it is before its patches."""
+    kept = {name: expr.b if isinstance(expr, MatMul) and _is_patch(expr.a) else expr for name, expr in change.weights}
+    return change._replace(weights=tuple((name, expr) for name, expr in kept.items() if expr != Ref(name=name)))
+
+
+def patch_texts(weights: Mapping[str, AnyExpr]) -> list[str]:
+    """What the patches in a layer's new weights are for: `patch for layer 5`."""
+    found = []
+    for stat in patches_in(weights):
+        layers = sorted({Place.of(text).layer for text in str(dict(stat.args)["dropped"]).split()})
+        found.append(f"patch for layer{'s' if len(layers) > 1 else ''} {ranges_text(layers)}")
+    return found
+
+
+def _is_patch(expr: AnyExpr) -> bool:
+    return isinstance(expr, Stat) and expr.kind == KIND
+
+
+def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tuple[Place | None, list[Place]]]:
+    """Runs of dropped sub-blocks, each with the kept one before it."""
+    at: Place | None = None
+    run: list[Place] = []
+    for place in places(facts):
+        if spec_of(facts, changes, place.layer).part(place.slot) is not None:
+            if run:
+                yield at, run
+            at, run = place, []
+        elif facts.layer_specs[place.layer].part(place.slot) is not None:
+            run.append(place)
+    if run:
+        yield at, run
+
+
+def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place | None, kept: Set[Place]) -> str | None:
+    """Why the output of a sub-block cannot be mapped; None if it can."""
+    if at is None:
+        return "nothing is kept before it"
+    if at in kept:
+        return f"{at.words} is kept as it is"
+    family = facts.family_data
+    norms = {Slot.MIXER: family.attention_norms, Slot.FFN: family.mlp_norms}[at.slot]
+    if norms[1] is not None:
+        return f"a norm follows the {WORDS[at.slot]} in {facts.family} models"
+    if output_module(facts, at.slot) not in spec_of(facts, changes, at.layer).linear_maps(facts):
+        return f"{at.words} has no {output_module(facts, at.slot)}"
+    return None
+
+
+def _with_patch(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, dropped: Iterable[Place]) -> LayerChange:
+    """The change of layer `at` with the patch. The statistic's name has a digest of all changes that the hidden states
+    depend on: those of the same layers or earlier."""
+    dropped = tuple(dropped)
+    stream = digest_of([[i, changes[i].to_json()] for i in sorted(changes) if i <= dropped[-1].layer])
+    module = output_module(facts, at.slot)
+    args = (("dropped", " ".join(map(str, dropped))), ("module", module), ("stream", stream[:16]))
+    stat = Stat(kind=KIND, args=args, dims=(facts.hidden, facts.hidden))
+    spec = spec_of(facts, changes, at.layer)
+    made = dict(changes[at.layer].weights) if at.layer in changes else {}
+    names = [tensor.name for tensor in spec.tensors(facts) if tensor.module == module]
+    return LayerChange(spec, tuple(sorted(after(made, {n: MatMul(a=stat, b=Ref(name=n)) for n in names}).items())))
