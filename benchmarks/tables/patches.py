@@ -17,7 +17,11 @@ from benchmarks.tables.judged import MODEL, lbdsl
 DROPS = {f"{count}-attentions": ("attention", count) for count in (2, 4, 8, 12)} | {
     f"{count}-blocks": ("block", count) for count in (2, 4, 6)
 }
-WAYS = {"none": ("", "builtin:pydoc"), "pydoc": (", patch=linear", "builtin:pydoc"), "wide": (", patch=linear", "builtin:docs")}
+WAYS = {
+    "none": ("", "builtin:pydoc"),
+    "pydoc": (", patch=linear", "builtin:pydoc"),
+    "wide": (", patch=linear", "builtin:docs"),
+}
 HEALED = ("8-attentions", "4-blocks")
 HEALING = 'heal { data = "builtin:pydoc"; tokens = 100k; seq = 1Ki }'
 TEXTS = ("wikitext", "pydoc", "docs")
@@ -67,10 +71,5 @@ def row(drops: str, way: str, heal: bool) -> Row:
 TABLE = Table(
     title="attentions and blocks dropped from SmolLM2: perplexity without and with patches",
     columns={f"{text}{what}": form for text in TEXTS for what, form in {"": "+.1%", " error": ".1%"}.items()},
-    rows=[
-        row(drops, way, heal)
-        for heal in (False, True)
-        for drops in (HEALED if heal else DROPS)
-        for way in WAYS
-    ],
+    rows=[row(drops, way, heal) for heal in (False, True) for drops in (HEALED if heal else DROPS) for way in WAYS],
 )

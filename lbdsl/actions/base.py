@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.units import Share
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import Place, with_patches
+from lbdsl.layer.patches import FULL, Place, with_patches
 from lbdsl.layer.paths import has_path, touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
@@ -123,7 +123,8 @@ class Action(BaseModel):
         change = self.under(facts, layer)
         if change is None or not self.patched:
             return None if change is None else {layer: change}
-        return with_patches(facts, {layer: change}, {Place(layer, Slot(slot)) for slot in self.claims()})[0]
+        dropped = {Place(layer, Slot(slot)) for slot in self.claims()}
+        return with_patches(facts, {layer: change}, dropped, factor=FULL)[0]
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:
         """A layer of the base under this action alone; None if the layer does not have a path that the action claims."""

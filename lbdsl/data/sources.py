@@ -28,8 +28,9 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
 
     `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:docs` (documentation of lbdsl's
     dependencies), `builtin:wikitext` (20 articles of Wikipedia, for evaluation only), a path ending in .txt (one document),
-    .jsonl or .parquet (relative to `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenized form, or a hub data set
-    `org/name[:config][@split]` (default split `train`; with `offline` only a cached copy is used).
+    .jsonl or .parquet (relative to `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in
+    WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
+    cached copy is used).
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
     LB445 hub, LB447 too large.
     """

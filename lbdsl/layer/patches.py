@@ -24,6 +24,10 @@ KIND = "patch"
 """The statistic that a patch is: [D, D] (see `lbdsl.statistics.patch`)."""
 
 
+JOINT, FULL = "joint", "1"
+"""The factor of a plan's patches, and that which they are fitted with."""
+
+
 class Place(NamedTuple):
     """A sub-block of a model."""
 
@@ -68,7 +72,11 @@ def spec_of(facts: ModelFacts, changes: Mapping[int, LayerChange], layer: int) -
 
 
 def with_patches(
-    facts: ModelFacts, changes: Mapping[int, LayerChange], wanted: Set[Place], kept: Set[Place] = frozenset()
+    facts: ModelFacts,
+    changes: Mapping[int, LayerChange],
+    wanted: Set[Place],
+    kept: Set[Place] = frozenset(),
+    factor: str = JOINT,
 ) -> tuple[dict[int, LayerChange], dict[Place, str]]:
     """`changes`, by layer, with the patches for those of `wanted` that are dropped; and why the others have none. `kept`
     are sub-blocks whose weights must not change. A pure function."""
@@ -79,7 +87,7 @@ def with_patches(
         if at is None or obstacle is not None:
             without |= {place: obstacle or "" for place in run if place in wanted}
         elif count:
-            found[at.layer] = _with_patch(facts, found, at, run[:count])
+            found[at.layer] = _with_patch(facts, found, at, run[:count], factor)
     return found, without
 
 
@@ -100,10 +108,19 @@ def patches_of(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> tuple[P
     return tuple(sorted(found))
 
 
+def with_factor(changes: Mapping[int, LayerChange], factor: str) -> dict[int, LayerChange]:
+    """The changes with their patches multiplied by another factor."""
+    return {i: change._replace(weights=tuple(_refactored(change, factor))) for i, change in changes.items()}
+
+
+def refactored(stat: Stat, factor: str) -> Stat:
+    return stat.replace(args=tuple((name, factor if name == "factor" else value) for name, value in stat.args))
+
+
 def without_patches(change: LayerChange) -> LayerChange:
     """The change of a layer as it is before its patches."""
-    kept = {name: expr.b if isinstance(expr, MatMul) and _is_patch(expr.a) else expr for name, expr in change.weights}
-    return change._replace(weights=tuple((name, expr) for name, expr in kept.items() if expr != Ref(name=name)))
+    found = {name: patched[1] if (patched := _parted(expr)) else expr for name, expr in change.weights}
+    return change._replace(weights=tuple((name, expr) for name, expr in found.items() if expr != Ref(name=name)))
 
 
 def patch_texts(weights: Mapping[str, AnyExpr]) -> list[str]:
@@ -115,8 +132,17 @@ def patch_texts(weights: Mapping[str, AnyExpr]) -> list[str]:
     return found
 
 
-def _is_patch(expr: AnyExpr) -> bool:
-    return isinstance(expr, Stat) and expr.kind == KIND
+def _refactored(change: LayerChange, factor: str) -> Iterator[tuple[str, AnyExpr]]:
+    for name, expr in change.weights:
+        patched = _parted(expr)
+        yield name, MatMul(a=refactored(patched[0], factor), b=patched[1]) if patched else expr
+
+
+def _parted(expr: AnyExpr) -> tuple[Stat, AnyExpr] | None:
+    """The patch of a patched weight, and the weight before; None for other new weights."""
+    if isinstance(expr, MatMul) and isinstance(expr.a, Stat) and expr.a.kind == KIND:
+        return expr.a, expr.b
+    return None
 
 
 def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tuple[Place | None, list[Place]]]:
@@ -149,14 +175,17 @@ def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place |
     return None
 
 
-def _with_patch(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, dropped: Iterable[Place]) -> LayerChange:
+def _with_patch(
+    facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, dropped: Iterable[Place], factor: str
+) -> LayerChange:
     """The change of layer `at` with the patch. The statistic's name has a digest of all changes that the hidden states
     depend on: those of the same layers or earlier."""
     dropped = tuple(dropped)
-    stream = digest_of([[i, changes[i].to_json()] for i in sorted(changes) if i <= dropped[-1].layer])
+    before = with_factor({i: change for i, change in changes.items() if i <= dropped[-1].layer}, FULL)
+    stream = digest_of([[i, change.to_json()] for i, change in sorted(before.items())])
     module = output_module(facts, at.slot)
-    args = (("dropped", " ".join(map(str, dropped))), ("module", module), ("stream", stream[:16]))
-    stat = Stat(kind=KIND, args=args, dims=(facts.hidden, facts.hidden))
+    named = {"dropped": " ".join(map(str, dropped)), "factor": factor, "module": module, "stream": stream[:16]}
+    stat = Stat(kind=KIND, args=tuple(named.items()), dims=(facts.hidden, facts.hidden))
     spec = spec_of(facts, changes, at.layer)
     made = dict(changes[at.layer].weights) if at.layer in changes else {}
     names = [tensor.name for tensor in spec.tensors(facts) if tensor.module == module]

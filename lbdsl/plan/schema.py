@@ -199,8 +199,8 @@ class ModelRef(PlanValue):
 
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
-    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss, `check_digest` of
-    the text that patches are checked on."""
+    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check`
+    is the text that patches are checked on."""
 
     data: str
     digest: str | None
@@ -208,6 +208,7 @@ class MeasuredOn(PlanValue):
     seq: int
     fingerprint: str | None
     joint_digest: str | None = None
+    check: str | None = None
     check_digest: str | None = None
 
     @property

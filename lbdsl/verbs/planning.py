@@ -272,7 +272,8 @@ def _scores(
     fingerprint = fingerprint_of(bench, blocks.digest)
     on = _measured_on(recipe, blocks, fingerprint)
     if patching:
-        on = on.model_copy(update={"check_digest": check_blocks(wanted, bench, folder).digest})
+        check = check_blocks(wanted, bench, folder)
+        on = on.model_copy(update={"check": check.data, "check_digest": check.digest})
     statistics = NO_STATISTICS
     if wanted_statistics:
         with bench.progress.stage("taking statistics") as report:
@@ -352,11 +353,27 @@ def _patched(
     patches = patches_of(bench.facts, chosen.changes)
     if not patches:
         return taken, ()
-    from lbdsl.measure.patches import identities
+    from lbdsl.measure.patches import scale_patches
+    from lbdsl.measure.store import open_store
+    from lbdsl.verbs.texts import check_blocks, data_folder
 
     statistics = _fitted(recipe, bench, [chosen.changes], on)
-    useless = [place for patch in identities(patches, statistics) for place in patch.dropped]
-    why = "it does not help on text of another source"
+    check = check_blocks(recipe.measure, bench, data_folder(recipe.path))
+    with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
+        useless = scale_patches(
+            lambda: bench.measured_base,
+            bench.facts,
+            chosen.changes,
+            check,
+            store,
+            fingerprint_of(bench, check.digest),
+            statistics,
+            bench.cache_dir,
+            on.statistics_key,
+            progress=report,
+            batch=bench.options.batch,
+        )
+    why = f"it does not help on {check.data}"
     return statistics, (unpatched(useless, why),) if useless else ()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of
 from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.split import TextPart
@@ -14,7 +15,10 @@ from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.verbs.workbench import Workbench
 
 CHECKING = ("builtin:docs", "builtin:pydoc")
-"""What is fitted on calibration text is checked on the first of these that is another source."""
+"""The first of these that is another source is the one for checking where the model cannot write it."""
+
+CHECK_TOKENS = 8192
+"""The most tokens for checking."""
 
 
 def data_folder(recipe_path: str) -> Path:
@@ -54,9 +58,26 @@ def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
 
 
 def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
-    """As much text of another source than that of the scores."""
-    other = next(data for data in CHECKING if data != measure.data)
-    return _blocks(other, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
+    """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
+    itself, or text of `CHECKING` where the model does not fit in memory."""
+    tokens = min(measure.tokens, CHECK_TOKENS)
+    if bench.streamed:
+        other = next(data for data in CHECKING if data != measure.data)
+        return _blocks(other, TextPart.SCORE, tokens, measure.seq, bench, folder, measure.seed)
+    from lbdsl.data.written import written_blocks
+
+    assert measure.seq is not None, "lengths are settled before any text is read"
+    with bench.progress.stage("text for checking, written by the model") as report:
+        return written_blocks(
+            lambda: bench.base,
+            bench.tokenizer,
+            tokens,
+            measure.seq,
+            measure.seed,
+            bench.cache_dir,
+            digest_of([bench.digest, bench.computed.dtype]),
+            report,
+        )
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:

@@ -125,10 +125,16 @@ class Workbench:
         """The base model that an artifact is evaluated against: as `measured_base`, but both models must fit."""
         return self._source(2)
 
+    @cached_property
+    def streamed(self) -> bool:
+        """Whether the base is measured with its weights on disk."""
+        return self._too_large(1)
+
     def _source(self, models: int) -> LayerSource:
         from lbdsl.measure.layer_source import LoadedModel
 
-        return self._from_disk if self._too_large(models) else LoadedModel(self.base)
+        too_large = self.streamed if models == 1 else self._too_large(models)
+        return self._from_disk if too_large else LoadedModel(self.base)
 
     @cached_property
     def _from_disk(self) -> LayerSource:
