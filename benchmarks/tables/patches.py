@@ -1,7 +1,8 @@
 """Attentions and blocks dropped from SmolLM2, patched and not, unhealed and healed.
 
-Needs `make model`. Patches are fitted on 16Ki tokens of `builtin:pydoc`, checked on `builtin:docs`, and the other way round
-(`wide`). Layers are those with the lowest `nll(drop)` and `nll(drop(block))` on `builtin:pydoc`, not the first two.
+Needs `make model`. Patches are fitted on 8Ki tokens of `builtin:pydoc`, or on 32Ki of `builtin:docs` (wide), and checked on
+text that the model writes. Layers are those with the lowest `nll(drop)` and `nll(drop(block))` on `builtin:pydoc`, without
+the first two.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ DROPS = {f"{count}-attentions": ("attention", count) for count in (2, 4, 8, 12)}
     f"{count}-blocks": ("block", count) for count in (2, 4, 6)
 }
 WAYS = {
-    "none": ("", "builtin:pydoc"),
-    "pydoc": (", patch=linear", "builtin:pydoc"),
-    "wide": (", patch=linear", "builtin:docs"),
+    "none": ("", "builtin:pydoc", "8Ki"),
+    "pydoc": (", patch=linear", "builtin:pydoc", "8Ki"),
+    "wide": (", patch=linear", "builtin:docs", "32Ki"),
 }
 HEALED = ("8-attentions", "4-blocks")
-HEALING = 'heal { data = "builtin:pydoc"; tokens = 100k; seq = 1Ki }'
-TEXTS = ("wikitext", "pydoc", "docs")
+HEALING = 'heal { data = "builtin:pydoc"; tokens = 50k; seq = 1Ki }'
+TEXTS = ("wikitext", "pydoc")
 
 
 def ranked(work: Path, part: str) -> list[int]:
@@ -43,11 +44,11 @@ def ranked(work: Path, part: str) -> list[int]:
 def judged(work: Path, drops: str, way: str, heal: bool) -> Mapping[str, Any]:
     """What `lbdsl eval --json` says of the model on each text."""
     part, count = DROPS[drops]
-    patch, data = WAYS[way]
+    patch, data, tokens = WAYS[way]
     name = f"{drops}-{way}" + ("-healed" if heal else "")
     recipe = work / f"{name}.lbr"
     layers = ", ".join(map(str, sorted(ranked(work, part)[:count])))
-    measure = f'measure {{ data = "{data}"; tokens = 16Ki; seq = 1Ki }}'
+    measure = f'measure {{ data = "{data}"; tokens = {tokens}; seq = 1Ki }}'
     recipe.write_text(f"lbr 1\n{measure}\nlayers {layers} drop({part}{patch})\n" + (f"{HEALING}\n" if heal else ""))
     folder = once(work / name, lambda out: lbdsl("apply", str(recipe), MODEL, "-o", str(out), "--yes", "--resume"))
     found = {}
