@@ -123,7 +123,7 @@ class Action(BaseModel):
         change = self.under(facts, layer)
         if change is None or not self.patched:
             return None if change is None else {layer: change}
-        dropped = {Place(layer, Slot(slot)) for slot in self.claims()}
+        dropped = {Place(layer, Slot(slot)): 0 for slot in self.claims()}
         return with_patches(facts, {layer: change}, dropped, factor=FULL)[0]
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:

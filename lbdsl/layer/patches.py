@@ -6,7 +6,8 @@ them; it maps the output of the sub-block before the run. Source: ReplaceMe (arX
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from lbdsl.core.digest import digest_of
@@ -43,6 +44,10 @@ class Place(NamedTuple):
         return cls(int(layer), Slot(slot))
 
     @property
+    def order(self) -> tuple[int, int]:
+        return self.layer, SUB_BLOCKS.index(self.slot)
+
+    @property
     def words(self) -> str:
         """`the MLP of layer 3`."""
         return f"the {WORDS[self.slot]} of layer {self.layer}"
@@ -74,20 +79,24 @@ def spec_of(facts: ModelFacts, changes: Mapping[int, LayerChange], layer: int) -
 def with_patches(
     facts: ModelFacts,
     changes: Mapping[int, LayerChange],
-    wanted: Set[Place],
-    kept: Set[Place] = frozenset(),
+    wanted: Mapping[Place, int],
+    kept: Mapping[Place, int] = MappingProxyType({}),
     factor: str = JOINT,
 ) -> tuple[dict[int, LayerChange], dict[Place, str]]:
     """`changes`, by layer, with the patches for those of `wanted` that are dropped; and why the others have none. `kept`
-    are sub-blocks whose weights must not change. A pure function."""
+    are sub-blocks whose weights are to stay. Both have the number of the rule that says so; the first rule wins. A pure
+    function."""
     found, without = dict(changes), dict[Place, str]()
     for at, run in _runs(facts, changes):
-        count = max((number for number, place in enumerate(run, 1) if place in wanted), default=0)
-        obstacle = _obstacle(facts, changes, at, kept) if count else None
+        asking = [place for place in run if place in wanted]
+        if not asking:
+            continue
+        first = min(wanted[place] for place in asking)
+        obstacle = "nothing is kept before it" if at is None else _obstacle(facts, changes, at, kept.get(at, first) < first)
         if at is None or obstacle is not None:
-            without |= {place: obstacle or "" for place in run if place in wanted}
-        elif count:
-            found[at.layer] = _with_patch(facts, found, at, run[:count], factor)
+            without |= dict.fromkeys(asking, obstacle or "")
+        else:
+            found[at.layer] = _with_patch(facts, found, at, run[: run.index(asking[-1]) + 1], factor)
     return found, without
 
 
@@ -105,7 +114,7 @@ def patches_of(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> tuple[P
             slot = next(slot for slot in SUB_BLOCKS if output_module(facts, slot) == named["module"])
             dropped = tuple(Place.of(text) for text in str(named["dropped"]).split())
             found.append(Patch(Place(layer, slot), dropped, stat))
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda patch: patch.at.order))
 
 
 def with_factor(changes: Mapping[int, LayerChange], factor: str) -> dict[int, LayerChange]:
@@ -160,12 +169,10 @@ def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tup
         yield at, run
 
 
-def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place | None, kept: Set[Place]) -> str | None:
+def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, kept: bool) -> str | None:
     """Why the output of a sub-block cannot be mapped; None if it can."""
-    if at is None:
-        return "nothing is kept before it"
-    if at in kept:
-        return f"{at.words} is kept as it is"
+    if kept:
+        return f"an earlier rule keeps {at.words} as it is"
     family = facts.family_data
     norms = {Slot.MIXER: family.attention_norms, Slot.FFN: family.mlp_norms}[at.slot]
     if norms[1] is not None:

@@ -78,7 +78,7 @@ def fit_patches(
     uses: dict[Use, TokenBlocks] = {"fit": blocks, "check": check}
     texts = [(use, ids.to(source.device)) for use, text in uses.items() for ids in text.ids.split(batch)]
     run = _Run(source, facts, texts, statistics, folder, fingerprint)
-    waiting = sorted((_Patching(run, changes) for changes in models), key=lambda patching: patching.start)
+    waiting = sorted((_Patching(run, changes) for changes in models), key=lambda patching: patching.start.order)
     last = max(patching.stop.layer for patching in waiting)
     base = [source.embed(ids) for _, ids in texts]
     running: list[_Patching] = []
@@ -158,7 +158,8 @@ class _Patching:
         self._changes = {index: without_patches(change) for index, change in changes.items()}
         self._patches = {patch.at: patch for patch in patches_of(run.facts, changes)}
         self.start = next(place for place in places(run.facts) if self._begins(place))
-        self.stop = max(patch.dropped[-1] for patch in self._patches.values() if run.kept(patch) is None)
+        missing = (patch.dropped[-1] for patch in self._patches.values() if run.kept(patch) is None)
+        self.stop = max(missing, key=lambda place: place.order)
         self.states: list[Tensor] = []
         self._patch: Patch | None = None
         # While a patch is fitted: m of the sub-block that it maps, the states with the dropped ones, and r, their sum.

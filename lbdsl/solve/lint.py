@@ -17,13 +17,15 @@ from lbdsl.solve.layersets import members
 from lbdsl.solve.table import Table
 
 
-def table_findings(case: Case, table: Table, specs: Sequence[LayerSpec], acting: Collection[int]) -> Iterator[Diagnostic]:
+def table_findings(
+    case: Case, table: Table, specs: Sequence[LayerSpec], acting: Collection[int], changed: Collection[int]
+) -> Iterator[Diagnostic]:
     """Warnings and notes on a table, in the order of the rules. `specs` are the resulting layers; `acting` are the numbers
-    of the rules that change a layer."""
+    of the rules that change a layer, `changed` the layers that are changed."""
     for index, known in enumerate(case.rules):
         if not known.is_else:
             yield from _RuleInTable(case, table, index, known).findings(specs, known.rule.number in acting)
-    free = [i for i in range(case.facts.layers) if not table.takes[i]]
+    free = [i for i in range(case.facts.layers) if not table.takes[i] and i not in changed]
     if free:
         kept = "it is" if len(free) == 1 else "they are"
         yield note(

@@ -143,7 +143,7 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     selection = Selection(layers, table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
     found = (
-        *table_findings(case, table, selection.specs, acting),
+        *table_findings(case, table, selection.specs, acting, selection.changed),
         *_action_findings(case, table),
         *_storage_findings(case, selection),
         *unpatched,
@@ -186,15 +186,15 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
 def _patched(case: Case, layers: Sequence[LayerChoice]) -> tuple[tuple[LayerChoice, ...], list[Diagnostic]]:
     """The layers with the patches that their actions want, and LB351 for each reason why some drops have none."""
     wanted: dict[Place, int] = {}
-    kept: set[Place] = set()
+    kept: dict[Place, int] = {}
     for place in places(case.facts):
         output = f"{Slot.WEIGHTS}.{output_module(case.facts, place.slot)}"
         for item in layers[place.layer].actions:
             if item.effective and item.action.patched and place.slot in item.paths:
                 wanted[place] = item.rule
             if item.action.keeps and any(touch(path, place.slot) or path == output for path in item.paths):
-                kept.add(place)
-    changes, without = with_patches(case.facts, {c.index: c.change for c in layers if c.changed}, wanted.keys(), kept)
+                kept[place] = item.rule
+    changes, without = with_patches(case.facts, {c.index: c.change for c in layers if c.changed}, wanted, kept)
     found = []
     for choice in layers:
         weights = dict(changes[choice.index].weights) if choice.index in changes else {}
