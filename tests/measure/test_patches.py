@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import Tensor
 from lbdsl.core.measurement import clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.patches import FULL, patches_of, refactored, with_factor
 from lbdsl.layer.weights import LayerChange, stats_in
 from lbdsl.measure.expressions import made_of
@@ -28,6 +30,8 @@ from lbdsl.parts.attention import Window
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
+from lbdsl.verbs.workbench import Workbench
+from tests.family_cases import family_base
 
 pytestmark = pytest.mark.torch
 
@@ -163,6 +167,34 @@ def test_the_output_of_a_narrower_mlp_is_mapped(source: LoadedModel, tmp_path: P
     fit_patches(lambda: LoadedModel(model), there, [alone], FIT, CHECK, NO_STATISTICS, tmp_path / "there", KEY)
     (value,), (wanted,) = fitted(tmp_path, changes).values(), fitted(tmp_path / "there", alone).values()
     torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["granite", "llama", "phi3", "qwen2", "qwen3", "smollm3"])
+def test_a_patch_is_of_the_model_with_the_patches_before(family: str, tmp_path: Path) -> None:
+    """In a model where those are merged already, the same patch comes out: biases and multipliers, too."""
+    base = family_base(family).eval()
+    base.save_pretrained(tmp_path / "base")
+    facts = Workbench(str(tmp_path / "base")).facts
+    ids = [TokenBlocks(b.ids % facts.vocab, b.digest, "test", b.part, 0, 1, None) for b in (FIT, CHECK)]
+
+    def changes(rules: str, facts: ModelFacts) -> Mapping[int, LayerChange]:
+        return select(recipe_from_text(rules).unwrap(), facts, {}).unwrap().changes
+
+    both = with_factor(changes("layers 1, 3 drop(patch=linear)\n", facts), FULL)
+    source = LoadedModel(to_hybrid(copy.deepcopy(base)))
+    fit_patches(lambda: source, facts, [both], *ids, NO_STATISTICS, tmp_path, KEY)
+    kept = kept_statistics(tmp_path, KEY, {p.at.layer: [p.stat] for p in patches_of(facts, both)})
+    model = to_hybrid(base)
+    model.set_layer(0, both[0].spec.to_json(), made_of(model, 0, both[0].weights, kept(0)))
+    model.set_layer(1, both[1].spec.to_json())
+    there = replace(facts, layer_specs=tuple(both[i].spec if i == 1 else s for i, s in enumerate(facts.layer_specs)))
+    alone = with_factor(changes("layers 3 drop(patch=linear)\n", there), FULL)
+    fit_patches(lambda: LoadedModel(model), there, [alone], *ids, NO_STATISTICS, tmp_path / "there", KEY)
+    (patch,) = patches_of(there, alone)
+    wanted = kept_values(tmp_path / "there", KEY, 2, [patch.stat])[patch.stat.text]
+    found = kept(2)[patches_of(facts, both)[1].stat.text]
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert (wanted - torch.eye(len(wanted))).norm() > 0.01
 
 
 def test_the_factor_is_the_smallest_within_an_error_of_the_best(source: LoadedModel, tmp_path: Path) -> None:

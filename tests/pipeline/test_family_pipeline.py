@@ -22,7 +22,10 @@ from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
 from lbdsl.heal.heal import heal_model
 from lbdsl.layer.difference import window_size
-from lbdsl.measure.statistics import Statistics, take_statistics
+from lbdsl.layer.patches import KIND
+from lbdsl.measure.patches import fit_patches, scale_patches
+from lbdsl.measure.statistics import Statistics, kept_statistics, take_statistics
+from lbdsl.measure.store import open_store
 from lbdsl.measure.variant import variant_of
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
@@ -61,6 +64,10 @@ RECIPES = {
     "layers 3 swa(window=9, sinks=learned)\nelse keep",
     "learned sinks, quantized": "layers 0, 2, 3 swa(window=5, sinks=learned)\n"
     'modules "*.mlp.*" quantize(bits=4)\nelse quantize(bits=8, activations=8)',
+    "patched": "layers 0 width(32)\nlayers 1 drop(patch=linear)\nlayers 2 drop(block, patch=linear)\n"
+    "layers 3 drop(mlp, patch=linear) + kv_heads(1)\nelse keep",
+    "patched, quantized": "layers 1 drop(patch=linear) + drop(mlp, patch=linear)\nlayers 3 drop(mlp, patch=linear)\n"
+    'modules "*.mlp.*" quantize(bits=4)\nelse quantize(bits=8)',
     "gptq": "layers 0 kv_heads(1) + width(32)\nelse quantize(bits=4, method=gptq)",
 }
 HEALED = "every part"
@@ -105,7 +112,17 @@ def planned(text: str, bench: Workbench):
 def statistics_of(plan: Plan, bench: Workbench, folder: Path) -> Statistics:
     """Those that the plan's new weights are made from, of random tokens."""
     blocks = TokenBlocks(random_ids(), "", "random", TextPart.SCORE, 0, 1, None)
-    return take_statistics(lambda: bench.measured_base, bench.facts, plan.used_statistics, blocks, folder, "0" * 64)
+    used, key = plan.used_statistics, "0" * 64
+    taken = {layer: [stat for stat in stats if stat.kind != KIND] for layer, stats in used.items()}
+    base, facts = (lambda: bench.measured_base), bench.facts
+    if any(taken.values()):
+        take_statistics(base, facts, {layer: stats for layer, stats in taken.items() if stats}, blocks, folder, key)
+    statistics = kept_statistics(folder, key, used)
+    changes = {layer.index: layer.change for layer in plan.layers if layer.changed}
+    fit_patches(base, facts, [changes], blocks, blocks, statistics, folder, key)
+    with open_store(folder) as store:
+        scale_patches(base, facts, changes, blocks, store, key, statistics, folder, key)
+    return statistics
 
 
 def random_ids(sequences: int = 1) -> torch.Tensor:
