@@ -144,6 +144,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "choices": lambda: results("choices"),
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
+    "patches": lambda: results("patches"),
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
     "sinks": lambda: results("sinks"),

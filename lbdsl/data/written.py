@@ -75,8 +75,15 @@ def _written(model: Any, tokenizer: Any, count: int, seq: int, seed: int, progre
             progress(ids.shape[1], seq, "tokens of each sequence")
         return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
+    # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
     wanted = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=seq - 1, eos_token_id=None, pad_token_id=start
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=seq - 1,
+        eos_token_id=model.config.vocab_size,
+        pad_token_id=start,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
         torch.manual_seed(seed)

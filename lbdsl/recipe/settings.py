@@ -154,7 +154,7 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_DATA = SettingRow(_data, "the text: `builtin:pydoc`, a local file or a hub data set")
+_DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file or a hub data set")
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens"
 
