@@ -46,14 +46,35 @@ layers 10, 13, 16, 19, 22, 25 kv_heads(1)
 layers 2-27 width(87.5%)
 else keep
 """,
+    "patched": """lbr 1
+measure { data = "builtin:pydoc"; tokens = 8Ki; seq = 1Ki }
+layers 14, 25 drop(block, patch=linear)
+layers 4-7, 17, 26 drop(patch=linear)
+layers 12 drop(mlp, patch=linear)
+else keep
+""",
     "base": """lbr 1
 measure { data = "builtin:pydoc"; tokens = 1Ki; seq = 512 }
 else keep
 """,
 }
-ARCHITECTURES = {"drop8": "deci", "sizes": "deci", "window12": "granite_swa", "learned": "granite_swa", "base": "llama"}
+ARCHITECTURES = {
+    "drop8": "deci",
+    "sizes": "deci",
+    "patched": "deci",
+    "window12": "granite_swa",
+    "learned": "granite_swa",
+    "base": "llama",
+}
 LENGTHS = (5, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300, 400, 512)
-PROMPTS = {"drop8": LENGTHS, "sizes": LENGTHS, "window12": LENGTHS[-6:], "learned": LENGTHS[-6:], "base": LENGTHS[::4]}
+PROMPTS = {
+    "drop8": LENGTHS,
+    "sizes": LENGTHS,
+    "patched": LENGTHS[::2],
+    "window12": LENGTHS[-6:],
+    "learned": LENGTHS[-6:],
+    "base": LENGTHS[::4],
+}
 NEW = 64
 NEAR = {"F32": 0.02, "F16": 0.1}
 """Gaps of the two best logits below which rounding may choose either."""

@@ -17,9 +17,11 @@ from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.granite import Granite
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
+from lbdsl.layer.patches import patches_in
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
 from lbdsl.verbs.workbench import Workbench
 from tests.engines.environments import engines_folder, kept_artifact
+from tests.engines.test_llamacpp_smollm2 import artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, sized, swa
@@ -189,6 +191,26 @@ def test_what_make_demo_makes_is_served(smollm2: str, prompts: list[list[int]], 
     assert served.architecture == "DeciLMForCausalLM"
     model = load_artifact(demo, device="cpu", dtype=torch.float32)
     assert compare("demo, decilm, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
+
+
+def test_patched_drops_are_served_as_they_are(plugin: Path, smollm2: str, prompts: list[list[int]], tmp_path: Path) -> None:
+    """A patch is in the weights alone: unmodified vLLM and the plug-in know nothing of it."""
+    patched = artifact_of("patched", smollm2)
+    assert patches_in_plan(patched) > 5
+    some = prompts[::3]
+    exported = export_artifact(patched, "decilm", output=tmp_path / "decilm").folder
+    served = serve(exported, some, tmp_path, trust_remote_code=True, dtype="float32")
+    assert served.architecture == "DeciLMForCausalLM"
+    model = load_artifact(patched, device="cpu", dtype=torch.float32)
+    assert compare("patched, decilm, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
+    check_in_fp32("patched, plug-in, fp32", patched, some, serve(patched, some, tmp_path, dtype="float32", plugin=plugin))
+
+
+def patches_in_plan(folder: Path) -> int:
+    """The number of patches that change something."""
+    plan = read_record(folder).unwrap().plan
+    assert not [finding for finding in plan.findings if "does not help" in finding.message]
+    return sum(len(list(patches_in(layer.weights))) for layer in plan.layers)
 
 
 def test_capacity_of_decilm_at_whole_batches(artifact: Path, decilm: Path, tmp_path: Path) -> None:
