@@ -6,6 +6,8 @@ Source: self-calibration, Williams et al. (arXiv 2410.17170).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,20 @@ LONGEST = 512
 
 
 def written_blocks(
-    model: Any, tokenizer: Any, tokens: int, seq: int, seed: int, folder: Path, model_digest: str, progress: Report | None
+    model: Callable[[], Any],
+    tokenizer: Any,
+    tokens: int,
+    seq: int,
+    seed: int,
+    folder: Path,
+    model_digest: str,
+    stage: Callable[[], AbstractContextManager[Report]],
 ) -> TokenBlocks:
     """`tokens` tokens in sequences of `seq`, at most `LONGEST`: sampled at temperature 1 from the start token, or the end
     token if there is none; an end token does not end a sequence. They are kept in `folder` and written once.
 
-    `model` returns the model and is called only when they are not there. Raises LbdslError LB448.
+    `model` returns the model, and `stage` shows the progress; they are called only when there is something to write. Raises
+    LbdslError LB448.
     """
     seq = min(seq, LONGEST, tokens)
     count = tokens // seq
@@ -44,7 +54,8 @@ def written_blocks(
     path = folder / "written" / f"{digest_of(made_of)[:32]}.safetensors"
     ids_SN = _kept(path, (count, seq))
     if ids_SN is None:
-        ids_SN = _written(model(), tokenizer, count, seq, seed, progress)
+        with stage() as progress:
+            ids_SN = _written(model(), tokenizer, count, seq, seed, progress)
         try:
             replace_entry(path, save({"ids": ids_SN}))
         except OSError as problem:
@@ -63,7 +74,7 @@ def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:
     return ids if ids is not None and tuple(ids.shape) == shape and ids.dtype == torch.int64 else None
 
 
-def _written(model: Any, tokenizer: Any, count: int, seq: int, seed: int, progress: Report | None) -> Tensor:
+def _written(model: Any, tokenizer: Any, count: int, seq: int, seed: int, progress: Report) -> Tensor:
     from transformers import GenerationConfig
 
     device = model.lm_head.weight.device
@@ -71,8 +82,7 @@ def _written(model: Any, tokenizer: Any, count: int, seq: int, seed: int, progre
     first = torch.full((count, 1), start, device=device)
 
     def told(ids: Tensor, _scores: Any, **_other: Any) -> Tensor:
-        if progress is not None:
-            progress(ids.shape[1], seq, "tokens of each sequence")
+        progress(ids.shape[1], seq, "tokens of each sequence")
         return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
     # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
@@ -15,7 +16,7 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.patches import patches_of
-from lbdsl.layer.weights import LayerChange, Stat, stats_by_layer
+from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
@@ -36,12 +37,14 @@ from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.measure.flow import Changes
     from lbdsl.measure.statistics import Statistics
 
 
 @dataclass(frozen=True, repr=False)
 class Measured(NotebookResult):
-    """All scores that a recipe needs from a model, and the text they were measured on (None: the recipe needs none)."""
+    """All scores that a recipe needs from a model, the text they were measured on, and the text that patches are checked on
+    (None: the recipe needs none)."""
 
     recipe: Recipe
     bench: Workbench
@@ -49,6 +52,7 @@ class Measured(NotebookResult):
     on: MeasuredOn | None
     diagnostics: tuple[Diagnostic, ...]
     statistics: Statistics | None = None
+    check: TokenBlocks | None = None
 
     def in_short(self) -> str:
         return f"{len(self.scores)} scores of {self.bench.source.short_name}"
@@ -163,7 +167,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     assert chosen.value is not None
     used = chosen.value.used_statistics
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
-    statistics, without = _patched(resolved, bench, chosen.value, on, measured.statistics)
+    statistics, without = _patched(resolved, bench, chosen.value, on, measured)
     joint, joint_digest = _joint(resolved, bench, chosen.value, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
@@ -223,7 +227,7 @@ def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diag
 def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.model.source import is_artifact
-    from lbdsl.verbs.texts import check_texts
+    from lbdsl.verbs.texts import check_blocks, check_texts, data_folder
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -249,8 +253,9 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))
     if not requests and not wanted and not (planned and patching):
         return Measured(recipe, bench, {}, None, diagnostics)
-    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, patching)
-    return Measured(recipe, bench, scores, on, diagnostics, statistics)
+    check = check_blocks(recipe.measure, bench, data_folder(recipe.path)) if patching else None
+    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, check)
+    return Measured(recipe, bench, scores, on, diagnostics, statistics, check)
 
 
 def _scores(
@@ -259,20 +264,19 @@ def _scores(
     requests: tuple[Request, ...],
     actions: Mapping[str, Action],
     wanted_statistics: Mapping[int, tuple[Stat, ...]],
-    patching: bool,
+    check: TokenBlocks | None,
 ) -> tuple[Mapping[Request, Measurement], MeasuredOn, Statistics]:
     from lbdsl.measure.pace import Timed
     from lbdsl.measure.scores import changes_of, measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import check_blocks, data_folder, score_blocks
+    from lbdsl.verbs.texts import data_folder, score_blocks
 
     wanted, folder = recipe.measure, data_folder(recipe.path)
     blocks = score_blocks(wanted, bench, folder)
     fingerprint = fingerprint_of(bench, blocks.digest)
     on = _measured_on(recipe, blocks, fingerprint)
-    if patching:
-        check = check_blocks(wanted, bench, folder)
+    if check is not None:
         on = on.model_copy(update={"check": check.data, "check_digest": check.digest})
     statistics = NO_STATISTICS
     if wanted_statistics:
@@ -292,7 +296,8 @@ def _scores(
     alone = {r: changes_of(actions[r.action], bench.facts, r.layer) for r in requests if r.action in actions}
     if any(patches_of(bench.facts, changes) for changes in alone.values()):
         models = list({(r.action, r.layer): changes for r, changes in alone.items()}.values())
-        statistics = _fitted(recipe, bench, models, on)
+        assert check is not None, "patches are checked"
+        statistics = _fitted(recipe, bench, models, on, check, wanted_statistics)
     with open_store(bench.cache_dir) as store:
         stored = stored_as(bench.facts, requests, actions, statistics)
         missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
@@ -318,25 +323,32 @@ def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -
     return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
 
 
-def _fitted(recipe: Recipe, bench: Workbench, models: Sequence[Mapping[int, LayerChange]], on: MeasuredOn) -> Statistics:
-    """The statistics of changed models, with their patches; the other statistics are taken already."""
+def _fitted(
+    recipe: Recipe,
+    bench: Workbench,
+    models: Sequence[Changes],
+    on: MeasuredOn,
+    check: TokenBlocks,
+    taken: Mapping[int, tuple[Stat, ...]] = MappingProxyType({}),
+) -> Statistics:
+    """The statistics of changed models, with their patches, and those of `taken`; all but the patches are there already."""
     from lbdsl.measure.patches import fit_patches
     from lbdsl.measure.statistics import kept_statistics
-    from lbdsl.verbs.texts import check_blocks, data_folder, score_blocks
+    from lbdsl.verbs.texts import data_folder, score_blocks
 
-    used: dict[int, tuple[Stat, ...]] = {}
+    used = dict(taken)
     for changes in models:
         for layer, stats in stats_by_layer({i: dict(c.weights).values() for i, c in changes.items()}).items():
             used[layer] = (*used.get(layer, ()), *stats)
-    folder, key = data_folder(recipe.path), on.statistics_key
+    key = on.statistics_key
     statistics = kept_statistics(bench.cache_dir, key, used)
     with bench.progress.stage("fitting patches") as report:
         fit_patches(
             lambda: bench.measured_base,
             bench.facts,
             models,
-            score_blocks(recipe.measure, bench, folder),
-            check_blocks(recipe.measure, bench, folder),
+            score_blocks(recipe.measure, bench, data_folder(recipe.path)),
+            check,
             statistics,
             bench.cache_dir,
             key,
@@ -347,18 +359,16 @@ def _fitted(recipe: Recipe, bench: Workbench, models: Sequence[Mapping[int, Laye
 
 
 def _patched(
-    recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, taken: Statistics | None
+    recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, measured: Measured
 ) -> tuple[Statistics | None, tuple[Diagnostic, ...]]:
     """The statistics of the whole plan, with its patches if it has any, and a note on those that do not help."""
-    patches = patches_of(bench.facts, chosen.changes)
-    if not patches:
-        return taken, ()
+    check = measured.check
+    if check is None or not patches_of(bench.facts, chosen.changes):
+        return measured.statistics, ()
     from lbdsl.measure.patches import scale_patches
     from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import check_blocks, data_folder
 
-    statistics = _fitted(recipe, bench, [chosen.changes], on)
-    check = check_blocks(recipe.measure, bench, data_folder(recipe.path))
+    statistics = _fitted(recipe, bench, [chosen.changes], on, check)
     with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
         useless = scale_patches(
             lambda: bench.measured_base,

@@ -67,17 +67,16 @@ def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
     from lbdsl.data.written import written_blocks
 
     assert measure.seq is not None, "lengths are settled before any text is read"
-    with bench.progress.stage("text for checking, written by the model") as report:
-        return written_blocks(
-            lambda: bench.base,
-            bench.tokenizer,
-            tokens,
-            measure.seq,
-            measure.seed,
-            bench.cache_dir,
-            digest_of([bench.digest, bench.computed.dtype]),
-            report,
-        )
+    return written_blocks(
+        lambda: bench.base,
+        bench.tokenizer,
+        tokens,
+        measure.seq,
+        measure.seed,
+        bench.cache_dir,
+        digest_of([bench.digest, bench.computed.dtype]),
+        lambda: bench.progress.stage("the model writes text for checking"),
+    )
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:

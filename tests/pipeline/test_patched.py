@@ -104,3 +104,11 @@ def test_a_model_that_cannot_write_in_memory_is_checked_on_a_built_in_text(workp
     assert json.loads(said.out)["measured_on"]["check"] == "builtin:docs"
     in_memory = json.loads(lbdsl("plan", name, "model", "--json").out)
     assert in_memory["measured_on"]["check"] == NAME
+
+
+def test_other_statistics_are_there_beside_scored_patches(workplace: Path, lbdsl) -> None:
+    rules = "layers 5 width(32)\nlowest 1 of rest by kl(drop(patch=linear)) drop\nelse keep"
+    done = lbdsl("apply", recipe(workplace, rules), "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    plan = read_record(workplace / "out").unwrap().plan
+    assert list(plan.statistics) == ["channel_refit(keep=32)"]
