@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbdsl.core.digest import digest_of
-from lbdsl.core.measurement import Request
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import ModelFacts
@@ -23,24 +20,18 @@ from lbdsl.layer.patches import (
     output_module,
     patches_of,
     places,
-    refactored,
     with_factor,
     without_patches,
 )
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.runs import Run, measure_runs
-from lbdsl.measure.statistics import check_streams, checked, keep_value, kept_values, value_digest
-from lbdsl.measure.store import MODEL_LAYER, Store
+from lbdsl.measure.statistics import check_streams, checked, keep_value, kept_values
 from lbdsl.measure.variant import StatisticsOf, variant_of
 from lbdsl.parts import Slot
 from lbdsl.statistics import Observed, statistic_of
 from lbdsl.statistics.patch import Patch as Statistic
 from lbdsl.statistics.patch import Use
-
-FACTORS = ("0", "0.25", "0.5", "0.75", FULL)
-"""Patches that are right for each layer alone are too much together: docs/drops.md has a table."""
 
 STREAMS = 6
 """The hidden states held at once: the base's, a changed model's with and without the dropped sub-blocks, the output of the
@@ -70,11 +61,11 @@ def fit_patches(
     """
 
     full = [with_factor(changes, FULL) for changes in models]
-    models = [changes for changes in full if _missing(patches_of(facts, changes), folder, fingerprint)]
+    models = [changes for changes in full if missing_patches(patches_of(facts, changes), folder, fingerprint)]
     if not models:
         return
     source = model()
-    check_streams(source, blocks, 2 * STREAMS)
+    check_streams(source, (blocks, check), STREAMS)
     uses: dict[Use, TokenBlocks] = {"fit": blocks, "check": check}
     texts = [(use, ids.to(source.device)) for use, text in uses.items() for ids in text.ids.split(batch)]
     run = _Run(source, facts, texts, statistics, folder, fingerprint)
@@ -139,7 +130,7 @@ class _Run:
                 yield after, seen.pop()
 
     def kept(self, patch: Patch) -> Tensor | None:
-        return _kept(self.folder, self.fingerprint, patch)
+        return kept_patch(self.folder, self.fingerprint, patch)
 
     def fitted(self, patch: Patch, sums: dict[str, Tensor]) -> Tensor:
         """A patch from its sums, saved."""
@@ -217,74 +208,14 @@ class _Patching:
         self._mapped = []
 
 
-def _missing(patches: Sequence[Patch], folder: Path, fingerprint: str) -> bool:
-    return any(_kept(folder, fingerprint, patch) is None for patch in patches)
+def missing_patches(patches: Sequence[Patch], folder: Path, fingerprint: str) -> bool:
+    """Whether one of them is not in `folder`."""
+    return any(kept_patch(folder, fingerprint, patch) is None for patch in patches)
 
 
-def _kept(folder: Path, fingerprint: str, patch: Patch) -> Tensor | None:
+def kept_patch(folder: Path, fingerprint: str, patch: Patch) -> Tensor | None:
+    """A patch that is in `folder`, else None."""
     return kept_values(folder, fingerprint, patch.at.layer, [patch.stat]).get(patch.stat.text)
-
-
-def scale_patches(
-    model: Callable[[], LayerSource],
-    facts: ModelFacts,
-    changes: Changes,
-    check: TokenBlocks,
-    store: Store,
-    check_fingerprint: str,
-    statistics: StatisticsOf,
-    folder: Path,
-    fingerprint: str,
-    *,
-    progress: Report | None = None,
-    batch: int = 1,
-) -> tuple[Place, ...]:
-    """Choose one of `FACTORS` for all patches of a plan, which are fitted, and save the patches multiplied by it: the
-    smallest whose divergence from the base on `check` is within one standard error of the least, since other text is
-    further away still (the rule is that of Breiman et al., Classification and Regression Trees, 1984). Returns the dropped
-    sub-blocks that get no patch, because it does not help. Measurements are stored under `check_fingerprint`, and resumed.
-    """
-    patches = patches_of(facts, changes)
-    if _missing(patches, folder, fingerprint):
-        fitted = [value_digest(_fitted(folder, fingerprint, patch)) for patch in patches]
-        key = digest_of([[[i, change.to_json()] for i, change in sorted(changes.items())], fitted])
-        asked = {factor: Request("kl", f"patches {key} times {factor}", MODEL_LAYER) for factor in FACTORS}
-        runs = [Run(with_factor(changes, factor), (request,)) for factor, request in asked.items()]
-
-        def scaled(layer: int) -> Mapping[str, Tensor]:
-            values = {
-                refactored(patch.stat, factor).text: _times(_fitted(folder, fingerprint, patch), factor)
-                for patch in patches
-                for factor in FACTORS
-                if patch.at.layer == layer
-            }
-            return {**statistics(layer), **values}
-
-        found = measure_runs(
-            model, runs, (), check, store, check_fingerprint, progress=progress, batch=batch, statistics=scaled
-        )
-        least = min((found[request] for request in asked.values()), key=lambda kl: kl.value)
-        # NaN, the error of a single sequence, is no reason to prefer a smaller factor.
-        most = least.value + (least.stderr if math.isfinite(least.stderr) else 0.0)
-        best = next(factor for factor in FACTORS if found[asked[factor]].value <= most)
-        for patch in patches:
-            value = _times(_fitted(folder, fingerprint, patch), best)
-            keep_value(folder, fingerprint, patch.at.layer, patch.stat, value)
-    values = {patch: _kept(folder, fingerprint, patch) for patch in patches}
-    useless = (p for p, value in values.items() if value is not None and torch.equal(value, torch.eye(len(value))))
-    return tuple(place for patch in useless for place in patch.dropped)
-
-
-def _fitted(folder: Path, fingerprint: str, patch: Patch) -> Tensor:
-    """A patch as it was fitted, times 1."""
-    value = _kept(folder, fingerprint, patch._replace(stat=refactored(patch.stat, FULL)))
-    assert value is not None, "patches are fitted before they are scaled"
-    return value
-
-
-def _times(value: Tensor, factor: str) -> Tensor:
-    eye = torch.eye(len(value))
-    return eye + float(factor) * (value - eye)
 
 
 @contextmanager

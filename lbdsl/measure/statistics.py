@@ -130,7 +130,7 @@ def pass_over(
     """
     last = max(wanted)
     ids = blocks.ids
-    check_streams(source, blocks, 2)
+    check_streams(source, (blocks,), 2)
 
     @contextmanager
     def around(index: int, layer: nn.Module) -> Iterator[None]:
@@ -162,15 +162,17 @@ def pass_over(
     push(source, flows, done, around=around, stop=last + 1)
 
 
-def check_streams(source: LayerSource, blocks: TokenBlocks, streams: int) -> None:
-    """Raise LB346 if `streams` times the hidden states of a text do not fit in memory."""
-    room, needed = room_for_streams(source), streams * stream_bytes(source, blocks.sequences, blocks.seq)
+def check_streams(source: LayerSource, texts: Sequence[TokenBlocks], streams: int) -> None:
+    """Raise LB346 if `streams` times the hidden states of these texts do not fit in memory."""
+    tokens = sum(text.tokens for text in texts)
+    room = room_for_streams(source)
+    needed = streams * sum(stream_bytes(source, text.sequences, text.seq) for text in texts)
     if needed > room:
         raise fail(
             "LB346",
-            f"statistics over {blocks.tokens} tokens would take {bytes_text(needed)} of hidden states; "
+            f"statistics over {tokens} tokens would take {bytes_text(needed)} of hidden states; "
             f"{bytes_text(int(room))} are free for them",
-            help=f"measure on at most {int(blocks.tokens * room / needed)} tokens",
+            help=f"measure on at most {int(texts[0].tokens * room / needed)} tokens",
         )
 
 

@@ -365,7 +365,7 @@ def _patched(
     check = measured.check
     if check is None or not patches_of(bench.facts, chosen.changes):
         return measured.statistics, ()
-    from lbdsl.measure.patches import scale_patches
+    from lbdsl.measure.patch_factor import scale_patches
     from lbdsl.measure.store import open_store
 
     statistics = _fitted(recipe, bench, [chosen.changes], on, check)

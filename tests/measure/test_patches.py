@@ -22,7 +22,8 @@ from lbdsl.layer.weights import LayerChange, stats_in
 from lbdsl.measure.expressions import made_of
 from lbdsl.measure.flow import Flow, push
 from lbdsl.measure.layer_source import LoadedModel
-from lbdsl.measure.patches import FACTORS, fit_patches, scale_patches
+from lbdsl.measure.patch_factor import FACTORS, scale_patches
+from lbdsl.measure.patches import fit_patches
 from lbdsl.measure.statistics import NO_STATISTICS, kept_statistics, kept_values, take_statistics
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid

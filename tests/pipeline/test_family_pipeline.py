@@ -23,7 +23,8 @@ from lbdsl.families.engines import Lacks
 from lbdsl.heal.heal import heal_model
 from lbdsl.layer.difference import window_size
 from lbdsl.layer.patches import KIND
-from lbdsl.measure.patches import fit_patches, scale_patches
+from lbdsl.measure.patch_factor import scale_patches
+from lbdsl.measure.patches import fit_patches
 from lbdsl.measure.statistics import Statistics, kept_statistics, take_statistics
 from lbdsl.measure.store import open_store
 from lbdsl.measure.variant import variant_of
