@@ -194,16 +194,18 @@ def _patched(case: Case, layers: Sequence[LayerChoice]) -> tuple[tuple[LayerChoi
                 wanted[place] = item.rule
             if item.action.keeps and any(touch(path, place.slot) or path == output for path in item.paths):
                 kept[place] = item.rule
+    if not wanted:
+        return tuple(layers), []
     changes, without = with_patches(case.facts, {c.index: c.change for c in layers if c.changed}, wanted, kept)
     found = []
     for choice in layers:
         weights = dict(changes[choice.index].weights) if choice.index in changes else {}
         why = "; ".join([*([choice.reason] if choice.acting else []), *patch_texts(weights)]) or choice.reason
         found.append(choice.model_copy(update={"weights": weights, "reason": why}))
-    return tuple(found), [
-        unpatched((place for place in without if without[place] == why), why, _span(case, wanted[first]))
-        for why, first in {why: place for place, why in reversed(without.items())}.items()
-    ]
+    whys: dict[str, list[Place]] = {}
+    for place, why in without.items():
+        whys.setdefault(why, []).append(place)
+    return tuple(found), [unpatched(dropped, why, _span(case, wanted[dropped[0]])) for why, dropped in whys.items()]
 
 
 def unpatched(dropped: Iterable[Place], why: str, span: Span | None = None) -> Diagnostic:
