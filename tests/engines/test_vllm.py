@@ -203,7 +203,10 @@ def test_patched_drops_are_served_as_they_are(plugin: Path, smollm2: str, prompt
     assert served.architecture == "DeciLMForCausalLM"
     model = load_artifact(patched, device="cpu", dtype=torch.float32)
     assert compare("patched, decilm, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
-    check_in_fp32("patched, plug-in, fp32", patched, some, serve(patched, some, tmp_path, dtype="float32", plugin=plugin))
+    served = serve(patched, some, tmp_path, dtype="float32", plugin=plugin)
+    assert served.architecture == "LbdslLlamaForCausalLM"
+    check_capacity("patched, plug-in, fp32", served, layout_of(patched), on_cpu(2048))
+    assert compare("patched, plug-in, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
 
 
 def patches_in_plan(folder: Path) -> int:
