@@ -1,4 +1,4 @@
-"""Text that a model writes itself: calibration text of its own kind, whatever it was trained on.
+"""Text that a model writes itself: of the kind that it was trained on, whatever that is.
 
 Source: self-calibration, Williams et al. (arXiv 2410.17170).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,76 +29,107 @@ NAME = "text of the model itself"
 VERSION = 1
 """Increase it when another text is written."""
 
-LONGEST = 512
-"""Tokens of one sequence: later tokens take longer and say little more."""
+BATCH = 16
+"""Sequences that are written together, and kept in one file: what a kill can lose."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that writes text, and where it is kept. `model` is called only when there is something to write, and `stage`
+    shows the progress then."""
+
+    model: Callable[[], Any]
+    tokenizer: Callable[[], Any]
+    digest: str
+    folder: Path
+    stage: Callable[[], AbstractContextManager[Report]]
+
+    def ids(self, count: int, seq: int, seed: int) -> Tensor:
+        """The first `count` of its sequences of `seq` tokens: int64 [count, seq]. They are sampled at temperature 1 from
+        the start token, or the end token if there is none; an end token does not end a sequence. Raises LB448."""
+        numbers = range(-(-count // BATCH))
+        paths = [self._path(number, seq, seed) for number in numbers]
+        kept = {number: ids for number in numbers if (ids := _kept(paths[number], seq)) is not None}
+        if len(kept) < len(numbers):
+            with self.stage() as progress:
+                model, tokenizer = self.model(), self.tokenizer()
+                for number in numbers:
+                    if number not in kept:
+                        done = number * BATCH * seq
+                        kept[number] = self._written(model, tokenizer, seq, seed + number, done, count * seq, progress)
+                        _keep(paths[number], kept[number])
+        return torch.cat([kept[number] for number in numbers])[:count]
+
+    def _path(self, number: int, seq: int, seed: int) -> Path:
+        made_of = {"model": self.digest, "seq": seq, "seed": seed, "batch": [number, BATCH], "version": VERSION}
+        return self.folder / "written" / f"{digest_of(made_of)[:32]}.safetensors"
+
+    def _written(
+        self, model: Any, tokenizer: Any, seq: int, seed: int, before: int, total: int, progress: Report
+    ) -> Tensor:
+        from transformers import GenerationConfig
+
+        device = model.lm_head.weight.device
+        start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
+        first = torch.full((BATCH, 1), start, device=device)
+
+        def told(ids: Tensor, _scores: Any, **_other: Any) -> Tensor:
+            progress(min(total, before + BATCH * ids.shape[1]), total, "tokens")
+            return torch.zeros(len(ids), dtype=torch.bool, device=device)
+
+        # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
+        wanted = GenerationConfig(
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=seq - 1,
+            eos_token_id=model.config.vocab_size,
+            pad_token_id=start,
+        )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+            torch.manual_seed(seed)
+            ids = model.generate(
+                first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[told]
+            )
+        return ids.to("cpu", torch.int64)
+
+
+SEEDS = {TextPart.SCORE: 1, TextPart.JOINT: 2, TextPart.HEAL: 3}
+"""Each part is another text: it takes every fourth million of seeds; 0 is the text for checking."""
 
 
 def written_blocks(
-    model: Callable[[], Any],
-    tokenizer: Any,
-    tokens: int,
-    seq: int,
-    seed: int,
-    folder: Path,
-    model_digest: str,
-    stage: Callable[[], AbstractContextManager[Report]],
+    writer: Writer, tokens: int, seq: int, seed: int = 0, *, part: TextPart | None = None, most: int | None = None
 ) -> TokenBlocks:
-    """`tokens` tokens in sequences of `seq`, at most `LONGEST`: sampled at temperature 1 from the start token, or the end
-    token if there is none; an end token does not end a sequence. They are kept in `folder` and written once.
-
-    `model` returns the model, and `stage` shows the progress; they are called only when there is something to write. Raises
-    LbdslError LB448.
-    """
-    seq = min(seq, LONGEST, tokens)
+    """`tokens` tokens in sequences of `seq` for a part of a recipe, or for checking. At most `most` are different: with
+    fewer they are repeated, in another order each time. Raises LbdslError LB448."""
+    seq = min(seq, tokens)
     count = tokens // seq
-    made_of = {"model": model_digest, "shape": [count, seq], "seed": seed, "version": VERSION}
-    path = folder / "written" / f"{digest_of(made_of)[:32]}.safetensors"
-    ids_SN = _kept(path, (count, seq))
-    if ids_SN is None:
-        with stage() as progress:
-            ids_SN = _written(model(), tokenizer, count, seq, seed, progress)
-        try:
-            replace_entry(path, save({"ids": ids_SN}))
-        except OSError as problem:
-            help = "choose another folder with --cache-dir"
-            raise fail("LB448", f"{path} cannot be written: {problem.strerror}", help=help) from None
+    different = count if most is None else max(1, min(count, most // seq))
+    first = 4_000_000 * seed + 1_000_000 * (SEEDS[part] if part is not None else 0)
+    ids_SN = writer.ids(different, seq, first)
+    passes = -(-count // different)
+    order = [torch.randperm(different, generator=torch.Generator().manual_seed(seed + turn)) for turn in range(1, passes)]
+    rows = torch.cat([torch.arange(different), *order])[:count]
+    ids_SN = ids_SN[rows].contiguous()
     digest = hashlib.sha256(ids_SN.numpy().tobytes()).hexdigest()
-    return TokenBlocks(ids_SN, digest, NAME, TextPart.SCORE, seed, 1, None)
+    available = different * seq if most is not None else None
+    return TokenBlocks(ids_SN, digest, NAME, part or TextPart.SCORE, seed, passes, available)
 
 
-def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:
+def _kept(path: Path, seq: int) -> Tensor | None:
     """The ids in a file; a damaged file counts as missing."""
     try:
         ids = load(path.read_bytes()).get("ids")
     except (OSError, SafetensorError):
         return None
-    return ids if ids is not None and tuple(ids.shape) == shape and ids.dtype == torch.int64 else None
+    return ids if ids is not None and tuple(ids.shape) == (BATCH, seq) and ids.dtype == torch.int64 else None
 
 
-def _written(model: Any, tokenizer: Any, count: int, seq: int, seed: int, progress: Report) -> Tensor:
-    from transformers import GenerationConfig
-
-    device = model.lm_head.weight.device
-    start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
-    first = torch.full((count, 1), start, device=device)
-
-    def told(ids: Tensor, _scores: Any, **_other: Any) -> Tensor:
-        progress(ids.shape[1], seq, "tokens of each sequence")
-        return torch.zeros(len(ids), dtype=torch.bool, device=device)
-
-    # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
-    wanted = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=seq - 1,
-        eos_token_id=model.config.vocab_size,
-        pad_token_id=start,
-    )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-        torch.manual_seed(seed)
-        ids = model.generate(
-            first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[told]
-        )
-    return ids.to("cpu", torch.int64)
+def _keep(path: Path, ids: Tensor) -> None:
+    try:
+        replace_entry(path, save({"ids": ids}))
+    except OSError as problem:
+        help = "choose another folder with --cache-dir"
+        raise fail("LB448", f"{path} cannot be written: {problem.strerror}", help=help) from None

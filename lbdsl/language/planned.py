@@ -34,17 +34,5 @@ def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
             for item in node.items:
                 if isinstance(item, tree.Stage):
                     yield "a `stage` is", item.span, "healing has one stage: `heal { tokens = 200k }`"
-                elif item.key.name == "data":
-                    yield from _data(node.kind.name, item.value)
         case _:
             pass
-
-
-def _data(block: str, value: tree.Expr) -> Iterator[tuple[str, Span, str]]:
-    one = f'name one source, as in `{block} {{ data = "builtin:pydoc" }}`'
-    if isinstance(value, tree.Items) and block != "eval":
-        yield f"several sources of `{block}` are", value.span, one
-        return
-    for item in value.items if isinstance(value, tree.Items) else (value,):
-        if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
-            yield f"`{item.name.name}` is", item.span, one

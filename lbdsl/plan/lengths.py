@@ -21,7 +21,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import SEQUENCES
+from lbdsl.recipe.schema_blocks import SEQUENCES, sources_of
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
 
@@ -79,7 +79,7 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
         help = "leave `seq` out of `eval`: then it is judged at that context"
         yield warning("LB329", message, _setting(judged, "seq"), help=help)
-    if recipe.heal is not None and set(judged.data) == {recipe.heal.data}:
+    if recipe.heal is not None and set(judged.data) <= set(sources_of(recipe.heal.data)):
         message = f"judged on the healing source, {recipe.heal.data}: other text is likely to lose more"
         help = 'judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`'
         yield warning("LB337", message, _setting(judged, "data"), help=help)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from lbdsl.core.span import Span
+from lbdsl.core.units import tokens_text
 
 BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", "builtin:wikitext")
 """Texts that are always available; see `lbdsl.data.sources`."""
@@ -25,6 +26,41 @@ class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class SelfText(_Values):
+    """`self(tokens=1M)`: text that the base model writes itself, at most so many different tokens; open: as many as are
+    used. Source: self-calibration (arXiv 2410.17170)."""
+
+    node: Literal["self"] = "self"
+    tokens: int | None = Field(default=None, ge=2, strict=True, json_schema_extra={"unit": "tokens", "decimal": True})
+    seed: int = Field(default=0, ge=0, strict=True)
+
+    def __str__(self) -> str:
+        said = [] if self.tokens is None else [f"tokens={tokens_text(self.tokens)}"]
+        said += [f"seed={self.seed}"] if self.seed else []
+        return f"self({', '.join(said)})" if said else "self"
+
+
+class Mix(_Values):
+    """`mix("a.txt", self, weights=[2, 1])`: several sources, by their share of the tokens."""
+
+    node: Literal["mix"] = "mix"
+    sources: tuple[str | SelfText, ...] = Field(min_length=2)
+    weights: tuple[Annotated[float, Field(gt=0)], ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(f'"{source}"' if isinstance(source, str) else str(source) for source in self.sources)
+        weights = ", ".join(f"{weight:g}" for weight in self.weights)
+        return f"mix({names})" if len(set(self.weights)) == 1 else f"mix({names}, weights=[{weights}])"
+
+
+Text = str | SelfText | Mix
+"""A source of text, or several."""
+
+
+def sources_of(text: Text) -> tuple[str | SelfText, ...]:
+    return text.sources if isinstance(text, Mix) else (text,)
+
+
 class BlockSettings(_Values):
     """Base of the blocks. `span` is the block's place in the text; `set_at` has, by field, the places of the values that
     the recipe sets. All other fields are open."""
@@ -40,7 +76,7 @@ class Measure(BlockSettings):
     """
 
     metric: str = "nll"
-    data: str = "builtin:pydoc"
+    data: Text = "builtin:pydoc"
     tokens: int = Field(default=8192, ge=1)
     seq: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0)
@@ -69,7 +105,7 @@ class Heal(BlockSettings):
     """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, over all passes; the loss is
     `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
 
-    data: str = "builtin:pydoc"
+    data: Text = "builtin:pydoc"
     tokens: int = Field(default=200_000, ge=1)
     method: Annotated[Method, Field(discriminator="node")] = Lora()
     kl_weight: float = Field(default=1.0, ge=0)

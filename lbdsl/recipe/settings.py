@@ -17,7 +17,16 @@ from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolve_by
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, SEQUENCES, LearnedSinks, Method
+from lbdsl.recipe.schema_blocks import (
+    BUILTIN_TEXTS,
+    JUDGING_ONLY,
+    SEQUENCES,
+    LearnedSinks,
+    Method,
+    Mix,
+    SelfText,
+    Text,
+)
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
 from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
 
@@ -49,7 +58,13 @@ def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     return float(value.value)
 
 
-def _data(scope: Scope, what: str, node: tree.Expr) -> str:
+def _data(scope: Scope, what: str, node: tree.Expr) -> Text:
+    if isinstance(node, tree.Call) and node.name.name == "self":
+        return filled(scope, SelfText, node)
+    if isinstance(node, tree.Call) and node.name.name == "mix":
+        return _mix(scope, what, node)
+    if isinstance(node, tree.Items):
+        scope.fail("LB106", "several sources need `mix`", node.span, help='as in `data = mix("builtin:pydoc", "a.txt")`')
     value = constant(scope, node)
     if isinstance(value, String) and value.value in JUDGING_ONLY:
         others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
@@ -58,8 +73,35 @@ def _data(scope: Scope, what: str, node: tree.Expr) -> str:
     return _source(scope, value, node)
 
 
+def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
+    """`mix("a.txt", self, weights=[2, 1])`; without weights, every source has the same."""
+    given = [arg.value for arg in call.args or () if arg.key is None]
+    named = [arg for arg in call.args or () if arg.key is not None]
+    example = 'as in `mix("builtin:pydoc", self, weights=[2, 1])`'
+    for arg in named:
+        if arg.key is not None and arg.key.name != "weights":
+            scope.unknown("LB104", f"`mix` has no parameter `{arg.key.name}`", arg.key, ("weights",), "parameters")
+    if len(given) < 2 or len(named) > 1:
+        scope.fail("LB104", "`mix` takes two sources or more, and their weights", call.span, help=example)
+    sources = each(lambda node: _data(scope, what, node), given)
+    weights: tuple[float, ...] = (1.0,) * len(given)
+    for arg in named:
+        nodes = arg.value.items if isinstance(arg.value, tree.Items) else (arg.value,)
+        weights = tuple(each(lambda node: _real(scope, "a weight", node), nodes))
+        if len(weights) != len(given) or min(weights) <= 0:
+            scope.fail("LB105", "`mix` needs one weight above 0 for each source", arg.span, help=example)
+    for node, source in zip(given, sources, strict=True):
+        if isinstance(source, Mix):
+            scope.fail("LB106", "a `mix` in a `mix`", node.span, help="name all sources in one")
+    return Mix(sources=tuple(source for source in sources if not isinstance(source, Mix)), weights=weights)
+
+
 def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     """One source, or a list of several."""
+    for item in node.items if isinstance(node, tree.Items) else (node,):
+        if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
+            help = "name texts that the model did not write, one by one"
+            scope.fail("LB150", f"`{item.name.name}` is for measuring and healing", item.span, help=help)
     value = constant(scope, node)
     if not isinstance(value, Items):
         return (_source(scope, value, node),)
@@ -154,7 +196,7 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file or a hub data set")
+_DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file, a hub data set, `self` or `mix(...)`")
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens"
 

@@ -256,7 +256,7 @@ def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) ->
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "unit" in extra and not (isinstance(value, String) and get_args(field.annotation)):
         unit = Unit(str(extra["unit"]))
-        if unit is Unit.TOKENS:
+        if unit is Unit.TOKENS and not extra.get("decimal"):
             warn_decimal(scope, node)
         return whole(scope, f"`{name}`", value, unit)
     if isinstance(value, Items):

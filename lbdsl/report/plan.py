@@ -240,7 +240,7 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
         return
     names = {"full": "full weights", "sinks": "learned sinks alone"}
     method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else names[heal.method.node]
-    yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(heal.data)}", width, 7, "")
+    yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(str(heal.data))}", width, 7, "")
 
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:

@@ -218,7 +218,7 @@ def _heal(
             should_stop=should_stop,
             resume=resume,
         )
-    return healed, {**summary.to_json(), "data": plan.heal.data, "data_digest": blocks.digest}
+    return healed, {**summary.to_json(), "data": str(plan.heal.data), "data_digest": blocks.digest}
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, stage: Path, progress: Progress) -> dict[str, Any]:

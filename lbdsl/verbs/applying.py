@@ -26,6 +26,7 @@ from lbdsl.plan.words import value_text
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
 from lbdsl.verbs.converting import convert_recipe
 from lbdsl.verbs.notebook import NotebookResult
@@ -254,14 +255,16 @@ def apply_saved_plan(
     files, found = _files_of(plan)
     statistics = _statistics(plan, bench)
     folder, on = data_folder(recipe.path), plan.measured_on
+    # Text that the model writes may come out differently here, and the plan does not change by it.
+    written = any(isinstance(source, SelfText) for source in sources_of(plan.measure.data))
     stale = staleness(
         plan,
         files=files,
         params=recipe.params,
         model_digest=bench.digest,
         lbdsl_version=VERSION,
-        data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest else None,
-        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest else None,
+        data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest and not written else None,
+        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         statistics=statistics.digests(plan.used_statistics),
     )
     if stale:

@@ -206,7 +206,7 @@ def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> Me
     if any(spec.needs_gram for spec in chosen.specs):
         blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
         return _measured_on(recipe, blocks, None)
-    return MeasuredOn(data=recipe.measure.data, digest=None, tokens=0, seq=recipe.measure.seq or 0, fingerprint=None)
+    return MeasuredOn(data=str(recipe.measure.data), digest=None, tokens=0, seq=recipe.measure.seq or 0, fingerprint=None)
 
 
 def _lasting(bench: Workbench) -> str:
@@ -319,7 +319,7 @@ def _scores(
 
 
 def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
-    data = recipe.measure.data
+    data = str(recipe.measure.data)
     return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
 
 

@@ -9,6 +9,7 @@ from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.schema import Plan, Speed
+from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -54,20 +55,29 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
 
 
 def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
-    """The number of epochs of healing over its text, with tokens per character estimated from its beginning."""
+    """The number of epochs of healing over its text, or over that of its sources which is shortest for its share, with
+    tokens per character estimated from its beginning."""
     from lbdsl.data import TextPart, read_parts
     from lbdsl.verbs.texts import data_folder
 
     if plan.heal is None:
         return None
-    folder = data_folder(plan.recipe.path)
-    parts = read_parts(plan.heal.data, base_dir=folder, offline=bench.options.offline)
-    texts = parts.texts(TextPart.HEAL)
-    sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
-    if not sample.strip():
-        return None
-    tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
-    return plan.heal.tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
+    folder, heal = data_folder(plan.recipe.path), plan.heal
+
+    def of(data: str | SelfText, tokens: float) -> float | None:
+        if isinstance(data, SelfText):
+            return tokens / min(tokens, data.tokens or tokens)
+        parts = read_parts(data, base_dir=folder, offline=bench.options.offline)
+        texts = parts.texts(TextPart.HEAL)
+        sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
+        if not sample.strip():
+            return None
+        tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
+        return tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
+
+    weights = heal.data.weights if isinstance(heal.data, Mix) else (1.0,)
+    found = [of(s, heal.tokens * w / sum(weights)) for s, w in zip(sources_of(heal.data), weights, strict=True)]
+    return None if None in found else max(passes for passes in found if passes is not None)
 
 
 def pace_of(bench: Workbench) -> Pace:

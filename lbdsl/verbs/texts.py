@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
@@ -12,13 +13,17 @@ from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
+from lbdsl.recipe.schema_blocks import Mix, SelfText, Text, sources_of
 from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.data.written import Writer
 
 CHECKING = ("builtin:docs", "builtin:pydoc")
 """The first of these that is another source is the one for checking where the model cannot write it."""
 
-CHECK_TOKENS = 8192
-"""The most tokens for checking."""
+CHECK_TOKENS, CHECK_LENGTH = 8192, 512
+"""The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
 
 def data_folder(recipe_path: str) -> Path:
@@ -27,10 +32,11 @@ def data_folder(recipe_path: str) -> Path:
 
 
 def texts_of(recipe: Recipe) -> tuple[str, ...]:
-    """The text sources of a recipe for measuring, healing and evaluation, without duplicates."""
-    healing = () if recipe.heal is None else (recipe.heal.data,)
+    """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
+    healing = () if recipe.heal is None else sources_of(recipe.heal.data)
     judging = () if recipe.eval is None else recipe.eval.data
-    return tuple(dict.fromkeys((recipe.measure.data, *healing, *judging)))
+    every = (*sources_of(recipe.measure.data), *healing, *judging)
+    return tuple(dict.fromkeys(data for data in every if isinstance(data, str)))
 
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
@@ -41,8 +47,11 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         if hub.is_hub_name(data) and not (folder / data).exists():
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
-    if recipe.heal is not None and heal:
-        read_parts(recipe.heal.data, base_dir=folder, offline=offline)
+    for source in sources_of(recipe.heal.data) if recipe.heal is not None and heal else ():
+        if isinstance(source, str):
+            read_parts(source, base_dir=folder, offline=offline)
+        else:
+            writer_of(bench)
     if recipe.eval is not None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
@@ -61,22 +70,25 @@ def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
     """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
     itself, or text of `CHECKING` where the model does not fit in memory."""
     tokens = min(measure.tokens, CHECK_TOKENS)
-    if bench.streamed:
-        other = next(data for data in CHECKING if data != measure.data)
+    assert measure.seq is not None, "lengths are settled before any text is read"
+    if bench.streamed or any(isinstance(source, SelfText) for source in sources_of(measure.data)):
+        other = next(data for data in CHECKING if data not in sources_of(measure.data))
         return _blocks(other, TextPart.SCORE, tokens, measure.seq, bench, folder, measure.seed)
     from lbdsl.data.written import written_blocks
 
-    assert measure.seq is not None, "lengths are settled before any text is read"
-    return written_blocks(
-        lambda: bench.base,
-        bench.tokenizer,
-        tokens,
-        measure.seq,
-        measure.seed,
-        bench.cache_dir,
-        digest_of([bench.digest, bench.computed.dtype]),
-        lambda: bench.progress.stage("the model writes text for checking"),
-    )
+    return written_blocks(writer_of(bench), tokens, min(measure.seq, CHECK_LENGTH), measure.seed)
+
+
+def writer_of(bench: Workbench) -> Writer:
+    """The base as a writer of text. Raises LB452 if it does not fit in memory."""
+    from lbdsl.data.written import Writer
+
+    if bench.streamed:
+        help = "name another source, or take a machine with more memory"
+        raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
+    digest = digest_of([bench.digest, bench.computed.dtype])
+    stage = "the model writes text"
+    return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
@@ -94,14 +106,15 @@ def eval_blocks(
     healing."""
 
     def used(data: str) -> Used:
-        sources = [
+        sources: list[tuple[Text, tuple[TextPart, ...]]] = [
             (measure.data, (TextPart.SCORE, TextPart.JOINT)),
             *([(heal.data, (TextPart.HEAL,))] if heal is not None else []),
         ]
         found = [
             used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
-            for other, parts in sources
-            if other != data
+            for text, parts in sources
+            for other in sources_of(text)
+            if isinstance(other, str) and other != data
         ]
         return frozenset().union(*found)
 
@@ -111,7 +124,7 @@ def eval_blocks(
 
 
 def _blocks(
-    data: str,
+    data: Text,
     part: TextPart,
     tokens: int,
     seq: int | None,
@@ -120,8 +133,22 @@ def _blocks(
     seed: int = 0,
     exclude: Used = frozenset(),
 ) -> TokenBlocks:
-    """As `token_blocks`; raises LB450 for a tokenizer that does not fit the model."""
+    """As `token_blocks`, of one source or several; raises LB450 for a tokenizer that does not fit the model, LB452 as
+    `writer_of`."""
     assert seq is not None, "lengths are settled before any text is read"
+    if isinstance(data, SelfText):
+        from lbdsl.data.written import written_blocks
+
+        return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
+    if isinstance(data, Mix):
+        from lbdsl.data.mixing import mixed, shares
+
+        counts = shares(max(1, tokens // seq), data.weights)
+        found = [
+            _blocks(source, part, count * seq, seq, bench, folder, seed)
+            for source, count in zip(data.sources, counts, strict=True)
+        ]
+        return mixed(found, part, seed, str(data))
     offline = bench.options.offline
     blocks = token_blocks(data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude)
     largest = int(blocks.ids.max())

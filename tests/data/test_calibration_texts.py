@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from lbdsl.data import TextPart, read_documents, read_parts
+from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.installed import MOST, SHORTEST, _docstrings, installed_documents
-from lbdsl.data.written import LONGEST, written_blocks
+from lbdsl.data.mixing import mixed, shares
+from lbdsl.data.written import SEEDS, Writer, written_blocks
 from lbdsl.model.surgery import to_hybrid
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
@@ -49,48 +51,101 @@ def test_docstrings_of_files(tmp_path: Path) -> None:
     assert len(list(_docstrings(many))) == 2
 
 
+class Writing:
+    """A tiny model as a writer, and how often it was asked."""
+
+    def __init__(self, folder: Path, digest: str = "m"):
+        self.asked, self.seen = 0, []
+        self.model = to_hybrid(tiny_llama()).eval()
+        self.writer = Writer(self._model, byte_tokenizer, digest, folder, self._stage)
+
+    def _model(self):
+        self.asked += 1
+        return self.model
+
+    def _stage(self):
+        return nullcontext(lambda done, total, note: self.seen.append((done, total)))
+
+
 @pytest.mark.torch
 def test_a_model_writes_its_own_text_once(tmp_path: Path) -> None:
-    tiny, models = to_hybrid(tiny_llama()).eval(), []
-
-    def model():
-        models.append(tiny)
-        return tiny
-
-    def written(seed: int = 0, tokens: int = 200, seq: int = 64, folder: str = "cache", digest: str = "m"):
-        seen = []
-        tokenizer = byte_tokenizer()
-
-        def stage():
-            return nullcontext(lambda done, total, note: seen.append(done))
-
-        found = written_blocks(model, tokenizer, tokens, seq, seed, tmp_path / folder, digest, stage)
-        assert found.ids.dtype == torch.int64
-        assert bool(((found.ids >= 0) & (found.ids < 260)).all())
-        assert (found.ids[:, 0] == tokenizer.eos_token_id).all()
-        return found, seen
-
+    writing = Writing(tmp_path / "cache")
     state = torch.random.get_rng_state()
-    first, seen = written()
+    first = written_blocks(writing.writer, 200, 64)
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert first.ids.dtype == torch.int64
     assert first.ids.shape == (3, 64)
-    assert seen[-1] == 64
-    again, seen = written()
-    assert len(models) == 1
-    assert not seen
-    assert again.digest == first.digest
+    assert bool(((first.ids >= 0) & (first.ids < 260)).all())
+    assert (first.ids[:, 0] == byte_tokenizer().eos_token_id).all()
+    assert writing.seen[-1] == (3 * 64, 3 * 64)
+    again = written_blocks(writing.writer, 200, 64)
+    assert (writing.asked, again.digest) == (1, first.digest)
     assert torch.equal(again.ids, first.ids)
-    # The same on another day; another seed, model or length is another text.
-    assert torch.equal(written(folder="other")[0].ids, first.ids)
-    assert written(seed=1)[0].digest != first.digest
-    assert written(digest="n")[0].digest == first.digest
-    assert written(tokens=128)[0].ids.shape == (2, 64)
-    assert written(tokens=LONGEST + 100, seq=4096)[0].ids.shape == (1, LONGEST)
-    ends = int((written(tokens=LONGEST, seq=4096)[0].ids[:, 1:] == byte_tokenizer().eos_token_id).sum())
-    assert ends > 1  # it writes on behind an end
-    # A damaged file is written again.
-    count = len(models)
-    for path in (tmp_path / "cache" / "written").iterdir():
-        path.write_bytes(path.read_bytes()[:50])
-    assert torch.equal(written()[0].ids, first.ids)
-    assert len(models) == count + 1
+    # More of it begins alike; the same on another day; another seed or part is another text.
+    more = written_blocks(writing.writer, 20 * 64, 64)
+    assert torch.equal(more.ids[:3], first.ids)
+    assert torch.equal(written_blocks(Writing(tmp_path / "other").writer, 200, 64).ids, first.ids)
+    others = [
+        written_blocks(writing.writer, 200, 64, seed=1),
+        *(written_blocks(writing.writer, 200, 64, part=p) for p in SEEDS),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 5
+    # It writes on behind an end.
+    assert written_blocks(writing.writer, 512, 4096).ids.shape == (1, 512)
+    long, end = written_blocks(writing.writer, 16 * 512, 512).ids, byte_tokenizer().eos_token_id
+    behind = long[:, 2:][long[:, 1:-1] == end]
+    assert len(behind) > 10
+    assert int((behind != end).sum()) > 10
+
+
+@pytest.mark.torch
+def test_what_a_kill_leaves_is_kept(tmp_path: Path) -> None:
+    whole = Writing(tmp_path / "whole")
+    wanted = written_blocks(whole.writer, 40 * 32, 32).ids
+    part = Writing(tmp_path / "part")
+    written_blocks(part.writer, 20 * 32, 32)
+    files = sorted((tmp_path / "part" / "written").iterdir())
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:50])  # damaged: written again
+    assert torch.equal(written_blocks(part.writer, 40 * 32, 32).ids, wanted)
+
+
+@pytest.mark.torch
+def test_few_tokens_are_repeated_in_another_order(tmp_path: Path) -> None:
+    writer = Writing(tmp_path).writer
+    found = written_blocks(writer, 10 * 32, 32, part=TextPart.HEAL, most=4 * 32)
+    assert (found.passes, found.available) == (3, 4 * 32)
+    rows = [tuple(row) for row in found.ids.tolist()]
+    assert len(set(rows)) == 4
+    assert set(rows[:4]) == set(rows[4:8]) == set(rows)
+    assert rows[:4] != rows[4:8]
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "wanted"),
+    [
+        (10, (1, 1), [5, 5]),
+        (10, (2, 1), [7, 3]),
+        (7, (1, 1, 1), [3, 2, 2]),
+        (3, (100, 1, 1), [1, 1, 1]),
+        (200, (3, 1), [150, 50]),
+    ],
+)
+def test_a_mixture_is_divided_by_weight(count: int, weights: tuple[float, ...], wanted: list[int]) -> None:
+    found = shares(count, weights)
+    assert sum(found) == count
+    assert found == wanted
+
+
+@pytest.mark.torch
+def test_a_mixture_has_the_sequences_of_its_texts() -> None:
+    texts = [
+        TokenBlocks(torch.full((rows, 8), value), f"d{value}", "x", TextPart.HEAL, 0, passes, available)
+        for rows, value, passes, available in ((6, 1, 1, None), (3, 2, 3, 8))
+    ]
+    found = mixed(texts, TextPart.HEAL, 0, "mix")
+    assert sorted(found.ids[:, 0].tolist()) == [1] * 6 + [2] * 3
+    assert found.ids[:, 0].tolist() != [1] * 6 + [2] * 3
+    assert (found.passes, found.available) == (3, 24)
+    assert mixed(texts, TextPart.SCORE, 0, "mix").ids[:, 0].tolist() == [1] * 6 + [2] * 3
+    assert mixed(texts, TextPart.HEAL, 1, "mix").digest != found.digest

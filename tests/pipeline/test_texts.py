@@ -1,0 +1,89 @@
+"""Healing and measuring on mixtures and on text that the model writes, by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lbdsl.artifact.record import read_record
+
+pytestmark = pytest.mark.torch
+
+RULES = "layers 2 drop\nlayers 3 swa(window=8)\nelse keep\n"
+HEAL = "tokens = 2048; seq = 64; batch = 2; lr = 2e-3; method = lora(rank=4, alpha=8)"
+
+
+def recipe(place: Path, data: str, measured: str = '"builtin:pydoc"') -> str:
+    measure = f"measure {{ data = {measured}; tokens = 256; seq = 64 }}"
+    judge = 'eval { data = "builtin:wikitext"; tokens = 256; seq = 64 }\nassert ppl_increase < 10000%'
+    (place / "texts.lbr").write_text(f"lbr 1\n{measure}\n{RULES}heal {{ data = {data}; {HEAL} }}\n{judge}\n")
+    return "texts.lbr"
+
+
+@pytest.fixture
+def cache(workplace: Path, new_cache: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = new_cache(workplace / "cache")
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(folder))
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def test_healed_on_a_mixture(workplace: Path, lbdsl, cache: Path) -> None:
+    data = 'mix("builtin:pydoc", "builtin:docs", self(tokens=256), weights=[2, 1, 1])'
+    done = lbdsl("apply", recipe(workplace, data), "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    record = read_record(workplace / "out").unwrap()
+    assert record.heal["data"] == data
+    # A quarter of 2048 tokens of the model's 256: two passes over that text.
+    assert record.heal["passes"] == 2
+    assert "passes 2.0 times" in done.err
+    assert data in (workplace / "out" / "README.md").read_text()
+    assert (cache / "written").is_dir()
+    again = lbdsl("apply", "texts.lbr", "model", "-o", "again", "--yes")
+    assert again.code == 0, again.err
+    found = weights(workplace / "again")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "out").items())
+    said = json.loads(lbdsl("plan", "texts.lbr", "model", "--json").out)
+    assert said["heal"]["data"]["node"] == "mix"
+    assert said["estimate"]["passes"] == pytest.approx(2.0)
+
+
+def test_a_plan_measured_on_the_models_own_text_does_not_go_stale_with_it(workplace: Path, lbdsl, cache: Path) -> None:
+    name = recipe(workplace, "self", measured="self")
+    assert lbdsl("plan", name, "model", "-o", "x.lbplan").code == 0
+    parts = sorted(path.name for path in (cache / "written").iterdir())
+    shutil.rmtree(cache / "written")
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal")
+    assert done.code == 0, done.err
+    assert lbdsl("apply", name, "model", "-o", "healed", "--yes").code == 0
+    assert set(parts) < {path.name for path in (cache / "written").iterdir()}
+
+
+def test_a_model_that_stays_on_disk_cannot_write(workplace: Path, lbdsl, cache: Path) -> None:
+    done = lbdsl("plan", recipe(workplace, '"builtin:pydoc"', measured="self"), "model", "--low-memory")
+    assert done.code == 1
+    assert "LB452" in done.err
+
+
+def test_a_mixture_with_a_text_that_is_not_there_is_refused_before_any_work(workplace: Path, lbdsl, cache: Path) -> None:
+    done = lbdsl("apply", recipe(workplace, 'mix("gone.txt", self)'), "model", "-o", "out", "--yes")
+    assert done.code != 0
+    assert "gone.txt" in done.err
+    assert not (cache / "measurements.sqlite").exists()
+
+
+def test_judged_on_a_text_of_the_mixture_is_said(workplace: Path, lbdsl, cache: Path) -> None:
+    name = recipe(workplace, 'mix("builtin:pydoc", "builtin:docs")')
+    (workplace / name).write_text((workplace / name).read_text().replace("builtin:wikitext", "builtin:docs"))
+    done = lbdsl("plan", name, "model")
+    assert done.code == 0, done.err
+    assert "LB337" in done.out
