@@ -82,8 +82,7 @@ def fit_patches(
                 for patching in running:
                     patching.step(place)
                 running = [patching for patching in running if patching.stop != place]
-                if waiting:
-                    base = [after for after, _ in run.half(place, run.own(place), base)]
+                base = [after for after, _ in run.half(place, run.own(place), base)] if waiting else []
         if progress is not None:
             progress(index + 1, last + 1, f"layer {index}")
 
@@ -104,8 +103,10 @@ class _Run:
         self.names = [name for name, _ in texts]
         self.tokens = sum(ids.numel() for name, ids in texts if name == "fit")
         self.folder, self.fingerprint = folder, fingerprint
-        body = source.hybrid.model
-        self._inputs = [body.prepare(source.embed(ids)) for _, ids in texts]
+        # Without padding, positions and masks depend on the shape alone, and can be large.
+        first = {ids.shape: ids for _, ids in texts}
+        prepared = {shape: source.hybrid.model.prepare(source.embed(ids)) for shape, ids in first.items()}
+        self._inputs = [prepared[ids.shape] for _, ids in texts]
         field = facts.family_data.multipliers.residual
         self.multiplier = 1.0 if field is None else float(getattr(source.hybrid.config, field))
 

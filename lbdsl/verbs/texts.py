@@ -52,8 +52,6 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     for source in sources_of(recipe.heal.data) if recipe.heal is not None and heal else ():
         if isinstance(source, str):
             read_parts(source, base_dir=folder, offline=offline)
-        else:
-            writer_of(bench)
     if recipe.eval is not None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
@@ -74,7 +72,10 @@ def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
     tokens = min(measure.tokens, CHECK_TOKENS)
     assert measure.seq is not None, "lengths are settled before any text is read"
     if bench.streamed or any(isinstance(source, SelfText) for source in sources_of(measure.data)):
-        other = next(data for data in CHECKING if data not in sources_of(measure.data))
+        other = next((data for data in CHECKING if data not in sources_of(measure.data)), None)
+        if other is None:
+            help = "measure on fewer of them, or with the model in memory, which then writes such a text"
+            raise fail("LB452", "no text of another source is left to check patches on", help=help)
         return _blocks(other, TextPart.SCORE, tokens, measure.seq, bench, folder, measure.seed)
     from lbdsl.data.written import written_blocks
 
@@ -82,12 +83,9 @@ def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlock
 
 
 def writer_of(bench: Workbench) -> Writer:
-    """The base as a writer of text. Raises LB452 if it does not fit in memory."""
+    """The base as a writer of text, which takes it into memory."""
     from lbdsl.data.written import Writer
 
-    if bench.streamed:
-        help = "name another source, or take a machine with more memory"
-        raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
     digest = digest_of([bench.digest, bench.computed.dtype])
     stage = "the model writes text"
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
@@ -142,12 +140,15 @@ def _blocks(
     seed: int = 0,
     exclude: Used = frozenset(),
 ) -> TokenBlocks:
-    """As `token_blocks`, of one source or several; raises LB450 for a tokenizer that does not fit the model, LB452 as
-    `writer_of`."""
+    """As `token_blocks`, of one source or several; raises LB450 for a tokenizer that does not fit the model, LB452 for a
+    model that is measured from disk and cannot write. (Healing takes it into memory.)"""
     assert seq is not None, "lengths are settled before any text is read"
     if isinstance(data, SelfText):
         from lbdsl.data.written import written_blocks
 
+        if part is not TextPart.HEAL and bench.streamed:
+            help = "name another source, or take a machine with more memory"
+            raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
         return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
     if isinstance(data, Mix):
         from lbdsl.data.mixing import mixed, shares

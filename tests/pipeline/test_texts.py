@@ -105,3 +105,18 @@ def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, 
     base, made = weights(workplace / "model"), weights(workplace / "out")
     assert all(torch.equal(tensor, base[name]) for name, tensor in made.items())
     assert "before, " in (workplace / "out" / "README.md").read_text()
+
+
+def test_healing_takes_the_model_into_memory_and_lets_it_write(workplace: Path, lbdsl, cache: Path) -> None:
+    done = lbdsl("apply", recipe(workplace, "self"), "model", "-o", "out", "--yes", "--low-memory")
+    assert done.code == 0, done.err
+    assert read_record(workplace / "out").unwrap().heal["validation"]
+
+
+def test_patches_need_a_text_of_another_source(workplace: Path, lbdsl, cache: Path) -> None:
+    name = recipe(workplace, '"builtin:pydoc"', measured='mix("builtin:pydoc", "builtin:docs")')
+    (workplace / name).write_text((workplace / name).read_text().replace("layers 2 drop", "layers 2 drop(patch=linear)"))
+    refused = lbdsl("plan", name, "model", "--low-memory")
+    assert refused.code == 1
+    assert "LB452" in refused.err
+    assert lbdsl("plan", name, "model").code == 0
