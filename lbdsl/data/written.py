@@ -30,7 +30,7 @@ VERSION = 1
 """Increase it when another text is written."""
 
 BATCH = 16
-"""Sequences that are written together, and kept in one file: what a kill can lose."""
+"""The most sequences that are written together, and kept in one file: what a kill can lose."""
 
 
 @dataclass(frozen=True)
@@ -47,52 +47,56 @@ class Writer:
     def ids(self, count: int, seq: int, seed: int) -> Tensor:
         """The first `count` of its sequences of `seq` tokens: int64 [count, seq]. They are sampled at temperature 1 from
         the start token, or the end token if there is none; an end token does not end a sequence. Raises LB448."""
-        numbers = range(-(-count // BATCH))
-        paths = [self._path(number, seq, seed) for number in numbers]
-        kept = {number: ids for number in numbers if (ids := _kept(paths[number], seq)) is not None}
-        if len(kept) < len(numbers):
+        rows = [min(BATCH, count - start) for start in range(0, count, BATCH)]
+        paths = [self._path(number, rows[number], seq, seed) for number in range(len(rows))]
+        kept = {number: ids for number, path in enumerate(paths) if (ids := _kept(path, (rows[number], seq))) is not None}
+        total = sum(rows) * seq
+        if len(kept) < len(rows):
             with self.stage() as progress:
                 model, tokenizer = self.model(), self.tokenizer()
-                for number in numbers:
+                for number in range(len(rows)):
                     if number not in kept:
-                        done = number * BATCH * seq
-                        kept[number] = self._written(model, tokenizer, seq, seed + number, done, count * seq, progress)
-                        _keep(paths[number], kept[number])
-        return torch.cat([kept[number] for number in numbers])[:count]
+                        before = sum(rows[:number]) * seq
 
-    def _path(self, number: int, seq: int, seed: int) -> Path:
-        made_of = {"model": self.digest, "seq": seq, "seed": seed, "batch": [number, BATCH], "version": VERSION}
+                        def told(done: int, before: int = before) -> None:
+                            progress(before + done, total, "tokens")
+
+                        kept[number] = _written(model, tokenizer, rows[number], seq, seed + number, told)
+                        _keep(paths[number], kept[number])
+        return torch.cat([kept[number] for number in range(len(rows))])
+
+    def _path(self, number: int, rows: int, seq: int, seed: int) -> Path:
+        made_of = {"model": self.digest, "shape": [rows, seq], "seed": seed, "number": number, "version": VERSION}
         return self.folder / "written" / f"{digest_of(made_of)[:32]}.safetensors"
 
-    def _written(
-        self, model: Any, tokenizer: Any, seq: int, seed: int, before: int, total: int, progress: Report
-    ) -> Tensor:
-        from transformers import GenerationConfig
 
-        device = model.lm_head.weight.device
-        start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
-        first = torch.full((BATCH, 1), start, device=device)
+def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: Callable[[int], None]) -> Tensor:
+    from transformers import GenerationConfig
 
-        def told(ids: Tensor, _scores: Any, **_other: Any) -> Tensor:
-            progress(min(total, before + BATCH * ids.shape[1]), total, "tokens")
-            return torch.zeros(len(ids), dtype=torch.bool, device=device)
+    device = model.lm_head.weight.device
+    start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    first = torch.full((rows, 1), start, device=device)
 
-        # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
-        wanted = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=seq - 1,
-            eos_token_id=model.config.vocab_size,
-            pad_token_id=start,
+    def step(ids: Tensor, _scores: Any, **_other: Any) -> Tensor:
+        told(ids.numel())
+        return torch.zeros(len(ids), dtype=torch.bool, device=device)
+
+    # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
+    wanted = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=seq - 1,
+        eos_token_id=model.config.vocab_size,
+        pad_token_id=start,
+    )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+        torch.manual_seed(seed)
+        ids = model.generate(
+            first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[step]
         )
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-            torch.manual_seed(seed)
-            ids = model.generate(
-                first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[told]
-            )
-        return ids.to("cpu", torch.int64)
+    return ids.to("cpu", torch.int64)
 
 
 SEEDS = {TextPart.SCORE: 1, TextPart.JOINT: 2, TextPart.HEAL: 3}
@@ -118,13 +122,13 @@ def written_blocks(
     return TokenBlocks(ids_SN, digest, NAME, part or TextPart.SCORE, seed, passes, available)
 
 
-def _kept(path: Path, seq: int) -> Tensor | None:
+def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """The ids in a file; a damaged file counts as missing."""
     try:
         ids = load(path.read_bytes()).get("ids")
     except (OSError, SafetensorError):
         return None
-    return ids if ids is not None and tuple(ids.shape) == (BATCH, seq) and ids.dtype == torch.int64 else None
+    return ids if ids is not None and tuple(ids.shape) == shape and ids.dtype == torch.int64 else None
 
 
 def _keep(path: Path, ids: Tensor) -> None:

@@ -22,6 +22,7 @@ from lbdsl.measure.runs import Run, measure_runs
 from lbdsl.measure.statistics import keep_value, value_digest
 from lbdsl.measure.store import MODEL_LAYER, Store
 from lbdsl.measure.variant import StatisticsOf
+from lbdsl.plan.schema import PatchCheck
 
 FACTORS = ("0", "0.25", "0.5", "0.75", FULL)
 """Each patch alone is the best for its sub-block; together they can be too much. With 0 there is none."""
@@ -40,41 +41,43 @@ def scale_patches(
     *,
     progress: Report | None = None,
     batch: int = 1,
-) -> tuple[Place, ...]:
+) -> tuple[tuple[Place, ...], PatchCheck]:
     """Choose one of `FACTORS` for all patches of a plan, which are fitted, and save the patches multiplied by it: the
     smallest whose divergence from the base on `check` is within one standard error of the least, since other text is
     further away still (the rule is that of Breiman et al., Classification and Regression Trees, 1984). Returns the dropped
-    sub-blocks that get no patch, because it does not help. Measurements are stored under `check_fingerprint`, and resumed.
+    sub-blocks that get no patch, because it does not help, and what the others bring. Measurements are stored under
+    `check_fingerprint`, and resumed.
     """
     patches = patches_of(facts, changes)
+    fitted = [value_digest(_fitted(folder, fingerprint, patch)) for patch in patches]
+    key = digest_of([[[i, change.to_json()] for i, change in sorted(changes.items())], fitted])
+    asked = {factor: Request("kl", f"patches {key} times {factor}", MODEL_LAYER) for factor in FACTORS}
+    runs = [Run(with_factor(changes, factor), (request,)) for factor, request in asked.items()]
+
+    def scaled(layer: int) -> Mapping[str, Tensor]:
+        values = {
+            refactored(patch.stat, factor).text: _times(_fitted(folder, fingerprint, patch), factor)
+            for patch in patches
+            for factor in FACTORS
+            if patch.at.layer == layer
+        }
+        return {**statistics(layer), **values}
+
+    found = measure_runs(
+        model, runs, (), check, store, check_fingerprint, progress=progress, batch=batch, statistics=scaled
+    )
+    least = min((found[request] for request in asked.values()), key=lambda kl: kl.value)
+    # NaN, the error of a single sequence, is no reason to prefer a smaller factor.
+    most = least.value + (least.stderr if math.isfinite(least.stderr) else 0.0)
+    # A loss that is NaN is nowhere the least, and refused with the plan's own.
+    best = next((factor for factor in FACTORS if found[asked[factor]].value <= most), FACTORS[0])
+    values = {patch: _times(_fitted(folder, fingerprint, patch), best) for patch in patches}
     if missing_patches(patches, folder, fingerprint):
-        fitted = [value_digest(_fitted(folder, fingerprint, patch)) for patch in patches]
-        key = digest_of([[[i, change.to_json()] for i, change in sorted(changes.items())], fitted])
-        asked = {factor: Request("kl", f"patches {key} times {factor}", MODEL_LAYER) for factor in FACTORS}
-        runs = [Run(with_factor(changes, factor), (request,)) for factor, request in asked.items()]
-
-        def scaled(layer: int) -> Mapping[str, Tensor]:
-            values = {
-                refactored(patch.stat, factor).text: _times(_fitted(folder, fingerprint, patch), factor)
-                for patch in patches
-                for factor in FACTORS
-                if patch.at.layer == layer
-            }
-            return {**statistics(layer), **values}
-
-        found = measure_runs(
-            model, runs, (), check, store, check_fingerprint, progress=progress, batch=batch, statistics=scaled
-        )
-        least = min((found[request] for request in asked.values()), key=lambda kl: kl.value)
-        # NaN, the error of a single sequence, is no reason to prefer a smaller factor.
-        most = least.value + (least.stderr if math.isfinite(least.stderr) else 0.0)
-        best = next(factor for factor in FACTORS if found[asked[factor]].value <= most)
-        for patch in patches:
-            value = _times(_fitted(folder, fingerprint, patch), best)
+        for patch, value in values.items():
             keep_value(folder, fingerprint, patch.at.layer, patch.stat, value)
-    values = {patch: kept_patch(folder, fingerprint, patch) for patch in patches}
-    useless = (p for p, value in values.items() if value is not None and torch.equal(value, torch.eye(len(value))))
-    return tuple(place for patch in useless for place in patch.dropped)
+    useless = (patch for patch, value in values.items() if torch.equal(value, torch.eye(len(value))))
+    brought = PatchCheck(factor=float(best), kl=found[asked[best]].value, kl_without=found[asked[FACTORS[0]]].value)
+    return tuple(place for patch in useless for place in patch.dropped), brought
 
 
 def _fitted(folder: Path, fingerprint: str, patch: Patch) -> Tensor:

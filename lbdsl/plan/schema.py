@@ -197,6 +197,15 @@ class ModelRef(PlanValue):
     facts: ModelFacts
 
 
+class PatchCheck(PlanValue):
+    """The factor of a plan's patches, and the KL to the base in nats per token, with them and without, on the text that they
+    are checked on."""
+
+    factor: float
+    kl: float
+    kl_without: float
+
+
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
     and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check`
@@ -209,6 +218,7 @@ class MeasuredOn(PlanValue):
     fingerprint: str | None
     joint_digest: str | None = None
     check: str | None = None
+    patches: PatchCheck | None = None
     check_digest: str | None = None
 
     @property

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lbdsl.core.digest import short
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
+from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
@@ -37,6 +38,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             *_speed_lines(plan.speeds, width),
             *_prefill_lines(plan, width),
             *_loss_lines(plan, width, ascii_),
+            *_patch_lines(plan, width),
             *_heal_lines(plan, width),
             *_judge_lines(plan, width),
             *_estimate_lines(plan, width),
@@ -224,6 +226,19 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield from _wrapped(
             f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{others}", width, 7, ""
         )
+
+
+def _patch_lines(plan: Plan, width: int) -> Iterator[Text]:
+    on = plan.measured_on
+    count = sum(len(patch_texts(layer.weights)) for layer in plan.layers)
+    if on is None or on.patches is None or not count:
+        return
+    found = on.patches
+    said = (
+        f" patches: {count}, fitted on {printable(on.data)}, times {found.factor:g}; on {printable(on.check or '')} the KL"
+    )
+    said += f" to the base is {found.kl:.3g} nats/token, without them {found.kl_without:.3g}"
+    yield from _wrapped(said, width, 10, "")
 
 
 def _perplexity(nll: float) -> str:

@@ -167,7 +167,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     assert chosen.value is not None
     used = chosen.value.used_statistics
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
-    statistics, without = _patched(resolved, bench, chosen.value, on, measured)
+    statistics, on, without = _patched(resolved, bench, chosen.value, on, measured)
     joint, joint_digest = _joint(resolved, bench, chosen.value, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
@@ -360,17 +360,18 @@ def _fitted(
 
 def _patched(
     recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, measured: Measured
-) -> tuple[Statistics | None, tuple[Diagnostic, ...]]:
-    """The statistics of the whole plan, with its patches if it has any, and a note on those that do not help."""
+) -> tuple[Statistics | None, MeasuredOn, tuple[Diagnostic, ...]]:
+    """The statistics of the whole plan, with its patches if it has any, what they bring, and a note on those that do not
+    help."""
     check = measured.check
     if check is None or not patches_of(bench.facts, chosen.changes):
-        return measured.statistics, ()
+        return measured.statistics, on, ()
     from lbdsl.measure.patch_factor import scale_patches
     from lbdsl.measure.store import open_store
 
     statistics = _fitted(recipe, bench, [chosen.changes], on, check)
     with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
-        useless = scale_patches(
+        useless, brought = scale_patches(
             lambda: bench.measured_base,
             bench.facts,
             chosen.changes,
@@ -384,7 +385,9 @@ def _patched(
             batch=bench.options.batch,
         )
     why = f"it does not help on {check.data}"
-    return statistics, (unpatched(useless, why),) if useless else ()
+    if math.isfinite(brought.kl) and math.isfinite(brought.kl_without):
+        on = on.model_copy(update={"patches": brought})
+    return statistics, on, (unpatched(useless, why),) if useless else ()
 
 
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:

@@ -77,13 +77,14 @@ def test_a_model_writes_its_own_text_once(tmp_path: Path) -> None:
     assert first.ids.shape == (3, 64)
     assert bool(((first.ids >= 0) & (first.ids < 260)).all())
     assert (first.ids[:, 0] == byte_tokenizer().eos_token_id).all()
-    assert writing.seen[-1] == (3 * 64, 3 * 64)
+    assert writing.seen == [(3 * n, 3 * 64) for n in range(2, 65)]
     again = written_blocks(writing.writer, 200, 64)
     assert (writing.asked, again.digest) == (1, first.digest)
     assert torch.equal(again.ids, first.ids)
     # More of it begins alike; the same on another day; another seed or part is another text.
-    more = written_blocks(writing.writer, 20 * 64, 64)
-    assert torch.equal(more.ids[:3], first.ids)
+    more, most = (written_blocks(writing.writer, rows * 64, 64) for rows in (20, 40))
+    assert torch.equal(more.ids[:16], most.ids[:16])
+    assert writing.seen[-1] == (40 * 64, 40 * 64)
     assert torch.equal(written_blocks(Writing(tmp_path / "other").writer, 200, 64).ids, first.ids)
     others = [
         written_blocks(writing.writer, 200, 64, seed=1),

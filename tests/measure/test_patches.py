@@ -28,6 +28,7 @@ from lbdsl.measure.statistics import NO_STATISTICS, kept_statistics, kept_values
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Window
+from lbdsl.plan.schema import PatchCheck
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
@@ -204,24 +205,25 @@ def test_the_factor_is_the_smallest_within_an_error_of_the_best(source: LoadedMo
     full = fitted(tmp_path, changes)
     patches = patches_of(facts, changes)
 
-    def scale(check: TokenBlocks) -> tuple[list[str], float]:
+    def scale(check: TokenBlocks) -> tuple[list[str], PatchCheck]:
         for patch in patches:
             for path in tmp_path.rglob(f"{patch.at.layer}.safetensors"):
                 values = kept_values(tmp_path, KEY, patch.at.layer, [patch.stat])
                 if values and path.stat().st_mtime_ns > started:
                     path.unlink()
         with open_store(tmp_path) as store:
-            useless = scale_patches(
+            useless, brought = scale_patches(
                 lambda: source, facts, changes, check, store, check.digest, NO_STATISTICS, tmp_path, KEY
             )
         eye = torch.eye(48)
         now = {str(p.at): kept_values(tmp_path, KEY, p.at.layer, [p.stat])[p.stat.text] for p in patches}
         factors = {float((now[at] - eye).norm() / (full[at] - eye).norm()) for at in full}
         assert max(factors) - min(factors) < 1e-5
-        return [str(place) for place in useless], max(factors)
+        assert brought.factor == pytest.approx(max(factors), abs=1e-5)
+        return [str(place) for place in useless], brought
 
     started = max(path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors"))
-    useless, factor = scale(CHECK)
+    useless, brought = scale(CHECK)
     scores = {}
     for name in FACTORS:
         times = with_factor(changes, name)
@@ -238,7 +240,9 @@ def test_the_factor_is_the_smallest_within_an_error_of_the_best(source: LoadedMo
         scores[name] = clustered_mean(kl.tolist(), [base.shape[1]] * len(kl), Unit.NATS)
     best = min(scores.values(), key=lambda score: score.value)
     wanted = next(name for name in FACTORS if scores[name].value <= best.value + best.stderr)
-    assert factor == pytest.approx(float(wanted), abs=1e-5)
+    assert brought.factor == float(wanted)
+    assert brought.kl == pytest.approx(scores[wanted].value, rel=1e-4)
+    assert brought.kl_without == pytest.approx(scores["0"].value, rel=1e-4)
     assert bool(useless) == (wanted == "0")
     assert math.isfinite(best.stderr)
 

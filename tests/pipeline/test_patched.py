@@ -63,6 +63,7 @@ def test_a_plan_shows_its_patches_and_goes_stale_without_them(
     assert shown.code == 0, shown.err
     assert "patch for layer 2" in shown.out
     assert "new weights of mlp.down_proj" in shown.out
+    assert "patches: 1, fitted on builtin:pydoc, times" in " ".join(shown.out.split())
     assert "LB351" in shown.out
     assert "nothing is kept before it" in shown.out
     said = json.loads(lbdsl("plan", name, "model", "--json").out)
