@@ -198,7 +198,7 @@ class ModelRef(PlanValue):
 
 
 class PatchCheck(PlanValue):
-    """The factor of a plan's patches, and the KL to the base in nats per token, with them and without, on the text that they
+    """The factor of a plan's patches, and the KL to the base in nats per token, with and without them, on the text that they
     are checked on."""
 
     factor: float
