@@ -198,8 +198,8 @@ class ModelRef(PlanValue):
 
 
 class PatchCheck(PlanValue):
-    """The factor of a plan's patches, and the KL to the base in nats per token, with and without them, on the text that they
-    are checked on."""
+    """The factor of a plan's patches, and the KL to the base in nats per token, with and without them, on the text that
+    they are checked on."""
 
     factor: float
     kl: float
