@@ -25,7 +25,7 @@ class Drop(Action):
     sub-block before it (the MLP of the layer before, or for `drop(mlp)` the layer's own attention) is mapped by the matrix
     that best makes up for it on the calibration text, merged into that sub-block's last weights. Sub-blocks dropped one
     after the other get one matrix together. It is checked on text of another source: where it does not help there, or where
-    the sub-block before is kept by a rule or followed by a norm, the drop is not patched, and the plan says so.
+    an earlier rule keeps the sub-block before, or a norm follows it, the drop is not patched, and the plan says so.
     Why: in many layers attention hardly matters; without it a token costs less and needs no KV cache. An MLP holds most of
     a layer's weights; every engine can serve a model without whole layers.
     Example: `lowest 8 by sensitivity drop(patch=linear)`, `lowest 2 by nll(drop(mlp)) drop(mlp)`

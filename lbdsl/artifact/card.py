@@ -81,7 +81,8 @@ def _plan_lines(record: Record) -> list[str]:
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
     said = layers_text(kept) if kept else "no layer"
-    return [*lines, "", f"Kept as they were: {said}.", ""]
+    when = " before healing, which trains every layer" if record.heal is not None else ""
+    return [*lines, "", f"Kept as they were{when}: {said}.", ""]
 
 
 def _cost_lines(record: Record) -> list[str]:
@@ -157,11 +158,10 @@ def _heal_lines(record: Record) -> list[str]:
     apart = heal.get("validation") or []
     if apart:
         best = min(loss for _, loss in apart)
-        lines += [
-            f"Loss on text that did not heal it (which the base model wrote): {apart[0][1]:.3f} before, {best:.3f} after "
-            f"{heal['kept']} tokens, whose weights are kept.",
-            "",
-        ]
+        kept = f"{best:.3f} after {heal['kept']} tokens, whose weights are kept"
+        if heal["kept"] == 0:
+            kept = f"{apart[-1][1]:.3f} at the end: healing made it worse, and the weights before healing are kept"
+        lines += [f"Loss on text that did not heal it (which the base model wrote): {apart[0][1]:.3f} before, {kept}.", ""]
     return [*lines, "![healing loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -122,8 +122,11 @@ class Selection(Chosen):
         return tuple(self.changes)
 
 
-def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement]) -> Diagnosed[Selection]:
-    """Apply the rules from top to bottom; the first rule that matches a layer claims it.
+def select(
+    recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement], *, unhelped: Collection[Place] = ()
+) -> Diagnosed[Selection]:
+    """Apply the rules from top to bottom; the first rule that matches a layer claims it. `unhelped` are dropped sub-blocks
+    that no patch helps.
 
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` that cannot be met, a
     requirement on the model that does not hold. All errors are returned at once, unless one hides another.
@@ -139,7 +142,7 @@ def select(recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Mea
     if table is None:
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
-    layers, unpatched = _patched(case, [_layer(case, table, reasons, index) for index in range(facts.layers)])
+    layers, unpatched = _patched(case, [_layer(case, table, reasons, index) for index in range(facts.layers)], unhelped)
     selection = Selection(layers, table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
     found = (
@@ -183,17 +186,19 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
     return PlannedAction(action=take.action, rule=number, paths=paths, effective=changes and not take.action.keeps)
 
 
-def _patched(case: Case, layers: Sequence[LayerChoice]) -> tuple[tuple[LayerChoice, ...], list[Diagnostic]]:
+def _patched(
+    case: Case, layers: Sequence[LayerChoice], unhelped: Collection[Place]
+) -> tuple[tuple[LayerChoice, ...], list[Diagnostic]]:
     """The layers with the patches that their actions want, and LB351 for each reason why some drops have none."""
     wanted: dict[Place, int] = {}
     kept: dict[Place, int] = {}
     for place in places(case.facts):
         output = f"{Slot.WEIGHTS}.{output_module(case.facts, place.slot)}"
         for item in layers[place.layer].actions:
-            if item.effective and item.action.patched and place.slot in item.paths:
+            if item.effective and item.action.patched and place.slot in item.paths and place not in unhelped:
                 wanted[place] = item.rule
             if item.action.keeps and any(touch(path, place.slot) or path == output for path in item.paths):
-                kept[place] = item.rule
+                kept.setdefault(place, item.rule)
     if not wanted:
         return tuple(layers), []
     changes, without = with_patches(case.facts, {c.index: c.change for c in layers if c.changed}, wanted, kept)

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warning
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
-from lbdsl.layer.patches import patches_of
+from lbdsl.layer.patches import Place, patches_of
 from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
@@ -165,10 +165,10 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
-    used = chosen.value.used_statistics
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
-    statistics, on, without = _patched(resolved, bench, chosen.value, on, measured)
-    joint, joint_digest = _joint(resolved, bench, chosen.value, statistics)
+    selection, statistics, on, without = _patched(resolved, bench, chosen.value, on, measured)
+    used = selection.used_statistics
+    joint, joint_digest = _joint(resolved, bench, selection, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
         source=_lasting(bench),
@@ -184,7 +184,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     built = build(
         resolved,
         facts,
-        chosen.value,
+        selection,
         measured.scores,
         joint,
         ref,
@@ -254,6 +254,10 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     if not requests and not wanted and not (planned and patching):
         return Measured(recipe, bench, {}, None, diagnostics)
     check = check_blocks(recipe.measure, bench, data_folder(recipe.path)) if patching else None
+    flattered = next((text for text, action in actions.items() if action.patched), None)
+    if flattered is not None:
+        said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
+        diagnostics += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
     scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, check)
     return Measured(recipe, bench, scores, on, diagnostics, statistics, check)
 
@@ -360,34 +364,39 @@ def _fitted(
 
 def _patched(
     recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, measured: Measured
-) -> tuple[Statistics | None, MeasuredOn, tuple[Diagnostic, ...]]:
-    """The statistics of the whole plan, with its patches if it has any, what they bring, and a note on those that do not
-    help."""
-    check = measured.check
-    if check is None or not patches_of(bench.facts, chosen.changes):
-        return measured.statistics, on, ()
+) -> tuple[Selection, Statistics | None, MeasuredOn, tuple[Diagnostic, ...]]:
+    """The selection with those patches alone that help, its statistics, what they bring, and a note on the others."""
     from lbdsl.measure.patch_factor import scale_patches
     from lbdsl.measure.store import open_store
 
-    statistics = _fitted(recipe, bench, [chosen.changes], on, check)
-    with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
-        useless, brought = scale_patches(
-            lambda: bench.measured_base,
-            bench.facts,
-            chosen.changes,
-            check,
-            store,
-            fingerprint_of(bench, check.digest),
-            statistics,
-            bench.cache_dir,
-            on.statistics_key,
-            progress=report,
-            batch=bench.options.batch,
-        )
-    why = f"it does not help on {check.data}"
-    if math.isfinite(brought.kl) and math.isfinite(brought.kl_without):
-        on = on.model_copy(update={"patches": brought})
-    return statistics, on, (unpatched(useless, why),) if useless else ()
+    check, statistics, unhelped = measured.check, measured.statistics, set[Place]()
+    while check is not None and patches_of(bench.facts, chosen.changes):
+        statistics = _fitted(recipe, bench, [chosen.changes], on, check)
+        with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
+            useless, brought = scale_patches(
+                lambda: bench.measured_base,
+                bench.facts,
+                chosen.changes,
+                check,
+                store,
+                fingerprint_of(bench, check.digest),
+                statistics,
+                bench.cache_dir,
+                on.statistics_key,
+                progress=report,
+                batch=bench.options.batch,
+            )
+        if not useless:
+            if math.isfinite(brought.kl) and math.isfinite(brought.kl_without):
+                on = on.model_copy(update={"patches": brought})
+            break
+        # What is left is fitted again, in a model without those.
+        unhelped |= set(useless)
+        chosen = select(recipe, bench.facts, measured.scores, unhelped=unhelped).unwrap()
+    else:
+        statistics = measured.statistics
+    why = f"it does not help on {check.data}" if check is not None else ""
+    return chosen, statistics, on, (unpatched(unhelped, why),) if unhelped else ()
 
 
 def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:

@@ -72,6 +72,10 @@ def test_the_sub_block_before_makes_up_for_a_run_of_dropped_ones(rules: str, wan
             "layer 2 is dropped without a patch: an earlier rule keeps the MLP of layer 1 as it is",
         ),
         (
+            "layers 1 keep(mlp)\nlayers 2 drop(patch=linear)\nelse keep",
+            "layer 2 is dropped without a patch: an earlier rule keeps the MLP of layer 1 as it is",
+        ),
+        (
             'modules "*.1.mlp.down_proj" keep\nlayers 2 drop(patch=linear)',
             "layer 2 is dropped without a patch: an earlier rule keeps the MLP of layer 1 as it is",
         ),

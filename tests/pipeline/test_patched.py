@@ -59,21 +59,21 @@ def test_a_plan_shows_its_patches_and_goes_stale_without_them(
     cache_dir = new_cache(workplace / "cache")
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(cache_dir))
     name = recipe(workplace, "layers 0, 2 drop(patch=linear)")
-    shown = lbdsl("plan", name, "model", "-o", "x.lbplan")
+    shown = lbdsl("plan", name, "model", "-o", "x.lbplan", "--low-memory")
     assert shown.code == 0, shown.err
     assert "patch for layer 2" in shown.out
     assert "new weights of mlp.down_proj" in shown.out
     assert "patches: 1, fitted on builtin:pydoc, times" in " ".join(shown.out.split())
     assert "LB351" in shown.out
     assert "nothing is kept before it" in shown.out
-    said = json.loads(lbdsl("plan", name, "model", "--json").out)
+    said = json.loads(lbdsl("plan", name, "model", "--json", "--low-memory").out)
     assert said["layers"][1]["new_weights"] == ["mlp.down_proj.weight"]
-    assert said["measured_on"]["check"] == NAME
+    assert said["measured_on"]["check"] == "builtin:docs"
     shutil.rmtree(cache_dir / "statistics")
     stale = lbdsl("apply", "x.lbplan", "-o", "out")
     assert stale.code == 3
     assert "LB347" in stale.err
-    assert lbdsl("plan", name, "model").code == 0
+    assert lbdsl("plan", name, "model", "--low-memory").code == 0
     assert lbdsl("apply", "x.lbplan", "-o", "out").code == 0
 
 
@@ -84,12 +84,19 @@ def test_a_patch_that_does_not_help_on_other_text_is_left_out(workplace: Path, l
     assert note.message == f"layers 2, 4 are dropped without a patch: it does not help on {NAME}"
     base, made = weights(workplace / "model"), weights(workplace / "out")
     assert all(torch.equal(tensor, base[name]) for name, tensor in made.items())
+    plan = read_record(workplace / "out").unwrap().plan
+    assert [layer.index for layer in plan.changed] == [2, 4]
+    assert not plan.statistics
+    assert plan.measured_on is not None
+    assert plan.measured_on.patches is None
+    assert "patch for" not in (workplace / "out" / "README.md").read_text()
 
 
 def test_patched_drops_are_scored_with_their_patches(workplace: Path, lbdsl) -> None:
     name = recipe(workplace, "lowest 2 by kl(drop(patch=linear)) drop(patch=linear)")
     done = lbdsl("measure", name, "model", "--json")
     assert done.code == 0, done.err
+    assert "LB352" in done.err
     patched = {row["layer"]: row["value"] for row in json.loads(done.out)["scores"] if row["metric"] == "kl"}
     name = recipe(workplace, "lowest 2 by kl(drop) drop")
     done = lbdsl("measure", name, "model", "--json")
