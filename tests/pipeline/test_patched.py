@@ -58,14 +58,14 @@ def test_a_plan_shows_its_patches_and_goes_stale_without_them(
 ) -> None:
     cache_dir = new_cache(workplace / "cache")
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(cache_dir))
-    name = recipe(workplace, "layers 0, 2 drop(patch=linear)")
+    name = recipe(workplace, "layers 3 keep\nlayers 2, 4 drop(patch=linear)")
     shown = lbdsl("plan", name, "model", "-o", "x.lbplan", "--low-memory")
     assert shown.code == 0, shown.err
     assert "patch for layer 2" in shown.out
     assert "new weights of mlp.down_proj" in shown.out
     assert "patches: 1, fitted on builtin:pydoc, times" in " ".join(shown.out.split())
     assert "LB351" in shown.out
-    assert "nothing is kept before it" in shown.out
+    assert "an earlier rule keeps the MLP of layer 3 as it is" in " ".join(shown.out.split())
     said = json.loads(lbdsl("plan", name, "model", "--json", "--low-memory").out)
     assert said["layers"][1]["new_weights"] == ["mlp.down_proj.weight"]
     assert said["measured_on"]["check"] == "builtin:docs"
