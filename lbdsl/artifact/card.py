@@ -18,8 +18,8 @@ from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title
 def write_card(record: Record, folder: Path) -> None:
     """Write README.md, and `healing.png` if the model was healed."""
     curve = record.heal["curve"] if record.heal else []
-    if record.heal and len(curve) > 1:
-        _draw_curve(curve, record.heal.get("validation") or [], folder / "healing.png")
+    if len(curve) > 1:
+        _draw_curve(curve, folder / "healing.png")
     (folder / "README.md").write_text(card_text(record), encoding="utf-8")
 
 
@@ -155,14 +155,7 @@ def _heal_lines(record: Record) -> list[str]:
         f"{heal['seconds']:.0f} s.",
         "",
     ]
-    apart = heal.get("validation") or []
-    if apart:
-        best = min(loss for _, loss in apart)
-        kept = f"{best:.3f} after {heal['kept']} tokens, whose weights are kept"
-        if heal["kept"] == 0:
-            kept = f"{apart[-1][1]:.3f} at the end: healing made it worse, and the weights before healing are kept"
-        lines += [f"Loss on text that did not heal it (which the base model wrote): {apart[0][1]:.3f} before, {kept}.", ""]
-    return [*lines, "![healing loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
+    return [*lines, "![training loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
 
 
 def _quality_lines(record: Record) -> list[str]:
@@ -214,19 +207,16 @@ def _perplexity(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.2f}"
 
 
-def _draw_curve(curve: list[list[float]], apart: list[list[float]], path: Path) -> None:
+def _draw_curve(curve: list[list[float]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.2), dpi=110)
-    for points, colour, name in ((curve, "#1f5fa8", "training text"), (apart, "#b5542b", "text that did not heal")):
-        if points:
-            axes.plot([t / 1000 for t, _ in points], [loss for _, loss in points], marker=".", color=colour, label=name)
-    axes.legend()
+    axes.plot([tokens / 1000 for tokens, _ in curve], [loss for _, loss in curve], marker=".", color="#1f5fa8")
     axes.set_xlabel("thousand tokens seen")
-    axes.set_ylabel("loss, nats/token")
+    axes.set_ylabel("training loss, nats/token")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.tight_layout()

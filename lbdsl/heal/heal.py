@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.heal.validation import Validation, every
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.parts import parts
@@ -31,8 +30,7 @@ CURVE_FILE = "curve.json"
 
 @dataclass(frozen=True)
 class HealReport:
-    """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point), and
-    `validation` (tokens seen, loss on text apart). The weights are those after `kept` tokens, where that loss was least.
+    """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point);
     `seconds` include those of earlier, interrupted processes."""
 
     steps: int
@@ -41,8 +39,6 @@ class HealReport:
     trained_params: int
     curve: tuple[tuple[int, float], ...]
     seconds: float
-    validation: tuple[tuple[int, float], ...] = ()
-    kept: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,15 +65,12 @@ def heal_model(
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
     save_seconds: float = 60.0,
-    validation_SN: Tensor | None = None,
 ) -> tuple[nn.Module, HealReport]:
     """Distil `teacher` into `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. `validation_SN` are sequences apart: the weights
-    that are best on them are returned, which may be those before healing, and training ends early when it no longer helps.
-    Checkpoints are saved in `folder`; with `resume` training continues from the newest complete one. `progress(done_tokens,
-    total_tokens, note)`. Raises HealInterrupted, after saving a checkpoint, if `should_stop` returns true; LbdslError
-    (LB464) if the loss is NaN or infinite.
+    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints are saved in `folder`; with `resume`
+    training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
+    after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
@@ -116,11 +109,7 @@ def heal_model(
         sinks = learned_sinks(trained)
         for name, value in load_file(checkpoint / LEARNED_FILE).items():
             sinks[name].data.copy_(value)
-    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    curve = _Curve(folder / CURVE_FILE, start)
-    validation = None
-    if validation_SN is not None:
-        validation = Validation(validation_SN, folder, every(steps, tokens_per_step, validation_SN), start)
+    curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
 
     earlier = curve.seconds
 
@@ -128,16 +117,10 @@ def heal_model(
         if not math.isfinite(point.loss):
             raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
         curve.add(point.step, point.tokens, point.loss, earlier + time.monotonic() - started)
-        apart = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
-        note = f"loss {point.loss:.3f}{apart}, {point.tokens_per_second:.0f} tok/s"
-        progress(point.tokens, last * tokens_per_step, note)
+        progress(point.tokens, last * tokens_per_step, f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
 
     callback = HealCallback(
-        tokens_per_step=tokens_per_step,
-        on_point=on_point,
-        should_stop=should_stop,
-        save_seconds=save_seconds,
-        validation=validation,
+        tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop, save_seconds=save_seconds
     )
     started = time.monotonic()
     with quiet_transformers():
@@ -152,25 +135,18 @@ def heal_model(
         )
         # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
         trainer.remove_callback(PrinterCallback)
-        callback.measure = trainer.validation_loss
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted
-    if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
-        raise _diverged("the healing loss on text apart is no number")
     if not all(bool(p.isfinite().all()) for p in trained.parameters() if p.requires_grad):
         raise _diverged("healing ended with weights that are no numbers")
-    if validation is not None:
-        validation.restore(trained)
     report = HealReport(
-        steps=trainer.state.global_step,
-        tokens=trainer.state.global_step * tokens_per_step,
+        steps=steps,
+        tokens=steps * tokens_per_step,
         passes=passes,
         trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
         curve=curve.points,
         seconds=round(earlier + time.monotonic() - started, 1),
-        validation=() if validation is None else tuple((tokens, loss) for _, tokens, loss in validation.points),
-        kept=None if validation is None else validation.best[1],
     )
     healed = _merged(trained, dtype)
     # The Trainer turns it off; restore it before the model is saved.

@@ -17,7 +17,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.objective import chunked_kl, hidden_loss
-from lbdsl.heal.validation import Measure, Validation
 
 COMPLETE = "lbdsl-complete"
 LEARNED_FILE = "learned.safetensors"
@@ -92,20 +91,6 @@ class HealTrainer(Trainer):
         assert isinstance(self.train_dataset, BlockDataset)
         return SequentialSampler(self.train_dataset)
 
-    @torch.no_grad()
-    def validation_loss(self, ids_SN: Tensor) -> float:
-        """The mean loss over these sequences, in batches as in training."""
-        model = self.model
-        assert model is not None
-        training = model.training
-        model.eval()
-        total = 0.0
-        with self.compute_loss_context_manager():
-            for ids_BN in ids_SN.to(self.args.device).split(self.args.per_device_train_batch_size):
-                total += float(self.compute_loss(model, {"input_ids": ids_BN})) * len(ids_BN)
-        model.train(training)
-        return total / len(ids_SN)
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -166,8 +151,7 @@ def _causal_lm(model: Any) -> Any:
 
 
 class HealCallback(TrainerCallback):
-    """Reports points, requests a checkpoint every `save_seconds`, marks checkpoints as complete, measures the loss on text
-    apart, and stops on request or when that no longer falls."""
+    """Reports points, requests a checkpoint every `save_seconds`, marks checkpoints as complete, and stops on request."""
 
     def __init__(
         self,
@@ -176,7 +160,6 @@ class HealCallback(TrainerCallback):
         on_point: Callable[[HealPoint, int], None],
         should_stop: Callable[[], bool],
         save_seconds: float,
-        validation: Validation | None = None,
     ):
         self._tokens_per_step = tokens_per_step
         self._on_point = on_point
@@ -185,24 +168,12 @@ class HealCallback(TrainerCallback):
         self._started = self._saved = time.monotonic()
         self._first_step = 0
         self.stopped = False
-        self._validation = validation
-        self.measure: Measure | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = self._saved = time.monotonic()
         self._first_step = state.global_step
-        self._validate(state, others["model"])
 
-    def _validate(self, state: TrainerState, model: nn.Module) -> None:
-        validation = self._validation
-        if validation is not None and self.measure is not None and validation.due(state.global_step, state.max_steps):
-            loss = self.measure(validation.ids_SN)
-            validation.add(state.global_step, state.global_step * self._tokens_per_step, loss, model)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        self._validate(state, others["model"])
-        if self._validation is not None and not self._validation.patient:
-            control.should_training_stop = True
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._should_stop():
             self.stopped = control.should_training_stop = True
         if self.stopped or state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._save_seconds:

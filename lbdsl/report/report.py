@@ -43,9 +43,6 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         console.print(
             f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False
         )
-        if heal.get("validation"):
-            shown = _sparkline([loss for _, loss in heal["validation"]], console)
-            console.print(f"  other text  {shown}, kept after {heal['kept']} tokens", highlight=False, markup=False)
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
     for weights in packed_weights(record):

@@ -47,7 +47,6 @@ class RunInputs:
     heal_blocks:  None if there is no healing
     calibration:  the text that the inputs of packed weights are taken on, None if they need none
     eval_blocks:  one for each evaluation text
-    validation:   the text that healing is watched on; None to keep the last weights
     statistics:   returns the statistics of a layer, used to compute its new weights
     compute:      the compute dtype, if it differs from the dtype of the stored weights
     """
@@ -61,7 +60,6 @@ class RunInputs:
     heal_blocks: TokenBlocks | None
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
-    validation: TokenBlocks | None = None
     calibration: TokenBlocks | None = None
     device: Any = "cpu"
     statistics: StatisticsOf = no_statistics
@@ -101,7 +99,6 @@ def run_plan(
         "no_heal": no_heal,
         "lbdsl": lbdsl_version,
         "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None,
-        "text to watch healing": inputs.validation.digest if inputs.validation else None,
     }
     rewriting = None
     if not (resume and work.has_saved(identity)):
@@ -220,11 +217,7 @@ def _heal(
             progress=report,
             should_stop=should_stop,
             resume=resume,
-            validation_SN=inputs.validation.ids if inputs.validation else None,
         )
-    if summary.kept is not None and summary.kept < summary.tokens:
-        kept = f"those after {summary.kept} tokens" if summary.kept else "those before healing"
-        progress.say(f"the best weights on text that did not heal are kept: {kept}, not the last after {summary.tokens}")
     return healed, {**summary.to_json(), "data": str(plan.heal.data), "data_digest": blocks.digest}
 
 

@@ -23,9 +23,7 @@ CHECKING = ("builtin:docs", "builtin:pydoc")
 """The first of these that is another source is the one for checking where the model cannot write it."""
 
 CHECK_TOKENS, CHECK_LENGTH = 8192, 512
-VALIDATION_TOKENS, VALIDATION_LENGTH = 2048, 256
-"""The most tokens for checking, and for watching healing, and of one of their sequences: later tokens take longer to write
-and say little more."""
+"""The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
 
 def data_folder(recipe_path: str) -> Path:
@@ -97,13 +95,6 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
 
     tokens = steps_of(heal) * heal.batch * heal.seq
     return _blocks(heal.data, TextPart.HEAL, tokens, heal.seq, bench, folder, heal.seed)
-
-
-def validation_blocks(heal: Heal, bench: Workbench) -> TokenBlocks:
-    """Text that healing is watched on: another than is healed on, of another kind, and not that which is judged on."""
-    from lbdsl.data.written import written_blocks
-
-    return written_blocks(writer_of(bench), VALIDATION_TOKENS, min(heal.seq, VALIDATION_LENGTH), heal.seed)
 
 
 def eval_blocks(
