@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
@@ -15,8 +14,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warni
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
-from lbdsl.layer.patches import Place, patches_of
-from lbdsl.layer.weights import Stat, stats_by_layer
+from lbdsl.layer.patches import patches_of
+from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
@@ -28,16 +27,16 @@ from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
-from lbdsl.solve.select import Selection, select, unpatched
+from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
 from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
 from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
-    from lbdsl.measure.flow import Changes
     from lbdsl.measure.statistics import Statistics
 
 
@@ -166,7 +165,9 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
-    selection, statistics, on, without = _patched(resolved, bench, chosen.value, on, measured)
+    selection, statistics, on, without = helpful_patches(
+        resolved, bench, chosen.value, measured.scores, on, measured.check, measured.statistics
+    )
     used = selection.used_statistics
     joint, joint_digest = _joint(resolved, bench, selection, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
@@ -301,7 +302,7 @@ def _scores(
     if any(patches_of(bench.facts, changes) for changes in alone.values()):
         models = list({(r.action, r.layer): changes for r, changes in alone.items()}.values())
         assert check is not None, "patches are checked"
-        statistics = _fitted(recipe, bench, models, on, check, wanted_statistics)
+        statistics = fitted(recipe, bench, models, on, check, wanted_statistics)
     with open_store(bench.cache_dir) as store:
         stored = stored_as(bench.facts, requests, actions, statistics)
         missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
@@ -325,91 +326,6 @@ def _scores(
 def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
     data = str(recipe.measure.data)
     return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
-
-
-def _fitted(
-    recipe: Recipe,
-    bench: Workbench,
-    models: Sequence[Changes],
-    on: MeasuredOn,
-    check: TokenBlocks,
-    taken: Mapping[int, tuple[Stat, ...]] = MappingProxyType({}),
-) -> Statistics:
-    """The statistics of changed models, with their patches, and those of `taken`; all but the patches are there already."""
-    from lbdsl.measure.patches import fit_patches
-    from lbdsl.measure.statistics import kept_statistics
-    from lbdsl.verbs.texts import data_folder, score_blocks
-
-    used = dict(taken)
-    for changes in models:
-        for layer, stats in stats_by_layer({i: dict(c.weights).values() for i, c in changes.items()}).items():
-            used[layer] = (*used.get(layer, ()), *stats)
-    key = on.statistics_key
-    statistics = kept_statistics(bench.cache_dir, key, used)
-    with bench.progress.stage("fitting patches") as report:
-        fit_patches(
-            lambda: bench.measured_base,
-            bench.facts,
-            models,
-            score_blocks(recipe.measure, bench, data_folder(recipe.path)),
-            check,
-            statistics,
-            bench.cache_dir,
-            key,
-            progress=report,
-            batch=bench.options.batch,
-        )
-    return statistics
-
-
-def _patched(
-    recipe: Recipe, bench: Workbench, chosen: Selection, on: MeasuredOn, measured: Measured
-) -> tuple[Selection, Statistics | None, MeasuredOn, tuple[Diagnostic, ...]]:
-    """The selection with those patches alone that help, its statistics, what they bring, and a note on the others."""
-    from lbdsl.measure.patch_factor import scale_patches
-    from lbdsl.measure.store import open_store
-
-    check, statistics, unhelped = measured.check, measured.statistics, set[Place]()
-    while check is not None and patches_of(bench.facts, chosen.changes):
-        statistics = _fitted(recipe, bench, [chosen.changes], on, check)
-        with open_store(bench.cache_dir) as store, bench.progress.stage("checking patches") as report:
-            useless, brought = scale_patches(
-                lambda: bench.measured_base,
-                bench.facts,
-                chosen.changes,
-                check,
-                store,
-                fingerprint_of(bench, check.digest),
-                statistics,
-                bench.cache_dir,
-                on.statistics_key,
-                progress=report,
-                batch=bench.options.batch,
-            )
-        if not useless:
-            if math.isfinite(brought.kl) and math.isfinite(brought.kl_without):
-                on = on.model_copy(update={"patches": brought})
-            break
-        # What is left is fitted again, in a model without those.
-        unhelped |= set(useless)
-        chosen = select(recipe, bench.facts, measured.scores, unhelped=unhelped).unwrap()
-    else:
-        statistics = measured.statistics
-    why = f"it does not help on {check.data}" if check is not None else ""
-    return chosen, statistics, on, (unpatched(unhelped, why),) if unhelped else ()
-
-
-def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
-    """The cache key for the scores of this model on this text."""
-    from lbdsl.measure.fingerprint import fingerprint
-
-    return fingerprint(
-        model=bench.digest,
-        blocks=blocks_digest,
-        saved=bench.facts.dtype,
-        dtype=bench.computed.dtype,
-        device=bench.device,
-    )
 
 
 def _joint(
