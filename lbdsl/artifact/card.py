@@ -18,8 +18,8 @@ from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title
 def write_card(record: Record, folder: Path) -> None:
     """Write README.md, and `healing.png` if the model was healed."""
     curve = record.heal["curve"] if record.heal else []
-    if len(curve) > 1:
-        _draw_curve(curve, folder / "healing.png")
+    if record.heal and len(curve) > 1:
+        _draw_curve(curve, record.heal.get("validation") or [], folder / "healing.png")
     (folder / "README.md").write_text(card_text(record), encoding="utf-8")
 
 
@@ -147,15 +147,24 @@ def _heal_lines(record: Record) -> list[str]:
         why = " (`--no-heal`)" if record.no_heal else ""
         return ["## Healing", "", f"None{why}.", ""]
     heal = record.heal
-    lines = [
-        "## Healing",
-        "",
-        f"{heal['steps']} steps, {heal['tokens']} tokens seen of `{heal['data']}` "
-        f"({heal['passes']:.1f} passes), {count_text(heal['trained_params'])} weights trained in "
-        f"{heal['seconds']:.0f} s.",
-        "",
-    ]
-    return [*lines, "![training loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
+    lines = ["## Healing", ""]
+    for stage in heal.get("stages", [heal]):
+        name = f"Stage `{stage['stage']}`: " if "stages" in heal else ""
+        lines += [
+            f"{name}{stage['steps']} steps, {stage['tokens']} tokens seen of `{stage['data']}` "
+            f"({stage['passes']:.1f} passes), {count_text(stage['trained_params'])} weights trained in "
+            f"{stage['seconds']:.0f} s.",
+            "",
+        ]
+        apart = stage.get("validation") or []
+        if apart:
+            best = min(loss for _, loss in apart)
+            lines += [
+                f"Loss on other text of the same source: {apart[0][1]:.3f} before, {best:.3f} after "
+                f"{stage['kept']} tokens, whose weights are kept.",
+                "",
+            ]
+    return [*lines, "![healing loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
 
 
 def _quality_lines(record: Record) -> list[str]:
@@ -207,16 +216,19 @@ def _perplexity(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.2f}"
 
 
-def _draw_curve(curve: list[list[float]], path: Path) -> None:
+def _draw_curve(curve: list[list[float]], apart: list[list[float]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.2), dpi=110)
-    axes.plot([tokens / 1000 for tokens, _ in curve], [loss for _, loss in curve], marker=".", color="#1f5fa8")
+    for points, colour, name in ((curve, "#1f5fa8", "training text"), (apart, "#b5542b", "text that did not heal")):
+        if points:
+            axes.plot([t / 1000 for t, _ in points], [loss for _, loss in points], marker=".", color=colour, label=name)
+    axes.legend()
     axes.set_xlabel("thousand tokens seen")
-    axes.set_ylabel("training loss, nats/token")
+    axes.set_ylabel("loss, nats/token")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.tight_layout()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class _Judged:
 
 @dataclass(frozen=True)
 class _Healed:
-    """The fields that are read from `heal`; a point of the curve is (tokens seen, loss)."""
+    """The fields that are read from `heal`; a point of a curve is (tokens seen, loss)."""
 
     data: str
     steps: int
@@ -57,6 +57,9 @@ class _Healed:
     trained_params: int
     curve: list[tuple[float, float]]
     seconds: float
+    validation: list[tuple[float, float]] = field(default_factory=list)
+    kept: int | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Record(BaseModel):

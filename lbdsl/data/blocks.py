@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.digest import canonical_json
+from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.units import tokens_text
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart, document_hash
@@ -47,6 +47,12 @@ class TokenBlocks:
     @property
     def tokens(self) -> int:
         return self.ids.numel()
+
+    def rows(self, start: int, end: int) -> TokenBlocks:
+        """Sequences `start` to `end` alone."""
+        if (start, end) == (0, self.sequences):
+            return self
+        return replace(self, ids=self.ids[start:end], digest=digest_of([self.digest, start, end]))
 
 
 Used = frozenset[tuple[str, bool]]

@@ -1,4 +1,4 @@
-"""`heal_model`: run the `heal` block of a recipe on a changed model."""
+"""`heal_model`: run a stage of healing on a changed model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.model.computing import cast_weights
+from lbdsl.heal.lessons import Distill, Lesson, Match
+from lbdsl.heal.teacher import Teacher
+from lbdsl.heal.validation import Validation, every
+from lbdsl.heal.weights import merged, with_trainable_weights
 from lbdsl.model.quiet import quiet_transformers
-from lbdsl.parts import parts
-from lbdsl.recipe.schema import Heal, Lora
-from lbdsl.recipe.schema_blocks import LearnedSinks
+from lbdsl.recipe.schema_blocks import HealSettings, Stage
+
+SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""Transformers' names of the schedules of a recipe."""
 
 POINTS = 40
 """Approximate number of recorded points of the training curve."""
@@ -30,15 +35,19 @@ CURVE_FILE = "curve.json"
 
 @dataclass(frozen=True)
 class HealReport:
-    """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point);
+    """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point), and
+    `validation` (tokens seen, loss on text apart). The weights are those after `kept` tokens, where that loss was least.
     `seconds` include those of earlier, interrupted processes."""
 
+    stage: str
     steps: int
     tokens: int
     passes: float
     trained_params: int
     curve: tuple[tuple[int, float], ...]
     seconds: float
+    validation: tuple[tuple[int, float], ...] = ()
+    kept: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,27 +57,33 @@ class HealInterrupted(Exception):
     """Healing stopped on request, after saving a checkpoint."""
 
 
-def steps_of(heal: Heal) -> int:
+def steps_of(heal: HealSettings) -> int:
     """Number of optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
     return max(1, heal.tokens // (heal.batch * heal.seq))
 
 
 def heal_model(
     student: nn.Module,
-    teacher: nn.Module,
-    heal: Heal,
+    teacher: Teacher,
+    stage: Stage,
     ids_SN: Tensor,
     *,
+    parts: tuple[range, ...],
     passes: float,
     folder: Path,
     progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
     save_seconds: float = 60.0,
+    validation_SN: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[nn.Module, HealReport]:
-    """Distil `teacher` into `student` and return the healed model, adapters merged, in the student's dtype.
+    """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `ids_SN` holds steps_of(heal) * heal.batch sequences in training order. Checkpoints are saved in `folder`; with `resume`
+    `ids_SN` holds steps_of(stage) * stage.batch sequences in training order. `parts` are the layers to train: see
+    `segments`. `validation_SN` are sequences apart: the weights that are best on them are returned, which may be those
+    before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
+    the backward pass (gradient checkpointing). Checkpoints are saved in `folder`; with `resume`
     training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
     after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
@@ -83,13 +98,13 @@ def heal_model(
         HealTrainer,
         is_whole,
         last_whole_checkpoint,
-        learned_sinks,
+        trained,
     )
 
-    steps = steps_of(heal)
-    tokens_per_step = heal.batch * ids_SN.shape[1]
-    if ids_SN.shape[0] < steps * heal.batch:
-        raise ValueError(f"{steps} steps of {heal.batch} sequences need more than {ids_SN.shape[0]} sequences")
+    steps = steps_of(stage)
+    tokens_per_step = stage.batch * ids_SN.shape[1]
+    if ids_SN.shape[0] < steps * stage.batch:
+        raise ValueError(f"{steps} steps of {stage.batch} sequences need more than {ids_SN.shape[0]} sequences")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     for stale in folder.glob("checkpoint-*"):
@@ -102,14 +117,20 @@ def heal_model(
     use_cache = student.config.use_cache  # type: ignore[union-attr]
     dtype = next(student.parameters()).dtype
     device = next(student.parameters()).device
-    set_seed(heal.seed)
+    set_seed(stage.seed)
     with quiet_transformers():
-        trained = _with_trainable_weights(student, heal)
+        if recompute:
+            student.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        lesson = _lesson(student, teacher, stage, parts)
     if checkpoint is not None:
-        sinks = learned_sinks(trained)
+        weights = trained(lesson)
         for name, value in load_file(checkpoint / LEARNED_FILE).items():
-            sinks[name].data.copy_(value)
-    curve = _Curve(folder / CURVE_FILE, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+            weights[name].data.copy_(value)
+    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    curve = _Curve(folder / CURVE_FILE, start)
+    validation = None
+    if validation_SN is not None:
+        validation = Validation(folder, every(steps, tokens_per_step, validation_SN), start)
 
     earlier = curve.seconds
 
@@ -117,49 +138,77 @@ def heal_model(
         if not math.isfinite(point.loss):
             raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
         curve.add(point.step, point.tokens, point.loss, earlier + time.monotonic() - started)
-        progress(point.tokens, last * tokens_per_step, f"loss {point.loss:.3f}, {point.tokens_per_second:.0f} tok/s")
+        apart = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
+        note = f"loss {point.loss:.3f}{apart}, {point.tokens_per_second:.0f} tok/s"
+        progress(point.tokens, last * tokens_per_step, note)
 
     callback = HealCallback(
-        tokens_per_step=tokens_per_step, on_point=on_point, should_stop=should_stop, save_seconds=save_seconds
+        tokens_per_step=tokens_per_step,
+        on_point=on_point,
+        should_stop=should_stop,
+        save_seconds=save_seconds,
+        validation=validation,
     )
     started = time.monotonic()
     with quiet_transformers():
         trainer = HealTrainer(
-            teacher=teacher,
-            kl_weight=heal.kl_weight,
-            hidden_weight=heal.hidden_weight,
-            model=trained,
-            args=_arguments(heal, folder, dtype, device),
+            model=lesson,
+            args=_arguments(stage, folder, dtype, device),
             train_dataset=BlockDataset(ids_SN),
             callbacks=[callback],
         )
         # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
         trainer.remove_callback(PrinterCallback)
+        if validation_SN is not None:
+            callback.measure = partial(trainer.validation_loss, validation_SN, len(ids_SN))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted
-    if not all(bool(p.isfinite().all()) for p in trained.parameters() if p.requires_grad):
+    if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
+        raise _diverged("the healing loss on other text is no number")
+    weights = trained(lesson)
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise _diverged("healing ended with weights that are no numbers")
+    if validation is not None:
+        validation.restore(lesson)
     report = HealReport(
-        steps=steps,
-        tokens=steps * tokens_per_step,
+        stage=stage.name,
+        steps=trainer.state.global_step,
+        tokens=trainer.state.global_step * tokens_per_step,
         passes=passes,
-        trained_params=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        trained_params=sum(weight.numel() for weight in weights.values()),
         curve=curve.points,
         seconds=round(earlier + time.monotonic() - started, 1),
+        validation=() if validation is None else tuple((tokens, loss) for _, tokens, loss in validation.points),
+        kept=None if validation is None else validation.best[1],
     )
-    healed = _merged(trained, dtype)
+    healed = merged(lesson.student, dtype)
+    if recompute:
+        healed.gradient_checkpointing_disable()  # type: ignore[operator]
     # The Trainer turns it off; restore it before the model is saved.
     healed.config.use_cache = use_cache  # type: ignore[union-attr]
     return healed, report
+
+
+def _lesson(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range, ...]) -> Lesson:
+    """The module that this stage trains. Raises LB484 if it has nothing to train."""
+    first = parts[0].start if parts else 0
+    matching = stage.name == "match"
+    layers = sorted({layer for part in parts for layer in part}) if matching else range(first, len(student.model.layers))
+    if matching and not any(True for layer in layers for _ in student.model.layers[layer].parameters()):
+        raise fail("LB484", "the stage `match` has nothing to train", help="leave it out: no layer changed has weights")
+    prepared = with_trainable_weights(student, stage, layers)
+    if matching:
+        return Match(prepared, teacher, parts)
+    return Distill(prepared, teacher, first, stage.kl_weight, stage.hidden_weight)
 
 
 def _diverged(message: str) -> Exception:
     return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
 
 
-def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """TrainingArguments: cosine to zero after 5 % warm-up, AdamW without weight decay, checkpoints by HealCallback."""
+def _arguments(heal: HealSettings, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """TrainingArguments: AdamW without weight decay, checkpoints by HealCallback."""
     from transformers import TrainingArguments
 
     steps = steps_of(heal)
@@ -172,8 +221,8 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
         max_steps=steps,
         per_device_train_batch_size=heal.batch,
         learning_rate=heal.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(steps * 0.05),
+        lr_scheduler_type=SCHEDULERS[heal.schedule],
+        warmup_steps=math.ceil(steps * heal.warmup),
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim="adamw_torch",
@@ -197,69 +246,6 @@ def _arguments(heal: Heal, folder: Path, dtype: torch.dtype, device: torch.devic
     # One process heals on one device: with several visible, the Trainer would split each batch over all of them.
     args._n_gpu = min(args.n_gpu, 1)
     return args
-
-
-def _with_trainable_weights(student: nn.Module, heal: Heal) -> Any:
-    """Make learned sinks trainable, and LoRA adapters on the layers' linear maps, or the layers' weights and final norm,
-    unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by their
-    matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they are
-    saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
-    from lbdsl.heal.trainer import learned_sinks
-
-    for parameter in student.parameters():
-        parameter.requires_grad_(False)
-    for sinks in learned_sinks(student).values():
-        sinks.data = sinks.data.float()
-        sinks.requires_grad_(True)
-    if isinstance(heal.method, LearnedSinks):
-        return student
-    if isinstance(heal.method, Lora):
-        from peft import LoraConfig, get_peft_model
-
-        maps = [
-            name for name, module in student.named_modules() if isinstance(module, nn.Linear) and ".layers." in f".{name}"
-        ]
-        stored = tuple(
-            f"{name}.{module}."
-            for name, layer in student.named_modules()
-            for module, storage in getattr(layer, "spec", {}).get("weights", {}).items()
-            if not parts()[storage["kind"]].model_validate(storage).packs  # type: ignore[attr-defined]
-        )
-        targets = [name for name in maps if not f"{name}.".startswith(stored)]
-        if not targets:
-            raise fail(
-                "LB484",
-                "LoRA has nothing to train: every linear map of the layers is stored in a way of its own",
-                help="use `method = full` in the heal block, or leave some maps as they are",
-            )
-        config = LoraConfig(
-            r=heal.method.rank,
-            lora_alpha=heal.method.alpha,  # type: ignore[arg-type]
-            lora_dropout=0.0,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        )
-        own = learned_sinks(student).values()
-        trained = get_peft_model(student, config)
-        for sinks in own:
-            sinks.requires_grad_(True)
-        return trained
-    # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.
-    cast_weights(student, "float32")
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(".layers." in f".{name}" or name.endswith("model.norm.weight"))
-    return student
-
-
-def _merged(trained: Any, dtype: torch.dtype) -> nn.Module:
-    """The model with adapters merged into the weights in fp32, then cast back to `dtype`."""
-    if hasattr(trained, "merge_and_unload"):
-        cast_weights(trained, "float32")
-        trained = trained.merge_and_unload()
-    for parameter in trained.parameters():
-        parameter.requires_grad_(False)
-    cast_weights(trained, str(dtype).removeprefix("torch."))
-    return trained.eval()
 
 
 class _Curve:

@@ -88,3 +88,10 @@ def hidden_loss(student_LBND: list[Tensor], teacher_LBND: list[Tensor]) -> Tenso
         target = teacher_BND.detach().float()
         terms.append((student_BND.float() - target).square().sum() / target.square().sum().clamp_min(1e-12))
     return torch.stack(terms).mean()
+
+
+def layer_loss(student_BND: Tensor, before_BND: Tensor, after_BND: Tensor) -> Tensor:
+    """||s - t||^2 / ||t - x||^2 for a layer's output, the base's, and its input; a dimensionless scalar. 1 is the loss of
+    a layer that does nothing."""
+    before, target = before_BND.detach().float(), after_BND.detach().float()
+    return (student_BND.float() - target).square().sum() / (target - before).square().sum().clamp_min(1e-12)

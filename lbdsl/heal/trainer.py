@@ -1,10 +1,9 @@
-"""A `transformers.Trainer` that distils the base model into the changed one."""
+"""A `transformers.Trainer` that heals, and its checkpoints."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lbdsl.families.rows import SINK_LOGITS
-from lbdsl.heal.objective import chunked_kl, hidden_loss
+from lbdsl.heal.validation import Measure, Validation
 
 COMPLETE = "lbdsl-complete"
 LEARNED_FILE = "learned.safetensors"
@@ -44,74 +43,59 @@ class BlockDataset(Dataset):
         return self.ids_SN.shape[0]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self.ids_SN[index]}
+        """A sequence and its number."""
+        return {"input_ids": self.ids_SN[index], "rows": torch.tensor(index)}
 
 
 class HealTrainer(Trainer):
-    """Overrides the loss and the data order; optimizer, schedule, distributed training and resuming are the Trainer's."""
+    """A `Lesson` gives the loss; optimizer, schedule, distributed training and resuming are the Trainer's. Overrides the
+    data order, and what of the model is saved: the weights that are trained, by HealCallback."""
 
-    def __init__(self, *, teacher: Any, kl_weight: float, hidden_weight: float, **kwargs: Any):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # A list keeps the teacher out of the student's module tree, so that it is neither wrapped nor saved.
-        self._teacher = [teacher]
-        self._kl_weight = kl_weight
-        self._hidden_weight = hidden_weight
         self.model_accepts_loss_kwargs = False
 
-    @property
-    def _trains_sinks_alone(self) -> bool:
-        model = self.accelerator.unwrap_model(self.model)
-        return {name for name, p in model.named_parameters() if p.requires_grad} == learned_sinks(model).keys()
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The trained weights: not the whole model for the sake of a few numbers, which are in LEARNED_FILE."""
-        if self._trains_sinks_alone:
-            Path(output_dir or self.args.output_dir or ".").mkdir(parents=True, exist_ok=True)
-        else:
-            super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir or ".").mkdir(parents=True, exist_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self._trains_sinks_alone:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        """Nothing: `heal_model` has loaded the weights."""
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's, with learned sinks in a group of their own."""
         optimizer = super().create_optimizer(*args, **kwargs)
         sinks = learned_sinks(self.accelerator.unwrap_model(self.model))
-        own = {id(sink) for sink in sinks.values()}
+        own = {id(sink) for sink in sinks.values() if sink.requires_grad}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-        if sinks:
-            optimizer.add_param_group(
-                {"params": list(sinks.values()), "lr": SINK_LR * self.args.learning_rate, "weight_decay": 0.0}
-            )
+        if own:
+            chosen = [sink for sink in sinks.values() if sink.requires_grad]
+            optimizer.add_param_group({"params": chosen, "lr": SINK_LR * self.args.learning_rate, "weight_decay": 0.0})
         return optimizer
 
     def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:
         assert isinstance(self.train_dataset, BlockDataset)
         return SequentialSampler(self.train_dataset)
 
+    @torch.no_grad()
+    def validation_loss(self, ids_SN: Tensor, first_row: int) -> float:
+        """The mean loss over these sequences, in batches as in training; `first_row` is the number of the first."""
+        model = self.model
+        assert model is not None
+        training = model.training
+        model.eval()
+        total, rows_S = 0.0, torch.arange(first_row, first_row + len(ids_SN))
+        size = self.args.per_device_train_batch_size
+        for ids_BN, rows_B in zip(ids_SN.to(self.args.device).split(size), rows_S.split(size), strict=True):
+            total += float(model(ids_BN, rows_B)) * len(ids_BN)
+        model.train(training)
+        return total / len(ids_SN)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        ids_BN = inputs["input_ids"]
-        teacher = self._teacher[0]
-        with torch.no_grad(), _captured(teacher, self._hidden_weight > 0) as taught:
-            teacher(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
-        student = _causal_lm(self.accelerator.unwrap_model(model))
-        with _captured(student, self._hidden_weight > 0) as learned:
-            outputs = model(input_ids=ids_BN, use_cache=False, logits_to_keep=1)
-        # Logits are linear in the hidden states, so dividing the hidden states is equivalent.
-        learned_ND, taught_ND = (
-            hidden_BND.flatten(0, -2) / (student.logits_divisor or 1.0)
-            for hidden_BND in (learned.final_BND, taught.final_BND)
-        )
-        loss = self._kl_weight * chunked_kl(
-            learned_ND, student.lm_head.weight, taught_ND, teacher.lm_head.weight, cap=student.logit_softcap
-        )
-        if self._hidden_weight > 0:
-            loss = loss + self._hidden_weight * hidden_loss(learned.layers, taught.layers)
-        return (loss, outputs) if return_outputs else loss
+        loss = model(**inputs)
+        return (loss, {}) if return_outputs else loss
 
 
 def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -119,39 +103,14 @@ def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
 
 
-class _Captured:
-    """Filled by hooks in one forward: the final normed hidden states, and optionally those after each layer."""
-
-    def __init__(self) -> None:
-        self.final_BND: Tensor = torch.empty(0)
-        self.layers: list[Tensor] = []
-
-
-@contextmanager
-def _captured(causal_lm: Any, with_layers: bool):
-    seen = _Captured()
-    hooks = [causal_lm.model.norm.register_forward_hook(lambda _m, _i, out: setattr(seen, "final_BND", out))]
-    if with_layers:
-        for layer in causal_lm.model.layers:
-            hooks.append(
-                layer.register_forward_hook(
-                    lambda _m, _i, out: seen.layers.append(out[0] if isinstance(out, tuple) else out)
-                )
-            )
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _causal_lm(model: Any) -> Any:
-    """The causal language model under a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class HealCallback(TrainerCallback):
-    """Reports points, requests a checkpoint every `save_seconds`, marks checkpoints as complete, and stops on request."""
+    """Reports points, requests a checkpoint every `save_seconds`, marks checkpoints as complete, measures the loss on text
+    apart, and stops on request or when that no longer falls."""
 
     def __init__(
         self,
@@ -160,6 +119,7 @@ class HealCallback(TrainerCallback):
         on_point: Callable[[HealPoint, int], None],
         should_stop: Callable[[], bool],
         save_seconds: float,
+        validation: Validation | None = None,
     ):
         self._tokens_per_step = tokens_per_step
         self._on_point = on_point
@@ -168,12 +128,24 @@ class HealCallback(TrainerCallback):
         self._started = self._saved = time.monotonic()
         self._first_step = 0
         self.stopped = False
+        self._validation = validation
+        self.measure: Measure | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         self._started = self._saved = time.monotonic()
         self._first_step = state.global_step
+        self._validate(state, others["model"])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def _validate(self, state: TrainerState, model: nn.Module) -> None:
+        validation = self._validation
+        if validation is not None and self.measure is not None and validation.due(state.global_step, state.max_steps):
+            loss = self.measure()
+            validation.add(state.global_step, state.global_step * self._tokens_per_step, loss, model)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        self._validate(state, others["model"])
+        if self._validation is not None and not self._validation.patient:
+            control.should_training_stop = True
         if self._should_stop():
             self.stopped = control.should_training_stop = True
         if self.stopped or state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._save_seconds:
@@ -183,8 +155,7 @@ class HealCallback(TrainerCallback):
         self._saved = time.monotonic()
         assert args.output_dir is not None
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        # PEFT saves its adapters alone.
-        save_file({name: sinks.detach() for name, sinks in learned_sinks(others["model"]).items()}, folder / LEARNED_FILE)
+        save_file({name: weight.detach() for name, weight in trained(others["model"]).items()}, folder / LEARNED_FILE)
         (folder / COMPLETE).touch()
 
     def on_log(

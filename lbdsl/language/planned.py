@@ -30,9 +30,5 @@ def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
                 span,
                 "leave it out: give a number, as in `lowest 8 by nll drop`, and check the result with an `assert`",
             )
-        case tree.Block():
-            for item in node.items:
-                if isinstance(item, tree.Stage):
-                    yield "a `stage` is", item.span, "healing has one stage: `heal { tokens = 200k }`"
         case _:
             pass

@@ -291,6 +291,10 @@ class Block(Node):
     def settings(self) -> tuple[Setting, ...]:
         return tuple(item for item in self.items if isinstance(item, Setting))
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(item for item in self.items if isinstance(item, Stage))
+
 
 class Assertion(Node):
     expr: Expr

@@ -34,7 +34,7 @@ def statements() -> tuple[str, ...]:
     return tuple(word for word, keyword in keywords().items() if keyword.form and word not in PLANNED)
 
 
-PLANNED = frozenset({"among", "choose", "for", "minimizing", "stage", "subject", "to", "while"})
+PLANNED = frozenset({"among", "choose", "for", "minimizing", "subject", "to", "while"})
 """Words of syntax that is parsed but not supported (`lbdsl.language.planned`). Messages never suggest them."""
 
 BLOCKS = ("measure", "heal", "eval")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lbdsl.layer.cost import LayerCost, Machine, ModelCost
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Heal, Lora
-from lbdsl.recipe.schema_blocks import LearnedSinks
+from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
 
 SOFTMAX_COST = 512
 """A log-softmax and a comparison of one logit take about as long as this many multiply-adds of a matrix product."""
@@ -49,7 +49,7 @@ def estimate(
     judged = 0 if plan.eval is None else 2 * len(plan.eval.data) * plan.eval.tokens * (1 if plan.heal is None else 2)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
-        heal_seconds=_seconds(plan.heal.tokens if plan.heal is not None else 0, healing),
+        heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
         memory_bytes=_memory(plan.heal, facts),
         disk_bytes=room,
@@ -63,9 +63,13 @@ def _seconds(tokens: int, pace: float | None) -> float | None:
 
 def _memory(heal: Heal | None, facts: ModelFacts) -> int:
     """Bytes of weights, trained weights with their optimizer's state, and activations."""
-    weights = facts.params * facts.dtype_bytes
     if heal is None:
-        return 2 * weights
+        return 2 * facts.params * facts.dtype_bytes
+    return max(_stage_memory(stage, facts) for stage in heal.runs)
+
+
+def _stage_memory(heal: HealSettings, facts: ModelFacts) -> int:
+    weights = facts.params * facts.dtype_bytes
     if isinstance(heal.method, LearnedSinks):
         trained = facts.layers * facts.heads
     elif isinstance(heal.method, Lora):
@@ -73,9 +77,14 @@ def _memory(heal: Heal | None, facts: ModelFacts) -> int:
     else:
         trained = facts.params
         weights += facts.params * (4 - facts.dtype_bytes) // 2
-    step = heal.batch * heal.seq
-    kept = facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * facts.dtype_bytes
-    return 2 * weights + trained * 16 + kept
+    models = 1 if heal.teacher == "cached" else 2
+    return max(2 * weights, models * weights + trained * 16 + activation_bytes(heal, facts))
+
+
+def activation_bytes(heal: HealSettings, facts: ModelFacts, compute: str | None = None) -> int:
+    """Bytes that a step keeps for its backward pass. `compute`: the dtype, if it is not the facts' own."""
+    step, size = heal.batch * heal.seq, DTYPE_BYTES[compute or facts.dtype]
+    return facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * size
 
 
 def decode_bounds(

@@ -20,8 +20,8 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import SEQUENCES, sources_of
+from lbdsl.recipe.schema import Evaluate, Measure, Recipe
+from lbdsl.recipe.schema_blocks import SEQUENCES, HealSettings
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
 
@@ -32,6 +32,7 @@ CAUTIONS = ("LB328", "LB329", "LB337")
 """Findings of a plan that are also shown with its result."""
 
 Block = TypeVar("Block", Measure, Evaluate)
+Settings = TypeVar("Settings", bound=HealSettings)
 
 
 def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
@@ -50,9 +51,10 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
     if recipe.heal is not None:
-        seq = recipe.heal.seq if "seq" in recipe.heal.set_at else min(recipe.heal.seq, facts.positions)
-        blocks["heal"] = recipe.heal.model_copy(update={"seq": seq})
-        found += _heal_findings(blocks["heal"], window, facts)
+        runs = [_within(run, facts) for run in recipe.heal.runs]
+        stages = tuple(run for run in runs if recipe.heal.stages)
+        blocks["heal"] = _within(recipe.heal, facts).model_copy(update={"stages": stages})
+        found += [finding for run in runs for finding in _heal_findings(run, window, facts)]
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
 
 
@@ -79,8 +81,10 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
         help = "leave `seq` out of `eval`: then it is judged at that context"
         yield warning("LB329", message, _setting(judged, "seq"), help=help)
-    if recipe.heal is not None and set(judged.data) <= set(sources_of(recipe.heal.data)):
-        message = f"judged on the healing source, {recipe.heal.data}: other text is likely to lose more"
+    if recipe.heal is not None and set(judged.data) <= set(recipe.heal.sources):
+        message = (
+            f"judged on the healing source, {', '.join(map(str, recipe.heal.sources))}: other text is likely to lose more"
+        )
         help = 'judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`'
         yield warning("LB337", message, _setting(judged, "data"), help=help)
 
@@ -125,7 +129,7 @@ def _length_findings(name: str, block: Block, settled: Block, window: int, facts
         yield note("LB338", f"{takes}: {fewest}", _setting(block, "tokens"), help=() if block.seq else open_seq)
 
 
-def _beyond(name: str, block: Block | Heal, facts: ModelFacts) -> Iterator[Diagnostic]:
+def _beyond(name: str, block: Block | HealSettings, facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for sequences longer than the model's positions."""
     if block.seq is not None and block.seq > facts.positions:
         positions = tokens_text(facts.positions)
@@ -134,7 +138,12 @@ def _beyond(name: str, block: Block | Heal, facts: ModelFacts) -> Iterator[Diagn
         yield error("LB336", message, _setting(block, "seq"), help=help, fix=fix)
 
 
-def _heal_findings(heal: Heal, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
+def _within(heal: Settings, facts: ModelFacts) -> Settings:
+    """Sequences that the recipe leaves open are not longer than the model's positions."""
+    return heal if "seq" in heal.set_at else heal.model_copy(update={"seq": min(heal.seq, facts.positions)})
+
+
+def _heal_findings(heal: HealSettings, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
     yield from _beyond("heal", heal, facts)
     if heal.seq < 2 * window:
         help = "tokens that lie within the window heal nothing that it took away; give at least twice the window"

@@ -173,11 +173,12 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     statements = parsed.value.statements
     refused = [*not_in_this_version(statements)]
     for block in (statement for statement in statements if isinstance(statement, tree.Block)):
-        first = {setting.key.name: setting.key for setting in reversed(block.settings)}
-        for key in (setting.key for setting in block.settings if first[setting.key.name] is not setting.key):
-            labels = (Label(first[key.name].span, "first set here"),)
-            message = f"`{key.name}` is set twice, and JSON has no such form"
-            refused.append(error("LB045", message, key.span, labels=labels, help="remove one of them"))
+        for settings in (block.settings, *(stage.settings for stage in block.stages)):
+            first = {setting.key.name: setting.key for setting in reversed(settings)}
+            for key in (setting.key for setting in settings if first[setting.key.name] is not setting.key):
+                labels = (Label(first[key.name].span, "first set here"),)
+                message = f"`{key.name}` is set twice, and JSON has no such form"
+                refused.append(error("LB045", message, key.span, labels=labels, help="remove one of them"))
     if refused:
         return Diagnosed(None, tuple(refused))
     forms = [next(form for form in STATEMENTS if form.matches(node)) for node in statements]

@@ -4,7 +4,7 @@ schema."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from lbdsl.language.lexer import string_text
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
 from lbdsl.recipe.exchange_text import plain
 from lbdsl.recipe.scope import each, meant_words
-from lbdsl.recipe.settings import SETTINGS
+from lbdsl.recipe.settings import SETTINGS, STAGES
 
 Schema = dict[str, Any]
 """A part of the JSON schema."""
@@ -328,21 +328,52 @@ def _name(sign: str = "") -> Kind:
 
 
 def settings_of(block: str) -> Kind:
-    """The settings of a block, from the table `SETTINGS`."""
+    """The items of a block: the settings, from the table `SETTINGS`, and the stages of `heal`."""
     rows = SETTINGS[block]
+    has_stages = block == "heal"
 
     def read(reader: JsonReader, data: Any, path: str) -> str:
         if not isinstance(data, dict):
             reader.refuse(path, "must be an object")
-        reader.check_keys(rows, (), data, path)
-        return "; ".join(_named_values(reader, data, path, " = "))
+        reader.check_keys((*rows, *((_STAGES,) if has_stages else ())), (), data, path)
+        settings = _named_values(reader, {key: data[key] for key in data if key != _STAGES}, path, " = ")
+        listed = data.get(_STAGES, [])
+        if not isinstance(listed, list):
+            reader.refuse(f"{path}.{_STAGES}", "must be a list")
+        stages = each_item(partial(_stage, reader, rows), listed, f"{path}.{_STAGES}")
+        return "; ".join((*settings, *stages))
 
+    def write(items: tuple[tree.Setting | tree.Stage, ...]) -> dict[str, Any]:
+        found = _settings_data(item for item in items if isinstance(item, tree.Setting))
+        stages = [
+            {_STAGE: item.name.name, **_settings_data(item.settings)} for item in items if isinstance(item, tree.Stage)
+        ]
+        return {**found, _STAGES: stages} if stages else found
+
+    settings = {key: {**_ANY_VALUE, "description": row.meaning} for key, row in rows.items()}
+    stage = object_schema({_STAGE: {"enum": list(STAGES)}, **settings}, [_STAGE])
     return Kind(
         read,
-        lambda settings: {setting.key.name: _value_data(setting.value) for setting in settings},
-        object_schema({key: {**_ANY_VALUE, "description": row.meaning} for key, row in rows.items()}, []),
+        write,
+        object_schema({**settings, **({_STAGES: array_schema(stage)} if has_stages else {})}, []),
         f"{block.title()}Settings",
     )
+
+
+_STAGES, _STAGE = "stages", "stage"
+
+
+def _stage(reader: JsonReader, rows: Collection[str], data: Any, path: str) -> str:
+    if not isinstance(data, dict):
+        reader.refuse(path, "must be an object")
+    reader.check_keys((_STAGE, *rows), (_STAGE,), data, path)
+    name = WORD.read(reader, data[_STAGE], f"{path}.{_STAGE}")
+    settings = _named_values(reader, {key: data[key] for key in data if key != _STAGE}, path, " = ")
+    return f"stage {name} {{ {'; '.join(settings)} }}"
+
+
+def _settings_data(settings: Iterable[tree.Setting]) -> dict[str, Any]:
+    return {setting.key.name: _value_data(setting.value) for setting in settings}
 
 
 _A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}

@@ -101,9 +101,14 @@ class LearnedSinks(_Values):
 Method = Lora | FullWeights | LearnedSinks
 
 
-class Heal(BlockSettings):
-    """`heal { ... }`: distillation from the base model. `tokens` counts tokens seen, over all passes; the loss is
-    `kl_weight * KL(base || healed) + hidden_weight * hidden`."""
+Schedule = Literal["cosine", "linear", "constant"]
+TeacherPlace = Literal["loaded", "cached"]
+
+
+class HealSettings(BlockSettings):
+    """`tokens` counts tokens seen, over all passes; the loss of `distill` is `kl_weight * KL(base || healed) +
+    hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is where
+    the base is while the model learns: in memory, or its last hidden states on disk."""
 
     data: Text = "builtin:pydoc"
     tokens: int = Field(default=200_000, ge=1)
@@ -111,9 +116,39 @@ class Heal(BlockSettings):
     kl_weight: float = Field(default=1.0, ge=0)
     hidden_weight: float = Field(default=0.0, ge=0)
     lr: float = Field(default=1e-3, gt=0)
+    schedule: Schedule = "cosine"
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    teacher: TeacherPlace = "loaded"
     seq: int = Field(default=1024, ge=2)
     batch: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
+
+
+class Stage(HealSettings):
+    """`stage match { ... }`: each changed layer learns to give what the base's layer gives, on the base's hidden states.
+    `stage distill { ... }`: the model learns to predict what the base predicts."""
+
+    name: Literal["match", "distill"] = "distill"
+
+
+class Heal(HealSettings):
+    """`heal { ... }`: learning from the base model, in stages one after the other; without any, it distils."""
+
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Stage, ...]:
+        """The stages, in order; the block itself is one when it has none."""
+        own = {name: getattr(self, name) for name in HealSettings.model_fields}
+        return self.stages or (Stage.model_construct(**own),)
+
+    @property
+    def tokens_seen(self) -> int:
+        return sum(run.tokens for run in self.runs)
+
+    @property
+    def sources(self) -> tuple[str | SelfText, ...]:
+        return tuple(dict.fromkeys(source for run in self.runs for source in sources_of(run.data)))
 
 
 class Evaluate(BlockSettings):

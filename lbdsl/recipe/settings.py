@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,7 +24,10 @@ from lbdsl.recipe.schema_blocks import (
     LearnedSinks,
     Method,
     Mix,
+    Schedule,
     SelfText,
+    Stage,
+    TeacherPlace,
     Text,
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
@@ -36,6 +39,7 @@ Read = Callable[[Scope, str, tree.Expr], Any]
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
 LOSSES = ("kl", "hidden")
+STAGES = ("match", "distill")
 
 # Values --------------------------------------------------------------------------------------------------------------
 
@@ -157,6 +161,10 @@ def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
     return filled(scope, METHODS[call.name.name], call)
 
 
+def _one_of(choices: Any, what: str) -> Read:
+    return lambda scope, _, node: _choice(scope, node, get_args(choices), what).name.name
+
+
 def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:
     """`kl`, `kl + 0.1 * hidden`, `0.5 * kl + hidden`: a weighted sum of the losses, each at most once."""
     terms: tuple[tree.Expr, ...] = (node,)
@@ -214,6 +222,14 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
+        "schedule": SettingRow(
+            _one_of(Schedule, "a schedule"), "of the learning rate after its peak: `cosine`, `linear`, or `constant`"
+        ),
+        "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
+        "teacher": SettingRow(
+            _one_of(TeacherPlace, "a place of the teacher"),
+            "`loaded`: the base stays in memory; `cached`: its last hidden states are written to disk first",
+        ),
         "seq": SettingRow(_length, _LENGTH),
         "batch": SettingRow(whole, "sequences a step"),
         "seed": _SEED,
@@ -236,14 +252,31 @@ _BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eva
 def resolve_block(scope: Scope, block: tree.Block) -> Any:
     """`Measure`, `Heal` or `Evaluate`."""
     kind = block.kind.name
+    values, spans, good = _read(scope, kind, block.settings)
+    # Even with errors, check the bounds of the other settings.
+    found = _checked(scope, _BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
+    stages = attempt(each, lambda stage: _stage(scope, kind, stage, values, spans), block.stages)
+    if not good or stages is None:
+        raise Unresolved
+    for part in stages or [found]:
+        _note_rounding(scope, part, part.set_at)
+        if kind == "heal":
+            _check_teacher(scope, part)
+    return found.model_copy(update={"stages": tuple(stages)}) if stages else found
+
+
+def _read(
+    scope: Scope, kind: str, settings: Iterable[tree.Setting], without: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Span], bool]:
+    """The values of settings and their places, by field, and whether all are valid."""
     values: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     seen: dict[str, Span] = {}
 
     def read(setting: tree.Setting) -> None:
         key = setting.key.name
-        if key not in SETTINGS[kind]:
-            _unknown(scope, kind, setting.key)
+        if key not in SETTINGS[kind] or key in without:
+            _unknown(scope, kind, setting.key, without)
         if key in seen:
             scope.fail("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
         seen[key] = setting.key.span
@@ -252,16 +285,39 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
         values.update(fields)
         spans.update(dict.fromkeys(fields, setting.value.span))
 
-    good = attempt(each, read, block.settings) is not None
-    # Even with errors, check the bounds of the other settings.
-    found = _checked(scope, _BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
+    good = attempt(each, read, settings) is not None
+    return values, spans, good
+
+
+def _stage(scope: Scope, kind: str, stage: tree.Stage, values: Mapping[str, Any], spans: Mapping[str, Span]) -> Stage:
+    """A stage of healing; what it does not set is as its block sets it."""
+    if kind != "heal":
+        scope.fail("LB114", f"`{kind}` has no stages", stage.span, help="stages belong to `heal`")
+    name = stage.name.name
+    if name not in STAGES:
+        scope.unknown("LB115", f"no stage `{name}`", stage.name, STAGES, "stages", "choice")
+    own, places, good = _read(scope, kind, stage.settings, () if name == "distill" else ("loss",))
+    places = {**spans, **places}
+    found = _checked(
+        scope, Stage, {**values, **own, "name": name, "span": stage.span, "set_at": places}, places, stage.span
+    )
     if not good:
         raise Unresolved
-    _note_rounding(scope, found, spans)
     return found
 
 
-def _unknown(scope: Scope, kind: str, key: tree.Ident) -> None:
+def _check_teacher(scope: Scope, stage: Heal | Stage) -> None:
+    """LB147 for a loss that needs more of the base than a cache has."""
+    matching = isinstance(stage, Stage) and stage.name == "match"
+    if stage.teacher == "cached" and (matching or stage.hidden_weight > 0):
+        what = "a stage `match`" if matching else "the loss `hidden`"
+        message = f"{what} needs the states of every layer, and `teacher = cached` has the last ones alone"
+        scope.error("LB147", message, stage.set_at.get("teacher", stage.span), help="write `teacher = loaded` there")
+
+
+def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str]) -> None:
+    if key.name in without:
+        scope.fail("LB114", f"a stage `match` has no `{key.name}`", key.span, help="its loss is the error of each layer")
     table, message = SETTINGS[kind], f"`{kind}` has no setting `{key.name}`"
     elsewhere = [other for other, rows in SETTINGS.items() if key.name in rows]
     if elsewhere:

@@ -254,8 +254,11 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
         yield Text(" heal: nothing, the damage stays", style="yellow")
         return
     names = {"full": "full weights", "sinks": "learned sinks alone"}
-    method = f"lora(rank={heal.method.rank})" if heal.method.node == "lora" else names[heal.method.node]
-    yield from _wrapped(f" heal: {method}, {tokens_text(heal.tokens)} tokens of {printable(str(heal.data))}", width, 7, "")
+    for stage in heal.runs:
+        method = f"lora(rank={stage.method.rank})" if stage.method.node == "lora" else names[stage.method.node]
+        title = f" heal: {stage.name} with " if heal.stages else " heal: "
+        said = f"{title}{method}, {tokens_text(stage.tokens)} tokens of {printable(str(stage.data))}"
+        yield from _wrapped(said, width, 7, "")
 
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:

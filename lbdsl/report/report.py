@@ -35,14 +35,16 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
     if record.heal is not None:
         heal = record.heal
-        console.print(
-            f"  healed      {heal['tokens']} tokens seen of {heal['data']} in {heal['seconds']:.0f} s",
-            highlight=False,
-            markup=False,
-        )
+        for stage in heal.get("stages", [heal]):
+            name = f", {stage['stage']}" if "stages" in heal else ""
+            said = f"  healed      {stage['tokens']} tokens seen of {stage['data']} in {stage['seconds']:.0f} s{name}"
+            console.print(said, highlight=False, markup=False)
         console.print(
             f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False
         )
+        if heal.get("validation"):
+            shown = _sparkline([loss for _, loss in heal["validation"]], console)
+            console.print(f"  other text  {shown}, kept after {heal['kept']} tokens", highlight=False, markup=False)
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
     for weights in packed_weights(record):

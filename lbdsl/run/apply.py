@@ -13,24 +13,33 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
+from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.measure.layer_source import LayerSource, LoadedModel
+from lbdsl.measure.memory import free_bytes
 from lbdsl.measure.packed import RoundedModel
 from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.plan.estimate import activation_bytes
 from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.recipe.schema_blocks import Stage
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
+
+if TYPE_CHECKING:
+    from lbdsl.heal.teacher import Teacher
 
 Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
 """Maps the post scores on each text to the results of all asserts."""
@@ -44,9 +53,11 @@ class RunInputs:
     judged_base: returns the base as the reference for evaluation, in memory or streamed from disk
     changed:     returns a separate copy of the model to change
     weights:     returns the folder of the base's safetensors
-    heal_blocks:  None if there is no healing
+    heal_blocks:  one for each stage of healing; none without healing
     calibration:  the text that the inputs of packed weights are taken on, None if they need none
     eval_blocks:  one for each evaluation text
+    validation:   the text that each stage is watched on; None to keep its last weights
+    release:      frees the base, which `base` then loads again
     statistics:   returns the statistics of a layer, used to compute its new weights
     compute:      the compute dtype, if it differs from the dtype of the stored weights
     """
@@ -57,11 +68,13 @@ class RunInputs:
     judged_base: Callable[[], LayerSource]
     changed: Callable[[], Any]
     weights: Callable[[], Path]
-    heal_blocks: TokenBlocks | None
+    heal_blocks: tuple[TokenBlocks, ...]
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
+    validation: tuple[TokenBlocks | None, ...] = ()
     calibration: TokenBlocks | None = None
     device: Any = "cpu"
+    release: Callable[[], None] = lambda: None
     statistics: StatisticsOf = no_statistics
     batch: int = 1
     compute: str | None = None
@@ -98,17 +111,21 @@ def run_plan(
         "plan": plan.digest,
         "no_heal": no_heal,
         "lbdsl": lbdsl_version,
-        "healing text": inputs.heal_blocks.digest if inputs.heal_blocks else None,
+        "healing text": [text.digest for text in inputs.heal_blocks],
+        "text to watch healing": [text.digest if text else None for text in inputs.validation],
     }
     rewriting = None
     if not (resume and work.has_saved(identity)):
-        if inputs.heal_blocks is None:
+        if not inputs.heal_blocks:
             with progress.stage("reading the checkpoint"):
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
         # Packed matrices are written twice: layer by layer, then in order.
         packed = 2 * plan.after.weights if packs(plan) else 0
         check_room(
-            output, rewriting.bytes_to_write(output.parent) + packed if rewriting else room_needed(plan, inputs.facts)
+            output,
+            rewriting.bytes_to_write(output.parent) + packed
+            if rewriting
+            else room_needed(plan, inputs.facts, inputs.compute),
         )
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved(work.artifact)
@@ -166,13 +183,13 @@ def _make(
         model = inputs.changed()
         records = apply_changes(model, plan, made_from(inputs.statistics))
     healed, before = None, []
-    if inputs.heal_blocks is not None:
+    if inputs.heal_blocks:
         before = _judge_unhealed(inputs, model, work, progress)
         needless = _held(before, inputs.gate)
         if needless:
             progress.say("every assert holds before healing already; --no-heal would skip it")
         _stop_if(should_stop)
-        model, healed = _heal(plan, inputs, inputs.heal_blocks, model, work, resume, progress, should_stop)
+        model, healed = _heal(plan, inputs, model, work, resume, progress, should_stop)
         healed["needless"] = needless
     _stop_if(should_stop)
     notes = {"changes": list(records), "heal": healed, "before_healing": before}
@@ -193,32 +210,90 @@ def _stop_if(should_stop: Callable[[], bool]) -> None:
 def _heal(
     plan: Plan,
     inputs: RunInputs,
-    blocks: TokenBlocks,
     model: Any,
     work: WorkFolder,
     resume: bool,
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> tuple[Any, dict[str, Any]]:
+    """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
+    from lbdsl.heal.changed import segments
     from lbdsl.heal.heal import heal_model
 
     assert plan.heal is not None
-    passes = blocks.tokens / blocks.available if blocks.available else 1.0
-    if passes > 1:
-        progress.say(f"healing passes {passes:.1f} times over the text of {plan.heal.data}")
-    with progress.stage("healing") as report, writing(work.heal):
-        healed, summary = heal_model(
-            model,
-            inputs.base(),
-            plan.heal,
-            blocks.ids,
-            passes=passes,
-            folder=work.heal,
-            progress=report,
-            should_stop=should_stop,
-            resume=resume,
-        )
-    return healed, {**summary.to_json(), "data": str(plan.heal.data), "data_digest": blocks.digest}
+    runs = plan.heal.runs
+    parts = segments(model, inputs.base())
+    stages: list[dict[str, Any]] = []
+    for number, (stage, blocks, apart) in enumerate(zip(runs, inputs.heal_blocks, inputs.validation, strict=True)):
+        seen = sum(text.tokens for text in inputs.heal_blocks if text.data == blocks.data)
+        passes = seen / blocks.available if blocks.available else 1.0
+        if passes > 1:
+            progress.say(f"healing passes {passes:.1f} times over the text of {stage.data}")
+        folder = work.heal / f"{number + 1}-{stage.name}"
+        with writing(work.heal):
+            folder.mkdir(parents=True, exist_ok=True)
+            teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
+        title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
+        with progress.stage(title) as report, writing(work.heal):
+            model, summary = heal_model(
+                model,
+                teacher,
+                stage,
+                blocks.ids,
+                parts=parts,
+                passes=passes,
+                folder=folder,
+                progress=report,
+                should_stop=should_stop,
+                resume=resume,
+                validation_SN=apart.ids if apart else None,
+                recompute=_needs_recomputing(stage, inputs, progress),
+            )
+        if summary.kept is not None and summary.kept < summary.tokens:
+            kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
+            progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
+        stages.append({**summary.to_json(), "data": str(stage.data), "data_digest": blocks.digest})
+        _stop_if(should_stop)
+    total = {name: sum(stage[name] for stage in stages) for name in ("steps", "tokens", "seconds")}
+    return model, {**stages[-1], **total, **({"stages": stages} if len(stages) > 1 else {})}
+
+
+def _teacher(
+    stage: Stage,
+    inputs: RunInputs,
+    blocks: TokenBlocks,
+    apart: TokenBlocks | None,
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> Teacher:
+    """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
+    from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
+
+    if stage.teacher == "loaded":
+        return LoadedTeacher(inputs.base())
+    with progress.stage("writing the base's hidden states") as report:
+
+        def told(done: float, total: float, note: str) -> None:
+            _stop_if(should_stop)
+            report(done, total, note)
+
+        ids_SN = torch.cat([text.ids for text in (blocks, apart) if text is not None])
+        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told)
+    inputs.release()
+    return found
+
+
+def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
+    """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
+    needed, free = activation_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
+    if needed <= free:
+        return False
+    progress.say(
+        f"a step keeps about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
+        "(gradient checkpointing), which takes about a third longer"
+    )
+    return True
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, stage: Path, progress: Progress) -> dict[str, Any]:
@@ -315,16 +390,22 @@ def _record(
     )
 
 
-def room_needed(plan: Plan, facts: ModelFacts) -> int:
-    """Bytes needed for the saved model and three healing checkpoints (two are kept while a third is written)."""
+def room_needed(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
+    """Bytes needed for the saved model, three healing checkpoints (two are kept while a third is written), the best
+    weights, and the hidden states of a cached teacher."""
     weights = plan.after.params * facts.dtype_bytes + (2 * plan.after.weights if packs(plan) else 0) + 2**20
     if plan.heal is None:
         return weights
-    if plan.heal.method.node == "full":
-        checkpoint = 3 * 4 * plan.after.params
-    elif plan.heal.method.node == "sinks":
-        checkpoint = 3 * 4 * facts.layers * facts.heads
-    else:
-        # Adapters on seven linear maps per layer, and Adam's two moments of them, in fp32.
-        checkpoint = 3 * 4 * facts.layers * plan.heal.method.rank * 7 * (facts.hidden + facts.intermediate)
-    return weights + 3 * checkpoint
+    size = DTYPE_BYTES[compute or facts.dtype]
+    cached = sum(stage.tokens * facts.hidden * size for stage in plan.heal.runs if stage.teacher == "cached")
+    return weights + cached + 4 * max(_checkpoint(stage, plan, facts) for stage in plan.heal.runs)
+
+
+def _checkpoint(stage: Stage, plan: Plan, facts: ModelFacts) -> int:
+    """Bytes of the trained weights and Adam's two moments of them, in fp32."""
+    if stage.method.node == "full":
+        return 3 * 4 * plan.after.params
+    if stage.method.node == "sinks":
+        return 3 * 4 * facts.layers * facts.heads
+    # Adapters on seven linear maps per layer.
+    return 3 * 4 * facts.layers * stage.method.rank * 7 * (facts.hidden + facts.intermediate)

@@ -33,11 +33,21 @@ from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.predicting import pace_of
-from lbdsl.verbs.texts import check_texts, data_folder, eval_blocks, heal_blocks, joint_blocks, score_blocks, texts_of
+from lbdsl.verbs.texts import (
+    check_texts,
+    data_folder,
+    eval_blocks,
+    heal_blocks,
+    joint_blocks,
+    score_blocks,
+    texts_of,
+    validation_blocks,
+)
 from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.statistics import Statistics
 
 
@@ -162,10 +172,12 @@ def _apply(
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
     recipe, folder = planned.recipe, data_folder(plan.recipe.path)
-    healing = None
+    healing: tuple[TokenBlocks, ...] = ()
+    validation: tuple[TokenBlocks | None, ...] = ()
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
+        validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     inputs = RunInputs(
@@ -174,8 +186,10 @@ def _apply(
         base=lambda: bench.base,
         judged_base=lambda: bench.judged_base,
         changed=bench.fresh_copy,
+        release=bench.release,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,
+        validation=validation,
         eval_blocks=judging,
         gate=gate_of(plan, recipe, bench.facts),
         calibration=calibration,
@@ -204,6 +218,14 @@ def _apply(
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
+    if heal is not None and all(stage.get("kept") == 0 for stage in heal.get("stages", [heal])):
+        found.append(
+            warning(
+                "LB477",
+                "healing made the model worse on text that it did not see: the weights before healing are kept",
+                help="lower `lr` in the heal block",
+            )
+        )
     if result.record.evaluation is None:
         found.append(
             warning(

@@ -34,7 +34,7 @@ def with_predictions(plan: Plan, bench: Workbench) -> Plan:
         forward=pace.known("forward"),
         healing=pace.known("heal"),
         passes=passes_over_text(plan, bench),
-        room=room_needed(plan, bench.facts),
+        room=room_needed(plan, bench.facts, bench.computed.dtype),
     )
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 
@@ -75,8 +75,11 @@ def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
         tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
         return tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
 
-    weights = heal.data.weights if isinstance(heal.data, Mix) else (1.0,)
-    found = [of(s, heal.tokens * w / sum(weights)) for s, w in zip(sources_of(heal.data), weights, strict=True)]
+    found: list[float | None] = []
+    for data in dict.fromkeys(run.data for run in heal.runs):
+        tokens = sum(run.tokens for run in heal.runs if run.data == data)
+        weights = data.weights if isinstance(data, Mix) else (1.0,)
+        found += [of(s, tokens * w / sum(weights)) for s, w in zip(sources_of(data), weights, strict=True)]
     return None if None in found else max(passes for passes in found if passes is not None)
 
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of
+from lbdsl.core.units import tokens_text
 from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import Mix, SelfText, Text, sources_of
+from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ CHECKING = ("builtin:docs", "builtin:pydoc")
 CHECK_TOKENS, CHECK_LENGTH = 8192, 512
 """The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
+VALIDATION_TOKENS = 4096
+"""Tokens that healing is watched on, or two sequences where they are longer."""
+
 
 def data_folder(recipe_path: str) -> Path:
     """The recipe's folder, which relative paths in a recipe start from."""
@@ -33,7 +37,7 @@ def data_folder(recipe_path: str) -> Path:
 
 def texts_of(recipe: Recipe) -> tuple[str, ...]:
     """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
-    healing = () if recipe.heal is None else sources_of(recipe.heal.data)
+    healing = () if recipe.heal is None else recipe.heal.sources
     judging = () if recipe.eval is None else recipe.eval.data
     every = (*sources_of(recipe.measure.data), *healing, *judging)
     return tuple(dict.fromkeys(data for data in every if isinstance(data, str)))
@@ -47,7 +51,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         if hub.is_hub_name(data) and not (folder / data).exists():
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
-    for source in sources_of(recipe.heal.data) if recipe.heal is not None and heal else ():
+    for source in recipe.heal.sources if recipe.heal is not None and heal else ():
         if isinstance(source, str):
             read_parts(source, base_dir=folder, offline=offline)
     if recipe.eval is not None:
@@ -89,12 +93,37 @@ def writer_of(bench: Workbench) -> Writer:
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
-def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> TokenBlocks:
-    """The healing text in training order, repeated when it is too short."""
+def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
+    """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
+    where the one before ended."""
     from lbdsl.heal.heal import steps_of
 
-    tokens = steps_of(heal) * heal.batch * heal.seq
-    return _blocks(heal.data, TextPart.HEAL, tokens, heal.seq, bench, folder, heal.seed)
+    counts: dict[tuple[Text, int, int], int] = {}
+    places = []
+    for run in heal.runs:
+        text = run.data, run.seq, run.seed
+        start = counts.get(text, 0)
+        counts[text] = start + steps_of(run) * run.batch
+        places.append((text, start, counts[text]))
+    whole = {
+        (data, seq, seed): _blocks(data, TextPart.HEAL, count * seq, seq, bench, folder, seed)
+        for (data, seq, seed), count in counts.items()
+    }
+    return tuple(whole[text].rows(start, end) for text, start, end in places)
+
+
+def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:
+    """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
+    for sequences in (max(2, VALIDATION_TOKENS // heal.seq), 1):
+        try:
+            return _blocks(heal.data, TextPart.JOINT, sequences * heal.seq, heal.seq, bench, folder, heal.seed)
+        except LbdslError as problem:
+            if problem.diagnostics[0].code != "LB446":
+                raise
+    bench.progress.say(
+        f"{heal.data} has no {tokens_text(heal.seq)} tokens left to watch healing on: the last weights are kept"
+    )
+    return None
 
 
 def eval_blocks(
@@ -106,7 +135,7 @@ def eval_blocks(
     def used(data: str) -> Used:
         sources: list[tuple[Text, tuple[TextPart, ...]]] = [
             (measure.data, (TextPart.SCORE, TextPart.JOINT)),
-            *([(heal.data, (TextPart.HEAL,))] if heal is not None else []),
+            *((source, (TextPart.HEAL,)) for source in (heal.sources if heal is not None else ())),
         ]
         found = [
             used_documents(other, parts, base_dir=folder, offline=bench.options.offline)

@@ -172,6 +172,11 @@ class Workbench:
                 ),
             )
 
+    def release(self) -> None:
+        """Forget the base model that is in memory; it is loaded again when it is needed."""
+        for name in ("base", "measured_base", "judged_base"):
+            self.__dict__.pop(name, None)
+
     def fresh_copy(self) -> Any:
         """A copy of the base model that may be changed; the base is not modified."""
         import copy

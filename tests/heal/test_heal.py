@@ -10,17 +10,20 @@ import torch
 from torch.nn import functional as F
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
 from lbdsl.heal.objective import chunked_kl, hidden_loss
+from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint
+from lbdsl.heal.validation import every
 from lbdsl.model.surgery import to_hybrid
-from lbdsl.recipe.schema import FullWeights, Heal, Lora
-from lbdsl.recipe.schema_blocks import LearnedSinks
+from lbdsl.recipe.schema import FullWeights, Lora
+from lbdsl.recipe.schema_blocks import LearnedSinks, Stage
 from tests.layer_changes import swa
 from tests.specs import LEARNED
 from tests.tiny_model import tiny_llama
 
-HEAL = Heal(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
+HEAL = Stage(tokens=12 * 2 * 16, seq=16, batch=2, lr=5e-3, method=Lora(rank=4, alpha=8))
 
 
 def tiny(seed: int = 0):
@@ -45,7 +48,7 @@ def with_learned_sinks(teacher):
     return student
 
 
-def blocks(heal: Heal = HEAL) -> torch.Tensor:
+def blocks(heal: Stage = HEAL) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 97, (steps_of(heal) * heal.batch, heal.seq), generator=generator)
 
@@ -59,7 +62,15 @@ def mean_kl(teacher, student, ids) -> float:
 
 def run(teacher, student, folder, heal=HEAL, **rest):
     return heal_model(
-        student, teacher, heal, blocks(heal), passes=1, folder=folder, progress=lambda done, total, note: None, **rest
+        student,
+        LoadedTeacher(teacher),
+        heal,
+        blocks(heal),
+        parts=segments(student, teacher),
+        passes=1,
+        folder=folder,
+        progress=lambda done, total, note: None,
+        **rest,
     )
 
 
@@ -135,7 +146,7 @@ def test_learned_sinks_are_trained(tmp_path, method) -> None:
     student = with_learned_sinks(teacher)
     student_before = copy.deepcopy(student)
     before = student_before.model.layers[2].self_attn.sinks.detach()
-    healed, _ = run(teacher, student, tmp_path, Heal(tokens=6 * 32, seq=16, batch=2, lr=5e-3, method=method))
+    healed, _ = run(teacher, student, tmp_path, Stage(tokens=6 * 32, seq=16, batch=2, lr=5e-3, method=method))
     after = healed.model.layers[2].self_attn.sinks.detach()
     moved = (after - before).abs()
     assert moved[1] == 0
@@ -189,3 +200,66 @@ def test_the_curve_is_kept_beside_the_checkpoints(tmp_path) -> None:
     _, report = run(teacher, damaged(teacher), tmp_path)
     rows = json.loads((tmp_path / "curve.json").read_text())
     assert [(tokens, loss) for _, tokens, loss, _ in rows] == list(report.curve)
+
+
+def apart(sequences: int = 1) -> torch.Tensor:
+    return torch.randint(0, 97, (sequences, 16), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
+def test_the_weights_that_are_best_on_other_text_are_kept(tmp_path, method) -> None:
+    """With a learning rate that is too high at its peak, the end is not the best."""
+    teacher, heal = tiny(), HEAL.model_copy(update={"method": method, "lr": 0.02, "tokens": 40 * 2 * 16})
+    healed, report = run(teacher, damaged(teacher), tmp_path, heal, validation_SN=apart())
+    losses = dict(report.validation)
+    assert report.validation[0][0] == 0
+    assert losses[0] == pytest.approx(mean_kl(teacher, damaged(teacher), apart()), rel=1e-4)
+    assert report.kept == min(losses, key=lambda tokens: losses[tokens])
+    assert mean_kl(teacher, healed, apart()) == pytest.approx(losses[report.kept], rel=2e-2, abs=1e-4)
+    assert len(list(tmp_path.glob("best-*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("method", [Lora(rank=4, alpha=8), FullWeights()])
+def test_what_healing_makes_worse_stays_as_it_was_and_ends_early(tmp_path, method) -> None:
+    teacher, heal = tiny(), HEAL.model_copy(update={"method": method, "lr": 0.05, "tokens": 60 * 2 * 16})
+    before, student = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    with torch.no_grad():
+        for model in (before, student):
+            model.model.layers[1].self_attn.o_proj.weight.mul_(0.99)
+    healed, report = run(teacher, student, tmp_path, heal, validation_SN=apart())
+    assert report.kept == 0
+    assert report.steps == 24 < steps_of(heal)  # every sixth step, and four of them were no better
+    assert [tokens // 32 for tokens, _ in report.validation] == [0, 6, 12, 18, 24]
+    for (name, one), (_, other) in zip(before.named_parameters(), healed.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("heal", [HEAL, HEAL.model_copy(update={"lr": 0.05})])
+def test_a_resumed_run_keeps_the_same_weights_as_an_unbroken_one(tmp_path, heal) -> None:
+    teacher = tiny()
+    whole, whole_report = run(teacher, damaged(teacher), tmp_path / "whole", heal, validation_SN=apart())
+    polls = iter(range(100))
+    with pytest.raises(HealInterrupted):
+        run(
+            teacher,
+            damaged(teacher),
+            tmp_path / "cut",
+            heal,
+            should_stop=lambda: next(polls) >= 2,
+            validation_SN=apart(),
+        )
+    resumed, report = run(teacher, damaged(teacher), tmp_path / "cut", heal, resume=True, validation_SN=apart())
+    assert (report.validation, report.kept, report.curve) == (
+        whole_report.validation,
+        whole_report.kept,
+        whole_report.curve,
+    )
+    for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_watching_takes_a_tenth_of_the_time_at_most() -> None:
+    text = torch.zeros(8, 256)
+    assert every(20, 2048, text) == 5  # 40k tokens: four times
+    assert every(100, 2048, text) == 10
+    assert every(3, 2048, text) == 5  # at the end alone

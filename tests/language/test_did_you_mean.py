@@ -82,6 +82,7 @@ KEYWORDS = {
     "middle": "layers WORD 2 keep",
     "every": "layers WORD 4 keep",
     "from": "layers every 4 WORD 1 keep",
+    "stage": "heal { WORD match { tokens = 1k } }",
 }
 
 

@@ -48,6 +48,9 @@ def test_healed_on_a_mixture(workplace: Path, lbdsl, cache: Path) -> None:
     assert "passes 2.0 times" in done.err
     assert data in (workplace / "out" / "README.md").read_text()
     assert (cache / "written").is_dir()
+    (before, _), *_, (last, loss) = record.heal["validation"]
+    assert (before, last) == (0, 2048)
+    assert f"{loss:.3f} after {record.heal['kept']} tokens" in (workplace / "out" / "README.md").read_text()
     again = lbdsl("apply", "texts.lbr", "model", "-o", "again", "--yes")
     assert again.code == 0, again.err
     found = weights(workplace / "again")
@@ -102,3 +105,18 @@ def test_patches_need_a_text_of_another_source(workplace: Path, lbdsl, cache: Pa
     assert refused.code == 1
     assert "LB452" in refused.err
     assert lbdsl("plan", name, "model").code == 0
+
+
+def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, cache: Path) -> None:
+    """With a learning rate that is far too high, on a model that lost little."""
+    name = recipe(workplace, '"builtin:pydoc"')
+    text = (workplace / name).read_text().replace(RULES, "layers 3 swa(window=32)\nelse keep\n")
+    (workplace / name).write_text(text.replace("lr = 2e-3", "lr = 5e-2"))
+    done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    assert "LB477" in done.err
+    record = read_record(workplace / "out").unwrap()
+    assert record.heal["kept"] == 0
+    base, made = weights(workplace / "model"), weights(workplace / "out")
+    assert all(torch.equal(tensor, base[name]) for name, tensor in made.items())
+    assert "before, " in (workplace / "out" / "README.md").read_text()

@@ -1,0 +1,89 @@
+"""What the base model teaches: its hidden states on the sequences that are healed on, from the model or from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+CACHE_FILE, CACHED_ROWS = "teacher.bin", "teacher.rows"
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Hidden states [B, N, D] of the base: before layer `first` (None if the student has to compute them itself, which
+    gives the same), after each layer from there on, if asked for, and after the final norm."""
+
+    before_BND: Tensor | None
+    layers: tuple[Tensor, ...]
+    final_BND: Tensor
+
+
+class Teacher(Protocol):
+    """`head` is [V, D]."""
+
+    head: Tensor
+
+    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+        """What it makes of the sequences `ids_BN`, which are those of the numbers `rows_B`."""
+
+
+class LoadedTeacher:
+    """The base in memory."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self.head = model.lm_head.weight
+
+    @torch.no_grad()
+    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+        body = self._model.model
+        hidden_BND = body.embed(ids_BN)
+        inputs = body.prepare(hidden_BND)
+        before_BND, found = hidden_BND, []
+        for index, layer in enumerate(body.layers):
+            if index == first:
+                before_BND = hidden_BND
+            hidden_BND = body.run_layer(layer, index, hidden_BND, inputs)
+            if layers and index >= first:
+                found.append(hidden_BND)
+        return Taught(before_BND, tuple(found), body.norm(hidden_BND))
+
+
+class CachedTeacher:
+    """The base's last hidden states, in a file: `cache_bytes` bytes. No model is needed while they are read."""
+
+    def __init__(self, states_SND: Tensor, head_VD: Tensor):
+        self._states_SND = states_SND
+        self.head = head_VD
+
+    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+        if layers:
+            raise ValueError("the cache has the last hidden states alone")
+        return Taught(None, (), self._states_SND[rows_B.cpu()].to(self.head.device))
+
+
+def cached_teacher(
+    model: Any, ids_SN: Tensor, folder: Path, batch: int, progress: Callable[[int, int, str], None]
+) -> CachedTeacher:
+    """The last hidden states of `model` on `ids_SN`, in `folder`: tokens x hidden size numbers in the dtype that it
+    computes in. They are computed from the sequence on where an earlier process stopped."""
+    path, done = folder / CACHE_FILE, folder / CACHED_ROWS
+    sequences, seq = ids_SN.shape
+    head_VD = model.lm_head.weight.detach()
+    dtype, hidden = head_VD.dtype, head_VD.shape[1]
+    start = int(done.read_text()) if done.is_file() and path.is_file() else 0
+    states_SND = torch.from_file(str(path), shared=True, size=sequences * seq * hidden, dtype=dtype)
+    states_SND = states_SND.view(sequences, seq, hidden)
+    loaded = LoadedTeacher(model)
+    for row in range(start, sequences, batch):
+        ids_BN = ids_SN[row : row + batch].to(head_VD.device)
+        taught = loaded.taught(ids_BN, torch.arange(row, row + len(ids_BN)), 0, layers=False)
+        states_SND[row : row + batch] = taught.final_BND.to("cpu", dtype)
+        done.write_text(str(row + len(ids_BN)))
+        progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")
+    return CachedTeacher(states_SND, head_VD)

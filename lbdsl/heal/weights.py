@@ -1,0 +1,80 @@
+"""Which weights are trained, and the model without adapters afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.model.computing import cast_weights
+from lbdsl.parts import parts
+from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks, Lora
+
+
+def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Collection[int]) -> Any:
+    """Make learned sinks of `layers` trainable, and LoRA adapters on their linear maps, or all their weights and the final
+    norm, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by their
+    matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they are
+    saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
+    from lbdsl.heal.trainer import learned_sinks
+
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    places = tuple(f".layers.{layer}." for layer in layers)
+
+    def chosen(name: str) -> bool:
+        return any(place in f".{name}." for place in places)
+
+    own = [sinks for name, sinks in learned_sinks(student).items() if chosen(name)]
+    for sinks in own:
+        sinks.data = sinks.data.float()
+        sinks.requires_grad_(True)
+    if isinstance(heal.method, LearnedSinks):
+        return student
+    if isinstance(heal.method, Lora):
+        from peft import LoraConfig, get_peft_model
+
+        maps = [name for name, module in student.named_modules() if isinstance(module, nn.Linear) and chosen(name)]
+        stored = tuple(
+            f"{name}.{module}."
+            for name, layer in student.named_modules()
+            for module, storage in getattr(layer, "spec", {}).get("weights", {}).items()
+            if not parts()[storage["kind"]].model_validate(storage).packs  # type: ignore[attr-defined]
+        )
+        targets = [name for name in maps if not f"{name}.".startswith(stored)]
+        if not targets:
+            raise fail(
+                "LB484",
+                "LoRA has nothing to train: every linear map of the layers is stored in a way of its own",
+                help="use `method = full` in the heal block, or leave some maps as they are",
+            )
+        config = LoraConfig(
+            r=heal.method.rank,
+            lora_alpha=heal.method.alpha,  # type: ignore[arg-type]
+            lora_dropout=0.0,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+        trained = get_peft_model(student, config)
+        for sinks in own:
+            sinks.requires_grad_(True)
+        return trained
+    # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.
+    cast_weights(student, "float32")
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(chosen(name) or name.endswith("model.norm.weight"))
+    return student
+
+
+def merged(trained: Any, dtype: torch.dtype) -> nn.Module:
+    """The model with adapters merged into the weights in fp32, then cast back to `dtype`."""
+    if hasattr(trained, "merge_and_unload"):
+        cast_weights(trained, "float32")
+        trained = trained.merge_and_unload()
+    for parameter in trained.parameters():
+        parameter.requires_grad_(False)
+    cast_weights(trained, str(dtype).removeprefix("torch."))
+    return trained.eval()
