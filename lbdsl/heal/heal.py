@@ -183,8 +183,9 @@ def heal_model(
         kept=None if validation is None else validation.best[1],
     )
     healed = merged(lesson.student, dtype)
-    if recompute:
-        healed.gradient_checkpointing_disable()  # type: ignore[operator]
+    for module in healed.modules() if recompute else ():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = False
     # The Trainer turns it off; restore it before the model is saved.
     healed.config.use_cache = use_cache  # type: ignore[union-attr]
     return healed, report

@@ -107,8 +107,8 @@ TeacherPlace = Literal["loaded", "cached"]
 
 class HealSettings(BlockSettings):
     """`tokens` counts tokens seen, over all passes; the loss of `distill` is `kl_weight * KL(base || healed) +
-    hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is where
-    the base is while the model learns: in memory, or its last hidden states on disk."""
+    hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is
+    where the base is while the model learns: in memory, or its last hidden states on disk."""
 
     data: Text = "builtin:pydoc"
     tokens: int = Field(default=200_000, ge=1)

@@ -223,7 +223,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
         "schedule": SettingRow(
-            _one_of(Schedule, "a schedule"), "of the learning rate after its peak: `cosine`, `linear`, or `constant`"
+            _one_of(Schedule, "a schedule"), "the learning rate after its peak: `cosine`, `linear` or `constant`"
         ),
         "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
         "teacher": SettingRow(

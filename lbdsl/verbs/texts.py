@@ -106,7 +106,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
         counts[text] = start + steps_of(run) * run.batch
         places.append((text, start, counts[text]))
     whole = {
-        (data, seq, seed): _blocks(data, TextPart.HEAL, count * seq, seq, bench, folder, seed)
+        (data, seq, seed): _blocks(data, TextPart.HEAL, count * seq, seq, bench, folder, seed, healing=True)
         for (data, seq, seed), count in counts.items()
     }
     return tuple(whole[text].rows(start, end) for text, start, end in places)
@@ -116,7 +116,9 @@ def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> Tok
     """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
     for sequences in (max(2, VALIDATION_TOKENS // heal.seq), 1):
         try:
-            return _blocks(heal.data, TextPart.JOINT, sequences * heal.seq, heal.seq, bench, folder, heal.seed)
+            return _blocks(
+                heal.data, TextPart.JOINT, sequences * heal.seq, heal.seq, bench, folder, heal.seed, healing=True
+            )
         except LbdslError as problem:
             if problem.diagnostics[0].code != "LB446":
                 raise
@@ -159,14 +161,15 @@ def _blocks(
     folder: Path,
     seed: int = 0,
     exclude: Used = frozenset(),
+    healing: bool = False,
 ) -> TokenBlocks:
     """As `token_blocks`, of one source or several; raises LB450 for a tokenizer that does not fit the model, LB452 for a
-    model that is measured from disk and cannot write. (Healing takes it into memory.)"""
+    model that is measured from disk and cannot write. (`healing` takes it into memory.)"""
     assert seq is not None, "lengths are settled before any text is read"
     if isinstance(data, SelfText):
         from lbdsl.data.written import written_blocks
 
-        if part is not TextPart.HEAL and bench.streamed:
+        if bench.streamed and not healing:
             help = "name another source, or take a machine with more memory"
             raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
         return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
@@ -175,7 +178,7 @@ def _blocks(
 
         counts = shares(max(1, tokens // seq), data.weights)
         found = [
-            _blocks(source, part, count * seq, seq, bench, folder, seed)
+            _blocks(source, part, count * seq, seq, bench, folder, seed, healing=healing)
             for source, count in zip(data.sources, counts, strict=True)
         ]
         return mixed(found, part, seed, str(data))

@@ -60,10 +60,10 @@ def mean_kl(teacher, student, ids) -> float:
     return (base.exp() * (base - changed)).sum(-1).mean().item()
 
 
-def run(teacher, student, folder, heal=HEAL, **rest):
+def run(teacher, student, folder, heal=HEAL, source=None, **rest):
     return heal_model(
         student,
-        LoadedTeacher(teacher),
+        source or LoadedTeacher(teacher),
         heal,
         blocks(heal),
         parts=segments(student, teacher),

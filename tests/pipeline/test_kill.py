@@ -44,7 +44,7 @@ MOMENTS = {
     "measuring": ("lbdsl.measure.store:Store.put", "after", 3),
     "healing": ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 7),
     "writing a checkpoint": ("transformers.trainer:Trainer._save_optimizer_and_scheduler", "before", 1),
-    "merging": ("lbdsl.heal.heal:_merged", "after", 1),
+    "merging": ("lbdsl.heal.heal:merged", "after", 1),
     "saving": ("lbdsl.artifact.save:file_hashes", "before", 1),
     "judging": ("lbdsl.run.apply:judge_on", "before", 2),
     "recording": ("lbdsl.run.apply:write_record", "after", 1),

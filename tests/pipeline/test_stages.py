@@ -1,0 +1,101 @@
+"""Healing in stages, with a cached teacher, and with layers computed twice, by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbdsl.artifact.record import read_record
+from lbdsl.run import apply as running
+from tests.pipeline.test_texts import HEAL, RULES, weights
+
+pytestmark = pytest.mark.torch
+
+TWO = "stage match { tokens = 1Ki }\n stage distill { lr = 1e-3; data = self }"
+
+
+def recipe(place: Path, heal: str) -> str:
+    measure = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }'
+    judge = 'eval { data = "builtin:wikitext"; tokens = 256; seq = 64 }\nassert ppl_increase < 10000%'
+    (place / "stages.lbr").write_text(f"lbr 1\n{measure}\n{RULES}heal {{ {HEAL}; {heal} }}\n{judge}\n")
+    return "stages.lbr"
+
+
+def test_two_stages(workplace: Path, lbdsl) -> None:
+    done = lbdsl("apply", recipe(workplace, TWO), "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    heal = read_record(workplace / "out").unwrap().heal
+    assert [(stage["stage"], stage["tokens"], stage["data"]) for stage in heal["stages"]] == [
+        ("match", 1024, "builtin:pydoc"),
+        ("distill", 2048, "self"),
+    ]
+    assert heal["tokens"] == 3072
+    assert heal["curve"] == heal["stages"][1]["curve"]
+    assert "1024 tokens seen of builtin:pydoc" in done.out
+    card = (workplace / "out" / "README.md").read_text()
+    assert "Stage `match`: 8 steps, 1024 tokens seen" in card
+    said = lbdsl("plan", "stages.lbr", "model")
+    assert "heal: match with lora(rank=4), 1Ki tokens of builtin:pydoc" in said.out
+    assert "heal: distill with lora(rank=4), 2Ki tokens of self" in said.out
+    assert json.loads(lbdsl("plan", "stages.lbr", "model", "--json").out)["heal"]["stages"][0]["name"] == "match"
+
+
+def test_stages_of_one_text_read_on(workplace: Path, lbdsl) -> None:
+    """A stage does not see again what the one before it saw."""
+    plain = recipe(workplace, "stage distill { tokens = 1Ki }; stage distill { tokens = 1Ki }")
+    assert lbdsl("apply", plain, "model", "-o", "out", "--yes").code == 0
+    first, second = read_record(workplace / "out").unwrap().heal["stages"]
+    assert first["data_digest"] != second["data_digest"]
+
+
+@pytest.mark.parametrize("stop", [3, 8, 12])
+def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
+    workplace: Path, lbdsl, monkeypatch, stop: int
+) -> None:
+    assert lbdsl("apply", recipe(workplace, TWO), "model", "-o", "whole", "--yes").code == 0
+    from lbdsl.heal.trainer import HealCallback
+
+    steps = iter(range(10**6))
+    own = HealCallback.on_step_end
+
+    def cut(self, args, state, control, **others):
+        own(self, args, state, control, **others)
+        if next(steps) == stop:
+            self.stopped = control.should_training_stop = control.should_save = True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HealCallback, "on_step_end", cut)
+        assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
+    resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
+    assert resumed.code == 0, resumed.err
+    found = weights(workplace / "cut")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "whole").items())
+
+
+def test_a_cached_teacher_gives_the_same_model(workplace: Path, lbdsl) -> None:
+    assert lbdsl("apply", recipe(workplace, "teacher = loaded"), "model", "-o", "loaded", "--yes").code == 0
+    done = lbdsl("apply", recipe(workplace, "teacher = cached"), "model", "-o", "cached", "--yes")
+    assert done.code == 0, done.err
+    loaded, cached = (read_record(workplace / name).unwrap() for name in ("loaded", "cached"))
+    assert (loaded.heal["curve"], loaded.heal["validation"]) == (cached.heal["curve"], cached.heal["validation"])
+    assert not list(workplace.glob("**/teacher.bin"))
+    found = weights(workplace / "cached")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "loaded").items())
+    config = json.loads((workplace / "model" / "config.json").read_text())
+    size = torch.zeros((), dtype=getattr(torch, config["dtype"])).element_size()
+    disk = [record.plan.estimate.disk_bytes for record in (loaded, cached)]
+    assert disk[1] - disk[0] == 2048 * config["hidden_size"] * size
+
+
+def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lbdsl, monkeypatch) -> None:
+    assert lbdsl("apply", recipe(workplace, ""), "model", "-o", "plain", "--yes").code == 0
+    monkeypatch.setattr(running, "free_bytes", lambda device: 1000)
+    done = lbdsl("apply", "stages.lbr", "model", "-o", "twice", "--yes")
+    assert done.code == 0, done.err
+    assert "gradient checkpointing" in done.err
+    plain, twice = (read_record(workplace / name).unwrap().heal["curve"] for name in ("plain", "twice"))
+    assert [tokens for tokens, _ in plain] == [tokens for tokens, _ in twice]
+    assert [loss for _, loss in plain] == pytest.approx([loss for _, loss in twice], rel=1e-3)
