@@ -33,8 +33,8 @@ demo: install model
 	$(BIN)/lbdsl inspect $(MODEL)
 	$(BIN)/lbdsl apply recipes/quickstart.lbr $(MODEL) -o $(OUT) --yes --resume
 	$(BIN)/python examples/generate.py $(MODEL) $(OUT) "Every object in Python has an identity, a type and"
-	rm -rf $(OUT)-decilm
-	$(BIN)/lbdsl export $(OUT) --to decilm -o $(OUT)-decilm
+	rm -rf $(OUT)-granite
+	$(BIN)/lbdsl export $(OUT) --to granite -o $(OUT)-granite
 
 # Everything that needs no torch, in under 30 s.
 quick: install

@@ -13,6 +13,7 @@ import torch
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.units import tokens_text
+from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart, document_hash
 
@@ -25,7 +26,8 @@ class TokenBlocks:
     """Packed text. `ids` is int64 [S, N] on the CPU: S sequences of N = `seq` tokens.
 
     `digest` identifies the ids and their source. `passes` is above 1 if text was repeated (healing only).
-    `available` is the number of tokens in the part, None if tokenization stopped before its end.
+    `available` is the number of tokens in the part, None if tokenization stopped before its end. `starts` [S, N] says
+    which tokens begin a document, `answers` [S, N] which ones an assistant wrote, None if none of them are chats.
     """
 
     ids: torch.Tensor
@@ -35,6 +37,8 @@ class TokenBlocks:
     seed: int
     passes: int
     available: int | None
+    starts: torch.Tensor | None = None
+    answers: torch.Tensor | None = None
 
     @property
     def sequences(self) -> int:
@@ -52,7 +56,11 @@ class TokenBlocks:
         """Sequences `start` to `end` alone."""
         if (start, end) == (0, self.sequences):
             return self
-        return replace(self, ids=self.ids[start:end], digest=digest_of([self.digest, start, end]))
+        marks = {
+            name: None if mark is None else mark[start:end]
+            for name, mark in (("starts", self.starts), ("answers", self.answers))
+        }
+        return replace(self, ids=self.ids[start:end], digest=digest_of([self.digest, start, end]), **marks)
 
 
 Used = frozenset[tuple[str, bool]]
@@ -112,12 +120,14 @@ def pack(
     wanted = sequences * body
 
     stream: list[int] = []
+    marks: list[int] = []
     passes = 0
     available: int | None = None
     while len(stream) < wanted:
         passes += 1
-        for ids in _tokenized(documents, tokenizer, seed, passes):
+        for ids, marked in _tokenized(documents, tokenizer, seed, passes, data):
             stream += ids
+            marks += marked
             if len(stream) >= wanted:
                 break
         else:
@@ -125,31 +135,52 @@ def pack(
                 available = len(stream)
             if len(stream) < wanted and (part is not TextPart.HEAL or not stream):
                 raise _too_little(data, part, available, sequences, seq)
-    rows = torch.tensor(stream[:wanted], dtype=torch.int64).view(sequences, body)
+    order = torch.arange(sequences)
     if part is TextPart.HEAL:
-        rows = rows[torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))]
-    if prefix:
-        rows = torch.cat([torch.tensor(prefix).expand(sequences, -1), rows], dim=1)
-    ids_SN = rows.contiguous()
+        order = torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))
+
+    def rows(values: Sequence[int], before: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        found = torch.tensor(values[:wanted], dtype=dtype).view(sequences, body)[order]
+        return torch.cat([torch.tensor(before, dtype=dtype).expand(sequences, -1), found], dim=1).contiguous()
+
+    ids_SN = rows(stream, prefix, torch.int64)
+    marks_SN = rows(marks, [START] * len(prefix), torch.uint8)
+    starts_SN, answers_SN = (marks_SN & START) > 0, (marks_SN & ANSWER) > 0
+    starts_SN[:, 0] = True
     made_of = {"data": data, "part": part.value, "seed": seed, "shape": [sequences, seq], "passes": passes}
     content = ids_SN.numpy().astype("<i8").tobytes()
     digest = hashlib.sha256(canonical_json(made_of).encode() + b"\n" + content).hexdigest()
-    return TokenBlocks(ids_SN, digest, data, part, seed, passes, available)
+    has_chats = any(isinstance(text, Chat) for text in documents)
+    return TokenBlocks(ids_SN, digest, data, part, seed, passes, available, starts_SN, answers_SN if has_chats else None)
 
 
-def _tokenized(documents: Sequence[str], tokenizer: Any, seed: int, turn: int) -> Iterator[list[int]]:
-    """Yield the ids of each document, end token included, in the order of this seed and pass; long ones in pieces."""
+START, ANSWER = 1, 2
+"""Marks of a token: it begins a document; an assistant wrote it."""
+
+
+def _tokenized(
+    documents: Sequence[str], tokenizer: Any, seed: int, turn: int, data: str
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the ids of each document, end token included, in the order of this seed and pass, and their marks; long ones
+    in pieces."""
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def place(text: str) -> str:
         return hashlib.sha256(f"{seed} {turn} {document_hash(text)}".encode()).hexdigest()
 
     for text in sorted(documents, key=place):
+        if isinstance(text, Chat):
+            # Its template ends every turn.
+            ids, wrote = chat_ids(text, tokenizer, data)
+            marks = [ANSWER if answer else 0 for answer in wrote]
+            yield ids, [marks[0] | START, *marks[1:]] if marks else []
+            continue
         pieces = list(_slices(text))
         for number, piece in enumerate(pieces, 1):
             # `verbose=False`: no warning that the text exceeds the model's maximum length; it is cut into sequences.
             ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
-            yield ids + ending if number == len(pieces) else ids
+            ids += ending if number == len(pieces) else []
+            yield ids, [START if number == 1 and not at else 0 for at in range(len(ids))]
 
 
 def _slices(text: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.data.chat import Chat
 from lbdsl.data.wikitext import articles
 
 _FIELDS = 'a record needs "text": a string, or "messages": [{"role": ..., "content": ...}, ...]'
@@ -77,10 +78,7 @@ _REENCODE = "re-encode the file: iconv -f latin1 -t utf-8 OLD > NEW"
 
 
 def text_of_record(record: Any, where: str) -> str:
-    """The text of `{"text": ...}`, or a chat `{"messages": [...]}` as `role: content` paragraphs.
-
-    A chat is joined without a chat template, so that a source gives the same text for every model. LB443 names `where`.
-    """
+    """The text of `{"text": ...}`, or the chat of `{"messages": [...]}`. LB443 names `where`."""
     if not isinstance(record, dict):
         raise fail("LB443", f"{where}: a record is an object, not {_kind(record)}", help=_FIELDS)
     if "text" in record:
@@ -91,7 +89,7 @@ def text_of_record(record: Any, where: str) -> str:
         messages = record["messages"]
         if not isinstance(messages, list):
             raise fail("LB443", f"{where}: `messages` is {_kind(messages)}, not a list", help=_FIELDS)
-        text = "\n\n".join(_message(message, where) for message in messages)
+        text = Chat(tuple(_message(message, where) for message in messages))
     else:
         names = ", ".join(f"`{name}`" for name in list(record)[:8]) or "no field"
         raise fail("LB443", f"{where}: no field `text` or `messages`, but {names}", help=_FIELDS)
@@ -103,10 +101,10 @@ def text_of_record(record: Any, where: str) -> str:
             f"{where}: half of a surrogate pair, which is no character",
             help="write the character itself, or both \\u escapes of the pair",
         ) from None
-    return normal_newlines(text)
+    return text if isinstance(text, Chat) else normal_newlines(text)
 
 
-def _message(message: Any, where: str) -> str:
+def _message(message: Any, where: str) -> dict[str, str]:
     if isinstance(message, dict) and isinstance(message.get("role"), str):
         content = message.get("content")
         if isinstance(content, list):  # the multi-part form; other parts than text are an error
@@ -117,7 +115,7 @@ def _message(message: Any, where: str) -> str:
             ]
             content = "".join(parts) if len(parts) == len(content) else None
         if isinstance(content, str):
-            return f"{message['role']}: {content}"
+            return {"role": message["role"], "content": normal_newlines(content)}
     raise fail("LB443", f"{where}: a message needs a `role` and a text `content`", help=_FIELDS)
 
 

@@ -26,9 +26,15 @@ def shares(count: int, weights: Sequence[float]) -> list[int]:
 
 def mixed(blocks: Sequence[TokenBlocks], part: TextPart, seed: int, data: str) -> TokenBlocks:
     """The sequences of several texts, in a random order, or for measuring one text after the other."""
-    ids_SN = torch.cat([text.ids for text in blocks])
+    order = torch.arange(sum(text.sequences for text in blocks))
     if part is TextPart.HEAL:
-        ids_SN = ids_SN[torch.randperm(len(ids_SN), generator=torch.Generator().manual_seed(seed))]
+        order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+    ids_SN = torch.cat([text.ids for text in blocks])[order]
+    starts_SN = torch.cat([_starts(text) for text in blocks])[order]
+    answers_SN = None
+    if any(text.answers is not None for text in blocks):
+        none = [torch.zeros_like(text.ids, dtype=torch.bool) if text.answers is None else text.answers for text in blocks]
+        answers_SN = torch.cat(none)[order]
     passes = max(text.tokens / text.available if text.available else 1.0 for text in blocks)
     return TokenBlocks(
         ids_SN.contiguous(),
@@ -38,4 +44,15 @@ def mixed(blocks: Sequence[TokenBlocks], part: TextPart, seed: int, data: str) -
         seed,
         max(text.passes for text in blocks),
         int(ids_SN.numel() / passes) if passes > 1 else None,
+        starts_SN,
+        answers_SN,
     )
+
+
+def _starts(text: TokenBlocks) -> torch.Tensor:
+    """Where documents begin; a sequence that a model wrote is one."""
+    if text.starts is not None:
+        return text.starts
+    starts_SN = torch.zeros_like(text.ids, dtype=torch.bool)
+    starts_SN[:, 0] = True
+    return starts_SN

@@ -9,6 +9,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lbdsl.data.chat import Chat
+
 
 class TextPart(StrEnum):
     """The use of a document."""
@@ -70,15 +72,15 @@ def split_documents(documents: Iterable[str]) -> Split:
     """20 % calibration (half of it score, half joint), 60 % healing, 20 % evaluation, by characters.
 
     Whole documents are assigned in the order of their sha256, each to the part with the largest deficit of its share. A
-    long one (see `LONG`), such as a book in a .txt file, gives a stretch to every part, with gaps between (see `GAP`).
-    The result depends only on the set of documents. Blank documents are left out.
+    long one (see `LONG`) that is no chat, such as a book in a .txt file, gives a stretch to every part, with gaps between
+    (see `GAP`). The result depends only on the set of documents. Blank documents are left out.
     """
     unique = {document_hash(text): text for text in documents if text.strip()}
     characters = sum(map(len, unique.values()))
     pieces: dict[TextPart, list[Stretch]] = {part: [] for part in TextPart}
     short: list[Stretch] = []
     for key in sorted(unique):
-        if len(unique[key]) * LONG <= characters:
+        if isinstance(unique[key], Chat) or len(unique[key]) * LONG <= characters:
             short.append(Stretch(unique[key], key))
             continue
         for part, text in _stretches(unique[key]).items():

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.heal.lessons import Distill, Lesson, Match
 from lbdsl.heal.teacher import Teacher
+from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Validation, every
 from lbdsl.heal.weights import merged, with_trainable_weights
 from lbdsl.model.quiet import quiet_transformers
@@ -66,7 +67,7 @@ def heal_model(
     student: nn.Module,
     teacher: Teacher,
     stage: Stage,
-    ids_SN: Tensor,
+    text: HealingText,
     *,
     parts: tuple[range, ...],
     passes: float,
@@ -75,13 +76,13 @@ def heal_model(
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
     save_seconds: float = 60.0,
-    validation_SN: Tensor | None = None,
+    apart: HealingText | None = None,
     recompute: bool = False,
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `ids_SN` holds steps_of(stage) * stage.batch sequences in training order. `parts` are the layers to train: see
-    `segments`. `validation_SN` are sequences apart: the weights that are best on them are returned, which may be those
+    `text` has steps_of(stage) * stage.batch sequences in training order. `parts` are the layers to train: see
+    `segments`. `apart` is other text: the weights that are best on them are returned, which may be those
     before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
     the backward pass (gradient checkpointing). Checkpoints are saved in `folder`; with `resume`
     training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
@@ -102,9 +103,10 @@ def heal_model(
     )
 
     steps = steps_of(stage)
-    tokens_per_step = stage.batch * ids_SN.shape[1]
-    if ids_SN.shape[0] < steps * stage.batch:
-        raise ValueError(f"{steps} steps of {stage.batch} sequences need more than {ids_SN.shape[0]} sequences")
+    sequences, seq = text.ids_SN.shape
+    tokens_per_step = stage.batch * seq
+    if sequences < steps * stage.batch:
+        raise ValueError(f"{steps} steps of {stage.batch} sequences need more than {sequences} sequences")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     for stale in folder.glob("checkpoint-*"):
@@ -129,8 +131,8 @@ def heal_model(
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     curve = _Curve(folder / CURVE_FILE, start)
     validation = None
-    if validation_SN is not None:
-        validation = Validation(folder, every(steps, tokens_per_step, validation_SN), start)
+    if apart is not None:
+        validation = Validation(folder, every(steps, tokens_per_step, apart.ids_SN), start)
 
     earlier = curve.seconds
 
@@ -138,8 +140,8 @@ def heal_model(
         if not math.isfinite(point.loss):
             raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
         curve.add(point.step, point.tokens, point.loss, earlier + time.monotonic() - started)
-        apart = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
-        note = f"loss {point.loss:.3f}{apart}, {point.tokens_per_second:.0f} tok/s"
+        other = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
+        note = f"loss {point.loss:.3f}{other}, {point.tokens_per_second:.0f} tok/s"
         progress(point.tokens, last * tokens_per_step, note)
 
     callback = HealCallback(
@@ -154,13 +156,13 @@ def heal_model(
         trainer = HealTrainer(
             model=lesson,
             args=_arguments(stage, folder, dtype, device),
-            train_dataset=BlockDataset(ids_SN),
+            train_dataset=BlockDataset(text),
             callbacks=[callback],
         )
         # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
         trainer.remove_callback(PrinterCallback)
-        if validation_SN is not None:
-            callback.measure = partial(trainer.validation_loss, validation_SN, len(ids_SN))
+        if apart is not None:
+            callback.measure = partial(trainer.validation_loss, BlockDataset(apart, sequences))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if callback.stopped and trainer.state.global_step < steps:
         raise HealInterrupted

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lbdsl.heal.objective import chunked_kl, hidden_loss, layer_loss
-from lbdsl.heal.teacher import Teacher
+from lbdsl.heal.teacher import Taught, Teacher
 
 
 class Lesson(nn.Module):
     """`student` may be wrapped by PEFT. `forward(input_ids [B, N], rows [B])` is the mean loss over a batch; `rows` are the
-    numbers of its sequences."""
+    numbers of its sequences. `positions` [B, N] restart at each document that does not see those before it, and the loss is
+    over the tokens that `counts` [B, N] names, or all."""
 
     def __init__(self, student: Any, teacher: Teacher):
         super().__init__()
@@ -25,9 +26,9 @@ class Lesson(nn.Module):
     def causal_lm(self) -> Any:
         return self.student.get_base_model() if hasattr(self.student, "get_base_model") else self.student
 
-    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Any:
+    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None, *, layers: bool) -> Taught:
         with torch.autocast(ids_BN.device.type, enabled=False):
-            return self._teacher[0].taught(ids_BN, rows_B, first, layers=layers)
+            return self._teacher[0].taught(ids_BN, rows_B, first, positions_BN, layers=layers)
 
 
 class Distill(Lesson):
@@ -40,11 +41,13 @@ class Distill(Lesson):
         self._kl_weight = kl_weight
         self._hidden_weight = hidden_weight
 
-    def forward(self, input_ids: Tensor, rows: Tensor) -> Tensor:
-        taught = self.taught(input_ids, rows, self._first, layers=self._hidden_weight > 0)
+    def forward(
+        self, input_ids: Tensor, rows: Tensor, positions: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        taught = self.taught(input_ids, rows, self._first, positions, layers=self._hidden_weight > 0)
         model, body = self.causal_lm, self.causal_lm.model
         hidden_BND = body.embed(input_ids) if taught.before_BND is None else taught.before_BND
-        inputs = body.prepare(hidden_BND)
+        inputs = body.prepare(hidden_BND, position_ids=positions)
         if taught.before_BND is None:
             with torch.no_grad():
                 for index in range(self._first):
@@ -57,12 +60,13 @@ class Distill(Lesson):
         with torch.autocast(input_ids.device.type, enabled=False):
             # Logits are linear in the hidden states, so dividing the hidden states is equivalent.
             learned_ND, taught_ND = (
-                states_BND.flatten(0, -2) / (model.logits_divisor or 1.0) for states_BND in (final_BND, taught.final_BND)
+                _of(states_BND, counts) / (model.logits_divisor or 1.0) for states_BND in (final_BND, taught.final_BND)
             )
             head = self._teacher[0].head
             loss = self._kl_weight * chunked_kl(learned_ND, model.lm_head.weight, taught_ND, head, cap=model.logit_softcap)
             if self._hidden_weight > 0:
-                loss = loss + self._hidden_weight * hidden_loss(learned, list(taught.layers))
+                states = ([_of(one, counts) for one in those] for those in (learned, taught.layers))
+                loss = loss + self._hidden_weight * hidden_loss(*states)
             return loss
 
 
@@ -74,17 +78,24 @@ class Match(Lesson):
         super().__init__(student, teacher)
         self._parts = parts
 
-    def forward(self, input_ids: Tensor, rows: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, rows: Tensor, positions: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
         first = self._parts[0].start
-        taught = self.taught(input_ids, rows, first, layers=True)
+        taught = self.taught(input_ids, rows, first, positions, layers=True)
         states = (taught.before_BND, *taught.layers)
         body = self.causal_lm.model
-        inputs = body.prepare(states[0])
+        inputs = body.prepare(states[0], position_ids=positions)
         losses = []
         for part in self._parts:
             before_BND, after_BND = states[part.start - first], states[part.stop - first]
             hidden_BND = before_BND
             for index in part:
                 hidden_BND = body.run_layer(body.layers[index], index, hidden_BND, inputs)
-            losses.append(layer_loss(hidden_BND, before_BND, after_BND))
+            losses.append(layer_loss(*(_of(states_BND, counts) for states_BND in (hidden_BND, before_BND, after_BND))))
         return torch.stack(losses).mean()
+
+
+def _of(states_BND: Tensor, counts_BN: Tensor | None) -> Tensor:
+    """The states [n, D] of the n tokens that count."""
+    return states_BND.flatten(0, -2) if counts_BN is None else states_BND[counts_BN]

@@ -24,11 +24,12 @@ class _ChunkedKL(torch.autograd.Function):
         chunk: int,
         cap: float | None,
     ) -> Tensor:
-        tokens = student_ND.shape[0]
+        # A batch of chats may have no token that counts.
+        tokens = max(1, student_ND.shape[0])
         total = torch.zeros((), dtype=torch.float64, device=student_ND.device)
         grad_ND = torch.empty_like(student_ND) if ctx.needs_input_grad[0] else None
         head_cast_VD = head_VD.to(student_ND.dtype)
-        for start in range(0, tokens, chunk):
+        for start in range(0, len(student_ND), chunk):
             part = slice(start, start + chunk)
             teacher_logp_CV = F.log_softmax(_capped((teacher_ND[part] @ teacher_head_VD.T).float(), cap), dim=-1)
             student_CV = _capped((student_ND[part] @ head_cast_VD.T).float(), cap)

@@ -28,7 +28,9 @@ class Teacher(Protocol):
 
     head: Tensor
 
-    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+    def taught(
+        self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
+    ) -> Taught:
         """What it makes of the sequences `ids_BN`, which are those of the numbers `rows_B`."""
 
 
@@ -40,10 +42,12 @@ class LoadedTeacher:
         self.head = model.lm_head.weight
 
     @torch.no_grad()
-    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+    def taught(
+        self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
+    ) -> Taught:
         body = self._model.model
         hidden_BND = body.embed(ids_BN)
-        inputs = body.prepare(hidden_BND)
+        inputs = body.prepare(hidden_BND, position_ids=positions_BN)
         before_BND, found = hidden_BND, []
         for index, layer in enumerate(body.layers):
             if index == first:
@@ -61,14 +65,21 @@ class CachedTeacher:
         self._states_SND = states_SND
         self.head = head_VD
 
-    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, *, layers: bool) -> Taught:
+    def taught(
+        self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
+    ) -> Taught:
         if layers:
             raise ValueError("the cache has the last hidden states alone")
         return Taught(None, (), self._states_SND[rows_B.cpu()].to(self.head.device))
 
 
 def cached_teacher(
-    model: Any, ids_SN: Tensor, folder: Path, batch: int, progress: Callable[[int, int, str], None]
+    model: Any,
+    ids_SN: Tensor,
+    folder: Path,
+    batch: int,
+    progress: Callable[[int, int, str], None],
+    positions_SN: Tensor | None = None,
 ) -> CachedTeacher:
     """The last hidden states of `model` on `ids_SN`, in `folder`: tokens x hidden size numbers in the dtype that it
     computes in. They are computed from the sequence on where an earlier process stopped."""
@@ -82,7 +93,8 @@ def cached_teacher(
     loaded = LoadedTeacher(model)
     for row in range(start, sequences, batch):
         ids_BN = ids_SN[row : row + batch].to(head_VD.device)
-        taught = loaded.taught(ids_BN, torch.arange(row, row + len(ids_BN)), 0, layers=False)
+        positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
+        taught = loaded.taught(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
         states_SND[row : row + batch] = taught.final_BND.to("cpu", dtype)
         done.write_text(str(row + len(ids_BN)))
         progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")

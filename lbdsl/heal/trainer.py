@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Measure, Validation
 
 COMPLETE = "lbdsl-complete"
@@ -34,17 +35,22 @@ class HealPoint:
 
 
 class BlockDataset(Dataset):
-    """The sequences of one [S, seq] tensor of token ids, in order."""
+    """Sequences of token ids [S, N] in order, their numbers from `first` on, and what a lesson needs to know of their
+    tokens."""
 
-    def __init__(self, ids_SN: Tensor):
-        self.ids_SN = ids_SN
+    def __init__(self, text: HealingText, first: int = 0):
+        self._tensors = {
+            "input_ids": text.ids_SN,
+            "rows": torch.arange(first, first + len(text.ids_SN)),
+            "positions": text.positions_SN,
+            "counts": text.counts_SN,
+        }
 
     def __len__(self) -> int:
-        return self.ids_SN.shape[0]
+        return len(self[:]["rows"])
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """A sequence and its number."""
-        return {"input_ids": self.ids_SN[index], "rows": torch.tensor(index)}
+    def __getitem__(self, index: Any) -> dict[str, Tensor]:
+        return {name: tensor[index] for name, tensor in self._tensors.items() if tensor is not None}
 
 
 class HealTrainer(Trainer):
@@ -78,18 +84,18 @@ class HealTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     @torch.no_grad()
-    def validation_loss(self, ids_SN: Tensor, first_row: int) -> float:
-        """The mean loss over these sequences, in batches as in training; `first_row` is the number of the first."""
+    def validation_loss(self, text: BlockDataset) -> float:
+        """The mean loss over the batches of a text, as in training."""
         model = self.model
         assert model is not None
         training = model.training
         model.eval()
-        total, rows_S = 0.0, torch.arange(first_row, first_row + len(ids_SN))
-        size = self.args.per_device_train_batch_size
-        for ids_BN, rows_B in zip(ids_SN.to(self.args.device).split(size), rows_S.split(size), strict=True):
-            total += float(model(ids_BN, rows_B)) * len(ids_BN)
+        total, size = 0.0, self.args.per_device_train_batch_size
+        for start in range(0, len(text), size):
+            inputs = {name: values.to(self.args.device) for name, values in text[start : start + size].items()}
+            total += float(model(**inputs)) * len(inputs["rows"])
         model.train(training)
-        return total / len(ids_SN)
+        return total / len(text)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

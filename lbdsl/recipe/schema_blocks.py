@@ -103,12 +103,15 @@ Method = Lora | FullWeights | LearnedSinks
 
 Schedule = Literal["cosine", "linear", "constant"]
 TeacherPlace = Literal["loaded", "cached"]
+Documents = Literal["joined", "apart"]
+LossOn = Literal["all", "assistant"]
 
 
 class HealSettings(BlockSettings):
     """`tokens` counts tokens seen, over all passes; the loss of `distill` is `kl_weight * KL(base || healed) +
     hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is
-    where the base is while the model learns: in memory, or its last hidden states on disk."""
+    where the base is while the model learns: in memory, or its last hidden states on disk. A document
+    that is `apart` does not see those before it in its sequence. `loss_on` says which tokens are learned to predict."""
 
     data: Text = "builtin:pydoc"
     tokens: int = Field(default=200_000, ge=1)
@@ -119,6 +122,8 @@ class HealSettings(BlockSettings):
     schedule: Schedule = "cosine"
     warmup: float = Field(default=0.05, ge=0, le=1)
     teacher: TeacherPlace = "loaded"
+    documents: Documents = "joined"
+    loss_on: LossOn = "all"
     seq: int = Field(default=1024, ge=2)
     batch: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -21,7 +21,9 @@ from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     SEQUENCES,
+    Documents,
     LearnedSinks,
+    LossOn,
     Method,
     Mix,
     Schedule,
@@ -229,6 +231,12 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "teacher": SettingRow(
             _one_of(TeacherPlace, "a place of the teacher"),
             "`loaded`: the base stays in memory; `cached`: its last hidden states are written to disk first",
+        ),
+        "documents": SettingRow(
+            _one_of(Documents, "a way of packing"), "`joined`, or `apart`: none sees those before it in its sequence"
+        ),
+        "loss_on": SettingRow(
+            _one_of(LossOn, "a choice of tokens"), "`all` tokens, or those that an `assistant` wrote, in chats"
         ),
         "seq": SettingRow(_length, _LENGTH),
         "batch": SettingRow(whole, "sequences a step"),

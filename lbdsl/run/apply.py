@@ -219,6 +219,7 @@ def _heal(
     """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
     from lbdsl.heal.changed import segments
     from lbdsl.heal.heal import heal_model
+    from lbdsl.heal.text import HealingText
 
     assert plan.heal is not None
     runs = plan.heal.runs
@@ -239,14 +240,14 @@ def _heal(
                 model,
                 teacher,
                 stage,
-                blocks.ids,
+                HealingText.of(blocks, stage),
                 parts=parts,
                 passes=passes,
                 folder=folder,
                 progress=report,
                 should_stop=should_stop,
                 resume=resume,
-                validation_SN=apart.ids if apart else None,
+                apart=HealingText.of(apart, stage) if apart else None,
                 recompute=_needs_recomputing(stage, inputs, progress),
             )
         if summary.kept is not None and summary.kept < summary.tokens:
@@ -269,6 +270,7 @@ def _teacher(
 ) -> Teacher:
     """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
     from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
+    from lbdsl.heal.text import HealingText
 
     if stage.teacher == "loaded":
         return LoadedTeacher(inputs.base())
@@ -278,8 +280,11 @@ def _teacher(
             _stop_if(should_stop)
             report(done, total, note)
 
-        ids_SN = torch.cat([text.ids for text in (blocks, apart) if text is not None])
-        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told)
+        texts = [HealingText.of(text, stage) for text in (blocks, apart) if text is not None]
+        places = [text.positions_SN for text in texts if text.positions_SN is not None]
+        positions_SN = torch.cat(places) if places else None
+        ids_SN = torch.cat([text.ids_SN for text in texts])
+        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told, positions_SN)
     inputs.release()
     return found
 

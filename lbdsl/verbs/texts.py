@@ -95,8 +95,9 @@ def writer_of(bench: Workbench) -> Writer:
 
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
-    where the one before ended."""
+    where the one before ended. Raises LB455 as `HealingText.of` does."""
     from lbdsl.heal.heal import steps_of
+    from lbdsl.heal.text import HealingText
 
     counts: dict[tuple[Text, int, int], int] = {}
     places = []
@@ -109,7 +110,10 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
         (data, seq, seed): _blocks(data, TextPart.HEAL, count * seq, seq, bench, folder, seed, healing=True)
         for (data, seq, seed), count in counts.items()
     }
-    return tuple(whole[text].rows(start, end) for text, start, end in places)
+    found = tuple(whole[text].rows(start, end) for text, start, end in places)
+    for blocks, run in zip(found, heal.runs, strict=True):
+        HealingText.of(blocks, run)
+    return found
 
 
 def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:

@@ -185,12 +185,12 @@ def test_decilm_in_fp32(artifact: Path, decilm: Path, prompts: list[list[int]], 
 def test_what_make_demo_makes_is_served(smollm2: str, prompts: list[list[int]], tmp_path: Path) -> None:
     """The artifact of `make demo`, exported as it does, in unmodified vLLM."""
     demo = kept_artifact(RECIPE.with_name("quickstart.lbr"), smollm2)
-    exported = export_artifact(demo, "decilm", output=tmp_path / "decilm").folder
+    exported = export_artifact(demo, "granite", output=tmp_path / "granite").folder
     some = prompts[::5]
-    served = serve(exported, some, tmp_path, trust_remote_code=True, dtype="float32")
-    assert served.architecture == "DeciLMForCausalLM"
+    served = serve(exported, some, tmp_path, dtype="float32")
+    assert served.architecture == "GraniteForCausalLM"
     model = load_artifact(demo, device="cpu", dtype=torch.float32)
-    assert compare("demo, decilm, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
+    assert compare("demo, granite, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
 
 
 def test_patched_drops_are_served_as_they_are(plugin: Path, smollm2: str, prompts: list[list[int]], tmp_path: Path) -> None:

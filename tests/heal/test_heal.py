@@ -14,6 +14,7 @@ from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
 from lbdsl.heal.objective import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
+from lbdsl.heal.text import HealingText
 from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint
 from lbdsl.heal.validation import every
 from lbdsl.model.surgery import to_hybrid
@@ -60,12 +61,12 @@ def mean_kl(teacher, student, ids) -> float:
     return (base.exp() * (base - changed)).sum(-1).mean().item()
 
 
-def run(teacher, student, folder, heal=HEAL, source=None, **rest):
+def run(teacher, student, folder, heal=HEAL, source=None, text=None, **rest):
     return heal_model(
         student,
         source or LoadedTeacher(teacher),
         heal,
-        blocks(heal),
+        text or HealingText(blocks(heal)),
         parts=segments(student, teacher),
         passes=1,
         folder=folder,
@@ -210,7 +211,7 @@ def apart(sequences: int = 1) -> torch.Tensor:
 def test_the_weights_that_are_best_on_other_text_are_kept(tmp_path, method) -> None:
     """With a learning rate that is too high at its peak, the end is not the best."""
     teacher, heal = tiny(), HEAL.model_copy(update={"method": method, "lr": 0.02, "tokens": 40 * 2 * 16})
-    healed, report = run(teacher, damaged(teacher), tmp_path, heal, validation_SN=apart())
+    healed, report = run(teacher, damaged(teacher), tmp_path, heal, apart=HealingText(apart()))
     losses = dict(report.validation)
     assert report.validation[0][0] == 0
     assert losses[0] == pytest.approx(mean_kl(teacher, damaged(teacher), apart()), rel=1e-4)
@@ -226,7 +227,7 @@ def test_what_healing_makes_worse_stays_as_it_was_and_ends_early(tmp_path, metho
     with torch.no_grad():
         for model in (before, student):
             model.model.layers[1].self_attn.o_proj.weight.mul_(0.99)
-    healed, report = run(teacher, student, tmp_path, heal, validation_SN=apart())
+    healed, report = run(teacher, student, tmp_path, heal, apart=HealingText(apart()))
     assert report.kept == 0
     assert report.steps == 24 < steps_of(heal)  # every sixth step, and four of them were no better
     assert [tokens // 32 for tokens, _ in report.validation] == [0, 6, 12, 18, 24]
@@ -237,7 +238,7 @@ def test_what_healing_makes_worse_stays_as_it_was_and_ends_early(tmp_path, metho
 @pytest.mark.parametrize("heal", [HEAL, HEAL.model_copy(update={"lr": 0.05})])
 def test_a_resumed_run_keeps_the_same_weights_as_an_unbroken_one(tmp_path, heal) -> None:
     teacher = tiny()
-    whole, whole_report = run(teacher, damaged(teacher), tmp_path / "whole", heal, validation_SN=apart())
+    whole, whole_report = run(teacher, damaged(teacher), tmp_path / "whole", heal, apart=HealingText(apart()))
     polls = iter(range(100))
     with pytest.raises(HealInterrupted):
         run(
@@ -246,9 +247,9 @@ def test_a_resumed_run_keeps_the_same_weights_as_an_unbroken_one(tmp_path, heal)
             tmp_path / "cut",
             heal,
             should_stop=lambda: next(polls) >= 2,
-            validation_SN=apart(),
+            apart=HealingText(apart()),
         )
-    resumed, report = run(teacher, damaged(teacher), tmp_path / "cut", heal, resume=True, validation_SN=apart())
+    resumed, report = run(teacher, damaged(teacher), tmp_path / "cut", heal, resume=True, apart=HealingText(apart()))
     assert (report.validation, report.kept, report.curve) == (
         whole_report.validation,
         whole_report.kept,

@@ -12,6 +12,7 @@ from lbdsl.heal.changed import changed_layers, segments
 from lbdsl.heal.lessons import Distill, Match
 from lbdsl.heal.objective import layer_loss
 from lbdsl.heal.teacher import CACHED_ROWS, LoadedTeacher, cached_teacher
+from lbdsl.heal.text import HealingText
 from lbdsl.recipe.schema import FullWeights, Lora
 from tests.heal.test_heal import HEAL, blocks, damaged, mean_kl, run, tiny
 from tests.layer_changes import GONE, NONE, swa
@@ -32,8 +33,8 @@ def without_block(teacher, layer: int = 2):
     return student
 
 
-def cached(teacher, ids, folder, batch: int = 2):
-    return cached_teacher(teacher, ids, folder, batch, lambda done, total, note: None)
+def cached(teacher, ids, folder, batch: int = 2, positions=None):
+    return cached_teacher(teacher, ids, folder, batch, lambda done, total, note: None, positions)
 
 
 @pytest.mark.parametrize("hidden_weight", [0.0, 0.1])
@@ -84,11 +85,11 @@ def test_a_cache_is_written_on_from_where_it_stopped(tmp_path) -> None:
 
 def test_healing_by_a_cached_teacher_is_the_same(tmp_path) -> None:
     teacher, other = tiny(), blocks(HEAL)[:1].flip(1)
-    loaded, report = run(teacher, windowed(teacher), tmp_path / "loaded", validation_SN=other)
+    loaded, report = run(teacher, windowed(teacher), tmp_path / "loaded", apart=HealingText(other))
     ids = torch.cat([blocks(HEAL), other])
     (tmp_path / "cached").mkdir()
     source = cached(teacher, ids, tmp_path / "cached")
-    by_cache, again = run(teacher, windowed(teacher), tmp_path / "cached", source=source, validation_SN=other)
+    by_cache, again = run(teacher, windowed(teacher), tmp_path / "cached", source=source, apart=HealingText(other))
     assert (again.curve, again.validation) == (report.curve, report.validation)
     for (name, one), (_, two) in zip(loaded.named_parameters(), by_cache.named_parameters(), strict=True):
         assert torch.equal(one, two), name

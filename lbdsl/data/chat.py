@@ -1,0 +1,56 @@
+"""Chats: turns of a system, a user and an assistant, tokenized by the template of the model that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+
+
+class Chat(str):
+    """A chat. As text it is `role: content` paragraphs, by which it is split and told apart; a model gets `messages`."""
+
+    messages: tuple[dict[str, str], ...]
+
+    def __new__(cls, messages: tuple[dict[str, str], ...]) -> Chat:
+        chat = super().__new__(cls, "\n\n".join(f"{message['role']}: {message['content']}" for message in messages))
+        chat.messages = messages
+        return chat
+
+
+def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[bool]]:
+    """The token ids of a chat in the tokenizer's template, and whether the assistant wrote each of them.
+
+    Raises LB453 for a tokenizer without a template, or whose template refuses the chat; LB454 for a template by which a
+    chat does not begin with its own beginning, so that turns cannot be told apart.
+    """
+    if not tokenizer.chat_template:
+        raise fail(
+            "LB453",
+            f"{data or 'the text'} has chats, and the model's tokenizer has no chat template",
+            help="take an instruction-tuned model, or give a source with a field `text`",
+        )
+
+    def ids(messages: list[dict[str, str]], asks: bool) -> list[int]:
+        try:
+            found = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=asks, return_dict=True)
+        except Exception as problem:  # a template is a program of the model's, and may raise anything
+            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+            raise fail("LB453", f"the model's chat template refuses a chat of {data}: {reason}") from None
+        return list(found["input_ids"])
+
+    messages = list(chat.messages)
+    whole = ids(messages, False)
+    wrote = [False] * len(whole)
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant" or place == 0:
+            continue
+        before, after = ids(messages[:place], True), ids(messages[: place + 1], False)
+        if whole[: len(after)] != after or after[: len(before)] != before:
+            raise fail(
+                "LB454",
+                f"the model's chat template does not let the turns of a chat of {data} be told apart",
+                help="write `loss_on = all` in the heal block",
+            )
+        wrote[len(before) : len(after)] = [True] * (len(after) - len(before))
+    return whole, wrote
