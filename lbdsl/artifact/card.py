@@ -8,6 +8,7 @@ from typing import Any
 
 from lbdsl.artifact.record import Record, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
+from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.lengths import cautions
@@ -209,7 +210,14 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
         "|---|---|" + "---|" * len(models),
         *[f"| {title} | {' | '.join(values)} |" for title, values in rows],
         "",
+        *_seen_lines(source),
     ]
+
+
+def _seen_lines(source: dict[str, Any]) -> list[str]:
+    share = source.get("seen", 0.0)
+    said = f"{share:.1%} of this text's runs of {GRAM} tokens also stand in the text that calibrated or healed the model."
+    return [said, ""] if share >= NOTABLE else []
 
 
 def _perplexity(value: float | None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.data.files import text_of_record
 
 _NAME = re.compile(
@@ -16,26 +17,57 @@ _NAME = re.compile(
 )
 
 
+STREAM = "stream:"
+"""Prefix of a data set whose beginning is read from the hub, instead of the whole from disk."""
+
+STREAMED_CHARACTERS = 128 * 2**20
+"""Characters that are read of a stream: about 32 M tokens of English."""
+
+
 def is_hub_name(data: str) -> bool:
-    """Whether `data` has the form `org/name[:config][@split]`."""
-    return _NAME.fullmatch(data) is not None
+    """Whether `data` has the form `[stream:]org/name[:config][@split]`."""
+    return _NAME.fullmatch(data.removeprefix(STREAM)) is not None
 
 
-def read(data: str, *, offline: bool) -> Iterator[str]:
-    """Yield the documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work.
+def read(data: str, *, offline: bool) -> Iterable[str]:
+    """The documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work. Of
+    `stream:org/name...` the first, up to STREAMED_CHARACTERS.
 
     Never runs code of a data set. With `offline` only the local cache is used. Raises LB445 and LB443.
     """
-    rows = _load(data, offline)
-    column = next((name for name in ("text", "messages") if name in rows.column_names), None)
+    return _beginning(data, offline) if data.startswith(STREAM) else _documents(data, _load(data, offline))
+
+
+def _documents(data: str, rows: Any) -> Iterator[str]:
+    names = rows.column_names or []
+    column = next((name for name in ("text", "messages") if name in names), None)
     if column is None:
         raise fail(
             "LB443",
-            f"{data} has no column `text` or `messages`, only {', '.join(rows.column_names[:8])}",
+            f"{data} has no column `text` or `messages`, only {', '.join(names[:8])}",
             help="choose a data set, or a configuration of it, with a column `text` or `messages`",
         )
     for number, record in enumerate(rows.select_columns([column]), 1):
         yield text_of_record(record, f"{data}, row {number}")
+
+
+@lru_cache(maxsize=2)
+def _beginning(data: str, offline: bool) -> tuple[str, ...]:
+    """The first documents of a stream, which a process reads once."""
+    found: list[str] = []
+    characters = 0
+    try:
+        for text in _documents(data, _load(data, offline)):
+            found.append(text)
+            characters += len(text)
+            if characters >= STREAMED_CHARACTERS:
+                break
+    except _failures() as problem:
+        if isinstance(problem, LbdslError):
+            raise
+        message = f"{data} broke off after {len(found)} documents: {_reason(problem)}"
+        raise fail("LB445", message, help="check the network, and run the same command again") from problem
+    return tuple(found)
 
 
 def check_cached(data: str, *, offline: bool) -> None:
@@ -51,20 +83,28 @@ def _load(data: str, offline: bool) -> Any:
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-    match = _NAME.fullmatch(data)
+    streamed = data.startswith(STREAM)
+    match = _NAME.fullmatch(data.removeprefix(STREAM))
     assert match is not None, "callers ask is_hub_name first"
     repo, config, split = match["repo"], match["config"], match["split"] or "train"
     settings = datasets.config
     before = settings.HF_HUB_OFFLINE
+    if streamed and (offline or before):
+        help = f"without {STREAM} a copy in the cache is used, or give a local file"
+        raise fail("LB445", f"{data} is read from the network", help=help)
     bar = is_progress_bar_enabled()
     # `datasets` reads HF_HUB_OFFLINE only at import; a switch per call has to set its config value.
     settings.HF_HUB_OFFLINE = bool(before or offline)
     disable_progress_bar()
     try:
         rows = datasets.load_dataset(
-            repo, config, split=split, download_config=datasets.DownloadConfig(local_files_only=offline)
+            repo,
+            config,
+            split=split,
+            streaming=streamed,
+            download_config=datasets.DownloadConfig(local_files_only=offline),
         )
-        if not isinstance(rows, datasets.Dataset):
+        if not isinstance(rows, datasets.IterableDataset if streamed else datasets.Dataset):
             raise fail("LB445", f"choose one split of {data}", help='name it after @, as in "org/name@train"')
         return rows
     except _failures() as problem:

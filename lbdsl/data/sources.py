@@ -20,7 +20,10 @@ WIKITEXT = "wikitext:"
 
 _WIKITEXT_FILE = Path(__file__).parent / "builtin" / "wikitext.jsonl"
 
-_FORMS = 'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or a hub data set "org/name[:config][@split]"'
+_FORMS = (
+    'a source is "builtin:pydoc", a local .txt, .jsonl or .parquet file, or a hub data set '
+    '"[stream:]org/name[:config][@split]"'
+)
 
 
 def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
@@ -30,7 +33,7 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     dependencies), `builtin:wikitext` (20 articles of Wikipedia, for evaluation only), a path ending in .txt (one document),
     .jsonl or .parquet (relative to `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in
     WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
-    cached copy is used).
+    cached copy is used), of which `stream:org/name...` reads the beginning alone.
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
     LB445 hub, LB447 too large.
     """
@@ -85,7 +88,7 @@ def _capped(documents: Iterable[str], data: str) -> Iterable[str]:
                 "LB447",
                 f"{data} holds more than {MAX_CHARACTERS // 2**20} Mi characters",
                 help=(
-                    'take a slice of a hub data set: "org/name@train[:1%]"'
+                    'take a slice of a hub data set, "org/name@train[:1%]", or its beginning, "stream:org/name"'
                     if hub.is_hub_name(data)
                     else "give a smaller file"
                 ),

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class RunInputs:
     calibration:  the text that the inputs of packed weights are taken on, None if they need none
     eval_blocks:  one for each evaluation text
     validation:   the text that each stage is watched on; None to keep its last weights
+    seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
     release:      frees the base, which `base` then loads again
     statistics:   returns the statistics of a layer, used to compute its new weights
     compute:      the compute dtype, if it differs from the dtype of the stored weights
@@ -74,6 +75,7 @@ class RunInputs:
     validation: tuple[TokenBlocks | None, ...] = ()
     calibration: TokenBlocks | None = None
     device: Any = "cpu"
+    seen: Mapping[str, float] = field(default_factory=dict)
     release: Callable[[], None] = lambda: None
     statistics: StatisticsOf = no_statistics
     batch: int = 1
@@ -139,7 +141,7 @@ def run_plan(
         _stop_if(should_stop)
         judged = _judge(plan, inputs, work, progress)
         _stop_if(should_stop)
-        record = _record(plan, saved, judged, inputs.gate, lbdsl_version, no_heal)
+        record = _record(plan, saved, judged, inputs, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
             write_card(record, work.artifact)
@@ -370,14 +372,17 @@ def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
 
 
 def _record(
-    plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], gate: Gate, lbdsl_version: str, no_heal: bool
+    plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], inputs: RunInputs, lbdsl_version: str, no_heal: bool
 ) -> Record:
-    results = gate({quality.data: quality.post_scores() for quality in judged})
+    results = inputs.gate({quality.data: quality.post_scores() for quality in judged})
     # A broken model's scores may be NaN or infinite, which JSON does not have.
     asserts = tuple(
         item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
         for item in results
     )
+    evaluation = evaluation_json(judged, saved["before_healing"]) if judged else None
+    for source in evaluation["sources"] if evaluation else ():
+        source["seen"] = inputs.seen.get(source["data_digest"], 0.0)
     failed = any(result.status == "fail" for result in asserts)
     return Record(
         lbdsl_version=lbdsl_version,
@@ -390,7 +395,7 @@ def _record(
         no_heal=no_heal,
         heal=saved["heal"],
         packed=saved.get("packed", {}),
-        evaluation=evaluation_json(judged, saved["before_healing"]) if judged else None,
+        evaluation=evaluation,
         asserts=asserts,
     )
 

@@ -160,6 +160,7 @@ def _apply(
     progress: AnyProgress | None,
     should_stop: Callable[[], bool],
 ) -> Applied:
+    from lbdsl.data.contamination import NOTABLE, shared
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import RunInputs, run_plan
 
@@ -180,6 +181,8 @@ def _apply(
         validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
+    scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
+    seen = {text.digest: shared(text.ids, [part.ids for part in (*scored, *healing)]) for text in judging}
     inputs = RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
@@ -187,6 +190,7 @@ def _apply(
         judged_base=lambda: bench.judged_base,
         changed=bench.fresh_copy,
         release=bench.release,
+        seen=seen,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,
         validation=validation,
@@ -226,6 +230,15 @@ def _apply(
                 help="lower `lr` in the heal block",
             )
         )
+    found += [
+        warning(
+            "LB478",
+            f"{seen[text.digest]:.1%} of {text.data} also stands in the text that calibrated or healed the model",
+            help="judge on text of another source: what it has seen flatters it",
+        )
+        for text in judging
+        if seen[text.digest] >= NOTABLE
+    ]
     if result.record.evaluation is None:
         found.append(
             warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -167,13 +168,72 @@ def test_hub_rows_become_documents(monkeypatch):
 
     asked = []
 
-    def load(repo, config, *, split, download_config):
+    def load(repo, config, *, split, streaming, download_config):
+        assert not streaming
         asked.append((repo, config, split, download_config.local_files_only, datasets.config.HF_HUB_OFFLINE))
         return datasets.Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read_documents("org/name:raw@test[:5%]", offline=True) == ("a", "b")
     assert asked == [("org/name", "raw", "test[:5%]", True, True)]
+
+
+@pytest.fixture
+def streamed(tmp_path, monkeypatch):
+    """A data set in a local folder, as `datasets` takes one, that is streamed."""
+    folder = tmp_path / "org" / "name"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(f'{{"text": "document {n}", "n": {n}}}\n' for n in range(50)))
+    monkeypatch.chdir(tmp_path)
+    hub._beginning.cache_clear()
+    yield "stream:org/name"
+    hub._beginning.cache_clear()
+
+
+@pytest.mark.torch
+def test_the_beginning_of_a_stream_is_read_once(streamed, monkeypatch):
+    monkeypatch.setattr(hub, "STREAMED_CHARACTERS", 100)
+    first = read_documents(streamed)
+    assert first[:2] == ("document 0", "document 1")
+    assert len(first) == 10  # ten of ten characters
+    (Path("org") / "name" / "train.jsonl").unlink()
+    assert read_documents(streamed) == first
+
+
+@pytest.mark.torch
+def test_a_stream_that_ends_is_shorter(streamed):
+    assert len(read_documents(streamed)) == 50
+
+
+@pytest.mark.torch
+def test_a_stream_that_breaks_off_is_a_coded_error(streamed, monkeypatch):
+    import datasets
+
+    def rows():
+        yield {"text": "one"}
+        raise ConnectionError("connection reset")
+
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, **__: datasets.IterableDataset.from_generator(
+            rows, features=datasets.Features({"text": datasets.Value("string")})
+        ),
+    )
+    with pytest.raises(LbdslError, match="broke off after 1 document") as caught:
+        read_documents(streamed)
+    assert code_of(caught) == "LB445"
+
+
+@pytest.mark.torch
+def test_a_stream_needs_the_network_and_a_text(streamed):
+    with pytest.raises(LbdslError, match="network") as caught:
+        read_documents(streamed, offline=True)
+    assert code_of(caught) == "LB445"
+    (Path("org") / "name" / "train.jsonl").write_text('{"n": 1}\n')
+    with pytest.raises(LbdslError, match="no column") as caught:
+        read_documents(streamed)
+    assert code_of(caught) == "LB443"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_a_document_apart_is_as_if_alone(tmp_path) -> None:
     loss = Distill(student, LoadedTeacher(teacher), 2, 1.0, 0.0)(IDS, ROWS, places)
     alone = 0.0
     for row, cuts in ((0, (0, 5, 6, 16)), (1, (0, 12, 16))):
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             alone += mean_kl(teacher, student, IDS[row : row + 1, start:end]) * (end - start)
     assert loss.item() == pytest.approx(alone / 32, rel=1e-4)
     assert loss.item() != pytest.approx(mean_kl(teacher, student, IDS), rel=1e-3)

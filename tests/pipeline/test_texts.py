@@ -107,6 +107,22 @@ def test_patches_need_a_text_of_another_source(workplace: Path, lbdsl, cache: Pa
     assert lbdsl("plan", name, "model").code == 0
 
 
+def test_judged_on_text_that_healing_has_seen_is_said(workplace: Path, lbdsl, cache: Path) -> None:
+    """Documents that differ in a few words are not the same document, and mostly the same text."""
+    body = "The quick brown fox jumps over the lazy dog while the band plays on and on until the morning comes. " * 3
+    (workplace / "a.jsonl").write_text("".join(json.dumps({"text": f"{n} {body} {n}"}) + "\n" for n in range(200)))
+    (workplace / "b.jsonl").write_text("".join(json.dumps({"text": f"{n} {body} {n}"}) + "\n" for n in range(200, 400)))
+    name = recipe(workplace, '"a.jsonl"')
+    (workplace / name).write_text((workplace / name).read_text().replace("builtin:wikitext", "b.jsonl"))
+    done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    assert "LB478" in done.err
+    assert "% of b.jsonl also stands in the text" in done.err
+    record = read_record(workplace / "out").unwrap()
+    assert record.evaluation["sources"][0]["seen"] > 0.5
+    assert "runs of 24 tokens also stand" in (workplace / "out" / "README.md").read_text()
+
+
 def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, cache: Path) -> None:
     """With a learning rate that is far too high, on a model that lost little."""
     name = recipe(workplace, '"builtin:pydoc"')
