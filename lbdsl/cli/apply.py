@@ -11,6 +11,8 @@ import click
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import run_options, set_option
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
 
 @click.command()
 @click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES_OR_PLANS)
@@ -30,6 +32,12 @@ from lbdsl.cli.options import run_options, set_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--force", is_flag=True, help="Move an existing output aside; discard an interrupted run.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@click.option(
+    "--report-to",
+    multiple=True,
+    type=click.Choice(TRACKERS),
+    help="Show the healing loss there, too; may be repeated. TensorBoard's files are in <output>.tensorboard.",
+)
 @click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
 @run_options
 @click.pass_context
@@ -45,6 +53,7 @@ def apply(
     resume: bool,
     force: bool,
     again: bool,
+    report_to: tuple[str, ...],
     all_layers: bool,
     options: Any,
     progress: Any,
@@ -60,7 +69,7 @@ def apply(
     from lbdsl.verbs.interrupt import stop_on_ctrl_c
 
     console = stdout_console()
-    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again)
+    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again, report_to=report_to)
     resume_command = _resume_command(ctx)
     if model is not None and recipe_or_plan.suffix == ".lbplan":
         raise click.UsageError("a saved plan knows its model; with --model you say where it is now")

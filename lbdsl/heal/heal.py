@@ -78,17 +78,22 @@ def heal_model(
     save_seconds: float = 60.0,
     apart: HealingText | None = None,
     recompute: bool = False,
+    trackers: tuple[str, ...] = (),
+    name: str = "healing",
+    logs: Path | None = None,
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
     `text` has steps_of(stage) * stage.batch sequences in training order. `parts` are the layers to train: see
     `segments`. `apart` is other text: the weights that are best on them are returned, which may be those
     before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
-    the backward pass (gradient checkpointing). Checkpoints are saved in `folder`; with `resume`
+    the backward pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are
+    in `logs`. Checkpoints are saved in `folder`; with `resume`
     training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
     after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
+    from transformers.integrations import TensorBoardCallback
     from transformers.trainer_callback import PrinterCallback
 
     from lbdsl.heal.trainer import (
@@ -155,12 +160,16 @@ def heal_model(
     with quiet_transformers():
         trainer = HealTrainer(
             model=lesson,
-            args=_arguments(stage, folder, dtype, device),
+            args=_arguments(stage, folder, dtype, device, tuple(t for t in trackers if t != "tensorboard"), name),
             train_dataset=BlockDataset(text),
             callbacks=[callback],
         )
         # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
         trainer.remove_callback(PrinterCallback)
+        if "tensorboard" in trackers:
+            board = TensorBoardCallback()
+            board.logging_dir = str(logs or folder)
+            trainer.add_callback(board)
         if apart is not None:
             callback.measure = partial(trainer.validation_loss, BlockDataset(apart, sequences))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -210,7 +219,9 @@ def _diverged(message: str) -> Exception:
     return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
 
 
-def _arguments(heal: HealSettings, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _arguments(
+    heal: HealSettings, folder: Path, dtype: torch.dtype, device: torch.device, trackers: tuple[str, ...], name: str
+) -> Any:
     """TrainingArguments: AdamW without weight decay, checkpoints by HealCallback."""
     from transformers import TrainingArguments
 
@@ -240,7 +251,8 @@ def _arguments(heal: HealSettings, folder: Path, dtype: torch.dtype, device: tor
         save_strategy="no",
         save_total_limit=2,
         disable_tqdm=True,
-        report_to=[],
+        report_to=list(trackers),
+        run_name=name,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=on_gpu,

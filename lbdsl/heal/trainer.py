@@ -95,6 +95,10 @@ class HealTrainer(Trainer):
             inputs = {name: values.to(self.args.device) for name, values in text[start : start + size].items()}
             total += float(model(**inputs)) * len(inputs["rows"])
         model.train(training)
+        # Logging would cancel the point of the training loss that is due at this step.
+        due = self.control.should_log
+        self.log({"eval_loss": total / len(text)})
+        self.control.should_log = due
         return total / len(text)
 
     def compute_loss(

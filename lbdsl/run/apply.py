@@ -58,6 +58,7 @@ class RunInputs:
     eval_blocks:  one for each evaluation text
     validation:   the text that each stage is watched on; None to keep its last weights
     seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
+    trackers:     where else the healing loss is shown
     release:      frees the base, which `base` then loads again
     statistics:   returns the statistics of a layer, used to compute its new weights
     compute:      the compute dtype, if it differs from the dtype of the stored weights
@@ -76,6 +77,7 @@ class RunInputs:
     calibration: TokenBlocks | None = None
     device: Any = "cpu"
     seen: Mapping[str, float] = field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
     release: Callable[[], None] = lambda: None
     statistics: StatisticsOf = no_statistics
     batch: int = 1
@@ -250,6 +252,9 @@ def _heal(
                 should_stop=should_stop,
                 resume=resume,
                 apart=HealingText.of(apart, stage) if apart else None,
+                trackers=inputs.trackers,
+                name=f"{work.output.name}-{number + 1}-{stage.name}",
+                logs=work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}",
                 recompute=_needs_recomputing(stage, inputs, progress),
             )
         if summary.kept is not None and summary.kept < summary.tokens:

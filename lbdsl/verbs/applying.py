@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +55,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ApplyOptions:
     """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: continue a run
-    that was interrupted. force: move an existing output aside. again: allow an lbdsl artifact as the model."""
+    that was interrupted. force: move an existing output aside. again: allow an lbdsl artifact as the model. report_to:
+    where else the healing loss is shown: `tensorboard`, `wandb`, `mlflow` or `trackio`."""
 
     output: Path | None = None
     no_heal: bool = False
     resume: bool = False
     force: bool = False
     again: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,9 +91,14 @@ def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions
 
 def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
     """Raise LB460, before anything is measured, when writing the output would move an input of the run (or one of
-    `others`), or when the output already exists and cannot be this run's artifact."""
+    `others`), or when the output already exists and cannot be this run's artifact; LB485 for
+    a tracker that is not installed."""
     from lbdsl.run import output as place
 
+    missing = [name for name in chosen.report_to if find_spec(name) is None]
+    if missing:
+        said = f"`--report-to {missing[0]}` needs a package that is not installed"
+        raise fail("LB485", said, help=f"pip install {missing[0]}")
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = data_folder(recipe.path)
     texts = [folder / Path(text).expanduser() for text in texts_of(recipe)]
@@ -191,6 +199,7 @@ def _apply(
         changed=bench.fresh_copy,
         release=bench.release,
         seen=seen,
+        trackers=chosen.report_to,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,
         validation=validation,

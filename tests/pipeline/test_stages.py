@@ -90,6 +90,29 @@ def test_a_cached_teacher_gives_the_same_model(workplace: Path, lbdsl) -> None:
     assert disk[1] - disk[0] == 2048 * config["hidden_size"] * size
 
 
+def test_losses_are_shown_in_tensorboard(workplace: Path, lbdsl) -> None:
+    done = lbdsl("apply", recipe(workplace, TWO), "model", "-o", "out", "--yes", "--report-to", "tensorboard")
+    assert done.code == 0, done.err
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, tokens in (("1-match", 1024), ("2-distill", 2048)):
+        events = EventAccumulator(str(workplace / "out.tensorboard" / name))
+        events.Reload()
+        stage = read_record(workplace / "out").unwrap().heal["stages"][int(name[0]) - 1]
+        shown = {kind: [point.value for point in events.Scalars(kind)] for kind in ("train/loss", "eval/loss")}
+        assert shown["train/loss"] == pytest.approx([loss for _, loss in stage["curve"]], rel=1e-3)
+        assert shown["eval/loss"] == pytest.approx([loss for _, loss in stage["validation"]], rel=1e-3)
+        assert stage["curve"][-1][0] == tokens
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_the_work(workplace: Path, lbdsl) -> None:
+    done = lbdsl("apply", recipe(workplace, ""), "model", "-o", "out", "--yes", "--report-to", "wandb")
+    assert done.code == 1
+    assert "LB485" in done.err
+    assert "pip install wandb" in done.err
+    assert "measuring" not in done.err
+
+
 def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lbdsl, monkeypatch) -> None:
     assert lbdsl("apply", recipe(workplace, ""), "model", "-o", "plain", "--yes").code == 0
     monkeypatch.setattr(running, "free_bytes", lambda device: 1000)
