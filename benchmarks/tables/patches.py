@@ -8,10 +8,9 @@ the first two.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from benchmarks.evaluated import FORMATS, evaluated, increases
 from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
@@ -25,7 +24,6 @@ WAYS = {
 }
 HEALED = ("8-attentions", "4-blocks")
 HEALING = 'heal { data = "builtin:pydoc"; tokens = 50k; seq = 1Ki }'
-TEXTS = ("wikitext", "pydoc")
 
 
 def ranked(work: Path, part: str) -> list[int]:
@@ -41,36 +39,26 @@ def ranked(work: Path, part: str) -> list[int]:
     return json.loads(once(work / f"{part}.json", make).read_text())
 
 
-def judged(work: Path, drops: str, way: str, heal: bool) -> Mapping[str, Any]:
-    """What `lbdsl eval --json` says of the model on each text."""
+def recipe(work: Path, drops: str, way: str, heal: bool) -> str:
     part, count = DROPS[drops]
     patch, data, tokens = WAYS[way]
-    name = f"{drops}-{way}" + ("-healed" if heal else "")
-    recipe = work / f"{name}.lbr"
     layers = ", ".join(map(str, sorted(ranked(work, part)[:count])))
     measure = f'measure {{ data = "{data}"; tokens = {tokens}; seq = 1Ki }}'
-    recipe.write_text(f"lbr 1\n{measure}\nlayers {layers} drop({part}{patch})\n" + (f"{HEALING}\n" if heal else ""))
-    folder = once(work / name, lambda out: lbdsl("apply", str(recipe), MODEL, "-o", str(out), "--yes", "--resume"))
-    found = {}
-    for text in TEXTS:
-        words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", "1024", "--tokens", "8192", "--json")
-        found[text] = json.loads(lbdsl(*words).stdout)
-    return found
+    return f"{measure}\nlayers {layers} drop({part}{patch})\n" + (HEALING if heal else "")
 
 
 def row(drops: str, way: str, heal: bool) -> Row:
+    name = f"{drops}-{way}" + ("-healed" if heal else "")
+
     def run(work: Path) -> dict[str, float]:
         work.mkdir(parents=True, exist_ok=True)
-        found: dict[str, float] = {}
-        for text, said in judged(work, drops, way, heal).items():
-            found |= {text: said["ppl_increase"], f"{text} error": said["stderr"]["ppl_increase"]}
-        return found
+        return increases(evaluated(work, name, recipe(work, drops, way, heal)))
 
-    return Row(f"{drops}-{way}" + ("-healed" if heal else ""), run)
+    return Row(name, run)
 
 
 TABLE = Table(
     title="attentions and blocks dropped from SmolLM2: perplexity without and with patches",
-    columns={f"{text}{what}": form for text in TEXTS for what, form in {"": "+.1%", " error": ".1%"}.items()},
+    columns=FORMATS,
     rows=[row(drops, way, heal) for heal in (False, True) for drops in (HEALED if heal else DROPS) for way in WAYS],
 )

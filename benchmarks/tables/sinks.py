@@ -6,13 +6,13 @@ sinks trained alone, both unhealed.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import Row, Table, once
-from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases
+from benchmarks.table import Row, Table
 
 WINDOWS = {
     "8+16": "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256, sinks={sinks})",
@@ -26,26 +26,12 @@ HEALING = {
     "sinks-16k": 'heal { data = "builtin:pydoc"; method = sinks; tokens = 16Ki; seq = 1Ki; batch = 1 }',
     "healed-100k": 'heal { data = "builtin:pydoc"; tokens = 100k; seq = 1Ki }',
 }
-TEXTS = ("wikitext", "pydoc")
 
 
-def judged(work: Path, plan: str, sinks: str, healing: str) -> dict[str, dict[str, Any]]:
-    """What `lbdsl eval --json` says of the model on each text; the model is made once."""
-
-    def make(path: Path) -> None:
-        recipe = path.with_name(f"{name}.lbr")
-        measure = 'measure { data = "builtin:pydoc"; tokens = 8Ki; seq = 1Ki }'
-        rules = WINDOWS[plan].format(sinks=SINKS[sinks])
-        recipe.write_text(f"lbr 1\n{measure}\n{rules}\n{HEALING[healing]}\n")
-        folder = once(work / name, lambda out: lbdsl("apply", str(recipe), MODEL, "-o", str(out), "--yes", "--resume"))
-        found = {}
-        for text in TEXTS:
-            words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", "1024", "--tokens", "8192", "--json")
-            found[text] = json.loads(lbdsl(*words).stdout)
-        path.write_text(json.dumps(found))
-
-    name = f"{plan}-{sinks}-{healing}"
-    return json.loads(once(work / f"{name}.json", make).read_text())
+def judged(work: Path, plan: str, sinks: str, healing: str) -> Mapping[str, dict[str, Any]]:
+    measure = 'measure { data = "builtin:pydoc"; tokens = 8Ki; seq = 1Ki }'
+    rules = WINDOWS[plan].format(sinks=SINKS[sinks])
+    return evaluated(work, f"{plan}-{sinks}-{healing}", f"{measure}\n{rules}\n{HEALING[healing]}")
 
 
 def nll(judged: dict[str, Any]) -> float:
@@ -55,10 +41,8 @@ def nll(judged: dict[str, Any]) -> float:
 def row(plan: str, sinks: str, healing: str) -> Row:
     def run(work: Path) -> dict[str, float]:
         own = judged(work, plan, sinks, healing)
-        found: dict[str, float] = {}
+        found = increases(own)
         for text in TEXTS:
-            found[f"{text}"] = own[text]["ppl_increase"]
-            found[f"{text} error"] = own[text]["stderr"]["ppl_increase"]
             if sinks == "learned":
                 others = healing if healing != "sinks-16k" else "unhealed"
                 none, tokens = (nll(judged(work, plan, name, others)[text]) for name in ("none", "tokens"))
@@ -70,9 +54,7 @@ def row(plan: str, sinks: str, healing: str) -> Row:
 
 TABLE = Table(
     title="windows of 256 tokens in SmolLM2: no sinks, learned sinks, four sink tokens",
-    columns={
-        f"{text}{what}": form for text in TEXTS for what, form in {"": "+.1%", " error": ".1%", " way": ".0%"}.items()
-    },
+    columns=FORMATS | {f"{text} way": ".0%" for text in TEXTS},
     rows=[
         row(plan, sinks, healing)
         for healing in HEALING

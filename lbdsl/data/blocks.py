@@ -56,11 +56,9 @@ class TokenBlocks:
         """Sequences `start` to `end` alone."""
         if (start, end) == (0, self.sequences):
             return self
-        marks = {
-            name: None if mark is None else mark[start:end]
-            for name, mark in (("starts", self.starts), ("answers", self.answers))
-        }
-        return replace(self, ids=self.ids[start:end], digest=digest_of([self.digest, start, end]), **marks)
+        starts, answers = (None if marks is None else marks[start:end] for marks in (self.starts, self.answers))
+        digest = digest_of([self.digest, start, end])
+        return replace(self, ids=self.ids[start:end], digest=digest, starts=starts, answers=answers)
 
 
 Used = frozenset[tuple[str, bool]]

@@ -196,7 +196,7 @@ def heal_model(
     healed = merged(lesson.student, dtype)
     for module in healed.modules() if recompute else ():
         if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = False
+            module.gradient_checkpointing = False  # type: ignore[assignment]
     # The Trainer turns it off; restore it before the model is saved.
     healed.config.use_cache = use_cache  # type: ignore[union-attr]
     return healed, report

@@ -1,0 +1,48 @@
+"""What a recipe makes of SmolLM2, judged on both built-in texts that judge: for several tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import once
+from benchmarks.tables.judged import MODEL, lbdsl
+
+TEXTS = ("wikitext", "pydoc")
+
+
+def made(work: Path, name: str, recipe: str) -> Path:
+    """The artifact of a recipe, which is made once."""
+    path = work / f"{name}.lbr"
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"lbr 1\n{recipe}\n")
+    return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
+
+
+def evaluated(work: Path, name: str, recipe: str) -> Mapping[str, dict[str, Any]]:
+    """What `lbdsl eval --json` says of it by text, on 8Ki tokens in sequences of 1Ki; it is evaluated once."""
+
+    def make(path: Path) -> None:
+        folder = made(work, name, recipe)
+        found = {}
+        for text in TEXTS:
+            words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", "1024", "--tokens", "8192", "--json")
+            found[text] = json.loads(lbdsl(*words).stdout)
+        path.write_text(json.dumps(found))
+
+    return json.loads(once(work / f"{name}.json", make).read_text())
+
+
+def increases(found: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """The rise of perplexity with its error, by text."""
+    return {
+        f"{text}{what}": value
+        for text, said in found.items()
+        for what, value in (("", said["ppl_increase"]), (" error", said["stderr"]["ppl_increase"]))
+    }
+
+
+FORMATS = {f"{text}{what}": form for text in TEXTS for what, form in {"": "+.1%", " error": ".1%"}.items()}
+"""The formats of `increases`."""

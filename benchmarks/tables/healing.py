@@ -1,0 +1,87 @@
+"""Sources, stages and methods of healing on SmolLM2: 8 attentions dropped and 16 windowed at 256 tokens, without sinks.
+
+Needs `make model`; the rows `oracle-*` need WikiText-2's validation text (`wiki.valid.tokens`), whose path is in
+LBDSL_WIKITEXT. `closed` is the share of the distance in loss on WikiText between the baseline (200k tokens of pydoc) and
+the oracle (200k of the articles of WikiText-2 that are not judged on); `minutes` are those of healing on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+from benchmarks.evaluated import FORMATS, evaluated, increases, made
+from benchmarks.table import Row, Table
+
+PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
+
+SOURCES = {
+    "pydoc": '"builtin:pydoc"',
+    "docs": '"builtin:docs"',
+    "self": "self",
+    "docs+self": 'mix("builtin:docs", self)',
+    "pydoc+docs+self": 'mix("builtin:pydoc", "builtin:docs", self)',
+}
+STAGES = {
+    "distill": "tokens = {tokens}",
+    "match+distill": "stage match {{ tokens = {quarter} }}; stage distill {{ tokens = {rest} }}",
+}
+METHODS = {"lora": "method = lora(rank=16); lr = 1e-3", "full": "method = full; lr = 1e-4"}
+BASELINE, ORACLE = "pydoc-distill-lora-200k", "oracle-distill-lora-200k"
+
+
+def oracle_text(work: Path) -> str:
+    """The articles of WikiText-2's validation text that `builtin:wikitext` does not have, as a source."""
+    from lbdsl.data.sources import read_documents
+
+    path = work / "oracle.jsonl"
+    if not path.is_file():
+        if "LBDSL_WIKITEXT" not in os.environ:
+            raise RuntimeError("set LBDSL_WIKITEXT to the path of WikiText-2's wiki.valid.tokens, as a .txt file")
+        judged = set(read_documents("builtin:wikitext"))
+        rest = [text for text in read_documents(f"wikitext:{os.environ['LBDSL_WIKITEXT']}") if text not in judged]
+        work.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rest))
+    return f'"{path.resolve()}"'
+
+
+def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) -> Row:
+    key = f"{source}-{stages}-{method}-{thousands}k" + (f"-s{seed}" if seed else "")
+
+    def run(work: Path) -> dict[str, float]:
+        data = oracle_text(work) if source == "oracle" else SOURCES[source]
+        split = STAGES[stages].format(tokens=thousands * 1000, quarter=thousands * 250, rest=thousands * 750)
+        recipe = f"{PLAN}\nheal {{ data = {data}; seq = 1Ki; seed = {seed}; {METHODS[method]}; {split} }}"
+        own = evaluated(work, key, recipe)
+        heal = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["heal"]
+        found = increases(own) | {"tokens": heal["tokens"], "minutes": heal["seconds"] / 60}
+        if all((work / f"{name}.json").is_file() for name in (BASELINE, ORACLE)):
+            rises = [
+                math.log(json.loads((work / f"{name}.json").read_text())["wikitext"]["perplexity"]["artifact"])
+                for name in (BASELINE, ORACLE)
+            ]
+            mine = math.log(own["wikitext"]["perplexity"]["artifact"])
+            found["closed"] = (rises[0] - mine) / (rises[0] - rises[1])
+        return found
+
+    return Row(key, run)
+
+
+TABLE = Table(
+    title="healing of SmolLM2 with 8 attentions dropped and 16 windowed: sources, stages, methods",
+    columns=FORMATS | {"closed": ".0%", "tokens": "d", "minutes": ".1f"},
+    rows=[
+        row("pydoc", "distill", "lora", 200),
+        row("oracle", "distill", "lora", 200),
+        *(
+            row(source, stages, method, 200)
+            for method in METHODS
+            for stages in STAGES
+            for source in SOURCES
+            if (source, stages, method) != ("pydoc", "distill", "lora")
+        ),
+        *(row("docs+self", "distill", "lora", thousands) for thousands in (50, 100, 400, 1000)),
+    ],
+)
