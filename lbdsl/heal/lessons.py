@@ -83,6 +83,7 @@ class Match(Lesson):
     ) -> Tensor:
         first = self._parts[0].start
         taught = self.taught(input_ids, rows, first, positions, layers=True)
+        assert taught.before_BND is not None, "a cached teacher has no layers"
         states = (taught.before_BND, *taught.layers)
         body = self.causal_lm.model
         inputs = body.prepare(states[0], position_ids=positions)

@@ -123,7 +123,7 @@ def test_topics_of_explain() -> None:
     known = {"swa", "drop", "keep", "nll", "sensitivity", "until", "heal.lr", "model.layers", "tokens", "LB102"}
     assert known <= offered_topics("").keys()
     assert offered_topics("lb102") == {"LB102": code_for("LB102").title}
-    assert offered_topics("heal.l").keys() == {"heal.loss", "heal.lr"}
+    assert offered_topics("heal.l").keys() == {"heal.loss", "heal.loss_on", "heal.lr"}
 
 
 def test_every_verb_completes_its_options() -> None:
