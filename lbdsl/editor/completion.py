@@ -33,7 +33,7 @@ from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
 from lbdsl.recipe.scope import Scope, attempt
-from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import TYPES
 
@@ -100,7 +100,7 @@ def _keys(cursor: Cursor) -> Iterator[Item]:
                 page = parameter_page(name, key) or WORDS[name]
                 yield Item(f"{key}=", "parameter", f"parameter of {name}", page, key + "=")
     elif cursor.block:
-        bracket = cursor.open_brackets()[0]
+        bracket = cursor.open_brackets()[-1]
         for key, row in SETTINGS.get(cursor.block, {}).items():
             if key not in cursor.given(bracket):
                 yield Item(f"{key} =", "setting", row.meaning, setting_page(cursor.block, key) or "", f"{key} = ")
@@ -129,6 +129,8 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                     yield Item(name, "metric", f"of {of.value}", metric_page(name, analysis.metric))
         case "constant":
             yield from _words(("true", "false"))
+        case "stage":
+            yield from _words(STAGES)
         case "any":
             for kind in ("layer", "model", "constant"):
                 yield from _by_role(analysis, Role(kind))
@@ -141,7 +143,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             if cls is not None and key in names:
                 yield from _words(choices(cls, key))
         case "setting":
-            yield from _words({"method": tuple(METHODS), "loss": LOSSES, "metrics": EVAL_METRICS}.get(role.key, ()))
+            yield from _words(CHOICES.get(role.key, ()))
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))

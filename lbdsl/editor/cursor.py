@@ -32,6 +32,7 @@ class Role(NamedTuple):
     any         a value of any of the three kinds above, in `let`
     type        a parameter's type
     argument    an argument of the call `owner`, for its parameter `key` (empty: the `position`-th)
+    stage       the name of a stage of `heal`
     setting     the value of the setting `key` of the block `owner`
     """
 
@@ -105,6 +106,8 @@ class Cursor:
         call = self.call()
         if call is not None:
             return self._argument(*call)
+        if previous == "STAGE":
+            return Role("stage")
         if self.block:
             setting = self._setting()
             if setting is not None:
@@ -135,7 +138,7 @@ class Cursor:
 
     def _setting(self) -> Role | None:
         for token in reversed(self.before):
-            if token.type in ("NEWLINE", "SEMICOLON"):
+            if token.type in ("NEWLINE", "SEMICOLON", "LBRACE", "RBRACE"):
                 return None
             if token.type == "KEY":
                 return Role("setting", self.block, token.text)

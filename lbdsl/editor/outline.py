@@ -45,10 +45,11 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
         case tree.Group():
             return Entry(f"@{node.name.name}", "group", span, node.name.span, _line(node.layers.span))
         case tree.Block():
-            settings = tuple(
-                Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span)) for item in node.settings
+            stages = tuple(
+                Entry(stage.name.name, "block", stage.span, stage.name.span, children=_settings(stage.settings))
+                for stage in node.stages
             )
-            return Entry(node.kind.name, "block", span, node.kind.span, children=settings)
+            return Entry(node.kind.name, "block", span, node.kind.span, children=(*_settings(node.settings), *stages))
         case tree.RuleStatement():
             actions = node.actions[0].span.to(node.actions[-1].span)
             return Entry(f"{rules} {_line(node.selector.span)}", "rule", span, node.selector.span, _line(actions))
@@ -58,6 +59,10 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
             return Entry(node.name.value or '""', "file", span, node.name.span, "recipe")
         case _:
             return Entry(_line(span), "file", span, span)
+
+
+def _settings(settings: tuple[tree.Setting, ...]) -> tuple[Entry, ...]:
+    return tuple(Entry(item.key.name, "setting", item.span, item.key.span, _line(item.value.span)) for item in settings)
 
 
 def _line(span: Span) -> str:

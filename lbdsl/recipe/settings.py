@@ -163,8 +163,8 @@ def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
     return filled(scope, METHODS[call.name.name], call)
 
 
-def _one_of(choices: Any, what: str) -> Read:
-    return lambda scope, _, node: _choice(scope, node, get_args(choices), what).name.name
+def _one_of(key: str, what: str) -> Read:
+    return lambda scope, _, node: _choice(scope, node, CHOICES[key], what).name.name
 
 
 def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:
@@ -196,6 +196,17 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
     return _choice(scope, loss, LOSSES, "a loss").name.name, weight
 
 
+CHOICES: Mapping[str, Collection[str]] = {
+    "method": METHODS,
+    "loss": LOSSES,
+    "metrics": EVAL_METRICS,
+    "schedule": get_args(Schedule),
+    "teacher": get_args(TeacherPlace),
+    "documents": get_args(Documents),
+    "loss_on": get_args(LossOn),
+}
+"""The names that are valid in a setting."""
+
 # The table -----------------------------------------------------------------------------------------------------------
 
 
@@ -225,18 +236,18 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
         "schedule": SettingRow(
-            _one_of(Schedule, "a schedule"), "the learning rate after its peak: `cosine`, `linear` or `constant`"
+            _one_of("schedule", "a schedule"), "the learning rate after its peak: `cosine`, `linear` or `constant`"
         ),
         "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
         "teacher": SettingRow(
-            _one_of(TeacherPlace, "a place of the teacher"),
+            _one_of("teacher", "a place of the teacher"),
             "`loaded`: the base stays in memory; `cached`: its last hidden states are written to disk first",
         ),
         "documents": SettingRow(
-            _one_of(Documents, "a way of packing"), "`joined`, or `apart`: none sees those before it in its sequence"
+            _one_of("documents", "a way of packing"), "`joined`, or `apart`: none sees those before it in its sequence"
         ),
         "loss_on": SettingRow(
-            _one_of(LossOn, "a choice of tokens"), "`all` tokens, or those that an `assistant` wrote, in chats"
+            _one_of("loss_on", "a choice of tokens"), "`all` tokens, or those that an `assistant` wrote, in chats"
         ),
         "seq": SettingRow(_length, _LENGTH),
         "batch": SettingRow(whole, "sequences a step"),
