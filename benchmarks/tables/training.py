@@ -35,7 +35,7 @@ def sharing(first: int) -> dict[str, float]:
     import torch
 
     from lbdsl.heal.changed import segments
-    from lbdsl.heal.lessons import Distill
+    from lbdsl.heal.objectives import Distill
     from lbdsl.heal.teacher import LoadedTeacher
     from lbdsl.heal.weights import with_trainable_weights
     from lbdsl.measure.machine import machine_for
@@ -52,19 +52,19 @@ def sharing(first: int) -> dict[str, float]:
     ways = [Distill(trained, LoadedTeacher(base), start, 1.0, 0.0) for start in (first, 0)]
     ids = torch.randint(0, 40_000, (BATCH, SEQ), generator=torch.Generator().manual_seed(1))
 
-    def seconds(lesson: Any) -> float:
+    def seconds(objective: Any) -> float:
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bench.computed.dtype == "bfloat16"):
-            loss = lesson(ids, torch.arange(BATCH))
+            loss = objective(ids, torch.arange(BATCH))
         loss.backward()
         return time.perf_counter() - start
 
-    for lesson in ways:
-        seconds(lesson)
+    for objective in ways:
+        seconds(objective)
     shared, whole = [], []
     for pair in range(PAIRS):
-        for lesson in ways if pair % 2 == 0 else ways[::-1]:
-            (shared if lesson is ways[0] else whole).append(seconds(lesson))
+        for objective in ways if pair % 2 == 0 else ways[::-1]:
+            (shared if objective is ways[0] else whole).append(seconds(objective))
     rate = machine_for("cpu", bench.computed, bench.cache_dir).flops
     took = statistics.median(shared)
     return {

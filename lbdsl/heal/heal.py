@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.heal.lessons import Distill, Lesson, Match
+from lbdsl.heal.objectives import Distill, Match, Objective
 from lbdsl.heal.teacher import Teacher
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Validation, every
@@ -128,9 +128,9 @@ def heal_model(
     with quiet_transformers():
         if recompute:
             student.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        lesson = _lesson(student, teacher, stage, parts)
+        objective = _objective(student, teacher, stage, parts)
     if checkpoint is not None:
-        weights = trained(lesson)
+        weights = trained(objective)
         for name, value in load_file(checkpoint / LEARNED_FILE).items():
             weights[name].data.copy_(value)
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -159,7 +159,7 @@ def heal_model(
     started = time.monotonic()
     with quiet_transformers():
         trainer = HealTrainer(
-            model=lesson,
+            model=objective,
             args=_arguments(stage, folder, dtype, device, tuple(t for t in trackers if t != "tensorboard"), name),
             train_dataset=BlockDataset(text),
             callbacks=[callback],
@@ -177,11 +177,11 @@ def heal_model(
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
         raise _diverged("the healing loss on other text is no number")
-    weights = trained(lesson)
+    weights = trained(objective)
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise _diverged("healing ended with weights that are no numbers")
     if validation is not None:
-        validation.restore(lesson)
+        validation.restore(objective)
     report = HealReport(
         stage=stage.name,
         steps=trainer.state.global_step,
@@ -193,7 +193,7 @@ def heal_model(
         validation=() if validation is None else tuple((tokens, loss) for _, tokens, loss in validation.points),
         kept=None if validation is None else validation.best[1],
     )
-    healed = merged(lesson.student, dtype)
+    healed = merged(objective.student, dtype)
     for module in healed.modules() if recompute else ():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False  # type: ignore[assignment]
@@ -202,7 +202,7 @@ def heal_model(
     return healed, report
 
 
-def _lesson(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range, ...]) -> Lesson:
+def _objective(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range, ...]) -> Objective:
     """The module that this stage trains. Raises LB484 if it has nothing to train."""
     first = parts[0].start if parts else 0
     matching = stage.name == "match"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ CACHE_FILE, CACHED_ROWS = "teacher.bin", "teacher.rows"
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherStates:
     """Hidden states [B, N, D] of the base: before layer `first` (None if the student has to compute them itself, which
     gives the same), after each layer from there on, if asked for, and after the final norm."""
 
@@ -28,9 +29,9 @@ class Teacher(Protocol):
 
     head: Tensor
 
-    def taught(
+    def states(
         self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
-    ) -> Taught:
+    ) -> TeacherStates:
         """What it makes of the sequences `ids_BN`, which are those of the numbers `rows_B`."""
 
 
@@ -42,9 +43,9 @@ class LoadedTeacher:
         self.head = model.lm_head.weight
 
     @torch.no_grad()
-    def taught(
+    def states(
         self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
-    ) -> Taught:
+    ) -> TeacherStates:
         body = self._model.model
         hidden_BND = body.embed(ids_BN)
         inputs = body.prepare(hidden_BND, position_ids=positions_BN)
@@ -55,22 +56,22 @@ class LoadedTeacher:
             hidden_BND = body.run_layer(layer, index, hidden_BND, inputs)
             if layers and index >= first:
                 found.append(hidden_BND)
-        return Taught(before_BND, tuple(found), body.norm(hidden_BND))
+        return TeacherStates(before_BND, tuple(found), body.norm(hidden_BND))
 
 
 class CachedTeacher:
-    """The base's last hidden states, in a file: `cache_bytes` bytes. No model is needed while they are read."""
+    """The base's last hidden states, in a file. No model is needed while they are read."""
 
     def __init__(self, states_SND: Tensor, head_VD: Tensor):
         self._states_SND = states_SND
         self.head = head_VD
 
-    def taught(
+    def states(
         self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None = None, *, layers: bool
-    ) -> Taught:
+    ) -> TeacherStates:
         if layers:
             raise ValueError("the cache has the last hidden states alone")
-        return Taught(None, (), self._states_SND[rows_B.cpu()].to(self.head.device))
+        return TeacherStates(None, (), self._states_SND[rows_B.cpu()].to(self.head.device))
 
 
 def cached_teacher(
@@ -88,13 +89,16 @@ def cached_teacher(
     head_VD = model.lm_head.weight.detach()
     dtype, hidden = head_VD.dtype, head_VD.shape[1]
     start = int(done.read_text()) if done.is_file() and path.is_file() else 0
+    with path.open("ab") as file:
+        # Without room this is an OSError; writing to a mapped file would be a crash. (macOS does not have it.)
+        getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, sequences * seq * hidden * dtype.itemsize)
     states_SND = torch.from_file(str(path), shared=True, size=sequences * seq * hidden, dtype=dtype)
     states_SND = states_SND.view(sequences, seq, hidden)
     loaded = LoadedTeacher(model)
     for row in range(start, sequences, batch):
         ids_BN = ids_SN[row : row + batch].to(head_VD.device)
         positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
-        taught = loaded.taught(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
+        taught = loaded.states(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
         states_SND[row : row + batch] = taught.final_BND.to("cpu", dtype)
         done.write_text(str(row + len(ids_BN)))
         progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")

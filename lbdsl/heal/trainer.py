@@ -35,7 +35,7 @@ class HealPoint:
 
 
 class BlockDataset(Dataset):
-    """Sequences of token ids [S, N] in order, their numbers from `first` on, and what a lesson needs to know of their
+    """Sequences of token ids [S, N] in order, their numbers from `first` on, and what a objective needs to know of their
     tokens."""
 
     def __init__(self, text: HealingText, first: int = 0):
@@ -54,7 +54,7 @@ class BlockDataset(Dataset):
 
 
 class HealTrainer(Trainer):
-    """A `Lesson` gives the loss; optimizer, schedule, distributed training and resuming are the Trainer's. Overrides the
+    """A `Objective` gives the loss; optimizer, schedule, distributed training and resuming are the Trainer's. Overrides the
     data order, and what of the model is saved: the weights that are trained, by HealCallback."""
 
     def __init__(self, **kwargs: Any):

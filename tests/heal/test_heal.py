@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
-from lbdsl.heal.objective import chunked_kl, hidden_loss
+from lbdsl.heal.losses import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint

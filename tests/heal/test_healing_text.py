@@ -10,7 +10,7 @@ import torch
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
-from lbdsl.heal.lessons import Distill, Match
+from lbdsl.heal.objectives import Distill, Match
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText, positions_of
 from lbdsl.recipe.schema_blocks import HealSettings
@@ -69,11 +69,11 @@ def test_the_loss_is_over_the_tokens_that_count() -> None:
     each = (base.exp() * (base - changed)).sum(-1)
     assert loss.item() == pytest.approx(each[counts].mean().item(), rel=1e-5)
     nothing = torch.zeros_like(counts)
-    for lesson in (
+    for objective in (
         Distill(student, LoadedTeacher(teacher), 2, 1.0, 0.1),
         Match(student, LoadedTeacher(teacher), (range(2, 3),)),
     ):
-        assert lesson(IDS, ROWS, None, nothing).item() == 0
+        assert objective(IDS, ROWS, None, nothing).item() == 0
 
 
 def test_healing_on_chats_apart(tmp_path) -> None:

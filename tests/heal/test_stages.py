@@ -9,8 +9,8 @@ import torch
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.changed import changed_layers, segments
-from lbdsl.heal.lessons import Distill, Match
-from lbdsl.heal.objective import layer_loss
+from lbdsl.heal.losses import layer_loss
+from lbdsl.heal.objectives import Distill, Match
 from lbdsl.heal.teacher import CACHED_ROWS, LoadedTeacher, cached_teacher
 from lbdsl.heal.text import HealingText
 from lbdsl.recipe.schema import FullWeights, Lora
@@ -72,13 +72,13 @@ def test_a_cached_teacher_gives_the_same_loss_and_gradients(tmp_path, first: int
 def test_a_cache_is_written_on_from_where_it_stopped(tmp_path) -> None:
     teacher, ids = tiny(), blocks()[:6]
     whole = cached(teacher, ids, tmp_path)
-    states = whole.taught(ids, torch.arange(6), 0, layers=False).final_BND.clone()
+    states = whole.states(ids, torch.arange(6), 0, layers=False).final_BND.clone()
     (tmp_path / CACHED_ROWS).write_text("4")
     seen = []
     teacher.model.layers[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     again = cached(teacher, ids, tmp_path)
     assert seen == [2]
-    assert torch.equal(again.taught(ids, torch.arange(6), 0, layers=False).final_BND, states)
+    assert torch.equal(again.states(ids, torch.arange(6), 0, layers=False).final_BND, states)
     cached(teacher, ids, tmp_path)
     assert seen == [2]
 

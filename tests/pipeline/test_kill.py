@@ -42,7 +42,7 @@ APPLY = ("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--quiet")
 
 MOMENTS = {
     "measuring": ("lbdsl.measure.store:Store.put", "after", 3),
-    "healing": ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 7),
+    "healing": ("lbdsl.heal.losses:_ChunkedKL.backward", "before", 7),
     "writing a checkpoint": ("transformers.trainer:Trainer._save_optimizer_and_scheduler", "before", 1),
     "merging": ("lbdsl.heal.heal:merged", "after", 1),
     "saving": ("lbdsl.artifact.save:file_hashes", "before", 1),
@@ -119,7 +119,7 @@ def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
     workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
     driver = DRIVER.replace("signal.SIGKILL", "signal.SIGINT")
-    where = ("lbdsl.heal.objective:_ChunkedKL.backward", "before", 5)
+    where = ("lbdsl.heal.losses:_ChunkedKL.backward", "before", 5)
     done = clean_process.run(driver, *where, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 130, done.stderr[-3000:]
     assert "--resume" in done.stderr

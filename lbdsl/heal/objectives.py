@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbdsl.heal.objective import chunked_kl, hidden_loss, layer_loss
-from lbdsl.heal.teacher import Taught, Teacher
+from lbdsl.heal.losses import chunked_kl, hidden_loss, layer_loss
+from lbdsl.heal.teacher import Teacher, TeacherStates
 
 
-class Lesson(nn.Module):
+class Objective(nn.Module):
     """`student` may be wrapped by PEFT. `forward(input_ids [B, N], rows [B])` is the mean loss over a batch; `rows` are the
     numbers of its sequences. `positions` [B, N] restart at each document that does not see those before it, and the loss is
     over the tokens that `counts` [B, N] names, or all."""
@@ -26,12 +26,14 @@ class Lesson(nn.Module):
     def causal_lm(self) -> Any:
         return self.student.get_base_model() if hasattr(self.student, "get_base_model") else self.student
 
-    def taught(self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None, *, layers: bool) -> Taught:
+    def states(
+        self, ids_BN: Tensor, rows_B: Tensor, first: int, positions_BN: Tensor | None, *, layers: bool
+    ) -> TeacherStates:
         with torch.autocast(ids_BN.device.type, enabled=False):
-            return self._teacher[0].taught(ids_BN, rows_B, first, positions_BN, layers=layers)
+            return self._teacher[0].states(ids_BN, rows_B, first, positions_BN, layers=layers)
 
 
-class Distill(Lesson):
+class Distill(Objective):
     """Learning to predict what the base predicts. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
 
     def __init__(self, student: Any, teacher: Teacher, first: int, kl_weight: float, hidden_weight: float):
@@ -44,7 +46,7 @@ class Distill(Lesson):
     def forward(
         self, input_ids: Tensor, rows: Tensor, positions: Tensor | None = None, counts: Tensor | None = None
     ) -> Tensor:
-        taught = self.taught(input_ids, rows, self._first, positions, layers=self._hidden_weight > 0)
+        taught = self.states(input_ids, rows, self._first, positions, layers=self._hidden_weight > 0)
         model, body = self.causal_lm, self.causal_lm.model
         hidden_BND = body.embed(input_ids) if taught.before_BND is None else taught.before_BND
         inputs = body.prepare(hidden_BND, position_ids=positions)
@@ -70,7 +72,7 @@ class Distill(Lesson):
             return loss
 
 
-class Match(Lesson):
+class Match(Objective):
     """Learning, layer by layer, to give what the base's layers give on the base's hidden states."""
 
     def __init__(self, student: Any, teacher: Teacher, parts: tuple[range, ...]):
@@ -82,7 +84,7 @@ class Match(Lesson):
         self, input_ids: Tensor, rows: Tensor, positions: Tensor | None = None, counts: Tensor | None = None
     ) -> Tensor:
         first = self._parts[0].start
-        taught = self.taught(input_ids, rows, first, positions, layers=True)
+        taught = self.states(input_ids, rows, first, positions, layers=True)
         assert taught.before_BND is not None, "a cached teacher has no layers"
         states = (taught.before_BND, *taught.layers)
         body = self.causal_lm.model
