@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def needed_flops(model: Any, first: int) -> float:
     return 2 * BATCH * SEQ * (layers * layer + 2 * (layers - first) * layer + 3 * head)
 
 
-def sharing(first: int) -> dict[str, float]:
+def sharing(first: int, _work: Path) -> dict[str, float]:
     import torch
 
     from lbdsl.heal.changed import segments
@@ -61,7 +62,8 @@ def sharing(first: int) -> dict[str, float]:
 
     for objective in ways:
         seconds(objective)
-    shared, whole = [], []
+    shared: list[float] = []
+    whole: list[float] = []
     for pair in range(PAIRS):
         for objective in ways if pair % 2 == 0 else ways[::-1]:
             (shared if objective is ways[0] else whole).append(seconds(objective))
@@ -109,7 +111,7 @@ TABLE = Table(
         "disk MiB": ".0f",
     },
     rows=[
-        *(Row(f"prefix-{first}", lambda work, first=first: sharing(first)) for first in (0, 10, 20)),
-        *(Row(f"teacher-{place}", lambda work, place=place: teacher(place, work)) for place in ("loaded", "cached")),
+        *(Row(f"prefix-{first}", partial(sharing, first)) for first in (0, 10, 20)),
+        *(Row(f"teacher-{place}", partial(teacher, place)) for place in ("loaded", "cached")),
     ],
 )
