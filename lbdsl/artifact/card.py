@@ -82,7 +82,7 @@ def _plan_lines(record: Record) -> list[str]:
             lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
     said = layers_text(kept) if kept else "no layer"
-    when = " before healing, which trains every layer" if record.heal is not None else ""
+    when = " before healing, which trains the layers behind the first change, too" if record.heal is not None else ""
     return [*lines, "", f"Kept as they were{when}: {said}.", ""]
 
 
@@ -236,7 +236,7 @@ def _draw_curve(curve: list[list[float]], apart: list[list[float]], path: Path) 
             axes.plot([t / 1000 for t, _ in points], [loss for _, loss in points], marker=".", color=colour, label=name)
     axes.legend()
     axes.set_xlabel("thousand tokens seen")
-    axes.set_ylabel("loss, nats/token")
+    axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.tight_layout()

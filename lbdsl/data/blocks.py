@@ -28,6 +28,7 @@ class TokenBlocks:
     `digest` identifies the ids and their source. `passes` is above 1 if text was repeated (healing only).
     `available` is the number of tokens in the part, None if tokenization stopped before its end. `starts` [S, N] says
     which tokens begin a document, `answers` [S, N] which ones an assistant wrote, None if none of them are chats.
+    `turns_unknown`: there are chats whose turns cannot be told apart.
     """
 
     ids: torch.Tensor
@@ -39,6 +40,7 @@ class TokenBlocks:
     available: int | None
     starts: torch.Tensor | None = None
     answers: torch.Tensor | None = None
+    turns_unknown: bool = False
 
     @property
     def sequences(self) -> int:
@@ -84,6 +86,7 @@ def token_blocks(
     base_dir: Path | str | None = None,
     offline: bool = False,
     exclude: Used = frozenset(),
+    apart: bool = False,
 ) -> TokenBlocks:
     """Read, split, tokenize and pack the text of one part; see `read_parts` and `pack`.
 
@@ -96,18 +99,26 @@ def token_blocks(
         for piece in pieces
         if (piece.document, True) not in exclude and not (piece.whole and (piece.document, False) in exclude)
     ]
-    return pack(texts, part, tokenizer, tokens, seq, seed, data=data)
+    return pack(texts, part, tokenizer, tokens, seq, seed, data=data, apart=apart)
 
 
 def pack(
-    documents: Sequence[str], part: TextPart, tokenizer: Any, tokens: int, seq: int, seed: int = 0, *, data: str = ""
+    documents: Sequence[str],
+    part: TextPart,
+    tokenizer: Any,
+    tokens: int,
+    seq: int,
+    seed: int = 0,
+    *,
+    data: str = "",
+    apart: bool = False,
 ) -> TokenBlocks:
     """`tokens` tokens of the documents, rounded down to whole sequences of `seq`; one sequence if `tokens` is shorter.
 
     The order of documents depends only on the seed and their content. Each ends with the tokenizer's end-of-sequence
     token and may continue in the next sequence. If the tokenizer starts every text with a beginning-of-sequence token, so
-    does each sequence. Healing sequences are shuffled, and their text is repeated if there is too little; for any other
-    part too little text raises LB446.
+    does each sequence, and with `apart` each document. Healing sequences are shuffled, and their text is repeated if there
+    is too little; for any other part too little text raises LB446.
     """
     if tokens < 2 or seq < 2:
         raise fail("LB446", f"{min(tokens, seq)} token has no next token to predict", help="ask for at least 2 tokens")
@@ -123,7 +134,7 @@ def pack(
     available: int | None = None
     while len(stream) < wanted:
         passes += 1
-        for ids, marked in _tokenized(documents, tokenizer, seed, passes, data):
+        for ids, marked in _tokenized(documents, tokenizer, seed, passes, data, prefix if apart else []):
             stream += ids
             marks += marked
             if len(stream) >= wanted:
@@ -149,18 +160,20 @@ def pack(
     content = ids_SN.numpy().astype("<i8").tobytes()
     digest = hashlib.sha256(canonical_json(made_of).encode() + b"\n" + content).hexdigest()
     has_chats = any(isinstance(text, Chat) for text in documents)
-    return TokenBlocks(ids_SN, digest, data, part, seed, passes, available, starts_SN, answers_SN if has_chats else None)
+    unknown = bool((marks_SN & UNKNOWN).any())
+    answers = answers_SN if has_chats else None
+    return TokenBlocks(ids_SN, digest, data, part, seed, passes, available, starts_SN, answers, unknown)
 
 
-START, ANSWER = 1, 2
-"""Marks of a token: it begins a document; an assistant wrote it."""
+START, ANSWER, UNKNOWN = 1, 2, 4
+"""Marks of a token: it begins a document; an assistant wrote it; it is of a chat whose turns cannot be told apart."""
 
 
 def _tokenized(
-    documents: Sequence[str], tokenizer: Any, seed: int, turn: int, data: str
+    documents: Sequence[str], tokenizer: Any, seed: int, turn: int, data: str, prefix: list[int]
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids of each document, end token included, in the order of this seed and pass, and their marks; long ones
-    in pieces."""
+    in pieces. `prefix` stands before each that is no chat."""
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def place(text: str) -> str:
@@ -170,13 +183,14 @@ def _tokenized(
         if isinstance(text, Chat):
             # Its template ends every turn.
             ids, wrote = chat_ids(text, tokenizer, data)
-            marks = [ANSWER if answer else 0 for answer in wrote]
+            marks = [UNKNOWN] * len(ids) if wrote is None else [ANSWER if answer else 0 for answer in wrote]
             yield ids, [marks[0] | START, *marks[1:]] if marks else []
             continue
         pieces = list(_slices(text))
         for number, piece in enumerate(pieces, 1):
             # `verbose=False`: no warning that the text exceeds the model's maximum length; it is cut into sequences.
-            ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = prefix if number == 1 else []
+            ids = ids + list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
             ids += ending if number == len(pieces) else []
             yield ids, [START if number == 1 and not at else 0 for at in range(len(ids))]
 

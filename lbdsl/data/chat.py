@@ -18,11 +18,11 @@ class Chat(str):
         return chat
 
 
-def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[bool]]:
-    """The token ids of a chat in the tokenizer's template, and whether the assistant wrote each of them.
+def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[bool] | None]:
+    """The token ids of a chat in the tokenizer's template, and whether the assistant wrote each of them: None for a
+    template by which a chat does not begin with its own beginning, so that turns cannot be told apart.
 
-    Raises LB453 for a tokenizer without a template, or whose template refuses the chat; LB454 for a template by which a
-    chat does not begin with its own beginning, so that turns cannot be told apart.
+    Raises LB453 for a tokenizer without a template, or whose template refuses the chat.
     """
     if not tokenizer.chat_template:
         raise fail(
@@ -47,10 +47,6 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
             continue
         before, after = ids(messages[:place], True), ids(messages[: place + 1], False)
         if whole[: len(after)] != after or after[: len(before)] != before:
-            raise fail(
-                "LB454",
-                f"the model's chat template does not let the turns of a chat of {data} be told apart",
-                help="write `loss_on = all` in the heal block",
-            )
+            return whole, None
         wrote[len(before) : len(after)] = [True] * (len(after) - len(before))
     return whole, wrote

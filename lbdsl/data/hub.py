@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.diagnostic import fail
 from lbdsl.data.files import text_of_record
 
 _NAME = re.compile(
@@ -39,7 +39,8 @@ def read(data: str, *, offline: bool) -> Iterable[str]:
 
 
 def _documents(data: str, rows: Any) -> Iterator[str]:
-    names = rows.column_names or []
+    # A stream need not know its columns before its first record.
+    names = rows.column_names or list(next(iter(rows), {}))
     column = next((name for name in ("text", "messages") if name in names), None)
     if column is None:
         raise fail(
@@ -63,8 +64,6 @@ def _beginning(data: str, offline: bool) -> tuple[str, ...]:
             if characters >= STREAMED_CHARACTERS:
                 break
     except _failures() as problem:
-        if isinstance(problem, LbdslError):
-            raise
         message = f"{data} broke off after {len(found)} documents: {_reason(problem)}"
         raise fail("LB445", message, help="check the network, and run the same command again") from problem
     return tuple(found)
@@ -125,7 +124,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
     # The hub client's alias for its HTTP library's base error; the library changes between versions.
     http_error = getattr(errors, "HTTPError", OSError)
-    return (DatasetsError, OSError, ValueError, http_error, pyarrow.ArrowException)
+    return (DatasetsError, OSError, ValueError, EOFError, http_error, pyarrow.ArrowException)
 
 
 def _reason(problem: BaseException) -> str:

@@ -46,6 +46,7 @@ def mixed(blocks: Sequence[TokenBlocks], part: TextPart, seed: int, data: str) -
         int(ids_SN.numel() / passes) if passes > 1 else None,
         starts_SN,
         answers_SN,
+        any(text.turns_unknown for text in blocks),
     )
 
 

@@ -172,8 +172,16 @@ def heal_model(
             trainer.add_callback(board)
         if apart is not None:
             callback.measure = partial(trainer.validation_loss, BlockDataset(apart, sequences))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if callback.stopped and trainer.state.global_step < steps:
+        # A run that is resumed at its early end has nothing to train.
+        if validation is None or validation.patient:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            start = trainer.state.global_step
+        if "wandb" in trackers:
+            import wandb
+
+            # The next stage is a run of its own.
+            wandb.finish()
+    if callback.stopped and start < steps:
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
         raise _diverged("the healing loss on other text is no number")
@@ -184,8 +192,8 @@ def heal_model(
         validation.restore(objective)
     report = HealReport(
         stage=stage.name,
-        steps=trainer.state.global_step,
-        tokens=trainer.state.global_step * tokens_per_step,
+        steps=start,
+        tokens=start * tokens_per_step,
         passes=passes,
         trained_params=sum(weight.numel() for weight in weights.values()),
         curve=curve.points,
@@ -208,11 +216,19 @@ def _objective(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range,
     matching = stage.name == "match"
     layers = sorted({layer for part in parts for layer in part}) if matching else range(first, len(student.model.layers))
     if matching and not any(True for layer in layers for _ in student.model.layers[layer].parameters()):
-        raise fail("LB484", "the stage `match` has nothing to train", help="leave it out: no layer changed has weights")
+        raise _nothing_to_train(stage)
     prepared = with_trainable_weights(student, stage, layers)
     if matching:
-        return Match(prepared, teacher, parts)
-    return Distill(prepared, teacher, first, stage.kl_weight, stage.hidden_weight)
+        found: Objective = Match(prepared, teacher, parts)
+    else:
+        found = Distill(prepared, teacher, first, stage.kl_weight, stage.hidden_weight)
+    if not any(weight.requires_grad for weight in found.parameters()):
+        raise _nothing_to_train(stage)
+    return found
+
+
+def _nothing_to_train(stage: Stage) -> Exception:
+    return fail("LB484", f"the stage `{stage.name}` has nothing to train", help="leave it out, or use another `method`")
 
 
 def _diverged(message: str) -> Exception:

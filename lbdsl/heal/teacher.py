@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-CACHE_FILE, CACHED_ROWS = "teacher.bin", "teacher.rows"
+CACHE_FILE, CACHED_ROWS = "teacher-{}.bin", "teacher-{}.rows"
+"""By dtype: a run may be resumed where the model computes in another one."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ def cached_teacher(
 ) -> CachedTeacher:
     """The last hidden states of `model` on `ids_SN`, in `folder`: tokens x hidden size numbers in the dtype that it
     computes in. They are computed from the sequence on where an earlier process stopped."""
-    path, done = folder / CACHE_FILE, folder / CACHED_ROWS
     sequences, seq = ids_SN.shape
     head_VD = model.lm_head.weight.detach()
     dtype, hidden = head_VD.dtype, head_VD.shape[1]
+    kind = str(dtype).removeprefix("torch.")
+    path, done = folder / CACHE_FILE.format(kind), folder / CACHED_ROWS.format(kind)
     start = int(done.read_text()) if done.is_file() and path.is_file() else 0
     with path.open("ab") as file:
         # Without room this is an OSError; writing to a mapped file would be a crash. (macOS does not have it.)
@@ -100,6 +102,8 @@ def cached_teacher(
         positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
         taught = loaded.states(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
         states_SND[row : row + batch] = taught.final_BND.to("cpu", dtype)
-        done.write_text(str(row + len(ids_BN)))
+        beside = done.with_suffix(".tmp")
+        beside.write_text(str(row + len(ids_BN)))
+        beside.replace(done)
         progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")
     return CachedTeacher(states_SND, head_VD)

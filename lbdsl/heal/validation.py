@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 FILE = "validation.json"
 
+TOKENS = 4096
+"""Tokens that healing is watched on, or two sequences where they are longer."""
+
 TIMES, SHARE = 10, 0.1
 """How often it is measured at most while a model is healed, besides once before; and the share of healing's time that it
 may take: two forwards of the text, where healing takes as much as four for its own."""
@@ -86,7 +89,12 @@ class Validation:
 
 def every(steps: int, tokens_per_step: int, ids_SN: Tensor) -> int:
     """The number of steps between two measurements."""
-    return max(1, steps // TIMES, math.ceil(2 * ids_SN.numel() / (4 * SHARE * tokens_per_step)))
+    return max(1, math.ceil(steps / TIMES), math.ceil(2 * ids_SN.numel() / (4 * SHARE * tokens_per_step)))
+
+
+def validation_sequences(seq: int) -> int:
+    """The number of sequences that a stage is watched on: TOKENS tokens, or two sequences where they are longer."""
+    return max(2, TOKENS // seq)
 
 
 Measure = Callable[[], float]

@@ -193,9 +193,11 @@ def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: Rule) 
 def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
     """LB325 for changes without heal and gate, LB484 for training of learned sinks that no layer has."""
     recipe = case.recipe
-    if recipe.heal is not None and recipe.heal.method.node == "sinks" and not any(map(learned_sinks, selection.specs)):
+    stages = recipe.heal.runs if recipe.heal is not None else ()
+    sinks = next((stage for stage in stages if stage.method.node == "sinks"), None)
+    if sinks is not None and not any(map(learned_sinks, selection.specs)):
         said = "`method = sinks` trains learned sinks, and no layer has any"
-        yield error("LB484", said, recipe.heal.span, help="write `swa(window=..., sinks=learned)`, or another method")
+        yield error("LB484", said, sinks.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"
         help = (

@@ -70,21 +70,23 @@ def _memory(heal: Heal | None, facts: ModelFacts) -> int:
 
 def _stage_memory(heal: HealSettings, facts: ModelFacts) -> int:
     weights = facts.params * facts.dtype_bytes
-    if isinstance(heal.method, LearnedSinks):
-        trained = facts.layers * facts.heads
-    elif isinstance(heal.method, Lora):
-        trained = facts.layers * heal.method.rank * 7 * (facts.hidden + facts.intermediate)
-    else:
-        trained = facts.params
-        weights += facts.params * (4 - facts.dtype_bytes) // 2
     models = 1 if heal.teacher == "cached" else 2
-    return max(2 * weights, models * weights + trained * 16 + activation_bytes(heal, facts))
+    return max(2 * weights, models * weights + training_bytes(heal, facts))
 
 
-def activation_bytes(heal: HealSettings, facts: ModelFacts, compute: str | None = None) -> int:
-    """Bytes that a step keeps for its backward pass. `compute`: the dtype, if it is not the facts' own."""
-    step, size = heal.batch * heal.seq, DTYPE_BYTES[compute or facts.dtype]
-    return facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * size
+def training_bytes(heal: HealSettings, facts: ModelFacts, compute: str | None = None) -> int:
+    """Bytes that training takes besides the models' weights: the trained weights in fp32 with their gradients and the
+    optimizer's two moments, and what a step keeps for its backward pass. `compute`: the dtype, if not the facts' own."""
+    size = DTYPE_BYTES[compute or facts.dtype]
+    if isinstance(heal.method, LearnedSinks):
+        state = 16 * facts.layers * facts.heads
+    elif isinstance(heal.method, Lora):
+        state = 16 * facts.layers * heal.method.rank * 7 * (facts.hidden + facts.intermediate)
+    else:
+        # The model itself is in fp32 then.
+        state = (16 + 4 - size) * facts.params
+    step = heal.batch * heal.seq
+    return state + facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * size
 
 
 def decode_bounds(

@@ -22,6 +22,7 @@ from lbdsl.recipe.schema_blocks import (
     JUDGING_ONLY,
     SEQUENCES,
     Documents,
+    HealSettings,
     LearnedSinks,
     LossOn,
     Method,
@@ -364,7 +365,7 @@ ROUNDED = 0.05
 def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     """LB145 if the tokens of a block are not a multiple of its sequences."""
     span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
-    if block.seq is None or not (isinstance(block, Heal) or block.tokens >= SEQUENCES * block.seq):
+    if block.seq is None or not (isinstance(block, HealSettings) or block.tokens >= SEQUENCES * block.seq):
         return  # `lbdsl.plan.lengths` reports it
     seq, batch = block.seq, getattr(block, "batch", 1)
     steps = max(1, block.tokens // (batch * seq))

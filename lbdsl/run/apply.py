@@ -30,7 +30,7 @@ from lbdsl.measure.layer_source import LayerSource, LoadedModel
 from lbdsl.measure.memory import free_bytes
 from lbdsl.measure.packed import RoundedModel
 from lbdsl.measure.variant import StatisticsOf, no_statistics
-from lbdsl.plan.estimate import activation_bytes
+from lbdsl.plan.estimate import training_bytes
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.recipe.schema_blocks import Stage
 from lbdsl.run.changes import apply_changes, made_from
@@ -230,8 +230,7 @@ def _heal(
     parts = segments(model, inputs.base())
     stages: list[dict[str, Any]] = []
     for number, (stage, blocks, apart) in enumerate(zip(runs, inputs.heal_blocks, inputs.validation, strict=True)):
-        seen = sum(text.tokens for text in inputs.heal_blocks if text.data == blocks.data)
-        passes = seen / blocks.available if blocks.available else 1.0
+        passes = blocks.tokens / blocks.available if blocks.available else 1.0
         if passes > 1:
             progress.say(f"healing passes {passes:.1f} times over the text of {stage.data}")
         folder = work.heal / f"{number + 1}-{stage.name}"
@@ -298,11 +297,11 @@ def _teacher(
 
 def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
     """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
-    needed, free = activation_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
+    needed, free = training_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
     if needed <= free:
         return False
     progress.say(
-        f"a step keeps about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
+        f"training takes about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
         "(gradient checkpointing), which takes about a third longer"
     )
     return True
@@ -406,14 +405,23 @@ def _record(
 
 
 def room_needed(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
-    """Bytes needed for the saved model, three healing checkpoints (two are kept while a third is written), the best
-    weights, and the hidden states of a cached teacher."""
+    """Bytes needed for the saved model, and for each stage of healing three checkpoints (two are kept while a third is
+    written), the best weights, and the hidden states of a cached teacher."""
     weights = plan.after.params * facts.dtype_bytes + (2 * plan.after.weights if packs(plan) else 0) + 2**20
     if plan.heal is None:
         return weights
-    size = DTYPE_BYTES[compute or facts.dtype]
-    cached = sum(stage.tokens * facts.hidden * size for stage in plan.heal.runs if stage.teacher == "cached")
-    return weights + cached + 4 * max(_checkpoint(stage, plan, facts) for stage in plan.heal.runs)
+    return weights + sum(4 * _checkpoint(stage, plan, facts) + _cache(stage, facts, compute) for stage in plan.heal.runs)
+
+
+def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
+    """Bytes of a cached teacher: the hidden states on the text that heals and on that which healing is watched on."""
+    from lbdsl.heal.heal import steps_of
+    from lbdsl.heal.validation import validation_sequences
+
+    if stage.teacher == "loaded":
+        return 0
+    sequences = steps_of(stage) * stage.batch + validation_sequences(stage.seq)
+    return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
 
 
 def _checkpoint(stage: Stage, plan: Plan, facts: ModelFacts) -> int:

@@ -190,7 +190,10 @@ def _apply(
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
-    seen = {text.digest: shared(text.ids, [part.ids for part in (*scored, *healing)]) for text in judging}
+    seen = {
+        text.digest: shared(text.ids, [part.ids for part in (*scored, *healing, *validation) if part is not None])
+        for text in judging
+    }
     inputs = RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
@@ -235,8 +238,8 @@ def _apply(
         found.append(
             warning(
                 "LB477",
-                "healing made the model worse on text that it did not see: the weights before healing are kept",
-                help="lower `lr` in the heal block",
+                "healing did not help on text that it did not see: the weights before it are kept",
+                help="lower `lr` in the heal block, or heal on more tokens",
             )
         )
     found += [

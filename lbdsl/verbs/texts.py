@@ -11,6 +11,7 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.units import tokens_text
 from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
+from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
@@ -25,9 +26,6 @@ CHECKING = ("builtin:docs", "builtin:pydoc")
 
 CHECK_TOKENS, CHECK_LENGTH = 8192, 512
 """The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
-
-VALIDATION_TOKENS = 4096
-"""Tokens that healing is watched on, or two sequences where they are longer."""
 
 
 def data_folder(recipe_path: str) -> Path:
@@ -51,11 +49,26 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         if hub.is_hub_name(data) and not (folder / data).exists():
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
-    for source in recipe.heal.sources if recipe.heal is not None and heal else ():
-        if isinstance(source, str):
-            read_parts(source, base_dir=folder, offline=offline)
+    for run in recipe.heal.runs if recipe.heal is not None and heal else ():
+        _check_chats(run, bench, folder)
     if recipe.eval is not None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+
+
+def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
+    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` without any chats."""
+    chats = 0
+    for source in sources_of(run.data):
+        if isinstance(source, str):
+            texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
+            found = next((text for text in texts if isinstance(text, Chat)), None)
+            if found is not None:
+                chats += 1
+                chat_ids(found, bench.tokenizer, source)
+    if run.loss_on == "assistant" and not chats:
+        from lbdsl.heal.text import no_assistant
+
+        raise no_assistant(str(run.data))
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
@@ -99,16 +112,18 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
     from lbdsl.heal.heal import steps_of
     from lbdsl.heal.text import HealingText
 
-    counts: dict[tuple[Text, int, int], int] = {}
+    counts: dict[tuple[Text, int, int, str], int] = {}
+    runs: dict[tuple[Text, int, int, str], HealSettings] = {}
     places = []
     for run in heal.runs:
-        text = run.data, run.seq, run.seed
+        text = run.data, run.seq, run.seed, run.documents
+        runs[text] = run
         start = counts.get(text, 0)
         counts[text] = start + steps_of(run) * run.batch
         places.append((text, start, counts[text]))
     whole = {
-        (data, seq, seed): _blocks(data, TextPart.HEAL, count * seq, seq, bench, folder, seed, healing=True)
-        for (data, seq, seed), count in counts.items()
+        text: _blocks(run.data, TextPart.HEAL, counts[text] * run.seq, run.seq, bench, folder, run.seed, healing=run)
+        for text, run in runs.items()
     }
     found = tuple(whole[text].rows(start, end) for text, start, end in places)
     for blocks, run in zip(found, heal.runs, strict=True):
@@ -118,17 +133,20 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
 
 def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:
     """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
-    for sequences in (max(2, VALIDATION_TOKENS // heal.seq), 1):
+    from lbdsl.heal.text import HealingText
+    from lbdsl.heal.validation import validation_sequences
+
+    for sequences in (validation_sequences(heal.seq), 1):
         try:
-            return _blocks(
-                heal.data, TextPart.JOINT, sequences * heal.seq, heal.seq, bench, folder, heal.seed, healing=True
-            )
+            tokens = sequences * heal.seq
+            found = _blocks(heal.data, TextPart.JOINT, tokens, heal.seq, bench, folder, heal.seed, healing=heal)
+            HealingText.of(found, heal)
+            return found
         except LbdslError as problem:
-            if problem.diagnostics[0].code != "LB446":
+            if problem.diagnostics[0].code not in ("LB446", "LB455"):
                 raise
-    bench.progress.say(
-        f"{heal.data} has no {tokens_text(heal.seq)} tokens left to watch healing on: the last weights are kept"
-    )
+    what = f"{tokens_text(heal.seq)} tokens" + (" with words of an assistant" if heal.loss_on == "assistant" else "")
+    bench.progress.say(f"{heal.data} has no {what} left to watch healing on: the last weights are kept")
     return None
 
 
@@ -141,7 +159,7 @@ def eval_blocks(
     def used(data: str) -> Used:
         sources: list[tuple[Text, tuple[TextPart, ...]]] = [
             (measure.data, (TextPart.SCORE, TextPart.JOINT)),
-            *((source, (TextPart.HEAL,)) for source in (heal.sources if heal is not None else ())),
+            *((source, (TextPart.HEAL, TextPart.JOINT)) for source in (heal.sources if heal is not None else ())),
         ]
         found = [
             used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
@@ -165,7 +183,7 @@ def _blocks(
     folder: Path,
     seed: int = 0,
     exclude: Used = frozenset(),
-    healing: bool = False,
+    healing: HealSettings | None = None,
 ) -> TokenBlocks:
     """As `token_blocks`, of one source or several; raises LB450 for a tokenizer that does not fit the model, LB452 for a
     model that is measured from disk and cannot write. (`healing` takes it into memory.)"""
@@ -173,7 +191,7 @@ def _blocks(
     if isinstance(data, SelfText):
         from lbdsl.data.written import written_blocks
 
-        if bench.streamed and not healing:
+        if bench.streamed and healing is None:
             help = "name another source, or take a machine with more memory"
             raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
         return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
@@ -187,7 +205,18 @@ def _blocks(
         ]
         return mixed(found, part, seed, str(data))
     offline = bench.options.offline
-    blocks = token_blocks(data, part, bench.tokenizer, tokens, seq, seed, base_dir=folder, offline=offline, exclude=exclude)
+    blocks = token_blocks(
+        data,
+        part,
+        bench.tokenizer,
+        tokens,
+        seq,
+        seed,
+        base_dir=folder,
+        offline=offline,
+        exclude=exclude,
+        apart=healing is not None and healing.documents == "apart",
+    )
     largest = int(blocks.ids.max())
     if largest >= bench.facts.vocab:
         raise fail(

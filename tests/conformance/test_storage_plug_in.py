@@ -134,26 +134,31 @@ import sys, torch
 from pathlib import Path
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal import heal
-from lbdsl.recipe.schema import FullWeights, Heal, Lora
+from lbdsl.heal.changed import segments
+from lbdsl.heal.teacher import LoadedTeacher
+from lbdsl.heal.text import HealingText
+from lbdsl.recipe.schema import FullWeights, Lora
+from lbdsl.recipe.schema_blocks import Stage
 from tests.hybrid_cases import FULL, hybrid_of, tiny_base
 
 stored = {"kind": "test_scaled", "factor": 0.25}
 scaled = {**FULL, "weights": {"self_attn.k_proj": stored, "mlp.up_proj": stored}}
 ids = torch.randint(1, 101, (8, 16), generator=torch.Generator().manual_seed(1))
-merge, trained = heal._merged, []
+merge, trained = heal.merged, []
 
 def watched(model, dtype):
     with torch.no_grad():
         trained.append(model.eval()(input_ids=ids).logits)
     return merge(model, dtype)
 
-heal._merged = watched
+heal.merged = watched
 
 def healed(specs, method):
     student, teacher = hybrid_of(tiny_base(), specs), hybrid_of(tiny_base(), [FULL] * 4)
-    block = Heal(tokens=8 * 16, seq=16, batch=2, lr=5e-3, method=method)
+    block = Stage(tokens=8 * 16, seq=16, batch=2, lr=5e-3, method=method)
     folder = Path(sys.argv[1], type(method).__name__ + str(len(trained)))
-    model, _ = heal.heal_model(student, teacher, block, ids, passes=1.0, folder=folder, progress=lambda *words: None)
+    learning = {"parts": segments(student, teacher), "passes": 1.0, "folder": folder, "progress": lambda *words: None}
+    model, _ = heal.heal_model(student, LoadedTeacher(teacher), block, HealingText(ids), **learning)
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids).logits, trained[-1], atol=1e-4), "what was trained is not what is saved"
     before = dict(hybrid_of(tiny_base(), specs).named_parameters())

@@ -12,6 +12,8 @@ from lbdsl.data.blocks import pack, token_blocks
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import read_documents, read_parts
 from lbdsl.data.split import TextPart
+from lbdsl.heal.text import HealingText
+from lbdsl.recipe.schema_blocks import HealSettings
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -56,12 +58,37 @@ def test_the_template_is_the_tokenizers_and_answers_are_marked() -> None:
     assert tokenizer().decode([token for token, mine in zip(ids, wrote, strict=True) if mine]) == "a number, 7</s>yes</s>"
 
 
-@pytest.mark.parametrize(("template", "code"), [(None, "LB453"), (NO_SYSTEM, "LB453"), (LAST_ALONE, "LB454")])
-def test_a_template_that_cannot_be_used_is_a_coded_error(template: str | None, code: str) -> None:
+@pytest.mark.parametrize("template", [None, NO_SYSTEM])
+def test_a_template_that_cannot_be_used_is_a_coded_error(template: str | None) -> None:
     with pytest.raises(LbdslError) as caught:
         chat_ids(chat(), tokenizer(template), "chats.jsonl")
-    assert [d.code for d in caught.value.diagnostics] == [code]
+    assert [d.code for d in caught.value.diagnostics] == ["LB453"]
     assert "chats.jsonl" in caught.value.diagnostics[0].message
+
+
+def test_turns_that_cannot_be_told_apart_are_an_error_only_where_they_matter(tmp_path: Path) -> None:
+    assert chat_ids(chat(), tokenizer(LAST_ALONE), "t")[1] is None
+    blocks = token_blocks(str(file_of(tmp_path, 20)), TextPart.HEAL, tokenizer(LAST_ALONE), 32, 16)
+    assert HealingText.of(blocks, HealSettings()).counts_SN is None
+    with pytest.raises(LbdslError) as caught:
+        HealingText.of(blocks, HealSettings(loss_on="assistant"))
+    assert [d.code for d in caught.value.diagnostics] == ["LB454"]
+
+
+def test_documents_apart_have_the_start_token_each() -> None:
+    starting = byte_tokenizer()
+    starting.bos_token = starting.eos_token
+    from tokenizers.processors import TemplateProcessing
+
+    bos = starting.bos_token_id
+    form = {"single": f"{starting.bos_token} $A", "special_tokens": [(starting.bos_token, bos)]}
+    starting._tokenizer.post_processor = TemplateProcessing(**form)
+    apart = pack(["abc", "defgh", "ij"], TextPart.HEAL, starting, 16, 16, apart=True)
+    firsts = [apart.ids[0, at].item() for at, start in enumerate(apart.starts[0].tolist()) if start]
+    assert firsts == [bos] * len(firsts)
+    assert len(firsts) >= 3
+    joined = pack(["abc", "defgh", "ij"], TextPart.HEAL, starting, 16, 16)
+    assert (joined.ids == bos).sum() < (apart.ids == bos).sum()
 
 
 def test_chats_of_a_file_stay_whole_and_are_marked_in_blocks(tmp_path: Path) -> None:

@@ -259,6 +259,24 @@ def test_a_resumed_run_keeps_the_same_weights_as_an_unbroken_one(tmp_path, heal)
         assert torch.equal(one, other), name
 
 
+def test_a_run_resumed_at_its_early_end_trains_no_more(tmp_path) -> None:
+    """Killed after the last checkpoint, before anything else."""
+    teacher, heal = tiny(), HEAL.model_copy(update={"lr": 0.05, "tokens": 60 * 2 * 16})
+
+    def student():
+        found = copy.deepcopy(teacher)
+        with torch.no_grad():
+            found.model.layers[1].self_attn.o_proj.weight.mul_(0.99)
+        return found
+
+    ended, report = run(teacher, student(), tmp_path, heal, apart=HealingText(apart()), save_seconds=0.0)
+    assert last_whole_checkpoint(tmp_path).name == f"checkpoint-{report.steps}"
+    resumed, again = run(teacher, student(), tmp_path, heal, resume=True, apart=HealingText(apart()))
+    assert (again.steps, again.kept, again.validation) == (report.steps, report.kept, report.validation)
+    for (name, one), (_, other) in zip(ended.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_watching_takes_a_tenth_of_the_time_at_most() -> None:
     text = torch.zeros(8, 256)
     assert every(20, 2048, text) == 5  # 40k tokens: four times

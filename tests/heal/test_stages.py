@@ -73,7 +73,7 @@ def test_a_cache_is_written_on_from_where_it_stopped(tmp_path) -> None:
     teacher, ids = tiny(), blocks()[:6]
     whole = cached(teacher, ids, tmp_path)
     states = whole.states(ids, torch.arange(6), 0, layers=False).final_BND.clone()
-    (tmp_path / CACHED_ROWS).write_text("4")
+    (tmp_path / CACHED_ROWS.format("float32")).write_text("4")
     seen = []
     teacher.model.layers[0].register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     again = cached(teacher, ids, tmp_path)

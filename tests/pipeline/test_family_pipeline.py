@@ -20,7 +20,10 @@ from lbdsl.data.split import TextPart
 from lbdsl.export import exporters
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
+from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import heal_model
+from lbdsl.heal.teacher import LoadedTeacher
+from lbdsl.heal.text import HealingText
 from lbdsl.layer.difference import window_size
 from lbdsl.layer.patches import KIND
 from lbdsl.measure.patch_factor import scale_patches
@@ -33,7 +36,8 @@ from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.schema import Heal, Lora
+from lbdsl.recipe.schema import Lora
+from lbdsl.recipe.schema_blocks import Stage
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import rewriting_of
@@ -72,7 +76,7 @@ RECIPES = {
     "gptq": "layers 0 kv_heads(1) + width(32)\nelse quantize(bits=4, method=gptq)",
 }
 HEALED = "every part"
-HEAL = Heal(tokens=3 * CONTEXT, seq=CONTEXT, batch=1, lr=1e-3, method=Lora(rank=2, alpha=4))
+HEAL = Stage(tokens=3 * CONTEXT, seq=CONTEXT, batch=1, lr=1e-3, method=Lora(rank=2, alpha=4))
 GENERATED = ("no full layer", "all at once")
 
 LOAD = """
@@ -247,7 +251,14 @@ def check_healing(base, model, folder: Path) -> None:
     """Healing moves the weights and leaves their names and shapes."""
     old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     healed, _ = heal_model(
-        model, base, HEAL, random_ids(3), passes=1, folder=folder, progress=lambda done, total, note: None
+        model,
+        LoadedTeacher(base),
+        HEAL,
+        HealingText(random_ids(3)),
+        parts=segments(model, base),
+        passes=1,
+        folder=folder,
+        progress=lambda done, total, note: None,
     )
     new = dict(healed.named_parameters())
     assert {name: tensor.shape for name, tensor in new.items()} == {name: tensor.shape for name, tensor in old.items()}

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from lbdsl.artifact.record import read_record
+from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import apply as running
+from lbdsl.verbs.texts import heal_blocks
+from lbdsl.verbs.workbench import Workbench
+from tests.data.test_chats import LAST_ALONE, TEMPLATE
 from tests.pipeline.test_texts import HEAL, RULES, weights
 
 pytestmark = pytest.mark.torch
@@ -43,12 +47,15 @@ def test_two_stages(workplace: Path, lbdsl) -> None:
     assert json.loads(lbdsl("plan", "stages.lbr", "model", "--json").out)["heal"]["stages"][0]["name"] == "match"
 
 
-def test_stages_of_one_text_read_on(workplace: Path, lbdsl) -> None:
-    """A stage does not see again what the one before it saw."""
-    plain = recipe(workplace, "stage distill { tokens = 1Ki }; stage distill { tokens = 1Ki }")
-    assert lbdsl("apply", plain, "model", "-o", "out", "--yes").code == 0
-    first, second = read_record(workplace / "out").unwrap().heal["stages"]
-    assert first["data_digest"] != second["data_digest"]
+def test_stages_of_one_text_read_on(workplace: Path) -> None:
+    """A stage does not see again what the one before it saw, but one of another length reads from the beginning."""
+    text = "heal { seq = 32; stage distill { tokens = 1Ki } stage distill { tokens = 1Ki } stage distill { seq = 64 } }"
+    text = text.replace("} stage", "}; stage")
+    heal = recipe_from_text(f"layers 2 drop\n{text}\nelse keep\n").unwrap().heal
+    first, second, third = heal_blocks(heal, Workbench(workplace / "model"), workplace)
+    rows = [set(map(tuple, blocks.ids.tolist())) for blocks in (first, second)]
+    assert not rows[0] & rows[1]
+    assert third.seq == 64
 
 
 @pytest.mark.parametrize("stop", [3, 8, 12])
@@ -81,13 +88,13 @@ def test_a_cached_teacher_gives_the_same_model(workplace: Path, lbdsl) -> None:
     assert done.code == 0, done.err
     loaded, cached = (read_record(workplace / name).unwrap() for name in ("loaded", "cached"))
     assert (loaded.heal["curve"], loaded.heal["validation"]) == (cached.heal["curve"], cached.heal["validation"])
-    assert not list(workplace.glob("**/teacher.bin"))
+    assert not list(workplace.glob("**/teacher-*"))
     found = weights(workplace / "cached")
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "loaded").items())
     config = json.loads((workplace / "model" / "config.json").read_text())
     size = torch.zeros((), dtype=getattr(torch, config["dtype"])).element_size()
     disk = [record.plan.estimate.disk_bytes for record in (loaded, cached)]
-    assert disk[1] - disk[0] == 2048 * config["hidden_size"] * size
+    assert disk[1] - disk[0] == (2048 + 4096) * config["hidden_size"] * size
 
 
 def test_losses_are_shown_in_tensorboard(workplace: Path, lbdsl) -> None:
@@ -111,6 +118,54 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_work(workplace: P
     assert "LB485" in done.err
     assert "pip install wandb" in done.err
     assert "measuring" not in done.err
+
+
+TURNS = ("user", "what is {}?"), ("assistant", "a number, {}"), ("user", "and then?"), ("assistant", "no more")
+CHATS = [[(role, said.format(n)) for role, said in TURNS] for n in range(400)]
+
+
+def with_chats(place: Path, template: str | None) -> None:
+    rows = ({"messages": [{"role": role, "content": said} for role, said in chat]} for chat in CHATS)
+    (place / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = place / "model" / "chat_template.jinja"
+    path.write_text(template) if template is not None else path.unlink(missing_ok=True)
+
+
+def test_healed_on_what_an_assistant_says(workplace: Path, lbdsl) -> None:
+    with_chats(workplace, TEMPLATE)
+    name = recipe(
+        workplace, 'stage distill { data = "chats.jsonl"; loss_on = assistant; documents = apart; teacher = cached }'
+    )
+    done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    heal = read_record(workplace / "out").unwrap().heal
+    assert heal["data"] == "chats.jsonl"
+    assert heal["validation"][-1][1] < heal["validation"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("template", "stage", "code"),
+    [
+        (None, 'data = "chats.jsonl"', "LB453"),
+        (LAST_ALONE, 'data = "chats.jsonl"; loss_on = assistant', "LB454"),
+        (TEMPLATE, 'data = "builtin:pydoc"; loss_on = assistant', "LB455"),
+    ],
+)
+def test_chats_that_cannot_heal_are_refused(workplace: Path, lbdsl, template: str | None, stage: str, code: str) -> None:
+    with_chats(workplace, template)
+    done = lbdsl("apply", recipe(workplace, f"stage distill {{ {stage} }}"), "model", "-o", "out", "--yes")
+    assert done.code == 1
+    assert code in done.err
+    assert not (workplace / "out").exists()
+    if code != "LB454":  # known without tokenizing them all
+        assert "measuring layers" not in done.err
+        assert lbdsl("plan", "stages.lbr", "model").code == 1
+
+
+def test_sinks_alone_need_learned_sinks_in_every_stage_that_trains_them(workplace: Path, lbdsl) -> None:
+    done = lbdsl("plan", recipe(workplace, "stage match { method = sinks }; stage distill { tokens = 1Ki }"), "model")
+    assert done.code == 1
+    assert "LB484" in done.err
 
 
 def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lbdsl, monkeypatch) -> None:

@@ -138,7 +138,7 @@ def main(mode: str, folder: Path, out: Path) -> dict:
             judged_base=never,
             changed=never,
             weights=lambda: folder,
-            heal_blocks=None,
+            heal_blocks=(),
             eval_blocks=None,
             gate=lambda scores: (),
             calibration=TokenBlocks(torch.randint(256, (4, 512)), "", "", TextPart.SCORE, 0, 1, None),
