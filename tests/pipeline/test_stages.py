@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lbdsl.artifact.record import read_record
+from lbdsl.heal import teacher
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import apply as running
 from lbdsl.verbs.texts import heal_blocks
@@ -177,3 +179,17 @@ def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lb
     plain, twice = (read_record(workplace / name).unwrap().heal["curve"] for name in ("plain", "twice"))
     assert [tokens for tokens, _ in plain] == [tokens for tokens, _ in twice]
     assert [loss for _, loss in plain] == pytest.approx([loss for _, loss in twice], rel=1e-3)
+
+
+def test_no_room_for_the_hidden_states_is_a_coded_error(workplace: Path, lbdsl, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    name = recipe(workplace, "teacher = cached")
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher.os, "posix_fallocate", full)
+        done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 1
+    assert "LB463" in done.err
+    assert not (workplace / "out").exists()
+    assert lbdsl("apply", name, "model", "-o", "out", "--yes", "--resume").code == 0
