@@ -79,4 +79,4 @@ docs-measured: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m docs.generate --measured
 
 clean:
-	rm -rf $(VENV) build demo-out demo-out.*
+	rm -rf $(VENV) build demo-out demo-out[-.]*
