@@ -188,7 +188,7 @@ def test_what_make_demo_makes_is_served(smollm2: str, prompts: list[list[int]], 
     exported = export_artifact(demo, "granite", output=tmp_path / "granite").folder
     some = prompts[::5]
     served = serve(exported, some, tmp_path, dtype="float32")
-    assert served.architecture == "GraniteForCausalLM"
+    assert served.architecture == "GraniteSWAForCausalLM"
     model = load_artifact(demo, device="cpu", dtype=torch.float32)
     assert compare("demo, granite, fp32", model, some, served, tie=1e-3, cached=False) >= len(some) - 1
 
