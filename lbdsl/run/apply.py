@@ -10,78 +10,27 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
-from lbdsl.core.units import bytes_text
-from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
-from lbdsl.measure.layer_source import LayerSource, LoadedModel
-from lbdsl.measure.memory import free_bytes
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.packed import RoundedModel
-from lbdsl.measure.variant import StatisticsOf, no_statistics
-from lbdsl.plan.estimate import training_bytes
-from lbdsl.plan.schema import AssertResult, Plan
-from lbdsl.recipe.schema_blocks import Stage
+from lbdsl.plan.schema import Plan
 from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.run.healing import healed_model, room_to_heal, stop_if
+from lbdsl.run.inputs import Gate, RunInputs
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
-
-if TYPE_CHECKING:
-    from lbdsl.heal.teacher import Teacher
-
-Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
-"""Maps the post scores on each text to the results of all asserts."""
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """The inputs of a run besides its plan.
-
-    base:        returns the base model in the hybrid runtime
-    judged_base: returns the base as the reference for evaluation, in memory or streamed from disk
-    changed:     returns a separate copy of the model to change
-    weights:     returns the folder of the base's safetensors
-    heal_blocks:  one for each stage of healing; none without healing
-    calibration:  the text that the inputs of packed weights are taken on, None if they need none
-    eval_blocks:  one for each evaluation text
-    validation:   the text that each stage is watched on; None to keep its last weights
-    seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
-    trackers:     where else the healing loss is shown
-    release:      frees the base, which `base` then loads again
-    statistics:   returns the statistics of a layer, used to compute its new weights
-    compute:      the compute dtype, if it differs from the dtype of the stored weights
-    """
-
-    facts: ModelFacts
-    tokenizer: Any
-    base: Callable[[], Any]
-    judged_base: Callable[[], LayerSource]
-    changed: Callable[[], Any]
-    weights: Callable[[], Path]
-    heal_blocks: tuple[TokenBlocks, ...]
-    eval_blocks: tuple[TokenBlocks, ...]
-    gate: Gate
-    validation: tuple[TokenBlocks | None, ...] = ()
-    calibration: TokenBlocks | None = None
-    device: Any = "cpu"
-    seen: Mapping[str, float] = field(default_factory=dict)
-    trackers: tuple[str, ...] = ()
-    release: Callable[[], None] = lambda: None
-    statistics: StatisticsOf = no_statistics
-    batch: int = 1
-    compute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,13 +85,13 @@ def run_plan(
         if saved is None and packs(plan):
             # The model that is packed is read from disk: what made it is freed before.
             whole = _saved(plan, rewriting, inputs, work, work.unpacked, resume, progress, should_stop)
-            _stop_if(should_stop)
+            stop_if(should_stop)
             saved = _pack(plan, inputs, whole, work, progress, should_stop)
         else:
             saved = _saved(plan, rewriting, inputs, work, work.artifact, resume, progress, should_stop)
-        _stop_if(should_stop)
+        stop_if(should_stop)
         judged = _judge(plan, inputs, work, progress)
-        _stop_if(should_stop)
+        stop_if(should_stop)
         record = _record(plan, saved, judged, inputs, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
@@ -192,119 +141,15 @@ def _make(
         needless = _held(before, inputs.gate)
         if needless:
             progress.say("every assert holds before healing already; --no-heal would skip it")
-        _stop_if(should_stop)
-        model, healed = _heal(plan, inputs, model, work, resume, progress, should_stop)
+        stop_if(should_stop)
+        model, healed = healed_model(plan, inputs, model, work, resume, progress, should_stop)
         healed["needless"] = needless
-    _stop_if(should_stop)
+    stop_if(should_stop)
     notes = {"changes": list(records), "heal": healed, "before_healing": before}
     with work.saving(stage, notes) as folder, progress.stage("saving"):
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
     # A JSON round trip, so that the values are the same as in a resumed run.
     return json.loads(json.dumps(notes))
-
-
-def _stop_if(should_stop: Callable[[], bool]) -> None:
-    """Stop between stages, where all finished work is on disk."""
-    from lbdsl.heal.heal import HealInterrupted
-
-    if should_stop():
-        raise HealInterrupted
-
-
-def _heal(
-    plan: Plan,
-    inputs: RunInputs,
-    model: Any,
-    work: WorkFolder,
-    resume: bool,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> tuple[Any, dict[str, Any]]:
-    """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
-    from lbdsl.heal.changed import segments
-    from lbdsl.heal.heal import heal_model
-    from lbdsl.heal.text import HealingText
-
-    assert plan.heal is not None
-    runs = plan.heal.runs
-    parts = segments(model, inputs.base())
-    stages: list[dict[str, Any]] = []
-    for number, (stage, blocks, apart) in enumerate(zip(runs, inputs.heal_blocks, inputs.validation, strict=True)):
-        passes = blocks.tokens / blocks.available if blocks.available else 1.0
-        if passes > 1:
-            progress.say(f"healing passes {passes:.1f} times over the text of {stage.data}")
-        folder = work.heal / f"{number + 1}-{stage.name}"
-        with writing(work.heal):
-            folder.mkdir(parents=True, exist_ok=True)
-            teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
-        title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
-        with progress.stage(title) as report, writing(work.heal):
-            model, summary = heal_model(
-                model,
-                teacher,
-                stage,
-                HealingText.of(blocks, stage),
-                parts=parts,
-                passes=passes,
-                folder=folder,
-                progress=report,
-                should_stop=should_stop,
-                resume=resume,
-                apart=HealingText.of(apart, stage) if apart else None,
-                trackers=inputs.trackers,
-                name=f"{work.output.name}-{number + 1}-{stage.name}",
-                logs=work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}",
-                recompute=_needs_recomputing(stage, inputs, progress),
-            )
-        if summary.kept is not None and summary.kept < summary.tokens:
-            kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
-            progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
-        stages.append({**summary.to_json(), "data": str(stage.data), "data_digest": blocks.digest})
-        _stop_if(should_stop)
-    total = {name: sum(stage[name] for stage in stages) for name in ("steps", "tokens", "seconds")}
-    return model, {**stages[-1], **total, **({"stages": stages} if len(stages) > 1 else {})}
-
-
-def _teacher(
-    stage: Stage,
-    inputs: RunInputs,
-    blocks: TokenBlocks,
-    apart: TokenBlocks | None,
-    folder: Path,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> Teacher:
-    """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
-    from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
-    from lbdsl.heal.text import HealingText
-
-    if stage.teacher == "loaded":
-        return LoadedTeacher(inputs.base())
-    with progress.stage("writing the base's hidden states") as report:
-
-        def told(done: float, total: float, note: str) -> None:
-            _stop_if(should_stop)
-            report(done, total, note)
-
-        texts = [HealingText.of(text, stage) for text in (blocks, apart) if text is not None]
-        places = [text.positions_SN for text in texts if text.positions_SN is not None]
-        positions_SN = torch.cat(places) if places else None
-        ids_SN = torch.cat([text.ids_SN for text in texts])
-        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told, positions_SN)
-    inputs.release()
-    return found
-
-
-def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
-    """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
-    needed, free = training_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
-    if needed <= free:
-        return False
-    progress.say(
-        f"training takes about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
-        "(gradient checkpointing), which takes about a third longer"
-    )
-    return True
 
 
 def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, stage: Path, progress: Progress) -> dict[str, Any]:
@@ -327,7 +172,7 @@ def _pack(
     with work.saving(work.artifact, notes) as folder, progress.stage("quantizing") as report:
 
         def told(done: float, total: float, note: str = "") -> None:
-            _stop_if(should_stop)
+            stop_if(should_stop)
             report(done, total, note)
 
         notes["files"], notes["packed"] = pack_model(
@@ -405,30 +250,6 @@ def _record(
 
 
 def room_needed(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
-    """Bytes needed for the saved model, and for each stage of healing three checkpoints (two are kept while a third is
-    written), the best weights, and the hidden states of a cached teacher."""
+    """Bytes needed for the saved model and its healing."""
     weights = plan.after.params * facts.dtype_bytes + (2 * plan.after.weights if packs(plan) else 0) + 2**20
-    if plan.heal is None:
-        return weights
-    return weights + sum(4 * _checkpoint(stage, plan, facts) + _cache(stage, facts, compute) for stage in plan.heal.runs)
-
-
-def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
-    """Bytes of a cached teacher: the hidden states on the text that heals and on that which healing is watched on."""
-    from lbdsl.heal.heal import steps_of
-    from lbdsl.heal.validation import validation_sequences
-
-    if stage.teacher == "loaded":
-        return 0
-    sequences = steps_of(stage) * stage.batch + validation_sequences(stage.seq)
-    return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
-
-
-def _checkpoint(stage: Stage, plan: Plan, facts: ModelFacts) -> int:
-    """Bytes of the trained weights and Adam's two moments of them, in fp32."""
-    if stage.method.node == "full":
-        return 3 * 4 * plan.after.params
-    if stage.method.node == "sinks":
-        return 3 * 4 * facts.layers * facts.heads
-    # Adapters on seven linear maps per layer.
-    return 3 * 4 * facts.layers * stage.method.rank * 7 * (facts.hidden + facts.intermediate)
+    return weights + room_to_heal(plan, facts, compute)

@@ -170,7 +170,8 @@ def _apply(
 ) -> Applied:
     from lbdsl.data.contamination import NOTABLE, shared
     from lbdsl.heal.heal import HealInterrupted
-    from lbdsl.run.apply import RunInputs, run_plan
+    from lbdsl.run.apply import run_plan
+    from lbdsl.run.inputs import RunInputs
 
     progress = progress_of(progress)
     plan, bench = planned.plan, planned.bench

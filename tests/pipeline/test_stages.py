@@ -12,7 +12,7 @@ import torch
 from lbdsl.artifact.record import read_record
 from lbdsl.heal import teacher
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.run import apply as running
+from lbdsl.run import healing as running
 from lbdsl.verbs.texts import heal_blocks
 from lbdsl.verbs.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE

@@ -119,7 +119,8 @@ def main(mode: str, folder: Path, out: Path) -> dict:
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.data.split import TextPart
     from lbdsl.model.load import load_tokenizer
-    from lbdsl.run.apply import RunInputs, run_plan
+    from lbdsl.run.apply import run_plan
+    from lbdsl.run.inputs import RunInputs
     from lbdsl.run.rewrite import rewriting_of
     from lbdsl.run.shards import carry_out
 

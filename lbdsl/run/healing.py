@@ -1,0 +1,155 @@
+"""Run the `heal` block of a plan: its stages, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lbdsl.core.progress import Progress
+from lbdsl.core.units import bytes_text
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.measure.memory import free_bytes
+from lbdsl.plan.estimate import training_bytes
+from lbdsl.plan.schema import Plan
+from lbdsl.recipe.schema_blocks import Stage
+from lbdsl.run.inputs import RunInputs
+from lbdsl.run.workdir import WorkFolder, writing
+
+if TYPE_CHECKING:
+    from lbdsl.heal.teacher import Teacher
+
+
+def healed_model(
+    plan: Plan,
+    inputs: RunInputs,
+    model: Any,
+    work: WorkFolder,
+    resume: bool,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> tuple[Any, dict[str, Any]]:
+    """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
+    from lbdsl.heal.changed import segments
+    from lbdsl.heal.heal import heal_model
+    from lbdsl.heal.text import HealingText
+
+    assert plan.heal is not None
+    runs = plan.heal.runs
+    parts = segments(model, inputs.base())
+    stages: list[dict[str, Any]] = []
+    for number, (stage, blocks, apart) in enumerate(zip(runs, inputs.heal_blocks, inputs.validation, strict=True)):
+        passes = blocks.tokens / blocks.available if blocks.available else 1.0
+        if passes > 1:
+            progress.say(f"healing passes {passes:.1f} times over the text of {stage.data}")
+        folder = work.heal / f"{number + 1}-{stage.name}"
+        with writing(work.heal):
+            folder.mkdir(parents=True, exist_ok=True)
+            teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
+        title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
+        with progress.stage(title) as report, writing(work.heal):
+            model, summary = heal_model(
+                model,
+                teacher,
+                stage,
+                HealingText.of(blocks, stage),
+                parts=parts,
+                passes=passes,
+                folder=folder,
+                progress=report,
+                should_stop=should_stop,
+                resume=resume,
+                apart=HealingText.of(apart, stage) if apart else None,
+                trackers=inputs.trackers,
+                name=f"{work.output.name}-{number + 1}-{stage.name}",
+                logs=work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}",
+                recompute=_needs_recomputing(stage, inputs, progress),
+            )
+        if summary.kept is not None and summary.kept < summary.tokens:
+            kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
+            progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
+        stages.append({**summary.to_json(), "data": str(stage.data), "data_digest": blocks.digest})
+        stop_if(should_stop)
+    total = {name: sum(stage[name] for stage in stages) for name in ("steps", "tokens", "seconds")}
+    return model, {**stages[-1], **total, **({"stages": stages} if len(stages) > 1 else {})}
+
+
+def _teacher(
+    stage: Stage,
+    inputs: RunInputs,
+    blocks: TokenBlocks,
+    apart: TokenBlocks | None,
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+) -> Teacher:
+    """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
+    from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
+    from lbdsl.heal.text import HealingText
+
+    if stage.teacher == "loaded":
+        return LoadedTeacher(inputs.base())
+    with progress.stage("writing the base's hidden states") as report:
+
+        def told(done: float, total: float, note: str) -> None:
+            stop_if(should_stop)
+            report(done, total, note)
+
+        texts = [HealingText.of(text, stage) for text in (blocks, apart) if text is not None]
+        places = [text.positions_SN for text in texts if text.positions_SN is not None]
+        positions_SN = torch.cat(places) if places else None
+        ids_SN = torch.cat([text.ids_SN for text in texts])
+        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told, positions_SN)
+    inputs.release()
+    return found
+
+
+def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
+    """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
+    needed, free = training_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
+    if needed <= free:
+        return False
+    progress.say(
+        f"training takes about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
+        "(gradient checkpointing), which takes about a third longer"
+    )
+    return True
+
+
+def room_to_heal(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
+    """Bytes that healing needs on disk: for each stage three checkpoints (two are kept while a third is written), the best
+    weights, and the hidden states of a cached teacher."""
+    stages = plan.heal.runs if plan.heal is not None else ()
+    return sum(4 * _checkpoint(stage, plan, facts) + _cache(stage, facts, compute) for stage in stages)
+
+
+def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
+    """Bytes of a cached teacher: the hidden states on the text that heals and on that which healing is watched on."""
+    from lbdsl.heal.heal import steps_of
+    from lbdsl.heal.validation import validation_sequences
+
+    if stage.teacher == "loaded":
+        return 0
+    sequences = steps_of(stage) * stage.batch + validation_sequences(stage.seq)
+    return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
+
+
+def _checkpoint(stage: Stage, plan: Plan, facts: ModelFacts) -> int:
+    """Bytes of the trained weights and Adam's two moments of them, in fp32."""
+    if stage.method.node == "full":
+        return 3 * 4 * plan.after.params
+    if stage.method.node == "sinks":
+        return 3 * 4 * facts.layers * facts.heads
+    # Adapters on seven linear maps per layer.
+    return 3 * 4 * facts.layers * stage.method.rank * 7 * (facts.hidden + facts.intermediate)
+
+
+def stop_if(should_stop: Callable[[], bool]) -> None:
+    """Stop between stages, where all finished work is on disk."""
+    from lbdsl.heal.heal import HealInterrupted
+
+    if should_stop():
+        raise HealInterrupted

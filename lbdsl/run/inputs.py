@@ -1,0 +1,56 @@
+"""The inputs of a run besides its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.plan.schema import AssertResult
+
+Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
+"""Maps the post scores on each text to the results of all asserts."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The inputs of a run besides its plan.
+
+    base:        returns the base model in the hybrid runtime
+    judged_base: returns the base as the reference for evaluation, in memory or streamed from disk
+    changed:     returns a separate copy of the model to change
+    weights:     returns the folder of the base's safetensors
+    heal_blocks:  one for each stage of healing; none without healing
+    calibration:  the text that the inputs of packed weights are taken on, None if they need none
+    eval_blocks:  one for each evaluation text
+    validation:   the text that each stage is watched on; None to keep its last weights
+    seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
+    trackers:     where else the healing loss is shown
+    release:      frees the base, which `base` then loads again
+    statistics:   returns the statistics of a layer, used to compute its new weights
+    compute:      the compute dtype, if it differs from the dtype of the stored weights
+    """
+
+    facts: ModelFacts
+    tokenizer: Any
+    base: Callable[[], Any]
+    judged_base: Callable[[], LayerSource]
+    changed: Callable[[], Any]
+    weights: Callable[[], Path]
+    heal_blocks: tuple[TokenBlocks, ...]
+    eval_blocks: tuple[TokenBlocks, ...]
+    gate: Gate
+    validation: tuple[TokenBlocks | None, ...] = ()
+    calibration: TokenBlocks | None = None
+    device: Any = "cpu"
+    seen: Mapping[str, float] = field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
+    release: Callable[[], None] = lambda: None
+    statistics: StatisticsOf = no_statistics
+    batch: int = 1
+    compute: str | None = None
