@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
-from lbdsl.core.digest import digest_text
 from lbdsl.core.paths import plain_name
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.language.lexer import string_text
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.verify import staleness
 from lbdsl.plan.words import value_text
-from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
-from lbdsl.verbs.converting import convert_recipe
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.predicting import pace_of
+from lbdsl.verbs.saved_recipe import files_of, planned_recipe
 from lbdsl.verbs.texts import (
     check_texts,
     data_folder,
@@ -300,7 +293,7 @@ def apply_saved_plan(
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
-    files, found = _files_of(plan)
+    files, found = files_of(plan)
     statistics = _statistics(plan, bench)
     folder, on = data_folder(recipe.path), plan.measured_on
     # Text that the model writes may come out differently here, and the plan does not change by it.
@@ -360,83 +353,6 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
             )
         )
     return tuple(found)
-
-
-def set_values(plan: Plan) -> dict[str, str]:
-    """The `--set` values that the plan was made with, as recipe language text."""
-    values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
-    return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
-
-
-def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
-    """The recipe that a plan was made from: parsed from the text saved in the plan, with the plan's token counts and
-    lengths. `set_params` are parameter values in addition to those of the plan."""
-    texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
-    recipe = recipe_from_text(
-        plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
-    ).unwrap()
-    return replace(recipe, measure=plan.measure, eval=plan.eval)
-
-
-def _files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
-    """The current sha256, by path, of the recipe and its included files, with a note for those that no longer exist.
-
-    A text that differs only in comments and spacing gets the planned text's sha256, unless the recipe pins its sha256."""
-    now: dict[str, str] = {}
-    gone: list[str] = []
-    texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
-    pinned = _pinned(plan)
-    for path, was in plan.recipe.files:
-        if not Path(path).is_file():
-            gone.append(path)
-            continue
-        data = Path(path).read_bytes()
-        now[path] = sha256(data).hexdigest()
-        if path == plan.recipe.path:
-            # The plan holds the recipe's text; a file that is not valid text has changed, whatever its hash.
-            with suppress(UnicodeDecodeError):
-                now[path] = digest_text(decode(data))
-        if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
-            now[path] = was
-    if not gone:
-        return now, ()
-    verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
-    return now, (
-        note(
-            "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
-        ),
-    )
-
-
-def _texts(plan: Plan) -> tuple[str, ...]:
-    """The texts of `plan.recipe.files`."""
-    return (plan.recipe.text, *(item.text for item in plan.recipe.included))
-
-
-def _statements(text: str) -> list[dict[str, Any]] | None:
-    """The statements of a recipe's text, without comments and spacing; None when it does not parse."""
-    said = convert_recipe(text, "lbr", "json").value
-    return None if said is None else json.loads(said)["statements"]
-
-
-def _same_recipe(data: bytes, planned: str) -> bool:
-    try:
-        now = _statements(decode(data))
-    except UnicodeDecodeError:
-        return False
-    return now is not None and now == _statements(planned)
-
-
-def _pinned(plan: Plan) -> frozenset[str]:
-    """Included files whose sha256 is pinned by the recipe or by another included file."""
-    folder = os.path.dirname(plan.recipe.path)
-    including = ["", *(item.path for item in plan.recipe.included)]
-    return frozenset(
-        os.path.join(folder, joined(path, statement["include"]) or "")
-        for path, text in zip(including, _texts(plan), strict=True)
-        for statement in _statements(text) or ()
-        if statement.get("sha256")
-    )
 
 
 def _got(item: AssertResult) -> str:

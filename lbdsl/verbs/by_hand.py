@@ -8,8 +8,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import ranges_text
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.recipe.schema import Recipe
-from lbdsl.verbs.applying import set_values
 from lbdsl.verbs.planning import Planned, plan_text
+from lbdsl.verbs.saved_recipe import set_values
 
 SUFFIX = ", changed by hand"
 

@@ -15,9 +15,9 @@ from lbdsl.plan.gates import gate_of
 from lbdsl.plan.lengths import judged_lengths, judging_findings
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
-from lbdsl.verbs.applying import planned_recipe
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.saved_recipe import planned_recipe
 from lbdsl.verbs.workbench import Workbench
 
 
