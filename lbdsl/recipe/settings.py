@@ -332,7 +332,12 @@ def _check_teacher(scope: Scope, stage: Heal | Stage) -> None:
     if stage.teacher == "cached" and (matching or stage.hidden_weight > 0):
         what = "a stage `match`" if matching else "the loss `hidden`"
         message = f"{what} needs the states of every layer, and `teacher = cached` has the last ones alone"
-        scope.error("LB147", message, stage.set_at.get("teacher", stage.span), help="write `teacher = loaded` there")
+        scope.error(
+            "LB147",
+            message,
+            stage.set_at.get("teacher", stage.span),
+            help="write `teacher = loaded` there; a stage `distill` with the loss `kl` may have its own `teacher = cached`",
+        )
 
 
 def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str]) -> None:
