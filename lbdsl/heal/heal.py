@@ -37,7 +37,7 @@ CURVE_FILE = "curve.json"
 @dataclass(frozen=True)
 class HealReport:
     """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point), and
-    `validation` (tokens seen, loss on text apart). The weights are those after `kept` tokens, where that loss was least.
+    `validation` (tokens seen, loss on other text of its source). The weights are those after `kept` tokens, where that loss was least.
     `seconds` include those of earlier, interrupted processes."""
 
     stage: str
@@ -184,10 +184,10 @@ def heal_model(
     if callback.stopped and start < steps:
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
-        raise _diverged("the healing loss on other text is no number")
+        raise _diverged("the healing loss on text that does not heal is NaN or infinite")
     weights = trained(objective)
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
-        raise _diverged("healing ended with weights that are no numbers")
+        raise _diverged("healing ended with weights that are NaN or infinite")
     if validation is not None:
         validation.restore(objective)
     report = HealReport(
