@@ -37,7 +37,8 @@ CURVE_FILE = "curve.json"
 @dataclass(frozen=True)
 class HealReport:
     """The result of healing. `tokens` are tokens seen; `curve` has (tokens seen, mean loss since the previous point), and
-    `validation` (tokens seen, loss on other text of its source). The weights are those after `kept` tokens, where that loss was least.
+    `validation` (tokens seen, loss on other text of its source). The weights are those after `kept` tokens, where that
+    loss was least.
     `seconds` include those of earlier, interrupted processes."""
 
     stage: str
