@@ -6,21 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.record import Record, packed_weights
+from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
-from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, value_text
 
 
 def write_card(record: Record, folder: Path) -> None:
     """Write README.md, and `healing.png` if the model was healed."""
-    curve = record.heal["curve"] if record.heal else []
-    if record.heal and len(curve) > 1:
-        _draw_curve(curve, record.heal.get("validation") or [], folder / "healing.png")
+    if drawn := _drawn(record):
+        _draw(drawn, folder / "healing.png")
     (folder / "README.md").write_text(card_text(record), encoding="utf-8")
 
 
@@ -149,7 +147,7 @@ def _heal_lines(record: Record) -> list[str]:
         return ["## Healing", "", f"None{why}.", ""]
     heal = record.heal
     lines = ["## Healing", ""]
-    for stage in heal.get("stages", [heal]):
+    for stage in healing_stages(heal):
         name = f"Stage `{stage['stage']}`: " if "stages" in heal else ""
         lines += [
             f"{name}{stage['steps']} steps, {stage['tokens']} tokens seen of `{stage['data']}` "
@@ -165,7 +163,7 @@ def _heal_lines(record: Record) -> list[str]:
                 f"{stage['kept']} tokens, whose weights are kept.",
                 "",
             ]
-    return [*lines, "![healing loss](healing.png)", ""] if len(heal["curve"]) > 1 else lines
+    return [*lines, "![healing loss](healing.png)", ""] if _drawn(record) else lines
 
 
 def _quality_lines(record: Record) -> list[str]:
@@ -185,8 +183,8 @@ def _quality_lines(record: Record) -> list[str]:
     else:
         for source in record.evaluation.get("sources", [record.evaluation]):
             lines += _quality_table(source)
-    lines += [f"**Caution:** {caution}." for caution in cautions(record.plan)]
-    lines += [""] if cautions(record.plan) else []
+    lines += [f"**Caution:** {caution}." for caution in cautions_of(record)]
+    lines += [""] if cautions_of(record) else []
     for item in record.asserts:
         value = f" ({value_text(item)}{f' on `{item.on}`' if item.on else ''})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
@@ -224,21 +222,29 @@ def _perplexity(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.2f}"
 
 
-def _draw_curve(curve: list[list[float]], apart: list[list[float]], path: Path) -> None:
+def _drawn(record: Record) -> list[dict[str, Any]]:
+    """The stages of healing whose loss is a curve."""
+    return [stage for stage in healing_stages(record.heal) if len(stage["curve"]) > 1] if record.heal else []
+
+
+def _draw(stages: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.2), dpi=110)
-    for points, colour, name in ((curve, "#1f5fa8", "training text"), (apart, "#b5542b", "text that did not heal")):
-        if points:
-            axes.plot([t / 1000 for t, _ in points], [loss for _, loss in points], marker=".", color=colour, label=name)
-    axes.legend()
-    axes.set_xlabel("thousand tokens seen")
-    axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
+    figure, all_axes = pyplot.subplots(1, len(stages), figsize=(7, 3.2), dpi=110, squeeze=False)
+    for stage, axes in zip(stages, all_axes[0], strict=True):
+        texts = (("curve", "#1f5fa8", "training text"), ("validation", "#b5542b", "text that did not heal"))
+        for name, colour, label in texts:
+            if points := stage.get(name):
+                losses = [loss for _, loss in points]
+                axes.plot([tokens / 1000 for tokens, _ in points], losses, marker=".", color=colour, label=label)
+        axes.legend()
+        axes.set_xlabel("thousand tokens seen")
+        axes.set_ylabel(f"loss of the stage {stage['stage']}" if len(stages) > 1 else "loss")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

@@ -17,6 +17,7 @@ from lbdsl.core.units import Unit, plural
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.source import version1_finding
+from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
@@ -138,6 +139,25 @@ def packed_weights(record: Record) -> tuple[PackedWeights, ...]:
         )
         for text, rows in sorted(found.items())
     )
+
+
+def healing_stages(heal: dict[str, Any]) -> list[dict[str, Any]]:
+    """The notes of each stage of healing, in order."""
+    return heal.get("stages") or [heal]
+
+
+def cautions_of(record: Record) -> tuple[str, ...]:
+    """What a reader of the result should be told: cautions of its plan, and texts on which healing did harm."""
+    found = list(cautions(record.plan))
+    judged = record.evaluation
+    for source in judged.get("sources", [judged]) if judged else ():
+        was, now = (source.get("before_healing") or {}).get("loss_rise"), source["loss_rise"]
+        if was is not None and now is not None and now > was:
+            found.append(
+                f"healing made the model worse on {source['data']}: its loss rose by {was:.3f} nats/token before, by "
+                f"{now:.3f} after it"
+            )
+    return tuple(found)
 
 
 def facts_of(record: Record) -> ModelFacts:

@@ -42,7 +42,7 @@ class HealingText:
 
 
 def no_assistant(data: str) -> LbdslError:
-    help = ("write `loss_on = all`", "give chats: records with `messages`")
+    help = ("write `loss_on = all`", "give chats that an assistant answers in: records with `messages`")
     return fail("LB455", f"{data} has no words of an assistant to learn from", help=help)
 
 

@@ -16,6 +16,7 @@ from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
+from lbdsl.recipe.schema_blocks import HealSettings, Stage
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_changes import change_lines
 from lbdsl.report.plan_tables import assert_lines, cost_lines, rule_lines
@@ -192,7 +193,7 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
     said += f"{bytes_text(found.memory_bytes)} of memory, {bytes_text(found.disk_bytes)} of disk"
     if found.passes is not None and found.passes > 1:
-        said += f"; healing passes {found.passes:.1f} times over its text"
+        said += f"; healing passes about {found.passes:.1f} times over its text"
     yield from _wrapped(said, width, 20, "")
 
 
@@ -257,8 +258,18 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
     for stage in heal.runs:
         method = f"lora(rank={stage.method.rank})" if stage.method.node == "lora" else names[stage.method.node]
         title = f" heal: {stage.name} with " if heal.stages else " heal: "
-        said = f"{title}{method}, {tokens_text(stage.tokens)} tokens of {printable(str(stage.data))}"
+        said = f"{title}{method}, {tokens_text(stage.tokens)} tokens of {printable(str(stage.data))}{_beside(stage)}"
         yield from _wrapped(said, width, 7, "")
+
+
+def _beside(stage: Stage) -> str:
+    """The learning rate of a stage, and its settings that are not the default."""
+    shown = [f"lr {stage.lr:g}"]
+    for name in ("schedule", "warmup", "seq", "batch", "teacher", "documents", "loss_on", "seed"):
+        value = getattr(stage, name)
+        if value != HealSettings.model_fields[name].get_default():
+            shown.append(f"{name} {tokens_text(value) if name == 'seq' else value}")
+    return ", " + ", ".join(shown)
 
 
 def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:

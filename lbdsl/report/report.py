@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.artifact.record import Record, packed_weights
+from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import Unit, count_text
-from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import cell_text, row_title
 from lbdsl.report.console import ascii_only, printable
@@ -34,24 +33,22 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     became = f"-> {count_text(plan.after.params)} ({100 * change:+.1f} %)" if change else "as before"
     console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
     if record.heal is not None:
-        heal = record.heal
-        for stage in heal.get("stages", [heal]):
-            name = f", {stage['stage']}" if "stages" in heal else ""
-            said = f"  healed      {stage['tokens']} tokens seen of {stage['data']} in {stage['seconds']:.0f} s{name}"
-            console.print(said, highlight=False, markup=False)
-        console.print(
-            f"  loss        {_sparkline([loss for _, loss in heal['curve']], console)}", highlight=False, markup=False
-        )
-        if heal.get("validation"):
-            shown = _sparkline([loss for _, loss in heal["validation"]], console)
-            console.print(f"  other text  {shown}, kept after {heal['kept']} tokens", highlight=False, markup=False)
+        for stage in healing_stages(record.heal):
+            name = f", {stage['stage']}" if "stages" in record.heal else ""
+            said = [f"healed      {stage['tokens']} tokens seen of {stage['data']} in {stage['seconds']:.0f} s{name}"]
+            said += [f"loss        {_sparkline([loss for _, loss in stage['curve']], console)}"]
+            if stage.get("validation"):
+                shown = _sparkline([loss for _, loss in stage["validation"]], console)
+                said += [f"other text  {shown}, kept after {stage['kept']} tokens"]
+            for line in said:
+                console.print(f"  {line}", highlight=False, markup=False)
     else:
         console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
     for weights in packed_weights(record):
         console.print(f"  stored      {weights}", highlight=False, markup=False)
     if record.heal is not None and record.heal.get("needless"):
         console.print("  before healing every assert held already", highlight=False)
-    for caution in cautions(plan):
+    for caution in cautions_of(record):
         console.print(f"  caution     {printable(caution)}", highlight=False, markup=False, soft_wrap=True)
     if record.evaluation is not None:
         render_quality(record.evaluation, record.asserts, console)

@@ -56,16 +56,16 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
 
 
 def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
-    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` without any chats."""
-    chats = 0
+    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` without an assistant."""
+    answered = False
     for source in sources_of(run.data):
         if isinstance(source, str):
             texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
-            found = next((text for text in texts if isinstance(text, Chat)), None)
-            if found is not None:
-                chats += 1
-                chat_ids(found, bench.tokenizer, source)
-    if run.loss_on == "assistant" and not chats:
+            chats = [text for text in texts if isinstance(text, Chat)]
+            answered = answered or any(turn["role"] == "assistant" for chat in chats for turn in chat.messages)
+            if chats:
+                chat_ids(chats[0], bench.tokenizer, source)
+    if run.loss_on == "assistant" and not answered:
         from lbdsl.heal.text import no_assistant
 
         raise no_assistant(str(run.data))

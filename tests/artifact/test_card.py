@@ -6,7 +6,7 @@ import pytest
 from plan_cases import plan_of, smollm2_facts
 
 from lbdsl.artifact.card import card_text
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, cautions_of
 from lbdsl.core.digest import canonical_json
 from lbdsl.export.card import export_card
 from lbdsl.plan.schema import Plan
@@ -57,3 +57,13 @@ def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan)
     saved = Plan.model_validate_json(canonical_json(plan.model_dump(mode="json")))
     rows = [line for line in card_text(record_of(saved)).splitlines() if line.startswith("| cache of one")]
     assert [row.split()[6] for row in rows] == ["1Ki", "8Ki", "32Ki"]
+
+
+@pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.1, 0), (None, 0)])
+def test_healing_that_made_a_text_worse_is_a_caution(plan: Plan, now: float | None, cautions: int) -> None:
+    judged = {"data": "a.txt", "tokens": 9, "perplexity": {"base": 1.0, "artifact": 2.0}, "scores": {}, "loss_rise": now}
+    judged["before_healing"] = {**judged, "loss_rise": 0.2}
+    record = record_of(plan).model_copy(update={"evaluation": judged})
+    found = [caution for caution in cautions_of(record) if "on a.txt" in caution]
+    assert len(found) == cautions
+    assert all(f"**Caution:** {caution}." in card_text(record) for caution in found)
