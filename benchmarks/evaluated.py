@@ -21,15 +21,17 @@ def made(work: Path, name: str, recipe: str) -> Path:
     return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
 
 
-def evaluated(work: Path, name: str, recipe: str) -> Mapping[str, dict[str, Any]]:
-    """What `lbdsl eval --json` says of it by text, on 8Ki tokens in sequences of 1Ki; it is evaluated once."""
+def evaluated(
+    work: Path, name: str, recipe: str, *, seq: int = 1024, tokens: int = 8192
+) -> Mapping[str, dict[str, Any]]:
+    """What `lbdsl eval --json` says of it by text, on so many tokens in sequences of `seq`; it is evaluated once."""
 
     def make(path: Path) -> None:
         folder = made(work, name, recipe)
         found = {}
         for text in TEXTS:
-            words = ("eval", str(folder), "--data", f"builtin:{text}", "--seq", "1024", "--tokens", "8192", "--json")
-            found[text] = json.loads(lbdsl(*words).stdout)
+            lengths = ("--seq", str(seq), "--tokens", str(tokens))
+            found[text] = json.loads(lbdsl("eval", str(folder), "--data", f"builtin:{text}", *lengths, "--json").stdout)
         path.write_text(json.dumps(found))
 
     return json.loads(once(work / f"{name}.json", make).read_text())

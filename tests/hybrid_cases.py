@@ -99,3 +99,15 @@ def assert_same_greedy(tokens: torch.Tensor, wanted: torch.Tensor, logits: torch
             best = logits[place].max()
             assert best - logits[place, one] < tie, (place, one, other)
             return
+
+
+def cached_logits(model, ids, chunk: int, mask=None) -> torch.Tensor:
+    """Logits of a forward in chunks over a growing cache."""
+    cache, parts = {}, []
+    with torch.no_grad():
+        for start in range(0, ids.shape[1], chunk):
+            seen = None if mask is None else mask[:, : start + chunk]
+            out = model(input_ids=ids[:, start : start + chunk], attention_mask=seen, use_cache=True, **cache)
+            cache = {CACHE_NAME: cache_of(out)}
+            parts.append(out.logits)
+    return torch.cat(parts, dim=1)

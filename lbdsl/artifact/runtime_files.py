@@ -22,6 +22,8 @@ SHARED = (
     "lbdsl_masks.py",
     "lbdsl_hybrid.py",
     "lbdsl_full_attention.py",
+    "lbdsl_redirect.py",
+    "lbdsl_band_attention.py",
     "lbdsl_sink_logits.py",
     "lbdsl_window_attention.py",
 )

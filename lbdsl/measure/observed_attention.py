@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lbdsl.model.hybrid.lbdsl_sink_logits import Redirected, attend
+from lbdsl.model.hybrid.lbdsl_redirect import Redirected, attend
 from lbdsl.statistics import Attended
 
 

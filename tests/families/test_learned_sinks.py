@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lbdsl.model.hybrid import lbdsl_sink_logits as sink_logits
+from lbdsl.model.hybrid import lbdsl_redirect as redirect
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 from tests.hybrid_cases import explicit_mask
@@ -54,10 +54,10 @@ def test_two_copies_of_the_runtime_in_one_process(tmp_path: Path) -> None:
     model, _ = with_sinks(family_base("llama"))
     ids = torch.randint(1, VOCAB, (1, 23), generator=torch.Generator().manual_seed(3))
     logits = model(input_ids=ids).logits
-    spec = importlib.util.spec_from_file_location("another_copy", sink_logits.__file__)
+    spec = importlib.util.spec_from_file_location("another_copy", redirect.__file__)
     another = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(another)
-    assert another.Redirected is not sink_logits.Redirected
+    assert another.Redirected is not redirect.Redirected
     assert torch.equal(model(input_ids=ids).logits, logits)
     torch.save(model, tmp_path / "model.pt")
     again = torch.load(tmp_path / "model.pt", weights_only=False)

@@ -6,22 +6,10 @@ import pytest
 import torch
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
-from tests.hybrid_cases import FULL, NONE, cache_of, hybrid_of, plans, stock_logits, swa, tiny_base
+from tests.hybrid_cases import FULL, NONE, cache_of, cached_logits, hybrid_of, plans, stock_logits, swa, tiny_base
 
 W, N = 5, 3
 LENGTHS = (W - 1, W, W + 1, W + N + 1, 17, 23)
-
-
-def cached_logits(model, ids, chunk: int, mask=None) -> torch.Tensor:
-    """Logits of a forward in chunks over a growing cache."""
-    cache, parts = {}, []
-    with torch.no_grad():
-        for start in range(0, ids.shape[1], chunk):
-            seen = None if mask is None else mask[:, : start + chunk]
-            out = model(input_ids=ids[:, start : start + chunk], attention_mask=seen, use_cache=True, **cache)
-            cache = {CACHE_NAME: cache_of(out)}
-            parts.append(out.logits)
-    return torch.cat(parts, dim=1)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -17,12 +17,14 @@ supports, and, depending on the part's slot in a layer:
 `part` is the part's entry in the layer's specification: a mapping with `kind` and the fields.
 """
 
+import torch
+from torch import nn
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from .lbdsl_full_attention import make_full_mask
 from .lbdsl_layers import check_fields, config_with
-from .lbdsl_sink_logits import add_sinks
-from .lbdsl_window_attention import RingLayer, make_window_mask
+from .lbdsl_redirect import redirect
+from .lbdsl_window_attention import RingLayer, make_window_mask, window_attention
 
 
 class AttentionPart:
@@ -40,9 +42,11 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
-        return (
-            add_sinks(module, part["heads"]) if _window(part) is not None and part["window"].get("sink_logits") else module
-        )
+        if _window(part) is not None:
+            redirect(module, window_attention)
+            if part["window"].get("sink_logits"):
+                module.sinks = nn.Parameter(torch.zeros(part["heads"]))
+        return module
 
     def make_cache(self, config, layer_idx, part, reserved):
         window = _window(part)

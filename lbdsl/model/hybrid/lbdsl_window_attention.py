@@ -14,12 +14,30 @@ Sources: sliding windows, Longformer (arXiv 2004.05150); sinks, StreamingLLM (ar
 
 import torch
 
+from .lbdsl_band_attention import Band, attend_in_bands, worth_bands
 from .lbdsl_cache import HybridCacheLayer
 from .lbdsl_full_attention import make_full_mask
+from .lbdsl_redirect import attend
+from .lbdsl_sink_logits import with_sinks
+
+
+def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention_mask, scaling=None, **kwargs):
+    """As an attention implementation of transformers: the output is [B, Q, H, D]. `module.sinks`, [H], are learned sinks;
+    the mask may be a `Band`."""
+    size = query_BHQD.shape[-1]
+    scaling = size**-0.5 if scaling is None else scaling
+    states = query_BHQD, key_BGKD, value_BGKD, attention_mask
+    if hasattr(module, "sinks"):
+        states = with_sinks(module.sinks, config, *states, scaling)
+    if isinstance(states[-1], Band):
+        return attend_in_bands(*states, scaling, kwargs.get("dropout", 0.0))[..., :size], None
+    output, weights = attend(module, config, *states, scaling=scaling, **kwargs)
+    return output[..., :size], weights
 
 
 def make_window_mask(context, window, sinks):
-    """The mask over the cached and new tokens: a query sees the last `window` tokens and the first `sinks` tokens."""
+    """The mask over the cached and new tokens: a query sees the last `window` tokens and the first `sinks` tokens. A `Band`
+    for many new tokens of rows without padding, on a CPU."""
     if context.attention_mask is not None and context.attention_mask.dim() == 4:
         raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
     total = context.seen + context.queries
@@ -27,6 +45,15 @@ def make_window_mask(context, window, sinks):
         _check_sinks(context.real_BK, sinks)
     if context.seen == 0 and total <= window:
         return make_full_mask(context)
+    if (
+        context.seen == 0
+        and context.real_BK is None
+        and context.segments_BQ is None
+        and context.device.type == "cpu"
+        and context.config._attn_implementation == "sdpa"
+        and worth_bands(total, window, sinks)
+    ):
+        return Band(window, sinks)
     if context.cache is not None and context.queries == 1 and context.real_BK is None:
         # One token, no padding: the ring holds exactly what it may see.
         return None

@@ -1,0 +1,68 @@
+"""A function in place of the attention implementation, for single modules: transformers calls it by the name in the
+module's configuration."""
+
+import sys
+from functools import cache
+
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+REDIRECTED = "lbdsl_redirected"
+
+
+class Redirected:
+    """A configuration for one attention module: `function(module, config, query, key, value, mask, **kwargs)` is called in
+    place of the attention implementation; `config` is the configuration without this."""
+
+    _attn_implementation = REDIRECTED
+
+    def __init__(self, config, function):
+        self.config = config
+        self.function = function
+
+    def __getattr__(self, name):
+        if "config" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.config, name)
+
+
+def attend(module, config, *args, **kwargs):
+    """Attention by the implementation that `config` names."""
+    # By name: another artifact's copy of this file may have made it.
+    if config._attn_implementation == REDIRECTED:
+        return config.function(module, config.config, *args, **kwargs)
+    eager = next(
+        found
+        for cls in type(module).__mro__
+        if (found := getattr(sys.modules[cls.__module__], "eager_attention_forward", None)) is not None
+    )
+    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)(module, *args, **kwargs)
+
+
+def _redirected(module, *args, **kwargs):
+    return attend(module, module.config, *args, **kwargs)
+
+
+AttentionInterface.register(REDIRECTED, _redirected)
+
+
+@cache
+def _redirecting(cls, function):
+    """The attention class with `function` as its attention; an attribute of this module, so that it can be pickled."""
+
+    def get(self):
+        return Redirected(self.__dict__["own_config"], function)
+
+    def put(self, config):
+        self.__dict__["own_config"] = config
+
+    name = f"{cls.__name__}_{function.__name__}"
+    globals()[name] = type(name, (cls,), {"__module__": __name__, "config": property(get, put)})
+    return globals()[name]
+
+
+def redirect(attention, function):
+    """Make `function` the attention of a module; see `Redirected`."""
+    config = attention.__dict__.pop("config")
+    attention.__class__ = _redirecting(type(attention), function)
+    attention.config = config
+    return attention

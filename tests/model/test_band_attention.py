@@ -1,0 +1,67 @@
+"""Windows in bands against a naive softmax in float64: outputs, gradients, odd sizes, and within a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lbdsl.model.hybrid.lbdsl_band_attention import Band, attend_in_bands, worth_bands
+from tests.hybrid_cases import cached_logits, hybrid_of, stock_logits, swa, tiny_base
+
+SIZE = 8
+
+
+def naive(query, key, value, band: Band) -> torch.Tensor:
+    """[B, N, H, D]."""
+    tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
+    rows = [[k <= q and (k > q - band.window or k < band.sinks) for k in range(tokens)] for q in range(tokens)]
+    seen = torch.cat([torch.tensor(rows), torch.ones(tokens, band.added, dtype=torch.bool)], dim=1)
+    scores = (query @ key.mT * SIZE**-0.5).masked_fill(~seen, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize("band", [Band(1), Band(16), Band(16, 3), Band(129, 1), Band(200, 0, 1), Band(128, 4, 1)])
+@pytest.mark.parametrize("beyond", [0, 1, 77])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+def test_outputs_and_gradients(band: Band, beyond: int, heads: int, groups: int) -> None:
+    tokens = band.start + 2 * band.block + beyond
+    assert worth_bands(tokens, band.window, band.sinks)
+    made = torch.Generator().manual_seed(tokens)
+    shapes = [(2, heads, tokens, SIZE), *[(2, groups, tokens + band.added, SIZE)] * 2]
+    states = [torch.randn(shape, generator=made, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    expected, found = naive(*states, band), attend_in_bands(*states, band, SIZE**-0.5)
+    assert torch.allclose(found, expected, atol=1e-10)
+    weight = torch.randn(expected.shape, generator=made, dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weight).sum(), states), torch.autograd.grad((expected * weight).sum(), states), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+    with torch.no_grad():
+        rough = attend_in_bands(*(state.bfloat16() for state in states), band, SIZE**-0.5)
+    assert (rough - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_a_model_reads_a_long_text_in_bands_and_goes_on_from_its_cache(sinks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lbdsl.model.hybrid import lbdsl_window_attention
+
+    used = []
+    own = lbdsl_window_attention.attend_in_bands
+    monkeypatch.setattr(lbdsl_window_attention, "attend_in_bands", lambda *args: used.append(args[3]) or own(*args))
+    base, specs = tiny_base(), [swa(20, sinks), swa(130, sinks)] * 2
+    model = hybrid_of(base, specs)
+    ids = torch.randint(0, 101, (2, 700), generator=torch.Generator().manual_seed(1))
+    expected = stock_logits(base, specs, ids)
+    for chunk in (700, 690):
+        used.clear()
+        assert (cached_logits(model, ids, chunk) - expected).abs().max() < 1e-4
+        assert used == [Band(20, sinks), Band(130, sinks)] * 2
+    # A row with padding, and sequences that are packed, have masks.
+    used.clear()
+    mask = torch.ones_like(ids)
+    mask[0, :30] = 0
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=mask)
+        model(input_ids=ids, position_ids=torch.arange(700)[None] % 350, use_cache=False)
+    assert not used
