@@ -40,7 +40,7 @@ BLOCK = 128
 
 def worth_bands(tokens, window, sinks):
     """Whether bands are faster than a mask over `tokens` new tokens."""
-    return tokens >= Band(window, sinks).start + 2 * BLOCK
+    return tokens >= Band(window, sinks).start + BLOCK
 
 
 def attend_in_bands(query_BHND, key_BGKD, value_BGKD, band, scaling, dropout=0.0):
