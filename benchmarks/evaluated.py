@@ -21,9 +21,7 @@ def made(work: Path, name: str, recipe: str) -> Path:
     return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
 
 
-def evaluated(
-    work: Path, name: str, recipe: str, *, seq: int = 1024, tokens: int = 8192
-) -> Mapping[str, dict[str, Any]]:
+def evaluated(work: Path, name: str, recipe: str, *, seq: int = 1024, tokens: int = 8192) -> Mapping[str, dict[str, Any]]:
     """What `lbdsl eval --json` says of it by text, on so many tokens in sequences of `seq`; it is evaluated once."""
 
     def make(path: Path) -> None:

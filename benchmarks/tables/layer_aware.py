@@ -32,7 +32,7 @@ PLANS = {
     "uniform-256": "layers all swa(window=256{sinks})",
 }
 SINKS = {"none": "", "learned": ", sinks=learned"}
-HEALING = {"unhealed": "", "healed": 'heal {{ data = {data}; tokens = 200k; seq = 4Ki; batch = 1 }}'}
+HEALING = {"unhealed": "", "healed": "heal {{ data = {data}; tokens = 200k; seq = 4Ki; batch = 1 }}"}
 DATA = '"builtin:pydoc"'
 
 

@@ -33,9 +33,8 @@ def test_outputs_and_gradients(band: Band, beyond: int, heads: int, groups: int)
     expected, found = naive(*states, band), attend_in_bands(*states, band, SIZE**-0.5)
     assert torch.allclose(found, expected, atol=1e-10)
     weight = torch.randn(expected.shape, generator=made, dtype=torch.float64)
-    for ours, theirs in zip(
-        torch.autograd.grad((found * weight).sum(), states), torch.autograd.grad((expected * weight).sum(), states), strict=True
-    ):
+    gradients = (torch.autograd.grad((output * weight).sum(), states) for output in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-9)
     with torch.no_grad():
         rough = attend_in_bands(*(state.bfloat16() for state in states), band, SIZE**-0.5)
