@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.benched import COLUMNS, row_of
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
@@ -50,7 +51,7 @@ def card_text(record: Record) -> str:
         "",
     ]
     lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record)
-    lines += _quality_lines(record)
+    lines += _quality_lines(record) + _bench_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
     for item in plan.recipe.included:
         lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
@@ -220,6 +221,22 @@ def _seen_lines(source: dict[str, Any]) -> list[str]:
 
 def _perplexity(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.2f}"
+
+
+def _bench_lines(record: Record) -> list[str]:
+    if record.bench is None:
+        return []
+    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, record.bench["cells"])]
+    machine = record.bench["machine"]
+    return [
+        "## Speed",
+        "",
+        f"Measured by `lbdsl bench` on {machine['name']}, {machine['threads']} threads, {machine['dtype']}, torch "
+        f"{machine['torch']}; a ratio is this model's figure over the base's.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
 
 
 def _drawn(record: Record) -> list[dict[str, Any]]:

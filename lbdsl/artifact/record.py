@@ -63,13 +63,38 @@ class _Healed:
     stages: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _BenchCell:
+    metric: str
+    unit: str
+    context: int
+    batch: int
+    base: float
+    artifact: float
+    ratio: float
+    low: float
+    high: float
+    again: float | None
+    predicted: float | None
+    bound: bool
+
+
+@dataclass(frozen=True)
+class _Benched:
+    """The fields that are read from `bench`."""
+
+    machine: dict[str, Any]
+    cells: list[_BenchCell]
+
+
 class Record(BaseModel):
     """The record of one artifact.
 
     `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
-    record what command-line flags changed. `packed` has the relative error of each module whose weights are packed.
+    record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
+    what `bench` measured last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,18 +110,20 @@ class Record(BaseModel):
     no_heal: bool
     heal: dict[str, Any] | None
     packed: dict[str, float] = {}
+    bench: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None
     asserts: tuple[AssertResult, ...]
 
     def __repr__(self) -> str:
         return f"<Record: {self.status}, {self.plan!r}>"
 
-    @field_validator("evaluation", "heal", mode="after")
+    @field_validator("evaluation", "heal", "bench", mode="after")
     @classmethod
     def _complete(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         """Check that the fields read by cards and reports are present; other fields are kept unchanged."""
         if value is not None:
-            TypeAdapter(_Judged if info.field_name == "evaluation" else _Healed).validate_python(value)
+            read = {"evaluation": _Judged, "heal": _Healed, "bench": _Benched}[info.field_name or ""]
+            TypeAdapter(read).validate_python(value)
         return value
 
 

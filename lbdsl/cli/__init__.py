@@ -12,6 +12,7 @@ VERBS = {
     "show": "Show a saved plan or an artifact again.",
     "apply": "Change, heal, judge and save a model.",
     "eval": "Judge an artifact against its base model.",
+    "bench": "Time an artifact against its base model.",
     "export": "Write an artifact in a format that an engine reads.",
     "lsp": "Serve an editor: findings, completion, hints.",
     "completions": "Print what makes a shell complete lbdsl.",

@@ -15,6 +15,7 @@ from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_we
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import cell_text, row_title
+from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_tables import result_lines
 
@@ -54,6 +55,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         render_quality(record.evaluation, record.asserts, console)
     else:
         _render_asserts(record.asserts, console)
+    if record.bench is not None:
+        render_bench(record.bench["cells"], console)
     if record.status == "accepted":
         console.print(
             f'Load it:  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',

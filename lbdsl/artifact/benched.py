@@ -1,0 +1,33 @@
+"""What `bench` measured of an artifact, as rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lbdsl.core.units import bytes_text, tokens_text
+
+COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
+_UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
+
+
+def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cell (see `lbdsl.bench.cells`) in COLUMNS; `8 x 4Ki` is a batch of 8 sequences of 4Ki tokens. Counts have no
+    interval; `again` is the ratio of the base to itself."""
+    timed = cell["again"] is not None
+    limit = "<= " if cell["bound"] else ""
+    return (
+        cell["metric"] + _UNITS[cell["unit"]],
+        (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]),
+        _value(cell["base"], cell["unit"]),
+        _value(cell["artifact"], cell["unit"]),
+        f"x{cell['ratio']:.2f}" + (f" ({cell['low']:.2f}-{cell['high']:.2f})" if timed else ""),
+        f"x{cell['again']:.2f}" if timed else "",
+        "" if cell["predicted"] is None else f"{limit}x{cell['predicted']:.2f}",
+    )
+
+
+def _value(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return bytes_text(round(value))
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Speed and memory of an artifact beside its base, measured in pairs."""

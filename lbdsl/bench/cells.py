@@ -1,0 +1,76 @@
+"""What is measured: cells of a context, a batch and a metric, as ratios of paired runs."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RESAMPLES = 2000
+SHARE = 0.95
+"""The share of the resampled medians that lie between `low` and `high`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric at `context` tokens and `batch` sequences. `base` and `artifact` are medians, in `unit`; `ratio` is the
+    median of artifact / base over pairs of neighbouring runs, between `low` and `high` (a bootstrap interval); `again` is
+    that of the base over itself. `predicted` is the ratio by formula; `bound` says that it is a limit, not a value."""
+
+    engine: str
+    context: int
+    batch: int
+    metric: str
+    unit: str
+    base: float
+    artifact: float
+    ratio: float
+    low: float
+    high: float
+    again: float | None = None
+    predicted: float | None = None
+    bound: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Neighbouring runs: the base, the artifact, and the base again."""
+
+    base: float
+    artifact: float
+    again: float
+
+
+def exact(base: float, artifact: float, **names: Any) -> Cell:
+    """A cell of a count, which has no spread."""
+    ratio = artifact / base
+    return Cell(**names, base=base, artifact=artifact, ratio=ratio, low=ratio, high=ratio)
+
+
+def paired(pairs: Sequence[Pair], **names: Any) -> Cell:
+    """The cell of several pairs."""
+    logs = [math.log(pair.artifact / pair.base) for pair in pairs]
+    low, high = interval(logs)
+    return Cell(
+        **names,
+        base=statistics.median(pair.base for pair in pairs),
+        artifact=statistics.median(pair.artifact for pair in pairs),
+        ratio=math.exp(statistics.median(logs)),
+        low=math.exp(low),
+        high=math.exp(high),
+        again=math.exp(statistics.median(math.log(pair.again / pair.base) for pair in pairs)),
+    )
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The bootstrap interval of the median (percentile method, Efron 1979)."""
+    draw = random.Random(seed)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    edge = round(RESAMPLES * (1 - SHARE) / 2)
+    return medians[edge], medians[-edge - 1]

@@ -1,0 +1,49 @@
+"""The cells of `bench` as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lbdsl.artifact.benched import COLUMNS, row_of
+from lbdsl.bench.cells import Cell
+from lbdsl.core.units import tokens_text
+
+
+def render_bench(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print one row a cell: both models, their ratio with its interval, the base over itself, and what was predicted."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in COLUMNS:
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for cell in cells:
+        table.add_row(*row_of(cell))
+    console.print(table, highlight=False)
+
+
+def draw_bench(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the ratios, one bar a cell, with their intervals, beside 1."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [f"{cell.metric} {tokens_text(cell.context)}, batch {cell.batch}" for cell in cells]
+    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(cells)), dpi=110)
+    spread = [[cell.ratio - cell.low for cell in cells], [cell.high - cell.ratio for cell in cells]]
+    axes.barh(range(len(cells)), [cell.ratio for cell in cells], xerr=spread, color="#1f5fa8", ecolor="#444444", capsize=2)
+    predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
+    if predicted:
+        places, values = zip(*predicted, strict=True)
+        axes.plot(values, places, "|", color="#b5542b", markersize=12, label="predicted")
+        axes.legend()
+    axes.axvline(1, color="#444444", linewidth=1)
+    axes.set_yticks(range(len(cells)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("artifact / base")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
