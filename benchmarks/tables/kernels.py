@@ -51,10 +51,10 @@ def in_vllm(form: str, work: Path, environment: dict[str, str]) -> dict[int, flo
 
 
 def in_llamacpp(form: str, work: Path, environment: dict[str, str]) -> dict[int, float]:
-    from tests.engines.environments import engine_python
+    from lbdsl.bench.environments import LLAMA_CPP
     from tests.engines.test_llamacpp import run_llamacpp
 
-    python = engine_python("llama-cpp-python", "0.3.36", "gguf", "numpy")
+    python = LLAMA_CPP.install()
     prompt = [100 + 13 * t % 40_000 for t in range(PROMPT)]
     file = exported(form, "gguf", work) / "model.gguf"
     with tempfile.TemporaryDirectory() as place:

@@ -149,13 +149,13 @@ def compressor(order: str) -> Row:
         from safetensors.torch import load_file, save_file
 
         from lbdsl.artifact.record import read_record
+        from lbdsl.bench.environments import Environment
         from lbdsl.core.progress import progress_of
         from lbdsl.evaluate.quality import judge_on
         from lbdsl.measure.layer_source import LoadedModel
         from lbdsl.verbs.options import RunOptions
         from lbdsl.verbs.texts import eval_blocks, score_blocks
         from lbdsl.verbs.workbench import Workbench
-        from tests.engines.environments import engine_python
 
         plan = read_record(artifact("W4A16-gptq", work)).unwrap().plan
         bench = Workbench(MODEL, RunOptions(dtype=plan.model.dtype))
@@ -168,7 +168,7 @@ def compressor(order: str) -> Row:
 
         def quantize(file: Path) -> None:
             save_file({"ids": score_blocks(plan.measure, bench, work).ids}, work / "ids.safetensors")
-            python = engine_python("llmcompressor", "0.14.0.1")
+            python = Environment("llmcompressor", "0.14.0.1").install()
             script = ROOT / "benchmarks" / "llm_compressor_gptq.py"
             words = (once(work / "plain", unchanged), work / "ids.safetensors", file, order)
             subprocess.run([str(python), str(script), *map(str, words)], check=True, capture_output=True)

@@ -12,13 +12,15 @@ _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 
 
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cell (see `lbdsl.bench.cells`) in COLUMNS; `8 x 4Ki` is a batch of 8 sequences of 4Ki tokens. Counts have no
+    """The cell (see `lbdsl.bench.cells`) in COLUMNS; `8 x 4Ki` is a batch of 8 sequences of 4Ki tokens, `50 x 1Ki/256`
+    are 50 requests that write 256 tokens each. Counts have no
     interval; `again` is the ratio of the base to itself."""
     timed = cell["again"] is not None
+    written = f"/{tokens_text(cell['output'])}" if cell["output"] else ""
     limit = "<= " if cell["bound"] else ""
     return (
         cell["metric"] + _UNITS[cell["unit"]],
-        (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]),
+        (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]) + written,
         _value(cell["base"], cell["unit"]),
         _value(cell["artifact"], cell["unit"]),
         f"x{cell['ratio']:.2f}" + (f" ({cell['low']:.2f}-{cell['high']:.2f})" if timed else ""),

@@ -75,6 +75,7 @@ class _BenchCell:
     low: float
     high: float
     again: float | None
+    output: int | None
     predicted: float | None
     bound: bool
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 RESAMPLES = 2000
@@ -16,9 +16,10 @@ SHARE = 0.95
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric at `context` tokens and `batch` sequences. `base` and `artifact` are medians, in `unit`; `ratio` is the
-    median of artifact / base over pairs of neighbouring runs, between `low` and `high` (a bootstrap interval); `again` is
-    that of the base over itself. `predicted` is the ratio by formula; `bound` says that it is a limit, not a value."""
+    """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
+    medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
+    (a bootstrap interval); `again` is that of the base over itself. `predicted` is the ratio by formula; `bound` says that
+    it is a limit, not a value."""
 
     engine: str
     context: int
@@ -31,6 +32,7 @@ class Cell:
     low: float
     high: float
     again: float | None = None
+    output: int | None = None
     predicted: float | None = None
     bound: bool = False
 
@@ -45,6 +47,21 @@ class Pair:
     base: float
     artifact: float
     again: float
+
+    def each(self, change: Callable[..., float], *others: Pair) -> Pair:
+        """The pair of what `change` makes of the three figures, and of those of other pairs."""
+        return Pair(*map(change, *(astuple(pair) for pair in (self, *others))))
+
+
+def by_turns(runs: Sequence[Callable[[], float]], pairs: int, told: Callable[[], object]) -> list[Pair]:
+    """Runs of the base, of the artifact and of the base again, forwards and backwards by turns; `told` is called after each
+    pair."""
+    found = []
+    for turn in range(pairs):
+        figures = {which: runs[which]() for which in ((0, 1, 2) if turn % 2 == 0 else (2, 1, 0))}
+        found.append(Pair(figures[0], figures[1], figures[2]))
+        told()
+    return found
 
 
 def exact(base: float, artifact: float, **names: Any) -> Cell:

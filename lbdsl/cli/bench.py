@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +18,95 @@ class _Several(click.ParamType):
     def __init__(self, kind: click.ParamType) -> None:
         self.kind, self.name = kind, f"{kind.name},..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in str(value).split(",")))
 
 
+class _Lengths(click.ParamType):
+    """`1024/256`: tokens of a prompt, and tokens that are written."""
+
+    name = "IN/OUT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        parts = str(value).split("/")
+        if len(parts) != 2:
+            self.fail(f"{value!r} is not IN/OUT, as in 1024/256", param, ctx)
+        read, written = (Tokens().convert(part, param, ctx) for part in parts)
+        return read, written
+
+
+OF_ENGINE = {"transformers": ("contexts", "batches"), "vllm": ("concurrency", "lengths", "engine_python", "install")}
+"""The options of one engine alone."""
+
+
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
 @click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
-@click.option("--contexts", type=_Several(Tokens()), default="1Ki,4Ki", show_default=True, help="Tokens of a prompt.")
-@click.option(
-    "--batches", type=_Several(click.IntRange(1)), default="1,8", show_default=True, help="Sequences decoded at once."
-)
+@click.option("--engine", type=click.Choice(list(OF_ENGINE)), default="transformers", show_default=True)
 @click.option("--pairs", type=click.IntRange(2), default=5, show_default=True, help="Runs of each model, by turns.")
+@click.option(
+    "--contexts", type=_Several(Tokens()), default="1Ki,4Ki", show_default=True, help="transformers: tokens of a prompt."
+)
+@click.option(
+    "--batches",
+    type=_Several(click.IntRange(1)),
+    default="1,8",
+    show_default=True,
+    help="transformers: sequences decoded at once.",
+)
+@click.option(
+    "--concurrency",
+    type=_Several(click.IntRange(1)),
+    default="50",
+    show_default=True,
+    help="vLLM: requests at once.",
+)
+@click.option(
+    "--lengths", type=_Several(_Lengths()), default="1024/256", show_default=True, help="vLLM: tokens read and written."
+)
+@click.option(
+    "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Python that has vLLM."
+)
+@click.option("--install", is_flag=True, help="Make an environment with vLLM if there is none (minutes, gigabytes).")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file."
 )
 @json_option
 @run_options
+@click.pass_context
 def bench(
+    ctx: click.Context,
     artifact: Path,
     against: str | None,
+    engine: str,
+    pairs: int,
     contexts: tuple[int, ...],
     batches: tuple[int, ...],
-    pairs: int,
+    concurrency: tuple[int, ...],
+    lengths: tuple[tuple[int, int], ...],
+    engine_python: Path | None,
+    install: bool,
     output: Path | None,
     as_json: bool,
     options: Any,
     progress: Any,
 ) -> None:
-    """Speed, memory and cache of ARTIFACT in transformers beside its base, as ratios of paired runs.
+    """Time ARTIFACT beside its base, in paired runs: prefill, decode, latency, cache and memory in transformers, or the
+    throughput of many requests at once in vLLM.
 
     The result is kept in the artifact's record and its model card.
     """
     from lbdsl.cli.output import print_json
-    from lbdsl.verbs.benching import bench_artifact
+    from lbdsl.verbs.benching import Contexts, Requests, bench_artifact
 
-    found = bench_artifact(
-        artifact, against=against, contexts=contexts, batches=batches, pairs=pairs, options=options, progress=progress
-    )
+    _refuse_others(ctx, engine)
+    asked: Callable[[], Any] = {
+        "transformers": lambda: Contexts(contexts, batches, pairs),
+        "vllm": lambda: Requests(concurrency, lengths, pairs, engine_python, install),
+    }[engine]
+    found = bench_artifact(artifact, asked(), against=against, options=options, progress=progress)
     if output is not None:
         from lbdsl.report.bench import draw_bench
 
@@ -68,3 +118,12 @@ def bench(
         from lbdsl.report.console import stdout_console
 
         render_bench(found.to_json()["cells"], stdout_console())
+
+
+def _refuse_others(ctx: click.Context, engine: str) -> None:
+    """A usage error for an option of another engine."""
+    for other, names in OF_ENGINE.items():
+        for name in names:
+            source = ctx.get_parameter_source(name)
+            if other != engine and source is not None and source.name == "COMMANDLINE":
+                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}, not of {engine}", ctx)

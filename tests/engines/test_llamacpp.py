@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from lbdsl.bench.environments import LLAMA_CPP, clean_environment
 from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
-from tests.engines.environments import clean_environment, engine_python
 from tests.export_cases import changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
 from tests.specs import LEARNED
@@ -24,7 +24,7 @@ SIDE = Path(__file__).with_name("llamacpp_side.py")
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    return engine_python("llama-cpp-python", "0.3.36", "gguf", "numpy")
+    return LLAMA_CPP.install()
 
 
 def run_llamacpp(python: Path, place: Path, **task: Any) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import torch
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
+from lbdsl.bench.environments import engines_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.export.gguf import write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
 from lbdsl.verbs.workbench import Workbench
-from tests.engines.environments import engines_folder, kept_artifact
+from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.test_llamacpp_tokens import TEXTS
 

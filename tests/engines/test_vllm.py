@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
+from lbdsl.bench.environments import engines_folder
 from lbdsl.core.resources import resource_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
@@ -20,7 +21,7 @@ from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.layer.patches import patches_in
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
 from lbdsl.verbs.workbench import Workbench
-from tests.engines.environments import engines_folder, kept_artifact
+from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from lbdsl.bench.environments import clean_environment
 from lbdsl.export.vllm_cache import CacheKind, Serving, cache_layout
-from tests.engines.environments import clean_environment
 from tests.engines.vllm_side import vllm_python
 
 pytestmark = pytest.mark.engine

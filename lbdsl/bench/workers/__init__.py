@@ -1,0 +1,1 @@
+"""Programs that engines' own Pythons run; they import nothing of lbdsl."""

@@ -1,0 +1,145 @@
+"""Cells of `bench --engine vllm`: offline throughput of the base and of an export of the artifact."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.units import bytes_text
+from lbdsl.verbs.exporting import artifact_subject, export_artifact
+from lbdsl.verbs.targets import VLLM, check_target
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.bench.cells import Cell
+    from lbdsl.bench.worker import Worker
+
+PLUGIN_FORMAT = "vllm"
+CACHE_GIB = 4
+"""GiB for keys and values on a CPU, of each model: vLLM's own default there."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """`concurrency` requests at once, of `lengths`: (tokens of the prompt, tokens written). `python` is a Python that has
+    vLLM; None for lbdsl's own environment of it, which `install` makes."""
+
+    concurrency: Sequence[int] = (50,)
+    lengths: Sequence[tuple[int, int]] = ((1024, 256),)
+    pairs: int = 5
+    python: Path | None = None
+    install: bool = False
+
+
+def cells_in_vllm(base: Workbench, folder: Path, record: Record, asked: Requests) -> Iterator[Cell]:
+    """Tokens written per second, over whole runs. Raises LB324 for lengths beyond the model's positions, LB487 without
+    vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the errors of the exports where vLLM cannot
+    serve the artifact."""
+    from lbdsl.bench.cells import by_turns, paired
+    from lbdsl.bench.worker import Worker
+
+    longest = max(read + written for read, written in asked.lengths)
+    if longest > base.facts.positions:
+        message = f"{longest} tokens are more than the {base.facts.positions} positions of the model"
+        raise fail("LB324", message, help="name shorter --lengths")
+    python = _python(asked, base)
+    _check_memory(base)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
+        exported = _exported(folder, record, place, base)
+        workers: list[Worker] = []
+        for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
+            job = {
+                "model": str(model),
+                "dtype": base.computed.dtype,
+                "max_model_len": longest,
+                "max_num_seqs": max(asked.concurrency),
+                "trust_remote_code": model is exported,
+            }
+            with base.progress.stage(f"loading {name} in vLLM"):
+                log = Path(tempfile.gettempdir()) / f"lbdsl-vllm-{len(workers)}.log"
+                workers.append(stack.enter_context(Worker(python, _SCRIPT, job, log, _environment())))
+                workers[-1].ready()
+        cells = [(requests, read, written) for read, written in asked.lengths for requests in asked.concurrency]
+        rounds, total = count(1), len(cells) * asked.pairs
+        with base.progress.stage("timing both models by turns in vLLM") as report:
+
+            def told() -> None:
+                report(next(rounds), total, "")
+
+            for requests, read, written in cells:
+                job = {"requests": requests, "input": read, "output": written}
+                for worker in workers:
+                    # The first run of a length is slower.
+                    worker.ask({**job, "output": 2})
+                runs = [partial(_rate, workers[which % 2], job) for which in range(3)]
+                pairs = by_turns(runs, asked.pairs, told)
+                found = paired(pairs, engine="vllm", context=read, batch=requests, metric="throughput", unit="tokens/s")
+                yield replace(found, output=written)
+
+
+def _rate(worker: Worker, job: dict[str, int]) -> float:
+    """Tokens written per second."""
+    found = worker.ask(job)
+    return found["written"] / found["seconds"]
+
+
+def _python(asked: Requests, base: Workbench) -> Path:
+    from lbdsl.bench import environments
+
+    if asked.python is not None:
+        return asked.python
+    wanted = environments.VLLM
+    if not wanted.is_ready and not asked.install:
+        raise fail(
+            "LB487",
+            f"there is no environment with vLLM in {wanted.folder}",
+            help=("make it by adding --install to this command", "or name a Python that has vLLM with --engine-python"),
+        )
+    with base.progress.stage("installing vLLM"):
+        return wanted.install()
+
+
+def _environment() -> dict[str, str]:
+    from lbdsl.bench.environments import engines_folder
+
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
+        "VLLM_NO_USAGE_STATS": "1",
+        # Otherwise vLLM waits in a process of its own, which takes time from the other model's.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "HF_HOME": str(engines_folder() / "hf-home"),
+    }
+
+
+_SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "vllm_throughput.py"
+
+
+def _exported(folder: Path, record: Record, place: Path, base: Workbench) -> Path:
+    """The artifact in the first format by which vLLM serves it, unmodified if that is possible."""
+    answers = check_target(artifact_subject(folder, record), VLLM).answers
+    kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == PLUGIN_FORMAT)
+    if not kinds:
+        objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
+        raise LbdslError(objections)
+    if kinds[0] == PLUGIN_FORMAT:
+        base.progress.say("vLLM serves this artifact with lbdsl's plug-in, which its Python must have")
+    return export_artifact(folder, kinds[0], output=place / "exported", progress=base.progress).folder
+
+
+def _check_memory(base: Workbench) -> None:
+    from lbdsl.measure.memory import free_bytes
+
+    needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
+    free = free_bytes(base.device)
+    if base.device.type == "cpu" and needed > free:
+        message = f"both models, with {CACHE_GIB} GiB for keys and values each, take {bytes_text(needed)}"
+        raise fail("LB486", f"{message}, and {bytes_text(free)} are free", help="use a machine with more memory")
