@@ -17,6 +17,7 @@ Everything that the command line does is a function here:
     apply_saved_plan(path)       do exactly a saved plan
     load(folder)                 the model and the tokenizer of an artifact
     evaluate_artifact(folder)    quality of an artifact against its base
+    bench_artifact(folder)       its speed, memory and cache beside its base's
     export_artifact(folder, kind) an artifact in a format that an engine reads
 
 Models are folders, .gguf files or hub ids, as text or Path; `set_params` takes numbers as well as text; `progress` takes a
@@ -53,6 +54,7 @@ _EXPORTS = {
     "load_plan": "lbdsl.verbs.planning",
     "load": "lbdsl.verbs.loading",
     "evaluate_artifact": "lbdsl.verbs.evaluating",
+    "bench_artifact": "lbdsl.verbs.benching",
     "export_artifact": "lbdsl.verbs.exporting",
 }
 
