@@ -76,11 +76,11 @@ def cells_in_vllm(base: Workbench, folder: Path, record: Record, asked: Requests
                 report(next(rounds), total, "")
 
             for requests, read, written in cells:
-                job = {"requests": requests, "input": read, "output": written}
+                wanted = {"requests": requests, "input": read, "output": written}
                 for worker in workers:
                     # The first run of a length is slower.
-                    worker.ask({**job, "output": 2})
-                runs = [partial(_rate, workers[which % 2], job) for which in range(3)]
+                    worker.ask({**wanted, "output": 2})
+                runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
                 pairs = by_turns(runs, asked.pairs, told)
                 found = paired(pairs, engine="vllm", context=read, batch=requests, metric="throughput", unit="tokens/s")
                 yield replace(found, output=written)

@@ -1,0 +1,83 @@
+"""The Triton kernels against a naive softmax in float64: outputs and gradients, at odd sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
+
+from lbdsl.kernels.decode import decode_attention
+from lbdsl.kernels.window import window_attention
+
+
+def naive(query, key, value, window, sinks=0, learned=None, causal=True):
+    """In float64: [B, H, N, D]."""
+    query, key, value = (states.double() for states in (query, key, value))
+    shared = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(shared, 1) for states in (key, value))
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if causal:
+        q, k = torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2])
+        scores = scores.masked_fill(~((k <= q) & ((k > q - window) | (k < sinks))), -torch.inf)
+    if learned is not None:
+        scores = torch.cat([scores, learned.double().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
+    return scores.softmax(-1)[..., : key.shape[2]] @ value
+
+
+def made(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+CASES = [
+    # tokens, window, sinks, learned, heads, groups, size
+    (63, 62, 0, False, 2, 1, 16),
+    (63, 63, 0, True, 2, 2, 16),
+    (63, 64, 3, False, 3, 1, 16),
+    (111, 1, 0, False, 2, 1, 16),
+    (111, 40, 4, False, 4, 2, 24),
+    (111, 112, 0, True, 2, 1, 16),
+    (256, 64, 0, True, 3, 1, 32),
+    (256, 255, 1, False, 2, 1, 16),
+    (300, 100, 70, False, 2, 1, 16),
+    (300, 17, 5, True, 6, 2, 40),
+    (300, 300, 0, False, 1, 1, 64),
+]
+
+
+@pytest.mark.parametrize(("tokens", "window", "sinks", "learned", "heads", "groups", "size"), CASES)
+def test_windows(tokens: int, window: int, sinks: int, learned: bool, heads: int, groups: int, size: int) -> None:
+    states = [made(2, heads, tokens, size, seed=1), *(made(2, groups, tokens, size, seed=s) for s in (2, 3))]
+    extra = [made(heads, seed=4)] if learned else []
+    for state in (*states, *extra):
+        state.requires_grad_(True)
+    found = window_attention(*states, window, sinks, *extra)
+    expected = naive(*states, window, sinks, *extra)
+    assert (found - expected).abs().max() < 1e-5
+    weight = made(*expected.shape, seed=5)
+    ours = torch.autograd.grad((found * weight).sum(), [*states, *extra])
+    theirs = torch.autograd.grad((expected * weight).sum(), [*states, *extra])
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert (mine - reference).abs().max() < 1e-4 * max(1.0, reference.abs().max().item())
+
+
+def test_strided_states_are_read_as_they_are() -> None:
+    """As attention modules make them: [B, N, H, D] in memory."""
+    states = [made(1, 90, heads, 16, seed=heads).transpose(1, 2) for heads in (4, 2, 2)]
+    assert (window_attention(*states, 30) - naive(*states, 30)).abs().max() < 1e-5
+
+
+def test_float16() -> None:
+    states = [made(1, heads, 100, 32, seed=heads).half() for heads in (4, 2, 2)]
+    found = window_attention(*states, 30, 2)
+    assert found.dtype == torch.float16
+    assert (found - naive(*states, 30, 2)).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("slots", [1, 63, 64, 200])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (9, 3), (8, 1)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_decode(slots: int, heads: int, groups: int, learned: bool) -> None:
+    states = [made(2, heads, 1, 24, seed=1), made(2, groups, slots, 24, seed=2), made(2, groups, slots, 24, seed=3)]
+    extra = made(heads, seed=4) if learned else None
+    assert (decode_attention(*states, extra) - naive(*states, 0, 0, extra, causal=False)).abs().max() < 1e-5
