@@ -19,7 +19,9 @@ STAGES = "stage match { tokens = 12k }; stage distill { tokens = 38k }"
 METHODS = {
     "lora16-1e-3": f"method = lora(rank=16); lr = 1e-3; {TOKENS}",
     "lora16-2e-3": f"method = lora(rank=16); lr = 2e-3; {TOKENS}",
+    "lora16-4e-3": f"method = lora(rank=16); lr = 4e-3; {TOKENS}",
     "lora64-1e-3": f"method = lora(rank=64, alpha=128); lr = 1e-3; {TOKENS}",
+    "lora64-2e-3": f"method = lora(rank=64, alpha=128); lr = 2e-3; {TOKENS}",
     "full-1e-4": f"method = full; lr = 1e-4; {TOKENS}",
     "full-3e-4": f"method = full; lr = 3e-4; {TOKENS}",
     "lora16-1e-3-batch1": f"method = lora(rank=16); lr = 1e-3; batch = 1; {TOKENS}",
