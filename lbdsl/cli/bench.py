@@ -121,9 +121,10 @@ def bench(
 
 
 def _refuse_others(ctx: click.Context, engine: str) -> None:
-    """A usage error for an option of another engine."""
-    for other, names in OF_ENGINE.items():
-        for name in names:
-            source = ctx.get_parameter_source(name)
-            if other != engine and source is not None and source.name == "COMMANDLINE":
-                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}, not of {engine}", ctx)
+    """A usage error for an option of another engine, or of measuring."""
+    wrong = {name: f"is of --engine {other}" for other, names in OF_ENGINE.items() if other != engine for name in names}
+    wrong |= {"batch": "is of measuring: see --batches", "low_memory": "does not go with timing"}
+    for name, why in wrong.items():
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}", ctx)

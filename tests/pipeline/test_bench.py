@@ -77,7 +77,8 @@ def test_an_edited_artifact_is_refused(artifact: Path, lbdsl) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--engine", "vllm", "--contexts", "64"), ("--install",), ("--engine", "vllm", "--lengths", "64")]
+    "words",
+    [("--engine", "vllm", "--contexts", "64"), ("--install",), ("--engine", "vllm", "--lengths", "64"), ("--batch", "2")],
 )
 def test_options_of_another_engine_are_wrong_usage(artifact: Path, lbdsl, words: tuple[str, ...]) -> None:
     assert lbdsl("bench", "out", *words).code == 2
