@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 from tests.clean_process import CleanProcess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU, kernels run in Triton's interpreter; it has to be named before anything imports Triton.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Machines differ, and a loaded one is slow: time says nothing about a property.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}

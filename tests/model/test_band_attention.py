@@ -22,8 +22,8 @@ def naive(query, key, value, band: Band) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("band", [Band(1), Band(16), Band(16, 3), Band(129, 1), Band(200, 0, 1), Band(128, 4, 1)])
-@pytest.mark.parametrize("beyond", [0, 1, 77])
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("beyond", [0, 77])
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2)])
 def test_outputs_and_gradients(band: Band, beyond: int, heads: int, groups: int) -> None:
     tokens = band.start + band.block + beyond
     assert worth_bands(tokens, band.window, band.sinks)

@@ -119,7 +119,7 @@ def test_a_plan_ends_with_what_can_serve_it(workplace: Path, lbdsl) -> None:
 
 def test_the_plan_says_what_windows_do_to_prefill(workplace: Path, lbdsl) -> None:
     Path("r.lbr").write_text(HEAD)
-    assert "prefill: windows make it no faster" in lbdsl("plan", "r.lbr", "model").out
+    assert "prefill: windows make long prompts faster" in lbdsl("plan", "r.lbr", "model").out
     Path("r.lbr").write_text("layers 2 drop\nelse keep\n")
     assert "prefill" not in lbdsl("plan", "r.lbr", "model").out
 
