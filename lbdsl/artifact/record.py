@@ -182,8 +182,8 @@ def cautions_of(record: Record) -> tuple[str, ...]:
         was, now = (source.get("before_healing") or {}).get("loss_rise"), source["loss_rise"]
         if was is not None and now is not None and now > was:
             found.append(
-                f"healing made the model worse on {source['data']}: its loss rose by {was:.3f} nats/token before, by "
-                f"{now:.3f} after it"
+                f"healing made the model worse on {source['data']}: its loss is {was:+.3f} nats/token beside the base's "
+                f"before, {now:+.3f} after it"
             )
     return tuple(found)
 

@@ -75,6 +75,9 @@ class Worker:
         return json.loads(line)
 
     def _failed(self) -> Exception:
+        # It may still be printing the error that it ends with.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=30)
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         # The first error is the reason; the last ones say that the engine's core failed.
         said = next((line for line in lines if "Error: " in line or line.startswith("ERROR")), lines[-1] if lines else "")

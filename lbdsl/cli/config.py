@@ -16,8 +16,8 @@ PROJECT_FILE = "lbdsl.toml"
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
 """Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
 
-FLAG_ONLY = ("trust-remote-code",)
-"""Options allowed only on the command line: an lbdsl.toml in an untrusted folder must not be able to set them."""
+FLAG_ONLY = ("trust-remote-code", "engine-python", "install")
+"""Options allowed only on the command line: an lbdsl.toml in an untrusted folder must not be able to run code."""
 
 COMMON_KEY = " common"
 """The map's key for common options until a command is chosen; an option cannot have this name (with a space)."""

@@ -22,6 +22,7 @@ def main(job, answers):
         max_num_seqs=job["max_num_seqs"],
         trust_remote_code=job["trust_remote_code"],
         enable_prefix_caching=False,
+        skip_tokenizer_init=True,
         seed=0,
     )
     vocab = llm.llm_engine.model_config.get_vocab_size()
