@@ -37,7 +37,7 @@ else keep
 """,
     "learned": """lbr 1
 measure { data = "builtin:pydoc"; tokens = 4Ki; seq = 512 }
-layers 1-7, 9-24 swa(window=128, sinks=learned)
+layers 1-7, 9-24 swa(window=256, sinks=learned)
 else keep
 """,
     "sizes": """lbr 1
@@ -67,13 +67,15 @@ ARCHITECTURES = {
     "learned": "granite_swa",
     "base": "llama",
 }
+PAST_THE_WINDOW = (257, 258, 264, 272, 288, 300, 320, 350, 384, 400, 448, 500, 511, 512, 513, 600, 640, 700, 768, 900)
+"""Tokens of 20 prompts that are all longer than the window of "learned"."""
 LENGTHS = (5, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 224, 256, 300, 400, 512)
 PROMPTS = {
     "drop8": LENGTHS,
     "sizes": LENGTHS,
     "patched": LENGTHS[::2],
     "window12": LENGTHS[-6:],
-    "learned": LENGTHS[-6:],
+    "learned": PAST_THE_WINDOW,
     "base": LENGTHS[::4],
 }
 NEW = 64
@@ -92,10 +94,11 @@ def artifact_of(name: str, smollm2: str) -> Path:
 
 @pytest.fixture(scope="module")
 def texts(smollm2) -> dict[str, Any]:
-    """Prompts of up to 512 tokens by their length, and 2,048 tokens to score, of text that nothing was measured on."""
+    """Prompts by their length in tokens, and 2,048 tokens to score, of text that nothing was measured on."""
     tokenizer = Workbench(smollm2).tokenizer
     ids = token_blocks("builtin:pydoc", TextPart.EVAL, tokenizer, 16 * 1024, 1024).ids
-    prompts = {length: ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(LENGTHS)}
+    lengths = sorted({*LENGTHS, *PAST_THE_WINDOW})
+    prompts = {length: ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(lengths)}
     return {"tokenizer": tokenizer, "prompts": prompts, "blocks": [ids[0].tolist(), ids[1].tolist()]}
 
 

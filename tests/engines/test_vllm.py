@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lbdsl.layer.patches import patches_in
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
 from lbdsl.verbs.workbench import Workbench
 from tests.engines.environments import kept_artifact
-from tests.engines.test_llamacpp_smollm2 import artifact_of
+from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, sized, swa
@@ -62,10 +63,19 @@ def base(smollm2: str) -> Path:
     return folder
 
 
+def prompts_of(smollm2: str, lengths: Sequence[int]) -> list[list[int]]:
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 16 * 1024, 1024).ids
+    return [ids[i % len(ids), :length].tolist() for i, length in enumerate(lengths)]
+
+
 @pytest.fixture(scope="module")
 def prompts(smollm2: str) -> list[list[int]]:
-    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 16 * 1024, 1024).ids
-    return [ids[i % len(ids), :length].tolist() for i, length in enumerate(LENGTHS)]
+    return prompts_of(smollm2, LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def long_prompts(smollm2: str) -> list[list[int]]:
+    return prompts_of(smollm2, PAST_THE_WINDOW)
 
 
 @pytest.fixture(scope="module")
@@ -415,31 +425,31 @@ def anywhere(smollm2: str) -> Path:
     return kept_artifact(RECIPE.with_name("serve-anywhere.lbr"), smollm2)
 
 
-def test_granite_serves_smollm2(anywhere: Path, prompts: list[list[int]], tmp_path: Path) -> None:
-    """Unmodified vLLM and stock transformers."""
+def test_granite_serves_smollm2(anywhere: Path, long_prompts: list[list[int]], tmp_path: Path) -> None:
+    """Unmodified vLLM and stock transformers; every prompt is longer than the window."""
     exported = export_artifact(anywhere, "granite", output=tmp_path / "granite").folder
     ours = load_artifact(anywhere, device="cpu", dtype=torch.float32)
     stock = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32, attn_implementation="eager").eval()
-    for prompt in prompts[-6:]:
+    for prompt in long_prompts:
         apart = logits_of(ours, prompt[:1], prompt[1:]) - logits_of(stock, prompt[:1], prompt[1:])
         assert apart.abs().max() < 1e-4, len(prompt)
-        assert greedy(stock, prompt, 32) == greedy(ours, prompt, 32)
-    served = serve(exported, prompts, tmp_path, dtype="float32")
+        assert greedy(stock, prompt, 64) == greedy(ours, prompt, 64)
+    served = serve(exported, long_prompts, tmp_path, dtype="float32")
     assert served.architecture == "GraniteSWAForCausalLM"
-    check_in_fp32("granite, fp32", anywhere, prompts, served)
-    check_that_windows_count(ours, prompts, served)
+    check_in_fp32("granite, fp32", anywhere, long_prompts, served)
+    check_that_windows_count(ours, long_prompts, served)
 
 
 LEARNED_RECIPE = Path(__file__).parents[1] / "recipes" / "learned.lbr"
 
 
 def test_the_plugin_serves_drops_windows_and_learned_sinks(
-    plugin: Path, smollm2: str, prompts: list[list[int]], tmp_path: Path
+    plugin: Path, smollm2: str, long_prompts: list[list[int]], tmp_path: Path
 ) -> None:
     learned = kept_artifact(LEARNED_RECIPE, smollm2, "--no-heal")
-    served = serve(learned, prompts, tmp_path, dtype="float32", plugin=plugin)
+    served = serve(learned, long_prompts, tmp_path, dtype="float32", plugin=plugin)
     assert served.architecture == "LbdslLlamaForCausalLM"
-    check_in_fp32("plug-in, drops and learned sinks, fp32", learned, prompts, served)
+    check_in_fp32("plug-in, drops and learned sinks, fp32", learned, long_prompts, served)
 
 
 def check_in_fp32(name: str, artifact: Path, prompts: list[list[int]], served: Served) -> None:
