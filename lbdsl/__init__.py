@@ -55,6 +55,8 @@ _EXPORTS = {
     "load": "lbdsl.verbs.loading",
     "evaluate_artifact": "lbdsl.verbs.evaluating",
     "bench_artifact": "lbdsl.verbs.benching",
+    "Contexts": "lbdsl.verbs.bench_transformers",
+    "Requests": "lbdsl.verbs.bench_vllm",
     "export_artifact": "lbdsl.verbs.exporting",
 }
 

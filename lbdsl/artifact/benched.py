@@ -11,16 +11,29 @@ COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
 _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 
 
-def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cell (see `lbdsl.bench.cells`) in COLUMNS; `8 x 4Ki` is a batch of 8 sequences of 4Ki tokens, `50 x 1Ki/256`
-    are 50 requests that write 256 tokens each. Counts have no
-    interval; `again` is the ratio of the base to itself."""
-    timed = cell["again"] is not None
+def measured_by(benched: Mapping[str, Any]) -> str:
+    """Which engine, on which machine."""
+    machine = benched["machine"]
+    engine = f"{benched['engine']} {benched['engine_version']}"
+    served = f" (export {benched['export']})" if benched["export"] else ""
+    where = f"{machine['name']}, {machine['threads']} threads, {machine['dtype']}"
+    return f"`lbdsl bench` in {engine}{served} on {where}"
+
+
+def label_of(cell: Mapping[str, Any]) -> str:
+    """`4Ki`; `8 x 4Ki` for a batch of 8 sequences; `50 x 1Ki/256` for 50 requests that write 256 tokens each."""
     written = f"/{tokens_text(cell['output'])}" if cell["output"] else ""
+    return (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]) + written
+
+
+def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cell (see `lbdsl.bench.cells`) in COLUMNS. Counts have no interval; `again` is the ratio of the base to
+    itself."""
+    timed = cell["again"] is not None
     limit = "<= " if cell["bound"] else ""
     return (
         cell["metric"] + _UNITS[cell["unit"]],
-        (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]) + written,
+        label_of(cell),
         _value(cell["base"], cell["unit"]),
         _value(cell["artifact"], cell["unit"]),
         f"x{cell['ratio']:.2f}" + (f" ({cell['low']:.2f}-{cell['high']:.2f})" if timed else ""),

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.benched import COLUMNS, row_of
+from lbdsl.artifact.benched import COLUMNS, measured_by, row_of
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
@@ -226,17 +226,11 @@ def _perplexity(value: float | None) -> str:
 def _bench_lines(record: Record) -> list[str]:
     if record.bench is None:
         return []
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, record.bench["cells"])]
-    machine = record.bench["machine"]
-    return [
-        "## Speed",
-        "",
-        f"Measured by `lbdsl bench` on {machine['name']}, {machine['threads']} threads, {machine['dtype']}, torch "
-        f"{machine['torch']}; a ratio is this model's figure over the base's.",
-        "",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
+    lines = ["## Speed", "", "A ratio is this model's figure over the base's; `again` is the base's over itself.", ""]
+    for benched in record.bench.values():
+        rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, benched["cells"])]
+        lines += [f"{measured_by(benched)}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return lines
 
 
 def _drawn(record: Record) -> list[dict[str, Any]]:

@@ -82,8 +82,11 @@ class _BenchCell:
 
 @dataclass(frozen=True)
 class _Benched:
-    """The fields that are read from `bench`."""
+    """The fields that are read from what an engine gave."""
 
+    engine: str
+    engine_version: str
+    export: str | None
     machine: dict[str, Any]
     cells: list[_BenchCell]
 
@@ -95,7 +98,7 @@ class Record(BaseModel):
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
     record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
-    what `bench` measured last.
+    what `bench` measured, by engine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,7 +126,7 @@ class Record(BaseModel):
     def _complete(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         """Check that the fields read by cards and reports are present; other fields are kept unchanged."""
         if value is not None:
-            read = {"evaluation": _Judged, "heal": _Healed, "bench": _Benched}[info.field_name or ""]
+            read = {"evaluation": _Judged, "heal": _Healed, "bench": dict[str, _Benched]}[info.field_name or ""]
             TypeAdapter(read).validate_python(value)
         return value
 

@@ -6,7 +6,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 RESAMPLES = 2000
@@ -21,7 +21,6 @@ class Cell:
     (a bootstrap interval); `again` is that of the base over itself. `predicted` is the ratio by formula; `bound` says that
     it is a limit, not a value."""
 
-    engine: str
     context: int
     batch: int
     metric: str
@@ -38,6 +37,17 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass
+class Measured:
+    """What an engine of this `version` gave so far. `export` is the format in which it served the artifact; None for the
+    artifact itself."""
+
+    engine: str
+    version: str
+    export: str | None = None
+    cells: list[Cell] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

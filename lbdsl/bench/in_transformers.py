@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
+from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 
-ENGINE = "transformers"
 STEPS = 8
 """Decode steps of one timed run."""
 
@@ -42,13 +41,7 @@ class Decoding:
     @property
     def cache_bytes(self) -> int:
         """Bytes of storage of the keys and values."""
-        stored = {
-            states.untyped_storage().data_ptr(): states.untyped_storage().nbytes()
-            for layer in self._cache.layers
-            for states in (getattr(layer, "keys", None), getattr(layer, "values", None))
-            if isinstance(states, Tensor) and states.numel()
-        }
-        return sum(stored.values())
+        return cache_storage_bytes(self._cache)
 
     def seconds(self, steps: int = STEPS) -> float:
         """Mean seconds of a step of one token for each sequence."""
@@ -69,6 +62,6 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
     return time.perf_counter()

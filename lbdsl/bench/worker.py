@@ -8,37 +8,44 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lbdsl.bench.environments import clean_environment
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 
 TIMEOUT = 3600.0
 """Seconds after which an engine that has not answered is taken to hang."""
 
 
 class Worker:
-    """`script`, run by the engine's Python with `job`; a context manager that leaves no process behind. Raises LB488 where
-    the engine fails, with the error that it printed."""
+    """A command that is run with `job` and the number of a file to answer to; a context manager that leaves no process
+    behind. Raises LB487 where the command cannot be run, LB486 where the system ends it, LB488 where it fails, with the
+    error that it printed."""
 
-    def __init__(
-        self, python: Path, script: Path, job: Mapping[str, Any], log: Path, environment: Mapping[str, str]
-    ) -> None:
-        self._log = log
+    def __init__(self, engine: str, command: Sequence[str], job: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self._engine = engine
+        said, name = tempfile.mkstemp(prefix=f"lbdsl-{engine}-", suffix=".log")
+        self._log, self._keep_log = Path(name), False
         ours, theirs = os.pipe()
-        with log.open("wb") as said:
+        try:
             self._process = subprocess.Popen(
-                [str(python), str(script), json.dumps(job), str(theirs)],
+                [*command, json.dumps(job), str(theirs)],
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
-                env=clean_environment(**environment),
+                env=dict(environment),
                 start_new_session=True,
             )
-        os.close(theirs)
+        except OSError as problem:
+            os.close(ours)
+            self._log.unlink()
+            raise fail("LB487", f"{command[0]} cannot be run: {problem.strerror}") from None
+        finally:
+            os.close(theirs)
+            os.close(said)
         self._answers = os.fdopen(ours, "rb")
 
     def __enter__(self) -> Worker:
@@ -52,9 +59,11 @@ class Worker:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+        if not self._keep_log:
+            self._log.unlink(missing_ok=True)
 
     def ready(self) -> dict[str, Any]:
-        """What the engine says of itself when the model is loaded."""
+        """Its first answer: what the engine says of itself when the model is loaded."""
         return self._answer()
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,17 +77,23 @@ class Worker:
 
     def _answer(self) -> dict[str, Any]:
         if not select.select([self._answers], [], [], TIMEOUT)[0]:
-            raise fail("LB488", f"the engine has not answered for {TIMEOUT:.0f} seconds", help=f"its log is {self._log}")
+            raise self._error("LB488", f"{self._engine} has not answered for {TIMEOUT:.0f} seconds")
         line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise self._failed()
         return json.loads(line)
 
-    def _failed(self) -> Exception:
+    def _failed(self) -> LbdslError:
         # It may still be printing the error that it ends with.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
+        if self._process.returncode == -signal.SIGKILL:
+            return self._error("LB486", f"the system ended {self._engine}: most likely there was no memory left")
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         # The first error is the reason; the last ones say that the engine's core failed.
         said = next((line for line in lines if "Error: " in line or line.startswith("ERROR")), lines[-1] if lines else "")
-        return fail("LB488", f"the engine failed: {said.strip()[-400:]}", help=f"its log is {self._log}")
+        return self._error("LB488", f"{self._engine} failed: {said.strip()[-400:]}")
+
+    def _error(self, code: str, message: str) -> LbdslError:
+        self._keep_log = True
+        return fail(code, message, help=f"its log is {self._log}")

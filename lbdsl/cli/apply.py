@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
-from lbdsl.cli.options import run_options, set_option
+from lbdsl.cli.options import measuring_options, set_option
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
@@ -39,7 +39,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
     help="Show the healing loss there, too; may be repeated. TensorBoard's files are in <output>.tensorboard.",
 )
 @click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
-@run_options
+@measuring_options
 @click.pass_context
 def apply(
     ctx: click.Context,

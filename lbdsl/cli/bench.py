@@ -19,9 +19,8 @@ class _Several(click.ParamType):
         self.kind, self.name = kind, f"{kind.name},..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in str(value).split(",")))
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in parts))
 
 
 class _Lengths(click.ParamType):
@@ -30,6 +29,8 @@ class _Lengths(click.ParamType):
     name = "IN/OUT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
         parts = str(value).split("/")
         if len(parts) != 2:
             self.fail(f"{value!r} is not IN/OUT, as in 1024/256", param, ctx)
@@ -41,13 +42,32 @@ OF_ENGINE = {"transformers": ("contexts", "batches"), "vllm": ("concurrency", "l
 """The options of one engine alone."""
 
 
+class _Picture(click.Path):
+    """A file to draw, in a folder that is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.suffix not in PICTURES:
+            self.fail(f"{str(path)!r} does not end in {' or '.join(PICTURES)}", param, ctx)
+        if not path.absolute().parent.is_dir():
+            self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
+        return path
+
+
+PICTURES = (".png", ".svg")
+
+
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
 @click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
 @click.option("--engine", type=click.Choice(list(OF_ENGINE)), default="transformers", show_default=True)
-@click.option("--pairs", type=click.IntRange(2), default=5, show_default=True, help="Runs of each model, by turns.")
 @click.option(
-    "--contexts", type=_Several(Tokens()), default="1Ki,4Ki", show_default=True, help="transformers: tokens of a prompt."
+    "--pairs", type=click.IntRange(2), default=5, show_default=True, help="How many times both models run, by turns."
+)
+@click.option(
+    "--contexts",
+    type=_Several(Tokens()),
+    help="transformers: tokens of a prompt. Default: 1Ki,4Ki, as far as the model has positions.",
 )
 @click.option(
     "--batches",
@@ -70,9 +90,7 @@ OF_ENGINE = {"transformers": ("contexts", "batches"), "vllm": ("concurrency", "l
     "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Python that has vLLM."
 )
 @click.option("--install", is_flag=True, help="Make an environment with vLLM if there is none (minutes, gigabytes).")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file."
-)
+@click.option("--output", "-o", type=_Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
 @run_options
 @click.pass_context
@@ -82,7 +100,7 @@ def bench(
     against: str | None,
     engine: str,
     pairs: int,
-    contexts: tuple[int, ...],
+    contexts: tuple[int, ...] | None,
     batches: tuple[int, ...],
     concurrency: tuple[int, ...],
     lengths: tuple[tuple[int, int], ...],
@@ -107,24 +125,23 @@ def bench(
         "vllm": lambda: Requests(concurrency, lengths, pairs, engine_python, install),
     }[engine]
     found = bench_artifact(artifact, asked(), against=against, options=options, progress=progress)
-    if output is not None:
-        from lbdsl.report.bench import draw_bench
-
-        draw_bench(found.cells, output)
     if as_json:
         print_json(found.to_json())
     else:
         from lbdsl.report.bench import render_bench
         from lbdsl.report.console import stdout_console
 
-        render_bench(found.to_json()["cells"], stdout_console())
+        render_bench(found.to_json(), stdout_console())
+    if output is not None:
+        from lbdsl.report.bench import draw_bench
+
+        draw_bench(found.measured.cells, output)
 
 
 def _refuse_others(ctx: click.Context, engine: str) -> None:
-    """A usage error for an option of another engine, or of measuring."""
-    wrong = {name: f"is of --engine {other}" for other, names in OF_ENGINE.items() if other != engine for name in names}
-    wrong |= {"batch": "is of measuring: see --batches", "low_memory": "does not go with timing"}
-    for name, why in wrong.items():
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}", ctx)
+    """A usage error for an option of another engine."""
+    for other, names in OF_ENGINE.items():
+        for name in names if other != engine else ():
+            source = ctx.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}", ctx)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import FOLDERS
-from lbdsl.cli.options import Tokens, json_option, run_options
+from lbdsl.cli.options import Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
@@ -18,7 +18,7 @@ from lbdsl.cli.options import Tokens, json_option, run_options
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")
 @json_option
-@run_options
+@measuring_options
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import json_option, run_options, set_option
+from lbdsl.cli.options import json_option, measuring_options, set_option
 
 
 @click.command()
@@ -17,7 +17,7 @@ from lbdsl.cli.options import json_option, run_options, set_option
 @set_option
 @click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")
 @json_option
-@run_options
+@measuring_options
 def measure(
     recipe: Path,
     model: str,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,7 @@ import click
 from lbdsl.cli.config import file_of
 from lbdsl.verbs.options import RunOptions
 
-_RUN = (
-    click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
-        help="Default: the checkpoint's; bfloat16 for GGUF.",
-    ),
+_MEASURING = (
     click.option(
         "--batch",
         type=click.IntRange(1),
@@ -27,15 +22,23 @@ _RUN = (
         help="Sequences at a time while measuring and evaluating.",
     ),
     click.option(
-        "--cache-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Where measurements are kept. Default: the user's cache folder.",
-    ),
-    click.option(
         "--low-memory",
         is_flag=True,
         help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
         "Default: only when the model does not fit.",
+    ),
+)
+_RUN = (
+    click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        help="Default: the checkpoint's; bfloat16 for GGUF.",
+    ),
+    click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where measurements are kept. Default: the user's cache folder.",
     ),
     click.option("--offline", is_flag=True, help="Never ask a hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
@@ -44,37 +47,29 @@ _RUN = (
 
 
 def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the common flags to a command, which gets them as `options: RunOptions` and `progress`."""
+    """Add the flags of commands that run a model, which get them as `options: RunOptions` and `progress`."""
 
     @wraps(verb)
-    def wrapper(
-        device: str | None,
-        dtype: str | None,
-        batch: int,
-        cache_dir: Path | None,
-        low_memory: bool,
-        offline: bool,
-        trust_remote_code: bool,
-        quiet: bool,
-        **rest: Any,
-    ) -> Any:
+    def wrapper(quiet: bool, **rest: Any) -> Any:
         from lbdsl.report.console import stderr_console
         from lbdsl.report.progress import TerminalProgress
 
-        options = RunOptions(
-            device=device,
-            dtype=dtype,
-            batch=batch,
-            cache_dir=cache_dir,
-            offline=offline,
-            trust_remote_code=trust_remote_code,
-            low_memory=low_memory,
-        )
+        names = {field.name for field in fields(RunOptions)} & set(rest)
+        options = RunOptions(**{name: rest.pop(name) for name in names})
         return verb(options=options, progress=TerminalProgress(stderr_console(), quiet), **rest)
 
-    for option in reversed(_RUN):
-        wrapper = option(wrapper)
-    return wrapper
+    return _with(_RUN, wrapper)
+
+
+def measuring_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """`run_options`, and those of commands that measure or evaluate."""
+    return _with(_MEASURING, run_options(verb))
+
+
+def _with(options: Sequence[Callable[..., Any]], verb: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
 
 
 class _Assignment(click.ParamType):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import Tokens, json_option, origins, run_options, set_option
+from lbdsl.cli.options import Tokens, json_option, measuring_options, origins, set_option
 
 CHANGES_PRESENT = 10
 
@@ -36,7 +36,7 @@ CHANGES_PRESENT = 10
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 @json_option
-@run_options
+@measuring_options
 @click.pass_context
 def plan(
     ctx: click.Context,

@@ -41,7 +41,7 @@ def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
     import torch
 
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "version": CALIBRATION_VERSION,
         "host": platform.node(),
@@ -52,6 +52,16 @@ def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "torch": torch.__version__,
     }
+
+
+def _cpu_name() -> str:
+    """The model of the processor where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, named), platform.processor() or platform.machine())
 
 
 def _read(path: Path) -> Machine | None:

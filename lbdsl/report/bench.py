@@ -9,17 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lbdsl.artifact.benched import COLUMNS, row_of
+from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, row_of
 from lbdsl.bench.cells import Cell
-from lbdsl.core.units import tokens_text
 
 
-def render_bench(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print one row a cell: both models, their ratio with its interval, the base over itself, and what was predicted."""
+def render_bench(benched: Mapping[str, Any], console: Console) -> None:
+    """Print what an engine gave, one row a cell: both models, their ratio with its interval, the base over itself, and what
+    was predicted."""
+    console.print(f"{measured_by(benched)}:", markup=False, highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in COLUMNS:
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for cell in cells:
+    for cell in benched["cells"]:
         table.add_row(*row_of(cell))
     console.print(table, highlight=False)
 
@@ -31,7 +32,7 @@ def draw_bench(cells: Sequence[Cell], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [f"{cell.metric} {tokens_text(cell.context)}, batch {cell.batch}" for cell in cells]
+    names = [f"{cell.metric} {label_of(cell.to_json())}" for cell in cells]
     figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(cells)), dpi=110)
     spread = [[cell.ratio - cell.low for cell in cells], [cell.high - cell.ratio for cell in cells]]
     axes.barh(range(len(cells)), [cell.ratio for cell in cells], xerr=spread, color="#1f5fa8", ecolor="#444444", capsize=2)

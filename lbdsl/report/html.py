@@ -21,7 +21,7 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Planned": lambda result, console: render_plan(result.plan, console),
     "Applied": lambda result, console: render_report(result.record, result.folder, console),
     "Judged": lambda result, console: render_quality(result.quality, result.asserts, console),
-    "Benched": lambda result, console: render_bench(result.to_json()["cells"], console),
+    "Benched": lambda result, console: render_bench(result.to_json(), console),
     "Measured": lambda result, console: render_scores(result, console),
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""

@@ -56,7 +56,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     else:
         _render_asserts(record.asserts, console)
     if record.bench is not None:
-        render_bench(record.bench["cells"], console)
+        for benched in record.bench.values():
+            render_bench(benched, console)
     if record.status == "accepted":
         console.print(
             f'Load it:  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',

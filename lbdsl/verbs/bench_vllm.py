@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from lbdsl.verbs.targets import VLLM, check_target
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell
+    from lbdsl.bench.cells import Cell, Measured
     from lbdsl.bench.worker import Worker
 
 PLUGIN_FORMAT = "vllm"
@@ -39,51 +40,62 @@ class Requests:
     install: bool = False
 
 
-def cells_in_vllm(base: Workbench, folder: Path, record: Record, asked: Requests) -> Iterator[Cell]:
-    """Tokens written per second, over whole runs. Raises LB324 for lengths beyond the model's positions, LB487 without
-    vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the errors of the exports where vLLM cannot
-    serve the artifact."""
-    from lbdsl.bench.cells import by_turns, paired
+def in_vllm(
+    base: Workbench, folder: Path, record: Record, asked: Requests, stack: ExitStack
+) -> tuple[Measured, Iterator[Cell]]:
+    """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond the
+    model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the errors of
+    the exports where vLLM cannot serve the artifact."""
+    from lbdsl.bench.cells import Measured
+    from lbdsl.bench.environments import clean_environment
     from lbdsl.bench.worker import Worker
 
     longest = max(read + written for read, written in asked.lengths)
     if longest > base.facts.positions:
         message = f"{longest} tokens are more than the {base.facts.positions} positions of the model"
         raise fail("LB324", message, help="name shorter --lengths")
-    python = _python(asked, base)
+    if base.device.type != "cpu":
+        raise fail(
+            "LB487", "vLLM is timed on a CPU alone so far", help="use --device cpu, with a vLLM that was built for it"
+        )
     _check_memory(base)
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
-        exported = _exported(folder, record, place, base)
-        workers: list[Worker] = []
-        for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
-            job = {
-                "model": str(model),
-                "dtype": base.computed.dtype,
-                "max_model_len": longest,
-                "max_num_seqs": max(asked.concurrency),
-                "trust_remote_code": model is exported,
-            }
-            with base.progress.stage(f"loading {name} in vLLM"):
-                log = Path(tempfile.gettempdir()) / f"lbdsl-vllm-{len(workers)}.log"
-                workers.append(stack.enter_context(Worker(python, _SCRIPT, job, log, _environment())))
-                workers[-1].ready()
-        cells = [(requests, read, written) for read, written in asked.lengths for requests in asked.concurrency]
-        rounds, total = count(1), len(cells) * asked.pairs
-        with base.progress.stage("timing both models by turns in vLLM") as report:
+    kind = _export_kind(folder, record)
+    python = _python(asked, base)
+    if kind == PLUGIN_FORMAT:
+        _check_plugin(python)
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
+    exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
+    workers: list[Worker] = []
+    for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
+        job = {
+            "model": str(model),
+            "dtype": base.computed.dtype,
+            "max_model_len": longest,
+            "max_num_seqs": max(asked.concurrency),
+            "trust_remote_code": model is exported,
+        }
+        with base.progress.stage(f"loading {name} in vLLM"):
+            command = [str(python), str(_SCRIPT)]
+            workers.append(stack.enter_context(Worker("vllm", command, job, clean_environment(**_settings()))))
+            said = workers[-1].ready()
+    return Measured(VLLM, said["version"], kind), _throughput(workers, base, asked)
 
-            def told() -> None:
-                report(next(rounds), total, "")
 
-            for requests, read, written in cells:
-                wanted = {"requests": requests, "input": read, "output": written}
-                for worker in workers:
-                    # The first run of a length is slower.
-                    worker.ask({**wanted, "output": 2})
-                runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
-                pairs = by_turns(runs, asked.pairs, told)
-                found = paired(pairs, engine="vllm", context=read, batch=requests, metric="throughput", unit="tokens/s")
-                yield replace(found, output=written)
+def _throughput(workers: Sequence[Worker], base: Workbench, asked: Requests) -> Iterator[Cell]:
+    from lbdsl.bench.cells import by_turns, paired
+
+    cells = [(requests, read, written) for read, written in asked.lengths for requests in asked.concurrency]
+    rounds, total = count(1), len(cells) * asked.pairs
+    with base.progress.stage("timing both models by turns in vLLM") as report:
+        for requests, read, written in cells:
+            wanted = {"requests": requests, "input": read, "output": written}
+            for worker in workers:
+                # The first run of a length is slower.
+                worker.ask({**wanted, "output": 2})
+            runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
+            pairs = by_turns(runs, asked.pairs, lambda: report(next(rounds), total, ""))
+            found = paired(pairs, context=read, batch=requests, metric="throughput", unit="tokens/s")
+            yield replace(found, output=written)
 
 
 def _rate(worker: Worker, job: dict[str, int]) -> float:
@@ -104,11 +116,13 @@ def _python(asked: Requests, base: Workbench) -> Path:
             f"there is no environment with vLLM in {wanted.folder}",
             help=("make it by adding --install to this command", "or name a Python that has vLLM with --engine-python"),
         )
+    if wanted.is_ready:
+        return wanted.python
     with base.progress.stage("installing vLLM"):
         return wanted.install()
 
 
-def _environment() -> dict[str, str]:
+def _settings() -> dict[str, str]:
     from lbdsl.bench.environments import engines_folder
 
     return {
@@ -123,16 +137,26 @@ def _environment() -> dict[str, str]:
 _SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "vllm_throughput.py"
 
 
-def _exported(folder: Path, record: Record, place: Path, base: Workbench) -> Path:
-    """The artifact in the first format by which vLLM serves it, unmodified if that is possible."""
+def _export_kind(folder: Path, record: Record) -> str:
+    """The first format by which vLLM serves the artifact, unmodified if that is possible."""
     answers = check_target(artifact_subject(folder, record), VLLM).answers
     kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == PLUGIN_FORMAT)
     if not kinds:
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
         raise LbdslError(objections)
-    if kinds[0] == PLUGIN_FORMAT:
-        base.progress.say("vLLM serves this artifact with lbdsl's plug-in, which its Python must have")
-    return export_artifact(folder, kinds[0], output=place / "exported", progress=base.progress).folder
+    return kinds[0]
+
+
+def _check_plugin(python: Path) -> None:
+    """Raise LB487 unless that Python has lbdsl's plug-in for vLLM."""
+    asks = "from importlib.metadata import entry_points as all; print(*(p.name for p in all(group='vllm.general_plugins')))"
+    try:
+        said = subprocess.run([str(python), "-c", asks], capture_output=True, text=True, check=False).stdout
+    except OSError as problem:
+        raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
+    if "lbdsl" not in said.split():
+        message = f"vLLM serves this artifact with lbdsl's plug-in, and {python} does not have it"
+        raise fail("LB487", message, help=f"install it: {python} -m pip install --no-deps lbdsl")
 
 
 def _check_memory(base: Workbench) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import AnyProgress
 from lbdsl.plan.gates import gate_of
@@ -18,7 +18,7 @@ from lbdsl.recipe.schema import Evaluate
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.saved_recipe import planned_recipe
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.verbs.workbench import opened
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,18 +58,13 @@ def evaluate_artifact(
     (in tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited,
     or the base is not the one it was made from.
     """
-    from lbdsl.artifact.restore import artifact_beside, check_files
+    from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.verbs.texts import data_folder, eval_blocks
 
     folder = Path(artifact)
-    record = read_record(folder).unwrap()
-    check_files(folder, record)
+    record, bench = opened(folder, against, options, progress)
     plan = record.plan
-    options = options or RunOptions()
-    bench = Workbench(
-        against or plan.model.source, RunOptions(**{**vars(options), "dtype": options.dtype or plan.model.dtype}), progress
-    )
     found: list[Diagnostic] = []
     if bench.digest != plan.model.digest:
         message = f"{bench.source.text} is not the model that the artifact was made from"
@@ -84,7 +79,7 @@ def evaluate_artifact(
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
-    judged = judge_on(base, changed, texts, "judging", bench.progress, options.batch)
+    judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
     recipe = planned_recipe(plan)
     found += judging_findings(recipe, wanted, bench.facts)
     asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})

@@ -17,6 +17,7 @@ from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 from lbdsl.verbs.options import RunOptions
 
 if TYPE_CHECKING:
+    from lbdsl.artifact.record import Record
     from lbdsl.measure.layer_source import LayerSource
 
 
@@ -65,7 +66,6 @@ class Workbench:
     def base(self) -> Any:
         """The base model in the hybrid runtime, with every layer unchanged, in eval mode."""
         from lbdsl.model.computing import cast_weights
-        from lbdsl.model.load import load_base
         from lbdsl.model.surgery import to_hybrid
 
         self._check_files()
@@ -78,14 +78,19 @@ class Workbench:
 
                 dtype = getattr(torch, self.facts.dtype)
                 return load_artifact(self.source.path, device=self.device, dtype=dtype, compute=self.computed.dtype)
-            base = load_base(
-                self.source,
-                dtype=self.facts.dtype,
-                device=self.device,
-                trust_remote_code=self.options.trust_remote_code,
-                cache_dir=self.cache_dir,
-            )
-            return cast_weights(to_hybrid(base), self.computed.dtype)
+            return cast_weights(to_hybrid(self.load_stock()), self.computed.dtype)
+
+    def load_stock(self) -> Any:
+        """The model as transformers has it, in the dtype of `facts`."""
+        from lbdsl.model.load import load_base
+
+        return load_base(
+            self.source,
+            dtype=self.facts.dtype,
+            device=self.device,
+            trust_remote_code=self.options.trust_remote_code,
+            cache_dir=self.cache_dir,
+        )
 
     def _say_computing(self) -> None:
         if self.computed.dtype != self.facts.dtype:
@@ -182,3 +187,17 @@ class Workbench:
         import copy
 
         return copy.deepcopy(self.base)
+
+
+def opened(
+    folder: Path, against: str | Path | None, options: RunOptions | None, progress: AnyProgress | None
+) -> tuple[Record, Workbench]:
+    """The record of the artifact in `folder` and its base, or the model `against`. Raises LB465 and LB466."""
+    from lbdsl.artifact.record import read_record
+    from lbdsl.artifact.restore import check_files
+
+    record = read_record(folder).unwrap()
+    check_files(folder, record)
+    given = options or RunOptions()
+    model = record.plan.model
+    return record, Workbench(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
+from lbdsl.bench.worker import Worker
+from lbdsl.core.diagnostic import LbdslError
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
 CELLS = {"prefill": 1, "decode": 2, "latency": 1, "cache": 2, "memory": 2}
@@ -40,7 +45,9 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
         assert (cell["again"] is not None) == timed
     assert Path("bench.png").stat().st_size > 1000
     record = read_record(artifact).unwrap()
-    assert record.bench == found
+    assert record.bench == {"transformers": found}
+    assert found["engine_version"]
+    assert "host" not in found["machine"]
     assert "## Speed" in (artifact / "README.md").read_text()
     assert "x" in lbdsl("show", "out").out.partition("again")[2]
     # The artifact is as whole as before.
@@ -79,7 +86,14 @@ def test_an_edited_artifact_is_refused(artifact: Path, lbdsl) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--engine", "vllm", "--contexts", "64"), ("--install",), ("--engine", "vllm", "--lengths", "64"), ("--batch", "2")],
+    [
+        ("--engine", "vllm", "--contexts", "64"),
+        ("--install",),
+        ("--engine", "vllm", "--lengths", "64"),
+        ("--batch", "2"),
+        ("-o", "bench.pdf"),
+        ("-o", "none/b.png"),
+    ],
 )
 def test_options_of_another_engine_are_wrong_usage(artifact: Path, lbdsl, words: tuple[str, ...]) -> None:
     assert lbdsl("bench", "out", *words).code == 2
@@ -92,33 +106,50 @@ print(json.dumps({"heard": json.loads(sys.argv[1])}), file=answers, flush=True)
 for line in sys.stdin:
     if "fail" in line:
         sys.exit("ValueError: no room for the cache")
+    if "kill" in line:
+        os.kill(os.getpid(), 9)
     print(json.dumps({"seconds": 2.0, "pid": os.getpid()}), file=answers, flush=True)
 """
 
 
-def test_a_worker_answers_and_leaves_no_process(tmp_path: Path) -> None:
-    import os
-    import sys
-
-    from lbdsl.bench.worker import Worker
-    from lbdsl.core.diagnostic import LbdslError
-
+def test_a_worker_answers_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "says.py"
     script.write_text(SAYS)
-    with Worker(Path(sys.executable), script, {"model": "m"}, tmp_path / "log", {}) as worker:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Worker("engine", [sys.executable, str(script)], {"model": "m"}, os.environ) as worker:
         assert worker.ready() == {"heard": {"model": "m"}}
         answer = worker.ask({"requests": 1})
         assert answer["seconds"] == 2.0
-        with pytest.raises(LbdslError, match=r"LB488.*no room for the cache"):
-            worker.ask({"fail": 1})
     with pytest.raises(ProcessLookupError):
         os.kill(answer["pid"], 0)
+    assert not list(tmp_path.glob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"fail": 1}, r"LB488.*engine failed.*no room for the cache"),
+        ({"kill": 1}, r"LB486.*the system ended engine"),
+    ],
+)
+def test_a_worker_that_ends_says_why(job: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = tmp_path / "says.py"
+    script.write_text(SAYS)
+    command = [sys.executable, str(script)]
+    with Worker("engine", command, {}, os.environ) as worker:
+        worker.ready()
+        with pytest.raises(LbdslError, match=said):
+            worker.ask(job)
+    assert len(list(tmp_path.glob("*.log"))) == 1
+    with pytest.raises(LbdslError, match=r"LB487.*cannot be run: No such file"):
+        Worker("engine", [str(tmp_path / "none")], {}, {})
 
 
 def test_the_interval_holds_the_median_and_narrows() -> None:
     from lbdsl.bench.cells import Pair, by_turns, paired
 
-    names = {"engine": "e", "context": 1, "batch": 1, "metric": "m", "unit": "seconds"}
+    names = {"context": 1, "batch": 1, "metric": "m", "unit": "seconds"}
     few = paired([Pair(1, 2 + 0.1 * k, 1.01) for k in range(5)], **names)
     assert (few.ratio, few.again) == (pytest.approx(2.2), pytest.approx(1.01))
     assert 2 <= few.low < few.ratio < few.high <= 2.4
