@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,10 @@ def cautions_of(record: Record) -> tuple[str, ...]:
     found = list(cautions(record.plan))
     judged = record.evaluation
     for source in judged.get("sources", [judged]) if judged else ():
-        was, now = (source.get("before_healing") or {}).get("loss_rise"), source["loss_rise"]
-        if was is not None and now is not None and now > was:
+        before = source.get("before_healing") or {"loss_rise": None}
+        was, now = before["loss_rise"], source["loss_rise"]
+        error = hypot(*((one.get("stderr") or {}).get("loss_rise") or 0 for one in (before, source)))
+        if was is not None and now is not None and now - was > error:
             found.append(
                 f"healing made the model worse on {source['data']}: its loss is {was:+.3f} nats/token beside the base's "
                 f"before, {now:+.3f} after it"

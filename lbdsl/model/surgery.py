@@ -13,7 +13,7 @@ from lbdsl.model.runtime import hybrid_classes
 
 
 def to_hybrid(model: Any) -> Any:
-    """`model` as an instance of its family's hybrid class, with unchanged layers: the same outputs, bit for bit.
+    """`model` as an instance of its family's hybrid class, with unchanged layers and the same outputs.
 
     Parameters and buffers are shared, not copied. An `lbdsl` entry in a stock configuration is ignored.
     Raises LB420 for a family without a hybrid runtime, LB417 if a parameter or buffer is missing.

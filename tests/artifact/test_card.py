@@ -59,9 +59,10 @@ def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan)
     assert [row.split()[6] for row in rows] == ["1Ki", "8Ki", "32Ki"]
 
 
-@pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.1, 0), (None, 0)])
+@pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.21, 0), (0.1, 0), (None, 0)])
 def test_healing_that_made_a_text_worse_is_a_caution(plan: Plan, now: float | None, cautions: int) -> None:
     judged = {"data": "a.txt", "tokens": 9, "perplexity": {"base": 1.0, "artifact": 2.0}, "scores": {}, "loss_rise": now}
+    judged["stderr"] = {"loss_rise": 0.01}
     judged["before_healing"] = {**judged, "loss_rise": 0.2}
     record = record_of(plan).model_copy(update={"evaluation": judged})
     found = [caution for caution in cautions_of(record) if "on a.txt" in caution]

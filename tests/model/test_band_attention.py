@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from lbdsl.model.hybrid.lbdsl_band_attention import Band, attend_in_bands, worth_bands
-from tests.hybrid_cases import cached_logits, hybrid_of, stock_logits, swa, tiny_base
+from lbdsl.model.hybrid.lbdsl_band_attention import BLOCK, Band, attend_in_bands, worth_bands
+from tests.hybrid_cases import FULL, NONE, cached_logits, hybrid_of, stock_logits, swa, tiny_base
+from tests.specs import LEARNED
 
 SIZE = 8
 
@@ -25,7 +30,7 @@ def naive(query, key, value, band: Band) -> torch.Tensor:
 @pytest.mark.parametrize("beyond", [0, 77])
 @pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2)])
 def test_outputs_and_gradients(band: Band, beyond: int, heads: int, groups: int) -> None:
-    tokens = band.start + band.block + beyond
+    tokens = band.start + BLOCK + beyond
     assert worth_bands(tokens, band.window, band.sinks)
     made = torch.Generator().manual_seed(tokens)
     shapes = [(2, heads, tokens, SIZE), *[(2, groups, tokens + band.added, SIZE)] * 2]
@@ -64,3 +69,25 @@ def test_a_model_reads_a_long_text_in_bands_and_goes_on_from_its_cache(sinks: in
         model(input_ids=ids, attention_mask=mask)
         model(input_ids=ids, position_ids=torch.arange(700)[None] % 350, use_cache=False)
     assert not used
+
+
+def test_learned_sinks_are_seen_in_bands() -> None:
+    model = hybrid_of(tiny_base(), [swa(20, LEARNED), swa(130, LEARNED)] * 2)
+    for layer in model.model.layers:
+        with torch.no_grad():
+            layer.self_attn.sinks.copy_(torch.tensor([0.5, -1.0, 2.0, 3.0]))
+    ids = torch.randint(0, 101, (2, 700), generator=torch.Generator().manual_seed(2))
+    in_bands = cached_logits(model, ids, 700)
+    model.set_attn_implementation("eager")
+    assert (cached_logits(model, ids, 700) - in_bands).abs().max() < 1e-4
+    for layer in model.model.layers:
+        with torch.no_grad():
+            layer.self_attn.sinks.fill_(-30.0)
+    assert (cached_logits(model, ids, 700) - in_bands).abs().max() > 0.01
+
+
+def test_a_windowed_model_is_unpickled_in_a_fresh_process(tmp_path: Path) -> None:
+    torch.save(hybrid_of(tiny_base(), [FULL, swa(20), swa(20, LEARNED), NONE]), tmp_path / "model.pt")
+    reads = "import sys, torch as t; print(t.load(sys.argv[1], weights_only=False).model.layers[1].self_attn)"
+    done = subprocess.run([sys.executable, "-c", reads, str(tmp_path / "model.pt")], capture_output=True, text=True)
+    assert "window_attention" in done.stdout, done.stderr

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+BLOCK = 128
+"""Queries in a block: c above."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -25,17 +28,9 @@ class Band:
     added: int = 0
 
     @property
-    def block(self):
-        """Queries in a block: c above."""
-        return BLOCK
-
-    @property
     def start(self):
         """The first query whose block sees no column before 0, and no sink in its window."""
-        return self.block * (-(-(self.window - 1) // self.block) + -(-self.sinks // self.block))
-
-
-BLOCK = 128
+        return BLOCK * (-(-(self.window - 1) // BLOCK) + -(-self.sinks // BLOCK))
 
 
 def worth_bands(tokens, window, sinks):
@@ -69,7 +64,7 @@ def _first(query_BHSD, key_BGKD, value_BGKD, band, scaling, dropout):
 
 def _blocks(query_BHND, key_BGKD, value_BGKD, band, start, scaling, dropout):
     """[B, H, N - start, D] of the queries from `start` on, in blocks."""
-    c, device = band.block, query_BHND.device
+    c, device = BLOCK, query_BHND.device
     behind = c * -(-(band.window - 1) // c)
     batch, heads, tokens, size = query_BHND.shape
     groups = key_BGKD.shape[1]

@@ -47,7 +47,7 @@ AttentionInterface.register(REDIRECTED, _redirected)
 
 @cache
 def _redirecting(cls, function):
-    """The attention class with `function` as its attention; an attribute of this module, so that it can be pickled."""
+    """The attention class with `function` as its attention."""
 
     def get(self):
         return Redirected(self.__dict__["own_config"], function)
@@ -55,9 +55,19 @@ def _redirecting(cls, function):
     def put(self, config):
         self.__dict__["own_config"] = config
 
+    def reduce(self, protocol):
+        # A process that unpickles it may not have made this class yet.
+        return _new, (cls, function), self.__dict__
+
     name = f"{cls.__name__}_{function.__name__}"
-    globals()[name] = type(name, (cls,), {"__module__": __name__, "config": property(get, put)})
-    return globals()[name]
+    members = {"__module__": __name__, "__reduce_ex__": reduce, "config": property(get, put)}
+    return type(name, (cls,), members)
+
+
+def _new(cls, function):
+    """An instance without a state."""
+    made = _redirecting(cls, function)
+    return made.__new__(made)
 
 
 def redirect(attention, function):
