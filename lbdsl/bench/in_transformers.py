@@ -11,46 +11,40 @@ from torch import Tensor
 
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 
-STEPS = 8
-"""Decode steps of one timed run."""
 
+class TimedModel:
+    """A model that reads and writes in this process; `lbdsl.verbs.bench_contexts.Timed`. A prompt is of random tokens: the
+    speed of a dense model does not depend on them."""
 
-def prompt(vocab: int, context: int, device: torch.device, seed: int = 0) -> Tensor:
-    """Random token ids [1, context]: the speed of a dense model does not depend on them."""
-    ids = torch.randint(0, vocab, (1, context), generator=torch.Generator().manual_seed(seed))
-    return ids.to(device)
+    def __init__(self, model: Any, vocab: int, steps: int) -> None:
+        self._model, self._vocab, self._steps = model, vocab, steps
 
+    def _prompt(self, context: int) -> Tensor:
+        """[1, context]."""
+        ids = torch.randint(0, self._vocab, (1, context), generator=torch.Generator().manual_seed(0))
+        return ids.to(self._model.device)
 
-def prefill_seconds(model: Any, ids_1N: Tensor) -> float:
-    """Seconds to read a prompt, with a cache and the logits of its last token."""
-    return _seconds(ids_1N.device, lambda: model(input_ids=ids_1N, use_cache=True, logits_to_keep=1))
+    def read(self, context: int) -> float:
+        ids_1N = self._prompt(context)
+        return _seconds(ids_1N.device, lambda: self._model(input_ids=ids_1N, use_cache=True, logits_to_keep=1))
 
-
-class Decoding:
-    """A model with `batch` sequences of one prompt in its cache, which decodes on from there."""
-
-    def __init__(self, model: Any, ids_1N: Tensor, batch: int) -> None:
+    def prepare(self, context: int, batch: int) -> float:
+        self._cache = None
+        ids_1N = self._prompt(context)
         with torch.inference_mode():
-            found = model(input_ids=ids_1N, use_cache=True, logits_to_keep=1)
+            found = self._model(input_ids=ids_1N, use_cache=True, logits_to_keep=1)
             self._cache = getattr(found, CACHE_NAME)
             if batch > 1:
                 self._cache.batch_repeat_interleave(batch)
-        self._model = model
         self._next = ids_1N[:, -1:].expand(batch, 1).contiguous()
+        return float(cache_storage_bytes(self._cache))
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of storage of the keys and values."""
-        return cache_storage_bytes(self._cache)
-
-    def seconds(self, steps: int = STEPS) -> float:
-        """Mean seconds of a step of one token for each sequence."""
-
+    def write(self) -> float:
         def decode() -> None:
-            for _ in range(steps):
+            for _ in range(self._steps):
                 self._model(input_ids=self._next, use_cache=True, **{CACHE_NAME: self._cache})
 
-        return _seconds(self._next.device, decode) / steps
+        return _seconds(self._next.device, decode) / self._steps
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:

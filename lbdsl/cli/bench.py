@@ -38,8 +38,12 @@ class _Lengths(click.ParamType):
         return read, written
 
 
-OF_ENGINE = {"transformers": ("contexts", "batches"), "vllm": ("concurrency", "lengths", "engine_python", "install")}
-"""The options of one engine alone."""
+OF_ENGINE = {
+    "transformers": ("contexts", "batches"),
+    "llamacpp": ("contexts", "batches", "engine_python", "install"),
+    "vllm": ("concurrency", "lengths", "engine_python", "install"),
+}
+"""The options of each engine that another one does not have."""
 
 
 class _Picture(click.Path):
@@ -67,14 +71,14 @@ PICTURES = (".png", ".svg")
 @click.option(
     "--contexts",
     type=_Several(Tokens()),
-    help="transformers: tokens of a prompt. Default: 1Ki,4Ki, as far as the model has positions.",
+    help="transformers, llama.cpp: tokens of a prompt. Default: 1Ki,4Ki, as far as the model has positions.",
 )
 @click.option(
     "--batches",
     type=_Several(click.IntRange(1)),
     default="1,8",
     show_default=True,
-    help="transformers: sequences decoded at once.",
+    help="transformers, llama.cpp: sequences decoded at once.",
 )
 @click.option(
     "--concurrency",
@@ -87,9 +91,9 @@ PICTURES = (".png", ".svg")
     "--lengths", type=_Several(_Lengths()), default="1024/256", show_default=True, help="vLLM: tokens read and written."
 )
 @click.option(
-    "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Python that has vLLM."
+    "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Python that has the engine."
 )
-@click.option("--install", is_flag=True, help="Make an environment with vLLM if there is none (minutes, gigabytes).")
+@click.option("--install", is_flag=True, help="Make an environment with the engine if there is none (minutes, gigabytes).")
 @click.option("--output", "-o", type=_Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
 @run_options
@@ -111,18 +115,21 @@ def bench(
     options: Any,
     progress: Any,
 ) -> None:
-    """Time ARTIFACT beside its base, in paired runs: prefill, decode, latency, cache and memory in transformers, or the
-    throughput of many requests at once in vLLM.
+    """Time ARTIFACT beside its base, in paired runs: prefill, decode and latency in transformers (with cache and
+    memory) or llama.cpp, or the throughput of many requests at once in vLLM.
 
     The result is kept in the artifact's record and its model card.
     """
     from lbdsl.cli.output import print_json
-    from lbdsl.verbs.benching import Contexts, Requests, bench_artifact
+    from lbdsl.verbs.bench_engine import EnginePython
+    from lbdsl.verbs.benching import InLlamaCpp, InTransformers, Requests, bench_artifact
 
     _refuse_others(ctx, engine)
+    python = EnginePython(engine_python, install)
     asked: Callable[[], Any] = {
-        "transformers": lambda: Contexts(contexts, batches, pairs),
-        "vllm": lambda: Requests(concurrency, lengths, pairs, engine_python, install),
+        "transformers": lambda: InTransformers(contexts, batches, pairs),
+        "llamacpp": lambda: InLlamaCpp(contexts, batches, pairs, python),
+        "vllm": lambda: Requests(concurrency, lengths, pairs, python),
     }[engine]
     found = bench_artifact(artifact, asked(), against=against, options=options, progress=progress)
     if as_json:
@@ -140,8 +147,8 @@ def bench(
 
 def _refuse_others(ctx: click.Context, engine: str) -> None:
     """A usage error for an option of another engine."""
-    for other, names in OF_ENGINE.items():
-        for name in names if other != engine else ():
-            source = ctx.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}", ctx)
+    others = {name: other for other, names in OF_ENGINE.items() for name in names if name not in OF_ENGINE[engine]}
+    for name, other in others.items():
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}", ctx)

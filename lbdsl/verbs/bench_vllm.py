@@ -1,4 +1,4 @@
-"""Cells of `bench --engine vllm`: offline throughput of the base and of an export of the artifact."""
+"""`bench --engine vllm`: offline throughput of the base and of an export of the artifact."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
-from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import bytes_text
-from lbdsl.verbs.exporting import artifact_subject, export_artifact
-from lbdsl.verbs.targets import VLLM, check_target
+from lbdsl.verbs.bench_engine import EnginePython, export_kind
+from lbdsl.verbs.exporting import export_artifact
+from lbdsl.verbs.targets import VLLM
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -30,96 +31,69 @@ CACHE_GIB = 4
 
 @dataclass(frozen=True)
 class Requests:
-    """`concurrency` requests at once, of `lengths`: (tokens of the prompt, tokens written). `python` is a Python that has
-    vLLM; None for lbdsl's own environment of it, which `install` makes."""
+    """`concurrency` requests at once, of `lengths`: (tokens of the prompt, tokens written), in `pairs` runs of both models
+    by turns."""
 
     concurrency: Sequence[int] = (50,)
     lengths: Sequence[tuple[int, int]] = ((1024, 256),)
     pairs: int = 5
-    python: Path | None = None
-    install: bool = False
+    engine: EnginePython = field(default_factory=EnginePython)
 
+    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+        """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
+        the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
+        errors of the exports where vLLM cannot serve the artifact."""
+        from lbdsl.bench.cells import Measured
+        from lbdsl.bench.environments import clean_environment
+        from lbdsl.bench.worker import Worker
 
-def in_vllm(
-    base: Workbench, folder: Path, record: Record, asked: Requests, stack: ExitStack
-) -> tuple[Measured, Iterator[Cell]]:
-    """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond the
-    model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the errors of
-    the exports where vLLM cannot serve the artifact."""
-    from lbdsl.bench.cells import Measured
-    from lbdsl.bench.environments import clean_environment
-    from lbdsl.bench.worker import Worker
+        longest = max(read + written for read, written in self.lengths)
+        if longest > base.facts.positions:
+            message = f"{longest} tokens are more than the {base.facts.positions} positions of the model"
+            raise fail("LB324", message, help="name shorter --lengths")
+        kind = export_kind(folder, record, VLLM, last=PLUGIN_FORMAT)
+        python = self.engine.found(VLLM, base)
+        _check_memory(base)
+        if kind == PLUGIN_FORMAT:
+            _check_plugin(python)
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
+        exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
+        workers: list[Worker] = []
+        for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
+            job = {
+                "model": str(model),
+                "dtype": base.computed.dtype,
+                "max_model_len": longest,
+                "max_num_seqs": max(self.concurrency),
+                "trust_remote_code": model is exported,
+            }
+            with base.progress.stage(f"loading {name} in vLLM"):
+                command = [str(python), str(_SCRIPT)]
+                workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
+                said = workers[-1].ready()
+        return Measured(VLLM, said["version"], kind), self._cells(workers, base)
 
-    longest = max(read + written for read, written in asked.lengths)
-    if longest > base.facts.positions:
-        message = f"{longest} tokens are more than the {base.facts.positions} positions of the model"
-        raise fail("LB324", message, help="name shorter --lengths")
-    if base.device.type != "cpu":
-        raise fail(
-            "LB487", "vLLM is timed on a CPU alone so far", help="use --device cpu, with a vLLM that was built for it"
-        )
-    _check_memory(base)
-    kind = _export_kind(folder, record)
-    python = _python(asked, base)
-    if kind == PLUGIN_FORMAT:
-        _check_plugin(python)
-    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
-    exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
-    workers: list[Worker] = []
-    for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
-        job = {
-            "model": str(model),
-            "dtype": base.computed.dtype,
-            "max_model_len": longest,
-            "max_num_seqs": max(asked.concurrency),
-            "trust_remote_code": model is exported,
-        }
-        with base.progress.stage(f"loading {name} in vLLM"):
-            command = [str(python), str(_SCRIPT)]
-            workers.append(stack.enter_context(Worker("vllm", command, job, clean_environment(**_settings()))))
-            said = workers[-1].ready()
-    return Measured(VLLM, said["version"], kind), _throughput(workers, base, asked)
+    def _cells(self, workers: Sequence[Worker], base: Workbench) -> Iterator[Cell]:
+        from lbdsl.bench.cells import by_turns, paired
 
-
-def _throughput(workers: Sequence[Worker], base: Workbench, asked: Requests) -> Iterator[Cell]:
-    from lbdsl.bench.cells import by_turns, paired
-
-    cells = [(requests, read, written) for read, written in asked.lengths for requests in asked.concurrency]
-    rounds, total = count(1), len(cells) * asked.pairs
-    with base.progress.stage("timing both models by turns in vLLM") as report:
-        for requests, read, written in cells:
-            wanted = {"requests": requests, "input": read, "output": written}
-            for worker in workers:
-                # The first run of a length is slower.
-                worker.ask({**wanted, "output": 2})
-            runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
-            pairs = by_turns(runs, asked.pairs, lambda: report(next(rounds), total, ""))
-            found = paired(pairs, context=read, batch=requests, metric="throughput", unit="tokens/s")
-            yield replace(found, output=written)
+        cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
+        rounds, total = count(1), len(cells) * self.pairs
+        with base.progress.stage("timing both models by turns in vLLM") as report:
+            for requests, read, written in cells:
+                wanted = {"requests": requests, "input": read, "output": written}
+                for worker in workers:
+                    # The first run of a length is slower.
+                    worker.ask({**wanted, "output": 2})
+                runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
+                pairs = by_turns(runs, self.pairs, lambda: report(next(rounds), total, ""))
+                found = paired(pairs, context=read, batch=requests, metric="throughput", unit="tokens/s")
+                yield replace(found, output=written)
 
 
 def _rate(worker: Worker, job: dict[str, int]) -> float:
     """Tokens written per second."""
     found = worker.ask(job)
     return found["written"] / found["seconds"]
-
-
-def _python(asked: Requests, base: Workbench) -> Path:
-    from lbdsl.bench import environments
-
-    if asked.python is not None:
-        return asked.python
-    wanted = environments.VLLM
-    if not wanted.is_ready and not asked.install:
-        raise fail(
-            "LB487",
-            f"there is no environment with vLLM in {wanted.folder}",
-            help=("make it by adding --install to this command", "or name a Python that has vLLM with --engine-python"),
-        )
-    if wanted.is_ready:
-        return wanted.python
-    with base.progress.stage("installing vLLM"):
-        return wanted.install()
 
 
 def _settings() -> dict[str, str]:
@@ -135,16 +109,6 @@ def _settings() -> dict[str, str]:
 
 
 _SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "vllm_throughput.py"
-
-
-def _export_kind(folder: Path, record: Record) -> str:
-    """The first format by which vLLM serves the artifact, unmodified if that is possible."""
-    answers = check_target(artifact_subject(folder, record), VLLM).answers
-    kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == PLUGIN_FORMAT)
-    if not kinds:
-        objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
-        raise LbdslError(objections)
-    return kinds[0]
 
 
 def _check_plugin(python: Path) -> None:
@@ -164,6 +128,6 @@ def _check_memory(base: Workbench) -> None:
 
     needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
     free = free_bytes(base.device)
-    if base.device.type == "cpu" and needed > free:
+    if needed > free:
         message = f"both models, with {CACHE_GIB} GiB for keys and values each, take {bytes_text(needed)}"
         raise fail("LB486", f"{message}, and {bytes_text(free)} are free", help="use a machine with more memory")

@@ -11,8 +11,9 @@ from lbdsl.artifact.record import Record, write_record
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
-from lbdsl.verbs.bench_transformers import Contexts, in_transformers
-from lbdsl.verbs.bench_vllm import Requests, in_vllm
+from lbdsl.verbs.bench_llamacpp import InLlamaCpp
+from lbdsl.verbs.bench_transformers import InTransformers
+from lbdsl.verbs.bench_vllm import Requests
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.workbench import opened
@@ -44,18 +45,18 @@ class Benched(NotebookResult):
 
 def bench_artifact(
     artifact: str | Path,
-    asked: Contexts | Requests | None = None,
+    asked: InTransformers | InLlamaCpp | Requests | None = None,
     *,
     against: str | Path | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
 ) -> Benched:
-    """Time the artifact in folder `artifact` and its base: `Contexts` in transformers, or `Requests` in vLLM. The result is
-    kept in the artifact's record and card, what is complete of it also when the run is stopped.
+    """Time the artifact in folder `artifact` and its base: `InTransformers` (the default), `InLlamaCpp`, or `Requests` in
+    vLLM. The result is kept in the artifact's record and card, what is complete of it also when the run is stopped.
 
     `against` is the base model, needed when it is not at the path in the record. Raises LbdslError when the folder is no
-    artifact or was edited (LB465, LB466), the base is not the one it was made from (LB473), and what `in_transformers` and
-    `in_vllm` raise.
+    artifact or was edited (LB465, LB466), the base is not the one it was made from (LB473), and what
+    `measure` of what is asked raises.
     """
     from lbdsl.measure.machine import machine_identity
 
@@ -69,10 +70,7 @@ def bench_artifact(
         )
     identity = machine_identity(base.device, base.computed.dtype)
     with ExitStack() as stack:
-        if isinstance(asked, Requests):
-            measured, cells = in_vllm(base, folder, record, asked, stack)
-        else:
-            measured, cells = in_transformers(base, folder, record, asked or Contexts())
+        measured, cells = (asked or InTransformers()).measure(base, folder, record, stack)
         found = Benched(record, {name: identity[name] for name in MACHINE}, measured)
         try:
             measured.cells.extend(cells)

@@ -30,7 +30,7 @@ def peak_alone(model: Path, options: RunOptions, context: int, batch: int) -> fl
 
 
 def _measure(model: str, options: dict[str, Any], context: int, batch: int) -> int:
-    from lbdsl.bench.in_transformers import Decoding, prompt
+    from lbdsl.bench.in_transformers import TimedModel
     from lbdsl.bench.memory import Peak
 
     cache_dir = options["cache_dir"] and Path(options["cache_dir"])
@@ -38,7 +38,9 @@ def _measure(model: str, options: dict[str, Any], context: int, batch: int) -> i
     peak = Peak(bench.device)
     loaded = stock_model(bench)
     peak.reset()
-    Decoding(loaded, prompt(bench.facts.vocab, context, bench.device), batch).seconds()
+    timed = TimedModel(loaded, bench.facts.vocab, steps=1)
+    timed.prepare(context, batch)
+    timed.write()
     return peak.bytes
 
 

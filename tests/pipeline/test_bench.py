@@ -13,6 +13,7 @@ import pytest
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.bench.worker import Worker
+from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
@@ -60,6 +61,8 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
         (("--contexts", "64Ki"), "LB324"),
         (("--engine", "vllm", "--lengths", "64Ki/1"), "LB324"),
         (("--engine", "vllm", "--lengths", "32/8"), "LB487"),
+        (("--engine", "llamacpp", "--contexts", "64"), "LB521"),
+        (("--engine", "vllm", "--lengths", "32/8", "--engine-python", "r.lbr"), "LB487"),
         (("--against", "other"), "LB473"),
         (("--contexts", "64", "--batches", "1000000000"), "LB486"),
     ],
@@ -74,7 +77,7 @@ def test_what_cannot_be_measured_is_refused(
         tiny_llama(5).save_pretrained("other")
     before = (artifact / "lbdsl.json").read_text()
     done = lbdsl("bench", "out", *words)
-    assert done.code == 1
+    assert done.code == code_for(code).exit_code
     assert f"[{code}]" in done.err
     assert (artifact / "lbdsl.json").read_text() == before
 

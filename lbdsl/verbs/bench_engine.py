@@ -1,0 +1,59 @@
+"""What the engines of `bench` that have a Python of their own share: that Python, and the export that they serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.verbs.exporting import artifact_subject
+from lbdsl.verbs.targets import ENGINE_NAMES, check_target
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.bench.environments import Environment
+
+
+@dataclass(frozen=True)
+class EnginePython:
+    """`python` is a Python that has the engine; None for lbdsl's own environment of it, which `install` makes."""
+
+    python: Path | None = None
+    install: bool = False
+
+    def found(self, engine: str, base: Workbench) -> Path:
+        """Raises LB487 if there is none, and if the engine is to run on a device that it is not timed on."""
+        from lbdsl.bench import environments
+
+        name = ENGINE_NAMES[engine]
+        if base.device.type != "cpu":
+            raise fail("LB487", f"{name} is timed on a CPU alone so far", help=f"use --device cpu, with a {name} for CPUs")
+        if self.python is not None:
+            return self.python
+        wanted: Environment = environments.OF_ENGINE[engine]
+        if wanted.is_ready:
+            return wanted.python
+        if not self.install:
+            raise fail(
+                "LB487",
+                f"there is no environment with {name} in {wanted.folder}",
+                help=(
+                    "make it by adding --install to this command",
+                    f"or name a Python that has {name} with --engine-python",
+                ),
+            )
+        with base.progress.stage(f"installing {name}"):
+            return wanted.install()
+
+
+def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> str:
+    """The first format by which the engine serves the artifact; `last` is taken if there is no other. Raises the errors of
+    the format that is nearest to it."""
+    answers = check_target(artifact_subject(folder, record), engine).answers
+    kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == last)
+    if not kinds:
+        objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
+        raise LbdslError(objections)
+    return kinds[0]

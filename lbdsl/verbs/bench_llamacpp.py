@@ -1,0 +1,112 @@
+"""`bench --engine llamacpp`: GGUF files of the base and of the artifact in llama.cpp, by turns."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lbdsl.artifact.record import Record
+from lbdsl.export.base import subject_of
+from lbdsl.export.gguf import FILE, write_model
+from lbdsl.export.gguf_target import target_of
+from lbdsl.layer.cost import model_cost
+from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
+from lbdsl.verbs.bench_engine import EnginePython, export_kind
+from lbdsl.verbs.exporting import export_artifact
+from lbdsl.verbs.targets import base_config
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.bench.cells import Cell, Measured
+    from lbdsl.bench.worker import Worker
+
+LLAMA_CPP = "llamacpp"
+
+
+@dataclass(frozen=True)
+class InLlamaCpp(Contexts):
+    """What to time in llama.cpp; see `Contexts`."""
+
+    engine: EnginePython = field(default_factory=EnginePython)
+
+    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+        """Prefill, decode and latency. Raises LB324 for a context that is longer than the model's positions, LB487 without
+        llama.cpp, LB488 if it fails, and the errors of the export where it cannot serve the artifact."""
+        import torch
+
+        from lbdsl.bench.cells import Measured
+        from lbdsl.bench.environments import clean_environment
+        from lbdsl.bench.worker import Worker
+
+        contexts = self.lengths(base)
+        kind = export_kind(folder, record, LLAMA_CPP)
+        python = self.engine.found(LLAMA_CPP, base)
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
+        exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder / FILE
+        job = {
+            "tokens": max(contexts) + STEPS * (self.pairs + 1),
+            "batch": max(self.batches),
+            "threads": torch.get_num_threads(),
+            "vocab": base.facts.vocab,
+            "steps": STEPS,
+        }
+        workers: list[Worker] = []
+        for name, file in (("the base", _base_file(base, place)), ("the artifact", exported)):
+            with base.progress.stage(f"loading {name} in llama.cpp"):
+                command = [str(python), str(_SCRIPT)]
+                given = {**job, "model": str(file)}
+                workers.append(stack.enter_context(Worker(LLAMA_CPP, command, given, clean_environment())))
+                said = workers[-1].ready()
+        return Measured(LLAMA_CPP, said["version"], kind), self._cells(workers, contexts, base, record)
+
+    def _cells(self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, record: Record) -> Iterator[Cell]:
+        from lbdsl.measure.machine import machine_for
+
+        costs = model_cost(base.computed, base.computed.layer_specs), model_cost(base.computed, record.plan.specs)
+        predicted = Predicted(*costs, machine_for(base.device, base.computed, base.cache_dir))
+        models = _InWorker(workers[0], 0), _InWorker(workers[1], 0), _InWorker(workers[0], 1)
+        with base.progress.stage("timing both models by turns in llama.cpp") as report:
+            yield from context_cells(models, contexts, self, predicted, report)
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """A model of a worker, with sequences of its own; `lbdsl.verbs.bench_contexts.Timed`."""
+
+    worker: Worker
+    place: int
+
+    def read(self, context: int) -> float:
+        return self._ask(read=context)
+
+    def prepare(self, context: int, batch: int) -> float:
+        self._ask(prepare=context, batch=batch)
+        return 0.0
+
+    def write(self) -> float:
+        return self._ask()
+
+    def _ask(self, **job: int) -> float:
+        return self.worker.ask({"place": self.place, **job})["seconds"]
+
+
+def _base_file(base: Workbench, place: Path) -> Path:
+    """The base as the exporter writes artifacts: the same numbers, and the base's own architecture."""
+    folder = place / "base"
+    folder.mkdir()
+    base.tokenizer.save_pretrained(folder)
+    for path in base.weights_folder.iterdir():
+        if not (folder / path.name).exists():
+            os.symlink(path.resolve(), folder / path.name)
+    target = target_of(subject_of(base_config(base), base.facts, base.facts.layer_specs)).unwrap()
+    with base.progress.stage("writing the base for llama.cpp") as report:
+        write_model(folder, target, place / FILE, progress=report)
+    return place / FILE
+
+
+_SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "llamacpp_times.py"
