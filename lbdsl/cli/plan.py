@@ -69,7 +69,7 @@ def plan(
         recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts, again=again
     )
     served = check_targets(planned.plan, planned.bench, targets)
-    if output is not None:
+    if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)
     if as_json:
         show_diagnostics(planned.diagnostics)
@@ -85,11 +85,12 @@ def plan(
         for name, origin in origins(ctx).items():
             if origin != "flag":
                 progress.say(f"{name} = {ctx.params[name]} (from {origin})")
-        if output is not None:
+        if output is not None and planned.plan.applyable:
             progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})")
-            if planned.plan.applyable:
-                progress.say(f"Apply exactly this:  lbdsl apply {output}")
+            progress.say(f"Apply exactly this:  lbdsl apply {output}")
     if not planned.plan.applyable:
+        if output is not None:
+            progress.say(f"{output} is not written: the plan has errors")
         ctx.exit(planned.exit_code)
     if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):
         ctx.exit(CHANGES_PRESENT)

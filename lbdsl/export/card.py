@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 
 from lbdsl.artifact.card import base_name, needed
 from lbdsl.artifact.record import Record
@@ -28,7 +29,7 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
     lines += [
         f"Exported by lbdsl {record.lbdsl_version} from an artifact of the plan `{plan.digest[:16]}`. Load it with",
         "",
-        f"    {how_to_load}",
+        indent(how_to_load, "    "),
         "",
         *(needed(record) if in_transformers else []),
         "## Layers",

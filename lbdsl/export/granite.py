@@ -94,7 +94,7 @@ class Granite(Exporter):
     def how_to_load(cls, output: Path) -> str:
         return (
             f'vllm.LLM("{output}")   # vllm serve {output}\n'
-            f'  in transformers: AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")'
+            f'AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")   # in transformers'
         )
 
 

@@ -154,11 +154,11 @@ def sigil_of(node: Name) -> str:
 def meant_words(
     name: str, choices: Iterable[str], wishes: str = "", before: str = ""
 ) -> tuple[tuple[str, ...], str | None]:
-    """Help for an unknown name, and the name that a fix may write in its place. For a word of another tool, the help is its
-    answer in `lbdsl.language.wishes`, without a fix."""
+    """Help for an unknown name, and the name that a fix may write in its place. For a word of another tool that is no slip
+    of the pen, the help is its answer in `lbdsl.language.wishes`, without a fix."""
     known = list(choices)
     said = wish(name, wishes) if wishes else None
-    if said is not None:
+    if said is not None and slip(name, known) is None:
         return (said,), None
     near = nearest(name, known)
     return ((f"did you mean `{before}{near}`?",) if near else ()), slip(name, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,10 @@ def healed_model(
         with writing(work.heal):
             folder.mkdir(parents=True, exist_ok=True)
             teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
+        logs = work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}"
+        if not resume:
+            # The curve of another run.
+            shutil.rmtree(logs, ignore_errors=True)
         title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
         with progress.stage(title) as report, writing(work.heal):
             model, summary = heal_model(
@@ -65,7 +70,7 @@ def healed_model(
                 apart=HealingText.of(apart, stage) if apart else None,
                 trackers=inputs.trackers,
                 name=f"{work.output.name}-{number + 1}-{stage.name}",
-                logs=work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}",
+                logs=logs,
                 recompute=_needs_recomputing(stage, inputs, progress),
             )
         if summary.kept is not None and summary.kept < summary.tokens:

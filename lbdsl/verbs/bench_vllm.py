@@ -120,7 +120,7 @@ def _check_plugin(python: Path) -> None:
         raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
     if "lbdsl" not in said.split():
         message = f"vLLM serves this artifact with lbdsl's plug-in, and {python} does not have it"
-        raise fail("LB487", message, help=f"install it: {python} -m pip install --no-deps lbdsl")
+        raise fail("LB487", message, help=f"in a checkout of lbdsl: {python} -m pip install --no-deps .")
 
 
 def _check_memory(base: Workbench) -> None:
