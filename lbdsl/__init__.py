@@ -18,6 +18,7 @@ Everything that the command line does is a function here:
     load(folder)                 the model and the tokenizer of an artifact
     evaluate_artifact(folder)    quality of an artifact against its base
     bench_artifact(folder)       its speed, memory and cache beside its base's
+    calibrate_model(model)       what a model's parts cost in an engine, to predict that
     export_artifact(folder, kind) an artifact in a format that an engine reads
 
 Models are folders, .gguf files or hub ids, as text or Path; `set_params` takes numbers as well as text; `progress` takes a
@@ -55,6 +56,7 @@ _EXPORTS = {
     "load": "lbdsl.verbs.loading",
     "evaluate_artifact": "lbdsl.verbs.evaluating",
     "bench_artifact": "lbdsl.verbs.benching",
+    "calibrate_model": "lbdsl.verbs.calibrating",
     "InTransformers": "lbdsl.verbs.bench_transformers",
     "InLlamaCpp": "lbdsl.verbs.bench_llamacpp",
     "Requests": "lbdsl.verbs.bench_vllm",

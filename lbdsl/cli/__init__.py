@@ -13,6 +13,7 @@ VERBS = {
     "apply": "Change, heal, judge and save a model.",
     "eval": "Judge an artifact against its base model.",
     "bench": "Time an artifact against its base model.",
+    "calibrate": "Time a model's parts in an engine, to predict plans.",
     "export": "Write an artifact in a format that an engine reads.",
     "lsp": "Serve an editor: findings, completion, hints.",
     "completions": "Print what makes a shell complete lbdsl.",

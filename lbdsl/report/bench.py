@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, row_of
 from lbdsl.bench.cells import Cell
+from lbdsl.core.units import bytes_text
 
 
 def render_bench(benched: Mapping[str, Any], console: Console) -> None:
@@ -23,6 +24,26 @@ def render_bench(benched: Mapping[str, Any], console: Console) -> None:
     for cell in benched["cells"]:
         table.add_row(*row_of(cell))
     console.print(table, highlight=False)
+
+
+def render_calibration(found: Mapping[str, Any], console: Console) -> None:
+    """Print each measured cell beside what the profile says of it."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("variant", "", "measured", "profile", "error"):
+        table.add_column(title, justify="left" if title in ("variant", "") else "right", no_wrap=True)
+    for cell in found["cells"]:
+        measured, fitted = cell["measured"], cell["fitted"]
+        shown = (amount_text(cell["what"], value) for value in (measured, fitted))
+        table.add_row(cell["variant"], cell["what"], *shown, f"{fitted / measured - 1:+.1%}")
+    console.print(table, highlight=False)
+    errors = ", ".join(f"{name} {error:.1%}" for name, error in found["errors"].items())
+    console.print(f"largest errors: {errors}", highlight=False)
+    console.print(f"kept in {found['profile']}", highlight=False, soft_wrap=True)
+
+
+def amount_text(what: str, value: float) -> str:
+    """Bytes, or seconds in milliseconds."""
+    return bytes_text(round(value)) if what.startswith("memory") else f"{1e3 * value:.1f} ms"
 
 
 def draw_bench(cells: Sequence[Cell], path: Path) -> None:

@@ -8,10 +8,12 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
-from lbdsl.layer.cost import ModelCost
+from lbdsl.layer.cost import Machine, ModelCost, model_cost
+from lbdsl.layer.profile import Profile
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -61,21 +63,61 @@ class Timed(Protocol):
 
 @dataclass(frozen=True)
 class Predicted:
-    """Ratios by formula, of artifact over base."""
+    """Ratios of artifact over base, as fields of cells: by the profile of the engine, else as a bound by formula."""
 
     base: ModelCost
     artifact: ModelCost
-    machine: Any
+    machine: Machine
+    profile: Profile | None
 
-    def prefill(self, context: int) -> float:
-        return self.base.prefill_flops(context) / self.artifact.prefill_flops(context)
+    @classmethod
+    def of(cls, base: Workbench, record: Record, engine: str) -> Predicted:
+        from lbdsl.measure.machine import machine_for
+        from lbdsl.measure.profiles import profile_path, read_profile
 
-    def decode(self, context: int, batch: int) -> float:
+        with base.progress.stage("calibrating the machine"):
+            machine = machine_for(base.device, base.computed, base.cache_dir)
+        profile = read_profile(profile_path(engine, base.computed, base.device, base.cache_dir))
+        return cls(base.computed.cost, model_cost(base.computed, record.plan.specs), machine, profile)
+
+    def prefill(self, context: int) -> dict[str, Any]:
+        bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)
+        return self._faster(bound, lambda profile, cost: profile.reading(cost, context))
+
+    def decode(self, context: int, batch: int) -> dict[str, Any]:
         was, becomes = (c.step_seconds(self.machine, context, batch) for c in (self.base, self.artifact))
-        return was / becomes
+        return self._faster(was / becomes, lambda profile, cost: profile.latency(cost, context, batch))
 
-    def cache(self, context: int) -> float:
-        return self.artifact.kv_bytes(context) / self.base.kv_bytes(context)
+    def latency(self, context: int) -> dict[str, Any]:
+        def seconds(profile: Profile, cost: ModelCost) -> float | None:
+            reading, step = profile.reading(cost, context), profile.latency(cost, context, 1)
+            return None if reading is None or step is None else reading + NEW_TOKENS * step
+
+        found = self._faster(0, seconds)
+        return {} if found["bound"] else {"predicted": 1 / found["predicted"]}
+
+    def throughput(self, read: int, written: int, requests: int) -> dict[str, Any]:
+        rates = self._both(lambda profile, cost: profile.throughput(cost, read, written, requests))
+        return {"predicted": rates[1] / rates[0]} if rates else {}
+
+    def memory(self, context: int, batch: int) -> dict[str, Any]:
+        peaks = self._both(lambda profile, cost: profile.peak(cost, context, batch))
+        return {"predicted": peaks[1] / peaks[0]} if peaks else {}
+
+    def cache(self, context: int) -> dict[str, Any]:
+        return {"predicted": self.artifact.kv_bytes(context) / self.base.kv_bytes(context)}
+
+    def _faster(self, bound: float, seconds: Callable[[Profile, ModelCost], float | None]) -> dict[str, Any]:
+        """How many times as fast."""
+        both = self._both(seconds)
+        return {"predicted": both[0] / both[1], "bound": False} if both else {"predicted": bound, "bound": True}
+
+    def _both(self, value: Callable[[Profile, ModelCost], float | None]) -> tuple[float, float] | None:
+        """Of base and artifact; None without a profile that covers both."""
+        if self.profile is None:
+            return None
+        base, artifact = value(self.profile, self.base), value(self.profile, self.artifact)
+        return (base, artifact) if base and artifact else None
 
 
 def context_cells(
@@ -101,17 +143,18 @@ def context_cells(
         reading = timed([partial(model.read, context) for model in models])
         rates = [pair.each(lambda seconds, n=context: n / seconds) for pair in reading]
         found = paired(rates, **names(batch=1, metric="prefill", unit="tokens/s"))
-        yield replace(found, predicted=predicted.prefill(context), bound=True)
+        yield replace(found, **predicted.prefill(context))
         for batch in asked.batches:
             cache = [model.prepare(context, batch) for model in models]
             writing = timed([model.write for model in models])
             rates = [pair.each(lambda seconds, n=batch: n / seconds) for pair in writing]
             found = paired(rates, **names(batch=batch, metric="decode", unit="tokens/s"))
-            yield replace(found, predicted=predicted.decode(context, batch), bound=True)
+            yield replace(found, **predicted.decode(context, batch))
             if batch == 1:
                 both = zip(reading, writing, strict=True)
                 whole = [read.each(lambda a, b: a + NEW_TOKENS * b, write) for read, write in both]
-                yield replace(paired(whole, **names(batch=1, metric="latency", unit="seconds")), output=NEW_TOKENS)
+                found = paired(whole, **names(batch=1, metric="latency", unit="seconds"))
+                yield replace(found, output=NEW_TOKENS, **predicted.latency(context))
             if cache[0]:
                 held = exact(*cache[:2], **names(batch=batch, metric="cache", unit="bytes"))
-                yield replace(held, predicted=predicted.cache(context))
+                yield replace(held, **predicted.cache(context))

@@ -14,7 +14,6 @@ from lbdsl.artifact.record import Record
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
-from lbdsl.layer.cost import model_cost
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.verbs.bench_engine import EnginePython, export_kind
 from lbdsl.verbs.exporting import export_artifact
@@ -65,10 +64,7 @@ class InLlamaCpp(Contexts):
         return Measured(LLAMA_CPP, said["version"], kind), self._cells(workers, contexts, base, record)
 
     def _cells(self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, record: Record) -> Iterator[Cell]:
-        from lbdsl.measure.machine import machine_for
-
-        costs = model_cost(base.computed, base.computed.layer_specs), model_cost(base.computed, record.plan.specs)
-        predicted = Predicted(*costs, machine_for(base.device, base.computed, base.cache_dir))
+        predicted = Predicted.of(base, record, LLAMA_CPP)
         models = _InWorker(workers[0], 0), _InWorker(workers[1], 0), _InWorker(workers[0], 1)
         with base.progress.stage("timing both models by turns in llama.cpp") as report:
             yield from context_cells(models, contexts, self, predicted, report)

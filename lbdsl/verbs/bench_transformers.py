@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import bytes_text, plural, tokens_text
-from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.verbs.peak_memory import peak_alone, stock_model
+from lbdsl.verbs.peak_memory import model_alone, stock_model
+from lbdsl.verbs.targets import TRANSFORMERS
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -31,28 +31,24 @@ class InTransformers(Contexts):
 
         from lbdsl.bench.cells import Measured
 
-        costs = model_cost(base.computed, base.computed.layer_specs), model_cost(base.computed, record.plan.specs)
         contexts = self.lengths(base)
-        _check_memory(costs, max(contexts), max(self.batches), base)
-        return Measured("transformers", transformers.__version__), self._cells(base, folder, contexts, costs)
+        predicted = Predicted.of(base, record, TRANSFORMERS)
+        _check_memory(predicted, max(contexts), max(self.batches), base)
+        return Measured(TRANSFORMERS, transformers.__version__), self._cells(base, folder, contexts, predicted)
 
-    def _cells(
-        self, base: Workbench, folder: Path, contexts: Sequence[int], costs: tuple[ModelCost, ModelCost]
-    ) -> Iterator[Cell]:
+    def _cells(self, base: Workbench, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.in_transformers import TimedModel
-        from lbdsl.measure.machine import machine_for
 
-        with base.progress.stage("calibrating the machine"):
-            machine = machine_for(base.device, base.computed, base.cache_dir)
         # Before the models are loaded here, while there is room for those of other processes.
-        yield from _memory(base, folder, [(context, batch) for context in contexts for batch in self.batches])
+        cells = [(context, batch) for context in contexts for batch in self.batches]
+        yield from _memory(base, folder, cells, predicted)
         stock, changed = stock_model(base), Workbench(folder, base.options, base.progress).base
         models = [TimedModel(model, base.facts.vocab, STEPS) for model in (stock, changed, stock)]
         with base.progress.stage("timing both models by turns") as report:
-            yield from context_cells((models[0], models[1], models[2]), contexts, self, Predicted(*costs, machine), report)
+            yield from context_cells((models[0], models[1], models[2]), contexts, self, predicted, report)
 
 
-def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]]) -> Iterator[Cell]:
+def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]], predicted: Predicted) -> Iterator[Cell]:
     """The cells of memory: each model in a process of its own."""
     from lbdsl.bench.cells import exact
     from lbdsl.bench.memory import is_known
@@ -60,19 +56,24 @@ def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]]) -> 
     if not is_known(base.device):
         base.progress.say("this system does not tell a process's peak memory: it is left out")
         return
+    smaller_first = sorted(cells, key=lambda cell: (cell[0] * cell[1], cell))
+    peaks = []
     with base.progress.stage("memory of each model alone") as report:
-        for done, (context, batch) in enumerate(cells):
-            models = base.source.gguf_path or base.source.path, folder
-            peaks = [peak_alone(model, base.options, context, batch) for model in models]
-            yield exact(*peaks, context=context, batch=batch, metric="memory", unit="bytes")
-            report(done + 1, len(cells), "")
+        for model in (base.source.gguf_path or base.source.path, folder):
+            with model_alone(model, base.options) as peak:
+                for context, batch in smaller_first:
+                    peaks.append(peak(context, batch))
+                    report(len(peaks), 2 * len(cells), "")
+    for (context, batch), *both in zip(smaller_first, peaks, peaks[len(cells) :], strict=False):
+        found = exact(*both, context=context, batch=batch, metric="memory", unit="bytes")
+        yield replace(found, **predicted.memory(context, batch))
 
 
-def _check_memory(costs: tuple[ModelCost, ModelCost], context: int, batch: int, bench: Workbench) -> None:
+def _check_memory(models: Predicted, context: int, batch: int, bench: Workbench) -> None:
     """Raise LB486 if memory does not hold both models and both caches of the largest cell."""
     from lbdsl.measure.memory import SHARE, free_bytes
 
-    base, artifact = costs
+    base, artifact = models.base, models.artifact
     caches = batch * (2 * base.kv_bytes(context) + artifact.kv_bytes(context))
     needed = base.weights + artifact.weights + caches
     free = free_bytes(bench.device)

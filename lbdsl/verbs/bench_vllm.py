@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import bytes_text
+from lbdsl.verbs.bench_contexts import Predicted
 from lbdsl.verbs.bench_engine import EnginePython, export_kind
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.targets import VLLM
@@ -71,12 +72,13 @@ class Requests:
                 command = [str(python), str(_SCRIPT)]
                 workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
                 said = workers[-1].ready()
-        return Measured(VLLM, said["version"], kind), self._cells(workers, base)
+        return Measured(VLLM, said["version"], kind), self._cells(workers, base, record)
 
-    def _cells(self, workers: Sequence[Worker], base: Workbench) -> Iterator[Cell]:
+    def _cells(self, workers: Sequence[Worker], base: Workbench, record: Record) -> Iterator[Cell]:
         from lbdsl.bench.cells import by_turns, paired
 
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
+        predicted = Predicted.of(base, record, VLLM)
         rounds, total = count(1), len(cells) * self.pairs
         with base.progress.stage("timing both models by turns in vLLM") as report:
             for requests, read, written in cells:
@@ -87,7 +89,7 @@ class Requests:
                 runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
                 pairs = by_turns(runs, self.pairs, lambda: report(next(rounds), total, ""))
                 found = paired(pairs, context=read, batch=requests, metric="throughput", unit="tokens/s")
-                yield replace(found, output=written)
+                yield replace(found, output=written, **predicted.throughput(read, written, requests))
 
 
 def _rate(worker: Worker, job: dict[str, int]) -> float:

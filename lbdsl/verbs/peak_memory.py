@@ -1,6 +1,7 @@
 """The memory of one model, in a process of its own: `python -m lbdsl.verbs.peak_memory JOB FD`.
 
-JOB is {"model", "options", "context", "batch"}, with `RunOptions` as JSON; one line of JSON, {"bytes"}, goes to FD.
+JOB is {"model", "options"}, with `RunOptions` as JSON. When the model is loaded, a line of JSON goes to FD; then each line
+of standard input, {"context", "batch"}, is answered by {"bytes"}.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lbdsl
 from lbdsl.bench.worker import Worker
@@ -18,30 +21,35 @@ from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.workbench import Workbench
 
 
-def peak_alone(model: Path, options: RunOptions, context: int, batch: int) -> float:
-    """Bytes at the peak of reading a prompt and decoding from it, the weights included. Raises LB486 and LB488."""
+@contextmanager
+def model_alone(model: Path, options: RunOptions) -> Iterator[Callable[[int, int], float]]:
+    """A process that holds the model: a function from context and batch to the bytes at the peak of reading a prompt and
+    decoding from it, the weights included. What was freed may still count, so smaller ones are asked for first. Raises
+    LB486 and LB488."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    job = {"model": str(model), "options": plain, "context": context, "batch": batch}
     # The same lbdsl, and nothing from the working directory.
     path = os.pathsep.join([str(Path(lbdsl.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", __name__]
+    job = {"model": str(model), "options": plain}
     with Worker("transformers", command, job, {**os.environ, "PYTHONPATH": path}) as alone:
-        return float(alone.ready()["bytes"])
+        alone.ready()
+        yield lambda context, batch: float(alone.ask({"context": context, "batch": batch})["bytes"])
 
 
-def _measure(model: str, options: dict[str, Any], context: int, batch: int) -> int:
+def _serve(model: str, options: dict[str, Any], answers: TextIO) -> None:
     from lbdsl.bench.in_transformers import TimedModel
     from lbdsl.bench.memory import Peak
 
     cache_dir = options["cache_dir"] and Path(options["cache_dir"])
     bench = Workbench(model, RunOptions(**{**options, "cache_dir": cache_dir}))
     peak = Peak(bench.device)
-    loaded = stock_model(bench)
-    peak.reset()
-    timed = TimedModel(loaded, bench.facts.vocab, steps=1)
-    timed.prepare(context, batch)
-    timed.write()
-    return peak.bytes
+    timed = TimedModel(stock_model(bench), bench.facts.vocab, steps=1)
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        peak.reset()
+        timed.prepare(**json.loads(line))
+        timed.write()
+        print(json.dumps({"bytes": peak.bytes}), file=answers, flush=True)
 
 
 def stock_model(bench: Workbench) -> Any:
@@ -55,4 +63,4 @@ def stock_model(bench: Workbench) -> Any:
 
 if __name__ == "__main__":
     with os.fdopen(int(sys.argv[2]), "w") as answers:
-        print(json.dumps({"bytes": _measure(**json.loads(sys.argv[1]))}), file=answers)
+        _serve(**json.loads(sys.argv[1]), answers=answers)

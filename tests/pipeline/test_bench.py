@@ -82,6 +82,22 @@ def test_what_cannot_be_measured_is_refused(
     assert (artifact / "lbdsl.json").read_text() == before
 
 
+@pytest.mark.slow
+def test_a_profile_predicts_the_cells(artifact: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = lbdsl("calibrate", "model", *SMALL, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert {cell["variant"] for cell in found["cells"]} > {"the base", "windows"}
+    assert set(found["errors"]) == {"memory", "prefill", "steps"}
+    assert Path(found["profile"]).is_file()
+    assert json.loads(lbdsl("bench", "out", *SMALL, "--json").out)["cells"][0]["bound"] is False
+    cells = json.loads(lbdsl("bench", "out", *SMALL, "--json").out)["cells"]
+    assert all(cell["predicted"] and not cell["bound"] for cell in cells)
+    # Longer than what was measured: the bound again.
+    longer = json.loads(lbdsl("bench", "out", "--contexts", "96", "--batches", "1", "--pairs", "2", "--json").out)
+    assert {cell["bound"] for cell in longer["cells"] if cell["metric"] in ("prefill", "decode")} == {True}
+
+
 def test_an_edited_artifact_is_refused(artifact: Path, lbdsl) -> None:
     (artifact / "config.json").write_text("{}")
     assert "[LB465]" in lbdsl("bench", "out").err

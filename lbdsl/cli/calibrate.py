@@ -1,0 +1,34 @@
+"""`lbdsl calibrate MODEL`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lbdsl.cli.completions import MODELS
+from lbdsl.cli.engines import engine_options
+from lbdsl.cli.options import json_option, run_options
+
+
+@click.command()
+@click.argument("model", shell_complete=MODELS)
+@engine_options
+@json_option
+@run_options
+def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any) -> None:
+    """Time four variants of MODEL in an engine, and keep what its parts cost there: what `bench` then predicts.
+
+    The profile is for models of the same shape on this machine.
+    """
+    from lbdsl.cli.output import print_json
+    from lbdsl.verbs.calibrating import calibrate_model
+
+    found = calibrate_model(model, asked, options=options, progress=progress)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from lbdsl.report.bench import render_calibration
+        from lbdsl.report.console import stdout_console
+
+        render_calibration(found.to_json(), stdout_console())

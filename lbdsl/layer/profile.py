@@ -1,0 +1,122 @@
+"""Predicted times and memory of a changed model in an engine, from a profile: what its parts cost there, as measured.
+
+Each quantity is a sum of features of the model (how many attentions, how many bytes of cache, ...) times constants of a
+machine and an engine. The constants are fitted to real runs (`lbdsl.measure.profiles`); none is negative. Between two
+measured batches the sum is interpolated; beyond what was measured there is no prediction.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lbdsl.layer.cost import LayerCost, ModelCost
+from lbdsl.layer.difference import window_size
+
+Constants = tuple[float, ...]
+
+
+def _counts(cost: ModelCost) -> tuple[int, int, int]:
+    """How many layers have attention, a window, an MLP."""
+    specs = [layer.spec for layer in cost.layers]
+    windows = sum(window_size(spec) is not None for spec in specs)
+    return sum(s.mixer is not None for s in specs), windows, sum(s.ffn is not None for s in specs)
+
+
+def step_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
+    """Of a decode step of `batch` sequences: the model, attentions, windows, MLPs, bytes of the layers' matrices, bytes of
+    the cache."""
+    matrices = sum(layer.matrix_bytes for layer in cost.layers)
+    return (1.0, *_counts(cost), matrices, batch * cost.kv_bytes(ctx))
+
+
+def prefill_features(cost: ModelCost, ctx: int) -> Constants:
+    """Of reading `ctx` tokens: the model, attentions, MLPs, multiplications with the layers' matrices, attention without
+    and within a window."""
+    mixers, _, ffns = _counts(cost)
+    full, windowed = 0, 0
+    for layer in cost.layers:
+        if _is_bounded(layer, ctx):
+            windowed += _attention(layer, ctx)
+        else:
+            full += _attention(layer, ctx)
+    return (1.0, mixers, ffns, ctx * sum(layer.matrix for layer in cost.layers), full, windowed)
+
+
+def memory_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
+    """Of the peak of reading `ctx` tokens into `batch` sequences and writing on: engine, weights, cache, activations."""
+    return (1.0, cost.weights, batch * cost.kv_bytes(ctx), ctx)
+
+
+def run_features(cost: ModelCost, read: int, written: int) -> Constants:
+    """Of a whole run of some number of requests at once: multiplications while reading, attention without and within a
+    window, and, for each token written, the model, its sub-blocks, their matrices, and the cache half way."""
+    mixers, _, ffns = _counts(cost)
+    _, _, _, products, full, windowed = prefill_features(cost, read)
+    matrices = sum(layer.matrix_bytes for layer in cost.layers)
+    cache = cost.kv_bytes(read + written // 2)
+    return (products, full, windowed, *(written * each for each in (1.0, mixers + ffns, matrices, cache)))
+
+
+def _is_bounded(layer: LayerCost, ctx: int) -> bool:
+    window = window_size(layer.spec)
+    return window is not None and window < ctx
+
+
+def _attention(layer: LayerCost, ctx: int) -> int:
+    return layer.prefill_flops(ctx) - 2 * ctx * layer.matrix
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Constants of one model's kind of layers in `engine`, of groups: `steps` and `runs` by batch, or number of requests;
+    `prefill` and `memory` under 0. A group that was not measured is absent. `contexts` is the longest context that was
+    measured. `errors` are the largest relative errors of the fits, by group."""
+
+    engine: str
+    version: str
+    machine: Mapping[str, Any]
+    contexts: int = 0
+    constants: Mapping[str, Mapping[int, Constants]] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
+        """Seconds of a decode step: the time between two tokens of each of `batch` sequences."""
+        return self._within("steps", ctx, batch, lambda b: step_features(cost, ctx, b))
+
+    def reading(self, cost: ModelCost, ctx: int) -> float | None:
+        """Seconds of reading a prompt of `ctx` tokens."""
+        return self._within("prefill", ctx, 0, lambda _: prefill_features(cost, ctx))
+
+    def peak(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
+        """Bytes of memory."""
+        if batch > max(self.constants.get("steps", ()), default=0):
+            return None
+        return self._within("memory", ctx, 0, lambda _: memory_features(cost, ctx, batch))
+
+    def throughput(self, cost: ModelCost, read: int, written: int, requests: int) -> float | None:
+        """Tokens written a second, over a whole run of `requests` at once."""
+        seconds = self._within("runs", read + written, requests, lambda _: run_features(cost, read, written))
+        return requests * written / seconds if seconds else None
+
+    def _within(self, group: str, ctx: int, batch: int, features: Callable[[int], Constants]) -> float | None:
+        """The sum at `batch`, interpolated between its measured neighbours; None beyond what was measured."""
+        known = self.constants.get(group, {})
+        batches = sorted(known)
+        if not batches or ctx > self.contexts or not batches[0] <= batch <= batches[-1]:
+            return None
+        place = bisect_left(batches, batch)
+        high = batches[place]
+        above = weighed(known[high], features(high))
+        if high == batch:
+            return above
+        low = batches[place - 1]
+        below = weighed(known[low], features(low))
+        return below + (above - below) * (batch - low) / (high - low)
+
+
+def weighed(constants: Constants, features: Constants) -> float:
+    """The sum of features times constants."""
+    return sum(c * f for c, f in zip(constants, features, strict=True))

@@ -1,0 +1,67 @@
+"""Profiles of machines and engines: their constants are fitted to measured cells, and kept in the cache folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of, short
+from lbdsl.core.files import replace_entry
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import Constants, Profile
+from lbdsl.measure.machine import machine_identity
+
+FORMAT_VERSION = 1
+
+
+def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants, float]:
+    """Constants >= 0 for the least sum of squared relative errors, and the largest relative error. Features whose constant
+    would be negative are left out, the most negative first."""
+    import numpy as np
+
+    values = np.asarray(measured, dtype=np.float64)
+    scaled = np.asarray(rows, dtype=np.float64) / values[:, None]
+    size = np.linalg.norm(scaled, axis=0)
+    scaled = scaled / np.where(size > 0, size, 1.0)
+    left = [column for column in range(scaled.shape[1]) if size[column] > 0]
+    found = np.zeros(scaled.shape[1])
+    while left:
+        part = np.linalg.lstsq(scaled[:, left], np.ones(len(values)), rcond=None)[0]
+        if part.min() >= 0:
+            found[left] = part
+            break
+        left.pop(int(part.argmin()))
+    errors = np.abs(scaled @ found - 1)
+    constants = found / np.where(size > 0, size, 1.0)
+    return tuple(float(c) for c in constants), float(errors.max())
+
+
+def profile_path(engine: str, facts: ModelFacts, device: Any, cache_dir: Path) -> Path:
+    """Where the profile of this engine on this machine is kept, for models of the shape of `facts`."""
+    shape = [facts.hidden, facts.vocab, facts.dtype, [spec.to_json() for spec in facts.layer_specs]]
+    identity = machine_identity(device, facts.dtype)
+    key = digest_of({"engine": engine, "machine": identity, "shape": shape, "format": FORMAT_VERSION})
+    return cache_dir / f"profile-{engine}-{short(key, 16)}.json"
+
+
+def read_profile(path: Path) -> Profile | None:
+    """None if there is none, or it cannot be read."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        constants = {group: {int(b): tuple(c) for b, c in of.items()} for group, of in kept["constants"].items()}
+        return Profile(**{**kept, "constants": constants})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_profile(path: Path, profile: Profile) -> None:
+    """Raises LB448 if the cache folder cannot be written."""
+    try:
+        replace_entry(path, json.dumps(asdict(profile), indent=1).encode())
+    except OSError as problem:
+        help = "choose another folder with --cache-dir"
+        raise fail("LB448", f"{path} cannot be written: {problem.strerror}", help=help) from None

@@ -1,0 +1,191 @@
+"""`calibrate`: time variants of a model in an engine, and keep what its parts cost there."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lbdsl.artifact.record import Record
+from lbdsl.core.progress import AnyProgress
+from lbdsl.layer.cost import ModelCost, model_cost
+from lbdsl.layer.profile import Constants, Profile, memory_features, prefill_features, run_features, step_features, weighed
+from lbdsl.verbs.applying import ApplyOptions, apply_plan
+from lbdsl.verbs.bench_contexts import Contexts
+from lbdsl.verbs.bench_llamacpp import InLlamaCpp
+from lbdsl.verbs.bench_transformers import InTransformers
+from lbdsl.verbs.bench_vllm import Requests
+from lbdsl.verbs.notebook import NotebookResult
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import plan_text
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.bench.cells import Cell
+
+VARIANTS: Mapping[str, str] = {
+    "half of the attentions": "layers every 2 from 1 drop",
+    "windows": "layers all swa(window={window})",
+    "half of the MLPs": "layers every 2 from 1 drop(mlp)",
+    "MLPs of half the width": "layers all width(50%, refit=false)",
+}
+"""Recipes that each change how much there is of one kind of part. The window is a quarter of the shortest context."""
+
+
+@dataclass(frozen=True)
+class FittedCell:
+    """A measured cell and what the profile says of it, in seconds or bytes."""
+
+    variant: str
+    what: str
+    measured: float
+    fitted: float
+
+
+@dataclass(frozen=True, repr=False)
+class Calibrated(NotebookResult):
+    """A profile, where it is kept, and the cells that it was fitted to."""
+
+    profile: Profile
+    path: Path
+    cells: tuple[FittedCell, ...]
+
+    def in_short(self) -> str:
+        return f"profile of {self.profile.engine} from {len(self.cells)} cells"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `calibrate --json`."""
+        return {
+            "format_version": 1,
+            "engine": self.profile.engine,
+            "engine_version": self.profile.version,
+            "machine": dict(self.profile.machine),
+            "profile": str(self.path),
+            "errors": dict(self.profile.errors),
+            "cells": [vars(cell) for cell in self.cells],
+        }
+
+
+def calibrate_model(
+    model: str | Path,
+    asked: InTransformers | InLlamaCpp | Requests | None = None,
+    *,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+) -> Calibrated:
+    """Time variants of `model` in an engine as `bench_artifact` does, and keep the profile that predicts plans for models
+    of its shape on this machine. Raises what `bench_artifact` raises."""
+    from lbdsl.measure.machine import machine_identity
+    from lbdsl.measure.profiles import profile_path, write_profile
+
+    asked = asked or InTransformers()
+    base = Workbench(model, options, progress)
+    found: list[_Timed] = []
+    window = max(1, min(asked.lengths(base) if isinstance(asked, Contexts) else (read for read, _ in asked.lengths)) // 4)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))
+        for number, (name, rule) in enumerate(VARIANTS.items(), 1):
+            base.progress.say(f"variant {number} of {len(VARIANTS)}: {name}")
+            text = (
+                f"lbr 1\nmeasure {{ tokens = {8 * window}; seq = {2 * window} }}\n{rule.format(window=window)}\nelse keep\n"
+            )
+            planned = plan_text(text, str(place / f"{number}.lbr"), base)
+            chosen = ApplyOptions(output=place / str(number), no_heal=True)
+            applied = apply_plan(planned, chosen=chosen, progress=base.progress)
+            base.release()
+            with ExitStack() as running:
+                measured, cells = asked.measure(base, applied.folder, applied.record, running)
+                measured.cells.extend(cells)
+            found.append(_Timed(name, applied.record, measured.cells))
+    identity = machine_identity(base.device, base.computed.dtype)
+    profile, rows = _fitted(base, found, Profile(measured.engine, measured.version, identity))
+    path = profile_path(profile.engine, base.computed, base.device, base.cache_dir)
+    write_profile(path, profile)
+    return Calibrated(profile, path, tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Timed:
+    name: str
+    record: Record
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A measured amount (seconds, or bytes) of a model, and its features."""
+
+    variant: str
+    group: tuple[str, int]
+    what: str
+    features: Constants
+    amount: float
+
+
+def _rows(base: Workbench, found: Sequence[_Timed]) -> list[_Row]:
+    """Of the base, whose figure is the median over all variants, and of each variant, by its ratio to the base beside it:
+    a machine that grows slower in between does not count."""
+    costs = {timed.name: model_cost(base.computed, timed.record.plan.specs) for timed in found}
+    rows = []
+    for index, cell in enumerate(found[0].cells):
+        same = [(timed.name, timed.cells[index]) for timed in found]
+        amount = _amount(statistics.median(one.base for _, one in same), cell)
+        if amount is None:
+            continue
+        rows.append(_row("the base", base.computed.cost, cell, amount))
+        for name, one in same:
+            # Rates and times are each other's inverse.
+            ratio = one.ratio if cell.metric == "memory" else 1 / one.ratio
+            rows.append(_row(name, costs[name], cell, amount * ratio))
+    return rows
+
+
+def _amount(value: float, cell: Cell) -> float | None:
+    """Seconds or bytes of the base in a cell; None for cells that follow from others."""
+    match cell.metric:
+        case "memory":
+            return value
+        case "prefill":
+            return cell.context / value
+        case "decode":
+            return cell.batch / value
+        case "throughput":
+            return cell.batch * (cell.output or 0) / value
+        case _:
+            return None
+
+
+def _row(variant: str, cost: ModelCost, cell: Cell, amount: float) -> _Row:
+    match cell.metric:
+        case "memory":
+            group, features = ("memory", 0), memory_features(cost, cell.context, cell.batch)
+        case "prefill":
+            group, features = ("prefill", 0), prefill_features(cost, cell.context)
+        case "decode":
+            group, features = ("steps", cell.batch), step_features(cost, cell.context, cell.batch)
+        case _:
+            group, features = ("runs", cell.batch), run_features(cost, cell.context, cell.output or 0)
+    written = f"/{cell.output}" if cell.output else ""
+    return _Row(variant, group, f"{cell.metric} {cell.batch} x {cell.context}{written}", features, amount)
+
+
+def _fitted(base: Workbench, found: Sequence[_Timed], profile: Profile) -> tuple[Profile, list[FittedCell]]:
+    from lbdsl.measure.profiles import fit
+
+    rows = _rows(base, found)
+    longest = max(cell.context + (cell.output or 0) for cell in found[0].cells if cell.metric != "latency")
+    constants: dict[str, dict[int, Constants]] = {}
+    errors: dict[str, float] = {}
+    cells = []
+    for group in dict.fromkeys(row.group for row in rows):
+        own = [row for row in rows if row.group == group]
+        fitted, worst = fit([row.features for row in own], [row.amount for row in own])
+        constants.setdefault(group[0], {})[group[1]] = fitted
+        errors[group[0]] = max(worst, errors.get(group[0], 0.0))
+        for row in own:
+            cells.append(FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)))
+    return replace(profile, contexts=longest, errors=errors, constants=constants), cells
