@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import Profile
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
@@ -151,9 +153,10 @@ def plan_of(
     nll: Sequence[float] = SMOLLM2_NLL,
     joint: Loss | None = None,
     contexts: tuple[int, ...] = (1024, 8192, 32768),
+    profiles: Mapping[str, Profile] = MappingProxyType({}),
 ) -> Plan:
     """The plan of a recipe with the scores of `scores_for`, also when an assert fails."""
-    recipe = recipe_of(text)
+    recipe = replace(recipe_of(text), profiles=profiles)
     scores = scores_for(recipe, facts, nll)
     selection, found = select(recipe, facts, scores)
     assert selection is not None, found

@@ -16,6 +16,8 @@ class Unit(StrEnum):
     PARAMS = "params"
     FLOPS = "flops"
     NATS = "nats/token"
+    SECONDS = "seconds"
+    RATE = "tokens/s"
 
 
 class Share(float):
@@ -62,6 +64,8 @@ def amount_text(value: float, unit: Unit | None) -> str:
             return f"{count_text(value)}FLOPs"
         case Unit.RATIO:
             return f"{100 * value:.1f} %"
+        case Unit.SECONDS | Unit.RATE:
+            return f"{value:.4g} {unit}"
         case _:
             return f"{value:.4g}"
 

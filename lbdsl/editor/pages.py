@@ -13,6 +13,7 @@ from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
 from lbdsl.language.words import keywords
 from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, metrics
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.recipe.values import signature
@@ -24,6 +25,10 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
             f"{value.meaning} A percentage is a share of the base model's.",
         )
         for name, value in STATIC_VALUES.items()
+    },
+    **{
+        name: (value.form, f"{value.meaning} Predicted from what `lbdsl calibrate` measured in {value.engines[0]}.")
+        for name, value in PREDICTED_VALUES.items()
     },
 }
 """Costs of the whole model."""

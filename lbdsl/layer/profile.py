@@ -8,11 +8,12 @@ measured batches the sum is interpolated; beyond what was measured there is no p
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lbdsl.layer.cost import LayerCost, ModelCost
+from lbdsl.core.units import Unit
+from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import window_size
 
 Constants = tuple[float, ...]
@@ -82,6 +83,14 @@ class Profile:
     constants: Mapping[str, Mapping[int, Constants]] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
 
+    def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
+        """The predicted value `name` (see PREDICTED_VALUES), for a model in the dtype that was timed; None beyond what was
+        measured."""
+        dtype = self.machine["dtype"]
+        if cost.facts.dtype != dtype:
+            cost = model_cost(replace(cost.facts, dtype=dtype), [layer.spec for layer in cost.layers])
+        return PREDICTED_VALUES[name].of(self, cost, *arguments)
+
     def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
         """Seconds of a decode step: the time between two tokens of each of `batch` sequences."""
         return self._within("steps", ctx, batch, lambda b: step_features(cost, ctx, b))
@@ -120,3 +129,58 @@ class Profile:
 def weighed(constants: Constants, features: Constants) -> float:
     """The sum of features times constants."""
     return sum(c * f for c, f in zip(constants, features, strict=True))
+
+
+@dataclass(frozen=True)
+class PredictedValue:
+    """A value of the changed model that a profile predicts, with its name in recipes. `parameters` are whole numbers, their
+    names and units; `engines` are those that it is measured in, the first unless the recipe names another. `options` are
+    those of `lbdsl calibrate` that measure it. `meaning` is shown by the editor and by `explain`."""
+
+    name: str
+    unit: Unit
+    parameters: Mapping[str, Unit]
+    engines: tuple[str, ...]
+    options: str
+    of: Callable[..., float | None]
+    meaning: str
+
+    @property
+    def form(self) -> str:
+        return f"{self.name}({', '.join(self.parameters)})"
+
+
+_CELL = {"CTX": Unit.TOKENS, "BATCH": Unit.NONE}
+PREDICTED_VALUES: Mapping[str, PredictedValue] = {
+    value.name: value
+    for value in (
+        PredictedValue(
+            "latency",
+            Unit.SECONDS,
+            _CELL,
+            ("transformers", "llamacpp"),
+            "--contexts {0} --batches {1}",
+            Profile.latency,
+            "Seconds between two tokens of each of BATCH sequences at CTX tokens.",
+        ),
+        PredictedValue(
+            "memory",
+            Unit.BYTES,
+            _CELL,
+            ("transformers",),
+            "--contexts {0} --batches {1}",
+            Profile.peak,
+            "Bytes at the peak of reading CTX tokens and writing on with BATCH sequences.",
+        ),
+        PredictedValue(
+            "throughput",
+            Unit.RATE,
+            {"IN": Unit.TOKENS, "OUT": Unit.TOKENS, "REQUESTS": Unit.NONE},
+            ("vllm",),
+            "--lengths {0}/{1} --concurrency {2}",
+            Profile.throughput,
+            "Tokens written a second by REQUESTS at once, each of IN tokens read and OUT written.",
+        ),
+    )
+}
+"""The predicted values by name. A percentage compared with one of them is a share of the base model's value."""

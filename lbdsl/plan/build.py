@@ -66,7 +66,7 @@ def build(
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
     broken = _broken(joint)
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
-    world = World(facts, measurements=measurements, cost=after, joint=loss.values)
+    world = World(facts, measurements=measurements, cost=after, joint=loss.values, profiles=recipe.profiles)
     judged = [assert_result(assertion, world) for assertion in recipe.asserts]
     pairs = zip(selection.layers, before.layers, after.layers, strict=True)
     layers = tuple(_layer(facts, choice, was, becomes, measurements, contexts) for choice, was, becomes in pairs)
@@ -109,6 +109,7 @@ def build(
         eval=recipe.eval,
         findings=tuple(_finding(recipe, d) for d in kept),
         statistics=dict(statistics),
+        profiles=dict(recipe.profiles),
         changes=counted_changes(layers),
         complete=complete,
         errored=errored,

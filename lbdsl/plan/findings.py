@@ -109,7 +109,8 @@ def _unreachable(case: Case) -> Iterator[Diagnostic]:
 
 def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
     """Static asserts that fail; without a selection only those on facts of the base."""
-    world = World(case.facts, cost=None if selection is None else model_cost(case.facts, selection.specs))
+    cost = None if selection is None else model_cost(case.facts, selection.specs)
+    world = World(case.facts, cost=cost, profiles=case.recipe.profiles)
     for assertion in case.recipe.asserts:
         if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
             yield from assert_result(assertion, world)[1]

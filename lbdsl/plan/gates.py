@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.layer.cost import model_cost
@@ -52,7 +53,8 @@ def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores],
     cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
     def gate(post: Scores) -> tuple[AssertResult, ...]:
-        worlds = {source: World(facts, cost=cost, joint=joint, post={**post, "": post[source]}) for source in post}
+        judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
+        worlds = {source: replace(judged, post={**post, "": post[source]}) for source in post}
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
         return tuple(_judged(item, worlds) if item.phase is Phase.POST else known for item, known in pairs)
 

@@ -14,6 +14,7 @@ from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.units import Unit
 from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import Profile
 from lbdsl.parts import Mark
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
 from lbdsl.solve.select import Chosen, LayerChoice, PlanValue
@@ -244,7 +245,8 @@ PREDICTED = ("speeds", "estimate", "serving")
 
 class Plan(Chosen, PlanValue):
     """A whole plan. `changes` counts layers by the change to a part of them (`windowed`), in the order of the parts.
-    `statistics` has the sha256 of each calibration statistic that new weights are computed from.
+    `statistics` has the sha256 of each calibration statistic that new weights are computed from, `profiles` those of the
+    engines that values are predicted from.
     `complete`: nothing is left to measure; `applyable`: complete, no static or measured assert failed, and no error was
     found; `errored`: errors were found. See `PREDICTED` for the last three fields."""
 
@@ -265,6 +267,7 @@ class Plan(Chosen, PlanValue):
     eval: Evaluate | None = None
     findings: tuple[Finding, ...] = ()
     statistics: dict[str, str] = {}
+    profiles: dict[str, Profile] = {}
     changes: dict[str, int]
     complete: bool
     applyable: bool

@@ -7,6 +7,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.digest import short
+from lbdsl.layer.profile import Profile
 from lbdsl.plan.schema import Plan
 
 _AGAIN = "make a new plan with `lbdsl plan`"
@@ -22,12 +23,14 @@ def staleness(
     data_digest: str | None = None,
     joint_digest: str | None = None,
     statistics: Mapping[str, str] | None = None,
+    profiles: Mapping[str, Profile] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Every difference between the inputs of the plan and the current ones, as errors of exit code 3.
 
     Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
     of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
-    that of the joint loss; `statistics` has the sha256 of the stored calibration statistics.
+    that of the joint loss; `statistics` has the sha256 of the stored calibration statistics, `profiles` those of engines on
+    this machine.
     """
     found = [
         difference
@@ -52,6 +55,10 @@ def staleness(
                 "`lbdsl plan` takes them here; where they come out the same, this plan can then be applied",
             )
             found.append(error("LB347", f"the calibration statistic {name} {said}", help=help))
+    for engine, profile in plan.profiles.items():
+        if profiles is not None and profiles.get(engine, profile) != profile:
+            message = f"the profile of {engine} is another one than when planned"
+            found.append(error("LB354", message, help=_AGAIN))
     if lbdsl_version is not None and lbdsl_version != plan.lbdsl_version:
         message = f"the plan was made by lbdsl {plan.lbdsl_version}, and this is {lbdsl_version}"
         found.append(error("LB344", message, help=_AGAIN))

@@ -17,9 +17,10 @@ from lbdsl.language import tree
 from lbdsl.language.tree import Expr, Meaning, String
 from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
-from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, PostScore, Score
+from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, PostScore, PredictedOf, Score
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
@@ -138,6 +139,8 @@ def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
         return _post(scope, node, place)
     if name in STATIC_VALUES:
         return _cost(scope, node)
+    if name in PREDICTED_VALUES:
+        return _predicted(scope, node)
     if name == "sensitivity" or name in {*metrics_of(Of.CHANGED), *metrics_of(Of.LAYER)}:
         return _joint(scope, node, place)
     _unknown_value(scope, node, rule=False)
@@ -167,9 +170,10 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
     name = call.name.name
     if name in metrics_of(Of.FINISHED):
         _too_early(scope, call, "a rule")
-    if name in STATIC_VALUES or name in metrics_of(Of.CHANGED):
+    costs = (*STATIC_VALUES, *PREDICTED_VALUES)
+    if name in costs or name in metrics_of(Of.CHANGED):
         whole, places = "the whole changed model", "`requires` or `assert`"
-        if name in STATIC_VALUES:
+        if name in costs:
             whole, places = "the whole model", "`until`, `requires` or `assert`"
         message = f"`{name}` is a value of {whole}; expected a value of one layer"
         scope.fail("LB109", message, call.span, help=f"use `{name}` in {places}")
@@ -255,6 +259,26 @@ def _cost(scope: Scope, node: tree.Call) -> CostOf:
     return CostOf(node.span, name, context)
 
 
+def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
+    value = PREDICTED_VALUES[node.name.name]
+    plain = [arg.value for arg in node.args or () if arg.key is None]
+    named = {arg.key.name: arg.value for arg in node.args or () if arg.key is not None}
+    engine = named.pop("engine", None)
+    if len(plain) != len(value.parameters) or named:
+        message = f"`{value.name}` takes {len(value.parameters)} numbers"
+        scope.fail(
+            "LB104", message, node.span, help=f"as in `{value.form}`, and `engine={'|'.join(value.engines)}` may follow"
+        )
+    if engine is not None and (not isinstance(engine, tree.Call) or engine.name.name not in value.engines):
+        message = f"`{value.name}` is not predicted for this engine"
+        scope.fail("LB105", message, engine.span, help=f"`engine={'|'.join(value.engines)}`")
+    numbers = [whole(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)]
+    if min(numbers) < 1:
+        scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
+    known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
+    return PredictedOf(node.span, value.name, None, tuple(numbers), known)
+
+
 def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     name = node.name.name
     joint = metrics_of(Of.CHANGED)
@@ -299,7 +323,7 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
     known: list[Any] = ["sensitivity", *metrics_of(Of.LAYER)]
     what, wishes = "metrics", "score"
     if not rule:
-        known = [*metrics_of(Of.CHANGED), *STATIC_VALUES, *metrics_of(Of.FINISHED)]
+        known = [*metrics_of(Of.CHANGED), *STATIC_VALUES, *PREDICTED_VALUES, *metrics_of(Of.FINISHED)]
         what, wishes = "values of the model", "value"
     if name in FACTS:
         said = f"`{name}` is a fact of the source model: `model.{name}`"

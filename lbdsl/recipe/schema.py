@@ -18,6 +18,8 @@ from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.language.tree import Every, Expr, Meaning, Node, Number, Range, Selector
+from lbdsl.layer.cost import STATIC_VALUES
+from lbdsl.layer.profile import PREDICTED_VALUES, Profile
 from lbdsl.recipe.schema_blocks import BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -80,6 +82,22 @@ class CostOf(Meaning):
 
     name: str
     ctx: int | None
+
+    @property
+    def unit(self) -> Unit:
+        return STATIC_VALUES[self.name].unit
+
+
+class PredictedOf(CostOf):
+    """`latency(8Ki, 8)`, `throughput(1Ki, 256, 50)`, ... of the changed model in an engine: one of
+    `lbdsl.layer.profile.PREDICTED_VALUES`."""
+
+    arguments: tuple[int, ...]
+    engine: str
+
+    @property
+    def unit(self) -> Unit:
+        return PREDICTED_VALUES[self.name].unit
 
 
 class Fact(Meaning):
@@ -172,6 +190,7 @@ class Recipe:
     """A whole recipe. `params` are the effective values (defaults and `--set`); `set_params` names those set by `--set`.
 
     `sha256` covers the recipe's text and its included files, if any; `sources` are these texts, the recipe's own first.
+    `profiles` are those of the engines that its predicted values are asked of, where there are any.
     """
 
     path: str
@@ -187,6 +206,7 @@ class Recipe:
     eval: Evaluate | None = None
     asserts: tuple[ResolvedAssertion, ...] = ()
     included: tuple[IncludedText, ...] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
 

@@ -11,7 +11,6 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Node, Number
-from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
@@ -40,7 +39,7 @@ def _type_of(expr: Expr) -> tuple[str, Unit]:
         case Score() | PostScore():
             return "number", metrics()[expr.metric].unit
         case CostOf():
-            return "number", STATIC_VALUES[expr.name].unit
+            return "number", expr.unit
         case Fact():
             return FACTS[expr.name]
         case Minus():
@@ -260,7 +259,7 @@ def compared(expr: Expr, node: tree.Expr) -> str | tuple[str, ...]:
     elif kind_of(expr) != "number" or value_of(expr) is not None:
         return ()
     elif has_cost(expr):
-        bound = "<= 50%"
+        bound = ">= 150%" if unit_of(expr) is Unit.RATE else "<= 50%"
     elif isinstance(expr, Score | PostScore):
         bound = metrics()[expr.metric].bound
     else:

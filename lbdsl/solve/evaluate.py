@@ -18,24 +18,26 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Node
 from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import PREDICTED_VALUES, Profile
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, Score
+from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score
 from lbdsl.recipe.types import kind_of, unit_of, walk
 
-SHARED_UNITS = frozenset(value.unit for value in STATIC_VALUES.values())
+SHARED_UNITS = frozenset(v.unit for v in STATIC_VALUES.values()) | {v.unit for v in PREDICTED_VALUES.values()}
 """The units for which a percentage means a share of the base model's value."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All inputs of an expression. `cost` is of the changed model; `layer` is None for a condition on the model; `joint`
-    has the scores of the whole changed model by name (empty until they are measured), and `post` those of the finished
-    model, by evaluation text; "" is the text being judged."""
+    """All inputs of an expression. `cost` is of the changed model, `profiles` are by engine; `layer` is None for a
+    condition on the model; `joint` has the scores of the whole changed model by name (empty until they are measured), and
+    `post` those of the finished model, by evaluation text; "" is the text being judged."""
 
     facts: ModelFacts
     layer: int | None = None
     measurements: Mapping[Request, Measurement] = field(default_factory=dict)
     cost: ModelCost | None = None
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
     joint: Mapping[str, float] = field(default_factory=dict)
     post: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -131,6 +133,8 @@ class _Evaluation:
                 return self._score(expr)
             case PostScore():
                 return self._post(expr)
+            case PredictedOf():
+                return self._predicted(expr)
             case CostOf():
                 assert self.world.cost is not None, "a cost is asked for before selection"
                 return self.world.cost.value(expr.name, expr.ctx or 0)
@@ -177,6 +181,22 @@ class _Evaluation:
 
     def _finite(self, value: float, node: Node, of: str, help: Help = ()) -> float:
         return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, help)
+
+    def _predicted(self, value: PredictedOf) -> float:
+        assert self.world.cost is not None, "a prediction is asked for before selection"
+        name = one_line(value.span.text)
+        options = PREDICTED_VALUES[value.name].options.format(*value.arguments)
+        help = (f"measure it: lbdsl calibrate MODEL --engine {value.engine} {options}",)
+        profile = self.world.profiles.get(value.engine)
+        if profile is None:
+            message = (
+                f"`{name}` is predicted from a profile of {value.engine}, and there is none for this model and machine"
+            )
+            self._fail("LB353", message, value, help)
+        found = profile.value(value.name, self.world.cost, value.arguments)
+        if found is None:
+            self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
+        return found
 
     def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:
         total, *others = self._each(expr.operands, self.of)

@@ -78,7 +78,7 @@ class _Reader:
             if complete is None:
                 later = later or problems
                 continue
-            world = World(self.case.facts, cost=self._cost(complete))
+            world = World(self.case.facts, cost=self._cost(complete), profiles=self.case.recipe.profiles)
             truth, problems = evaluate(until, world)
             if truth is None:
                 return Diagnosed(None, problems)
@@ -107,7 +107,8 @@ class _Reader:
         if not tries or bound is None:
             return error("LB312", message, span)
         best = (min if bound.less else max)(tries, key=lambda attempt: attempt.value)
-        base = evaluate(bound.expr, World(self.case.facts, cost=self.case.facts.cost)).value if bound.is_share else None
+        world = World(self.case.facts, cost=self.case.facts.cost, profiles=self.case.recipe.profiles)
+        base = evaluate(bound.expr, world).value if bound.is_share else None
         text = amount_text(best.value / base, Unit.RATIO) if base else amount_text(best.value, unit_of(bound.expr))
         if len(tries) > 1 and len({attempt.value for attempt in tries}) == 1:
             done = " + ".join(f"`{action.text()}`" for action in rule.actions)
@@ -127,6 +128,8 @@ class _Reader:
         if capped and best.size == most:
             return (f"the rule's own amount allows at most {plural(most, 'layer')}",), ()
         cost = next(part for part in walk(bound.expr) if isinstance(part, CostOf))
+        if cost.name not in STATIC_VALUES:
+            return (), ()
         parts: dict[int | None, list[int]] = {}
         for i, layer in enumerate(self._cost(best.table).layers):
             # Attribute the cost to another rule if one took something, first to one on the attention, which has most costs.

@@ -307,6 +307,7 @@ def apply_saved_plan(
         data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest and not written else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         statistics=statistics.digests(plan.used_statistics),
+        profiles=bench.profiles(plan.profiles),
     )
     if stale:
         raise LbdslError(stale)

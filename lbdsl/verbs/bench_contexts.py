@@ -73,11 +73,10 @@ class Predicted:
     @classmethod
     def of(cls, base: Workbench, record: Record, engine: str) -> Predicted:
         from lbdsl.measure.machine import machine_for
-        from lbdsl.measure.profiles import profile_path, read_profile
 
         with base.progress.stage("calibrating the machine"):
             machine = machine_for(base.device, base.computed, base.cache_dir)
-        profile = read_profile(profile_path(engine, base.computed, base.device, base.cache_dir))
+        profile = base.profiles([engine]).get(engine)
         return cls(base.computed.cost, model_cost(base.computed, record.plan.specs), machine, profile)
 
     def prefill(self, context: int) -> dict[str, Any]:

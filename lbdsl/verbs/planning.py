@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
-from lbdsl.recipe.schema import Recipe
-from lbdsl.solve.case import Case
+from lbdsl.recipe.schema import PredictedOf, Recipe
+from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import measurable
+from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
@@ -239,6 +240,11 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
             help="give its base model, or add --again to change it once more",
         )
     recipe = loaded.unwrap()
+    predicted = [value for value in costs_asked(recipe) if isinstance(value, PredictedOf)]
+    if predicted:
+        recipe = replace(recipe, profiles=bench.profiles({value.engine for value in predicted}))
+        unchanged = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
+        _raise_errors(tuple(d for value in predicted for d in evaluate(value, unchanged).diagnostics))
     needed = measurable(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None

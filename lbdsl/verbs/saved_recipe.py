@@ -34,7 +34,7 @@ def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -
     recipe = recipe_from_text(
         plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
     ).unwrap()
-    return replace(recipe, measure=plan.measure, eval=plan.eval)
+    return replace(recipe, measure=plan.measure, eval=plan.eval, profiles=plan.profiles)
 
 
 def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import Profile
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
@@ -176,6 +178,13 @@ class Workbench:
                     "or heal on a machine with more memory",
                 ),
             )
+
+    def profiles(self, engines: Iterable[str]) -> dict[str, Profile]:
+        """The profiles of these engines for this model on this machine, where there are any."""
+        from lbdsl.measure.profiles import profile_path, read_profile
+
+        found = {name: read_profile(profile_path(name, self.computed, self.device, self.cache_dir)) for name in engines}
+        return {name: profile for name, profile in found.items() if profile is not None}
 
     def release(self) -> None:
         """Forget the base model that is in memory; it is loaded again when it is needed."""

@@ -1,0 +1,69 @@
+"""`latency`, `memory` and `throughput` in asserts and `until`: from a profile, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lbdsl.layer.profile import Profile
+from lbdsl.plan.verify import staleness
+from tests.plan_cases import plan_of, smollm2_facts
+
+FACTS = smollm2_facts()
+STEP = (1e-3, 2e-3, 0.0, 1e-3, 0.0, 1e-11)
+PROFILES = {
+    "transformers": Profile(
+        "transformers",
+        "5.16",
+        {"dtype": "float32"},
+        4096,
+        {"steps": {1: STEP, 8: STEP}, "memory": {0: (1e6, 1.0, 1.0, 0.0)}},
+    ),
+    "vllm": Profile("vllm", "0.32", {"dtype": "bfloat16"}, 2048, {"runs": {50: (0, 0, 0, 1e-3, 1e-3, 0, 1e-11)}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("latency(1Ki, 8) <= 90%", "pass"),
+        ("latency(1Ki, 8) <= 60%", "fail"),
+        ("latency(1Ki, 4) < 1", "pass"),
+        ("memory(4Ki, 8) < 2GiB", "pass"),
+        ("memory(4Ki, 8) > 100%", "fail"),
+        ("throughput(1Ki, 256, 50) >= 120%", "pass"),
+        ("throughput(1Ki, 256, 50) >= 200%", "fail"),
+    ],
+)
+def test_asserts_hold_or_not(condition: str, status: str) -> None:
+    found = plan_of(f"layers every 2 from 0 drop\nelse keep\nassert {condition}", FACTS, profiles=PROFILES)
+    assert [item.status for item in found.asserts] == [status]
+    assert found.profiles == PROFILES
+    assert staleness(found, profiles=PROFILES) == ()
+    other = {**PROFILES, "vllm": replace(PROFILES["vllm"], contexts=4096)}
+    assert [d.code for d in staleness(found, profiles=other)] == ["LB354"]
+    # A profile that is not here any more makes no plan stale.
+    assert staleness(found, profiles={}) == ()
+
+
+def test_until_takes_as_many_layers_as_the_prediction_needs() -> None:
+    found = plan_of("lowest by sensitivity until latency(1Ki, 1) <= 80% drop\nelse keep", FACTS, profiles=PROFILES)
+    # A step is 91 ms and some for the cache: nine attentions of 2 ms are not quite a fifth of it.
+    assert len(found.changed) == 10
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("latency(8Ki, 1) <= 90%", "beyond what the profile of transformers measured"),
+        ("latency(1Ki, 16) <= 90%", "beyond what the profile of transformers measured"),
+        ("latency(1Ki, 1, engine=llamacpp) <= 90%", "there is none for this model and machine"),
+    ],
+)
+def test_nothing_is_guessed(condition: str, said: str) -> None:
+    built = plan_of(f"layers 3 drop\nelse keep\nassert {condition}", FACTS, profiles=PROFILES)
+    assert [item.status for item in built.asserts] == ["fail"]
+    finding = next(finding for finding in built.findings if finding.code == "LB353")
+    assert said in finding.message
+    assert "lbdsl calibrate MODEL --engine" in finding.help[0]
