@@ -1,7 +1,8 @@
 """Speed and memory of healing SmolLM2: the layers before the first change run once for both models, and cached teachers.
 
 Needs `make model`. `prefix-K`: ten layers from layer K on get windows; steps of 2 x 1,024 tokens with and without sharing
-the layers before them, interleaved (A B B A), in one process. `roof` is the share of the rate at which this machine
+the layers before them, by turns in one process. `bands-N`: layers 1 to 16 get windows; steps of one sequence of N tokens,
+with windows in bands, and under masks. `roof` is the share of the rate at which this machine
 multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line.
 """
 
@@ -13,12 +14,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import ROOT, Row, Table
 from benchmarks.tables.judged import MODEL
+from lbdsl.bench.cells import by_turns
+
+if TYPE_CHECKING:
+    from lbdsl.verbs.workbench import Workbench
 
 BATCH, SEQ, PAIRS = 2, 1024, 3
 
@@ -32,49 +39,80 @@ def needed_flops(model: Any, first: int) -> float:
     return 2 * BATCH * SEQ * (layers * layer + 2 * (layers - first) * layer + 3 * head)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of healing SmolLM2 with `layers` windowed at 256 tokens, on `batch` sequences of `seq` tokens."""
+
+    layers: Sequence[int]
+    batch: int
+    seq: int
+
+    def ways(self, starts: Sequence[int]) -> tuple[list[Callable[[], float]], Workbench]:
+        """Functions that take one step and return its seconds, one for each start: the layers before it run once for both
+        models."""
+        import torch
+
+        from lbdsl.heal.changed import segments
+        from lbdsl.heal.objectives import Distill
+        from lbdsl.heal.teacher import LoadedTeacher
+        from lbdsl.heal.weights import with_trainable_weights
+        from lbdsl.recipe.schema_blocks import Stage
+        from lbdsl.verbs.workbench import Workbench
+        from tests.layer_changes import swa
+
+        bench = Workbench(MODEL)
+        base, student = bench.base, bench.fresh_copy()
+        for layer in self.layers:
+            student.set_layer(layer, swa(256).of(student.config.lbdsl["layers"][layer]))
+        first = segments(student, base)[0].start
+        trained = with_trainable_weights(student, Stage(), range(first, len(student.model.layers)))
+        ids = torch.randint(0, 40_000, (self.batch, self.seq), generator=torch.Generator().manual_seed(1))
+
+        def seconds(objective: Any) -> float:
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bench.computed.dtype == "bfloat16"):
+                loss = objective(ids, torch.arange(self.batch))
+            loss.backward()
+            return time.perf_counter() - start
+
+        return [partial(seconds, Distill(trained, LoadedTeacher(base), start, 1.0, 0.0)) for start in starts], bench
+
+    def compared(self, quick: Callable[[], float], slow: Callable[[], float]) -> dict[str, float]:
+        """Tokens a second of both ways, by turns."""
+        pairs = by_turns([quick, slow, quick], PAIRS + 1, lambda: None)[1:]
+        tokens = self.batch * self.seq
+        return {
+            "tok/s": tokens / statistics.median(pair.base for pair in pairs),
+            "tok/s without": tokens / statistics.median(pair.artifact for pair in pairs),
+            "ratio": statistics.median(pair.artifact / pair.base for pair in pairs),
+            "again": statistics.median(pair.again / pair.base for pair in pairs),
+        }
+
+
 def sharing(first: int, _work: Path) -> dict[str, float]:
-    import torch
-
-    from lbdsl.heal.changed import segments
-    from lbdsl.heal.objectives import Distill
-    from lbdsl.heal.teacher import LoadedTeacher
-    from lbdsl.heal.weights import with_trainable_weights
     from lbdsl.measure.machine import machine_for
-    from lbdsl.recipe.schema_blocks import Stage
-    from lbdsl.verbs.workbench import Workbench
-    from tests.layer_changes import swa
 
-    bench = Workbench(MODEL)
-    base, student = bench.base, bench.fresh_copy()
-    for layer in range(first, min(first + 10, len(student.model.layers))):
-        student.set_layer(layer, swa(256).of(student.config.lbdsl["layers"][layer]))
-    assert segments(student, base)[0].start == first
-    trained = with_trainable_weights(student, Stage(), range(first, len(student.model.layers)))
-    ways = [Distill(trained, LoadedTeacher(base), start, 1.0, 0.0) for start in (first, 0)]
-    ids = torch.randint(0, 40_000, (BATCH, SEQ), generator=torch.Generator().manual_seed(1))
-
-    def seconds(objective: Any) -> float:
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bench.computed.dtype == "bfloat16"):
-            loss = objective(ids, torch.arange(BATCH))
-        loss.backward()
-        return time.perf_counter() - start
-
-    for objective in ways:
-        seconds(objective)
-    shared: list[float] = []
-    whole: list[float] = []
-    for pair in range(PAIRS):
-        for objective in ways if pair % 2 == 0 else ways[::-1]:
-            (shared if objective is ways[0] else whole).append(seconds(objective))
+    step = Step(range(first, min(first + 10, 30)), BATCH, SEQ)
+    (shared, whole), bench = step.ways((first, 0))
+    found = step.compared(shared, whole)
     rate = machine_for("cpu", bench.computed, bench.cache_dir).flops
-    took = statistics.median(shared)
-    return {
-        "tok/s": BATCH * SEQ / took,
-        "tok/s without": BATCH * SEQ / statistics.median(whole),
-        "ratio": statistics.median(b / a for a, b in zip(shared, whole, strict=True)),
-        "roof": needed_flops(base, first) / took / rate,
-    }
+    return {**found, "roof": needed_flops(bench.base, first) * found["tok/s"] / (BATCH * SEQ) / rate}
+
+
+def in_bands(seq: int, _work: Path) -> dict[str, float]:
+    from lbdsl.model.hybrid import lbdsl_window_attention
+
+    step, own = Step(range(1, 17), 1, seq), lbdsl_window_attention.worth_bands
+    (take,), _ = step.ways((1,))
+
+    def under_masks() -> float:
+        lbdsl_window_attention.worth_bands = lambda *_: False
+        try:
+            return take()
+        finally:
+            lbdsl_window_attention.worth_bands = own
+
+    return step.compared(take, under_masks)
 
 
 def teacher(place: str, work: Path) -> dict[str, float]:
@@ -104,6 +142,7 @@ TABLE = Table(
         "tok/s": ".0f",
         "tok/s without": ".0f",
         "ratio": ".2f",
+        "again": ".2f",
         "roof": ".2f",
         "GiB": ".2f",
         "seconds": ".0f",
@@ -112,6 +151,7 @@ TABLE = Table(
     },
     rows=[
         *(Row(f"prefix-{first}", partial(sharing, first)) for first in (0, 10, 20)),
+        *(Row(f"bands-{seq}", partial(in_bands, seq)) for seq in (1024, 4096)),
         *(Row(f"teacher-{place}", partial(teacher, place)) for place in ("loaded", "cached")),
     ],
 )

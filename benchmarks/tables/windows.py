@@ -25,10 +25,10 @@ NUMBERS = ("float32", "bfloat16")
 class Ways:
     """The ways to attend over `tokens` tokens: functions of queries, keys and values."""
 
-    def __init__(self, tokens: int, numbers: str, backward: bool) -> None:
+    def __init__(self, tokens: int, numbers: str, backward: bool, window: int = WINDOW) -> None:
         import torch
 
-        self._backward = backward
+        self._backward, self._window = backward, window
         dtype, made = getattr(torch, numbers), torch.Generator().manual_seed(tokens)
         shapes = [(1, HEADS, tokens, SIZE), *[(1, GROUPS, tokens, SIZE)] * 2]
         self.states = [torch.randn(shape, generator=made).to(dtype).requires_grad_(backward) for shape in shapes]
@@ -40,7 +40,7 @@ class Ways:
         from lbdsl.model.hybrid.lbdsl_band_attention import Band, attend_in_bands
         from lbdsl.model.hybrid.lbdsl_sink_logits import with_sinks
 
-        band, logits = Band(WINDOW, sinks), torch.zeros(HEADS, dtype=self._given.dtype)
+        band, logits = Band(self._window, sinks), torch.zeros(HEADS, dtype=self._given.dtype)
 
         def attend(query: Any, key: Any, value: Any) -> Any:
             states = query, key, value, band
@@ -54,7 +54,7 @@ class Ways:
         import torch
 
         place = torch.arange(self._given.shape[2])
-        seen = (place <= place[:, None]) & (place > place[:, None] - WINDOW)
+        seen = (place <= place[:, None]) & (place > place[:, None] - self._window)
         mask = torch.zeros(seen.shape, dtype=self._given.dtype).masked_fill(~seen, float("-inf"))
         return partial(self._seconds, partial(self._sdpa, attn_mask=mask))
 

@@ -1,0 +1,52 @@
+"""What `lbdsl calibrate` predicts for SmolLM2 beside what `lbdsl bench` measures: errors of the ratio of artifact over base.
+
+Needs `make model`, for vLLM and llama.cpp also their environments (`--install`). The engine is calibrated once, before the
+first of its rows; none of the plans is one of the variants that it was calibrated on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+
+from benchmarks.table import Row, Table, once
+from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.tables.speed import PLANS, unhealed
+
+ASKED = {
+    "transformers": ("--contexts", "1Ki,4Ki", "--batches", "1,8"),
+    "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install"),
+    "vllm": ("--lengths", "1024/256,1024/64", "--concurrency", "50", "--engine", "vllm", "--install", "--pairs", "2"),
+}
+SERVED = {"llamacpp": ("window16", "window30")}
+"""llama.cpp has windows or layers without attention, not both."""
+
+
+def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
+    cache = ("--cache-dir", str(work / "cache"))
+
+    def calibrated(path: Path) -> None:
+        path.write_text(lbdsl("calibrate", MODEL, *ASKED[engine], *cache, "--json").stdout, encoding="utf-8")
+
+    once(work / f"{engine}.json", calibrated)
+    cells = json.loads(lbdsl("bench", str(unhealed(plan, work)), *ASKED[engine], *cache, "--json").stdout)["cells"]
+    found: dict[str, float] = {}
+    for metric in ("decode", "prefill", "latency", "memory", "throughput"):
+        apart = [abs(cell["predicted"] / cell["ratio"] - 1) for cell in cells if cell["metric"] == metric]
+        if apart:
+            found |= {metric: statistics.median(apart), f"{metric}, worst": max(apart)}
+    return found
+
+
+METRICS = ("decode", "prefill", "memory", "throughput")
+TABLE = Table(
+    title="errors of predicted ratios",
+    columns={f"{metric}{which}": ".1%" for metric in METRICS for which in ("", ", worst")},
+    rows=[
+        Row(f"{engine}-{plan}", partial(errors, engine, plan))
+        for engine in ASKED
+        for plan in SERVED.get(engine, tuple(PLANS))
+    ],
+)
