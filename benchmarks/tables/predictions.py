@@ -1,4 +1,4 @@
-"""What `lbdsl calibrate` predicts for SmolLM2 beside what `lbdsl bench` measures: errors of the ratio of artifact over base.
+"""What `lbdsl calibrate` predicts for SmolLM2 beside what `lbdsl bench` measures: errors of the ratio artifact over base.
 
 Needs `make model`, for vLLM and llama.cpp also their environments (`--install`). The engine is calibrated once, before the
 first of its rows; none of the plans is one of the variants that it was calibrated on.
