@@ -6,9 +6,10 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar
 
+T = TypeVar("T")
 RESAMPLES = 2000
 SHARE = 0.95
 """The share of the resampled medians that lie between `low` and `high`."""
@@ -51,19 +52,20 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Generic[T]):
     """Neighbouring runs: the base, the artifact, and the base again."""
 
-    base: float
-    artifact: float
-    again: float
+    base: T
+    artifact: T
+    again: T
 
-    def each(self, change: Callable[..., float], *others: Pair) -> Pair:
+    def each(self, change: Callable[..., float], *others: Pair[T]) -> Pair[float]:
         """The pair of what `change` makes of the three figures, and of those of other pairs."""
-        return Pair(*map(change, *(astuple(pair) for pair in (self, *others))))
+        pairs = (self, *others)
+        return Pair(*map(change, *((pair.base, pair.artifact, pair.again) for pair in pairs)))
 
 
-def by_turns(runs: Sequence[Callable[[], float]], pairs: int, told: Callable[[], object]) -> list[Pair]:
+def by_turns(runs: Sequence[Callable[[], T]], pairs: int, told: Callable[[], object]) -> list[Pair[T]]:
     """Runs of the base, of the artifact and of the base again, forwards and backwards by turns; `told` is called after each
     pair."""
     found = []
@@ -80,7 +82,7 @@ def exact(base: float, artifact: float, **names: Any) -> Cell:
     return Cell(**names, base=base, artifact=artifact, ratio=ratio, low=ratio, high=ratio)
 
 
-def paired(pairs: Sequence[Pair], **names: Any) -> Cell:
+def paired(pairs: Sequence[Pair[float]], **names: Any) -> Cell:
     """The cell of several pairs."""
     logs = [math.log(pair.artifact / pair.base) for pair in pairs]
     low, high = interval(logs)

@@ -22,6 +22,9 @@ def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any
     The profile is for models of the same shape on this machine.
     """
     from lbdsl.cli.output import print_json
+
+    if getattr(asked, "served", False):
+        raise click.UsageError("--served is of `lbdsl bench`: a profile is of offline runs")
     from lbdsl.verbs.calibrating import calibrate_model
 
     found = calibrate_model(model, asked, options=options, progress=progress)

@@ -41,7 +41,7 @@ class Lengths(click.ParamType):
 OF_ENGINE = {
     "transformers": ("contexts", "batches"),
     "llamacpp": ("contexts", "batches", "engine_python", "install"),
-    "vllm": ("concurrency", "lengths", "engine_python", "install"),
+    "vllm": ("concurrency", "lengths", "served", "engine_python", "install"),
 }
 """The options of each engine that another one does not have."""
 
@@ -75,6 +75,11 @@ _OPTIONS = (
         help="vLLM: tokens read and written.",
     ),
     click.option(
+        "--served",
+        is_flag=True,
+        help="vLLM: to a server, timed by vLLM's own client: to the first token, and between tokens.",
+    ),
+    click.option(
         "--engine-python",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A Python that has the engine.",
@@ -104,7 +109,7 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         asked: dict[str, Callable[[], Any]] = {
             "transformers": lambda: InTransformers(one["contexts"], one["batches"], pairs),
             "llamacpp": lambda: InLlamaCpp(one["contexts"], one["batches"], pairs, python),
-            "vllm": lambda: Requests(one["concurrency"], one["lengths"], pairs, python),
+            "vllm": lambda: Requests(one["concurrency"], one["lengths"], pairs, python, one["served"]),
         }
         return verb(asked=asked[engine](), **given)
 

@@ -133,7 +133,7 @@ def context_cells(
     rounds = count(1)
     total = len(contexts) * (1 + len(asked.batches)) * (asked.pairs + 1)
 
-    def timed(runs: Sequence[Callable[[], float]]) -> list[Pair]:
+    def timed(runs: Sequence[Callable[[], float]]) -> list[Pair[float]]:
         # The first round warms up.
         return by_turns(runs, asked.pairs + 1, lambda: report(next(rounds), total, ""))[1:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,3 +58,14 @@ def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> st
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
         raise LbdslError(objections)
     return kinds[0]
+
+
+def served_base(base: Workbench, place: Path) -> Path:
+    """A folder with the base's weights (linked), configuration and tokenizer."""
+    folder = place / "base"
+    folder.mkdir()
+    base.tokenizer.save_pretrained(folder)
+    for path in base.weights_folder.iterdir():
+        if not (folder / path.name).exists():
+            os.symlink(path.resolve(), folder / path.name)
+    return folder

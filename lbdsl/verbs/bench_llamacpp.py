@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.verbs.bench_engine import EnginePython, export_kind
+from lbdsl.verbs.bench_engine import EnginePython, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.targets import base_config
 from lbdsl.verbs.workbench import Workbench
@@ -93,12 +92,7 @@ class _InWorker:
 
 def _base_file(base: Workbench, place: Path) -> Path:
     """The base as the exporter writes artifacts: the same numbers, and the base's own architecture."""
-    folder = place / "base"
-    folder.mkdir()
-    base.tokenizer.save_pretrained(folder)
-    for path in base.weights_folder.iterdir():
-        if not (folder / path.name).exists():
-            os.symlink(path.resolve(), folder / path.name)
+    folder = served_base(base, place)
     target = target_of(subject_of(base_config(base), base.facts, base.facts.layer_specs)).unwrap()
     with base.progress.stage("writing the base for llama.cpp") as report:
         write_model(folder, target, place / FILE, progress=report)

@@ -1,4 +1,5 @@
-"""`bench --engine vllm`: offline throughput of the base and of an export of the artifact."""
+"""`bench --engine vllm`: the base and an export of the artifact, many requests at once: offline throughput, or the
+latency of a server."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.units import bytes_text
 from lbdsl.verbs.bench_contexts import Predicted
-from lbdsl.verbs.bench_engine import EnginePython, export_kind
+from lbdsl.verbs.bench_engine import EnginePython, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.targets import VLLM
 from lbdsl.verbs.workbench import Workbench
@@ -33,12 +34,14 @@ CACHE_GIB = 4
 @dataclass(frozen=True)
 class Requests:
     """`concurrency` requests at once, of `lengths`: (tokens of the prompt, tokens written), in `pairs` runs of both models
-    by turns."""
+    by turns. `served`: to a server, timed by vLLM's benchmark client (seconds to the first token and between tokens),
+    instead of offline."""
 
     concurrency: Sequence[int] = (50,)
     lengths: Sequence[tuple[int, int]] = ((1024, 256),)
     pairs: int = 5
     engine: EnginePython = field(default_factory=EnginePython)
+    served: bool = False
 
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
@@ -60,7 +63,8 @@ class Requests:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
         exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
         workers: list[Worker] = []
-        for name, model in (("the base", base.weights_folder), ("the artifact", exported)):
+        script = _WORKERS / ("vllm_served.py" if self.served else "vllm_throughput.py")
+        for name, model in (("the base", served_base(base, place)), ("the artifact", exported)):
             job = {
                 "model": str(model),
                 "dtype": base.computed.dtype,
@@ -69,7 +73,7 @@ class Requests:
                 "trust_remote_code": model is exported,
             }
             with base.progress.stage(f"loading {name} in vLLM"):
-                command = [str(python), str(_SCRIPT)]
+                command = [str(python), str(script)]
                 workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
                 said = workers[-1].ready()
         return Measured(VLLM, said["version"], kind), self._cells(workers, base, record)
@@ -86,16 +90,20 @@ class Requests:
                 for worker in workers:
                     # The first run of a length is slower.
                     worker.ask({**wanted, "output": 2})
-                runs = [partial(_rate, workers[which % 2], wanted) for which in range(3)]
+                runs = [partial(_figures, workers[which % 2], wanted) for which in range(3)]
                 pairs = by_turns(runs, self.pairs, lambda: report(next(rounds), total, ""))
-                found = paired(pairs, context=read, batch=requests, metric="throughput", unit="tokens/s")
-                yield replace(found, output=written, **predicted.throughput(read, written, requests))
+                for metric in pairs[0].base:
+                    unit = "tokens/s" if metric == "throughput" else "seconds"
+                    rows = [pair.each(lambda figures, name=metric: figures[name]) for pair in pairs]
+                    found = paired(rows, context=read, batch=requests, metric=metric, unit=unit)
+                    known = {} if self.served else predicted.throughput(read, written, requests)
+                    yield replace(found, output=written, **known)
 
 
-def _rate(worker: Worker, job: dict[str, int]) -> float:
-    """Tokens written per second."""
+def _figures(worker: Worker, job: dict[str, int]) -> dict[str, float]:
+    """Tokens written per second; of a server, what its client said."""
     found = worker.ask(job)
-    return found["written"] / found["seconds"]
+    return {"throughput": found["written"] / found["seconds"]} if "written" in found else found
 
 
 def _settings() -> dict[str, str]:
@@ -110,7 +118,7 @@ def _settings() -> dict[str, str]:
     }
 
 
-_SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "vllm_throughput.py"
+_WORKERS = Path(__file__).parents[1] / "bench" / "workers"
 
 
 def _check_plugin(python: Path) -> None:

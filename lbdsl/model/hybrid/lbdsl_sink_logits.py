@@ -22,7 +22,8 @@ def with_sinks(sinks_H, config, query_BHQD, key_BGKD, value_BGKD, attention_mask
     size, (_, heads, queries, _) = query_BHQD.shape[-1], query_BHQD.shape
     keys = key_BGKD.shape[2]
     # A sink that has no effect may be too small for float16.
-    logits_H = (sinks_H.float() / scaling).clamp(min=torch.finfo(query_BHQD.dtype).min).to(query_BHQD.dtype)
+    exact = torch.promote_types(query_BHQD.dtype, torch.float32)
+    logits_H = (sinks_H.to(exact) / scaling).clamp(min=torch.finfo(query_BHQD.dtype).min).to(query_BHQD.dtype)
     sink_BHQ1 = logits_H.view(1, heads, 1, 1).expand(query_BHQD.shape[0], heads, queries, 1)
     query = torch.cat([query_BHQD, sink_BHQ1], dim=-1)
     query = pad(query, (0, _ELEMENTS - 1))

@@ -1,0 +1,78 @@
+"""Run by the Python that has vLLM: `vllm_served.py JOB FD`.
+
+JOB is that of `vllm_throughput.py`. It starts vLLM's server with the model, and when that answers, a line of JSON goes to
+FD; then each line of standard input, {"requests", "input", "output"}, is answered by {"ttft", "itl"}: the median seconds to
+the first token and between tokens, as vLLM's own benchmark client has them of that many requests at once, twice as many in
+all.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+CLI = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+NAME = "model"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve(job, port):
+    words = ["serve", job["model"], "--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME]
+    words += ["--dtype", job["dtype"], "--max-model-len", str(job["max_model_len"])]
+    words += ["--max-num-seqs", str(job["max_num_seqs"]), "--no-enable-prefix-caching"]
+    words += ["--trust-remote-code"] if job["trust_remote_code"] else []
+    server = subprocess.Popen([*CLI, *words])
+    while True:
+        if server.poll() is not None:
+            sys.exit(f"RuntimeError: the server ended with {server.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return server
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+
+
+def client(job, port, asked):
+    with tempfile.TemporaryDirectory() as place:
+        words = ["bench", "serve", "--backend", "openai", "--base-url", f"http://127.0.0.1:{port}", "--model", NAME]
+        words += ["--endpoint", "/v1/completions", "--tokenizer", job["model"], "--dataset-name", "random", "--seed", "0"]
+        words += ["--random-input-len", str(asked["input"]), "--random-output-len", str(asked["output"]), "--ignore-eos"]
+        words += ["--max-concurrency", str(asked["requests"]), "--num-prompts", str(2 * asked["requests"])]
+        words += ["--save-result", "--result-dir", place, "--result-filename", "found.json"]
+        words += ["--trust-remote-code"] if job["trust_remote_code"] else []
+        if subprocess.run([*CLI, *words], check=False).returncode:
+            sys.exit("RuntimeError: vLLM's benchmark client failed")
+        with open(os.path.join(place, "found.json")) as stream:
+            return json.load(stream)
+
+
+def main(job, answers):
+    from vllm import __version__
+
+    port = free_port()
+    serve(job, port)
+    tell(answers, {"version": __version__})
+    for line in sys.stdin:
+        found = client(job, port, json.loads(line))
+        tell(answers, {name: found[f"median_{name}_ms"] / 1e3 for name in ("ttft", "itl")})
+
+
+def tell(answers, value):
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    with os.fdopen(int(sys.argv[2]), "w") as stream:
+        main(json.loads(sys.argv[1]), stream)
+    os._exit(0)
