@@ -16,7 +16,14 @@ import time
 import urllib.error
 import urllib.request
 
-CLI = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+# Not the command `vllm`: it asks for the version of a package `vllm`, and builds for CPUs have other names.
+SERVER = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+CLIENT = [
+    sys.executable,
+    "-c",
+    "from vllm.benchmarks.serve import add_cli_args, main; from vllm.utils.argparse_utils import FlexibleArgumentParser; "
+    "parser = FlexibleArgumentParser(); add_cli_args(parser); main(parser.parse_args())",
+]
 NAME = "model"
 
 
@@ -27,11 +34,11 @@ def free_port():
 
 
 def serve(job, port):
-    words = ["serve", job["model"], "--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME]
+    words = ["--model", job["model"], "--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME]
     words += ["--dtype", job["dtype"], "--max-model-len", str(job["max_model_len"])]
     words += ["--max-num-seqs", str(job["max_num_seqs"]), "--no-enable-prefix-caching"]
     words += ["--trust-remote-code"] if job["trust_remote_code"] else []
-    server = subprocess.Popen([*CLI, *words])
+    server = subprocess.Popen([*SERVER, *words])
     while True:
         if server.poll() is not None:
             sys.exit(f"RuntimeError: the server ended with {server.returncode}")
@@ -44,13 +51,13 @@ def serve(job, port):
 
 def client(job, port, asked):
     with tempfile.TemporaryDirectory() as place:
-        words = ["bench", "serve", "--backend", "openai", "--base-url", f"http://127.0.0.1:{port}", "--model", NAME]
+        words = ["--backend", "openai", "--base-url", f"http://127.0.0.1:{port}", "--model", NAME]
         words += ["--endpoint", "/v1/completions", "--tokenizer", job["model"], "--dataset-name", "random", "--seed", "0"]
         words += ["--random-input-len", str(asked["input"]), "--random-output-len", str(asked["output"]), "--ignore-eos"]
         words += ["--max-concurrency", str(asked["requests"]), "--num-prompts", str(2 * asked["requests"])]
         words += ["--save-result", "--result-dir", place, "--result-filename", "found.json"]
         words += ["--trust-remote-code"] if job["trust_remote_code"] else []
-        if subprocess.run([*CLI, *words], check=False).returncode:
+        if subprocess.run([*CLIENT, *words], check=False).returncode:
             sys.exit("RuntimeError: vLLM's benchmark client failed")
         with open(os.path.join(place, "found.json")) as stream:
             return json.load(stream)
