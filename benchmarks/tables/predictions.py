@@ -20,6 +20,7 @@ ASKED = {
     "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install"),
     "vllm": ("--lengths", "1024/256,1024/64", "--concurrency", "50", "--engine", "vllm", "--install", "--pairs", "2"),
 }
+METRICS = ("decode", "prefill", "memory", "throughput")
 SERVED = {"llamacpp": ("window16", "window30")}
 """llama.cpp has windows or layers without attention, not both."""
 
@@ -33,14 +34,15 @@ def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
     once(work / f"{engine}.json", calibrated)
     cells = json.loads(lbdsl("bench", str(unhealed(plan, work)), *ASKED[engine], *cache, "--json").stdout)["cells"]
     found: dict[str, float] = {}
-    for metric in ("decode", "prefill", "latency", "memory", "throughput"):
+    for metric in METRICS:
+        if any(cell["bound"] or cell["predicted"] is None for cell in cells if cell["metric"] == metric):
+            raise RuntimeError(f"the profile does not cover {metric}")
         apart = [abs(cell["predicted"] / cell["ratio"] - 1) for cell in cells if cell["metric"] == metric]
         if apart:
             found |= {metric: statistics.median(apart), f"{metric}, worst": max(apart)}
     return found
 
 
-METRICS = ("decode", "prefill", "memory", "throughput")
 TABLE = Table(
     title="errors of predicted ratios",
     columns={f"{metric}{which}": ".1%" for metric in METRICS for which in ("", ", worst")},

@@ -120,8 +120,8 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refuse_others(ctx: click.Context, engine: str) -> None:
     """A usage error for an option of another engine."""
-    others = {name: other for other, names in OF_ENGINE.items() for name in names if name not in OF_ENGINE[engine]}
-    for name, other in others.items():
+    for name in dict.fromkeys(name for names in OF_ENGINE.values() for name in names):
         source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {other}", ctx)
+        if name not in OF_ENGINE[engine] and source is not None and source.name == "COMMANDLINE":
+            having = " or ".join(other for other, names in OF_ENGINE.items() if name in names)
+            raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {having}", ctx)

@@ -8,7 +8,7 @@ measured batches the sum is interpolated; beyond what was measured there is no p
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,13 +73,14 @@ def _attention(layer: LayerCost, ctx: int) -> int:
 @dataclass(frozen=True)
 class Profile:
     """Constants of one model's kind of layers in `engine`, of groups: `steps` and `runs` by batch, or number of requests;
-    `prefill` and `memory` under 0. A group that was not measured is absent. `contexts` is the longest context that was
-    measured. `errors` are the largest relative errors of the fits, by group."""
+    `prefill` and `memory` under 0. A group that was not measured is absent. `ranges` are the least and most tokens that
+    were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
+    largest relative errors of the fits, by group."""
 
     engine: str
     version: str
     machine: Mapping[str, Any]
-    contexts: int = 0
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     constants: Mapping[str, Mapping[int, Constants]] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
 
@@ -93,28 +94,37 @@ class Profile:
 
     def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
         """Seconds of a decode step: the time between two tokens of each of `batch` sequences."""
-        return self._within("steps", ctx, batch, lambda b: step_features(cost, ctx, b))
+        return self._within("steps", cost, ctx, batch, lambda b: step_features(cost, ctx, b))
 
     def reading(self, cost: ModelCost, ctx: int) -> float | None:
         """Seconds of reading a prompt of `ctx` tokens."""
-        return self._within("prefill", ctx, 0, lambda _: prefill_features(cost, ctx))
+        return self._within("prefill", cost, ctx, 0, lambda _: prefill_features(cost, ctx))
 
     def peak(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
         """Bytes of memory."""
         if batch > max(self.constants.get("steps", ()), default=0):
             return None
-        return self._within("memory", ctx, 0, lambda _: memory_features(cost, ctx, batch))
+        return self._within("memory", cost, ctx, 0, lambda _: memory_features(cost, ctx, batch))
 
     def throughput(self, cost: ModelCost, read: int, written: int, requests: int) -> float | None:
         """Tokens written a second, over a whole run of `requests` at once."""
-        seconds = self._within("runs", read + written, requests, lambda _: run_features(cost, read, written))
+        if not self._covers("written", written):
+            return None
+        seconds = self._within("runs", cost, read, requests, lambda _: run_features(cost, read, written))
         return requests * written / seconds if seconds else None
 
-    def _within(self, group: str, ctx: int, batch: int, features: Callable[[int], Constants]) -> float | None:
-        """The sum at `batch`, interpolated between its measured neighbours; None beyond what was measured."""
+    def _covers(self, group: str, tokens: int) -> bool:
+        least, most = self.ranges.get(group, (1, 0))
+        return least <= tokens <= most
+
+    def _within(
+        self, group: str, cost: ModelCost, tokens: int, batch: int, features: Callable[[int], Constants]
+    ) -> float | None:
+        """The sum at `batch`, interpolated between its measured neighbours; None beyond what was measured, and for
+        quantized weights, which no variant has."""
         known = self.constants.get(group, {})
         batches = sorted(known)
-        if not batches or ctx > self.contexts or not batches[0] <= batch <= batches[-1]:
+        if not batches or not self._covers(group, tokens) or not batches[0] <= batch <= batches[-1] or is_packed(cost):
             return None
         place = bisect_left(batches, batch)
         high = batches[place]
@@ -126,6 +136,11 @@ class Profile:
         return below + (above - below) * (batch - low) / (high - low)
 
 
+def is_packed(cost: ModelCost) -> bool:
+    """Whether any of its weights are quantized."""
+    return any(layer.spec.packs for layer in cost.layers)
+
+
 def weighed(constants: Constants, features: Constants) -> float:
     """The sum of features times constants."""
     return sum(c * f for c, f in zip(constants, features, strict=True))
@@ -135,19 +150,21 @@ def weighed(constants: Constants, features: Constants) -> float:
 class PredictedValue:
     """A value of the changed model that a profile predicts, with its name in recipes. `parameters` are whole numbers, their
     names and units; `engines` are those that it is measured in, the first unless the recipe names another. `options` are
-    those of `lbdsl calibrate` that measure it. `meaning` is shown by the editor and by `explain`."""
+    those of `lbdsl calibrate` that measure it, and what of the parameters each takes. `meaning` is shown by the editor and
+    by `explain`."""
 
     name: str
     unit: Unit
     parameters: Mapping[str, Unit]
     engines: tuple[str, ...]
-    options: str
+    options: Mapping[str, str]
     of: Callable[..., float | None]
     meaning: str
 
     @property
     def form(self) -> str:
-        return f"{self.name}({', '.join(self.parameters)})"
+        engines = [f"engine={'|'.join(self.engines)}"] if len(self.engines) > 1 else []
+        return f"{self.name}({', '.join([*self.parameters, *engines])})"
 
 
 _CELL = {"CTX": Unit.TOKENS, "BATCH": Unit.NONE}
@@ -159,7 +176,7 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             Unit.SECONDS,
             _CELL,
             ("transformers", "llamacpp"),
-            "--contexts {0} --batches {1}",
+            {"--contexts": "{0}", "--batches": "{1}"},
             Profile.latency,
             "Seconds between two tokens of each of BATCH sequences at CTX tokens.",
         ),
@@ -168,7 +185,7 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             Unit.BYTES,
             _CELL,
             ("transformers",),
-            "--contexts {0} --batches {1}",
+            {"--contexts": "{0}", "--batches": "{1}"},
             Profile.peak,
             "Bytes at the peak of reading CTX tokens and writing on with BATCH sequences.",
         ),
@@ -177,10 +194,19 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             Unit.RATE,
             {"IN": Unit.TOKENS, "OUT": Unit.TOKENS, "REQUESTS": Unit.NONE},
             ("vllm",),
-            "--lengths {0}/{1} --concurrency {2}",
+            {"--lengths": "{0}/{1}", "--concurrency": "{2}"},
             Profile.throughput,
             "Tokens written a second by REQUESTS at once, each of IN tokens read and OUT written.",
         ),
     )
 }
 """The predicted values by name. A percentage compared with one of them is a share of the base model's value."""
+
+
+def calibrate_line(engine: str, asked: Iterable[tuple[str, Sequence[int]]]) -> str:
+    """The command that measures what these values, with their arguments, are predicted from."""
+    options: dict[str, dict[str, None]] = {}
+    for name, arguments in asked:
+        for option, form in PREDICTED_VALUES[name].options.items():
+            options.setdefault(option, {})[form.format(*arguments)] = None
+    return " ".join(["lbdsl calibrate MODEL --engine", engine, *(f"{o} {','.join(v)}" for o, v in options.items())])

@@ -54,6 +54,12 @@ def machine_identity(device: Any, dtype: str) -> dict[str, Any]:
     }
 
 
+def machine_described(device: Any, dtype: str) -> dict[str, Any]:
+    """What is said of a machine in files that others may read: nothing that names it."""
+    identity = machine_identity(device, dtype)
+    return {name: identity[name] for name in ("name", "device", "cores", "threads", "dtype", "torch")}
+
+
 def _cpu_name() -> str:
     """The model of the processor where the system tells it, else its architecture."""
     try:

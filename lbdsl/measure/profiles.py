@@ -15,12 +15,12 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Constants, Profile
 from lbdsl.measure.machine import machine_identity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants, float]:
     """Constants >= 0 for the least sum of squared relative errors, and the largest relative error. Features whose constant
-    would be negative are left out, the most negative first."""
+    would be negative are left out, the most negative first. Raises LB355 if the rows do not decide the constants."""
     import numpy as np
 
     values = np.asarray(measured, dtype=np.float64)
@@ -28,6 +28,8 @@ def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants
     size = np.linalg.norm(scaled, axis=0)
     scaled = scaled / np.where(size > 0, size, 1.0)
     left = [column for column in range(scaled.shape[1]) if size[column] > 0]
+    if np.linalg.matrix_rank(scaled[:, left], tol=1e-6) < len(left):
+        raise fail("LB355", "these cells do not tell what each part costs", help="time more contexts, or other lengths")
     found = np.zeros(scaled.shape[1])
     while left:
         part = np.linalg.lstsq(scaled[:, left], np.ones(len(values)), rcond=None)[0]
@@ -53,7 +55,8 @@ def read_profile(path: Path) -> Profile | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         constants = {group: {int(b): tuple(c) for b, c in of.items()} for group, of in kept["constants"].items()}
-        return Profile(**{**kept, "constants": constants})
+        ranges = {group: tuple(both) for group, both in kept["ranges"].items()}
+        return Profile(**{**kept, "constants": constants, "ranges": ranges})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -9,13 +9,15 @@ from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, note, warning
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
+from lbdsl.language.tree import Node
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.recipe.schema import Phase, Recipe
+from lbdsl.recipe.schema import Phase, PredictedOf, Recipe
+from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import action_findings, measurable
 from lbdsl.solve.evaluate import World, facts_only
@@ -30,7 +32,7 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
     case, problems = measurable(recipe, facts)
     if case is None:
         return problems
-    if case.requests:
+    if case.requests or any(_needs_profile(rule, recipe) for rule in recipe.rules):
         impossible = impossible_untils(case)
         if impossible:
             return impossible
@@ -107,10 +109,16 @@ def _unreachable(case: Case) -> Iterator[Diagnostic]:
             yield warning("LB307", message, known.rule.span, help="move it up, or remove it")
 
 
+def _needs_profile(node: Node, recipe: Recipe) -> bool:
+    """Whether it has predicted values and there are no profiles yet: they are read when a plan is made."""
+    return not recipe.profiles and any(isinstance(part, PredictedOf) for part in walk(node))
+
+
 def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
     """Static asserts that fail; without a selection only those on facts of the base."""
     cost = None if selection is None else model_cost(case.facts, selection.specs)
     world = World(case.facts, cost=cost, profiles=case.recipe.profiles)
     for assertion in case.recipe.asserts:
-        if assertion.phase is Phase.STATIC and (selection is not None or facts_only(assertion.expr)):
+        known = selection is not None and not _needs_profile(assertion, case.recipe)
+        if assertion.phase is Phase.STATIC and (known or facts_only(assertion.expr)):
             yield from assert_result(assertion, world)[1]

@@ -262,14 +262,12 @@ def _cost(scope: Scope, node: tree.Call) -> CostOf:
 def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
     value = PREDICTED_VALUES[node.name.name]
     plain = [arg.value for arg in node.args or () if arg.key is None]
-    named = {arg.key.name: arg.value for arg in node.args or () if arg.key is not None}
-    engine = named.pop("engine", None)
-    if len(plain) != len(value.parameters) or named:
+    named = [(arg.key.name, arg.value) for arg in node.args or () if arg.key is not None]
+    engine = named[0][1] if named else None
+    if len(plain) != len(value.parameters) or [name for name, _ in named] not in ([], ["engine"]):
         message = f"`{value.name}` takes {len(value.parameters)} numbers"
-        scope.fail(
-            "LB104", message, node.span, help=f"as in `{value.form}`, and `engine={'|'.join(value.engines)}` may follow"
-        )
-    if engine is not None and (not isinstance(engine, tree.Call) or engine.name.name not in value.engines):
+        scope.fail("LB104", message, node.span, help=f"as in `{value.form}`")
+    if engine is not None and (not isinstance(engine, tree.Call) or engine.args or engine.name.name not in value.engines):
         message = f"`{value.name}` is not predicted for this engine"
         scope.fail("LB105", message, engine.span, help=f"`engine={'|'.join(value.engines)}`")
     numbers = [whole(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)]

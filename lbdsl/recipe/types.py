@@ -108,7 +108,10 @@ def has_cost(expr: Expr) -> bool:
 SMALLEST_BYTES = 1024
 """No model's cache has fewer bytes: a unit or a percent sign is missing."""
 
-_OF_SHARES = "a share compares with `kv(...)`, `flops(...)` and `params`"
+SLOWEST = 10
+"""No step takes so many seconds: milliseconds or a percentage are meant."""
+
+_OF_SHARES = "a share compares with `kv(...)`, `flops(...)`, `params`, `weights`, and what is predicted"
 
 
 class Operand(NamedTuple):
@@ -211,6 +214,9 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
     if unit is Unit.RATIO and of_model and abs(value) > 1:
         message = f"`{other.text}` is a share, and {said} without `%` is {100 * value:g} %"
         _refuse(scope, number, message, value / 100, "write")
+    if unit is Unit.SECONDS and abs(value) >= SLOWEST:
+        message = f"{said} is in seconds between two tokens"
+        _refuse(scope, number, message, None, "as in `0.02` for 20 ms, or `90%` of the base model's")
     # After a multiplication or division any number may be correct.
     if unit in _COUNTED and _sums_up(quantity, (CostOf, Fact), "+-"):
         few = unit is Unit.BYTES and cost and 0 < abs(value) < SMALLEST_BYTES

@@ -18,7 +18,7 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Node
 from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import PREDICTED_VALUES, Profile
+from lbdsl.layer.profile import PREDICTED_VALUES, Profile, calibrate_line, is_packed
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score
 from lbdsl.recipe.types import kind_of, unit_of, walk
@@ -185,8 +185,7 @@ class _Evaluation:
     def _predicted(self, value: PredictedOf) -> float:
         assert self.world.cost is not None, "a prediction is asked for before selection"
         name = one_line(value.span.text)
-        options = PREDICTED_VALUES[value.name].options.format(*value.arguments)
-        help = (f"measure it: lbdsl calibrate MODEL --engine {value.engine} {options}",)
+        help = (f"measure it: {calibrate_line(value.engine, [(value.name, value.arguments)])}",)
         profile = self.world.profiles.get(value.engine)
         if profile is None:
             message = (
@@ -194,6 +193,8 @@ class _Evaluation:
             )
             self._fail("LB353", message, value, help)
         found = profile.value(value.name, self.world.cost, value.arguments)
+        if found is None and is_packed(self.world.cost):
+            self._fail("LB353", f"`{name}` is not predicted for quantized weights: no profile has timed them", value)
         if found is None:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
         return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
@@ -47,6 +47,14 @@ class Contexts:
                 raise fail("LB324", message, help="name shorter ones with --contexts")
         return tuple(wanted)
 
+    def for_profile(self, bench: Workbench) -> tuple[Self, int]:
+        """The same with at least two contexts, each with room for what is written after it, so that its cells decide a
+        profile; and the size of windows to time."""
+        room = bench.facts.positions - STEPS * (self.pairs + 1)
+        wanted = sorted({min(context, room) for context in self.contexts or self.lengths(bench)})
+        contexts = (wanted[0] // 2, *wanted) if len(wanted) == 1 else tuple(wanted)
+        return replace(self, contexts=contexts), max(1, contexts[0] // 2 if len(wanted) == 1 else contexts[0] // 4)
+
 
 class Timed(Protocol):
     """A model in an engine."""
@@ -71,13 +79,15 @@ class Predicted:
     profile: Profile | None
 
     @classmethod
-    def of(cls, base: Workbench, record: Record, engine: str) -> Predicted:
+    def of(cls, base: Workbench, record: Record, engine: str, version: str) -> Predicted:
+        """`version` is the engine's: a profile of another one predicts nothing."""
         from lbdsl.measure.machine import machine_for
 
         with base.progress.stage("calibrating the machine"):
             machine = machine_for(base.device, base.computed, base.cache_dir)
         profile = base.profiles([engine]).get(engine)
-        return cls(base.computed.cost, model_cost(base.computed, record.plan.specs), machine, profile)
+        same = profile is not None and profile.version == version
+        return cls(base.computed.cost, model_cost(base.computed, record.plan.specs), machine, profile if same else None)
 
     def prefill(self, context: int) -> dict[str, Any]:
         bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)

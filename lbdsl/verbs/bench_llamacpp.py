@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.units import bytes_text, plural
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
@@ -32,6 +34,26 @@ class InLlamaCpp(Contexts):
 
     engine: EnginePython = field(default_factory=EnginePython)
 
+    def check(self, base: Workbench) -> None:
+        """Raises LB324, LB486 and LB487."""
+        from lbdsl.measure.memory import free_bytes
+
+        contexts = self.lengths(base)
+        self.engine.found(LLAMA_CPP, base)
+        # 16-bit caches; the base's process has two, for it is timed twice.
+        needed = (
+            3 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self._written) * 2 // base.facts.dtype_bytes
+        )
+        free = free_bytes(base.device)
+        if needed > free:
+            message = f"the caches of {plural(max(self.batches), 'sequence')} take {bytes_text(needed)} in all"
+            help = "name shorter --contexts or smaller --batches"
+            raise fail("LB486", f"{message}, and {bytes_text(free)} are free", help=help)
+
+    @property
+    def _written(self) -> int:
+        return STEPS * (self.pairs + 1)
+
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Prefill, decode and latency. Raises LB324 for a context that is longer than the model's positions, LB487 without
         llama.cpp, LB488 if it fails, and the errors of the export where it cannot serve the artifact."""
@@ -41,13 +63,14 @@ class InLlamaCpp(Contexts):
         from lbdsl.bench.environments import clean_environment
         from lbdsl.bench.worker import Worker
 
-        contexts = self.lengths(base)
         kind = export_kind(folder, record, LLAMA_CPP)
+        self.check(base)
+        contexts = self.lengths(base)
         python = self.engine.found(LLAMA_CPP, base)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
         exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder / FILE
         job = {
-            "tokens": max(contexts) + STEPS * (self.pairs + 1),
+            "tokens": max(contexts) + self._written,
             "batch": max(self.batches),
             "threads": torch.get_num_threads(),
             "vocab": base.facts.vocab,
@@ -57,13 +80,15 @@ class InLlamaCpp(Contexts):
         for name, file in (("the base", _base_file(base, place)), ("the artifact", exported)):
             with base.progress.stage(f"loading {name} in llama.cpp"):
                 command = [str(python), str(_SCRIPT)]
-                given = {**job, "model": str(file)}
+                given = {**job, "model": str(file), "places": 1 if workers else 2}
                 workers.append(stack.enter_context(Worker(LLAMA_CPP, command, given, clean_environment())))
                 said = workers[-1].ready()
-        return Measured(LLAMA_CPP, said["version"], kind), self._cells(workers, contexts, base, record)
+        predicted = Predicted.of(base, record, LLAMA_CPP, said["version"])
+        return Measured(LLAMA_CPP, said["version"], kind), self._cells(workers, contexts, base, predicted)
 
-    def _cells(self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, record: Record) -> Iterator[Cell]:
-        predicted = Predicted.of(base, record, LLAMA_CPP)
+    def _cells(
+        self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, predicted: Predicted
+    ) -> Iterator[Cell]:
         models = _InWorker(workers[0], 0), _InWorker(workers[1], 0), _InWorker(workers[0], 1)
         with base.progress.stage("timing both models by turns in llama.cpp") as report:
             yield from context_cells(models, contexts, self, predicted, report)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 class InTransformers(Contexts):
     """What to time in transformers; see `Contexts`."""
 
+    def check(self, base: Workbench) -> None:
+        """Raises LB324."""
+        self.lengths(base)
+
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Memory, prefill, decode, latency and cache. Raises LB324 for a context that is longer than the model's
         positions, LB486 if memory does not hold both models and their caches."""
@@ -31,10 +35,10 @@ class InTransformers(Contexts):
 
         from lbdsl.bench.cells import Measured
 
-        contexts = self.lengths(base)
-        predicted = Predicted.of(base, record, TRANSFORMERS)
+        contexts, version = self.lengths(base), transformers.__version__
+        predicted = Predicted.of(base, record, TRANSFORMERS, version)
         _check_memory(predicted, max(contexts), max(self.batches), base)
-        return Measured(TRANSFORMERS, transformers.__version__), self._cells(base, folder, contexts, predicted)
+        return Measured(TRANSFORMERS, version), self._cells(base, folder, contexts, predicted)
 
     def _cells(self, base: Workbench, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.in_transformers import TimedModel

@@ -43,6 +43,25 @@ class Requests:
     engine: EnginePython = field(default_factory=EnginePython)
     served: bool = False
 
+    def check(self, base: Workbench) -> None:
+        """Raises LB324, LB486 and LB487."""
+        if self._longest > base.facts.positions:
+            message = f"{self._longest} tokens are more than the {base.facts.positions} positions of the model"
+            raise fail("LB324", message, help="name shorter --lengths")
+        self.engine.found(VLLM, base)
+        _check_memory(base)
+
+    @property
+    def _longest(self) -> int:
+        return max(read + written for read, written in self.lengths)
+
+    def for_profile(self, _bench: Workbench) -> tuple[Requests, int]:
+        """The same with at least three lengths, so that its cells decide a profile; and the size of windows to time."""
+        read, written = self.lengths[0]
+        more = ((read, max(1, written // 4)), (max(1, read // 2), written)) if len(self.lengths) == 1 else ()
+        lengths = (*self.lengths, *more)
+        return replace(self, lengths=lengths), max(1, min(read for read, _ in lengths) // 2)
+
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
@@ -51,13 +70,9 @@ class Requests:
         from lbdsl.bench.environments import clean_environment
         from lbdsl.bench.worker import Worker
 
-        longest = max(read + written for read, written in self.lengths)
-        if longest > base.facts.positions:
-            message = f"{longest} tokens are more than the {base.facts.positions} positions of the model"
-            raise fail("LB324", message, help="name shorter --lengths")
         kind = export_kind(folder, record, VLLM, last=PLUGIN_FORMAT)
+        self.check(base)
         python = self.engine.found(VLLM, base)
-        _check_memory(base)
         if kind == PLUGIN_FORMAT:
             _check_plugin(python)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
@@ -68,7 +83,7 @@ class Requests:
             job = {
                 "model": str(model),
                 "dtype": base.computed.dtype,
-                "max_model_len": longest,
+                "max_model_len": self._longest,
                 "max_num_seqs": max(self.concurrency),
                 "trust_remote_code": model is exported,
             }
@@ -76,20 +91,20 @@ class Requests:
                 command = [str(python), str(script)]
                 workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
                 said = workers[-1].ready()
-        return Measured(VLLM, said["version"], kind), self._cells(workers, base, record)
+        predicted = Predicted.of(base, record, VLLM, said["version"])
+        return Measured(VLLM, said["version"], kind), self._cells(workers, base, predicted)
 
-    def _cells(self, workers: Sequence[Worker], base: Workbench, record: Record) -> Iterator[Cell]:
+    def _cells(self, workers: Sequence[Worker], base: Workbench, predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.cells import by_turns, paired
 
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
-        predicted = Predicted.of(base, record, VLLM)
         rounds, total = count(1), len(cells) * self.pairs
         with base.progress.stage("timing both models by turns in vLLM") as report:
             for requests, read, written in cells:
                 wanted = {"requests": requests, "input": read, "output": written}
                 for worker in workers:
                     # The first run of a length is slower.
-                    worker.ask({**wanted, "output": 2})
+                    worker.ask({**wanted, "output": min(2, written)})
                 runs = [partial(_figures, workers[which % 2], wanted) for which in range(3)]
                 pairs = by_turns(runs, self.pairs, lambda: report(next(rounds), total, ""))
                 for metric in pairs[0].base:
@@ -114,6 +129,9 @@ def _settings() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         # Otherwise vLLM waits in a process of its own, which takes time from the other model's.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # vLLM's own client asks its server.
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
         "HF_HOME": str(engines_folder() / "hf-home"),
     }
 

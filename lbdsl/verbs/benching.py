@@ -21,9 +21,6 @@ from lbdsl.verbs.workbench import opened
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Measured
 
-MACHINE = ("name", "device", "cores", "threads", "dtype", "torch")
-"""What is said of the machine: nothing that names it."""
-
 
 @dataclass(frozen=True, repr=False)
 class Benched(NotebookResult):
@@ -58,7 +55,7 @@ def bench_artifact(
     artifact or was edited (LB465, LB466), the base is not the one it was made from (LB473), and what
     `measure` of what is asked raises.
     """
-    from lbdsl.measure.machine import machine_identity
+    from lbdsl.measure.machine import machine_described
 
     folder = Path(artifact)
     record, base = opened(folder, against, options, progress)
@@ -68,10 +65,9 @@ def bench_artifact(
             f"{base.source.text} is not the model that the artifact was made from",
             help="name the base model with --against",
         )
-    identity = machine_identity(base.device, base.computed.dtype)
     with ExitStack() as stack:
         measured, cells = (asked or InTransformers()).measure(base, folder, record, stack)
-        found = Benched(record, {name: identity[name] for name in MACHINE}, measured)
+        found = Benched(record, machine_described(base.device, base.computed.dtype), measured)
         try:
             measured.cells.extend(cells)
         finally:

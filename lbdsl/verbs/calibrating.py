@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lbdsl.artifact.record import Record
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.cost import ModelCost, model_cost
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Constants, Profile, memory_features, prefill_features, run_features, step_features, weighed
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.bench_contexts import Contexts
+from lbdsl.verbs.bench_contexts import STEPS
 from lbdsl.verbs.bench_llamacpp import InLlamaCpp
 from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.bench_vllm import Requests
@@ -33,7 +34,7 @@ VARIANTS: Mapping[str, str] = {
     "half of the MLPs": "layers every 2 from 1 drop(mlp)",
     "MLPs of half the width": "layers all width(50%, refit=false)",
 }
-"""Recipes that each change how much there is of one kind of part. The window is a quarter of the shortest context."""
+"""Recipes that each change how much there is of one kind of part. The window is smaller than any context."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +79,31 @@ def calibrate_model(
     progress: AnyProgress | None = None,
 ) -> Calibrated:
     """Time variants of `model` in an engine as `bench_artifact` does, and keep the profile that predicts plans for models
-    of its shape on this machine. Raises what `bench_artifact` raises."""
-    from lbdsl.measure.machine import machine_identity
+    of its shape on this machine. Raises LB355 if the cells do not decide it, and what `bench_artifact` raises."""
+    if isinstance(asked, Requests) and asked.served:
+        raise ValueError("a profile is of offline runs: served=False")
+    from lbdsl.measure.machine import machine_described
     from lbdsl.measure.profiles import profile_path, write_profile
 
-    asked = asked or InTransformers()
     base = Workbench(model, options, progress)
+    asked, window = (asked or InTransformers()).for_profile(base)
+    asked.check(base)
     found: list[_Timed] = []
-    window = max(1, min(asked.lengths(base) if isinstance(asked, Contexts) else (read for read, _ in asked.lengths)) // 4)
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))
-        for number, (name, rule) in enumerate(VARIANTS.items(), 1):
-            base.progress.say(f"variant {number} of {len(VARIANTS)}: {name}")
-            text = (
-                f"lbr 1\nmeasure {{ tokens = {8 * window}; seq = {2 * window} }}\n{rule.format(window=window)}\nelse keep\n"
-            )
-            planned = plan_text(text, str(place / f"{number}.lbr"), base)
-            chosen = ApplyOptions(output=place / str(number), no_heal=True)
+    for number, (name, rule) in enumerate(VARIANTS.items(), 1):
+        base.progress.say(f"variant {number} of {len(VARIANTS)}: {name}")
+        measure = f"measure {{ tokens = {8 * window}; seq = {2 * window} }}"
+        text = f"lbr 1\n{measure}\n{rule.format(window=window)}\nelse keep\n"
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))
+            planned = plan_text(text, str(place / "variant.lbr"), base)
+            chosen = ApplyOptions(output=place / "variant", no_heal=True)
             applied = apply_plan(planned, chosen=chosen, progress=base.progress)
             base.release()
-            with ExitStack() as running:
-                measured, cells = asked.measure(base, applied.folder, applied.record, running)
-                measured.cells.extend(cells)
-            found.append(_Timed(name, applied.record, measured.cells))
-    identity = machine_identity(base.device, base.computed.dtype)
-    profile, rows = _fitted(base, found, Profile(measured.engine, measured.version, identity))
+            measured, cells = asked.measure(base, applied.folder, applied.record, stack)
+            measured.cells.extend(cells)
+        found.append(_Timed(name, applied.record, measured.cells))
+    machine = machine_described(base.device, base.computed.dtype)
+    profile, rows = _fitted(base.computed, found, Profile(measured.engine, measured.version, machine))
     path = profile_path(profile.engine, base.computed, base.device, base.cache_dir)
     write_profile(path, profile)
     return Calibrated(profile, path, tuple(rows))
@@ -126,17 +127,17 @@ class _Row:
     amount: float
 
 
-def _rows(base: Workbench, found: Sequence[_Timed]) -> list[_Row]:
+def _rows(facts: ModelFacts, found: Sequence[_Timed]) -> list[_Row]:
     """Of the base, whose figure is the median over all variants, and of each variant, by its ratio to the base beside it:
     a machine that grows slower in between does not count."""
-    costs = {timed.name: model_cost(base.computed, timed.record.plan.specs) for timed in found}
+    costs = {timed.name: model_cost(facts, timed.record.plan.specs) for timed in found}
     rows = []
     for index, cell in enumerate(found[0].cells):
         same = [(timed.name, timed.cells[index]) for timed in found]
         amount = _amount(statistics.median(one.base for _, one in same), cell)
         if amount is None:
             continue
-        rows.append(_row("the base", base.computed.cost, cell, amount))
+        rows.append(_row("the base", facts.cost, cell, amount))
         for name, one in same:
             # Rates and times are each other's inverse.
             ratio = one.ratio if cell.metric == "memory" else 1 / one.ratio
@@ -173,11 +174,10 @@ def _row(variant: str, cost: ModelCost, cell: Cell, amount: float) -> _Row:
     return _Row(variant, group, f"{cell.metric} {cell.batch} x {cell.context}{written}", features, amount)
 
 
-def _fitted(base: Workbench, found: Sequence[_Timed], profile: Profile) -> tuple[Profile, list[FittedCell]]:
+def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile) -> tuple[Profile, list[FittedCell]]:
     from lbdsl.measure.profiles import fit
 
-    rows = _rows(base, found)
-    longest = max(cell.context + (cell.output or 0) for cell in found[0].cells if cell.metric != "latency")
+    rows = _rows(facts, found)
     constants: dict[str, dict[int, Constants]] = {}
     errors: dict[str, float] = {}
     cells = []
@@ -188,4 +188,19 @@ def _fitted(base: Workbench, found: Sequence[_Timed], profile: Profile) -> tuple
         errors[group[0]] = max(worst, errors.get(group[0], 0.0))
         for row in own:
             cells.append(FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)))
-    return replace(profile, contexts=longest, errors=errors, constants=constants), cells
+    return replace(profile, ranges=_ranges(found[0].cells), errors=errors, constants=constants), cells
+
+
+def _ranges(cells: Sequence[Cell]) -> dict[str, tuple[int, int]]:
+    """See `Profile`. Steps are timed while a sequence grows; a little more is taken to be like it."""
+    tokens: dict[str, list[int]] = {}
+    for cell in cells:
+        match cell.metric:
+            case "prefill" | "memory":
+                tokens.setdefault(cell.metric, []).append(cell.context)
+            case "decode":
+                tokens.setdefault("steps", []).extend([cell.context, cell.context + STEPS])
+            case "throughput":
+                tokens.setdefault("runs", []).append(cell.context)
+                tokens.setdefault("written", []).append(cell.output or 0)
+    return {group: (min(of), max(of)) for group, of in tokens.items()}

@@ -15,6 +15,7 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.patches import patches_of
+from lbdsl.layer.profile import calibrate_line
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
@@ -240,11 +241,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
             help="give its base model, or add --again to change it once more",
         )
     recipe = loaded.unwrap()
-    predicted = [value for value in costs_asked(recipe) if isinstance(value, PredictedOf)]
-    if predicted:
-        recipe = replace(recipe, profiles=bench.profiles({value.engine for value in predicted}))
-        unchanged = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
-        _raise_errors(tuple(d for value in predicted for d in evaluate(value, unchanged).diagnostics))
+    if planned:
+        recipe = _with_profiles(recipe, bench)
     needed = measurable(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
@@ -267,6 +265,26 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         diagnostics += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
     scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, check)
     return Measured(recipe, bench, scores, on, diagnostics, statistics, check)
+
+
+def _with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
+    """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
+    measures all that is asked of an engine, if one of them cannot be predicted."""
+    asked: dict[str, list[PredictedOf]] = {}
+    for value in costs_asked(recipe):
+        if isinstance(value, PredictedOf):
+            asked.setdefault(value.engine, []).append(value)
+    if not asked:
+        return recipe
+    recipe = replace(recipe, profiles=bench.profiles(asked))
+    world = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
+    found = []
+    for engine, values in asked.items():
+        line = calibrate_line(engine, [(value.name, value.arguments) for value in values])
+        problems = [problem for value in values for problem in evaluate(value, world).diagnostics]
+        found += [replace(problem, help=(f"measure it: {line}",)) for problem in problems]
+    _raise_errors(tuple(found))
+    return recipe
 
 
 def _scores(

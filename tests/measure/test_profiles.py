@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lbdsl.bench.cells import Cell
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.cost import ModelCost, model_cost
-from lbdsl.layer.profile import Profile, prefill_features, run_features, step_features
+from lbdsl.layer.profile import Profile, memory_features, prefill_features, run_features, step_features, weighed
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.profiles import fit, profile_path, read_profile, write_profile
+from lbdsl.verbs.calibrating import _fitted, _Timed
 from tests.plan_cases import smollm2_facts
 from tests.specs import layer_of
 
@@ -25,12 +30,12 @@ def costs() -> dict[str, ModelCost]:
         "no mlp": {**BASE, "ffn": None},
         "narrow": {**BASE, "ffn": {**BASE["ffn"], "width": BASE["ffn"]["width"] // 2}},
     }
-    from lbdsl.layer.spec import LayerSpec
-
-    return {
-        name: model_cost(FACTS, [LayerSpec.model_validate(layer if i % 2 else BASE) for i in range(FACTS.layers)])
+    made = {
+        name: [LayerSpec.model_validate(layer if i % 2 else BASE) for i in range(FACTS.layers)]
         for name, layer in layers.items()
     }
+    made["half of both"] = [*made["window"][:15], *made["narrow"][15:]]
+    return {name: model_cost(FACTS, specs) for name, specs in made.items()}
 
 
 TRUE = (1e-3, 2e-4, 1e-4, 3e-4, 5e-12, 4e-11)
@@ -47,15 +52,16 @@ def test_the_fit_finds_the_constants_and_none_is_negative() -> None:
     found, worst = fit(rows, noisy)
     assert 0 < worst < 0.05
     assert min(found) >= 0
+    with pytest.raises(LbdslError, match="LB355"):
+        fit(rows[::2], seconds[::2])
     # A feature that would have to be negative is left out.
     assert fit([(1.0, 0.0), (1.0, 1.0), (1.0, 2.0)], [1.0, 0.9, 0.8])[0][1] == 0
 
 
 def profile() -> Profile:
     steps = {1: TRUE, 8: tuple(3 * c for c in TRUE)}
-    return Profile(
-        "transformers", "5", {"name": "cpu"}, 4096, {"steps": steps, "prefill": {0: (0.1, 0, 0, 1e-12, 2e-12, 1e-12)}}
-    )
+    constants = {"steps": steps, "prefill": {0: (0.1, 0, 0, 1e-12, 2e-12, 1e-12)}}
+    return Profile("transformers", "5", {"dtype": "float32"}, {"steps": (512, 4096), "prefill": (512, 4096)}, constants)
 
 
 def test_predictions_are_interpolated_between_batches_and_not_beyond_what_was_measured() -> None:
@@ -66,7 +72,7 @@ def test_predictions_are_interpolated_between_batches_and_not_beyond_what_was_me
     middle = found.latency(cost, 1024, 4)
     assert middle is not None
     assert low < middle < high
-    for ctx, batch in ((8192, 1), (1024, 9), (1024, 0)):
+    for ctx, batch in ((8192, 1), (256, 1), (1024, 9), (1024, 0)):
         assert found.latency(cost, ctx, batch) is None
     assert found.peak(cost, 1024, 1) is None
     assert found.throughput(cost, 1024, 256, 50) is None
@@ -91,3 +97,41 @@ def test_a_profile_is_read_back_and_belongs_to_shape_and_engine(tmp_path: Path) 
     assert profile_path("vllm", FACTS, "cpu", tmp_path) != path
     path.write_text("[]")
     assert read_profile(path) is None
+
+
+def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of() -> None:
+    """Rates, times and memory of variants beside a base that slows down from one to the next."""
+    made_of = {"steps": TRUE, "prefill": (0.05, 1e-3, 1e-3, 1e-12, 2e-12, 1e-12), "memory": (2e8, 1.1, 1.3, 5e4)}
+    every, found = costs(), []
+    for drift, name in enumerate(("drop", "window", "no mlp", "narrow")):
+        cells = []
+        for ctx in (1024, 4096):
+            for metric, batch in (("memory", 1), ("prefill", 1), ("decode", 1), ("decode", 8)):
+                both = [amount(made_of, metric, every[each], ctx, batch) for each in ("base", name)]
+                slow = 1.0 if metric == "memory" else 1.1**drift
+                was, becomes = both if metric == "memory" else (1 / (slow * each) for each in both)
+                ratio = becomes / was
+                size = {"prefill": ctx, "decode": batch, "memory": 1}[metric]
+                cells.append(Cell(ctx, batch, metric, "", size * was, size * becomes, ratio, ratio, ratio))
+        record = SimpleNamespace(plan=SimpleNamespace(specs=[layer.spec for layer in every[name].layers]))
+        found.append(_Timed(name, record, cells))
+    profile, rows = _fitted(FACTS, found, Profile("e", "1", {"dtype": FACTS.dtype}))
+    assert max(profile.errors.values()) < 1e-6
+    assert all(row.fitted == pytest.approx(row.measured) for row in rows)
+    assert profile.ranges == {"memory": (1024, 4096), "prefill": (1024, 4096), "steps": (1024, 4096 + 8)}
+    # The base's rate is the median over all variants, between the second and the third.
+    slower = 2 / (1 / 1.1 + 1 / 1.1**2)
+    half = every["half of both"]
+    assert profile.latency(half, 2048, 8) == pytest.approx(slower * amount(made_of, "decode", half, 2048, 8))
+    assert profile.reading(half, 2048) == pytest.approx(slower * amount(made_of, "prefill", half, 2048, 1))
+    assert profile.peak(half, 2048, 8) == pytest.approx(amount(made_of, "memory", half, 2048, 8))
+
+
+def amount(made_of, metric: str, cost: ModelCost, ctx: int, batch: int) -> float:
+    match metric:
+        case "memory":
+            return weighed(made_of["memory"], memory_features(cost, ctx, batch))
+        case "prefill":
+            return weighed(made_of["prefill"], prefill_features(cost, ctx))
+        case _:
+            return weighed(made_of["steps"], step_features(cost, ctx, batch))

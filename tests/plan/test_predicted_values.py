@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lbdsl.layer.profile import Profile
+from lbdsl.layer.profile import Profile, calibrate_line
+from lbdsl.plan.findings import static_findings
 from lbdsl.plan.verify import staleness
-from tests.plan_cases import plan_of, smollm2_facts
+from lbdsl.recipe.load import recipe_from_text
+from tests.plan_cases import plan_of, recipe_of, smollm2_facts
 
 FACTS = smollm2_facts()
 STEP = (1e-3, 2e-3, 0.0, 1e-3, 0.0, 1e-11)
@@ -17,10 +19,16 @@ PROFILES = {
         "transformers",
         "5.16",
         {"dtype": "float32"},
-        4096,
+        {"steps": (512, 4096), "memory": (512, 4096)},
         {"steps": {1: STEP, 8: STEP}, "memory": {0: (1e6, 1.0, 1.0, 0.0)}},
     ),
-    "vllm": Profile("vllm", "0.32", {"dtype": "bfloat16"}, 2048, {"runs": {50: (0, 0, 0, 1e-3, 1e-3, 0, 1e-11)}}),
+    "vllm": Profile(
+        "vllm",
+        "0.32",
+        {"dtype": "bfloat16"},
+        {"runs": (512, 1024), "written": (64, 256)},
+        {"runs": {50: (0, 0, 0, 1e-3, 1e-3, 0, 1e-11)}},
+    ),
 }
 
 
@@ -41,7 +49,7 @@ def test_asserts_hold_or_not(condition: str, status: str) -> None:
     assert [item.status for item in found.asserts] == [status]
     assert found.profiles == PROFILES
     assert staleness(found, profiles=PROFILES) == ()
-    other = {**PROFILES, "vllm": replace(PROFILES["vllm"], contexts=4096)}
+    other = {**PROFILES, "vllm": replace(PROFILES["vllm"], version="0.33")}
     assert [d.code for d in staleness(found, profiles=other)] == ["LB354"]
     # A profile that is not here any more makes no plan stale.
     assert staleness(found, profiles={}) == ()
@@ -57,6 +65,8 @@ def test_until_takes_as_many_layers_as_the_prediction_needs() -> None:
     ("condition", "said"),
     [
         ("latency(8Ki, 1) <= 90%", "beyond what the profile of transformers measured"),
+        ("latency(16, 1) <= 90%", "beyond what the profile of transformers measured"),
+        ("throughput(1Ki, 512, 50) > 1", "beyond what the profile of vllm measured"),
         ("latency(1Ki, 16) <= 90%", "beyond what the profile of transformers measured"),
         ("latency(1Ki, 1, engine=llamacpp) <= 90%", "there is none for this model and machine"),
     ],
@@ -67,3 +77,36 @@ def test_nothing_is_guessed(condition: str, said: str) -> None:
     finding = next(finding for finding in built.findings if finding.code == "LB353")
     assert said in finding.message
     assert "lbdsl calibrate MODEL --engine" in finding.help[0]
+
+
+def test_quantized_weights_are_not_predicted() -> None:
+    built = plan_of('modules "*" quantize(bits=8)\nassert latency(1Ki, 1) <= 100%', FACTS, profiles=PROFILES)
+    assert "not predicted for quantized weights" in next(f.message for f in built.findings if f.code == "LB353")
+
+
+def test_before_a_plan_is_made_nothing_is_known_of_profiles() -> None:
+    recipe = recipe_of("layers 3 drop\nelse keep\nassert latency(1Ki, 1) <= 90%\nassert kv(1Ki) < 1%")
+    assert [d.code for d in static_findings(recipe, FACTS) if d.is_error] == ["LB321"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("latency(1Ki, 1) <= 90", "LB107"),
+        ("latency(1Ki) <= 90%", "LB104"),
+        ("latency(1Ki, 1, engine=vllm) <= 90%", "LB105"),
+        ("latency(1Ki, 1, engine=llamacpp(3)) <= 90%", "LB105"),
+        ("latency(1Ki, 1, engine=llamacpp, engine=transformers) <= 90%", "LB104"),
+        ("latency(1Ki, 0) <= 90%", "LB105"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(condition: str, code: str) -> None:
+    found = recipe_from_text(f"lbr 1\nlayers 3 drop\nelse keep\nassert {condition}\n", "r.lbr", {}).diagnostics
+    assert [d.code for d in found if d.is_error] == [code]
+
+
+def test_one_line_measures_all_that_is_asked_of_an_engine() -> None:
+    asked = [("latency", (1024, 1)), ("memory", (4096, 8)), ("latency", (4096, 8))]
+    assert calibrate_line("transformers", asked) == (
+        "lbdsl calibrate MODEL --engine transformers --contexts 1024,4096 --batches 1,8"
+    )

@@ -1,9 +1,9 @@
 """Run by the Python that has llama-cpp-python: `llamacpp_times.py JOB FD`.
 
-JOB is {"model", "tokens", "batch", "threads", "vocab", "steps"}. When the model is loaded, a line of JSON goes to FD; then
-each line of standard input is answered by {"seconds"}. {"place", "read"} reads a prompt of so many random tokens;
+JOB is {"model", "tokens", "batch", "places", "threads", "vocab", "steps"}. When the model is loaded, a line of JSON goes to
+FD; then each line of standard input is answered by {"seconds"}. {"place", "read"} reads a prompt of so many random tokens;
 {"place", "prepare", "batch"} reads one into so many sequences; {"place"} writes "steps" tokens after each of them, and the
-seconds are those of one step. Two places have sequences of their own.
+seconds are those of one step. Each of the "places" has sequences of its own.
 """
 
 import json
@@ -14,7 +14,6 @@ import time
 
 import llama_cpp as api
 
-PLACES = 2
 READ_AT_ONCE = 512
 
 
@@ -25,7 +24,7 @@ class Model:
         model.n_gpu_layers = 0
         self.model = api.llama_model_load_from_file(job["model"].encode(), model)
         wanted = api.llama_context_default_params()
-        wanted.n_seq_max = PLACES * job["batch"]
+        wanted.n_seq_max = job["places"] * job["batch"]
         wanted.n_ctx = job["tokens"] * wanted.n_seq_max
         wanted.n_batch = wanted.n_ubatch = READ_AT_ONCE
         wanted.n_threads = wanted.n_threads_batch = job["threads"]
@@ -34,7 +33,7 @@ class Model:
         wanted.swa_full = False
         self.context = self.model and api.llama_init_from_model(self.model, wanted)
         if not self.context:
-            sys.exit("RuntimeError: the model could not be loaded")
+            sys.exit("RuntimeError: the model, or a context of so many sequences, could not be made")
         self.memory = api.llama_get_memory(self.context)
         self.batch = api.llama_batch_init(max(READ_AT_ONCE, wanted.n_seq_max), 0, 1)
         draw = random.Random(0)

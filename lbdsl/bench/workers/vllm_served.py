@@ -8,6 +8,7 @@ all.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -60,7 +61,12 @@ def client(job, port, asked):
         if subprocess.run([*CLIENT, *words], check=False).returncode:
             sys.exit("RuntimeError: vLLM's benchmark client failed")
         with open(os.path.join(place, "found.json")) as stream:
-            return json.load(stream)
+            found = json.load(stream)
+    if found["failed"] or found["completed"] != 2 * asked["requests"]:
+        sys.exit(f"RuntimeError: {found['failed']} of {2 * asked['requests']} requests failed")
+    # A single token has no time between tokens.
+    names = ("ttft", "itl") if asked["output"] > 1 else ("ttft",)
+    return {name: found[f"median_{name}_ms"] / 1e3 for name in names}
 
 
 def main(job, answers):
@@ -70,8 +76,7 @@ def main(job, answers):
     serve(job, port)
     tell(answers, {"version": __version__})
     for line in sys.stdin:
-        found = client(job, port, json.loads(line))
-        tell(answers, {name: found[f"median_{name}_ms"] / 1e3 for name in ("ttft", "itl")})
+        tell(answers, client(job, port, json.loads(line)))
 
 
 def tell(answers, value):
@@ -81,5 +86,9 @@ def tell(answers, value):
 
 if __name__ == "__main__":
     with os.fdopen(int(sys.argv[2]), "w") as stream:
-        main(json.loads(sys.argv[1]), stream)
-    os._exit(0)
+        try:
+            main(json.loads(sys.argv[1]), stream)
+        finally:
+            # The server and its processes are of this one's group.
+            stream.flush()
+            os.killpg(0, signal.SIGKILL)
