@@ -50,7 +50,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 def test_flags_in_messages_exist() -> None:
     every = set().union(*map(options, VERBS)) | OF_OTHERS | PLANNED
-    for path in SOURCES:
+    # Workers speak to engines, in their words.
+    for path in (path for path in SOURCES if "workers" not in path.parts):
         for text in strings(path):
             assert not {flag for flag in FLAG.findall(text) if flag not in every}, (path, text)
             check_commands(text)
