@@ -34,5 +34,7 @@ def test_an_engine_times_both_models(engine: str, smollm2: str, tmp_path: Path) 
     found = json.loads(done.stdout)
     assert (found["engine"], found["export"] is not None) == (engine, True)
     assert [cell["metric"] for cell in found["cells"]] == METRICS[engine]
-    assert all(cell["low"] <= cell["ratio"] <= cell["high"] and 0.3 < cell["again"] < 3 for cell in found["cells"])
+    for cell in found["cells"]:
+        assert cell["again"] > 0
+        assert 0 < cell["low"] <= cell["ratio"] <= cell["high"]
     assert (read_record(artifact).unwrap().bench or {})[engine]["engine_version"] == found["engine_version"]
