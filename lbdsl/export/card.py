@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import indent
 
 from lbdsl.artifact.card import base_name, needed
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, healing_stages
 from lbdsl.core.units import count_text
 from lbdsl.layer.patches import patch_texts
 
@@ -50,7 +50,7 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
             for value in (perplexity["base"], perplexity["artifact"])
         ]
         lines += [f"Perplexity on `{record.evaluation['data']}`: base {shown[0]}, this model {shown[1]}.", ""]
-    healed = record.heal
+    healed = record.heal if record.heal and any(stage.get("kept") != 0 for stage in healing_stages(record.heal)) else None
     lines += [
         f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.",
         "",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.artifact.record import Record
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
@@ -35,6 +36,8 @@ VARIANTS: Mapping[str, str] = {
     "MLPs of half the width": "layers all width(50%, refit=false)",
 }
 """Recipes that each change how much there is of one kind of part. The window is smaller than any context."""
+MOST_ERROR = 0.5
+"""A relative error of a fitted cell above which nothing should be decided by the profile."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def calibrate_model(
     progress: AnyProgress | None = None,
 ) -> Calibrated:
     """Time variants of `model` in an engine as `bench_artifact` does, and keep the profile that predicts plans for models
-    of its shape on this machine. Raises LB355 if the cells do not decide it, and what `bench_artifact` raises."""
+    of its shape on this machine. Raises LB355 if the cells do not decide it or contradict each other, and what
+    `bench_artifact` raises."""
     if isinstance(asked, Requests) and asked.served:
         raise ValueError("a profile is of offline runs: served=False")
     from lbdsl.measure.machine import machine_described
@@ -104,6 +108,10 @@ def calibrate_model(
         found.append(_Timed(name, applied.record, measured.cells))
     machine = machine_described(base.device, base.computed.dtype)
     profile, rows = _fitted(base.computed, found, Profile(measured.engine, measured.version, machine))
+    group, worst = max(profile.errors.items(), key=lambda item: item[1])
+    if worst > MOST_ERROR:
+        message = f"a time of {group} lies {worst:.0%} from what the others make of it: the machine was busy"
+        raise fail("LB355", message, help="calibrate again when nothing else runs, or with more --pairs")
     path = profile_path(profile.engine, base.computed, base.device, base.cache_dir)
     write_profile(path, profile)
     return Calibrated(profile, path, tuple(rows))
