@@ -1,8 +1,8 @@
 """Methods of healing on 50k tokens: SmolLM2 with 8 attentions dropped and 16 windowed at 256 tokens, without sinks.
 
 Needs `make model`. All rows heal on the same mixture of documentation texts and text that the model writes itself.
-`minutes`
-are those of healing on this machine.
+`minutes` are those of healing on this
+machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ METHODS = {
     "lora64-2e-3": f"method = lora(rank=64, alpha=128); lr = 2e-3; {TOKENS}",
     "full-1e-4": f"method = full; lr = 1e-4; {TOKENS}",
     "full-3e-4": f"method = full; lr = 3e-4; {TOKENS}",
-    "lora16-1e-3-batch1": f"method = lora(rank=16); lr = 1e-3; batch = 1; {TOKENS}",
+    "lora64-2e-3-batch1": f"method = lora(rank=64, alpha=128); lr = 2e-3; batch = 1; {TOKENS}",
+    "full-3e-4-batch1": f"method = full; lr = 3e-4; batch = 1; {TOKENS}",
+    "full-1e-3-batch1": f"method = full; lr = 1e-3; batch = 1; {TOKENS}",
     "lora16-1e-3-match": f"method = lora(rank=16); lr = 1e-3; {STAGES}",
     "full-1e-4-match": f"method = full; lr = 1e-4; {STAGES}",
     "lora16-1e-3-hidden": f"method = lora(rank=16); lr = 1e-3; loss = kl + 1 * hidden; {TOKENS}",
