@@ -38,15 +38,11 @@ class Ways:
         import torch
 
         from lbdsl.model.hybrid.lbdsl_band_attention import Band, attend_in_bands
-        from lbdsl.model.hybrid.lbdsl_sink_logits import with_sinks
 
-        band, logits = Band(self._window, sinks), torch.zeros(HEADS, dtype=self._given.dtype)
+        band, logits = Band(self._window, sinks), torch.zeros(HEADS) if learned else None
 
         def attend(query: Any, key: Any, value: Any) -> Any:
-            states = query, key, value, band
-            if learned:
-                states = with_sinks(logits, None, *states, SIZE**-0.5)
-            return attend_in_bands(*states, SIZE**-0.5)[..., :SIZE].transpose(1, 2)
+            return attend_in_bands(query, key, value, band, SIZE**-0.5, logits).transpose(1, 2)
 
         return partial(self._seconds, attend)
 

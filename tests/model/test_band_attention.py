@@ -16,33 +16,36 @@ from tests.specs import LEARNED
 SIZE = 8
 
 
-def naive(query, key, value, band: Band) -> torch.Tensor:
+def naive(query, key, value, band: Band, sinks: torch.Tensor | None = None) -> torch.Tensor:
     """[B, N, H, D]."""
     tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
     rows = [[k <= q and (k > q - band.window or k < band.sinks) for k in range(tokens)] for q in range(tokens)]
-    seen = torch.cat([torch.tensor(rows), torch.ones(tokens, band.added, dtype=torch.bool)], dim=1)
-    scores = (query @ key.mT * SIZE**-0.5).masked_fill(~seen, -torch.inf)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
+    scores = (query @ key.mT * SIZE**-0.5).masked_fill(~torch.tensor(rows), -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(len(query), -1, tokens, 1)], dim=-1)
+    return (scores.softmax(-1)[..., :tokens] @ value).transpose(1, 2)
 
 
-@pytest.mark.parametrize("band", [Band(1), Band(16), Band(16, 3), Band(129, 1), Band(200, 0, 1), Band(128, 4, 1)])
+@pytest.mark.parametrize("band", [Band(1), Band(16), Band(16, 3), Band(129, 1), Band(200), Band(128, 4)])
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("beyond", [0, 77])
 @pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2)])
-def test_outputs_and_gradients(band: Band, beyond: int, heads: int, groups: int) -> None:
+def test_outputs_and_gradients(band: Band, learned: bool, beyond: int, heads: int, groups: int) -> None:
     tokens = band.start + BLOCK + beyond
     assert worth_bands(tokens, band.window, band.sinks)
     made = torch.Generator().manual_seed(tokens)
-    shapes = [(2, heads, tokens, SIZE), *[(2, groups, tokens + band.added, SIZE)] * 2]
+    shapes = [(2, heads, tokens, SIZE), *[(2, groups, tokens, SIZE)] * 2, *[(heads,)] * learned]
     states = [torch.randn(shape, generator=made, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    expected, found = naive(*states, band), attend_in_bands(*states, band, SIZE**-0.5)
+    sinks = states[3:]
+    expected, found = naive(*states[:3], band, *sinks), attend_in_bands(*states[:3], band, SIZE**-0.5, *sinks)
     assert torch.allclose(found, expected, atol=1e-10)
     weight = torch.randn(expected.shape, generator=made, dtype=torch.float64)
     gradients = (torch.autograd.grad((output * weight).sum(), states) for output in (found, expected))
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-9)
     with torch.no_grad():
-        rough = attend_in_bands(*(state.bfloat16() for state in states), band, SIZE**-0.5)
+        rough = attend_in_bands(*(state.bfloat16() for state in states[:3]), band, SIZE**-0.5, *sinks)
     assert (rough - expected).abs().max() < 0.05
 
 

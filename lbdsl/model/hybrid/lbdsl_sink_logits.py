@@ -6,12 +6,8 @@ query sees, with a value of 0.
 Source: gpt-oss (arXiv 2508.10925); `granite_swa` in transformers has the same parameter.
 """
 
-from dataclasses import replace
-
 import torch
 from torch.nn.functional import pad
-
-from .lbdsl_band_attention import Band
 
 _ELEMENTS = 8
 """Elements added to each head, so that its size stays a multiple of 8; the first is the sink's."""
@@ -31,8 +27,6 @@ def with_sinks(sinks_H, config, query_BHQD, key_BGKD, value_BGKD, attention_mask
     sink_key[..., size] = 1
     key = torch.cat([pad(key_BGKD, (0, _ELEMENTS)), sink_key], dim=2)
     value = pad(value_BGKD, (0, _ELEMENTS, 0, 1))
-    if isinstance(attention_mask, Band):
-        return query, key, value, replace(attention_mask, added=1)
     if attention_mask is None and queries > 1:
         attention_mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
         if config._attn_implementation != "sdpa":

@@ -27,10 +27,11 @@ def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention
     size = query_BHQD.shape[-1]
     scaling = size**-0.5 if scaling is None else scaling
     states = query_BHQD, key_BGKD, value_BGKD, attention_mask
-    if hasattr(module, "sinks"):
-        states = with_sinks(module.sinks, config, *states, scaling)
-    if isinstance(states[-1], Band):
-        return attend_in_bands(*states, scaling, kwargs.get("dropout", 0.0))[..., :size], None
+    sinks = getattr(module, "sinks", None)
+    if isinstance(attention_mask, Band):
+        return attend_in_bands(*states, scaling, sinks), None
+    if sinks is not None:
+        states = with_sinks(sinks, config, *states, scaling)
     output, weights = attend(module, config, *states, scaling=scaling, **kwargs)
     return output[..., :size], weights
 
@@ -51,6 +52,7 @@ def make_window_mask(context, window, sinks):
         and context.segments_BQ is None
         and context.device.type == "cpu"
         and context.config._attn_implementation == "sdpa"
+        and not getattr(context.config, "attention_dropout", 0.0)
         and worth_bands(total, window, sinks)
     ):
         return Band(window, sinks)
