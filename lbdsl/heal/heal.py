@@ -59,11 +59,6 @@ class HealInterrupted(Exception):
     """Healing stopped on request, after saving a checkpoint."""
 
 
-def steps_of(heal: HealSettings) -> int:
-    """Number of optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
-    return max(1, heal.tokens // (heal.batch * heal.seq))
-
-
 def heal_model(
     student: nn.Module,
     teacher: Teacher,
@@ -85,7 +80,7 @@ def heal_model(
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `text` has steps_of(stage) * stage.batch sequences in training order. `parts` are the layers to train: see
+    `text` has stage.steps * stage.batch sequences in training order. `parts` are the layers to train: see
     `segments`. `apart` is other text: the weights that are best on them are returned, which may be those
     before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
     the backward pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are
@@ -108,7 +103,7 @@ def heal_model(
         trained,
     )
 
-    steps = steps_of(stage)
+    steps = stage.steps
     sequences, seq = text.ids_SN.shape
     tokens_per_step = stage.batch * seq
     if sequences < steps * stage.batch:
@@ -242,7 +237,7 @@ def _arguments(
     """TrainingArguments: AdamW without weight decay, checkpoints by HealCallback."""
     from transformers import TrainingArguments
 
-    steps = steps_of(heal)
+    steps = heal.steps
     on_gpu = device.type == "cuda"
     if on_gpu and device.index is not None:
         # The Trainer uses the current device, not the model's.

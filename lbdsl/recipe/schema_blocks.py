@@ -128,6 +128,11 @@ class HealSettings(BlockSettings):
     batch: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
 
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
+        return max(1, self.tokens // (self.batch * self.seq))
+
 
 class Stage(HealSettings):
     """`stage match { ... }`: each changed layer learns to give what the base's layer gives, on the base's hidden states.

@@ -373,7 +373,7 @@ def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
     if block.seq is None or not (isinstance(block, HealSettings) or block.tokens >= SEQUENCES * block.seq):
         return  # `lbdsl.plan.lengths` reports it
     seq, batch = block.seq, getattr(block, "batch", 1)
-    steps = max(1, block.tokens // (batch * seq))
+    steps = block.steps if isinstance(block, HealSettings) else max(1, block.tokens // seq)
     used = steps * batch * seq
     if span is None or abs(used - block.tokens) <= ROUNDED * block.tokens:
         return

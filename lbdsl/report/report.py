@@ -40,7 +40,8 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
             said += [f"loss        {_sparkline([loss for _, loss in stage['curve']], console)}"]
             if stage.get("validation"):
                 shown = _sparkline([loss for _, loss in stage["validation"]], console)
-                said += [f"other text  {shown}, kept after {stage['kept']} tokens"]
+                kept = f"those after {stage['kept']} tokens" if stage["kept"] else "those before healing"
+                said += [f"other text  {shown}, kept are the weights that were best on it: {kept}"]
             for line in said:
                 console.print(f"  {line}", highlight=False, markup=False)
     else:

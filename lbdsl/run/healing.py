@@ -133,12 +133,11 @@ def room_to_heal(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
 
 def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
     """Bytes of a cached teacher: the hidden states on the text that heals and on that which healing is watched on."""
-    from lbdsl.heal.heal import steps_of
     from lbdsl.heal.validation import validation_sequences
 
     if stage.teacher == "loaded":
         return 0
-    sequences = steps_of(stage) * stage.batch + validation_sequences(stage.seq)
+    sequences = stage.steps * stage.batch + validation_sequences(stage.seq)
     return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
 
 

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.statistics import Statistics
 
+FEW_STEPS = 10
+"""Steps of healing below which it is likely that it did not help for want of them."""
+
 
 @dataclass(frozen=True)
 class ApplyOptions:
@@ -229,13 +232,11 @@ def _apply(
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
     if heal is not None and all(stage.get("kept") == 0 for stage in heal.get("stages", [heal])):
-        found.append(
-            warning(
-                "LB477",
-                "healing did not help on text that it did not see: the weights before it are kept",
-                help="lower `lr` in the heal block, or heal on more tokens",
-            )
+        advice = (
+            "heal on more tokens" if heal["steps"] < FEW_STEPS else "lower `lr` in the heal block, or heal on more tokens"
         )
+        what = "healing did not help on text that it did not see: the weights before it are kept"
+        found.append(warning("LB477", what, help=advice))
     found += [
         warning(
             "LB478",

@@ -109,7 +109,6 @@ def writer_of(bench: Workbench) -> Writer:
 def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
-    from lbdsl.heal.heal import steps_of
     from lbdsl.heal.text import HealingText
 
     counts: dict[tuple[Text, int, int, str], int] = {}
@@ -119,7 +118,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
         text = run.data, run.seq, run.seed, run.documents
         runs[text] = run
         start = counts.get(text, 0)
-        counts[text] = start + steps_of(run) * run.batch
+        counts[text] = start + run.steps * run.batch
         places.append((text, start, counts[text]))
     whole = {
         text: _blocks(run.data, TextPart.HEAL, counts[text] * run.seq, run.seq, bench, folder, run.seed, healing=run)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal.changed import segments
-from lbdsl.heal.heal import HealInterrupted, heal_model, steps_of
+from lbdsl.heal.heal import HealInterrupted, heal_model
 from lbdsl.heal.losses import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
@@ -51,7 +51,7 @@ def with_learned_sinks(teacher):
 
 def blocks(heal: Stage = HEAL) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 97, (steps_of(heal) * heal.batch, heal.seq), generator=generator)
+    return torch.randint(0, 97, (heal.steps * heal.batch, heal.seq), generator=generator)
 
 
 def mean_kl(teacher, student, ids) -> float:
@@ -229,7 +229,7 @@ def test_what_healing_makes_worse_stays_as_it_was_and_ends_early(tmp_path, metho
             model.model.layers[1].self_attn.o_proj.weight.mul_(0.99)
     healed, report = run(teacher, student, tmp_path, heal, apart=HealingText(apart()))
     assert report.kept == 0
-    assert report.steps == 24 < steps_of(heal)  # every sixth step, and four of them were no better
+    assert report.steps == 24 < heal.steps  # every sixth step, and four of them were no better
     assert [tokens // 32 for tokens, _ in report.validation] == [0, 6, 12, 18, 24]
     for (name, one), (_, other) in zip(before.named_parameters(), healed.named_parameters(), strict=True):
         assert torch.equal(one, other), name
