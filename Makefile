@@ -7,7 +7,7 @@ GEMMA := models/gemma3/model/gemma-3-270m-q4_k_m.gguf
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
-.PHONY: demo test quick test-slow test-engines test-versions smoke check lint docs docs-measured install model clean
+.PHONY: demo test quick test-slow test-engines test-versions smoke check lint bench docs docs-measured install model clean
 
 install: $(VENV)/.installed
 model: $(MODEL)/__init__.py
@@ -73,6 +73,11 @@ check: lint test
 
 # Writes what pages show: files, outputs and tables; with the real model, what was measured.
 docs: install
+	$(BIN)/python -m docs.generate
+
+# The tables of docs/performance.md: hours, but each row only once.
+bench: install model
+	for table in windows speed training predictions; do $(BIN)/python -m benchmarks.table $$table || exit; done
 	$(BIN)/python -m docs.generate
 
 docs-measured: install model

@@ -76,11 +76,18 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else None
     return {
-        "cpu": found[1] if found else platform.processor(),
+        "cpu": (found[1] if found else platform.processor()) + _vectors(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
     }
+
+
+def _vectors() -> str:
+    """The widest vectors of a CPU that Linux describes: two of one name may differ in them."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((f" ({name})" for flag, name in names.items() if flag in flags), "")
 
 
 def versions() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from benchmarks import table as benchmark
 from docs.language_tables import LANGUAGE_TABLES
@@ -34,6 +35,20 @@ def results(name: str) -> str:
     table = runpy.run_path(str(home / "tables" / f"{name}.py"))["TABLE"]
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (home / "results" / name).glob("*.json")}
     return "\n".join(benchmark.lines(table, found, markdown=True)) + "\n"
+
+
+def timed(name: str) -> str:
+    """A table of times, with the days and machines of its rows."""
+    table = results(name)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (benchmark.HOME / "results" / name).glob("*.json")]
+    places: dict[str, list[str]] = {}
+    for row in found:
+        machine = row["machine"]
+        memory = f"{machine['memory_bytes'] / 2**30:.0f} GiB"
+        place = f"{machine['cpu']}, {machine['cores']} cores, {memory}, torch {row['versions']['torch']}"
+        places.setdefault(place, []).append(row["started"][:10])
+    days = (f"{' to '.join(sorted({min(dates), max(dates)}))} on {place}" for place, dates in places.items())
+    return table + "".join(f"\nMeasured {line}.\n" for line in sorted(days))
 
 
 def _attention(row: Family) -> str:
@@ -148,5 +163,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
     "sinks": lambda: results("sinks"),
+    **{name: partial(timed, name) for name in ("windows", "speed", "training", "predictions")},
     **LANGUAGE_TABLES,
 }
