@@ -16,6 +16,7 @@ from benchmarks.tables.healing import PLAN
 
 TOKENS = "tokens = 50k"
 STAGES = "stage match { tokens = 12k }; stage distill { tokens = 38k }"
+LORA64 = "method = lora(rank=64, alpha=128); lr = 2e-3; batch = 1"
 METHODS = {
     "lora16-1e-3": f"method = lora(rank=16); lr = 1e-3; {TOKENS}",
     "lora16-2e-3": f"method = lora(rank=16); lr = 2e-3; {TOKENS}",
@@ -24,12 +25,11 @@ METHODS = {
     "lora64-2e-3": f"method = lora(rank=64, alpha=128); lr = 2e-3; {TOKENS}",
     "full-1e-4": f"method = full; lr = 1e-4; {TOKENS}",
     "full-3e-4": f"method = full; lr = 3e-4; {TOKENS}",
-    "lora64-2e-3-batch1": f"method = lora(rank=64, alpha=128); lr = 2e-3; batch = 1; {TOKENS}",
+    "lora64-2e-3-batch1": f"{LORA64}; {TOKENS}",
     "full-3e-4-batch1": f"method = full; lr = 3e-4; batch = 1; {TOKENS}",
     "full-1e-3-batch1": f"method = full; lr = 1e-3; batch = 1; {TOKENS}",
-    "lora16-1e-3-match": f"method = lora(rank=16); lr = 1e-3; {STAGES}",
-    "full-1e-4-match": f"method = full; lr = 1e-4; {STAGES}",
-    "lora16-1e-3-hidden": f"method = lora(rank=16); lr = 1e-3; loss = kl + 1 * hidden; {TOKENS}",
+    "lora64-2e-3-batch1-match": f"{LORA64}; {STAGES}",
+    "lora64-2e-3-batch1-hidden": f"{LORA64}; loss = kl + 1 * hidden; {TOKENS}",
 }
 
 
