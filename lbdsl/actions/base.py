@@ -8,8 +8,8 @@ edited.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -118,25 +118,60 @@ class Action(BaseModel):
         """Whether the layers before make up for the sub-blocks that it removes (see `lbdsl.layer.patches`)."""
         return False
 
+    @property
+    def each(self) -> tuple[Action, ...]:
+        """The actions that it consists of."""
+        return (self,)
+
     def alone(self, facts: ModelFacts, layer: int) -> Mapping[int, LayerChange] | None:
         """The changes, by layer, of a model in which it is used on this layer alone, patches included; None as `under`."""
         change = self.under(facts, layer)
         if change is None or not self.patched:
             return None if change is None else {layer: change}
-        dropped = {Place(layer, Slot(slot)): 0 for slot in self.claims()}
+        dropped = {Place(layer, Slot(slot)): 0 for action in self.each if action.patched for slot in action.claims()}
         return with_patches(facts, {layer: change}, dropped, factor=FULL)[0]
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:
         """A layer of the base under this action alone; None if the layer does not have a path that the action claims."""
-        base = facts.layer_specs[layer]
+        base = spec = facts.layer_specs[layer]
         if not all(has_path(base, path) for path in self.claims()):
             return None
-        spec = with_paths_of(base, self.change(base, facts.linear_maps[layer]), self.claims()).stored(facts)
-        return LayerChange(spec, made_weights([self], base, spec, facts))
+        for action in self.each:
+            spec = with_paths_of(spec, action.change(base, facts.linear_maps[layer]), action.claims())
+        return LayerChange(spec.stored(facts), made_weights(self.each, base, spec.stored(facts), facts))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         """Diagnostics for using the action on this layer. A pure function."""
         return ()
+
+
+class _Together(Action):
+    """Several actions on one layer; their claims do not touch."""
+
+    kind: Literal["together"] = "together"
+    actions: tuple[Action, ...]
+
+    @property
+    def patched(self) -> bool:
+        return any(action.patched for action in self.actions)
+
+    @property
+    def each(self) -> tuple[Action, ...]:
+        return self.actions
+
+    def text(self) -> str:
+        return " + ".join(action.text() for action in self.actions)
+
+    def claims(self) -> tuple[str, ...]:
+        return tuple(path for action in self.actions for path in action.claims())
+
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        raise AssertionError("its actions change a layer one by one")
+
+
+def together(actions: Sequence[Action]) -> Action:
+    """The actions of a rule as one, which can be measured; their claims do not touch."""
+    return actions[0] if len(actions) == 1 else _Together(actions=tuple(actions))
 
 
 def made_weights(

@@ -20,10 +20,6 @@ def not_in_this_version(statements: Iterable[tree.Statement]) -> tuple[Diagnosti
 def _planned(node: tree.Statement) -> Iterator[tuple[str, Span, str]]:
     """Each unsupported part of a statement: its name, its span, and what to write instead."""
     match node:
-        case tree.Choose():
-            word = Span(node.span.source, node.span.start, node.span.start + len("choose"))
-            instead = "`lowest by SCORE until kv(32Ki) <= 50% ACTION` takes as few layers as a budget needs"
-            yield "`choose` is", word, instead
         case tree.RuleStatement(selector=tree.RankSelector(until=tree.While(span=span))):
             yield (
                 "`while` is",

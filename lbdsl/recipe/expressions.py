@@ -20,7 +20,7 @@ from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
-from lbdsl.recipe.schema import FACTS, Boolean, CostOf, Fact, PostScore, PredictedOf, Score
+from lbdsl.recipe.schema import ENGINES, FACTS, Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
@@ -141,6 +141,8 @@ def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
         return _cost(scope, node)
     if name in PREDICTED_VALUES:
         return _predicted(scope, node)
+    if name == "serves":
+        return _serves(scope, node, place)
     if name == "sensitivity" or name in {*metrics_of(Of.CHANGED), *metrics_of(Of.LAYER)}:
         return _joint(scope, node, place)
     _unknown_value(scope, node, rule=False)
@@ -277,6 +279,18 @@ def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
     return PredictedOf(node.span, value.name, None, tuple(numbers), known)
 
 
+def _serves(scope: Scope, node: tree.Call, place: Place) -> Serves:
+    argument = _argument(node)
+    engine = None if argument is None else constant(scope, argument)
+    if not isinstance(engine, String) or engine.value not in ENGINES:
+        listed = " or ".join(f'`serves("{known}")`' for known in ENGINES)
+        scope.fail("LB104", "`serves` takes the name of an engine", node.span, help=f"write {listed}")
+    if place != "subject to":
+        hint = "`lbdsl plan --target` says which engines serve a plan"
+        scope.fail("LB109", "`serves` is a budget of `choose`", node.span, help=hint)
+    return Serves(node.span, engine.value)
+
+
 def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     name = node.name.name
     joint = metrics_of(Of.CHANGED)
@@ -287,11 +301,11 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
     if node.args is not None:
         message = f"`{name}` of the whole model takes no action"
         scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
-    if place == "until":
+    if place in ("until", "subject to"):
         hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
         scope.fail(
             "LB315",
-            f"`until` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",
+            f"`{place}` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",
             node.span,
             help=hints,
         )

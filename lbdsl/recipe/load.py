@@ -16,6 +16,7 @@ from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
 from lbdsl.language.planned import not_in_this_version
 from lbdsl.language.words import RULES
+from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
@@ -187,6 +188,8 @@ class _Resolver:
                 raise AssertionError("includes are replaced by what they bring")
             case tree.RuleStatement():
                 self._rule(statement)
+            case tree.Choose():
+                self._choose(statement)
 
     def recipe(self) -> Diagnosed[Recipe]:
         """The recipe; None when there are errors."""
@@ -197,6 +200,7 @@ class _Resolver:
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
+        check_beside(scope, self.rules)
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):
@@ -214,8 +218,13 @@ class _Resolver:
                 **self.parts,
             )
         # Rules with errors are not included; findings about the others are still valid.
-        rules = enumerate((part for part in self.whole.statements if isinstance(part, tree.RuleStatement)), start=1)
-        first_else = next(((n, rule.span) for n, rule in rules if isinstance(rule.selector, tree.ElseSelector)), None)
+        written = (part for part in self.whole.statements if isinstance(part, tree.RuleStatement | tree.Choose))
+        elses = (
+            (number, rule.span)
+            for number, rule in enumerate(written, start=1)
+            if isinstance(rule, tree.RuleStatement) and isinstance(rule.selector, tree.ElseSelector)
+        )
+        first_else = next(elses, None)
         healed, gated = "heal" in self.parts, bool(self.asserts)
         scope.diagnostics += lint_rules(tuple(self.rules), healed=healed, gated=gated, first_else=first_else)
         return Diagnosed(found, tuple(scope.diagnostics))
@@ -255,8 +264,17 @@ class _Resolver:
         self.rule_count += 1
         selector = attempt(resolve_selector, self.scope, node.selector)
         actions = attempt(each, lambda call: resolve_action(self.scope, call), node.actions)
-        if actions is None or not check_actions(self.scope, node, actions) or selector is None:
+        if actions is None or not check_actions(self.scope, node.actions, actions, node.selector) or selector is None:
             return
         text = one_line(node.selector.span.to(node.actions[-1].span).text)
         because = node.because.value if node.because else None
         self.rules.append(Rule(node.span, self.rule_count, selector, actions, because, text))
+
+    def _choose(self, node: tree.Choose) -> None:
+        self.rule_count += 1
+        first = self._only("choose", Span(node.span.source, node.span.start, node.span.start + len("choose")))
+        selector = attempt(resolve_choose, self.scope, node)
+        if not first or selector is None:
+            return
+        actions = tuple(dict.fromkeys(action for alternative in selector.alternatives for action in alternative))
+        self.rules.append(Rule(node.span, self.rule_count, selector, actions, None, one_line(node.span.text)))

@@ -25,24 +25,26 @@ _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
 _LINE_END = re.compile(r"[ \t]*(#[^\n]*)?(?=\n|$)")
 
 
-def check_actions(scope: Scope, rule: tree.RuleStatement, actions: Sequence[Action]) -> bool:
+def check_actions(
+    scope: Scope, calls: Sequence[tree.Call], actions: Sequence[Action], selector: tree.Selector | None = None
+) -> bool:
     """Whether the actions of a rule are compatible with its selector and with each other; errors otherwise."""
     good = True
-    if isinstance(rule.selector, tree.ModulesSelector):
-        for action, call in zip(actions, rule.actions, strict=True):
+    if isinstance(selector, tree.ModulesSelector):
+        for action, call in zip(actions, calls, strict=True):
             if not acts_on_weights(action):
                 message = f"`{action.kind}` is not about the weights of modules"
                 hint = "choose whole layers: `layers SET` or `where CONDITION`"
-                scope.error("LB216", message, call.span, labels=(Label(rule.selector.span, "chooses modules"),), help=hint)
+                scope.error("LB216", message, call.span, labels=(Label(selector.span, "chooses modules"),), help=hint)
                 good = False
-    written = tuple(zip(actions, rule.actions, strict=True))
+    written = tuple(zip(actions, calls, strict=True))
     return good and all(
-        _go_together(scope, earlier, later, rule) for index, later in enumerate(written) for earlier in written[:index]
+        _go_together(scope, earlier, later, calls) for index, later in enumerate(written) for earlier in written[:index]
     )
 
 
 def _go_together(
-    scope: Scope, earlier: tuple[Action, tree.Call], later: tuple[Action, tree.Call], rule: tree.RuleStatement
+    scope: Scope, earlier: tuple[Action, tree.Call], later: tuple[Action, tree.Call], calls: Sequence[tree.Call]
 ) -> bool:
     (first, first_call), (second, second_call) = earlier, later
     path = touching(first, second)
@@ -50,8 +52,8 @@ def _go_together(
         return True
     keep = next((action for action in (first, second) if action.keeps and len(action.claims()) > 1), None)
     if keep is not None:
-        whole = rule.actions[0].span.to(rule.actions[-1].span)
-        others = [one_line(call.span.text) for call in rule.actions if call.name.name != keep.kind]
+        whole = calls[0].span.to(calls[-1].span)
+        others = [one_line(call.span.text) for call in calls if call.name.name != keep.kind]
         help = f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else "")
         fix = None if others else rewrite(whole, keep.text())
         scope.error("LB204", f"`{keep.text()}` combines with nothing", whole, help=help, fix=fix)

@@ -17,7 +17,7 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
-from lbdsl.language.tree import Every, Expr, Meaning, Node, Number, Range, Selector
+from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES, Profile
 from lbdsl.recipe.schema_blocks import BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
@@ -100,11 +100,21 @@ class PredictedOf(CostOf):
         return PREDICTED_VALUES[self.name].unit
 
 
+class Serves(Meaning):
+    """`serves("vllm")`: unmodified vLLM serves the changed model through some export; `serves("vllm+lbdsl")`, vLLM with
+    lbdsl's plug-in."""
+
+    engine: str
+
+
 class Fact(Meaning):
     """`model.family`, `model.layers`, `model.hidden`, ...: a field of ModelFacts by its name."""
 
     name: str
 
+
+ENGINES = ("vllm", "vllm+lbdsl", "llamacpp", "transformers")
+"""What `serves` can ask of."""
 
 FACTS: Mapping[str, tuple[str, Unit]] = {
     **dict.fromkeys(("family", "architecture", "dtype"), ("text", Unit.NONE)),
@@ -156,6 +166,23 @@ def action_from(value: Any) -> Action:
     return cls.model_validate(value)
 
 
+class ResolvedAssertion(Node):
+    expr: Expr
+    phase: Phase
+    text: str
+
+
+class Choosing(Meaning):
+    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `scores` has
+    that of each alternative, None for one that changes nothing."""
+
+    layers: LayerSet
+    alternatives: tuple[tuple[Action, ...], ...]
+    scores: tuple[Score | None, ...]
+    metric: str
+    budgets: tuple[ResolvedAssertion, ...]
+
+
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
@@ -163,15 +190,9 @@ class Rule(Node):
     """One rule. `number` counts rules from 1; `text` is its source text, for plans and reports."""
 
     number: int
-    selector: Selector
+    selector: Selector | Choosing
     actions: tuple[Action, ...]
     because: str | None
-    text: str
-
-
-class ResolvedAssertion(Node):
-    expr: Expr
-    phase: Phase
     text: str
 
 

@@ -12,7 +12,7 @@ from lbdsl.language.tree import ElseSelector, Expr, LayerSet, LayersSelector, Mo
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.recipe.schema import CostOf, Recipe, Rule, Score
+from lbdsl.recipe.schema import Choosing, CostOf, Recipe, Rule, Score
 from lbdsl.recipe.types import walk
 from lbdsl.solve.claims import Wanted, claimable
 from lbdsl.solve.evaluate import scores_in
@@ -20,8 +20,8 @@ from lbdsl.solve.layersets import members, ranked_sets
 
 
 def layer_set_of(rule: Rule) -> LayerSet | None:
-    """The set that a `layers` or `modules` rule names."""
-    return rule.selector.layers if isinstance(rule.selector, LayersSelector | ModulesSelector) else None
+    """The set that a `layers` or `modules` rule, or `choose`, names."""
+    return rule.selector.layers if isinstance(rule.selector, LayersSelector | ModulesSelector | Choosing) else None
 
 
 def condition_of(rule: Rule) -> Expr | None:
@@ -68,6 +68,10 @@ class KnownRule:
         return self.rule.selector if isinstance(self.rule.selector, RankSelector) else None
 
     @property
+    def choosing(self) -> Choosing | None:
+        return self.rule.selector if isinstance(self.rule.selector, Choosing) else None
+
+    @property
     def until(self) -> Expr | None:
         return self.ranking.until if self.ranking is not None else None
 
@@ -82,6 +86,8 @@ class KnownRule:
 
     def asks(self, touched: int, free: int) -> bool:
         """Whether it is evaluated on a layer. Of its claimed paths, `touched` are certainly touched, `free` are not."""
+        if self.choosing is not None:
+            return not touched
         if self.ranking is None:
             return bool(free) or not self.scores
         return not touched or not self.ranks_rest
@@ -112,13 +118,16 @@ class Case:
         sure, maybe = [0] * self.facts.layers, [0] * self.facts.layers
         found = []
         for rule, wanted in zip(self.recipe.rules, self._claimable[1], strict=True):
-            paths = tuple(union(item.paths[i] for item in wanted) for i in range(self.facts.layers))
+            # A `keep` among alternatives keeps what is left.
+            claiming = [item for item in wanted if not (isinstance(rule.selector, Choosing) and item.action.keeps)]
+            paths = tuple(union(item.paths[i] for item in claiming) for i in range(self.facts.layers))
             known = KnownRule(rule, wanted, paths, self._named(rule))
             may_claim = (i for i in (range(self.facts.layers) if known.named is None else known.named) if paths[i])
             domain = tuple(i for i in sorted(may_claim) if known.asks(paths[i] & sure[i], paths[i] & ~sure[i]))
             opened = tuple(i for i in domain if any(item.takes(i, sure[i]) for item in wanted))
             found.append(replace(known, domain=domain, open=opened))
-            certain = known.is_else or (known.named is not None and condition_of(rule) is None)
+            decided = known.choosing is None and condition_of(rule) is None
+            certain = known.is_else or (known.named is not None and decided)
             for i in domain:
                 for item in wanted:
                     taken = item.takes(i, sure[i])
@@ -156,8 +165,26 @@ class Case:
         for known in self.rules:
             ranked = ranked_sets(layer_set_of(known.rule))
             found += [(item.by, tuple(range(self.facts.layers))) for item in ranked]
-            found += [(score, known.domain) for score in known.scores[len(ranked) :]]
+            if known.choosing is None:
+                found += [(score, known.domain) for score in known.scores[len(ranked) :]]
+                continue
+            pairs = zip(known.choosing.scores, self.possible, strict=True)
+            found += [(score, tuple(sorted(layers))) for score, layers in pairs if score is not None]
         return tuple(found)
+
+    @cached_property
+    def choose(self) -> KnownRule | None:
+        """The `choose` of the recipe."""
+        return next((known for known in self.rules if known.choosing is not None), None)
+
+    @cached_property
+    def possible(self) -> tuple[frozenset[int], ...]:
+        """For each alternative of the `choose`, the layers that have what it changes."""
+        if self.choose is None or self.choose.choosing is None:
+            return ()
+        domain = self.choose.domain
+        actions = (score.action if score is not None else None for score in self.choose.choosing.scores)
+        return tuple(frozenset(i for i in domain if a is None or a.under(self.facts, i) is not None) for a in actions)
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:

@@ -20,7 +20,7 @@ from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import PREDICTED_VALUES, Profile, calibrate_line, is_packed
 from lbdsl.recipe.patterns import matcher
-from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score
+from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.types import kind_of, unit_of, walk
 
 SHARED_UNITS = frozenset(v.unit for v in STATIC_VALUES.values()) | {v.unit for v in PREDICTED_VALUES.values()}
@@ -31,7 +31,8 @@ SHARED_UNITS = frozenset(v.unit for v in STATIC_VALUES.values()) | {v.unit for v
 class World:
     """All inputs of an expression. `cost` is of the changed model, `profiles` are by engine; `layer` is None for a
     condition on the model; `joint` has the scores of the whole changed model by name (empty until they are measured), and
-    `post` those of the finished model, by evaluation text; "" is the text being judged."""
+    `post` those of the finished model, by evaluation text; "" is the text being judged. `serves` says whether an engine
+    serves the changed model."""
 
     facts: ModelFacts
     layer: int | None = None
@@ -40,6 +41,7 @@ class World:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     joint: Mapping[str, float] = field(default_factory=dict)
     post: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    serves: Callable[[str, ModelCost], bool] = lambda engine, cost: False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ def deciding(expr: Expr, world: World) -> DecidingValue | None:
     nothing has a value, or the value is text.
     """
     return _result(expr, world, _Evaluation.deciding).value
+
+
+def rooms(expr: Expr, world: World) -> tuple[float, ...]:
+    """How far each comparison of `a and b and ...` is from not holding, below 0 if it does not. The difference of a rate to
+    its bound is that of their inverses, which are times. Conditions of another kind are left out; so are those without a
+    value."""
+    return _result(expr, world, _Evaluation.rooms).value or ()
 
 
 def scores_in(node: Node) -> tuple[Score, ...]:
@@ -138,6 +147,9 @@ class _Evaluation:
             case CostOf():
                 assert self.world.cost is not None, "a cost is asked for before selection"
                 return self.world.cost.value(expr.name, expr.ctx or 0)
+            case Serves():
+                assert self.world.cost is not None, "an engine is asked for before selection"
+                return self.world.serves(expr.engine, self.world.cost)
             case Fact():
                 return getattr(self.world.facts, expr.name)
             case nodes.Compare():
@@ -158,6 +170,23 @@ class _Evaluation:
     def deciding(self, expr: Expr) -> DecidingValue | None:
         found = [shown for pair in self._comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
         return min(found, key=lambda item: item[0])[1] if found else None
+
+    def rooms(self, expr: Expr) -> tuple[float, ...]:
+        match expr:
+            case nodes.Logic(op="and"):
+                return tuple(room for part in expr.operands for room in self.rooms(part))
+            case nodes.Compare():
+                values, found = self._each(expr.operands, self.of), []
+                for i, op in enumerate(expr.ops):
+                    (left, right), (a, b) = expr.operands[i : i + 2], values[i : i + 2]
+                    if op.text[0] in "<>":
+                        a, b = self._as_cost(left, a, right), self._as_cost(right, b, left)
+                        if unit_of(left) is Unit.RATE and min(a, b) > 0:
+                            a, b = -1 / a, -1 / b
+                        found.append(float(b - a if op.text[0] == "<" else a - b))
+                return tuple(found)
+            case _:
+                return ()
 
     def _score(self, score: Score) -> float:
         """The score of a layer, or of the whole changed model."""

@@ -48,6 +48,12 @@ class _Matcher:
     def match(self, known: KnownRule) -> Match:
         if known.is_else:
             return Match(tuple(range(self.case.facts.layers)))
+        if known.choosing is not None:
+            for score, layers in zip(known.choosing.scores, self.case.possible, strict=True):
+                if score is not None:
+                    for layer in sorted(layers):
+                        self._value(score, layer)
+            return Match(known.domain)
         return self._rank(known, known.ranking) if known.ranking is not None else self._filter(known)
 
     def _filter(self, known: KnownRule) -> Match:

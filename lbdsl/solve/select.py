@@ -23,12 +23,14 @@ from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Recipe, action_from
+from lbdsl.recipe.schema import Choosing, Recipe, action_from
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import check_recipe
+from lbdsl.solve.choose import Forms, Problem
 from lbdsl.solve.lint import table_findings
-from lbdsl.solve.match import Match, match_rules
-from lbdsl.solve.table import RuleOutcome, Table, TakenPaths
+from lbdsl.solve.match import Match, match_rules, score_text
+from lbdsl.solve.optimum import solutions, unmet
+from lbdsl.solve.table import Choices, RuleOutcome, Table, TakenPaths
 from lbdsl.solve.until import resolve
 
 
@@ -123,12 +125,19 @@ class Selection(Chosen):
 
 
 def select(
-    recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement], *, unhelped: Collection[Place] = ()
+    recipe: Recipe,
+    facts: ModelFacts,
+    measurements: Mapping[Request, Measurement],
+    *,
+    unhelped: Collection[Place] = (),
+    chosen: Choices | None = None,
+    forms: Forms = MappingProxyType({}),
 ) -> Diagnosed[Selection]:
     """Apply the rules from top to bottom; the first rule that matches a layer claims it. `unhelped` are dropped sub-blocks
-    that no patch helps.
+    that no patch helps. `chosen` are the alternatives that a `choose` gives its layers (None: those with the least sum of
+    scores), `forms` the formats of the engines that its budgets name.
 
-    Errors: layers that the model does not have, a score that is missing or NaN, an `until` that cannot be met, a
+    Errors: layers that the model does not have, a score that is missing or NaN, an `until` or budgets that cannot be met, a
     requirement on the model that does not hold. All errors are returned at once, unless one hides another.
     """
     case = Case(recipe, facts)
@@ -138,10 +147,19 @@ def select(
     matches, problems = match_rules(case, measurements)
     if matches is None:
         return Diagnosed(None, problems)
-    table, problems = resolve(case, matches)
+    if chosen is None and case.choose is not None:
+        problem, problems = Problem.of(case, matches, measurements, forms)
+        if problem is None:
+            return Diagnosed(None, problems)
+        chosen = next(solutions(problem), None)
+        if chosen is None:
+            return Diagnosed(None, (unmet(problem),))
+    table, problems = resolve(case, matches, chosen or {})
     if table is None:
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
+    if case.choose is not None and case.choose.choosing is not None and chosen is not None:
+        reasons[case.choose.rule.number - 1] = _why_chosen(case.choose.choosing, measurements, chosen)
     layers, unpatched = _patched(case, [_layer(case, table, reasons, index) for index in range(facts.layers)], unhelped)
     selection = Selection(layers, table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
@@ -164,6 +182,26 @@ def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int,
         layer: f"{match.reasons[layer]}: {ordinal(place)} {known.ranking.direction} of the rest"
         for place, layer in enumerate(ranked, start=1)
     }
+
+
+def _why_chosen(choosing: Choosing, measurements: Mapping[Request, Measurement], chosen: Choices) -> Mapping[int, str]:
+    found = {}
+    for layer, number in chosen.items():
+        score = choosing.scores[number]
+        found[layer] = f"chosen among {len(choosing.alternatives)}"
+        if score is not None:
+            value = measurements[Request(score.metric, score.action_text, layer)].value
+            found[layer] = f"{score.text} {score_text(value)}: {found[layer]}"
+    return found
+
+
+def choice_of(
+    recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement], forms: Forms
+) -> Diagnosed[Problem]:
+    """What the `choose` of a recipe can give its layers. Errors are those of `select`."""
+    case = Case(recipe, facts)
+    matches, problems = match_rules(case, measurements)
+    return Diagnosed(None, problems) if matches is None else Problem.of(case, matches, measurements, forms)
 
 
 def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: int) -> LayerChoice:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lbdsl.actions import Action
@@ -12,6 +13,9 @@ from lbdsl.layer.paths import Paths, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.solve.case import KnownRule
+
+Choices = Mapping[int, int]
+"""The number of the alternative that a `choose` gives each of its layers."""
 
 
 class TakenPaths(NamedTuple):
@@ -51,16 +55,19 @@ class Table:
         """Those of `layers` where the rule claims something, and nothing that it claims is touched yet."""
         return tuple(i for i in layers if known.paths[i] and not known.paths[i] & self.claimed[i])
 
-    def take(self, known: KnownRule, layers: Iterable[int], *, size: int | None = None) -> Table:
-        """The table after the next rule matched `layers`."""
+    def take(
+        self, known: KnownRule, layers: Iterable[int], *, size: int | None = None, chosen: Choices = MappingProxyType({})
+    ) -> Table:
+        """The table after the next rule matched `layers`; `chosen` are the alternatives that a `choose` gives them."""
         rule, takes, claimed = len(self.rules), list(self.takes), list(self.claimed)
         got: list[int] = []
         lost: list[int] = []
         for layer in layers:
-            success = False
+            among = None if known.choosing is None else known.choosing.alternatives[chosen[layer]]
+            success = among is not None
             for item in known.wanted:
                 taken = item.takes(layer, claimed[layer])
-                if taken:
+                if taken and (among is None or item.action in among):
                     takes[layer] = (*takes[layer], TakenPaths(rule, item.action, taken))
                     claimed[layer] |= self.paths[layer].touched_by(taken)
                     success = success or not item.action.keeps or taken == item.paths[layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
@@ -16,22 +17,22 @@ from lbdsl.recipe.types import unit_of, walk
 from lbdsl.solve.case import Case, KnownRule
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.match import Match
-from lbdsl.solve.table import Table, TakenPaths
+from lbdsl.solve.table import Choices, Table, TakenPaths
 
 MOST_PLANS = 100_000
 """The maximum number of complete plans to try: all counts of two `until` rules of a model with 300 layers."""
 
 
-def resolve(case: Case, matches: tuple[Match, ...]) -> Diagnosed[Table]:
-    """The table with every rule applied. With several `until` rules, the first takes its smallest count for which the
-    later ones can be met, and so on."""
+def resolve(case: Case, matches: tuple[Match, ...], chosen: Choices = MappingProxyType({})) -> Diagnosed[Table]:
+    """The table with every rule applied; `chosen` are the alternatives of a `choose` by layer. With several `until` rules,
+    the first takes its smallest count for which the later ones can be met, and so on."""
     untils = [known.rule for known in case.rules if known.until is not None]
     plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
         help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
         return Diagnosed(None, (error("LB314", message, untils[-1].span, help=help),))
-    return _Reader(case, matches).read(Table.empty(case.paths))
+    return _Reader(case, matches, chosen).read(Table.empty(case.paths))
 
 
 class _Try(NamedTuple):
@@ -54,6 +55,7 @@ class _Bound(NamedTuple):
 class _Reader:
     case: Case
     matches: tuple[Match, ...]
+    chosen: Choices
     _known: dict[tuple[int, tuple[TakenPaths, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
@@ -66,7 +68,9 @@ class _Reader:
                 if known.until is not None:
                     return self._until(known, known.until, layers, most, table)
                 layers = tuple(sorted(layers[:most]))
-            table = table.take(known, layers)
+            if known.choosing is not None:
+                layers = tuple(layer for layer in table.rest(known, layers) if layer in self.chosen)
+            table = table.take(known, layers, chosen=self.chosen)
         return Diagnosed(table)
 
     def _until(self, known: KnownRule, until: Expr, free: tuple[int, ...], most: int, table: Table) -> Diagnosed[Table]:

@@ -1,0 +1,170 @@
+"""The best solutions of a `choose` by its scores, one after the other: an integer program, solved by HiGHS.
+
+One binary variable for each alternative of a layer, one of them 1; budgets are linear rows. Two layers' pair term is linear
+in a variable of its own. A solution that an exact budget refuses, or that was given before, is cut off.
+
+Source: HiGHS, Huangfu and Hall, Mathematical Programming Computation 10 (2018).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.solve.choose import Limit, Place, Problem
+from lbdsl.solve.evaluate import deciding
+from lbdsl.solve.table import Choices
+
+MOST_REFUSED = 200
+"""Solutions in a row that exact budgets refuse, before none is said to keep them."""
+
+Barred = tuple[frozenset[Place], frozenset[tuple[int, int]]]
+
+
+def solutions(problem: Problem) -> Iterator[Choices]:
+    """Those that keep every budget, the least sum first."""
+    programs = [_Program(problem, barred) for barred in _ways(problem)]
+    waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
+    heapq.heapify(waiting)
+    given, refused = set(), 0
+    while waiting and refused < MOST_REFUSED:
+        _, number, chosen = heapq.heappop(waiting)
+        key = tuple(sorted(chosen.items()))
+        if key not in given:
+            given.add(key)
+            if problem.broken(chosen):
+                refused += 1
+            else:
+                refused = 0
+                yield chosen
+        programs[number].cut(chosen)
+        for value, found in _next(programs[number]):
+            heapq.heappush(waiting, (value, number, found))
+
+
+def unmet(problem: Problem) -> Diagnostic:
+    """LB356: why no plan keeps the budgets."""
+    budgets, found = problem.choosing.budgets, []
+    for barred in _ways(problem):
+        for number, budget in enumerate(budgets):
+            limits = [limit for limit in problem.limits if limit.number == number]
+            if not limits:
+                continue
+            nearest = _Program(problem, barred, without=number).nearest(limits[0])
+            if nearest is not None and number in problem.broken(nearest):
+                shown = deciding(budget.expr, problem.world(nearest))
+                others = "" if len(budgets) == 1 else ", with all others kept"
+                found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
+    places = len(problem.options)
+    if not found:
+        message = f"no plan was found that keeps all budgets of `choose` ({places} layers have a choice)"
+        return error("LB356", message, problem.choosing.span, help="loosen one of them, or add alternatives that save more")
+    budget, message = found[0]
+    help = f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
+    return error("LB356", message, budget.span, help=help)
+
+
+def _ways(problem: Problem) -> list[Barred]:
+    """What is barred in each way to serve the model: one format for each engine."""
+    forms = [problem.forms.get(engine, ()) for engine in problem.engines]
+    found: dict[Barred, None] = {}
+    for way in product(*forms):
+        each = [problem.barred(form) for form in way]
+        places, pairs = (
+            (frozenset().union(*part) for part in zip(*each, strict=True)) if each else (frozenset(), frozenset())
+        )
+        found[places, pairs] = None
+    return list(found)
+
+
+def _next(program: _Program) -> list[tuple[float, Choices]]:
+    found = program.solved()
+    return [] if found is None else [found]
+
+
+class _Program:
+    """The integer program; variables are those of `problem.places`, in that order."""
+
+    def __init__(self, problem: Problem, barred: Barred, *, without: int | None = None):
+        import highspy
+
+        self._highs = highspy.Highs()
+        self._highs.silent()
+        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": 0.0}.items():
+            self._highs.setOptionValue(name, value)
+        self._integer = highspy.HighsVarType.kInteger
+        self._optimal = highspy.HighsModelStatus.kOptimal
+        self._inf = highspy.kHighsInf
+        self._number = {place: number for number, place in enumerate(problem.places)}
+        self._problem = problem
+        places, pairs = barred
+        for place in problem.places:
+            self._variable(problem.scores[place], 0.0 if place in places else 1.0)
+        for layer, numbers in problem.options.items():
+            self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
+        for limit in problem.limits:
+            if limit.number != without:
+                self._keep(limit)
+        self._conflicts(pairs)
+        for (one, other), value in problem.pairs.items():
+            self._pair(one, other, value)
+
+    def solved(self) -> tuple[float, Choices] | None:
+        """The least sum, and what is chosen for it; None if nothing is left."""
+        self._highs.run()
+        if self._highs.getModelStatus() != self._optimal:
+            return None
+        values = self._highs.getSolution().col_value
+        chosen = {layer: number for (layer, number), column in self._number.items() if values[column] > 0.5}
+        return self._problem.sum(chosen), chosen
+
+    def cut(self, chosen: Choices) -> None:
+        """Leave out what was found."""
+        self._row(-self._inf, len(chosen) - 1.0, dict.fromkeys(chosen.items(), 1.0))
+
+    def nearest(self, limit: Limit) -> Choices | None:
+        """What comes nearest to a budget."""
+        for place, column in self._number.items():
+            self._highs.changeColCost(column, -limit.changes.get(place, 0.0))
+        found = self.solved()
+        return None if found is None else found[1]
+
+    def _variable(self, cost: float, most: float, *, integer: bool = True) -> int:
+        column = self._highs.getNumCol()
+        self._highs.addVar(0.0, most)
+        self._highs.changeColCost(column, cost)
+        if integer:
+            self._highs.changeColIntegrality(column, self._integer)
+        return column
+
+    def _row(self, low: float, high: float, factors: Mapping[Place, float]) -> None:
+        self._columns(low, high, {self._number[place]: factor for place, factor in factors.items()})
+
+    def _keep(self, limit: Limit) -> None:
+        # In units of the largest change, so that the solver's tolerance is small beside a layer.
+        scale = max((abs(change) for change in limit.changes.values()), default=0.0) or 1.0
+        factors = {place: change / scale for place, change in limit.changes.items() if change}
+        self._row(-limit.start / scale, self._inf, factors)
+
+    def _conflicts(self, pairs: frozenset[tuple[int, int]]) -> None:
+        """Of two alternatives in conflict, only one is used anywhere."""
+        used = {number: self._variable(0.0, 1.0) for number in {number for pair in pairs for number in pair}}
+        for (_, number), column in self._number.items():
+            if number in used:
+                self._columns(-self._inf, 0.0, {column: 1.0, used[number]: -1.0})
+        for one, other in pairs:
+            self._columns(-self._inf, 1.0, {used[one]: 1.0, used[other]: 1.0})
+
+    def _pair(self, one: Place, other: Place, value: float) -> None:
+        both = self._variable(value, 1.0, integer=False)
+        first, second = self._number[one], self._number[other]
+        if value > 0:
+            self._columns(-self._inf, 1.0, {first: 1.0, second: 1.0, both: -1.0})
+        else:
+            self._columns(-self._inf, 0.0, {both: 1.0, first: -1.0})
+            self._columns(-self._inf, 0.0, {both: 1.0, second: -1.0})
+
+    def _columns(self, low: float, high: float, factors: Mapping[int, float]) -> None:
+        self._highs.addRow(low, high, len(factors), [*factors], [*factors.values()])

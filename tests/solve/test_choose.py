@@ -1,0 +1,129 @@
+"""`choose`: the solver against brute force, with pair terms, formats and budgets that are no sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice, product
+from random import Random
+
+import pytest
+
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.check import measurable
+from lbdsl.solve.choose import Problem
+from lbdsl.solve.optimum import solutions, unmet
+from lbdsl.solve.select import choice_of, select
+from tests.plan_cases import llama_facts
+
+ALTERNATIVES = "keep, swa(window=64), kv_heads(1), kv_heads(1) + swa(window=64), drop"
+
+
+def recipe_of(budgets: str, among: str = ALTERNATIVES, before: str = "", layers: str = "all") -> Recipe:
+    text = f"lbr 1\n{before}\nchoose for layers {layers} among {among} minimizing kl subject to {budgets}\nelse keep"
+    return recipe_from_text(text).unwrap()
+
+
+def scores_of(recipe: Recipe, facts: ModelFacts, random: Random) -> dict[Request, Measurement]:
+    case = measurable(recipe, facts).unwrap()
+    return {request: Measurement(random.random(), 0.1, Unit.NATS, 10, 2) for request in case.requests}
+
+
+def every_plan(problem: Problem) -> list[tuple[float, dict[int, int]]]:
+    """All plans that keep the budgets, the best first."""
+    plans = (dict(zip(problem.options, numbers, strict=True)) for numbers in product(*problem.options.values()))
+    return sorted(((problem.sum(plan), plan) for plan in plans if not problem.broken(plan)), key=lambda found: found[0])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("pairs", [False, True])
+def test_brute_force_agrees(seed: int, pairs: bool) -> None:
+    random = Random(seed)
+    kv, weights, flops = (random.randint(*ends) for ends in ((15, 90), (60, 95), (60, 95)))
+    recipe = recipe_of(
+        f"kv(8Ki) <= {kv}%, weights <= {weights}% and flops(1Ki) <= {flops}%",
+        random.choice([ALTERNATIVES, "keep, swa(window=64), drop"]),
+        random.choice(["", "layers 0 keep", "layers all quantize(bits=8)", "layers 1 drop"]),
+    )
+    facts = llama_facts(layers=random.randint(3, 5))
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, random), {}).unwrap()
+    if pairs:
+        places = problem.places
+        chosen = {
+            (one, other): random.uniform(-0.5, 0.5) for one in places for other in places if one[0] < other[0] and one[1]
+        }
+        problem = replace(problem, pairs=chosen)
+    expected = every_plan(problem)
+    found = list(islice(solutions(problem), 5))
+    assert [problem.sum(plan) for plan in found] == pytest.approx([value for value, _ in expected[:5]])
+    assert all(not problem.broken(plan) for plan in found)
+    if not expected:
+        assert unmet(problem).code == "LB356"
+
+
+def test_what_it_chooses_is_what_the_layers_become() -> None:
+    recipe = recipe_of("kv(8Ki) <= 40%, weights <= 70%", before="layers all quantize(bits=8)", layers="all except 0")
+    facts = llama_facts(layers=6)
+    scores = scores_of(recipe, facts, Random(0))
+    selection = select(recipe, facts, scores).unwrap()
+    problem = choice_of(recipe, facts, scores, {}).unwrap()
+    chosen = next(solutions(problem))
+    assert selection.specs == tuple(layer.spec for layer in problem.cost(chosen).layers)
+    assert set(chosen) == {1, 2, 3, 4, 5}
+    assert selection.layers[0].after.mixer == facts.layer_specs[0].mixer
+    named = recipe.rules[1].selector.alternatives[chosen[2]]
+    assert {a.text() for a in named} <= {item.action.text() for item in selection.layers[2].actions}
+    assert "chosen among 5" in selection.layers[2].reason
+
+
+def test_a_layer_that_an_earlier_rule_touched_has_no_choice() -> None:
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64)", "layers 1 kv_heads(1)")
+    facts = llama_facts(layers=4)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    # Other paths of that layer are free, but `swa` and `kv_heads` do not touch.
+    assert set(problem.options) == {0, 1, 2, 3}
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64)", "layers 1 drop")
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    assert set(problem.options) == {0, 2, 3}
+
+
+def test_a_budget_that_nothing_meets_says_how_near_it_comes() -> None:
+    recipe = recipe_of("kv(8Ki) <= 10%, weights <= 99%", "keep, kv_heads(1)")
+    facts = llama_facts(layers=4)
+    found = select(recipe, facts, scores_of(recipe, facts, Random(0)))
+    (problem,) = found.diagnostics
+    assert problem.code == "LB356"
+    assert "50.0 %" in problem.message
+    assert "`kv(8Ki) <= 10%`" in problem.message
+
+
+def test_a_budget_that_is_no_sum_is_checked_on_each_plan() -> None:
+    recipe = recipe_of("kv(8Ki) <= 60% or weights <= 50%", "keep, swa(window=64), drop")
+    facts = llama_facts(layers=4)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(3)), {}).unwrap()
+    assert not problem.limits
+    assert problem.sum(next(solutions(problem))) == pytest.approx(every_plan(problem)[0][0])
+
+
+def test_an_engine_is_served_through_one_of_its_formats() -> None:
+    recipe = recipe_of('kv(8Ki) <= 40%, serves("vllm")', "keep, swa(window=64), drop")
+    facts = llama_facts(layers=4)
+    scores = scores_of(recipe, facts, Random(1))
+
+    def drops(specs) -> bool:
+        return all(spec.mixer is None or spec.mixer.window is None for spec in specs) and specs[0].mixer is not None
+
+    def windows(specs) -> bool:
+        return all(spec.mixer is not None for spec in specs)
+
+    problem = choice_of(recipe, facts, scores, {"vllm": (drops, windows)}).unwrap()
+    expected = every_plan(problem)
+    assert [problem.sum(plan) for plan in islice(solutions(problem), 9)] == pytest.approx([v for v, _ in expected[:9]])
+    kinds = [{type(spec.mixer) for spec in select(recipe, facts, scores, forms=problem.forms).unwrap().specs}]
+    assert kinds
+    nothing = choice_of(recipe, facts, scores, {"vllm": ()}).unwrap()
+    assert next(solutions(nothing), None) is None
+    assert "no plan" in unmet(nothing).message
