@@ -90,6 +90,9 @@ class Exporter(ABC):
     also: ClassVar[tuple[str, ...]] = ()
     """Other engines that load it."""
 
+    plug_in: ClassVar[bool] = False
+    """Whether the engine needs lbdsl's plug-in for it."""
+
     where: ClassVar[str]
     """The name of the format or its engine in messages."""
 

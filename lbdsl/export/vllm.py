@@ -27,6 +27,7 @@ class VllmPlugin(Exporter):
 
     kind = "vllm"
     engine = "vllm"
+    plug_in = True
     where = "vLLM with lbdsl's plug-in"
     expresses = Expresses(
         mixer={"attention": attention(kv_heads=ANY, window=ANY, learned_sinks=ANY)},

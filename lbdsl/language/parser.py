@@ -24,11 +24,9 @@ from lbdsl.core.units import BINARY, DECIMAL, Unit
 from lbdsl.language import tree
 from lbdsl.language.grammar import START, grammar
 from lbdsl.language.lexer import END, Token
-from lbdsl.language.words import PLANNED
 
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPES = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
-_PLANNED = {word.upper() for word in PLANNED}
 
 _NO_LEXER = LexerThread(cast(Any, None), None)
 """Tokens come from `lbdsl.language.lexer`, after `lbdsl.language.layout` has split them into statements."""
@@ -44,7 +42,7 @@ class Failure:
     @cached_property
     def expected(self) -> frozenset[str]:
         """The terminals that are allowed there."""
-        return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts()) - _PLANNED
+        return frozenset(InteractiveParser(None, self._state, _NO_LEXER).accepts())
 
     @property
     def complete(self) -> bool:
@@ -224,7 +222,8 @@ def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
 
 
 def _rank(span: Span, direction: str, amount: Any, of_rest: bool | None, by: tree.Call, bound: Any) -> tree.RankSelector:
-    return tree.RankSelector(span, direction, amount, bool(of_rest), by, bound)
+    until, while_ = (None, bound.expr) if isinstance(bound, tree.While) else (bound, None)
+    return tree.RankSelector(span, direction, amount, bool(of_rest), by, until, while_)
 
 
 def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:

@@ -322,6 +322,8 @@ class ModulesSelector(Node):
 
 
 class While(Node):
+    """A part of `RankSelector` while it is parsed."""
+
     expr: Expr
 
 
@@ -333,6 +335,7 @@ class RankSelector(Node):
     of_rest: bool
     by: Any
     until: Any
+    while_: Any
 
 
 Selector = ElseSelector | WhereSelector | LayersSelector | ModulesSelector | RankSelector

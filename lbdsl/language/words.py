@@ -31,19 +31,16 @@ def keywords() -> Mapping[str, Keyword]:
 @cache
 def statements() -> tuple[str, ...]:
     """The words that begin a statement."""
-    return tuple(word for word, keyword in keywords().items() if keyword.form and word not in PLANNED)
+    return tuple(word for word, keyword in keywords().items() if keyword.form)
 
-
-PLANNED = frozenset({"among", "choose", "for", "minimizing", "subject", "to", "while"})
-"""Words of syntax that is parsed but not supported (`lbdsl.language.planned`). Messages never suggest them."""
 
 BLOCKS = ("measure", "heal", "eval")
-RULES = ("else", "where", "layers", "modules", "lowest", "highest")
+RULES = ("else", "where", "layers", "modules", "lowest", "highest", "choose")
 OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 
 REMOVED: Mapping[str, str] = dict.fromkeys(
     ("search", "tune"),
-    "`--set NAME=VALUE` tries another value of a parameter; `choose`, which finds the best plan for a budget, and "
-    "`--sweep`, which tries several values, are planned and not in this version",
+    "`choose` finds the best plan for a budget; `--set NAME=VALUE` tries another value of a parameter; `--sweep`, which "
+    "tries several values, is planned and not in this version",
 )
 """Words that began a statement or a command in earlier versions, and what replaces them."""

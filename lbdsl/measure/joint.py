@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -43,9 +43,32 @@ def measure_joint(
 
     model: returns the base, which is not changed. statistics: used to compute new weights.
     """
-    requests = {name: Request(name, f"joint {selection_digest}", MODEL_LAYER) for name in metrics_of(Of.CHANGED)}
-    run = Run(changes, tuple(requests.values()))
-    found = measure_runs(
-        model, [run], (), blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics
+    names = tuple(metrics_of(Of.CHANGED))
+    (loss,) = measure_plans(
+        model, {selection_digest: changes}, names, blocks, store, fingerprint, progress=progress, batch=batch,
+        statistics=statistics,
+    )  # fmt: skip
+    return loss
+
+
+def measure_plans(
+    model: Callable[[], LayerSource],
+    plans: Mapping[str, Changes],
+    metrics: Sequence[str],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    *,
+    progress: Report | None = None,
+    batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
+) -> tuple[JointLoss, ...]:
+    """The same for several plans at once, by digest: the base runs once for all, and each of them from its first changed
+    layer on. Of `metrics` alone."""
+    requests = {digest: {name: Request(name, f"joint {digest}", MODEL_LAYER) for name in metrics} for digest in plans}
+    runs = [Run(changes, tuple(requests[digest].values())) for digest, changes in plans.items()]
+    found = measure_runs(model, runs, (), blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics)
+    return tuple(
+        JointLoss(MappingProxyType({name: found[request] for name, request in asked.items()}), found[BASE_NLL])
+        for asked in requests.values()
     )
-    return JointLoss(MappingProxyType({name: found[request] for name, request in requests.items()}), found[BASE_NLL])

@@ -19,6 +19,7 @@ from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.schema import (
+    Choice,
     Finding,
     LayerPlan,
     Loss,
@@ -56,10 +57,11 @@ def build(
     *,
     found: Iterable[Diagnostic] = (),
     statistics: Mapping[str, str] = MappingProxyType({}),
+    choice: Choice | None = None,
 ) -> Diagnosed[Plan]:
     """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
     applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned.
-    `statistics` as in `Plan`."""
+    `statistics` and `choice` as in `Plan`."""
     case = Case(recipe, facts)
     before, after = facts.cost, model_cost(facts, selection.specs)
     # Stored scores that this recipe does not use must not change the plan's digest.
@@ -110,6 +112,7 @@ def build(
         findings=tuple(_finding(recipe, d) for d in kept),
         statistics=dict(statistics),
         profiles=dict(recipe.profiles),
+        choice=choice,
         changes=counted_changes(layers),
         complete=complete,
         errored=errored,

@@ -138,6 +138,41 @@ class Loss(PlanValue):
         return {name: score for name, score in self.scores.items() if name != "nll"}
 
 
+class Budget(PlanValue):
+    """A budget of `choose`: the cost that decides it, in `unit`, or as a `share` of the base's; `without` is the least sum
+    of scores if it were left out."""
+
+    text: str
+    value: float | None = None
+    unit: Unit | None = None
+    share: float | None = None
+    without: float | None = None
+
+
+class Candidate(PlanValue):
+    """A whole plan that was measured. `strip` has the number of each layer's alternative, or None."""
+
+    strip: tuple[int | None, ...]
+    sum: float
+    joint: ScoreValue
+
+
+class Choice(PlanValue):
+    """What a `choose` did. `sum` is that of the chosen scores of single layers; `candidates` are the best plans of those
+    measured jointly on calibration text, the chosen one first: their values flatter, unlike `Plan.loss`. `spent` is how
+    many were measured; `stopped`: it was interrupted."""
+
+    metric: str
+    alternatives: tuple[str, ...]
+    layers: tuple[int, ...]
+    sum: float
+    budgets: tuple[Budget, ...]
+    candidates: tuple[Candidate, ...] = ()
+    tokens: int = 0
+    spent: float = 0.0
+    stopped: bool = False
+
+
 Status = Literal["pass", "fail", "after healing", "not measured"]
 
 
@@ -268,6 +303,7 @@ class Plan(Chosen, PlanValue):
     findings: tuple[Finding, ...] = ()
     statistics: dict[str, str] = {}
     profiles: dict[str, Profile] = {}
+    choice: Choice | None = None
     changes: dict[str, int]
     complete: bool
     applyable: bool

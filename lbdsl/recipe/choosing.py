@@ -51,14 +51,26 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
 
 
 def check_beside(scope: Scope, rules: Sequence[Rule]) -> None:
-    """LB152 for rules beside a `choose` whose layers would depend on what it chooses."""
+    """LB152 for a second `while`, and for rules beside a `choose` whose layers would depend on what it chooses."""
+    bounded = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
+    for rule in bounded[1:]:
+        label = Label(bounded[0].span, "the first one")
+        help = "give the others a number of layers"
+        scope.error("LB152", "a recipe has one `while`", rule.span, labels=(label,), help=help)
+    for rule in bounded[:1]:
+        if any(action.patched for action in rule.actions):
+            help = "take bare drops; patch them in a recipe that names the layers"
+            scope.error("LB152", "`while` has no drops with patches", rule.span, help=help)
     choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
     if choose is None:
         return
     for rule in rules:
         selector = rule.selector
-        if isinstance(selector, tree.RankSelector) and (selector.of_rest or selector.until is not None):
-            word = "until" if selector.until is not None else "of rest"
+        if not isinstance(selector, tree.RankSelector):
+            continue
+        words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
+        word = next((word for word, there in words.items() if there), None)
+        if word is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
             label = Label(choose.span, "chooses for a budget")
             help = "name a number of layers, and put budgets after `subject to`"
@@ -67,6 +79,10 @@ def check_beside(scope: Scope, rules: Sequence[Rule]) -> None:
 
 def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ...]:
     actions = each(partial(resolve_action, scope), calls)
+    for action, call in zip(actions, calls, strict=True):
+        if action.patched:
+            help = "choose among bare drops; patch them in a recipe with the layers that were chosen"
+            scope.fail("LB152", "`choose` has no drops with patches", call.span, help=help)
     if not check_actions(scope, calls, actions):
         raise Unresolved
     return actions

@@ -21,7 +21,6 @@ from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
-from lbdsl.language.planned import not_in_this_version
 from lbdsl.recipe import exchange_values as kinds
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
 from lbdsl.recipe.exchange_text import ExchangeForm, json_text, read_data, yaml_text
@@ -97,7 +96,7 @@ def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own
     """A row; the keys in `text` match the node's fields in order, and `own` overrides `KINDS` for fields of this node
     alone."""
     fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
-    if group == RULE:
+    if group == RULE and node is not tree.Choose:
         fields, text = [*fields, "actions", "because"], f"{text} <do>[ because <because>]"
     every = {**kinds.KINDS, **own}
     keys = [match[2] or match[3] for match in _FIELD.finditer(text)]
@@ -126,8 +125,14 @@ STATEMENTS = (
     _form(RULE, tree.ElseSelector, "<else>", "else keep"),
     _form(
         RULE,
+        tree.Choose,
+        "choose for layers <choose> among <among> minimizing <minimizing> subject to <subject_to>",
+        "choose for layers all among keep, swa(window=256), drop minimizing kl subject to kv(8Ki) <= 50%",
+    ),
+    _form(
+        RULE,
         tree.RankSelector,
-        "<rank>[ <amount>][ <of_rest>] by <by>[ until <until>]",
+        "<rank>[ <amount>][ <of_rest>] by <by>[ until <until>][ while <while>]",
         "lowest 6 of rest by sensitivity until kv(32Ki) <= 50% drop",
     ),
     _form(
@@ -171,7 +176,7 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
     statements = parsed.value.statements
-    refused = [*not_in_this_version(statements)]
+    refused = []
     for block in (statement for statement in statements if isinstance(statement, tree.Block)):
         for settings in (block.settings, *(stage.settings for stage in block.stages)):
             first = {setting.key.name: setting.key for setting in reversed(settings)}

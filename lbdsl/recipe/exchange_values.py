@@ -394,13 +394,32 @@ _VALUE = Kind(_value, _value_data, _VALUES, "Value")
 _CONDITION = Kind(_condition, _expression_data, _CONDITIONS, "Condition")
 _PATTERN = any_schema(_TEXT, object_schema({"regex": _TEXT}))
 
+_SCORE = Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score")
+_ACTIONS = Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions")
+
 _RANKS = ["lowest", "highest"]
+
+
+def _listed(kind: Kind) -> Kind:
+    """One value or more of a kind."""
+
+    def read(reader: JsonReader, data: Any, path: str) -> str:
+        if not isinstance(data, list) or not data:
+            reader.refuse(path, "must be a list, and not empty")
+        return ", ".join(each_item(partial(kind.read, reader), data, path))
+
+    return Kind(read, lambda values: [kind.write(value) for value in values], array_schema(kind.reference(), minItems=1))
+
 
 KINDS: Mapping[str, Kind] = {
     "number": _VALUE._replace(read=_number),
     "expr": _CONDITION,
     "where": _CONDITION,
     "until": _CONDITION,
+    "while_": _CONDITION,
+    "among": _listed(_ACTIONS),
+    "minimizing": _SCORE,
+    "subject_to": _listed(_CONDITION),
     "path": STRING,
     "sha256": _STRING_OR_NULL,
     "because": _STRING_OR_NULL,
@@ -415,8 +434,8 @@ KINDS: Mapping[str, Kind] = {
         "Layers",
     ),
     "amount": Kind(_amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount"),
-    "by": Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score"),
-    "actions": Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions"),
+    "by": _SCORE,
+    "actions": _ACTIONS,
     "patterns": Kind(
         _patterns,
         lambda nodes: [{"regex": node.value} if isinstance(node, tree.Pattern) else node.value for node in nodes],

@@ -281,7 +281,7 @@ def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
 
 def _serves(scope: Scope, node: tree.Call, place: Place) -> Serves:
     argument = _argument(node)
-    engine = None if argument is None else constant(scope, argument)
+    engine = None if argument is None else constant(scope, argument, words=True)
     if not isinstance(engine, String) or engine.value not in ENGINES:
         listed = " or ".join(f'`serves("{known}")`' for known in ENGINES)
         scope.fail("LB104", "`serves` takes the name of an engine", node.span, help=f"write {listed}")
@@ -302,7 +302,7 @@ def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
         message = f"`{name}` of the whole model takes no action"
         scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
     if place in ("until", "subject to"):
-        hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
+        hints = (f"give a cost, as in `{place} kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
         scope.fail(
             "LB315",
             f"`{place}` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",

@@ -14,7 +14,6 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
-from lbdsl.language.planned import not_in_this_version
 from lbdsl.language.words import RULES
 from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolve_condition
@@ -146,10 +145,6 @@ class _Resolver:
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
-        planned = not_in_this_version([statement])
-        if planned:
-            scope.diagnostics.extend(planned)
-            return
         match statement:
             case tree.Version():
                 base = statement.span.source.base

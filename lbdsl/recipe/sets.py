@@ -29,6 +29,7 @@ def resolve_selector(scope: Scope, node: tree.Selector) -> Selector:
         "by": partial(resolve_by, scope),
         "where": lambda condition: resolve_condition(scope, condition, "where"),
         "until": lambda condition: resolve_condition(scope, condition, "until"),
+        "while_": lambda condition: resolve_condition(scope, condition, "while"),
     }
     return cast(Selector, rebuilt(node, **{name: resolvers[name] for name in node._fields if name in resolvers}))
 

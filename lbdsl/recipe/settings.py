@@ -229,6 +229,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
+        "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
     },
     "heal": {
         "data": _DATA,

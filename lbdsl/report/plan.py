@@ -17,6 +17,7 @@ from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage
+from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_changes import change_lines
 from lbdsl.report.plan_tables import assert_lines, cost_lines, rule_lines
@@ -33,6 +34,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
         _header(plan, width, ascii_),
         _strip(plan, width, ascii_),
         rule_lines(plan, width),
+        choice_lines(plan, width, ascii_),
         change_lines(plan, width, ascii_, all_layers),
         cost_lines(plan, ascii_),
         [

@@ -76,9 +76,14 @@ class KnownRule:
         return self.ranking.until if self.ranking is not None else None
 
     @property
+    def while_(self) -> Expr | None:
+        return self.ranking.while_ if self.ranking is not None else None
+
+    @property
     def ranks_rest(self) -> bool:
-        """True for a ranking of the layers not yet claimed: `of rest`, and always with `until`."""
-        return self.ranking is not None and (self.ranking.of_rest or self.until is not None)
+        """True for a ranking of the layers not yet claimed: `of rest`, and always with `until` or `while`."""
+        bounded = self.until is not None or self.while_ is not None
+        return self.ranking is not None and (self.ranking.of_rest or bounded)
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:

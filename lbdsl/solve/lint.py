@@ -52,7 +52,9 @@ class _RuleInTable:
     def findings(self, specs: Sequence[LayerSpec], acts: bool) -> Iterator[Diagnostic]:
         (got, lost, size), rule, ranking = self.table.rules[self.index], self.known.rule, self.known.ranking
         number, span = rule.number, rule.span
-        if size == 0:
+        if size == 0 and self.known.while_ is not None:
+            pass  # It is said how many it could take.
+        elif size == 0:
             yield note("LB313", f"rule {number} takes no layer: its `until` is already met", span)
         elif not got and not lost:
             empty = warning("LB310", f"rule {number} matches no layer", span, help=self._why_empty())

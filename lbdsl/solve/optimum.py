@@ -44,6 +44,12 @@ def solutions(problem: Problem) -> Iterator[Choices]:
             heapq.heappush(waiting, (value, number, found))
 
 
+def least_without(problem: Problem, number: int) -> float | None:
+    """The least sum of scores if a budget, by its number, were left out."""
+    found = (_Program(problem, barred, without=number).solved() for barred in _ways(problem))
+    return min((value for value, _ in filter(None, found)), default=None)
+
+
 def unmet(problem: Problem) -> Diagnostic:
     """LB356: why no plan keeps the budgets."""
     budgets, found = problem.choosing.budgets, []

@@ -131,11 +131,13 @@ def select(
     *,
     unhelped: Collection[Place] = (),
     chosen: Choices | None = None,
+    sizes: Mapping[int, int] = MappingProxyType({}),
     forms: Forms = MappingProxyType({}),
 ) -> Diagnosed[Selection]:
     """Apply the rules from top to bottom; the first rule that matches a layer claims it. `unhelped` are dropped sub-blocks
     that no patch helps. `chosen` are the alternatives that a `choose` gives its layers (None: those with the least sum of
-    scores), `forms` the formats of the engines that its budgets name.
+    scores), `forms` the formats of the engines that its budgets name. `sizes` are how many layers a rule with `while`
+    takes, by its number: none, unless given.
 
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` or budgets that cannot be met, a
     requirement on the model that does not hold. All errors are returned at once, unless one hides another.
@@ -154,7 +156,7 @@ def select(
         chosen = next(solutions(problem), None)
         if chosen is None:
             return Diagnosed(None, (unmet(problem),))
-    table, problems = resolve(case, matches, chosen or {})
+    table, problems = resolve(case, matches, chosen or {}, sizes)
     if table is None:
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,16 +24,22 @@ MOST_PLANS = 100_000
 """The maximum number of complete plans to try: all counts of two `until` rules of a model with 300 layers."""
 
 
-def resolve(case: Case, matches: tuple[Match, ...], chosen: Choices = MappingProxyType({})) -> Diagnosed[Table]:
-    """The table with every rule applied; `chosen` are the alternatives of a `choose` by layer. With several `until` rules,
-    the first takes its smallest count for which the later ones can be met, and so on."""
+def resolve(
+    case: Case,
+    matches: tuple[Match, ...],
+    chosen: Choices = MappingProxyType({}),
+    sizes: Mapping[int, int] = MappingProxyType({}),
+) -> Diagnosed[Table]:
+    """The table with every rule applied; `chosen` are the alternatives of a `choose` by layer, `sizes` how many layers a
+    rule with `while` takes, by number. With several `until` rules, the first takes its smallest count for which the later
+    ones can be met, and so on."""
     untils = [known.rule for known in case.rules if known.until is not None]
     plans = (case.facts.layers + 1) ** len(untils)
     if plans > MOST_PLANS:
         message = f"{len(untils)} `until` rules on {case.facts.layers} layers are up to {plans:,} plans"
         help = f"at most {MOST_PLANS:,} are tried; give some of them a count instead"
         return Diagnosed(None, (error("LB314", message, untils[-1].span, help=help),))
-    return _Reader(case, matches, chosen).read(Table.empty(case.paths))
+    return _Reader(case, matches, chosen, sizes).read(Table.empty(case.paths))
 
 
 class _Try(NamedTuple):
@@ -56,6 +63,7 @@ class _Reader:
     case: Case
     matches: tuple[Match, ...]
     chosen: Choices
+    sizes: Mapping[int, int]
     _known: dict[tuple[int, tuple[TakenPaths, ...]], LayerCost] = field(default_factory=dict)
 
     def read(self, table: Table) -> Diagnosed[Table]:
@@ -65,12 +73,15 @@ class _Reader:
                 amount = known.ranking.amount
                 layers = table.rest(known, layers)
                 most = len(layers) if amount is None else min(len(layers), amount.of(self.case.facts.layers))
+                if known.while_ is not None:
+                    most = min(most, self.sizes.get(known.rule.number, 0))
                 if known.until is not None:
                     return self._until(known, known.until, layers, most, table)
                 layers = tuple(sorted(layers[:most]))
+            size = len(layers) if known.while_ is not None else None
             if known.choosing is not None:
                 layers = tuple(layer for layer in table.rest(known, layers) if layer in self.chosen)
-            table = table.take(known, layers, chosen=self.chosen)
+            table = table.take(known, layers, size=size, chosen=self.chosen)
         return Diagnosed(table)
 
     def _until(self, known: KnownRule, until: Expr, free: tuple[int, ...], most: int, table: Table) -> Diagnosed[Table]:

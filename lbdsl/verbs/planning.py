@@ -30,6 +30,8 @@ from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import measurable
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.select import Selection, select
+from lbdsl.verbs.choosing import choose
+from lbdsl.verbs.holding import hold
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
@@ -163,7 +165,14 @@ def load_plan(path: str | Path) -> Plan:
 def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
-    chosen = select(resolved, facts, measured.scores)
+    case, choice = Case(resolved, facts), None
+    if case.choose is not None:
+        best = choose(resolved, bench, measured.scores, measured.statistics)
+        chosen, choice = Diagnosed(best.selection, best.diagnostics), best.choice
+    elif any(known.while_ is not None for known in case.rules):
+        chosen = hold(resolved, bench, measured.scores, measured.statistics)
+    else:
+        chosen = select(resolved, facts, measured.scores)
     _raise_errors(measured.diagnostics + chosen.diagnostics)
     assert chosen.value is not None
     on = measured.on or _nothing_measured(resolved, bench, chosen.value)
@@ -196,6 +205,7 @@ def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, .
         VERSION,
         found=found,
         statistics=statistics.digests(used) if statistics is not None else {},
+        choice=choice,
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)

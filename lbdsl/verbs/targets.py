@@ -18,6 +18,7 @@ from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served
 from lbdsl.plan.words import AS_SAVED
+from lbdsl.solve.choose import Form, Forms
 from lbdsl.verbs.workbench import Workbench
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -97,6 +98,21 @@ def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[T
         return ()
     subject = subject_of(base_config(bench), bench.facts, plan.specs)
     return tuple(check_target(subject, name) for name in names)
+
+
+def forms_of(bench: Workbench, names: Iterable[str]) -> Forms:
+    """The export formats through which each engine that `serves` asks for loads a model."""
+    config = base_config(bench)
+
+    def form(exporter: type[Exporter]) -> Form:
+        return lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, bench.facts, specs)))
+
+    found: dict[str, tuple[Form, ...]] = {}
+    for name in names:
+        engine, _, plug_in = name.partition("+")
+        asked = [e for e in exporters().values() if e.engine == engine and (plug_in or not e.plug_in)]
+        found[name] = (lambda specs: True,) if engine == TRANSFORMERS else tuple(map(form, asked))
+    return found
 
 
 def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:

@@ -10,7 +10,7 @@ import pytest
 
 from lbdsl.actions import actions
 from lbdsl.core.nearest import distance, nearest
-from lbdsl.language.words import PLANNED, keywords
+from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
@@ -83,6 +83,13 @@ KEYWORDS = {
     "every": "layers WORD 4 keep",
     "from": "layers every 4 WORD 1 keep",
     "stage": "heal { WORD match { tokens = 1k } }",
+    "choose": "WORD for layers all among keep, drop minimizing kl subject to kv(8Ki) <= 50%",
+    "for": "choose WORD layers all among keep, drop minimizing kl subject to kv(8Ki) <= 50%",
+    "among": "choose for layers all WORD keep, drop minimizing kl subject to kv(8Ki) <= 50%",
+    "minimizing": "choose for layers all among keep, drop WORD kl subject to kv(8Ki) <= 50%",
+    "subject": "choose for layers all among keep, drop minimizing kl WORD to kv(8Ki) <= 50%",
+    "to": "choose for layers all among keep, drop minimizing kl subject WORD kv(8Ki) <= 50%",
+    "while": "lowest by nll WORD nll < 0.1 drop",
 }
 
 
@@ -161,7 +168,7 @@ def named_first(text: str) -> tuple[bool, str | None]:
 
 
 def test_contexts_use_every_keyword() -> None:
-    assert set(KEYWORDS) == keywords().keys() - PLANNED
+    assert set(KEYWORDS) == keywords().keys()
 
 
 @pytest.mark.parametrize(

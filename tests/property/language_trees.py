@@ -168,7 +168,7 @@ def selectors() -> st.SearchStrategy[Any]:
             lambda found, layers, expr: tree.ModulesSelector(NOWHERE, found, layers, expr), modules, st.none() | sets, where
         ),
         st.builds(
-            lambda way, amount, rest, by, until: tree.RankSelector(NOWHERE, way, amount, rest, by, until),
+            lambda way, amount, rest, by, until: tree.RankSelector(NOWHERE, way, amount, rest, by, until, None),
             ways,
             amounts,
             st.booleans(),
@@ -176,7 +176,7 @@ def selectors() -> st.SearchStrategy[Any]:
             where,
         ),
         st.builds(
-            lambda way, rest, by, until: tree.RankSelector(NOWHERE, way, None, rest, by, until),
+            lambda way, rest, by, until: tree.RankSelector(NOWHERE, way, None, rest, by, until, None),
             ways,
             st.booleans(),
             metric_calls,
@@ -200,7 +200,7 @@ later = st.one_of(
     ),
     st.builds(
         lambda by, bound, action: tree.RuleStatement(
-            NOWHERE, tree.RankSelector(NOWHERE, "lowest", None, False, by, tree.While(NOWHERE, bound)), (action,), None
+            NOWHERE, tree.RankSelector(NOWHERE, "lowest", None, False, by, None, bound), (action,), None
         ),
         metric_calls,
         expressions,

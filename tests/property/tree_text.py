@@ -54,8 +54,7 @@ _TEMPLATES: Mapping[type[tree.Node], str] = {
     tree.WhereSelector: "where <where>",
     tree.LayersSelector: "layers <layers>[ where <where>]",
     tree.ModulesSelector: "modules <patterns:, >[ in layers <layers>][ where <where>]",
-    tree.RankSelector: "<direction>[ <amount>][ of rest<of_rest>] by <by>[ until <until>]",
-    tree.While: "while <expr>",
+    tree.RankSelector: "<direction>[ <amount>][ of rest<of_rest>] by <by>[ until <until>][ while <while_>]",
 }
 
 _EXPRESSIONS = (("or",), ("and",), (tree.Not,), (tree.Compare,), ("+", "-"), ("*", "/"), (tree.Minus,))
@@ -101,8 +100,6 @@ def node_text(node: tree.Node, least: int = 0) -> str:
             upper = node_text(domain.high, _TIGHTEST + 1)
             text = f"param {node_text(node.name)}: {node.type.name} in {node_text(domain.low)}..{upper}"
             text += f" = {node_text(node.default)}"
-        case tree.RankSelector(until=tree.While()):
-            text = _filled(node, inner).replace(" until while ", " while ", 1)
         case _:
             text = _filled(node, inner)
     return text if level >= least else f"({text})"

@@ -20,7 +20,6 @@ from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
-from lbdsl.language.planned import not_in_this_version
 from lbdsl.recipe.exchange import STATEMENTS, from_exchange, recipe_schema, to_exchange
 from lbdsl.recipe.exchange_text import json_text
 from lbdsl.recipe.load import recipe_from_text
@@ -36,8 +35,6 @@ RECIPES = [
     for path in sorted((ROOT / folder).rglob("*.lbr"))
 ]
 PARSED = [text for text in [*BLOCK.findall(SPEC), *RECIPES] if not parse(Source("t", text)).diagnostics]
-LATER = [text for text in PARSED if not_in_this_version(parse(Source("t", text)).unwrap().statements)]
-PARSED = [text for text in PARSED if text not in LATER]
 
 FULL = """lbr 1
 recipe "all of it"
@@ -80,12 +77,6 @@ def run(*arguments: object, stdin: str | None = None):
 # Identity ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_comes_later_is_refused() -> None:
-    assert len(LATER) >= 2
-    for text in LATER:
-        assert {problem.code for problem in to_exchange(text, "t.lbr", "json").diagnostics} == {"LB054"}
-
-
 @pytest.mark.parametrize(
     ("form", "text"),
     [*(("json", text) for text in (FULL, *PARSED)), *(("yaml", text) for text in (FULL, *PARSED[::3]))],
@@ -126,8 +117,7 @@ def test_the_text_that_comes_back_is_grouped_and_canonical() -> None:
 
 def test_every_statement_and_selector_has_a_row() -> None:
     nodes = {kind.node for kind in STATEMENTS}
-    later = {tree.Choose}
-    assert nodes == {*get_args(tree.Statement), *get_args(tree.Selector)} - {tree.RuleStatement} - later
+    assert nodes == {*get_args(tree.Statement), *get_args(tree.Selector)} - {tree.RuleStatement}
 
 
 def test_what_it_looks_like() -> None:

@@ -10,7 +10,7 @@ from lbdsl.core.nearest import close_words
 from lbdsl.core.registry import nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, PLANNED, REMOVED, keywords, statements
+from lbdsl.language.words import BLOCKS, REMOVED, keywords, statements
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -18,7 +18,7 @@ _TRIALS = 6
 
 def unknown_statement(p: Mistake) -> Diagnostic | None:
     word = p.token.text
-    if p.failure.index != 0 or not (p.type in WORDS or word in PLANNED):
+    if p.failure.index != 0 or not (p.type in WORDS or wish(word, "statement")):
         return None
     if word in REMOVED:
         return p.error("LB053", f"`{word}` was removed from the language", help=REMOVED[word])
@@ -72,7 +72,7 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
         return None
     token, word = best
     help = (f"did you mean `{word}`?", *p.form)
-    write = word if slip(token.text, keywords().keys() - PLANNED) == word else None
+    write = word if slip(token.text, keywords().keys()) == word else None
     return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
 
 
@@ -81,7 +81,7 @@ def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
     for index in _words_near(p, 2):
         word = p.tokens[index].text
         if wish(word, "set") is None and word not in keywords():
-            yield from ((index, near) for near in close_words(word, keywords().keys() - PLANNED)[:3])
+            yield from ((index, near) for near in close_words(word, keywords().keys())[:3])
 
 
 def _words_near(p: Mistake, before: int) -> Iterator[int]:

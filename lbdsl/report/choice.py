@@ -1,0 +1,59 @@
+"""What a `choose` did: the best plans as strips of layers, and what each budget costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from string import ascii_lowercase
+
+from rich.text import Text
+
+from lbdsl.core.units import Unit, amount_text, plural, tokens_text
+from lbdsl.plan.schema import Budget, Choice, Plan
+from lbdsl.report.console import printable
+from lbdsl.report.strip import Row, strip_lines
+
+STRIPS = 5
+"""Plans that are shown."""
+
+
+def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    choice = plan.choice
+    if choice is None:
+        return
+    among = f"{len(choice.alternatives)} alternatives for {plural(len(choice.layers), 'layer')}"
+    yield Text(f" chosen among {among}, by {choice.metric}:", style="bold")
+    if choice.candidates:
+        yield from strip_lines(_rows(choice, "+-" if ascii_ else "±"), width)
+    legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
+    yield Text(f"  {legend}")
+    spent = f"{choice.spent:.0f} plans measured" if choice.spent else "scores alone chose"
+    if choice.candidates:
+        spent += f" jointly on {tokens_text(choice.tokens)} tokens of calibration text"
+    yield Text(f"  {spent}; the sum of the single layers is {choice.sum:+.3g}")
+    for budget in choice.budgets:
+        yield Text(f"  {_budget(budget, choice.sum)}")
+
+
+def _rows(choice: Choice, pm: str) -> list[Row]:
+    rows = []
+    for candidate in choice.candidates[:STRIPS]:
+        error = f" {pm}{candidate.joint.stderr:.1g}" if candidate.joint.stderr is not None else ""
+        signs = [" " if number is None else _sign(choice, number) for number in candidate.strip]
+        rows.append(Row(f"{candidate.joint.value:+.3g}{error}", signs, [""] * len(signs)))
+    return rows
+
+
+def _sign(choice: Choice, number: int) -> str:
+    changing = [text for text in choice.alternatives if text != "keep"]
+    text = choice.alternatives[number]
+    return "=" if text == "keep" else ascii_lowercase[changing.index(text) % 26]
+
+
+def _budget(budget: Budget, total: float) -> str:
+    said = f"{printable(budget.text)}"
+    if budget.value is not None and budget.unit is not None:
+        unit = Unit.RATIO if budget.share is not None else budget.unit
+        said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
+    if budget.without is None or abs(budget.without - total) < 1e-9:
+        return f"{said}; it costs nothing"
+    return f"{said}; without this budget the sum would be {budget.without:+.3g}"

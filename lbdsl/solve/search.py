@@ -1,0 +1,116 @@
+"""From the least sums of scores to the least joint value: scores of single layers do not add up, so the best plans are
+measured as a whole, and layers then exchange their alternatives.
+
+Source: EvoPress (arXiv 2410.14649): exchanges within a budget, many plans on little text, the best of them on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from random import Random
+
+from lbdsl.core.measurement import Measurement
+from lbdsl.solve.choose import Problem
+from lbdsl.solve.optimum import solutions
+from lbdsl.solve.table import Choices
+
+STARTS = 8
+"""Solutions, the least sums first, that are measured."""
+
+PROPOSED, SHARE, FINALISTS = 24, 0.25, 4
+"""In each round: how many neighbours of the best plan are measured on which share of the text, and how many at most of
+those that are better there on all of it."""
+
+PATIENCE = 2
+"""The search ends after as many rounds without a better plan."""
+
+Key = tuple[tuple[int, int], ...]
+MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Measurement]]
+"""The joint value of each plan on a share of the text."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """best: what to choose. joint: by plan, what was measured on all of the text, the best first. spent: plans measured,
+    one on a part of the text as that part. stopped: it was interrupted."""
+
+    best: Choices
+    joint: Mapping[Key, Measurement]
+    spent: float = 0.0
+    stopped: bool = False
+
+
+def search(problem: Problem, measure: MeasurePlans, *, tries: int, seed: int = 0) -> Found | None:
+    """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
+    plan keeps the budgets. A KeyboardInterrupt in `measure` ends it with the best so far, if there is one."""
+    starts = list(islice(solutions(problem), max(1, min(STARTS, tries))))
+    if not starts or not tries:
+        return Found(starts[0], {}) if starts else None
+    state, stopped = _State(measure), False
+    random, idle = Random(seed), 0
+    try:
+        state.measure_all(starts)
+        while idle < PATIENCE and state.spent + PROPOSED * SHARE + FINALISTS <= tries:
+            best = state.best
+            proposed = list(islice(_neighbours(problem, best, state.joint, random), PROPOSED))
+            if not proposed:
+                break
+            here, *there = state.rough([best, *proposed])
+            better = sorted((value, number) for number, value in enumerate(there) if value < here)
+            state.measure_all([proposed[number] for _, number in better[:FINALISTS]])
+            idle = idle + 1 if state.best == best else 0
+    except KeyboardInterrupt:
+        if not state.joint:
+            raise
+        stopped = True
+    return Found(state.best, dict(state.ranked), state.spent, stopped)
+
+
+class _State:
+    def __init__(self, measure: MeasurePlans):
+        self._measure = measure
+        self.joint: dict[Key, Measurement] = {}
+        self.spent = 0.0
+
+    @property
+    def ranked(self) -> list[tuple[Key, Measurement]]:
+        return sorted(self.joint.items(), key=lambda item: (item[1].value, item[0]))
+
+    @property
+    def best(self) -> Choices:
+        return dict(self.ranked[0][0])
+
+    def measure_all(self, plans: Sequence[Choices]) -> None:
+        for plan, found in zip(plans, self._measure(plans, 1.0) if plans else (), strict=True):
+            self.joint[_key(plan)] = found
+        self.spent += len(plans)
+
+    def rough(self, plans: Sequence[Choices]) -> list[float]:
+        """The first plan is measured already."""
+        self.spent += SHARE * (len(plans) - 1)
+        return [found.value for found in self._measure(plans, SHARE)]
+
+
+def _key(chosen: Choices) -> Key:
+    return tuple(sorted(chosen.items()))
+
+
+def _neighbours(problem: Problem, best: Choices, known: Mapping[Key, Measurement], random: Random) -> Iterator[Choices]:
+    """Plans within the budgets that differ from the best in one layer or two, none of them known: by turns that with the
+    least sum of those left, and any."""
+    moves = [{layer: number} for layer, number in problem.places if best[layer] != number]
+    for one, other in combinations(problem.options, 2):
+        if best[one] != best[other] and best[other] in problem.options[one] and best[one] in problem.options[other]:
+            moves.append({one: best[other], other: best[one]})
+    pairs = [a | b for a, b in combinations(moves[: len(problem.places)], 2) if a.keys() != b.keys()]
+    moves += random.sample(pairs, min(len(pairs), len(moves)))
+    unique = {_key({**best, **move}): None for move in moves}
+    left = sorted((dict(key) for key in unique if key not in known), key=problem.sum)
+    while left:
+        for place in (0, random.randrange(len(left))):
+            if place < len(left):
+                plan = left.pop(place)
+                if not problem.broken(plan):
+                    yield plan

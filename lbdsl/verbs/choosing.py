@@ -1,0 +1,113 @@
+"""Carry out a `choose`: measure the best plans jointly, and improve them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, note
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import duration_text, plural
+from lbdsl.plan.estimate import measuring_units, units
+from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.choose import Problem
+from lbdsl.solve.evaluate import deciding
+from lbdsl.solve.optimum import least_without, unmet
+from lbdsl.solve.search import Found, search
+from lbdsl.solve.select import Selection, choice_of, select
+from lbdsl.solve.table import Choices
+from lbdsl.verbs.predicting import pace_of
+from lbdsl.verbs.targets import forms_of
+from lbdsl.verbs.whole_plans import WholePlans
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
+
+SHOWN = 8
+"""Candidates that a plan keeps."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The selection that a recipe with a `choose` comes to, how it was found, and notes on that."""
+
+    selection: Selection
+    choice: Choice
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def choose(
+    recipe: Recipe, bench: Workbench, scores: Mapping[Request, Measurement], statistics: Statistics | None
+) -> Chosen:
+    """Raises LbdslError LB356 if no plan keeps the budgets, and what `select` finds."""
+    problem = choice_of(recipe, bench.facts, scores, {}).unwrap()
+    problem = choice_of(recipe, bench.facts, scores, forms_of(bench, problem.engines)).unwrap()
+    whole, metric, done = WholePlans(recipe, bench, statistics), problem.choosing.metric, 0.0
+
+    def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
+        nonlocal done
+        title = f"choosing: plan {done:.0f} of at most {recipe.measure.tries}"
+        done += share * len(plans)
+        selections = [select(recipe, bench.facts, scores, chosen=plan).unwrap() for plan in plans]
+        return [found[metric] for found in whole.measure(selections, (metric,), title, share)]
+
+    _say_choosing(recipe, bench, whole.tokens)
+    found = search(problem, measure, tries=recipe.measure.tries, seed=recipe.measure.seed)
+    if found is None:
+        raise LbdslError((unmet(problem),))
+    selected = select(recipe, bench.facts, scores, chosen=found.best)
+    diagnostics = selected.diagnostics
+    if found.stopped:
+        message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
+        diagnostics += (note("LB357", message, problem.choosing.span, help="the same command goes on from there"),)
+    return Chosen(selected.unwrap(), _choice(problem, found, whole.tokens), diagnostics)
+
+
+def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
+    layers = range(problem.case.facts.layers)
+    world, total = problem.world(found.best), problem.sum(found.best)
+    budgets = []
+    for number, budget in enumerate(problem.choosing.budgets):
+        said, without = deciding(budget.expr, world), least_without(problem, number)
+        budgets.append(
+            Budget(
+                text=budget.text,
+                value=said.value if said is not None else None,
+                unit=said.unit if said is not None else None,
+                share=said.share if said is not None else None,
+                without=without,
+            )
+        )
+    candidates = [
+        Candidate(
+            strip=tuple(dict(key).get(layer) for layer in layers),
+            sum=problem.sum(dict(key)),
+            joint=ScoreValue(
+                value=joint.value, stderr=joint.stderr if math.isfinite(joint.stderr) else None, unit=joint.unit
+            ),
+        )
+        for key, joint in list(found.joint.items())[:SHOWN]
+    ]
+    return Choice(
+        metric=problem.choosing.metric,
+        alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
+        layers=tuple(problem.options),
+        sum=total,
+        budgets=tuple(budgets),
+        candidates=tuple(candidates),
+        tokens=tokens,
+        spent=found.spent,
+        stopped=found.stopped,
+    )
+
+
+def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
+    """The most time that the search may take, before anything is measured."""
+    pace, tries = pace_of(bench).known("forward"), recipe.measure.tries
+    if pace is not None and tries:
+        passes = measuring_units(bench.facts, [0] * tries, tokens) / units(bench.facts, tokens)
+        bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(passes * tokens / pace)}")
