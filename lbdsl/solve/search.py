@@ -89,8 +89,9 @@ class _State:
 
     def rough(self, plans: Sequence[Choices]) -> list[float]:
         """The first plan is measured already."""
+        values = [found.value for found in self._measure(plans, SHARE)]
         self.spent += SHARE * (len(plans) - 1)
-        return [found.value for found in self._measure(plans, SHARE)]
+        return values
 
 
 def _key(chosen: Choices) -> Key:

@@ -1,0 +1,107 @@
+"""`choose` and `while` on a real, tiny model: measured jointly, cached, interrupted, applied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lbdsl.measure import joint
+from lbdsl.plan.file import load_plan
+
+RECIPE = """lbr 1
+measure {{ tokens = 512; seq = 128; tries = {tries} }}
+layers 0 keep
+choose for layers all among keep, swa(window=32), kv_heads(1) + swa(window=32), drop
+  minimizing kl
+  subject to kv(8Ki) <= 40%, weights <= 99%, serves("vllm")
+heal {{ tokens = 256; seq = 128 }}
+"""
+WHILE = "lbr 1\nmeasure { tokens = 512; seq = 128 }\nlowest by kl(drop) while kl <= BOUND drop\nelse keep\n"
+
+
+def plan_of(lbdsl, text: str, *words: str) -> dict:
+    Path("r.lbr").write_text(text)
+    done = lbdsl("plan", "r.lbr", "model", "--json", *words)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_the_best_plan_is_measured_cached_and_applied(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(lbdsl, RECIPE.format(tries=40), "-o", "r.lbplan")
+    choice = plan["choice"]
+    assert plan["after"]["kv_bytes"]["8192"] <= 0.4 * plan["before"]["kv_bytes"]["8192"]
+    assert {budget["text"]: budget["share"] is not None for budget in choice["budgets"]} == {
+        "kv(8Ki) <= 40%": True,
+        "weights <= 99%": True,
+        'serves("vllm")': False,
+    }
+    joints = [candidate["joint"]["value"] for candidate in choice["candidates"]]
+    assert joints == sorted(joints)
+    assert 8 <= choice["spent"] <= 40
+    assert plan["layers"][0]["actions"] == [] or plan["layers"][0]["before"] == plan["layers"][0]["after"]
+    # No plan of the same list has a smaller sum than the solver's first: the chosen one may have a larger one.
+    assert min(candidate["sum"] for candidate in choice["candidates"]) <= choice["sum"] + 1e-12
+    measured = []
+    own = joint.measure_runs
+    monkeypatch.setattr(joint, "measure_runs", lambda model, *rest, **more: measured.append(1) or own(_none, *rest, **more))
+    assert plan_of(lbdsl, RECIPE.format(tries=40))["digest"] == plan["digest"]
+    assert measured
+    done = lbdsl("apply", "r.lbplan", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    assert "chosen among 4 alternatives for 5 layers, by kl" in lbdsl("show", "r.lbplan").out
+
+
+def _none():
+    raise AssertionError("everything is measured already")
+
+
+def test_without_tries_scores_alone_choose(workplace: Path, lbdsl) -> None:
+    choice = plan_of(lbdsl, RECIPE.format(tries=0))["choice"]
+    assert (choice["spent"], choice["candidates"]) == (0, [])
+
+
+def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, calls = joint.measure_plans, []
+
+    def interrupted(*args, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(*args, **more)
+
+    Path("r.lbr").write_text(RECIPE.format(tries=40))
+    with monkeypatch.context() as patch:
+        patch.setattr(joint, "measure_plans", interrupted)
+        done = lbdsl("plan", "r.lbr", "model", "-o", "r.lbplan")
+    assert done.code == 0, done.err
+    assert "LB357" in done.out
+    stopped = load_plan(Path("r.lbplan")).unwrap()
+    assert stopped.choice is not None
+    assert stopped.choice.stopped
+    assert stopped.choice.spent == 8
+    whole = plan_of(lbdsl, RECIPE.format(tries=40))["choice"]
+    assert whole["spent"] > 8
+    assert whole["candidates"][0]["joint"]["value"] <= stopped.choice.candidates[0].joint.value
+
+
+def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None:
+    Path("r.lbr").write_text(RECIPE.format(tries=0).replace("40%", "1%"))
+    done = lbdsl("plan", "r.lbr", "model")
+    assert done.code == 5
+    assert "LB356" in done.err
+    assert "kv(8Ki)" in done.err
+
+
+def test_while_takes_as_many_layers_as_keep_its_condition(workplace: Path, lbdsl) -> None:
+    sizes = {}
+    for bound in ("0.001", "0.2", "100"):
+        plan = plan_of(lbdsl, WHILE.replace("BOUND", bound))
+        sizes[bound] = sum(layer["after"]["mixer"] is None for layer in plan["layers"])
+        (said,) = [finding["message"] for finding in plan["findings"] if finding["code"] == "LB358"]
+        assert said.startswith(f"rule 1 takes {sizes[bound]} layer")
+    assert sizes["0.001"] == 0 < sizes["0.2"] < sizes["100"] == 6
+    Path("r.lbr").write_text(WHILE.replace("kl <= BOUND", "kl < 0"))
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, "LB312" in done.err) == (5, True)
