@@ -25,11 +25,18 @@ if TYPE_CHECKING:
     "speed: layers and attentions dropped.",
 )
 @click.option(
+    "--goal",
+    "goals",
+    multiple=True,
+    metavar="CONDITION",
+    help="Choose the plan that meets it with the least damage, as in `--goal 'kv(8Ki) <= 50%'`; may be repeated.",
+)
+@click.option(
     "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr"
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--offline", is_flag=True, help="Never ask a hub.")
-def init(model: str, template: Template, out: str | None, force: bool, offline: bool) -> None:
+def init(model: str, template: Template, goals: tuple[str, ...], out: str | None, force: bool, offline: bool) -> None:
     """Write a starter recipe that fits MODEL, with a comment on every part of it.
 
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
@@ -39,13 +46,13 @@ def init(model: str, template: Template, out: str | None, force: bool, offline: 
     from lbdsl.verbs.starting import starting_recipe
     from lbdsl.verbs.writing import write_beside
 
-    start = starting_recipe(model, template, offline=offline)
+    start = starting_recipe(model, template, goals=goals, offline=offline)
     show_diagnostics(start.diagnostics)
     if out == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(start.text.encode())
         sys.stdout.buffer.flush()
         return
-    path = Path(out) if out is not None else Path(f"{start.model_name}-{template}.lbr")
+    path = Path(out) if out is not None else Path(f"{start.model_name}-{'goal' if goals else template}.lbr")
     write_beside(path, start.text, replace=force)
     click.echo(f"Wrote {path}\nSee what it would do:  lbdsl plan {path} {model}", err=True)

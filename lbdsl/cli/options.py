@@ -72,7 +72,7 @@ def _with(options: Sequence[Callable[..., Any]], verb: Callable[..., Any]) -> Ca
     return verb
 
 
-class _Assignment(click.ParamType):
+class Assignment(click.ParamType):
     """`NAME=VALUE`; the value is parsed by the type that the recipe declares."""
 
     name = "NAME=VALUE"
@@ -89,7 +89,7 @@ class _Assignment(click.ParamType):
 set_option = click.option(
     "--set",
     "assignments",
-    type=_Assignment(),
+    type=Assignment(),
     multiple=True,
     help="Give a `param` of the recipe another value; may be repeated.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import Tokens, json_option, measuring_options, origins, set_option
+from lbdsl.cli.options import Assignment, Tokens, json_option, measuring_options, origins, set_option
 
 CHANGES_PRESENT = 10
 
@@ -32,6 +32,12 @@ CHANGES_PRESENT = 10
     metavar="ENGINE",
     help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.",
 )
+@click.option(
+    "--sweep",
+    type=Assignment(),
+    metavar="NAME=VALUE,VALUE,...",
+    help="Plan for each value of a `param`, and compare them; -o draws them as a picture.",
+)
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
@@ -46,6 +52,7 @@ def plan(
     output: Path | None,
     contexts: tuple[int, ...],
     targets: tuple[str, ...],
+    sweep: tuple[str, str] | None,
     all_layers: bool,
     detailed_exitcode: bool,
     again: bool,
@@ -62,12 +69,14 @@ def plan(
     from lbdsl.verbs.planning import plan_recipe
     from lbdsl.verbs.targets import check_engines, check_targets
 
+    check_engines(targets)
+    how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
+    if sweep is not None:
+        _sweep(recipe, model, sweep, dict(assignments), output, as_json, how)
+        return
     if output is not None:
         check_place(output)
-    check_engines(targets)
-    planned = plan_recipe(
-        recipe, model, set_params=dict(assignments), options=options, progress=progress, contexts=contexts, again=again
-    )
+    planned = plan_recipe(recipe, model, set_params=dict(assignments), **how)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)
@@ -94,3 +103,37 @@ def plan(
         ctx.exit(planned.exit_code)
     if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):
         ctx.exit(CHANGES_PRESENT)
+
+
+def _sweep(
+    recipe: Path,
+    model: str,
+    sweep: tuple[str, str],
+    given: dict[str, str],
+    output: Path | None,
+    as_json: bool,
+    how: dict[str, Any],
+) -> None:
+    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.verbs.planning import plan_sweep
+
+    name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
+    if output is not None and output.suffix not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"with --sweep, -o is a picture (.png, .svg or .pdf), not {output}")
+    found = plan_sweep(recipe, model, name, values, set_params=given, **how)
+    plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
+    if as_json:
+        rows = [{"value": item.value, "plan": item.planned and item.planned.plan.to_json()} for item in found]
+        print_json({"sweep": name, "plans": rows})
+    else:
+        from lbdsl.report.compared import render_compared
+        from lbdsl.report.console import stdout_console
+
+        render_compared(plans, stdout_console())
+    for item in found:
+        show_diagnostics(item.errors)
+    if output is not None:
+        from lbdsl.report.compared import draw_front
+
+        draw_front(plans, f"{recipe.name}, {name}", output)
+        how["progress"].say(f"Drew {output}")

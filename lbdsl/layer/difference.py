@@ -59,9 +59,11 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
     found = [f"{' and '.join(gone)} dropped"] if gone else []
     for slot in SUB_BLOCKS:
         was, becomes = before.part(slot), after.part(slot)
-        if was is None or becomes is None or was == becomes:
+        if becomes is None or was == becomes:
             continue
-        if type(was) is not type(becomes):
+        if was is None:
+            found.append(f"{WORDS[slot]} none {arrow} {becomes.text()}")
+        elif type(was) is not type(becomes):
             found.append(f"{WORDS[slot]} {arrow} {becomes.text()}")
         else:
             found += [

@@ -16,7 +16,7 @@ from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.recipe.schema import Phase, PredictedOf, Recipe
+from lbdsl.recipe.schema import ENGINES, Phase, PredictedOf, Recipe
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import action_findings, measurable
@@ -48,12 +48,16 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
 
 def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
     """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
-    identical, rules change only mixers, and rankings are of the layers left by the fixed sets before them."""
-    if len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case):
+    identical, rules change only mixers, and rankings are of the layers left by the fixed sets before them. LB356 where only
+    a `choose` needs scores."""
+    alone = case.choose is not None and not any(known.scores for known in case.rules if known.choosing is None)
+    if not alone and (len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case)):
         return ()
-    # Any scores give the same costs as the real ones.
+    # Any scores give the same costs as the real ones. Engines are asked when the plan is made.
     scores = dict.fromkeys(case.requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
-    return tuple(d for d in select(case.recipe, case.facts, scores).diagnostics if d.code == "LB312")
+    forms = {engine: (lambda specs: True,) for engine in ENGINES}
+    found = select(case.recipe, case.facts, scores, forms=forms).diagnostics
+    return tuple(d for d in found if d.code in ("LB312", "LB356"))
 
 
 def _counts_decide(case: Case) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,43 @@ def plan_recipe(
     if ready is not None:
         ready(loaded.unwrap(), bench)
     return _planned(loaded, bench, contexts, again)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One value of a sweep: its plan, or the errors because of which there is none."""
+
+    value: str
+    planned: Planned | None
+    errors: tuple[Diagnostic, ...] = ()
+
+
+def plan_sweep(
+    recipe: str | Path,
+    model: str | Path,
+    name: str,
+    values: Sequence[str],
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+    contexts: tuple[int, ...] = (),
+    again: bool = False,
+) -> tuple[Swept, ...]:
+    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Raises LbdslError if no
+    value gives a plan."""
+    bench = Workbench(model, options, progress)
+    found: list[Swept] = []
+    for value in values:
+        bench.progress.say(f"${name} = {value}")
+        try:
+            loaded = _recipe(recipe, {**(set_params or {}), name: value})
+            found.append(Swept(value, _planned(loaded, bench, contexts, again)))
+        except LbdslError as problem:
+            found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
+    if all(item.planned is None for item in found):
+        raise LbdslError(found[0].errors)
+    return tuple(found)
 
 
 def plan_text(

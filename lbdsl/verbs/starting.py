@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lbdsl.actions import Action, actions
-from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text, ranges_text
 from lbdsl.language.format import format_text
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
 from lbdsl.parts.attention import Attention
+from lbdsl.plan.findings import impossible_untils
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.solve.case import Case
 from lbdsl.verbs.inspecting import Inspected, inspect_model
 
-Template = Literal["balanced", "cache", "speed"]
+Template = Literal["balanced", "cache", "speed", "goal"]
 
 MAX_CONTEXT = 8 * 1024
 """Context length in tokens of cost asserts and of evaluation; the model's positions when those are fewer. The built-in
@@ -34,26 +39,39 @@ class Start:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def starting_recipe(model: str | Path, template: Template = "balanced", *, offline: bool = False) -> Start:
+def starting_recipe(
+    model: str | Path, template: Template = "balanced", *, goals: Sequence[str] = (), offline: bool = False
+) -> Start:
     """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError, and ValueError
     for an unknown template.
 
     balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
     speed: whole layers and attentions dropped, no windows. The numbers are only a starting point: nothing is measured.
+    With `goals`, conditions such as `kv(8Ki) <= 50%`, the plan is chosen that meets them with the least damage; one that
+    they cannot be met with is LB356.
     """
-    if template not in _TEMPLATES:
+    if goals:
+        template = "goal"
+    elif template not in _TEMPLATES:
         raise ValueError(f"template is one of {', '.join(_TEMPLATES)}, not {template!r}")
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
         raise fail("LB467", f"{model} is already an artifact of lbdsl", help="give its base model")
-    return Start(recipe_for(found, template), plain_name(found.source.short_name, "model"), found.diagnostics)
+    text = recipe_for(found, template, goals)
+    if goals:
+        loaded = recipe_from_text(text, "--goal")
+        problems = loaded.diagnostics if loaded.value is None else impossible_untils(Case(loaded.value, found.facts))
+        if any(d.is_error for d in problems):
+            raise LbdslError(problems)
+    return Start(text, plain_name(found.source.short_name, "model"), found.diagnostics)
 
 
-def recipe_for(found: Inspected, template: Template) -> str:
-    """The canonical text for a model that was inspected."""
+def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) -> str:
+    """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
-    text = "\n".join([*_head(shape, template), *_TEMPLATES[template](shape), *_tail(shape, template)])
-    return format_text(text).unwrap()
+    rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, goals)
+    text = "\n".join([*_head(shape, template), *rules, *_tail(shape, template)])
+    return format_text(text, "--goal").unwrap() if goals else format_text(text).unwrap()
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,28 @@ def _speed(shape: _Shape) -> list[str]:
     ]
 
 
+def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
+    losses = set(metrics_of(Of.CHANGED))
+    if all(losses & set(re.findall(r"\w+", goal)) for goal in goals):
+        return [
+            "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
+            f"lowest of rest by kl({shape.swa}) while {' and '.join(goals)} {shape.swa}",
+            "else keep",
+        ]
+    alternatives = ["keep", shape.swa, "drop"]
+    if any(word in goal for goal in goals for word in ("weights", "params", "flops", "latency", "throughput")):
+        alternatives.append("drop(block)")
+    return [
+        "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",
+        "# More alternatives: `kv_heads(1)`, `swa(window=$window, sinks=learned)`.",
+        '# More budgets: `weights <= 80%`, `serves("vllm")`.',
+        f"choose for layers {ranges_text(shape.free)} among {', '.join(alternatives)}",
+        "  minimizing kl",
+        f"  subject to {', '.join(goals)}",
+        "else keep",
+    ]
+
+
 def _cache_gate(shape: _Shape, bound: int) -> list[str]:
     return [
         "# Bytes of cache, as a share of the base model's; known before anything is changed.",
@@ -230,7 +270,7 @@ def _tail(shape: _Shape, template: Template) -> list[str]:
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
     # Sequences shorter than twice the window would not heal what the window takes away.
     seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
-    gate = {"balanced": 50, "cache": 30, "speed": 50}[template]
+    gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": 50}[template]
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",

@@ -105,3 +105,33 @@ def test_while_takes_as_many_layers_as_keep_its_condition(workplace: Path, lbdsl
     Path("r.lbr").write_text(WHILE.replace("kl <= BOUND", "kl < 0"))
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, "LB312" in done.err) == (5, True)
+
+
+def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> None:
+    text = RECIPE.format(tries=0).replace("measure", "param $budget: ratio = 50%\nmeasure", 1).replace("40%", "$budget")
+    Path("r.lbr").write_text(text)
+    done = lbdsl("plan", "r.lbr", "model", "--sweep", "$budget=30%,60%,1%", "-o", "front.png")
+    assert done.code == 0, done.err
+    lines = [line.split() for line in done.out.splitlines() if line.lstrip().startswith("budget=")]
+    assert [line[0] for line in lines] == ["budget=30%", "budget=60%"] * (len(lines) // 2)
+    assert "LB356" in done.err
+    assert Path("front.png").stat().st_size > 1000
+    found = json.loads(lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%,1%", "--json").out)
+    assert [row["plan"] is not None for row in found["plans"]] == [True, False]
+    assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=1%,2%").code == 5
+    assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "x.lbplan").code == 2
+
+
+def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
+    for name, rule, heal in (("a", "layers 1 drop", ""), ("b", "layers 1 swa(window=32)", "heal { tokens = 1Ki }")):
+        Path(f"{name}.lbr").write_text(f"lbr 1\n{rule}\nelse keep\n{heal}\n")
+        assert lbdsl("plan", f"{name}.lbr", "model", "-o", f"{name}.lbplan").code == 0
+    done = lbdsl("diff", "a.lbplan", "b.lbplan", "--detailed-exitcode")
+    assert done.code == 10
+    assert "layer 1:" in done.out
+    assert "heal: only in the second" in done.out
+    found = json.loads(lbdsl("diff", "a.lbplan", "b.lbplan", "--json").out)
+    assert len(found["differences"]) == 2
+    same = lbdsl("diff", "a.lbplan", "a.lbplan", "--detailed-exitcode")
+    assert (same.code, "the plans are the same" in same.out) == (0, True)
+    assert lbdsl("diff", "a.lbplan", "c.lbplan").code == 1

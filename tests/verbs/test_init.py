@@ -15,6 +15,7 @@ from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.language.format import format_text
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
@@ -199,3 +200,28 @@ def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
     )
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout)["diagnostics"] == []
+
+
+GOALS = {
+    "cache": (("kv(64) <= 60%",), "choose for layers", None),
+    "bytes": (("kv(64) <= 60%", "weights <= 95%"), "drop(block)", None),
+    "loss": (("nll <= 0.05",), "while nll <= 0.05", None),
+    "never": (("kv(64) <= 1%",), "", "LB356"),
+    "no condition": (("kv(64)",), "", "LB123"),
+    "no syntax": (("kv(64",), "", "LB002"),
+}
+
+
+@pytest.mark.parametrize(("goals", "holds", "code"), GOALS.values(), ids=GOALS)
+def test_a_goal_is_chosen_for(goals: tuple[str, ...], holds: str, code: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_llama(folder, num_hidden_layers=6)
+    if code is not None:
+        with pytest.raises(LbdslError) as refused:
+            starting_recipe(folder, goals=goals)
+        assert refused.value.diagnostics[0].code == code
+        return
+    text = starting_recipe(folder, goals=goals).text
+    assert holds in text
+    recipe = recipe_from_text(text).unwrap()
+    assert not any(d.is_error for d in static_findings(recipe, inspect_model(folder).facts))

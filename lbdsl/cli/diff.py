@@ -1,0 +1,59 @@
+"""`lbdsl diff PLAN PLAN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lbdsl.cli.completions import PLANS
+from lbdsl.cli.options import json_option
+from lbdsl.cli.plan import CHANGES_PRESENT
+
+if TYPE_CHECKING:
+    from lbdsl.plan.schema import Plan
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path), shell_complete=PLANS)
+@click.argument("second", type=click.Path(path_type=Path), shell_complete=PLANS)
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plans differ.")
+@json_option
+@click.pass_context
+def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool, as_json: bool) -> None:
+    """Two saved plans (.lbplan), or the plans of two artifacts, side by side, and where they differ."""
+    from lbdsl.cli.output import print_json
+    from lbdsl.core.diagnostic import fail
+    from lbdsl.report.compared import layer_differences, render_diff, setting_differences
+
+    one, other = (_plan(path) for path in (first, second))
+    if len(one.layers) != len(other.layers):
+        counts = f"{len(one.layers)} and {len(other.layers)} layers"
+        raise fail("LB466", f"the plans are for models of {counts}", help="compare plans for one model")
+    labels = (str(first), str(second)) if str(first) != str(second) else ("first", "second")
+    if as_json:
+        differences = [*layer_differences(one, other, "->"), *setting_differences(one, other, "->")]
+        totals = [plan.after.model_dump(mode="json") for plan in (one, other)]
+        print_json({"plans": [str(first), str(second)], "differences": differences, "after": totals})
+    else:
+        from lbdsl.report.console import stdout_console
+
+        render_diff(dict(zip(labels, (one, other), strict=True)), stdout_console())
+    if detailed_exitcode and one.digest != other.digest:
+        ctx.exit(CHANGES_PRESENT)
+
+
+def _plan(path: Path) -> Plan:
+    """The plan in a file, or of an artifact. Raises LB466 if there is none."""
+    from lbdsl.artifact.record import read_record
+    from lbdsl.artifact.version1 import from_version1
+    from lbdsl.core.diagnostic import fail
+    from lbdsl.core.paths import did_you_mean
+    from lbdsl.plan.file import load_plan
+
+    if path.is_dir():
+        return read_record(path, from_version1).unwrap().plan
+    if not path.is_file():
+        raise fail("LB466", f"there is no {path}", help=(*did_you_mean(path), "give .lbplan files or artifacts"))
+    return load_plan(path).unwrap()

@@ -1,0 +1,132 @@
+"""Several plans of one model one under the other: their layers as strips, their costs and joint values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lbdsl.core.units import tokens_text
+from lbdsl.layer.difference import changes_text
+from lbdsl.plan.schema import Plan
+from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.strip import STYLES, Row, strip_lines
+
+
+def render_compared(plans: Mapping[str, Plan], console: Console) -> None:
+    """Print plans, by label; there is one or more."""
+    ascii_ = ascii_only(console)
+    for line in (*strip_lines(_rows(plans), console.width), Text(), *_table(plans, "+-" if ascii_ else "±")):
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def render_diff(plans: Mapping[str, Plan], console: Console) -> None:
+    """Print two plans, and where they differ."""
+    render_compared(plans, console)
+    arrow = "->" if ascii_only(console) else "→"
+    first, second = plans.values()
+    console.print()
+    for line in (*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)):
+        console.print(Text(f" {printable(line)}"), soft_wrap=True)
+    if first.digest == second.digest:
+        console.print(Text(" the plans are the same"))
+
+
+def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
+    """`layer 3: window 256 → full`, for each layer that becomes another."""
+    for one, other in zip(first.layers, second.layers, strict=True):
+        changes = list(changes_text(one.after, other.after, arrow))
+        if not changes and one.weights != other.weights:
+            changes = ["other weights"]
+        if changes:
+            yield f"layer {one.index}: {', '.join(changes)}"
+
+
+def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
+    """`heal: tokens 100000 → 200000`, for each block."""
+    for block in ("measure", "heal", "eval"):
+        was, becomes = (_settings(plan, block) for plan in (first, second))
+        changed = [name for name in {**was, **becomes} if was.get(name) != becomes.get(name)]
+        if changed and (not was or not becomes):
+            yield f"{block}: only in the {'first' if was else 'second'}"
+        elif changed:
+            yield f"{block}: " + ", ".join(f"{name} {was.get(name)} {arrow} {becomes.get(name)}" for name in changed)
+
+
+def draw_front(plans: Mapping[str, Plan], what: str, path: Path) -> None:
+    """Draw the joint KL of each plan over its cache, as a share of the base's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), dpi=110)
+    context = str(_context(plans))
+    points = [
+        (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores["kl"], label)
+        for label, plan in plans.items()
+        if "kl" in plan.loss.scores
+    ]
+    for share, joint, label in points:
+        axes.errorbar(100 * share, joint.value, yerr=joint.stderr or 0.0, fmt="o", color="#1f5fa8", capsize=2)
+        axes.annotate(label, (100 * share, joint.value), textcoords="offset points", xytext=(6, 4))
+    axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
+    axes.set_ylabel("KL to the base before healing, nats/token")
+    axes.set_title(what)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _settings(plan: Plan, block: str) -> dict[str, Any]:
+    part = getattr(plan, block)
+    return {} if part is None else dict(part.model_dump(mode="json"))
+
+
+def _rows(plans: Mapping[str, Plan]) -> list[Row]:
+    names = dict.fromkeys(name for plan in plans.values() for layer in plan.layers for name in layer.marks)
+    rows = []
+    for name in names:
+        signs = {label: [layer.marks.get(name) for layer in plan.layers] for label, plan in plans.items()}
+        if all(mark is None or mark.style == "same" for marks in signs.values() for mark in marks):
+            continue
+        for label, marks in signs.items():
+            rows.append(
+                Row(
+                    f"{printable(label)} {name}",
+                    [" " if mark is None else mark.sign for mark in marks],
+                    ["" if mark is None else STYLES[mark.style] for mark in marks],
+                )
+            )
+    return rows or [Row("layers", ["="] * len(next(iter(plans.values())).layers), [STYLES["same"]] * 10_000)]
+
+
+def _context(plans: Mapping[str, Plan]) -> int:
+    """The longest context within the model's positions that all plans have."""
+    shared = set.intersection(*(set(plan.contexts) for plan in plans.values()))
+    positions = next(iter(plans.values())).model.facts.positions
+    return max([context for context in shared if context <= positions] or shared)
+
+
+def _table(plans: Mapping[str, Plan], pm: str) -> Iterator[Text]:
+    context = _context(plans)
+    width = max(len("plan"), *(len(printable(label)) for label in plans))
+    head = f"KV@{tokens_text(context)}"
+    yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>10}  asserts", style="dim")
+    for label, plan in plans.items():
+        key = str(context)
+        shares = (
+            plan.after.kv_bytes[key] / (plan.before.kv_bytes[key] or 1),
+            plan.after.weights / plan.before.weights,
+            plan.after.flops_per_token[key] / plan.before.flops_per_token[key],
+        )
+        rise = plan.loss.rise
+        nll = "" if rise is None else f"{rise.value:+.3g}" + (f" {pm}{rise.stderr:.2g}" if rise.stderr is not None else "")
+        kl = f"{plan.loss.scores['kl'].value:.3g}" if "kl" in plan.loss.scores else ""
+        failed = sum(item.status == "fail" for item in plan.asserts)
+        said = "" if not plan.asserts else f"{failed} of {len(plan.asserts)} fail" if failed else "none fails"
+        cells = "".join(f"{100 * share:>8.1f} %" for share in shares)
+        yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>10}  {said}".rstrip())
