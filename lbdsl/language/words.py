@@ -40,7 +40,7 @@ OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 
 REMOVED: Mapping[str, str] = dict.fromkeys(
     ("search", "tune"),
-    "`choose` finds the best plan for a budget; `--set NAME=VALUE` tries another value of a parameter; `--sweep`, which "
-    "tries several values, is planned and not in this version",
+    "`choose` finds the best plan for a budget; `--set NAME=VALUE` tries another value of a parameter, and "
+    "`plan --sweep NAME=VALUE,VALUE` several",
 )
 """Words that began a statement or a command in earlier versions, and what replaces them."""

@@ -152,4 +152,4 @@ def test_keywords_have_examples_that_parse() -> None:
 @pytest.mark.parametrize("word", ["search", "tune"])
 def test_words_that_left_the_language(word: str) -> None:
     (page,) = pages_of(word)
-    assert page.title.startswith(f"`{word}` was removed from the language: `--set ")
+    assert page.title.startswith(f"`{word}` was removed from the language: `choose` ")
