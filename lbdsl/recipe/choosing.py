@@ -13,7 +13,7 @@ from lbdsl.language.lexer import one_line
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.rules import check_actions
-from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Rule, Score
+from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.types import phase_of, walk
@@ -50,8 +50,9 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
     return Choosing(node.span, layers, alternatives, scores, kind, budgets)
 
 
-def check_beside(scope: Scope, rules: Sequence[Rule]) -> None:
-    """LB152 for a second `while`, and for rules beside a `choose` whose layers would depend on what it chooses."""
+def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure) -> None:
+    """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, and for a
+    screen of another metric than `kl`."""
     bounded = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
     for rule in bounded[1:]:
         label = Label(bounded[0].span, "the first one")
@@ -62,6 +63,10 @@ def check_beside(scope: Scope, rules: Sequence[Rule]) -> None:
             help = "take bare drops; patch them in a recipe that names the layers"
             scope.error("LB152", "`while` has no drops with patches", rule.span, help=help)
     choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
+    minimizes = choose.selector.metric if choose is not None and isinstance(choose.selector, Choosing) else None
+    if measure.strategy == "screen" and minimizes != "kl":
+        message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
+        scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
     if choose is None:
         return
     for rule in rules:

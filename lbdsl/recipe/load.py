@@ -19,7 +19,7 @@ from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
-from lbdsl.recipe.schema import Evaluate, Recipe, ResolvedAssertion, Rule, recipe_digest
+from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
@@ -195,7 +195,7 @@ class _Resolver:
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
-        check_beside(scope, self.rules)
+        check_beside(scope, self.rules, self.parts.get("measure", Measure()))
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):

@@ -69,11 +69,14 @@ class BlockSettings(_Values):
     set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
+Strategy = Literal["independent", "screen"]
+
+
 class Measure(BlockSettings):
     """`measure { ... }`: the calibration text that scores are measured on. `tokens` and `seq` in tokens.
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
-    `tries` is the number of whole plans that a `choose` may measure.
+    `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored.
     """
 
     metric: str = "nll"
@@ -81,6 +84,7 @@ class Measure(BlockSettings):
     tokens: int = Field(default=8192, ge=1)
     seq: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0)
+    strategy: Strategy = "independent"
     tries: int = Field(default=200, ge=0)
 
 

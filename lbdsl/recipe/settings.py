@@ -30,6 +30,7 @@ from lbdsl.recipe.schema_blocks import (
     Schedule,
     SelfText,
     Stage,
+    Strategy,
     TeacherPlace,
     Text,
 )
@@ -202,6 +203,7 @@ CHOICES: Mapping[str, Collection[str]] = {
     "loss": LOSSES,
     "metrics": EVAL_METRICS,
     "schedule": get_args(Schedule),
+    "strategy": get_args(Strategy),
     "teacher": get_args(TeacherPlace),
     "documents": get_args(Documents),
     "loss_on": get_args(LossOn),
@@ -229,6 +231,10 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
+        "strategy": SettingRow(
+            _one_of("strategy", "a way to score"),
+            "how the alternatives of `choose` are scored: `independent`, each measured, or `screen`, estimated",
+        ),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
     },
     "heal": {

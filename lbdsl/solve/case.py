@@ -197,6 +197,21 @@ class Case:
         found = (Request(score.metric, score.action_text, layer) for score, layers in self.scores for layer in layers)
         return tuple(dict.fromkeys(found))
 
+    @cached_property
+    def screened(self) -> frozenset[Request]:
+        """Those requests that a screen estimates: all of a `choose`, but on the first and the last layer of the model,
+        where changes are large."""
+        if self.recipe.measure.strategy != "screen" or self.choose is None or self.choose.choosing is None:
+            return frozenset()
+        inner = range(1, self.facts.layers - 1)
+        pairs = zip(self.choose.choosing.scores, self.possible, strict=True)
+        return frozenset(
+            Request(score.metric, score.action_text, layer)
+            for score, layers in pairs
+            if score is not None
+            for layer in layers & set(inner)
+        )
+
     @property
     def score_actions(self) -> Mapping[str, Action]:
         """The actions of all scores, by text."""

@@ -42,8 +42,8 @@ class Limit:
 @dataclass(frozen=True)
 class Problem:
     """options: the alternatives of each layer that has a choice. scores: what each of them does to the minimized metric
-    alone, 0 for one that changes nothing. pairs: what two of them do together beyond that. costs: of a layer with an
-    alternative; `fixed`, of every layer without any. specs as costs."""
+    alone, 0 for one that changes nothing. pairs: what two of them, the lower layer first, do together beyond that. costs:
+    of a layer with an alternative; `fixed`, of every layer without any. forms: of the engines in budgets."""
 
     case: Case
     choosing: Choosing
@@ -96,8 +96,10 @@ class Problem:
 
     def sum(self, chosen: Choices) -> float:
         """The sum of the scores of single layers, with the pair terms."""
-        pairs = (value for (one, other), value in self.pairs.items() if _has(chosen, one) and _has(chosen, other))
-        return sum(self.scores[place] for place in chosen.items()) + sum(pairs)
+        alone = sum(self.scores[place] for place in chosen.items())
+        if not self.pairs:
+            return alone
+        return alone + sum(self.pairs.get(both, 0.0) for both in combinations(sorted(chosen.items()), 2))
 
     def world(self, chosen: Choices) -> World:
         return World(self.case.facts, cost=self.cost(chosen), profiles=self.case.recipe.profiles, serves=self._serves)
@@ -169,10 +171,6 @@ class Problem:
                     if second != first and other in others and (second, other) not in barred:
                         return {first: one, second: other}
         return None
-
-
-def _has(chosen: Choices, place: Place) -> bool:
-    return chosen.get(place[0]) == place[1]
 
 
 def _together(expr: tree.Expr) -> Iterator[tree.Node]:

@@ -36,6 +36,7 @@ from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
 from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
+from lbdsl.verbs.screening import screening
 from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
 
@@ -310,7 +311,12 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     if flattered is not None:
         said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
         diagnostics += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
-    scores, on, statistics = _scores(recipe, bench, requests, actions, wanted, check)
+    screened = Case(recipe, bench.facts).screened
+    measured = tuple(request for request in requests if request not in screened)
+    scores, on, statistics = _scores(recipe, bench, measured, actions, wanted, check)
+    estimated = screening(recipe, bench, statistics)
+    if estimated is not None:
+        scores = {**scores, **estimated.scores}
     return Measured(recipe, bench, scores, on, diagnostics, statistics, check)
 
 

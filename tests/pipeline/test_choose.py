@@ -135,3 +135,20 @@ def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
     same = lbdsl("diff", "a.lbplan", "a.lbplan", "--detailed-exitcode")
     assert (same.code, "the plans are the same" in same.out) == (0, True)
     assert lbdsl("diff", "a.lbplan", "c.lbplan").code == 1
+
+
+def test_a_screen_estimates_what_it_does_not_measure(workplace: Path, lbdsl) -> None:
+    exact, screened = (
+        plan_of(lbdsl, RECIPE.format(tries=8).replace("tries", f"{strategy}tries", 1))
+        for strategy in ("", "strategy = screen; ")
+    )
+    for plan in (exact, screened):
+        assert plan["choice"]["spent"] == 8
+    scores = [[layer["scores"] for layer in plan["layers"]] for plan in (exact, screened)]
+    # The last layer is measured, others are estimated.
+    assert scores[0][5] == scores[1][5]
+    for one, other in zip(scores[0][1:5], scores[1][1:5], strict=True):
+        assert one.keys() == other.keys()
+        assert one != other
+    again = plan_of(lbdsl, RECIPE.format(tries=8).replace("tries", "strategy = screen; tries", 1))
+    assert again["digest"] == screened["digest"]

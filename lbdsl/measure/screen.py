@@ -1,0 +1,130 @@
+"""A screen of changes: what each would do to the predictions, and each two together, from one backward pass.
+
+With s_i = g . d_i at a position, g the gradient of the log-likelihood of next tokens that the model itself samples, by the
+hidden states after a layer, and d_i what change i of that layer does to them there, KL(base || changed) is to second order
+1/2 E[(sum_i s_i)^2]: 1/2 E[s_i^2] for one change, and E[s_i s_j] more for two. Positions are taken as independent.
+
+Source: the Fisher information as the Hessian of the KL; for structured pruning, Fisher masks, Kwon et al. (arXiv
+2204.09656).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of
+from lbdsl.core.files import replace_entry
+from lbdsl.core.progress import Report
+from lbdsl.data.blocks import TokenBlocks
+from lbdsl.layer.weights import LayerChange
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.predictions import chunk_tokens
+from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
+
+VERSION = 1
+"""Increase it when other values are computed."""
+
+OneLayer = tuple[int, LayerChange]
+"""A change of one layer of the base."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Of P changes: `squares_SP`, the sum of s_i^2 over the positions of each of S sequences, and `products_PP`, the sums
+    of s_i s_j over all of them; `positions` in a sequence. In float64."""
+
+    squares_SP: Tensor
+    products_PP: Tensor
+    positions: int
+
+
+def screen(
+    source: Callable[[], LayerSource],
+    changes: Sequence[OneLayer],
+    blocks: TokenBlocks,
+    folder: Path,
+    fingerprint: str,
+    *,
+    seed: int = 0,
+    progress: Report | None = None,
+    batch: int = 1,
+    statistics: StatisticsOf = no_statistics,
+    statistics_digests: object = None,
+) -> Screened:
+    """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`. `source` returns the base, which must be
+    in memory (else LB481). It takes about three forward passes, and each layer once for each of its changes."""
+    made_of = [fingerprint, seed, VERSION, [[layer, change.to_json()] for layer, change in changes], statistics_digests]
+    path = folder / "screens" / f"{digest_of(made_of)[:32]}.safetensors"
+    try:
+        kept = load(path.read_bytes())
+        return Screened(kept["squares"], kept["products"], blocks.seq - 1)
+    except (OSError, SafetensorError, KeyError):
+        pass
+    model = source()
+    if not model.in_memory:
+        raise fail(
+            "LB481",
+            "the device has too little memory: a screen needs the whole model in it, for its backward pass",
+            help="leave out `strategy = screen`, or choose a device with more memory",
+        )
+    squares, products = [], torch.zeros(len(changes), len(changes), dtype=torch.float64)
+    for start in range(0, blocks.sequences, batch):
+        ids_BN = blocks.ids[start : start + batch].to(model.device)
+        values_PBN = _effects(model, changes, ids_BN, seed + start, statistics)
+        squares.append(values_PBN.square().sum(-1).T)
+        flat = values_PBN.flatten(1)
+        products += flat @ flat.T
+        if progress is not None:
+            progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
+    found = Screened(torch.cat(squares), products, blocks.seq - 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_entry(path, save({"squares": found.squares_SP.contiguous(), "products": products}))
+    return found
+
+
+def _effects(
+    source: LayerSource, changes: Sequence[OneLayer], ids_BN: Tensor, seed: int, statistics: StatisticsOf
+) -> Tensor:
+    """s [P, B, N - 1] in float64, on the CPU."""
+    body = source.hybrid.model
+    with torch.enable_grad():
+        states = [source.embed(ids_BN).detach().requires_grad_()]
+        inputs = body.prepare(states[0])
+        for index, layer in enumerate(body.layers):
+            states.append(body.run_layer(layer, index, states[-1], inputs))
+        last_BND = _gradient_of_samples(source, states[-1].detach(), seed)
+        gradients = [*torch.autograd.grad(states[-1], states[1:-1], grad_outputs=last_BND), last_BND]
+    found = torch.empty(len(changes), len(ids_BN), ids_BN.shape[1] - 1, dtype=torch.float64)
+    with torch.inference_mode():
+        for number, (layer, change) in enumerate(changes):
+            variant = variant_of(source.hybrid, layer, change, statistics(layer))
+            changed_BND = body.run_layer(variant, layer, states[layer].detach(), inputs)
+            difference_BND = changed_BND.float() - states[layer + 1].detach().float()
+            found[number] = (difference_BND * gradients[layer].float()).sum(-1)[:, :-1].double().cpu()
+    return found
+
+
+def _gradient_of_samples(source: LayerSource, hidden_BND: Tensor, seed: int) -> Tensor:
+    """The gradient of the log-likelihood of one sampled next token a position, by the hidden states after the last layer; 0
+    at the last position, which has no next token."""
+    flat_MD = hidden_BND.flatten(0, 1)
+    gradient_MD = torch.zeros_like(flat_MD)
+    generator = torch.Generator(device=flat_MD.device).manual_seed(seed)
+    chunk = chunk_tokens(flat_MD.device.type)
+    with source.head() as head:
+        for start in range(0, len(flat_MD), chunk):
+            part_CD = flat_MD[start : start + chunk].detach().requires_grad_()
+            logp_CV = torch.log_softmax(head.predict(part_CD), dim=-1, dtype=torch.float32)
+            sampled_C1 = torch.multinomial(logp_CV.detach().exp(), 1, generator=generator)
+            (gradient_MD[start : start + chunk],) = torch.autograd.grad(logp_CV.gather(-1, sampled_C1).sum(), part_CD)
+    gradient_BND = gradient_MD.view_as(hidden_BND)
+    gradient_BND[:, -1] = 0
+    return gradient_BND

@@ -1,0 +1,78 @@
+"""Carry out `measure { strategy = screen }`: the scores of a `choose`, and what two of its changes do together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.units import Unit
+from lbdsl.layer.weights import stats_by_layer
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
+from lbdsl.solve.choose import Place
+from lbdsl.verbs.patching import fingerprint_of
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.measure.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Screening:
+    """Estimated scores, and pair terms by two places with the lower layer first; both in nats a token."""
+
+    scores: Mapping[Request, Measurement]
+    pairs: Mapping[tuple[Place, Place], float]
+
+
+def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -> Screening | None:
+    """None if the recipe asks for none. The scores are those that need not be measured."""
+    from lbdsl.measure.screen import screen
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.verbs.texts import data_folder, score_blocks
+
+    case = Case(recipe, bench.facts)
+    if recipe.measure.strategy != "screen" or case.choose is None or case.choose.choosing is None:
+        return None
+    places, changes, requests = [], [], []
+    for number, (score, layers) in enumerate(zip(case.choose.choosing.scores, case.possible, strict=True)):
+        if score is None or score.action is None:
+            continue
+        for layer in sorted(layers):
+            change = score.action.under(bench.facts, layer)
+            assert change is not None, "the alternative is possible there"
+            places.append((layer, number))
+            changes.append((layer, change))
+            requests.append(Request(score.metric, score.action_text, layer))
+    blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+    taken = statistics or NO_STATISTICS
+    used: dict[int, tuple] = {}
+    for layer, change in changes:
+        for there, stats in stats_by_layer({layer: dict(change.weights).values()}).items():
+            used[there] = tuple(dict.fromkeys((*used.get(there, ()), *stats)))
+    with bench.progress.stage("screening") as report:
+        found = screen(
+            lambda: bench.measured_base,
+            changes,
+            blocks,
+            bench.cache_dir,
+            fingerprint_of(bench, blocks.digest),
+            seed=recipe.measure.seed,
+            progress=report,
+            batch=bench.options.batch,
+            statistics=taken,
+            statistics_digests=taken.digests(used),
+        )
+    counts = [found.positions] * len(found.squares_SP)
+    scores = {
+        request: clustered_mean((0.5 * found.squares_SP[:, number]).tolist(), counts, Unit.NATS)
+        for number, request in enumerate(requests)
+        if request in case.screened
+    }
+    products = (found.products_PP / sum(counts)).tolist()
+    pairs = {
+        (one, other): products[i][j] for i, one in enumerate(places) for j, other in enumerate(places) if one[0] < other[0]
+    }
+    return Screening(scores, pairs)
