@@ -2,7 +2,8 @@
 
 Needs `make model`. One list of alternatives for all. `until`: a ranking of windows, as few as reach the budget. `scores`:
 the integer program over scores of single layers; `screen`: over estimated scores and pair terms. `search`: the best of them
-measured jointly, and improved. `plans` are those measured as a whole, `minutes` those of `lbdsl plan` on this machine; scores are measured once, before the first row.
+measured jointly, and improved. `plans` are those measured as a whole, `minutes` those of `lbdsl plan` on this machine;
+scores are measured once, before the first row.
 """
 
 from __future__ import annotations
