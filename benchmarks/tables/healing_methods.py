@@ -1,8 +1,7 @@
 """Methods of healing on 50k tokens: SmolLM2 with 8 attentions dropped and 16 windowed at 256 tokens, without sinks.
 
 Needs `make model`. All rows heal on the same mixture of documentation texts and text that the model writes itself.
-`minutes` are those of healing on this
-machine.
+`minutes` are those of healing on this machine.
 """
 
 from __future__ import annotations

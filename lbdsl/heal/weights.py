@@ -15,8 +15,8 @@ from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks, Lora
 
 
 def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Collection[int]) -> Any:
-    """Make learned sinks of `layers` trainable, and LoRA adapters on their linear maps, or all their weights and the final
-    norm, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by
+    """Make learned sinks of `layers` trainable, and LoRA adapters on their linear maps with their norms and the final norm,
+    or all their weights, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by
     their matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they
     are saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
     from lbdsl.heal.trainer import learned_sinks
@@ -58,15 +58,24 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
+        own += [
+            p for name, p in student.named_parameters() if name.endswith("norm.weight") and (chosen(name) or _last(name))
+        ]
         trained = get_peft_model(student, config)
-        for sinks in own:
-            sinks.requires_grad_(True)
+        for parameter in own:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
         return trained
     # Updates at lr 1e-4 are lost to rounding in bf16 weights: train in fp32, with autocast for fast matrix products.
     cast_weights(student, "float32")
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(chosen(name) or name.endswith("model.norm.weight"))
+        parameter.requires_grad_(chosen(name) or _last(name))
     return student
+
+
+def _last(name: str) -> bool:
+    """Whether a parameter is the norm before the head."""
+    return name.endswith("model.norm.weight")
 
 
 def merged(trained: Any, dtype: torch.dtype) -> nn.Module:
