@@ -2,8 +2,8 @@
 
 Needs `make model`; the rows `oracle-*` need WikiText-2's validation text (`wiki.valid.tokens`), whose path is in
 LBDSL_WIKITEXT. `closed` is the share of the distance in loss on WikiText between the baseline (200k tokens of pydoc) and
-the oracle (200k of the articles of WikiText-2 that are not judged on); `minutes` are those of healing on this machine. Both were healed before LoRA
-trained norms, too.
+the oracle (200k of the articles of WikiText-2 that are not judged on), both healed before LoRA trained norms, too; `minutes`
+are those of healing on this machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
-from benchmarks.table import Row, Table
+from benchmarks.table import HOME, Row, Table
 
 PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
 
@@ -62,16 +62,12 @@ def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) ->
         data = oracle_text(work) if source == "oracle" else SOURCES[source]
         split = STAGES[stages].format(tokens=thousands * 1000, quarter=thousands * 250, rest=thousands * 750)
         recipe = f"{PLAN}\nheal {{ data = {data}; seq = 1Ki; seed = {seed}; {METHODS[method]}; {split} }}"
-        own = evaluated(work, key, recipe)
         heal = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["heal"]
-        found = increases(own) | {"tokens": heal["tokens"], "minutes": heal["seconds"] / 60}
-        if all((work / f"{name}.json").is_file() for name in (BASELINE, ORACLE)):
-            rises = [
-                math.log(json.loads((work / f"{name}.json").read_text())["wikitext"]["perplexity"]["artifact"])
-                for name in (BASELINE, ORACLE)
-            ]
-            mine = math.log(own["wikitext"]["perplexity"]["artifact"])
-            found["closed"] = (rises[0] - mine) / (rises[0] - rises[1])
+        found = increases(evaluated(work, key, recipe)) | {"tokens": heal["tokens"], "minutes": heal["seconds"] / 60}
+        ends = [HOME / "results" / "healing" / f"{name}.json" for name in (BASELINE, ORACLE)]
+        if all(path.is_file() for path in ends):
+            baseline, oracle = (math.log1p(json.loads(path.read_text())["figures"]["wikitext"]) for path in ends)
+            found["closed"] = (baseline - math.log1p(found["wikitext"])) / (baseline - oracle)
         return found
 
     return Row(key, run)

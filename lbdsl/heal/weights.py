@@ -16,9 +16,10 @@ from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks, Lora
 
 def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Collection[int]) -> Any:
     """Make learned sinks of `layers` trainable, and LoRA adapters on their linear maps with their norms and the final norm,
-    or all their weights, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in another way than by
-    their matrix: merging an adapter would not give the output that was trained. Packed maps are rounded later, when they
-    are saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are left."""
+    or all their weights, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in
+    another way than by their matrix: merging an adapter would not give the output that was trained. Packed maps are rounded
+    later, when they are saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are
+    left."""
     from lbdsl.heal.trainer import learned_sinks
 
     for parameter in student.parameters():
