@@ -2,8 +2,8 @@
 
 Needs `make model`; the rows `oracle-*` need WikiText-2's validation text (`wiki.valid.tokens`), whose path is in
 LBDSL_WIKITEXT. `closed` is the share of the distance in loss on WikiText between the baseline (200k tokens of pydoc) and
-the oracle (200k of the articles of WikiText-2 that are not judged on), both healed before LoRA trained norms, too; `minutes`
-are those of healing on this machine.
+the oracle (200k of the articles of WikiText-2 that are not judged on), both healed before LoRA trained norms, too;
+`minutes` are those of healing on this machine.
 """
 
 from __future__ import annotations
