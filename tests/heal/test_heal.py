@@ -132,10 +132,15 @@ def test_healing_brings_the_student_nearer(tmp_path, method, hidden_weight) -> N
     student = damaged(teacher)
     before = mean_kl(teacher, student, blocks(heal))
     embedding = student.model.embed_tokens.weight.clone()
+    norms = {name: weight.clone() for name, weight in student.named_parameters() if name.endswith("norm.weight")}
     healed, report = run(teacher, student, tmp_path, heal)
     assert mean_kl(teacher, healed, blocks(heal)) < 0.7 * before
     assert not any("lora" in name for name, _ in healed.named_parameters())
     assert torch.equal(healed.model.embed_tokens.weight, embedding)
+    # The norms before the first change, which teacher and student share, and after it.
+    moved = {name for name, weight in healed.named_parameters() if name in norms and not torch.equal(weight, norms[name])}
+    assert "model.norm.weight" in moved
+    assert moved < norms.keys()
     assert healed.config.use_cache, "as the base has it"
     assert report.tokens == 40 * 2 * 16
     assert report.curve[-1][0] == report.tokens
