@@ -101,6 +101,22 @@ class Problem:
             return alone
         return alone + sum(self.pairs.get(both, 0.0) for both in combinations(sorted(chosen.items()), 2))
 
+    def change(self, chosen: Choices, move: Choices) -> float:
+        """The change of the sum when some layers get other alternatives."""
+        after = {**chosen, **move}
+        found = sum(self.scores[layer, move[layer]] - self.scores[layer, chosen[layer]] for layer in move)
+        if self.pairs:
+            for layer in move:
+                for other in chosen:
+                    # Two layers that both change are one pair.
+                    if other != layer and not (other in move and other < layer):
+                        found += self._pair(after, layer, other) - self._pair(chosen, layer, other)
+        return found
+
+    def _pair(self, chosen: Choices, one: int, other: int) -> float:
+        low, high = sorted((one, other))
+        return self.pairs.get(((low, chosen[low]), (high, chosen[high])), 0.0)
+
     def world(self, chosen: Choices) -> World:
         return World(self.case.facts, cost=self.cost(chosen), profiles=self.case.recipe.profiles, serves=self._serves)
 
@@ -121,6 +137,15 @@ class Problem:
     @property
     def places(self) -> tuple[Place, ...]:
         return tuple((layer, number) for layer, numbers in self.options.items() for number in numbers)
+
+    def moves(self, chosen: Choices) -> list[dict[int, int]]:
+        """The changes of one layer, and the exchanges of two layers' alternatives, whatever the budgets."""
+        found = [{layer: number} for layer, number in self.places if chosen[layer] != number]
+        for one, other in combinations(self.options, 2):
+            mine, theirs = chosen[one], chosen[other]
+            if mine != theirs and theirs in self.options[one] and mine in self.options[other]:
+                found.append({one: theirs, other: mine})
+        return found
 
     @cached_property
     def limits(self) -> tuple[Limit, ...]:

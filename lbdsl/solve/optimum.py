@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from itertools import product
+from dataclasses import replace
+from itertools import islice, product
 
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.recipe.schema import Choosing
 from lbdsl.solve.choose import Limit, Place, Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.table import Choices
+
+EXACT_PAIRS = 300
+"""Pair terms that the integer program takes; with more it would run for minutes."""
+
+STARTS = 8
+"""Solutions without pair terms from which those with many are looked for."""
 
 MOST_REFUSED = 200
 """Solutions in a row that exact budgets refuse, before none is said to keep them."""
@@ -24,7 +32,13 @@ Barred = tuple[frozenset[Place], frozenset[tuple[int, int]]]
 
 
 def solutions(problem: Problem) -> Iterator[Choices]:
-    """Those that keep every budget, the least sum first."""
+    """Those that keep every budget, the least sum first. With many pair terms some of the best: where no change of one
+    layer, and no exchange between two, gives less."""
+    if len(problem.pairs) > EXACT_PAIRS:
+        starts = islice(solutions(replace(problem, pairs={})), STARTS)
+        ends = {tuple(sorted(_descended(problem, start).items())) for start in starts}
+        yield from (dict(end) for end in sorted(ends, key=lambda end: (problem.sum(dict(end)), end)))
+        return
     programs = [_Program(problem, barred) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
     heapq.heapify(waiting)
@@ -44,14 +58,31 @@ def solutions(problem: Problem) -> Iterator[Choices]:
             heapq.heappush(waiting, (value, number, found))
 
 
+def _descended(problem: Problem, chosen: Choices) -> Choices:
+    """The best change of one layer or exchange between two that keeps the budgets, again and again."""
+    while True:
+        moves = problem.moves(chosen)
+        found = sorted((problem.change(chosen, move), number) for number, move in enumerate(moves))
+        better = (moves[number] for change, number in found if change < -1e-12)
+        move = next((move for move in better if not problem.broken({**chosen, **move})), None)
+        if move is None:
+            return chosen
+        chosen = {**chosen, **move}
+
+
 def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
-    found = (_Program(problem, barred, without=number).solved() for barred in _ways(problem))
-    return min((value for value, _ in filter(None, found)), default=None)
+    choosing = problem.choosing
+    others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
+    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, others)
+    loose = replace(problem, choosing=Choosing(*values))
+    found = next(solutions(loose), None)
+    return None if found is None else problem.sum(found)
 
 
 def unmet(problem: Problem) -> Diagnostic:
     """LB356: why no plan keeps the budgets."""
+    problem = replace(problem, pairs={})
     budgets, found = problem.choosing.budgets, []
     for barred in _ways(problem):
         for number, budget in enumerate(budgets):

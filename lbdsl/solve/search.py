@@ -101,11 +101,9 @@ def _key(chosen: Choices) -> Key:
 def _neighbours(problem: Problem, best: Choices, known: Mapping[Key, Measurement], random: Random) -> Iterator[Choices]:
     """Plans within the budgets that differ from the best in one layer or two, none of them known: by turns that with the
     least sum of those left, and any."""
-    moves = [{layer: number} for layer, number in problem.places if best[layer] != number]
-    for one, other in combinations(problem.options, 2):
-        if best[one] != best[other] and best[other] in problem.options[one] and best[one] in problem.options[other]:
-            moves.append({one: best[other], other: best[one]})
-    pairs = [a | b for a, b in combinations(moves[: len(problem.places)], 2) if a.keys() != b.keys()]
+    moves = problem.moves(best)
+    alone = [move for move in moves if len(move) == 1]
+    pairs = [a | b for a, b in combinations(alone, 2) if a.keys() != b.keys()]
     moves += random.sample(pairs, min(len(pairs), len(moves)))
     unique = {_key({**best, **move}): None for move in moves}
     left = sorted((dict(key) for key in unique if key not in known), key=problem.sum)

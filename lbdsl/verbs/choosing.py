@@ -13,7 +13,7 @@ from lbdsl.core.units import duration_text, plural
 from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
-from lbdsl.solve.choose import Place, Problem
+from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.optimum import least_without, unmet
 from lbdsl.solve.search import Found, search
@@ -27,9 +27,6 @@ from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
-
-MOST_PAIRS = 10_000
-"""Pair terms in the integer program."""
 
 SHOWN = 8
 """Candidates that a plan keeps."""
@@ -52,7 +49,7 @@ def choose(
     problem = choice_of(recipe, bench.facts, scores, forms_of(bench, problem.engines)).unwrap()
     screened = screening(recipe, bench, statistics)
     if screened is not None:
-        problem = replace(problem, pairs=_largest(screened.pairs))
+        problem = replace(problem, pairs=screened.pairs)
     whole, metric, done = WholePlans(recipe, bench, statistics), problem.choosing.metric, 0.0
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
@@ -72,12 +69,6 @@ def choose(
         message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
         diagnostics += (note("LB357", message, problem.choosing.span, help="the same command goes on from there"),)
     return Chosen(selected.unwrap(), _choice(problem, found, whole.tokens), diagnostics)
-
-
-def _largest(pairs: Mapping[tuple[Place, Place], float]) -> Mapping[tuple[Place, Place], float]:
-    """The pair terms that matter most, as many as the solver takes in a second."""
-    kept = sorted(pairs.items(), key=lambda item: -abs(item[1]))[:MOST_PAIRS]
-    return dict(kept)
 
 
 def _choice(problem: Problem, found: Found, tokens: int) -> Choice:

@@ -13,6 +13,7 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve import optimum
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import solutions, unmet
@@ -127,3 +128,30 @@ def test_an_engine_is_served_through_one_of_its_formats() -> None:
     nothing = choice_of(recipe, facts, scores, {"vllm": ()}).unwrap()
     assert next(solutions(nothing), None) is None
     assert "no plan" in unmet(nothing).message
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_pair_terms_are_solved_nearly(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(seed)
+    recipe = recipe_of("kv(8Ki) <= 45%", "keep, swa(window=64), kv_heads(1), drop")
+    facts = llama_facts(layers=5)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, random), {}).unwrap()
+    # As a screen gives: products of effects.
+    effects = {place: [random.gauss(0.1, 0.3) for _ in range(20)] for place in problem.places if place[1]}
+    product_of = {
+        (one, other): sum(a * b for a, b in zip(effects[one], effects[other], strict=True)) / 20
+        for one in effects
+        for other in effects
+    }
+    scores = {place: product_of[place, place] / 2 if place in effects else 0.0 for place in problem.places}
+    pairs = {both: value for both, value in product_of.items() if both[0][0] < both[1][0]}
+    problem = replace(problem, scores=scores, pairs=pairs)
+    best = every_plan(problem)[0][0]
+    monkeypatch.setattr(optimum, "EXACT_PAIRS", 10)
+    found = list(solutions(problem))
+    assert [problem.sum(plan) for plan in found] == sorted(problem.sum(plan) for plan in found)
+    assert not any(problem.broken(plan) for plan in found)
+    for move in problem.moves(found[0]):
+        after = problem.sum({**found[0], **move})
+        assert problem.change(found[0], move) == pytest.approx(after - problem.sum(found[0]), abs=1e-12)
+    assert problem.sum(found[0]) <= best + 0.05 * abs(best) + 1e-9
