@@ -115,7 +115,7 @@ def _sweep(
     how: dict[str, Any],
 ) -> None:
     from lbdsl.cli.output import print_json, show_diagnostics
-    from lbdsl.verbs.planning import plan_sweep
+    from lbdsl.verbs.sweeping import plan_sweep
 
     name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
     if output is not None and output.suffix not in (".png", ".svg", ".pdf"):

@@ -21,6 +21,7 @@ from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
+from lbdsl.recipe import exchange_schemas as schemas
 from lbdsl.recipe import exchange_values as kinds
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
 from lbdsl.recipe.exchange_text import ExchangeForm, json_text, read_data, yaml_text
@@ -63,11 +64,11 @@ class StatementForm(NamedTuple):
         optional = {match[2] for match in _FIELD.finditer(self.text)}
         return [key for key in self.values if key not in optional]
 
-    def schema(self) -> kinds.Schema:
+    def schema(self) -> schemas.Schema:
         """The JSON schema of such a statement."""
         properties = {key: kind.reference() for key, (_, kind) in self.values.items()}
         about = {"description": f"`{self.example}`."} if self.example else {}
-        return kinds.object_schema(properties, self.required) | about
+        return schemas.object_schema(properties, self.required) | about
 
     def read(self, reader: JsonReader, data: Any, path: str) -> str:
         """The text of the statement that `data` describes."""
@@ -232,8 +233,8 @@ def recipe_schema() -> dict[str, Any]:
 
     It includes every registered action. An expression may be any string here; the schema does not check its grammar.
     """
-    statements = kinds.any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
-    definitions = {**kinds.action_schemas(), "Statement": statements}
+    statements = schemas.any_schema(*[{"$ref": f"#/$defs/{form.form}"} for form in STATEMENTS])
+    definitions = {**schemas.action_schemas(), "Statement": statements}
     for form in STATEMENTS:
         definitions[form.form] = form.schema()
         for _, kind in form.values.values():
@@ -243,8 +244,8 @@ def recipe_schema() -> dict[str, Any]:
         "$id": f"urn:lbdsl:recipe:{FORMAT_VERSION}",
         "title": "lbdsl recipe",
         "description": "A recipe for compressing a language model, as `lbdsl convert` writes it.",
-        **kinds.object_schema(
-            dict(zip(_KEYS, ({"const": FORMAT_VERSION}, kinds.array_schema({"$ref": "#/$defs/Statement"})), strict=True))
+        **schemas.object_schema(
+            dict(zip(_KEYS, ({"const": FORMAT_VERSION}, schemas.array_schema({"$ref": "#/$defs/Statement"})), strict=True))
         ),
         "$defs": dict(sorted(definitions.items())),
     }

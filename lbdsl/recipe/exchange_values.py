@@ -14,14 +14,24 @@ from lbdsl.language.format import canonical_part
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import string_text
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
+from lbdsl.recipe.exchange_schemas import (
+    ACTION,
+    ANY_VALUE,
+    BOOLEAN,
+    CALL,
+    COUNT,
+    EXPRESSION,
+    NAME,
+    NUMBER,
+    TEXT,
+    Schema,
+    any_schema,
+    array_schema,
+    object_schema,
+)
 from lbdsl.recipe.exchange_text import plain
 from lbdsl.recipe.scope import each, meant_words
 from lbdsl.recipe.settings import SETTINGS, STAGES
-
-Schema = dict[str, Any]
-"""A part of the JSON schema."""
-
-NAME = "[A-Za-z_][A-Za-z0-9_]*"
 
 
 class Kind(NamedTuple):
@@ -245,61 +255,6 @@ def _domain_data(node: tree.Interval | tree.Choice) -> Any:
     return {"from": _value_data(node.low), "to": _value_data(node.high)}
 
 
-# Parts of the schema -------------------------------------------------------------------------------------------------
-
-
-def any_schema(*forms: Schema, **more: Any) -> Schema:
-    return {"anyOf": [*forms], **more}
-
-
-def array_schema(items: Schema, **limits: int) -> Schema:
-    return {"type": "array", "items": items, **limits}
-
-
-def object_schema(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
-    """An object with these keys and no others; all are required unless `required` names those that are."""
-    keys = [*properties] if required is None else required
-    return {"type": "object", "properties": properties, "required": keys, "additionalProperties": False}
-
-
-_TEXT, _NUMBER, _BOOLEAN = {"type": "string"}, {"type": "number"}, {"type": "boolean"}
-_COUNT = {"type": "integer", "minimum": 0}
-_EXPRESSION = {**_TEXT, "description": "An expression in the recipe language, such as `8Ki` or `$window`."}
-_ANY_VALUE, _ACTION = {"$ref": "#/$defs/Value"}, {"$ref": "#/$defs/Action"}
-_CALL = {
-    "type": "object",
-    "minProperties": 1,
-    "maxProperties": 1,
-    "propertyNames": {"pattern": f"^{NAME}$"},
-    "additionalProperties": any_schema({"type": "object", "additionalProperties": _ANY_VALUE}, array_schema(_ANY_VALUE)),
-    "description": 'A call: {"lora": {"rank": 16}} with named arguments, {"kl": ["drop"]} with others.',
-}
-
-
-def action_schemas() -> dict[str, Schema]:
-    """The definition of `Action`, with one form for each registered action, and those that its parameters refer to."""
-    definitions: dict[str, Schema] = {}
-    calls: list[Schema] = []
-    for kind, cls in actions().items():
-        schema = cls.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= schema.pop("$defs", {})
-        fields = {name: schema["properties"][name] for name in cls.parameters()}
-        # `unit` is lbdsl's own key, unknown to JSON schema.
-        parameters = {
-            name: any_schema({key: value for key, value in field.items() if key != "unit"}, _EXPRESSION)
-            for name, field in fields.items()
-        }
-        required = [name for name in schema.get("required", []) if name in parameters]
-        listed = {"type": "array", "prefixItems": list(parameters.values()), "items": False, "minItems": len(required)}
-        if not parameters:
-            listed = {"type": "array", "maxItems": 0}
-        summary = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
-        call = object_schema({kind: any_schema(object_schema(parameters, required), listed)})
-        calls.append({"type": "object", "description": summary, **call})
-    by_name = {**_TEXT, "description": "An action in the recipe language: " + ", ".join(actions()) + "."}
-    return {**definitions, "Action": any_schema(by_name, *calls)}
-
-
 # The kinds -----------------------------------------------------------------------------------------------------------
 
 
@@ -350,7 +305,7 @@ def settings_of(block: str) -> Kind:
         ]
         return {**found, _STAGES: stages} if stages else found
 
-    settings = {key: {**_ANY_VALUE, "description": row.meaning} for key, row in rows.items()}
+    settings = {key: {**ANY_VALUE, "description": row.meaning} for key, row in rows.items()}
     stage = object_schema({_STAGE: {"enum": list(STAGES)}, **settings}, [_STAGE])
     return Kind(
         read,
@@ -376,26 +331,26 @@ def _settings_data(settings: Iterable[tree.Setting]) -> dict[str, Any]:
     return {setting.key.name: _value_data(setting.value) for setting in settings}
 
 
-_A_TEXT = {**object_schema({"text": _TEXT}), "description": "A text, in contrast to an expression."}
-_VALUES = any_schema(_NUMBER, _BOOLEAN, _EXPRESSION, _A_TEXT, array_schema(_ANY_VALUE), _CALL)
+_A_TEXT = {**object_schema({"text": TEXT}), "description": "A text, in contrast to an expression."}
+_VALUES = any_schema(NUMBER, BOOLEAN, EXPRESSION, _A_TEXT, array_schema(ANY_VALUE), CALL)
 _ABOUT_CONDITIONS = "A condition in the recipe language, such as `nll < 0.1 and kl(drop) < 0.2`."
-_CONDITIONS = any_schema(_TEXT, _NUMBER, _BOOLEAN, description=_ABOUT_CONDITIONS)
+_CONDITIONS = any_schema(TEXT, NUMBER, BOOLEAN, description=_ABOUT_CONDITIONS)
 _ABOUT_LAYERS = "A set of layers in the recipe language, such as `0-3, last 2 except 1` or `@ends`."
 _ABOUT_AMOUNTS = "A number of layers, a share such as `10%`, or a variable."
-_INTERVAL = object_schema({"from": _ANY_VALUE, "to": _ANY_VALUE})
+_INTERVAL = object_schema({"from": ANY_VALUE, "to": ANY_VALUE})
 
 WORD, VARIABLE, GROUP = _name(), _name("$"), _name("@")
-STRING = _plain(string_text, lambda data: isinstance(data, str), "text", **_TEXT)._replace(write=lambda node: node.value)
+STRING = _plain(string_text, lambda data: isinstance(data, str), "text", **TEXT)._replace(write=lambda node: node.value)
 _STRING_OR_NULL = STRING._replace(
     read=lambda reader, data, path: "" if data is None else STRING.read(reader, data, path),
-    schema=any_schema(_TEXT, {"type": "null"}),
+    schema=any_schema(TEXT, {"type": "null"}),
 )
 _VALUE = Kind(_value, _value_data, _VALUES, "Value")
 _CONDITION = Kind(_condition, _expression_data, _CONDITIONS, "Condition")
-_PATTERN = any_schema(_TEXT, object_schema({"regex": _TEXT}))
+_PATTERN = any_schema(TEXT, object_schema({"regex": TEXT}))
 
-_SCORE = Kind(_score, _call_data, any_schema(_TEXT, _CALL), "Score")
-_ACTIONS = Kind(_actions, _actions_data, any_schema(_ACTION, array_schema(_ACTION, minItems=1)), "Actions")
+_SCORE = Kind(_score, _call_data, any_schema(TEXT, CALL), "Score")
+_ACTIONS = Kind(_actions, _actions_data, any_schema(ACTION, array_schema(ACTION, minItems=1)), "Actions")
 
 _RANKS = ["lowest", "highest"]
 
@@ -426,14 +381,14 @@ KINDS: Mapping[str, Kind] = {
     "type": WORD,
     "value": _VALUE,
     "default": _VALUE,
-    "domain": Kind(_domain, _domain_data, any_schema(_INTERVAL, array_schema(_ANY_VALUE, minItems=1), _TEXT), "Domain"),
+    "domain": Kind(_domain, _domain_data, any_schema(_INTERVAL, array_schema(ANY_VALUE, minItems=1), TEXT), "Domain"),
     "layers": Kind(
         lambda reader, data, path: reader.parsed(_AS_LAYERS, _numeral(data), path)[1],
         lambda node: plain(canonical_part(_AS_LAYERS, node.span.text)),
-        any_schema(_TEXT, _COUNT, description=_ABOUT_LAYERS),
+        any_schema(TEXT, COUNT, description=_ABOUT_LAYERS),
         "Layers",
     ),
-    "amount": Kind(_amount, _value_data, any_schema(_TEXT, _COUNT, description=_ABOUT_AMOUNTS), "Amount"),
+    "amount": Kind(_amount, _value_data, any_schema(TEXT, COUNT, description=_ABOUT_AMOUNTS), "Amount"),
     "by": _SCORE,
     "actions": _ACTIONS,
     "patterns": Kind(
@@ -442,7 +397,7 @@ KINDS: Mapping[str, Kind] = {
         array_schema(_PATTERN, minItems=1),
     ),
     "direction": _plain(str, lambda data: data in _RANKS, "`lowest` or `highest`", enum=_RANKS),
-    "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **_BOOLEAN),
+    "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **BOOLEAN),
     "else": _plain(lambda data: "else", lambda data: data is True, "`true`", const=True),
 }
 """The kinds of values of statement fields, by field name in the tree."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ def measure_model(
 
     Raises LbdslError for errors that the user can fix.
     """
-    return _measured(_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
+    return _measured(read_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
 
 
 def plan_recipe(
@@ -137,48 +137,11 @@ def plan_recipe(
     called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
     folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
-    loaded = _recipe(recipe, set_params)
+    loaded = read_recipe(recipe, set_params)
     bench = Workbench(model, options, progress)
     if ready is not None:
         ready(loaded.unwrap(), bench)
-    return _planned(loaded, bench, contexts, again)
-
-
-@dataclass(frozen=True)
-class Swept:
-    """One value of a sweep: its plan, or the errors because of which there is none."""
-
-    value: str
-    planned: Planned | None
-    errors: tuple[Diagnostic, ...] = ()
-
-
-def plan_sweep(
-    recipe: str | Path,
-    model: str | Path,
-    name: str,
-    values: Sequence[str],
-    *,
-    set_params: Mapping[str, object] | None = None,
-    options: RunOptions | None = None,
-    progress: AnyProgress | None = None,
-    contexts: tuple[int, ...] = (),
-    again: bool = False,
-) -> tuple[Swept, ...]:
-    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Raises LbdslError if no
-    value gives a plan."""
-    bench = Workbench(model, options, progress)
-    found: list[Swept] = []
-    for value in values:
-        bench.progress.say(f"${name} = {value}")
-        try:
-            loaded = _recipe(recipe, {**(set_params or {}), name: value})
-            found.append(Swept(value, _planned(loaded, bench, contexts, again)))
-        except LbdslError as problem:
-            found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
-    if all(item.planned is None for item in found):
-        raise LbdslError(found[0].errors)
-    return tuple(found)
+    return planned_on(loaded, bench, contexts, again)
 
 
 def plan_text(
@@ -192,7 +155,7 @@ def plan_text(
     """`plan_recipe` for a recipe that is not in a file; `path` is the path that it would have."""
     loaded = recipe_from_text(text, path, set_params, reader=FolderReader(Path(path)))
     _raise_errors(loaded.diagnostics)
-    return _planned(loaded, bench, contexts, again=True)
+    return planned_on(loaded, bench, contexts, again=True)
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -200,7 +163,8 @@ def load_plan(path: str | Path) -> Plan:
     return read_plan(path).unwrap()
 
 
-def _planned(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
+def planned_on(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
+    """`plan_recipe` of a recipe that was read, on a model that was opened."""
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
     case, choice = Case(resolved, facts), None
@@ -266,7 +230,8 @@ def _lasting(bench: Workbench) -> str:
     return os.path.abspath(local) if local.exists() else bench.source.text
 
 
-def _recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diagnosed[Recipe]:
+def read_recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> Diagnosed[Recipe]:
+    """Raises LbdslError for its errors."""
     path = os.path.abspath(recipe)
     if not path.isascii() and path != path.encode(errors="replace").decode():
         raise fail("LB020", "the recipe's path is not UTF-8, and a plan holds it", help="rename the file or its folder")

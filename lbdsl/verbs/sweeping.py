@@ -1,0 +1,50 @@
+"""`plan_sweep`: the plans for several values of a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.core.progress import AnyProgress
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import Planned, planned_on, read_recipe
+from lbdsl.verbs.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One value of a sweep: its plan, or the errors because of which there is none."""
+
+    value: str
+    planned: Planned | None
+    errors: tuple[Diagnostic, ...] = ()
+
+
+def plan_sweep(
+    recipe: str | Path,
+    model: str | Path,
+    name: str,
+    values: Sequence[str],
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+    contexts: tuple[int, ...] = (),
+    again: bool = False,
+) -> tuple[Swept, ...]:
+    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Raises LbdslError if no
+    value gives a plan."""
+    bench = Workbench(model, options, progress)
+    found: list[Swept] = []
+    for value in values:
+        bench.progress.say(f"${name} = {value}")
+        try:
+            loaded = read_recipe(recipe, {**(set_params or {}), name: value})
+            found.append(Swept(value, planned_on(loaded, bench, contexts, again)))
+        except LbdslError as problem:
+            found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
+    if all(item.planned is None for item in found):
+        raise LbdslError(found[0].errors)
+    return tuple(found)
