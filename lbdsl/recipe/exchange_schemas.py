@@ -1,14 +1,29 @@
-"""Parts of the JSON schema of recipes."""
+"""Kinds of values in a recipe's JSON, and parts of its JSON schema."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from lbdsl.actions import actions
+from lbdsl.recipe.exchange_reader import JsonReader
 
 Schema = dict[str, Any]
 
 NAME = "[A-Za-z_][A-Za-z0-9_]*"
+
+
+class Kind(NamedTuple):
+    """A kind of value. `name` is that of its definition in the schema; without a name the schema is inlined."""
+
+    read: Callable[[JsonReader, Any, str], str]
+    write: Callable[[Any], Any]
+    schema: Schema
+    name: str = ""
+
+    def reference(self) -> Schema:
+        """The schema of a place for such a value: a `$ref`, or the schema itself."""
+        return {"$ref": f"#/$defs/{self.name}"} if self.name else self.schema
 
 
 def any_schema(*forms: Schema, **more: Any) -> Schema:

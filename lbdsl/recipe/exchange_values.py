@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from lbdsl.actions import actions
 from lbdsl.language import tree
@@ -24,7 +24,7 @@ from lbdsl.recipe.exchange_schemas import (
     NAME,
     NUMBER,
     TEXT,
-    Schema,
+    Kind,
     any_schema,
     array_schema,
     object_schema,
@@ -32,20 +32,6 @@ from lbdsl.recipe.exchange_schemas import (
 from lbdsl.recipe.exchange_text import plain
 from lbdsl.recipe.scope import each, meant_words
 from lbdsl.recipe.settings import SETTINGS, STAGES
-
-
-class Kind(NamedTuple):
-    """A kind of value. `name` is that of its definition in the schema; without a name the schema is inlined."""
-
-    read: Callable[[JsonReader, Any, str], str]
-    write: Callable[[Any], Any]
-    schema: Schema
-    name: str = ""
-
-    def reference(self) -> Schema:
-        """The schema of a place for such a value: a `$ref`, or the schema itself."""
-        return {"$ref": f"#/$defs/{self.name}"} if self.name else self.schema
-
 
 # Prefixes that turn a JSON string into a statement that can be parsed.
 _AS_VALUE = "let $it = "

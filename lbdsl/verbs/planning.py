@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.patches import patches_of
-from lbdsl.layer.profile import calibrate_line
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
 from lbdsl.plan.file import load_plan as read_plan
@@ -25,17 +24,16 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
-from lbdsl.recipe.schema import PredictedOf, Recipe
-from lbdsl.solve.case import Case, costs_asked
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
-from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.choosing import choose
 from lbdsl.verbs.holding import hold
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
-from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions
+from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions, with_profiles
 from lbdsl.verbs.screening import screening
 from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
@@ -255,7 +253,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         )
     recipe = loaded.unwrap()
     if planned:
-        recipe = _with_profiles(recipe, bench)
+        recipe = with_profiles(recipe, bench)
     needed = measurable(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + needed.diagnostics)
     assert needed.value is not None
@@ -283,26 +281,6 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     if estimated is not None:
         scores = {**scores, **estimated.scores}
     return Measured(recipe, bench, scores, on, diagnostics, statistics, check)
-
-
-def _with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
-    """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
-    measures all that is asked of an engine, if one of them cannot be predicted."""
-    asked: dict[str, list[PredictedOf]] = {}
-    for value in costs_asked(recipe):
-        if isinstance(value, PredictedOf):
-            asked.setdefault(value.engine, []).append(value)
-    if not asked:
-        return recipe
-    recipe = replace(recipe, profiles=bench.profiles(asked))
-    world = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
-    found = []
-    for engine, values in asked.items():
-        line = calibrate_line(engine, [(value.name, value.arguments) for value in values])
-        problems = [problem for value in values for problem in evaluate(value, world).diagnostics]
-        found += [replace(problem, help=(f"measure it: {line}",)) for problem in problems]
-    _raise_errors(tuple(found))
-    return recipe
 
 
 def _scores(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.cost import model_cost
+from lbdsl.layer.profile import calibrate_line
 from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.schema import Plan, Speed
+from lbdsl.recipe.schema import PredictedOf, Recipe
 from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
+from lbdsl.solve.case import costs_asked
+from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -52,6 +58,27 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
         f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
         f"{bytes_text(bench.computed.params * bench.computed.dtype_bytes)} of weights in memory"
     )
+
+
+def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
+    """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
+    measures all that is asked of an engine, if one of them cannot be predicted."""
+    asked: dict[str, list[PredictedOf]] = {}
+    for value in costs_asked(recipe):
+        if isinstance(value, PredictedOf):
+            asked.setdefault(value.engine, []).append(value)
+    if not asked:
+        return recipe
+    recipe = replace(recipe, profiles=bench.profiles(asked))
+    world = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
+    found = []
+    for engine, values in asked.items():
+        line = calibrate_line(engine, [(value.name, value.arguments) for value in values])
+        problems = [problem for value in values for problem in evaluate(value, world).diagnostics]
+        found += [replace(problem, help=(f"measure it: {line}",)) for problem in problems]
+    if found:
+        raise LbdslError(tuple(found))
+    return recipe
 
 
 def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
