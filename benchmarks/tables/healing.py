@@ -82,6 +82,7 @@ TABLE = Table(
         *(row(source, "distill", "lora64", 50) for source in SOURCES),
         row("pydoc+docs+self", "match+distill", "lora64", 50),
         *(row("pydoc+docs+self", stages, "full", 50) for stages in STAGES),
+        row("pydoc+docs", "distill", "lora64", 200),
         *(row("pydoc+docs+self", "distill", method, 200, seed) for method in ("lora64", "full") for seed in range(3)),
         *(row("pydoc+docs+self", "distill", "lora64", thousands) for thousands in (100, 400, 1000)),
     ],

@@ -9,29 +9,14 @@ import click
 
 from lbdsl.cli.completions import FOLDERS
 from lbdsl.cli.engines import engine_options
-from lbdsl.cli.options import json_option, run_options
-
-
-class _Picture(click.Path):
-    """A file to draw, in a folder that is there."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(str(super().convert(value, param, ctx)))
-        if path.suffix not in PICTURES:
-            self.fail(f"{str(path)!r} does not end in {' or '.join(PICTURES)}", param, ctx)
-        if not path.absolute().parent.is_dir():
-            self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
-        return path
-
-
-PICTURES = (".png", ".svg")
+from lbdsl.cli.options import Picture, json_option, run_options
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
 @click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
 @engine_options
-@click.option("--output", "-o", type=_Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
+@click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
 @run_options
 def bench(

@@ -86,6 +86,21 @@ class Assignment(click.ParamType):
         return name.strip().lstrip("$"), setting.strip()
 
 
+class Picture(click.Path):
+    """A file to draw, in a folder that is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.suffix not in PICTURES:
+            self.fail(f"{str(path)!r} does not end in {' or '.join(PICTURES)}", param, ctx)
+        if not path.absolute().parent.is_dir():
+            self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
+        return path
+
+
+PICTURES = (".png", ".svg")
+
+
 set_option = click.option(
     "--set",
     "assignments",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import Assignment, Tokens, json_option, measuring_options, origins, set_option
+from lbdsl.cli.options import Assignment, Picture, Tokens, json_option, measuring_options, origins, set_option
 
 CHANGES_PRESENT = 10
 
@@ -72,6 +72,8 @@ def plan(
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
     if sweep is not None:
+        if targets or all_layers or detailed_exitcode:
+            raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")
         _sweep(recipe, model, sweep, dict(assignments), output, as_json, how)
         return
     if output is not None:
@@ -118,12 +120,19 @@ def _sweep(
     from lbdsl.verbs.sweeping import plan_sweep
 
     name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
-    if output is not None and output.suffix not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"with --sweep, -o is a picture (.png, .svg or .pdf), not {output}")
+    if output is not None:
+        output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)
     found = plan_sweep(recipe, model, name, values, set_params=given, **how)
     plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
     if as_json:
-        rows = [{"value": item.value, "plan": item.planned and item.planned.plan.to_json()} for item in found]
+        rows = [
+            {
+                "value": item.value,
+                "plan": item.planned.plan.to_json() if item.planned is not None else None,
+                "errors": [problem.message for problem in item.errors],
+            }
+            for item in found
+        ]
         print_json({"sweep": name, "plans": rows})
     else:
         from lbdsl.report.compared import render_compared
