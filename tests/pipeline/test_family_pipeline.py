@@ -134,7 +134,13 @@ def random_ids(sequences: int = 1) -> torch.Tensor:
     return torch.randint(1, VOCAB, (sequences, CONTEXT), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+DIFFERENT = ("llama", "gemma3_text", "phi3", "olmo3")
+"""Families unlike each other: the others take half a minute each, and are run by `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "family", [name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES]
+)
 def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, clean_process: CleanProcess) -> None:
     """Every call of every action that is carried out, and plans that mix them: the plan is exact, the artifact loads
     where there is no lbdsl, and each format serves it or says why not."""
