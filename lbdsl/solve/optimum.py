@@ -32,12 +32,12 @@ Barred = tuple[frozenset[Place], frozenset[tuple[int, int]]]
 
 
 def solutions(problem: Problem) -> Iterator[Choices]:
-    """Those that keep every budget, the least sum first. With many pair terms some of the best: where no change of one
-    layer, and no exchange between two, gives less."""
+    """Those that keep every budget, the least sum first. With many pair terms some of the best: those where no change of
+    one layer, and no exchange between two, gives less, and those that are the best without pair terms."""
     if len(problem.pairs) > EXACT_PAIRS:
-        starts = islice(solutions(replace(problem, pairs={})), STARTS)
-        ends = {tuple(sorted(_descended(problem, start).items())) for start in starts}
-        yield from (dict(end) for end in sorted(ends, key=lambda end: (problem.sum(dict(end)), end)))
+        starts = list(islice(solutions(replace(problem, pairs={})), STARTS))
+        found = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}
+        yield from (dict(plan) for plan in sorted(found, key=lambda plan: (problem.sum(dict(plan)), plan)))
         return
     programs = [_Program(problem, barred) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
