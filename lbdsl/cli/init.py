@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from lbdsl.cli.completions import MODELS
 
@@ -46,6 +47,8 @@ def init(model: str, template: Template, goals: tuple[str, ...], out: str | None
     from lbdsl.verbs.starting import starting_recipe
     from lbdsl.verbs.writing import write_beside
 
+    if goals and click.get_current_context().get_parameter_source("template") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--goal is a template of its own: leave out --template")
     start = starting_recipe(model, template, goals=goals, offline=offline)
     show_diagnostics(start.diagnostics)
     if out == "-":

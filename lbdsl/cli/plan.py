@@ -78,7 +78,7 @@ def plan(
         return
     if output is not None:
         check_place(output)
-    planned = plan_recipe(recipe, model, set_params=dict(assignments), **how)
+    planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)
@@ -140,7 +140,7 @@ def _sweep(
 
         render_compared(plans, stdout_console())
     for item in found:
-        show_diagnostics(item.errors)
+        show_diagnostics(item.errors if item.planned is None else item.planned.diagnostics)
     if output is not None:
         from lbdsl.report.compared import draw_front
 

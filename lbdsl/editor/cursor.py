@@ -27,7 +27,7 @@ class Role(NamedTuple):
     action      a rule's action; `key` is `modules` in a rule on modules, `owner` is the metric that it is an argument of
     metric      the metric of a ranking
     layer       a value of a layer, in `where`
-    model       a value of the whole model, in `assert`, `requires`, and `until`
+    model       a value of the whole model, in `assert`, `requires`, `until`, `while` and `subject to`
     constant    a value known from the text
     any         a value of any of the three kinds above, in `let`
     type        a parameter's type
@@ -114,15 +114,22 @@ class Cursor:
                 return setting
         if previous == "BY":
             return Role("metric")
+        if self.first == "CHOOSE":
+            return self._choosing()
         if self.first == "PARAM":
             return Role("constant")
         if self.first == "LET":
             return Role("any")
-        if self.first in ("ASSERT", "REQUIRES") or any(token.type == "UNTIL" for token in self.before):
+        if self.first in ("ASSERT", "REQUIRES") or any(token.type in ("UNTIL", "WHILE") for token in self.before):
             return Role("action" if self._is_action() else "model")
         if not self._is_action():
             return Role("layer")
         return Role("action", key="modules" if self.first == "MODULES" else "")
+
+    def _choosing(self) -> Role:
+        """The role of a name in `choose`, by the last of its words before."""
+        roles = {"AMONG": Role("action"), "MINIMIZING": Role("layer"), "TO": Role("model")}
+        return next((roles[token.type] for token in reversed(self.before) if token.type in roles), Role("constant"))
 
     def _argument(self, name: str, bracket: int) -> Role:
         position, key = 0, ""

@@ -30,7 +30,7 @@ def outline(analysis: Analysis) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     rules = 0
     for statement in analysis.file.statements:
-        rules += isinstance(statement, tree.RuleStatement)
+        rules += isinstance(statement, tree.RuleStatement | tree.Choose)
         entries.append(_entry(statement, rules))
     return tuple(entries)
 
@@ -53,6 +53,8 @@ def _entry(node: tree.Statement, rules: int) -> Entry:
         case tree.RuleStatement():
             actions = node.actions[0].span.to(node.actions[-1].span)
             return Entry(f"{rules} {_line(node.selector.span)}", "rule", span, node.selector.span, _line(actions))
+        case tree.Choose():
+            return Entry(f"{rules} choose for layers {_line(node.layers.span)}", "rule", span, node.layers.span)
         case tree.Assertion() | tree.Requires():
             return Entry(_line(span), "gate", span, node.expr.span)
         case tree.RecipeName():

@@ -30,8 +30,12 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
         name: (value.form, f"{value.meaning} Predicted from what `lbdsl calibrate` measured in {value.engines[0]}.")
         for name, value in PREDICTED_VALUES.items()
     },
+    "serves": (
+        'serves("ENGINE")',
+        "Whether an engine loads the changed model through some export; in budgets of `choose`.",
+    ),
 }
-"""Costs of the whole model."""
+"""Costs and conditions of the whole model."""
 
 WORDS: Mapping[str, str] = {
     "lora": "Trains low-rank additions and merges them: `lora(rank=16, alpha=32)`.",

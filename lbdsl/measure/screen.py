@@ -61,7 +61,15 @@ def screen(
 ) -> Screened:
     """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`. `source` returns the base, which must be
     in memory (else LB481). It takes about three forward passes, and each layer once for each of its changes."""
-    made_of = [fingerprint, seed, VERSION, [[layer, change.to_json()] for layer, change in changes], statistics_digests]
+    # What is sampled depends on the batch.
+    made_of = [
+        fingerprint,
+        seed,
+        batch,
+        VERSION,
+        [[layer, change.to_json()] for layer, change in changes],
+        statistics_digests,
+    ]
     path = folder / "screens" / f"{digest_of(made_of)[:32]}.safetensors"
     try:
         kept = load(path.read_bytes())

@@ -50,6 +50,8 @@ def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
     """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
     identical, rules change only mixers, and rankings are of the layers left by the fixed sets before them. LB356 where only
     a `choose` needs scores."""
+    if any(_needs_profile(rule, case.recipe) for rule in case.recipe.rules):
+        return ()
     alone = case.choose is not None and not any(known.scores for known in case.rules if known.choosing is None)
     if not alone and (len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case)):
         return ()
@@ -62,6 +64,8 @@ def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
 
 def _counts_decide(case: Case) -> bool:
     changing = {action for rule in case.recipe.rules for action in rule.actions if not action.keeps}
+    if any(known.while_ is not None for known in case.rules):
+        return False
     of_mixer = all(touch(path, Slot.MIXER) for action in changing for path in action.claims())
     if not of_mixer or not all(touching(a, b) for a in changing for b in changing):
         return False

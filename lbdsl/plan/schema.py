@@ -158,14 +158,15 @@ class Candidate(PlanValue):
 
 
 class Choice(PlanValue):
-    """What a `choose` did. `sum` is that of the chosen scores of single layers; `candidates` are the best plans of those
-    measured jointly on calibration text, the chosen one first: their values flatter, unlike `Plan.loss`. `spent` is how
-    many were measured; `stopped`: it was interrupted."""
+    """What a `choose` did. `sum` is that of the chosen scores of single layers, `least` the least possible; `candidates`
+    are the best plans of those measured jointly on calibration text, the chosen one first: their values flatter, unlike
+    `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted."""
 
     metric: str
     alternatives: tuple[str, ...]
     layers: tuple[int, ...]
     sum: float
+    least: float
     budgets: tuple[Budget, ...]
     candidates: tuple[Candidate, ...] = ()
     tokens: int = 0

@@ -8,15 +8,16 @@ from functools import partial
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Label
+from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolve_condition
 from lbdsl.recipe.rules import check_actions
-from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score
+from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
-from lbdsl.recipe.types import phase_of, walk
+from lbdsl.recipe.types import has_cost, phase_of, unit_of, walk
 from lbdsl.recipe.values import resolve_action
 
 
@@ -32,13 +33,13 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
     budgets = attempt(each, partial(_budget, scope), node.subject_to)
     if layers is None or alternatives is None or metric is None or budgets is None:
         raise Unresolved
-    first: dict[tuple[Action, ...], Sequence[tree.Call]] = {}
+    first: dict[frozenset[Action], Sequence[tree.Call]] = {}
     for actions, calls in zip(alternatives, node.among, strict=True):
-        place = calls[0].span.to(calls[-1].span)
-        if actions in first:
-            label = Label(first[actions][0].span, "first here")
+        place, same = calls[0].span.to(calls[-1].span), frozenset(actions)
+        if same in first:
+            label = Label(first[same][0].span, "first here")
             scope.fail("LB152", f"`{one_line(place.text)}` is among them twice", place, labels=(label,), help="remove one")
-        first[actions] = calls
+        first[same] = calls
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
@@ -50,32 +51,33 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
     return Choosing(node.span, layers, alternatives, scores, kind, budgets)
 
 
-def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure) -> None:
-    """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, and for a
-    screen of another metric than `kl`."""
-    bounded = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
-    for rule in bounded[1:]:
-        label = Label(bounded[0].span, "the first one")
+def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
+    """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
+    beside either, and for a screen of another metric than `kl`. `choosing`: a `choose` is written, with errors or not."""
+    holding = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
+    for rule in holding[1:]:
+        label = Label(holding[0].span, "the first one")
         help = "give the others a number of layers"
         scope.error("LB152", "a recipe has one `while`", rule.span, labels=(label,), help=help)
-    for rule in bounded[:1]:
-        if any(action.patched for action in rule.actions):
-            help = "take bare drops; patch them in a recipe that names the layers"
-            scope.error("LB152", "`while` has no drops with patches", rule.span, help=help)
     choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
     minimizes = choose.selector.metric if choose is not None and isinstance(choose.selector, Choosing) else None
-    if measure.strategy == "screen" and minimizes != "kl":
+    if measure.strategy == "screen" and minimizes != "kl" and (choose is not None or not choosing):
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
         scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
-    if choose is None:
-        return
-    for rule in rules:
+    whole = choose or next(iter(holding), None)
+    for rule in rules if whole is not None else ():
+        if any(action.patched for action in rule.actions):
+            word = "choose" if choose is not None else "while"
+            message = f"patches are fitted to a whole plan, and `{word}` measures many"
+            help = "take bare drops; patch them in a recipe that names the layers"
+            scope.error("LB152", message, rule.span, help=help)
+    for rule in rules if choose is not None else ():
         selector = rule.selector
         if not isinstance(selector, tree.RankSelector):
             continue
         words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
-        word = next((word for word, there in words.items() if there), None)
-        if word is not None:
+        word = next((word for word, there in words.items() if there), "")
+        if word and choose is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
             label = Label(choose.span, "chooses for a budget")
             help = "name a number of layers, and put budgets after `subject to`"
@@ -84,10 +86,6 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure) -> None:
 
 def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ...]:
     actions = each(partial(resolve_action, scope), calls)
-    for action, call in zip(actions, calls, strict=True):
-        if action.patched:
-            help = "choose among bare drops; patch them in a recipe with the layers that were chosen"
-            scope.fail("LB152", "`choose` has no drops with patches", call.span, help=help)
     if not check_actions(scope, calls, actions):
         raise Unresolved
     return actions
@@ -96,10 +94,13 @@ def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ..
 def _metric(scope: Scope, call: tree.Call) -> str:
     """The metric to minimize: one of a single layer under an action, and of the whole changed model."""
     name = call.name.name
-    known = {kind: cls for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)}
+    known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     if call.args is not None:
         scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")
     found = scope.metric if name == "sensitivity" else name
+    if found not in known and found != name:
+        listed = "metrics: " + ", ".join(f"`{kind}`" for kind in known)
+        scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be minimized", call.span, help=listed)
     if found not in known:
         scope.unknown("LB102", f"`{name}` cannot be minimized", call.name, ("sensitivity", *known), "metrics", "score")
     return found
@@ -107,4 +108,42 @@ def _metric(scope: Scope, call: tree.Call) -> str:
 
 def _budget(scope: Scope, node: tree.Expr) -> ResolvedAssertion:
     expr = resolve_condition(scope, node, "subject to")
-    return ResolvedAssertion(node.span, expr, phase_of(expr), one_line(node.span.text))
+    _check_budget(scope, expr, node)
+    meant = node
+    while isinstance(meant, tree.Variable) and meant.name in scope.expressions:
+        meant = scope.expressions[meant.name].node
+    return ResolvedAssertion(node.span, expr, phase_of(expr), one_line(meant.span.text))
+
+
+def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:
+    """LB152 unless it is `serves(...)`, a comparison of sums over layers, or several of them that must all hold."""
+    if isinstance(expr, tree.Logic) and expr.op == "and":
+        for part in expr.operands:
+            _check_budget(scope, part, node)
+    elif isinstance(expr, tree.Compare) and all(op.text[0] in "<>" for op in expr.ops):
+        if not all(_sums(side) for side in expr.operands):
+            message = "a budget compares a cost, or a sum of costs, with a bound"
+            scope.fail("LB152", message, node.span, help="as in `kv(32Ki) <= 40%`; check others with an `assert`")
+    elif not isinstance(expr, Serves):
+        hint = "write them one after the other, separated by commas; check others with an `assert`"
+        scope.fail("LB152", "a budget is `serves(...)`, or a comparison with `<=` or `>=`", node.span, help=hint)
+
+
+def _sums(expr: tree.Expr) -> bool:
+    """Whether a value is a sum over layers, or does not depend on them. A rate is not, but alone its inverse is."""
+    match expr:
+        case tree.Minus():
+            return _sums(expr.operand) and unit_of(expr) is not Unit.RATE
+        case tree.Arithmetic():
+            if any(has_cost(part) and unit_of(part) is Unit.RATE for part in expr.operands):
+                return False
+            costs = [has_cost(part) for part in expr.operands]
+            scaled = set(expr.ops) <= {"+", "-"} or (sum(costs) <= 1 and not _divides(expr, costs))
+            return scaled and all(_sums(part) for part in expr.operands)
+        case _:
+            return True
+
+
+def _divides(expr: tree.Arithmetic, costs: Sequence[bool]) -> bool:
+    """Whether something is divided by a cost."""
+    return any(op == "/" and cost for op, cost in zip(expr.ops, costs[1:], strict=True))

@@ -195,7 +195,7 @@ class _Resolver:
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
-        check_beside(scope, self.rules, self.parts.get("measure", Measure()))
+        check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing="choose" in self.once)
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):

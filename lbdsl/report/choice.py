@@ -21,7 +21,8 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     if choice is None:
         return
     among = f"{len(choice.alternatives)} alternatives for {plural(len(choice.layers), 'layer')}"
-    yield Text(f" chosen among {among}, by {choice.metric}:", style="bold")
+    estimated = ", scores estimated by a screen" if plan.measure.strategy == "screen" else ""
+    yield Text(f" chosen among {among}, by {choice.metric}{estimated}:", style="bold")
     if choice.candidates:
         yield from strip_lines(_rows(choice, "+-" if ascii_ else "±"), width)
     legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
@@ -31,7 +32,7 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         spent += f" jointly on {tokens_text(choice.tokens)} tokens of calibration text"
     yield Text(f"  {spent}; the sum of the single layers is {choice.sum:+.3g}")
     for budget in choice.budgets:
-        yield Text(f"  {_budget(budget, choice.sum)}")
+        yield Text(f"  {_budget(budget, choice.least)}")
 
 
 def _rows(choice: Choice, pm: str) -> list[Row]:
@@ -49,11 +50,13 @@ def _sign(choice: Choice, number: int) -> str:
     return "=" if text == "keep" else ascii_lowercase[changing.index(text) % 26]
 
 
-def _budget(budget: Budget, total: float) -> str:
+def _budget(budget: Budget, least: float) -> str:
     said = f"{printable(budget.text)}"
     if budget.value is not None and budget.unit is not None:
         unit = Unit.RATIO if budget.share is not None else budget.unit
         said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
-    if budget.without is None or abs(budget.without - total) < 1e-9:
+    if budget.without is None:
+        return said
+    if least - budget.without < 1e-9:
         return f"{said}; it costs nothing"
-    return f"{said}; without this budget the sum would be {budget.without:+.3g}"
+    return f"{said}; the least sum is {least:+.3g}, and {budget.without:+.3g} without this budget"

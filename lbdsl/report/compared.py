@@ -29,10 +29,15 @@ def render_diff(plans: Mapping[str, Plan], console: Console) -> None:
     arrow = "->" if ascii_only(console) else "→"
     first, second = plans.values()
     console.print()
-    for line in (*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)):
+    found = [*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)]
+    for line in found:
         console.print(Text(f" {printable(line)}"), soft_wrap=True)
-    if first.digest == second.digest:
-        console.print(Text(" the plans are the same"))
+    if not found:
+        same = "the plans are the same"
+        said = (
+            same if first.digest == second.digest else "layers and settings are the same; recipes, scores or asserts differ"
+        )
+        console.print(Text(f" {said}"))
 
 
 def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:

@@ -199,18 +199,26 @@ class Case:
 
     @cached_property
     def screened(self) -> frozenset[Request]:
-        """Those requests that a screen estimates: all of a `choose`, but on the first and the last layer of the model,
-        where changes are large."""
+        """Those requests that a screen estimates: all of a `choose` that no other rule needs, but on the first and the last
+        layer of the model, where changes are large."""
         if self.recipe.measure.strategy != "screen" or self.choose is None or self.choose.choosing is None:
             return frozenset()
         inner = range(1, self.facts.layers - 1)
+        others = {
+            Request(score.metric, score.action_text, layer)
+            for known in self.rules
+            if known.choosing is None
+            for score in known.scores
+            for layer in range(self.facts.layers)
+        }
         pairs = zip(self.choose.choosing.scores, self.possible, strict=True)
-        return frozenset(
+        found = {
             Request(score.metric, score.action_text, layer)
             for score, layers in pairs
             if score is not None
             for layer in layers & set(inner)
-        )
+        }
+        return frozenset(found - others)
 
     @property
     def score_actions(self) -> Mapping[str, Action]:

@@ -31,8 +31,8 @@ Forms = Mapping[str, Sequence[Form]]
 
 @dataclass(frozen=True)
 class Limit:
-    """A budget as a sum: `start` + the change of each place that is chosen must be at least 0. `start` is for the first
-    alternative of every layer, whose changes are 0."""
+    """A budget as a sum: `start` + the change of each place that is chosen must be at least 0. `start` is for `plain`,
+    whose changes are 0."""
 
     number: int
     start: float
@@ -58,7 +58,7 @@ class Problem:
     def of(
         cls, case: Case, matches: tuple[Match, ...], measurements: Mapping[Request, Measurement], forms: Forms
     ) -> Diagnosed[Problem]:
-        """The matches are without errors."""
+        """The matches are without errors. Errors: budgets that have no value, and those of `resolve`."""
         known = case.choose
         assert known is not None, "a recipe without `choose` has nothing to choose"
         assert known.choosing is not None
@@ -85,7 +85,10 @@ class Problem:
                 costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
         fixed = tuple(LayerCost.of(left.spec(facts, layer), facts) for layer in range(facts.layers))
         options = {layer: numbers for layer, numbers in options.items() if numbers}
-        return Diagnosed(cls(case, choosing, options, scores, costs, fixed, forms))
+        found = cls(case, choosing, options, scores, costs, fixed, forms)
+        world = found.world(found.plain)
+        problems = tuple(d for budget in choosing.budgets for d in evaluate(budget.expr, world).diagnostics)
+        return Diagnosed(None if problems else found, problems)
 
     def cost(self, chosen: Choices) -> ModelCost:
         """Of the whole model."""
@@ -130,11 +133,6 @@ class Problem:
         return tuple(n for n, budget in enumerate(self.choosing.budgets) if not evaluate(budget.expr, world).value)
 
     @property
-    def first(self) -> Choices:
-        """The first alternative of every layer."""
-        return {layer: numbers[0] for layer, numbers in self.options.items()}
-
-    @property
     def places(self) -> tuple[Place, ...]:
         return tuple((layer, number) for layer, numbers in self.options.items() for number in numbers)
 
@@ -148,18 +146,21 @@ class Problem:
         return found
 
     @cached_property
-    def limits(self) -> tuple[Limit, ...]:
-        """Those budgets, and parts of budgets, that are sums over layers."""
-        found = []
+    def priced(self) -> tuple[tuple[Limit, ...], frozenset[Place]]:
+        """The budgets, and parts of budgets, that are sums over layers; and the places with which one has no value, such as
+        weights whose times no profile predicts."""
+        found, unknown = [], set()
         for number, budget in enumerate(self.choosing.budgets):
-            starts = rooms(budget.expr, self.world(self.first))
+            starts = rooms(budget.expr, self.world(self.plain))
             changes: list[dict[Place, float]] = [{} for _ in starts]
-            for layer, option in self.places:
-                there = rooms(budget.expr, self.world({**self.first, layer: option})) if starts else ()
+            for layer, option in self.places if starts else ():
+                there = rooms(budget.expr, self.world({**self.plain, layer: option}))
+                if not there:
+                    unknown.add((layer, option))
                 for part, (start, room) in enumerate(zip(starts, there, strict=False)):
                     changes[part][layer, option] = room - start
             found += [Limit(number, start, part) for start, part in zip(starts, changes, strict=True)]
-        return tuple(found)
+        return tuple(found), frozenset(unknown)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -169,21 +170,27 @@ class Problem:
 
     def barred(self, form: Form) -> tuple[frozenset[Place], frozenset[tuple[int, int]]]:
         """What a format cannot express: places alone, and pairs of alternatives in two layers."""
+        among = range(len(self.choosing.alternatives))
 
         def can(chosen: Choices) -> bool:
             return form(tuple(layer.spec for layer in self.cost(chosen).layers))
 
-        plain = self._plain
-        places = frozenset((layer, a) for layer, a in self.places if not can({**plain, layer: a}))
+        # Some formats have one value for all layers: what a layer cannot be alone, all may be together.
+        alike = [
+            {layer: n if n in numbers else self.plain[layer] for layer, numbers in self.options.items()} for n in among
+        ]
+        places = frozenset(
+            (layer, a) for layer, a in self.places if not can({**self.plain, layer: a}) and not can({**alike[a], layer: a})
+        )
         pairs = set()
-        for one, other in combinations(range(len(self.choosing.alternatives)), 2):
+        for one, other in combinations(among, 2):
             found = self._two_layers(one, other, places)
-            if found is not None and not can({**plain, **found}):
+            if found is not None and not any(can({**rest, **found}) for rest in (self.plain, alike[one], alike[other])):
                 pairs.add((one, other))
         return places, frozenset(pairs)
 
-    @property
-    def _plain(self) -> Choices:
+    @cached_property
+    def plain(self) -> Choices:
         """The alternative of each layer that changes least: one that changes nothing, where there is one."""
         unchanged = [n for n, score in enumerate(self.choosing.scores) if score is None]
         return {layer: next((n for n in unchanged if n in numbers), numbers[0]) for layer, numbers in self.options.items()}

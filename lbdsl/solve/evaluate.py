@@ -181,7 +181,7 @@ class _Evaluation:
                     (left, right), (a, b) = expr.operands[i : i + 2], values[i : i + 2]
                     if op.text[0] in "<>":
                         a, b = self._as_cost(left, a, right), self._as_cost(right, b, left)
-                        if unit_of(left) is Unit.RATE and min(a, b) > 0:
+                        if Unit.RATE in (unit_of(left), unit_of(right)) and min(a, b) > 0:
                             a, b = -1 / a, -1 / b
                         found.append(float(b - a if op.text[0] == "<" else a - b))
                 return tuple(found)

@@ -67,7 +67,8 @@ class _RuleInTable:
             said, labels = self._shadowed(len(lost))
             message = f"rule {number} gets no layer: {said}"
             yield warning("LB307", message, span, labels=labels, help="move it up, or remove it")
-        if ranking is not None and ranking.of_rest and ranking.until is None and ranking.amount is not None:
+        bounded = ranking is not None and (ranking.until is not None or ranking.while_ is not None)
+        if ranking is not None and ranking.of_rest and not bounded and ranking.amount is not None:
             asked = ranking.amount.of(self.case.facts.layers)
             if got and len(got) < asked:
                 left = f"only {len(got)} {'is' if len(got) == 1 else 'are'} left"

@@ -36,8 +36,8 @@ def solutions(problem: Problem) -> Iterator[Choices]:
     one layer, and no exchange between two, gives less, and those that are the best without pair terms."""
     if len(problem.pairs) > EXACT_PAIRS:
         starts = list(islice(solutions(replace(problem, pairs={})), STARTS))
-        found = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}
-        yield from (dict(plan) for plan in sorted(found, key=lambda plan: (problem.sum(dict(plan)), plan)))
+        ends = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}
+        yield from (dict(end) for end in sorted(ends, key=lambda end: (problem.sum(dict(end)), end)))
         return
     programs = [_Program(problem, barred) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
@@ -85,13 +85,11 @@ def unmet(problem: Problem) -> Diagnostic:
     problem = replace(problem, pairs={})
     budgets, found = problem.choosing.budgets, []
     for barred in _ways(problem):
-        for number, budget in enumerate(budgets):
-            limits = [limit for limit in problem.limits if limit.number == number]
-            if not limits:
-                continue
-            nearest = _Program(problem, barred, without=number).nearest(limits[0])
-            if nearest is not None and number in problem.broken(nearest):
-                shown = deciding(budget.expr, problem.world(nearest))
+        for limit in problem.priced[0]:
+            budget = budgets[limit.number]
+            nearest = _Program(problem, barred, without=limit).nearest(limit)
+            shown = None if nearest is None else deciding(budget.expr, problem.world(nearest))
+            if nearest is not None and shown is not None and limit.number in problem.broken(nearest):
                 others = "" if len(budgets) == 1 else ", with all others kept"
                 found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
     places = len(problem.options)
@@ -124,25 +122,26 @@ def _next(program: _Program) -> list[tuple[float, Choices]]:
 class _Program:
     """The integer program; variables are those of `problem.places`, in that order."""
 
-    def __init__(self, problem: Problem, barred: Barred, *, without: int | None = None):
+    def __init__(self, problem: Problem, barred: Barred, *, without: Limit | None = None):
         import highspy
 
         self._highs = highspy.Highs()
         self._highs.silent()
-        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": 0.0}.items():
+        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0}.items():
             self._highs.setOptionValue(name, value)
         self._integer = highspy.HighsVarType.kInteger
         self._optimal = highspy.HighsModelStatus.kOptimal
         self._inf = highspy.kHighsInf
         self._number = {place: number for number, place in enumerate(problem.places)}
         self._problem = problem
+        limits, unknown = problem.priced
         places, pairs = barred
         for place in problem.places:
-            self._variable(problem.scores[place], 0.0 if place in places else 1.0)
+            self._variable(problem.scores[place], 0.0 if place in places | unknown else 1.0)
         for layer, numbers in problem.options.items():
             self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
-        for limit in problem.limits:
-            if limit.number != without:
+        for limit in limits:
+            if limit is not without:
                 self._keep(limit)
         self._conflicts(pairs)
         for (one, other), value in problem.pairs.items():

@@ -6,6 +6,7 @@ Source: EvoPress (arXiv 2410.14649): exchanges within a budget, many plans on li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -33,21 +34,25 @@ MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Measurement]]
 
 @dataclass(frozen=True)
 class Found:
-    """best: what to choose. joint: by plan, what was measured on all of the text, the best first. spent: plans measured,
-    one on a part of the text as that part. stopped: it was interrupted."""
+    """best: what to choose. least: the least sum of scores. joint: by plan, what was measured on all of the text, the best
+    first. spent: plans measured, one on a part of the text as that part. stopped: it was interrupted."""
 
     best: Choices
+    least: float
     joint: Mapping[Key, Measurement]
     spent: float = 0.0
     stopped: bool = False
 
 
-def search(problem: Problem, measure: MeasurePlans, *, tries: int, seed: int = 0) -> Found | None:
+def search(
+    problem: Problem, measure: MeasurePlans, *, tries: int, seed: int = 0, best_so_far: bool = False
+) -> Found | None:
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
-    plan keeps the budgets. A KeyboardInterrupt in `measure` ends it with the best so far, if there is one."""
+    plan keeps the budgets. With `best_so_far` a KeyboardInterrupt in `measure` ends it with the best plan, if there is
+    one."""
     starts = list(islice(solutions(problem), max(1, min(STARTS, tries))))
     if not starts or not tries:
-        return Found(starts[0], {}) if starts else None
+        return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
     random, idle = Random(seed), 0
     try:
@@ -62,10 +67,10 @@ def search(problem: Problem, measure: MeasurePlans, *, tries: int, seed: int = 0
             state.measure_all([proposed[number] for _, number in better[:FINALISTS]])
             idle = idle + 1 if state.best == best else 0
     except KeyboardInterrupt:
-        if not state.joint:
+        if not state.joint or not best_so_far:
             raise
         stopped = True
-    return Found(state.best, dict(state.ranked), state.spent, stopped)
+    return Found(state.best, problem.sum(starts[0]), dict(state.ranked), state.spent, stopped)
 
 
 class _State:
@@ -76,7 +81,7 @@ class _State:
 
     @property
     def ranked(self) -> list[tuple[Key, Measurement]]:
-        return sorted(self.joint.items(), key=lambda item: (item[1].value, item[0]))
+        return sorted(self.joint.items(), key=lambda item: (_value(item[1]), item[0]))
 
     @property
     def best(self) -> Choices:
@@ -89,9 +94,14 @@ class _State:
 
     def rough(self, plans: Sequence[Choices]) -> list[float]:
         """The first plan is measured already."""
-        values = [found.value for found in self._measure(plans, SHARE)]
+        values = [_value(found) for found in self._measure(plans, SHARE)]
         self.spent += SHARE * (len(plans) - 1)
         return values
+
+
+def _value(found: Measurement) -> float:
+    """A broken model has the largest."""
+    return found.value if math.isfinite(found.value) else math.inf
 
 
 def _key(chosen: Choices) -> Key:

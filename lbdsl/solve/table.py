@@ -67,6 +67,9 @@ class Table:
             success = among is not None
             for item in known.wanted:
                 taken = item.takes(layer, claimed[layer])
+                if among is not None and item.action.keeps:
+                    # It keeps what the other alternatives change, and no more.
+                    taken &= self.paths[layer].touched_by(known.paths[layer])
                 if taken and (among is None or item.action in among):
                     takes[layer] = (*takes[layer], TakenPaths(rule, item.action, taken))
                     claimed[layer] |= self.paths[layer].touched_by(taken)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, note
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import duration_text, plural
 from lbdsl.plan.estimate import measuring_units, units
@@ -42,14 +42,21 @@ class Chosen:
 
 
 def choose(
-    recipe: Recipe, bench: Workbench, scores: Mapping[Request, Measurement], statistics: Statistics | None
+    recipe: Recipe,
+    bench: Workbench,
+    scores: Mapping[Request, Measurement],
+    statistics: Statistics | None,
+    *,
+    best_so_far: bool,
 ) -> Chosen:
-    """Raises LbdslError LB356 if no plan keeps the budgets, and what `select` finds."""
+    """`best_so_far` as in `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
+    measured is broken, and what `select` finds."""
     problem = choice_of(recipe, bench.facts, scores, {}).unwrap()
-    problem = choice_of(recipe, bench.facts, scores, forms_of(bench, problem.engines)).unwrap()
+    problem = replace(problem, forms=forms_of(bench, problem.engines))
     screened = screening(recipe, bench, statistics)
     if screened is not None:
-        problem = replace(problem, pairs=screened.pairs)
+        there = set(problem.places)
+        problem = replace(problem, pairs={both: value for both, value in screened.pairs.items() if there.issuperset(both)})
     whole, metric, done = WholePlans(recipe, bench, statistics), problem.choosing.metric, 0.0
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
@@ -60,9 +67,13 @@ def choose(
         return [found[metric] for found in whole.measure(selections, (metric,), title, share)]
 
     _say_choosing(recipe, bench, whole.tokens)
-    found = search(problem, measure, tries=recipe.measure.tries, seed=recipe.measure.seed)
+    wanted = recipe.measure
+    found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, best_so_far=best_so_far)
     if found is None:
         raise LbdslError((unmet(problem),))
+    if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):
+        message = f"the `{metric}` of every plan that was measured is not a number"
+        raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
     selected = select(recipe, bench.facts, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
@@ -73,7 +84,7 @@ def choose(
 
 def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
     layers = range(problem.case.facts.layers)
-    world, total = problem.world(found.best), problem.sum(found.best)
+    world = problem.world(found.best)
     budgets = []
     for number, budget in enumerate(problem.choosing.budgets):
         said, without = deciding(budget.expr, world), least_without(problem, number)
@@ -95,12 +106,14 @@ def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
             ),
         )
         for key, joint in list(found.joint.items())[:SHOWN]
+        if math.isfinite(joint.value)
     ]
     return Choice(
         metric=problem.choosing.metric,
         alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
         layers=tuple(problem.options),
-        sum=total,
+        sum=problem.sum(found.best),
+        least=found.least,
         budgets=tuple(budgets),
         candidates=tuple(candidates),
         tokens=tokens,

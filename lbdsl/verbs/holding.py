@@ -32,37 +32,40 @@ def hold(
     condition, rule = known.while_, known.rule
     assert condition is not None
     plans = WholePlans(recipe, bench, statistics)
-    values: dict[int, str] = {}
+    said: dict[int, str] = {}
 
     def selected(size: int) -> Diagnosed[Selection]:
         return select(recipe, facts, scores, sizes={rule.number: size})
 
     def holds(size: int) -> bool:
-        selection = selected(size).unwrap()
+        selection = selected(size).value
+        if selection is None:
+            return False  # A later rule cannot be carried out beside so many.
         title = f"measuring rule {rule.number} with {plural(size, 'layer')}"
         (joint,) = plans.measure([selection], tuple(metrics_of(Of.CHANGED)), title)
-        world = World(
-            facts,
-            cost=model_cost(facts, selection.specs),
-            profiles=recipe.profiles,
-            joint={name: found.value for name, found in joint.items()},
-        )
-        truth = bool(evaluate(condition, world).unwrap())
-        values[size] = str(deciding(condition, world) or "")
-        return truth
+        values = {name: found.value for name, found in joint.items()}
+        cost = model_cost(facts, selection.specs)
+        world = World(facts, cost=cost, profiles=recipe.profiles, joint=values)
+        said[size] = str(deciding(condition, world) or "")
+        # A broken model has values that are not numbers: it does not hold.
+        return bool(evaluate(condition, world).value)
 
-    least, most = 0, len(selected(facts.layers).unwrap().rules[rule.number - 1].claims)
+    most = len(known.domain)
+    if known.ranking is not None and known.ranking.amount is not None:
+        most = min(most, known.ranking.amount.of(facts.layers))
+    least = 0
     while least < most:
         middle = (least + most + 1) // 2
         if holds(middle):
             least = middle
         else:
             most = middle - 1
-    text = one_line(condition.span.text)
     if least == 0 and not holds(0):
-        help = f"without the layers of rule {rule.number}, {values[0]}"
-        raise fail("LB312", f"`{text}` does not hold with any number of layers", condition.span, help=help)
+        message = f"`{one_line(condition.span.text)}` does not hold with any number of layers"
+        help = f"without the layers of rule {rule.number}, {said[0]}" if said.get(0) else ()
+        raise fail("LB312", message, condition.span, help=help)
     found = selected(least)
-    said = f"rule {rule.number} takes {plural(least, 'layer')}" + (f": {values[least]}" if values.get(least) else "")
-    said += f"; with {least + 1}, {values[least + 1]}" if values.get(least + 1) else ""
-    return Diagnosed(found.value, (*found.diagnostics, note("LB358", said, rule.span)))
+    took = len(found.unwrap().rules[rule.number - 1].claims)
+    text = f"rule {rule.number} takes {plural(took, 'layer')}" + (f": {said[least]}" if said.get(least) else "")
+    text += f"; with {least + 1}, {said[least + 1]}" if took == least and said.get(least + 1) else ""
+    return Diagnosed(found.value, (*found.diagnostics, note("LB358", text, rule.span)))

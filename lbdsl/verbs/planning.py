@@ -127,11 +127,13 @@ def plan_recipe(
     progress: AnyProgress | None = None,
     contexts: tuple[int, ...] = (),
     again: bool = False,
+    best_so_far: bool = False,
     ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. `ready` is
+    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. With
+    `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found. `ready` is
     called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
     folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
     """
@@ -139,7 +141,7 @@ def plan_recipe(
     bench = Workbench(model, options, progress)
     if ready is not None:
         ready(loaded.unwrap(), bench)
-    return planned_on(loaded, bench, contexts, again)
+    return planned_on(loaded, bench, contexts, again, best_so_far)
 
 
 def plan_text(
@@ -161,13 +163,15 @@ def load_plan(path: str | Path) -> Plan:
     return read_plan(path).unwrap()
 
 
-def planned_on(loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool) -> Planned:
+def planned_on(
+    loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool, best_so_far: bool = False
+) -> Planned:
     """`plan_recipe` of a recipe that was read, on a model that was opened."""
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
     case, choice = Case(resolved, facts), None
     if case.choose is not None:
-        best = choose(resolved, bench, measured.scores, measured.statistics)
+        best = choose(resolved, bench, measured.scores, measured.statistics, best_so_far=best_so_far)
         chosen, choice = Diagnosed(best.selection, best.diagnostics), best.choice
     elif any(known.while_ is not None for known in case.rules):
         chosen = hold(resolved, bench, measured.scores, measured.statistics)

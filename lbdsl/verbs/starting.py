@@ -241,7 +241,7 @@ def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
     if all(losses & set(re.findall(r"\w+", goal)) for goal in goals):
         return [
             "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
-            f"lowest of rest by kl({shape.swa}) while {' and '.join(goals)} {shape.swa}",
+            f"lowest of rest by kl({shape.swa}) while {' and '.join(f'({goal})' for goal in goals)} {shape.swa}",
             "else keep",
         ]
     alternatives = ["keep", shape.swa, "drop"]

@@ -110,7 +110,7 @@ def forms_of(bench: Workbench, names: Iterable[str]) -> Forms:
     found: dict[str, tuple[Form, ...]] = {}
     for name in names:
         engine, _, plug_in = name.partition("+")
-        asked = [e for e in exporters().values() if e.engine == engine and (plug_in or not e.plug_in)]
+        asked = [e for e in exporters().values() if engine in (e.engine, *e.also) and (plug_in or not e.plug_in)]
         found[name] = (lambda specs: True,) if engine == TRANSFORMERS else tuple(map(form, asked))
     return found
 

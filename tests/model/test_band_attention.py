@@ -44,6 +44,10 @@ def test_outputs_and_gradients(band: Band, learned: bool, beyond: int, heads: in
     gradients = (torch.autograd.grad((output * weight).sum(), states) for output in (found, expected))
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        # A norm in fp32 makes queries and keys of another dtype than values.
+        mixed = attend_in_bands(*(state.float() for state in states[:2]), states[2].bfloat16(), band, SIZE**-0.5, *sinks)
+    assert (mixed - expected).abs().max() < 0.05
     with torch.no_grad():
         rough = attend_in_bands(*(state.bfloat16() for state in states[:3]), band, SIZE**-0.5, *sinks)
     assert (rough - expected).abs().max() < 0.05

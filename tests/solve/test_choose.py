@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import islice, product
 from random import Random
@@ -17,7 +18,9 @@ from lbdsl.solve import optimum
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import solutions, unmet
+from lbdsl.solve.search import search
 from lbdsl.solve.select import choice_of, select
+from tests.plan.test_predicted_values import PROFILES
 from tests.plan_cases import llama_facts
 
 ALTERNATIVES = "keep, swa(window=64), kv_heads(1), kv_heads(1) + swa(window=64), drop"
@@ -101,12 +104,57 @@ def test_a_budget_that_nothing_meets_says_how_near_it_comes() -> None:
     assert "`kv(8Ki) <= 10%`" in problem.message
 
 
-def test_a_budget_that_is_no_sum_is_checked_on_each_plan() -> None:
-    recipe = recipe_of("kv(8Ki) <= 60% or weights <= 50%", "keep, swa(window=64), drop")
+def test_a_kept_layer_is_open_to_later_rules() -> None:
+    for rules in (
+        "{choose}\nlayers all quantize(bits=8)",
+        "layers all quantize(bits=8)\n{choose}",
+        "{choose}\nelse quantize(bits=8)",
+    ):
+        choose = "choose for layers all among keep, swa(window=64) minimizing kl subject to kv(8Ki) <= 60%"
+        recipe = recipe_from_text("lbr 1\n" + rules.format(choose=choose)).unwrap()
+        facts = llama_facts(layers=4)
+        selection = select(recipe, facts, scores_of(recipe, facts, Random(0))).unwrap()
+        assert [len(spec.weights) for spec in selection.specs] == [7] * 4
+        assert {spec.mixer.window is None for spec in selection.specs} == {True, False}
+
+
+def test_a_format_may_want_all_layers_alike() -> None:
+    recipe = recipe_of('kv(8Ki) <= 2%, serves("vllm")', "swa(window=256), swa(window=64)")
     facts = llama_facts(layers=4)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(3)), {}).unwrap()
-    assert not problem.limits
-    assert problem.sum(next(solutions(problem))) == pytest.approx(every_plan(problem)[0][0])
+
+    def one_window(specs) -> bool:
+        return len({spec.mixer.window.size for spec in specs}) == 1
+
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"vllm": (one_window,)}).unwrap()
+    assert list(solutions(problem)) == [dict.fromkeys(range(4), 1)]
+
+
+def test_an_alternative_that_no_profile_prices_is_not_chosen() -> None:
+    recipe = recipe_of("latency(1Ki, 1) <= 90%", "keep, quantize(bits=8), swa(window=64), drop")
+    facts = llama_facts(layers=4)
+    priced = replace(recipe, profiles=PROFILES)
+    problem = choice_of(priced, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    chosen = next(solutions(problem))
+    assert 1 not in chosen.values()
+    assert problem.sum(chosen) == pytest.approx(every_plan(problem)[0][0])
+    found = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {})
+    assert [problem.code for problem in found.diagnostics] == ["LB353"]
+
+
+def test_broken_plans_are_never_the_best() -> None:
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
+    facts = llama_facts(layers=5)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+
+    def measure(plans, share):
+        values = (math.nan if plan[4] == 2 else sum(plan.values()) for plan in plans)
+        return [Measurement(value, 0.1, Unit.NATS, 10, 2) for value in values]
+
+    found = search(problem, measure, tries=60)
+    assert found.best[4] != 2
+    assert any(math.isnan(joint.value) for joint in found.joint.values())
+    assert found.spent <= 60
+    assert math.isfinite(next(iter(found.joint.values())).value)
 
 
 def test_an_engine_is_served_through_one_of_its_formats() -> None:

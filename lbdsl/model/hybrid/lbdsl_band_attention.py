@@ -95,6 +95,10 @@ def _attended(query, key, value, seen_QK, scaling, sinks_BHQ):
     """[B, H, Q, D], with a learned sink for each query or None."""
     if sinks_BHQ is None:
         return scaled_dot_product_attention(query, key, value, attn_mask=seen_QK, scale=scaling)
+    # Autocast does not see the operation below.
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    query, key, value = (states.to(dtype) for states in (query, key, value))
     mask = torch.zeros(seen_QK.shape, dtype=query.dtype).masked_fill_(~seen_QK, float("-inf"))
     return _WithSinks.apply(query, key, value, mask, scaling, sinks_BHQ)
 
