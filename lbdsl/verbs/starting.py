@@ -239,9 +239,10 @@ def _speed(shape: _Shape) -> list[str]:
 def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
     losses = set(metrics_of(Of.CHANGED))
     if all(losses & set(re.findall(r"\w+", goal)) for goal in goals):
+        condition = goals[0] if len(goals) == 1 else " and ".join(f"({goal})" for goal in goals)
         return [
             "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
-            f"lowest of rest by kl({shape.swa}) while {' and '.join(f'({goal})' for goal in goals)} {shape.swa}",
+            f"lowest of rest by kl({shape.swa}) while {condition} {shape.swa}",
             "else keep",
         ]
     alternatives = ["keep", shape.swa, "drop"]

@@ -152,3 +152,11 @@ def test_a_screen_estimates_what_it_does_not_measure(workplace: Path, lbdsl) -> 
         assert one != other
     again = plan_of(lbdsl, RECIPE.format(tries=8).replace("tries", "strategy = screen; tries", 1))
     assert again["digest"] == screened["digest"]
+
+
+def test_while_beside_an_until_that_too_many_layers_would_make_impossible(workplace: Path, lbdsl) -> None:
+    rules = "lowest by kl(swa(window=32)) while kl <= 0.5 swa(window=32)\nlowest by kl(drop) until params <= 96% drop"
+    plan = plan_of(lbdsl, f"lbr 1\nmeasure {{ tokens = 512; seq = 128 }}\n{rules}\nelse keep\n")
+    mixers = [layer["after"]["mixer"] for layer in plan["layers"]]
+    assert None in mixers
+    assert any(mixer is not None and mixer["window"] for mixer in mixers)
