@@ -74,8 +74,7 @@ def plan(
     if sweep is not None:
         if targets or all_layers or detailed_exitcode:
             raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")
-        _sweep(recipe, model, sweep, dict(assignments), output, as_json, how)
-        return
+        ctx.exit(_sweep(recipe, model, sweep, dict(assignments), output, as_json, how))
     if output is not None:
         check_place(output)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
@@ -115,14 +114,19 @@ def _sweep(
     output: Path | None,
     as_json: bool,
     how: dict[str, Any],
-) -> None:
+) -> int:
+    """The exit code: that of the worst error of a value that has no plan."""
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.solve.case import costs_asked
     from lbdsl.verbs.sweeping import plan_sweep
 
     name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
     if output is not None:
         output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)
     found = plan_sweep(recipe, model, name, values, set_params=given, **how)
+    recipes = [item.planned.recipe for item in found if item.planned is not None]
+    # What the recipe itself is about.
+    context = max((cost.ctx for one in recipes for cost in costs_asked(one) if cost.ctx is not None), default=None)
     plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
     if as_json:
         rows = [
@@ -138,11 +142,13 @@ def _sweep(
         from lbdsl.report.compared import render_compared
         from lbdsl.report.console import stdout_console
 
-        render_compared(plans, stdout_console())
+        render_compared(plans, stdout_console(), context)
     for item in found:
+        how["progress"].say(f"{name} = {item.value}:")
         show_diagnostics(item.errors if item.planned is None else item.planned.diagnostics)
     if output is not None:
         from lbdsl.report.compared import draw_front
 
-        draw_front(plans, f"{recipe.name}, {name}", output)
+        draw_front(plans, f"{recipe.name}, {name}", output, context)
         how["progress"].say(f"Drew {output}")
+    return max((problem.exit_code for item in found for problem in item.errors), default=0)

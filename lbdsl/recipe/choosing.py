@@ -59,6 +59,13 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
         label = Label(holding[0].span, "the first one")
         help = "give the others a number of layers"
         scope.error("LB152", "a recipe has one `while`", rule.span, labels=(label,), help=help)
+    for rule in holding:
+        condition = rule.selector.while_ if isinstance(rule.selector, tree.RankSelector) else None
+        if condition is not None and not any(isinstance(part, Score) for part in walk(condition)):
+            help = "for a cost write `until`: as few layers as make it hold"
+            scope.error(
+                "LB152", "`while` needs a score of the whole changed model, as in `nll <= 0.05`", rule.span, help=help
+            )
     choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
     minimizes = choose.selector.metric if choose is not None and isinstance(choose.selector, Choosing) else None
     if measure.strategy == "screen" and minimizes != "kl" and (choose is not None or not choosing):
@@ -125,7 +132,7 @@ def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:
             message = "a budget compares a cost, or a sum of costs, with a bound"
             scope.fail("LB152", message, node.span, help="as in `kv(32Ki) <= 40%`; check others with an `assert`")
     elif not isinstance(expr, Serves):
-        hint = "write them one after the other, separated by commas; check others with an `assert`"
+        hint = "budgets are separated by commas, and all of them must hold; check anything else with an `assert`"
         scope.fail("LB152", "a budget is `serves(...)`, or a comparison with `<=` or `>=`", node.span, help=hint)
 
 

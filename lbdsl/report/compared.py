@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lbdsl.core.digest import short
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
@@ -16,10 +17,10 @@ from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.strip import STYLES, Row, strip_lines
 
 
-def render_compared(plans: Mapping[str, Plan], console: Console) -> None:
-    """Print plans, by label; there is one or more."""
+def render_compared(plans: Mapping[str, Plan], console: Console, context: int | None = None) -> None:
+    """Print plans, by label; there is one or more. Costs are at `context` tokens (None: see `_context`)."""
     ascii_ = ascii_only(console)
-    for line in (*strip_lines(_rows(plans), console.width), Text(), *_table(plans, "+-" if ascii_ else "±")):
+    for line in (*strip_lines(_rows(plans), console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
@@ -51,7 +52,10 @@ def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
 
 
 def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
-    """`heal: tokens 100000 → 200000`, for each block."""
+    """`heal: tokens 100000 → 200000`, for each block; and the models, if they are two."""
+    if first.model.digest != second.model.digest:
+        one, other = (f"{plan.model.source}@{short(plan.model.digest, 4)}" for plan in (first, second))
+        yield f"model: {one} {arrow} {other}"
     for block in ("measure", "heal", "eval"):
         was, becomes = (_settings(plan, block) for plan in (first, second))
         changed = [name for name in {**was, **becomes} if was.get(name) != becomes.get(name)]
@@ -61,7 +65,7 @@ def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
             yield f"{block}: " + ", ".join(f"{name} {was.get(name)} {arrow} {becomes.get(name)}" for name in changed)
 
 
-def draw_front(plans: Mapping[str, Plan], what: str, path: Path) -> None:
+def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None = None) -> None:
     """Draw the joint KL of each plan over its cache, as a share of the base's."""
     import matplotlib
 
@@ -69,7 +73,7 @@ def draw_front(plans: Mapping[str, Plan], what: str, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), dpi=110)
-    context = str(_context(plans))
+    context = str(at or _context(plans))
     points = [
         (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores["kl"], label)
         for label, plan in plans.items()
@@ -116,8 +120,8 @@ def _context(plans: Mapping[str, Plan]) -> int:
     return max([context for context in shared if context <= positions] or shared)
 
 
-def _table(plans: Mapping[str, Plan], pm: str) -> Iterator[Text]:
-    context = _context(plans)
+def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]:
+    context = at or _context(plans)
     width = max(len("plan"), *(len(printable(label)) for label in plans))
     head = f"KV@{tokens_text(context)}"
     yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>10}  asserts", style="dim")

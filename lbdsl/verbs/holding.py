@@ -61,8 +61,8 @@ def hold(
         else:
             most = middle - 1
     if least == 0 and not holds(0):
-        message = f"`{one_line(condition.span.text)}` does not hold with any number of layers"
-        help = f"without the layers of rule {rule.number}, {said[0]}" if said.get(0) else ()
+        message = f"`{one_line(condition.span.text)}` does not hold even without the layers of rule {rule.number}"
+        help = f"without them, {said[0]}" if said.get(0) else ()
         raise fail("LB312", message, condition.span, help=help)
     found = selected(least)
     took = len(found.unwrap().rules[rule.number - 1].claims)

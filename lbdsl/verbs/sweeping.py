@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError
 from lbdsl.core.progress import AnyProgress
+from lbdsl.solve.case import costs_asked
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned, planned_on, read_recipe
 from lbdsl.verbs.workbench import Workbench
@@ -42,7 +43,8 @@ def plan_sweep(
         bench.progress.say(f"${name} = {value}")
         try:
             loaded = read_recipe(recipe, {**(set_params or {}), name: value})
-            found.append(Swept(value, planned_on(loaded, bench, contexts, again)))
+            named = {cost.ctx for cost in costs_asked(loaded.unwrap()) if cost.ctx is not None}
+            found.append(Swept(value, planned_on(loaded, bench, (*contexts, *named), again)))
         except LbdslError as problem:
             found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
     if all(item.planned is None for item in found):

@@ -111,7 +111,8 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     text = RECIPE.format(tries=0).replace("measure", "param $budget: ratio = 50%\nmeasure", 1).replace("40%", "$budget")
     Path("r.lbr").write_text(text)
     done = lbdsl("plan", "r.lbr", "model", "--sweep", "$budget=30%,60%,1%", "-o", "front.png")
-    assert done.code == 0, done.err
+    assert done.code == 5, done.err
+    assert "KV@8Ki" in done.out
     lines = [line.split() for line in done.out.splitlines() if line.lstrip().startswith("budget=")]
     assert [line[0] for line in lines] == ["budget=30%", "budget=60%"] * (len(lines) // 2)
     assert "LB356" in done.err
