@@ -123,7 +123,7 @@ class Case:
         sure, maybe = [0] * self.facts.layers, [0] * self.facts.layers
         found = []
         for rule, wanted in zip(self.recipe.rules, self._claimable[1], strict=True):
-            # A `keep` among alternatives keeps what is left.
+            # A `keep` among alternatives claims what the others would change, and nothing of its own.
             claiming = [item for item in wanted if not (isinstance(rule.selector, Choosing) and item.action.keeps)]
             paths = tuple(union(item.paths[i] for item in claiming) for i in range(self.facts.layers))
             known = KnownRule(rule, wanted, paths, self._named(rule))

@@ -78,7 +78,7 @@ def choose(
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
-        diagnostics += (note("LB357", message, problem.choosing.span, help="the same command goes on from there"),)
+        diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     return Chosen(selected.unwrap(), _choice(problem, found, whole.tokens), diagnostics)
 
 
