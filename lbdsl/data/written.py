@@ -26,10 +26,10 @@ from lbdsl.data.split import TextPart
 
 NAME = "text of the model itself"
 
-VERSION = 1
+VERSION = 2
 """Increase it when another text is written."""
 
-BATCH = 16
+BATCH = 32
 """The most sequences that are written together, and kept in one file: what a kill can lose."""
 
 

@@ -13,7 +13,7 @@ from lbdsl.data import TextPart, read_documents, read_parts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.installed import MOST, SHORTEST, _docstrings, installed_documents
 from lbdsl.data.mixing import mixed, shares
-from lbdsl.data.written import SEEDS, Writer, written_blocks
+from lbdsl.data.written import BATCH, SEEDS, Writer, written_blocks
 from lbdsl.model.surgery import to_hybrid
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
@@ -82,9 +82,9 @@ def test_a_model_writes_its_own_text_once(tmp_path: Path) -> None:
     assert (writing.asked, again.digest) == (1, first.digest)
     assert torch.equal(again.ids, first.ids)
     # More of it begins alike; the same on another day; another seed or part is another text.
-    more, most = (written_blocks(writing.writer, rows * 64, 64) for rows in (20, 40))
-    assert torch.equal(more.ids[:16], most.ids[:16])
-    assert writing.seen[-1] == (40 * 64, 40 * 64)
+    more, most = (written_blocks(writing.writer, rows * 64, 64) for rows in (BATCH + 4, BATCH + 8))
+    assert torch.equal(more.ids[:BATCH], most.ids[:BATCH])
+    assert writing.seen[-1] == ((BATCH + 8) * 64, (BATCH + 8) * 64)
     assert torch.equal(written_blocks(Writing(tmp_path / "other").writer, 200, 64).ids, first.ids)
     others = [
         written_blocks(writing.writer, 200, 64, seed=1),
@@ -102,13 +102,13 @@ def test_a_model_writes_its_own_text_once(tmp_path: Path) -> None:
 @pytest.mark.torch
 def test_what_a_kill_leaves_is_kept(tmp_path: Path) -> None:
     whole = Writing(tmp_path / "whole")
-    wanted = written_blocks(whole.writer, 40 * 32, 32).ids
+    wanted = written_blocks(whole.writer, (BATCH + 8) * 32, 32).ids
     part = Writing(tmp_path / "part")
-    written_blocks(part.writer, 20 * 32, 32)
+    written_blocks(part.writer, (BATCH + 4) * 32, 32)
     files = sorted((tmp_path / "part" / "written").iterdir())
     assert len(files) == 2
     files[0].write_bytes(files[0].read_bytes()[:50])  # damaged: written again
-    assert torch.equal(written_blocks(part.writer, 40 * 32, 32).ids, wanted)
+    assert torch.equal(written_blocks(part.writer, (BATCH + 8) * 32, 32).ids, wanted)
 
 
 @pytest.mark.torch

@@ -1,4 +1,4 @@
-"""The family's own attention over all previous tokens, bit for bit as in the base model."""
+"""The mask of the family's own attention over all previous tokens."""
 
 import torch
 from transformers.masking_utils import create_causal_mask

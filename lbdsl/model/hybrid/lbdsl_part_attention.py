@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from .lbdsl_full_attention import make_full_mask
 from .lbdsl_layers import check_fields, config_with
-from .lbdsl_redirect import redirect
+from .lbdsl_redirect import attend, redirect
 from .lbdsl_window_attention import RingLayer, make_window_mask, window_attention
 
 
@@ -42,11 +42,11 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
-        if _window(part) is not None:
-            redirect(module, window_attention)
-            if part["window"].get("sink_logits"):
-                module.sinks = nn.Parameter(torch.zeros(part["heads"]))
-        return module
+        if _window(part) is None:
+            return redirect(module, attend)
+        if part["window"].get("sink_logits"):
+            module.sinks = nn.Parameter(torch.zeros(part["heads"]))
+        return redirect(module, window_attention)
 
     def make_cache(self, config, layer_idx, part, reserved):
         window = _window(part)

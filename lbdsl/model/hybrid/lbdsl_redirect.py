@@ -4,6 +4,7 @@ module's configuration."""
 import sys
 from functools import cache
 
+import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 REDIRECTED = "lbdsl_redirected"
@@ -25,17 +26,36 @@ class Redirected:
         return getattr(self.config, name)
 
 
-def attend(module, config, *args, **kwargs):
+def attend(module, config, query_BHQD, key_BGKD, value_BGKD, attention_mask, **kwargs):
     """Attention by the implementation that `config` names."""
+    args = query_BHQD, key_BGKD, value_BGKD, attention_mask
     # By name: another artifact's copy of this file may have made it.
     if config._attn_implementation == REDIRECTED:
         return config.function(module, config.config, *args, **kwargs)
+    if (
+        config._attn_implementation == "sdpa"
+        and query_BHQD.shape[2] == 1
+        and query_BHQD.device.type == "cpu"
+        and attention_mask is None
+        and kwargs.get("position_bias") is None
+        and kwargs.get("softcap") is None
+    ):
+        return _one_token(*args[:3], kwargs.get("scaling")), None
     eager = next(
         found
         for cls in type(module).__mro__
         if (found := getattr(sys.modules[cls.__module__], "eager_attention_forward", None)) is not None
     )
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)(module, *args, **kwargs)
+
+
+def _one_token(query_BHQD, key_BGKD, value_BGKD, scaling):
+    """[B, 1, H, D]: attention of one token a row over all keys. torch's CPU kernel reads keys and values once for each
+    query head; here the heads that share them are the rows of one product."""
+    B, H, _, D = query_BHQD.shape
+    rows_BGRD = query_BHQD.reshape(B, key_BGKD.shape[1], -1, D)
+    output_BGRD = torch.nn.functional.scaled_dot_product_attention(rows_BGRD, key_BGKD, value_BGKD, scale=scaling)
+    return output_BGRD.reshape(B, 1, H, -1)
 
 
 def _redirected(module, *args, **kwargs):
