@@ -13,7 +13,7 @@ from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, shares_of, value_text
 
 
 def write_card(record: Record, folder: Path) -> None:
@@ -184,6 +184,8 @@ def _quality_lines(record: Record) -> list[str]:
     else:
         for source in record.evaluation.get("sources", [record.evaluation]):
             lines += _quality_table(source)
+        for task in record.evaluation.get("tasks", ()):
+            lines += _task_table(task)
     lines += [f"**Caution:** {caution}." for caution in cautions_of(record)]
     lines += [""] if cautions_of(record) else []
     for item in record.asserts:
@@ -210,6 +212,21 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
         *[f"| {title} | {' | '.join(values)} |" for title, values in rows],
         "",
         *_seen_lines(source),
+    ]
+
+
+def _task_table(task: dict[str, Any]) -> list[str]:
+    """Right answers of both models, and at each depth of a needle."""
+    shown = shares_of(task)
+    parts = [(name, f"{part['base']:.0%}", f"{part['artifact']:.0%}", "") for name, part in task["parts"].items()]
+    rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
+    return [
+        f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",
+        "",
+        "| | base | this model | recovery |",
+        "|---|---|---|---|",
+        *[f"| {' | '.join(row)} |" for row in rows],
+        "",
     ]
 
 

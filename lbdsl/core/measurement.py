@@ -34,10 +34,11 @@ class Measurement:
     sequences: int
 
 
-def clustered_mean(sums: Sequence[float], counts: Sequence[int], unit: Unit) -> Measurement:
+def clustered_mean(sums: Sequence[float], counts: Sequence[float], unit: Unit) -> Measurement:
     """Mean of all tokens and its cluster-robust standard error.
 
-    `sums[s]` is the sum over sequence s of the per-token values, `counts[s]` its number of tokens. With N tokens in S
+    `sums[s]` is the sum over sequence s of the per-token values, `counts[s]` its number of tokens (or what
+    else the mean is over). With N tokens in S
     clusters, the ratio estimator's error is sqrt(S / (S - 1) * sum_s (sums_s - mean * counts_s)^2) / N (Cochran, Sampling
     Techniques, 3rd ed., ch. 9).
     """
@@ -47,7 +48,7 @@ def clustered_mean(sums: Sequence[float], counts: Sequence[int], unit: Unit) -> 
     mean = math.fsum(sums) / total
     clusters = len(counts)
     if clusters < 2:
-        return Measurement(mean, math.nan, unit, total, clusters)
+        return Measurement(mean, math.nan, unit, round(total), clusters)
     spread = math.fsum((s - mean * n) ** 2 for s, n in zip(sums, counts, strict=True))
     stderr = math.sqrt(clusters / (clusters - 1) * spread) / total
-    return Measurement(mean, stderr, unit, total, clusters)
+    return Measurement(mean, stderr, unit, round(total), clusters)

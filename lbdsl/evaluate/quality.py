@@ -13,11 +13,12 @@ from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.evaluate.tasks import TaskResult
 from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare
 from lbdsl.measure.store import SequenceSum
-from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, metrics_of
+from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, TaskMetric, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
 
 
@@ -44,7 +45,7 @@ class Quality:
         """The measured fields of `eval --json`. `scores` has every metric; some also have their own field."""
         base, artifact = exponential(self.base_nll.value), exponential(self.nll.value)
         fields = {field: self.scores[name] for field, name in _FIELDS.items()}
-        return _finite(
+        return finite(
             {
                 "data": self.data,
                 "data_digest": self.digest,
@@ -77,19 +78,23 @@ def post_scores(source: Mapping[str, Any]) -> Mapping[str, float]:
     return {name: math.nan if score["value"] is None else score["value"] for name, score in source["scores"].items()}
 
 
-def evaluation_json(after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def evaluation_json(
+    after: Sequence[Quality], before: Sequence[Mapping[str, Any]] = (), tasks: Sequence[TaskResult] = ()
+) -> dict[str, Any]:
     """The JSON of `eval --json` and the record for a model evaluated on several texts: the fields of the first text, and
-    those of each under `sources`. `before` has the fields of the model before healing on the same texts, if known."""
+    those of each under `sources`; and its right answers under `tasks`. `before` has the fields of the model before healing
+    on the same texts, if known."""
     sources = [quality.to_json() for quality in after]
     for source, was in zip(sources, before, strict=False):
         source["before_healing"] = dict(was)
-    return {**sources[0], "sources": sources}
+    answered = {"tasks": [finite(task.to_json()) for task in tasks]} if tasks else {}
+    return {**sources[0], "sources": sources, **answered}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace infinity and NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -97,11 +102,16 @@ def comparisons() -> tuple[type[LogitsMetric], ...]:
     """The per-token metrics to measure when comparing two models: the rise of the loss, and all that the metrics of the
     finished model are computed from, each once."""
     found: dict[str, type[LogitsMetric]] = {NextTokenLoss.kind: NextTokenLoss}
-    for metric in metrics_of(Of.FINISHED).values():
+    for metric in _of_texts().values():
         for each in _parts(metric):
             if found.setdefault(each.kind, each) is not each:
                 raise ValueError(f"two comparisons are called {each.kind!r}, one of them for {metric.kind!r}")
     return tuple(found.values())
+
+
+def _of_texts() -> Mapping[str, type[Metric]]:
+    """The metrics of the finished model on a text, by name."""
+    return {name: metric for name, metric in metrics_of(Of.FINISHED).items() if not issubclass(metric, TaskMetric)}
 
 
 def _parts(metric: type[Metric]) -> tuple[type[LogitsMetric], ...]:
@@ -160,7 +170,7 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
         base_nll=_mean(base_nll, Unit.NATS),
         nll=_mean(nll, Unit.NATS),
         rise=means[NextTokenLoss.kind],
-        scores=MappingProxyType({name: score_of(metric, means) for name, metric in metrics_of(Of.FINISHED).items()}),
+        scores=MappingProxyType({name: score_of(metric, means) for name, metric in _of_texts().items()}),
     )
 
 

@@ -10,9 +10,20 @@ from types import MappingProxyType
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import discover
 from lbdsl.core.units import Unit
-from lbdsl.metrics.base import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric
+from lbdsl.metrics.base import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric, TaskMetric
 
-__all__ = ["DerivedMetric", "LogitsMetric", "Metric", "Of", "ResidualMetric", "Unit", "metrics", "metrics_of", "title_of"]
+__all__ = [
+    "DerivedMetric",
+    "LogitsMetric",
+    "Metric",
+    "Of",
+    "ResidualMetric",
+    "TaskMetric",
+    "Unit",
+    "metrics",
+    "metrics_of",
+    "title_of",
+]
 
 _TAKEN = frozenset({"sensitivity", "base_nll", "kv", "flops", "params", "true", "false"})
 

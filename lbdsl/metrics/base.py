@@ -95,6 +95,21 @@ class ResidualMetric(Metric):
         """Values of N tokens, shape [N], from fp32 residual states of width D."""
 
 
+class TaskMetric(Metric):
+    """A share of right answers to questions, or of the base's right answers: of a task, and not of a text."""
+
+    unit = Unit.RATIO
+    of = frozenset({Of.FINISHED})
+    possible = of
+    bound = ">= 90%"
+    argument: ClassVar[str]
+    """An example of what stands in its parentheses."""
+
+    @classmethod
+    def form(cls) -> str:
+        return f"{cls.kind}({cls.argument})"
+
+
 class DerivedMetric(Metric):
     """A metric of the finished model, computed from the means of the metrics in `means`; each is measured only once."""
 

@@ -14,7 +14,7 @@ from lbdsl.recipe.types import walk
 from lbdsl.solve.evaluate import DecidingValue, World, deciding, evaluate
 
 Scores = Mapping[str, Mapping[str, float]]
-"""The finished model's scores by name, for each text that it was judged on."""
+"""The finished model's scores by name, for each text that it was judged on, or each task."""
 
 
 def judges(recipe: Recipe) -> bool:
@@ -44,26 +44,26 @@ def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagno
     return error("LB321" if static else "LB322", message, assertion.span, help=help)
 
 
-def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores], tuple[AssertResult, ...]]:
-    """A function from the finished model's scores to the results of all asserts, in the recipe's order.
+def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores, Scores], tuple[AssertResult, ...]]:
+    """A function from the finished model's scores on texts and tasks to the results of all asserts, in the recipe's order.
 
     An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. An
     assert without a value fails: with a NaN or infinite score no condition holds, not even `not ppl_increase > 5%`.
     """
     cost, joint = model_cost(facts, plan.specs), plan.loss.values
 
-    def gate(post: Scores) -> tuple[AssertResult, ...]:
+    def gate(post: Scores, tasks: Scores) -> tuple[AssertResult, ...]:
         judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
-        worlds = {source: replace(judged, post={**post, "": post[source]}) for source in post}
+        worlds = {source: replace(judged, post={**post, **tasks, "": post[source]}) for source in post}
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
-        return tuple(_judged(item, worlds) if item.phase is Phase.POST else known for item, known in pairs)
+        return tuple(_judged(item, worlds, tasks) if item.phase is Phase.POST else known for item, known in pairs)
 
     return gate
 
 
-def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World]) -> AssertResult:
+def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], tasks: Scores) -> AssertResult:
     named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
-    if not named - {None} <= worlds.keys():
+    if not named - {None} <= worlds.keys() | tasks.keys():
         return _result(assertion, "not measured")
     # If every score names its text, one world is enough.
     asked = worlds if None in named else dict(list(worlds.items())[:1])

@@ -20,8 +20,9 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema import Evaluate, Measure, Recipe
+from lbdsl.recipe.schema import Evaluate, Measure, PostScore, Recipe
 from lbdsl.recipe.schema_blocks import SEQUENCES, HealSettings
+from lbdsl.recipe.types import walk
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
 
@@ -47,6 +48,8 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
+        judged = judged.with_tasks(tasks_asked(recipe))
+        found += _needle_findings(judged, recipe, facts)
         blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
@@ -56,6 +59,25 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         blocks["heal"] = _within(recipe.heal, facts).model_copy(update={"stages": stages})
         found += [finding for run in runs for finding in _heal_findings(run, window, facts)]
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
+
+
+def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
+    """The needles' contexts and the tasks that asserts name."""
+    for item in recipe.asserts:
+        for part in walk(item.expr):
+            if isinstance(part, PostScore) and part.task is not None:
+                yield part.task
+
+
+def _needle_findings(judged: Evaluate, recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB336 for texts beyond the model's positions."""
+    places = [(part.task, part.span) for item in recipe.asserts for part in walk(item.expr) if isinstance(part, PostScore)]
+    for context in judged.needle:
+        if context > facts.positions:
+            span = next((span for task, span in places if task == context), _setting(judged, "needle"))
+            positions = tokens_text(facts.positions)
+            message = f"`needle({tokens_text(context)})` is longer than the model's {positions} positions"
+            yield error("LB336", message, span, help=f"ask at {positions} or less")
 
 
 def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFacts) -> Diagnosed[Evaluate]:

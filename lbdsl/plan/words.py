@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.units import Unit, amount_text, count_text
 from lbdsl.metrics import title_of
@@ -47,6 +48,11 @@ def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
     digits = 4 if factor == 1 else 2
     error = "" if stderr is None else f" ±{factor * stderr:.{digits}f}"
     return f"{factor * value:.{digits}f}{error}{words if factor != 1 else ''}"
+
+
+def shares_of(task: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a task's right answers: the base's, the artifact's, and how much is left of them."""
+    return {name: cell_text(task[name], task["stderr"][name], Unit.RATIO) for name in ("base", "artifact", "recovery")}
 
 
 def _words_of(unit: str) -> tuple[int, str]:

@@ -18,14 +18,14 @@ from lbdsl.language.tree import Expr, Meaning, String
 from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
-from lbdsl.metrics import Metric, Of, metrics, metrics_of
+from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import ENGINES, FACTS, Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
+from lbdsl.recipe.schema_blocks import SHORTEST_NEEDLE, task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
 
-LATER_METRICS = frozenset({"task"})
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
 
@@ -231,8 +231,10 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
     name = node.name.name
     if place != "assert":
         _too_early(scope, node, f"`{place}`")
+    if issubclass(metrics_of(Of.FINISHED)[name], TaskMetric):
+        return _task(scope, node)
     if node.args is None:
-        return PostScore(node.span, name, None)
+        return PostScore(node.span, name, None, None)
     argument = _argument(node)
     if argument is None:
         message = f"`{name}` takes one text of the `eval` block, or nothing"
@@ -242,7 +244,33 @@ def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
     if not isinstance(value, String):
         scope.fail("LB106", f"expected the name of a data source, not {described(value)}", argument.span, help="quote it")
     scope.judged_on.append((value.value, argument.span))
-    return PostScore(node.span, name, value.value)
+    return PostScore(node.span, name, value.value, None)
+
+
+def _task(scope: Scope, node: tree.Call) -> PostScore:
+    """`needle(4Ki)`, `task("hellaswag")`, or `recovery` of one of them."""
+    name, argument = node.name.name, _argument(node)
+    form = metrics()[name].form()
+    if argument is None:
+        scope.fail("LB104", f"`{name}` needs an argument", node.span, help=f"as in `{form}`")
+    if name == "recovery":
+        known = [kind for kind, cls in metrics_of(Of.FINISHED).items() if issubclass(cls, TaskMetric) and kind != name]
+        if not isinstance(argument, tree.Call) or argument.name.name not in known:
+            listed = " or ".join(f"`{kind}`" for kind in known)
+            scope.fail("LB104", f"`recovery` is of {listed}", argument.span, help=f"as in `{form}`")
+        of = _task(scope, argument)
+        return PostScore(node.span, name, of.source, of.task)
+    if name == "needle":
+        context = whole(scope, "a context", argument, Unit.TOKENS)
+        if context < SHORTEST_NEEDLE:
+            message = f"a text of {context} tokens is too short to hide facts in"
+            scope.fail("LB105", message, argument.span, help=f"take at least {SHORTEST_NEEDLE}")
+        warn_decimal(scope, argument)
+        return PostScore(node.span, name, task_name(context), context)
+    value = constant(scope, argument, words=True)
+    if not isinstance(value, String):
+        scope.fail("LB106", f"expected the name of a task, not {described(value)}", argument.span, help="quote it")
+    return PostScore(node.span, name, task_name(value.value), value.value)
 
 
 def _cost(scope: Scope, node: tree.Call) -> CostOf:
@@ -326,8 +354,6 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
         if name in FACTS:
             help.append(f"the model's own is `model.{name}`")
         scope.fail("LB128", f"`{name}` is an action, not a value", span, help=tuple(help))
-    if name in LATER_METRICS:
-        scope.fail("LB125", f"the metric `{name}` is not in this version", span)
     message = f"no metric `{name}`"
     if rule and name in _LAYER_NUMBERS:
         chosen = "layers are chosen by number with `layers`, as in `layers 0-3` or `layers last 4 where ...`"

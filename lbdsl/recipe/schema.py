@@ -66,10 +66,11 @@ class Score(Meaning):
 
 class PostScore(Meaning):
     """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
-    None means every one of them."""
+    None means every one of them. For right answers it is the name of `task`: of a needle's context, or of a benchmark."""
 
     name: str
     source: str | None
+    task: int | str | None
 
     @property
     def metric(self) -> str:

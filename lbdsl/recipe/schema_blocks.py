@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
@@ -16,6 +16,9 @@ BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", "builtin:wikitext")
 JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
+
+SHORTEST_NEEDLE = 256
+"""Tokens of the shortest text that facts are hidden in."""
 
 SEQUENCES = 4
 """The minimum number of sequences for a mean and its error; `tokens` is raised to reach it."""
@@ -171,10 +174,26 @@ class Evaluate(BlockSettings):
     """`eval { ... }`: the texts that the artifact is evaluated on; every assert must hold on each of them.
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it to the largest context that asserts and budgets name,
-    within the model's positions.
+    within the model's positions. `tasks` are benchmarks of lm-evaluation-harness, `limit` the most questions of each;
+    `needle` are contexts in tokens, see `lbdsl.metrics.needle`.
     """
 
     data: tuple[str, ...] = ("builtin:wikitext",)
     tokens: int = Field(default=16_384, ge=1)
     seq: int | None = Field(default=None, ge=2)
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
+    tasks: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=2)
+    needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)], ...] = ()
+
+    def with_tasks(self, asked: Iterable[int | str]) -> Evaluate:
+        """With these contexts of needles and these tasks, too."""
+        asked = tuple(asked)
+        needle = dict.fromkeys((*self.needle, *(task for task in asked if isinstance(task, int))))
+        tasks = dict.fromkeys((*self.tasks, *(task for task in asked if isinstance(task, str))))
+        return self.model_copy(update={"needle": tuple(needle), "tasks": tuple(tasks)})
+
+
+def task_name(task: int | str) -> str:
+    """The name of a needle's context, or of a benchmark: `needle(4Ki)`, `task("hellaswag")`."""
+    return f"needle({tokens_text(task)})" if isinstance(task, int) else f'task("{task}")'

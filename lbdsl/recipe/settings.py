@@ -160,6 +160,23 @@ def _eval_metrics(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(call.name.name for call in found))
 
 
+def _several_names(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
+    nodes = node.items if isinstance(node, tree.Items) else (node,)
+
+    def name(item: tree.Expr) -> str:
+        value = constant(scope, item, words=True)
+        if not isinstance(value, String):
+            scope.fail("LB106", f"expected the name of a task, not {described(value)}", item.span, help="quote it")
+        return value.value
+
+    return tuple(dict.fromkeys(each(name, nodes)))
+
+
+def _several_lengths(scope: Scope, what: str, node: tree.Expr) -> tuple[int, ...]:
+    nodes = node.items if isinstance(node, tree.Items) else (node,)
+    return tuple(dict.fromkeys(each(lambda item: _length(scope, what, item), nodes)))
+
+
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
     call = _choice(scope, node, METHODS, "a method", arguments=True)
     return filled(scope, METHODS[call.name.name], call)
@@ -269,6 +286,9 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
             f"{_LENGTH}; open: the largest context that asserts and budgets name, within the model's positions, else 2Ki",
         ),
         "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
+        "tasks": SettingRow(_several_names, "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
+        "limit": SettingRow(whole, "the most questions of each benchmark"),
+        "needle": SettingRow(_several_lengths, "tokens of texts in which facts are hidden and asked for, one or a list"),
     },
 }
 """Every setting of every block."""

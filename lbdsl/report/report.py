@@ -14,7 +14,7 @@ from rich.text import Text
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.words import cell_text, row_title
+from lbdsl.plan.words import cell_text, row_title, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_tables import result_lines
@@ -78,7 +78,29 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     for source in sources:
         console.print(_quality_table(source), highlight=False)
     scores = [score for source in sources for score in source["scores"].values()]
-    _render_asserts(asserts, console, {score["value"]: cell_text(**score) for score in scores})
+    cells = {score["value"]: cell_text(**score) for score in scores}
+    for task in quality.get("tasks", ()):
+        shown = shares_of(task)
+        console.print(_task_table(task, shown), highlight=False)
+        cells |= {task[name]: shown[name] for name in shown}
+    _render_asserts(asserts, console, cells)
+
+
+def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
+    """Right answers of both models; of a needle at each depth, too, as a heat map: the more is found, the greener."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(Text(printable(f"{task['name']}, {task['questions']} questions, {task['metric']}")))
+    for title in ("base", "artifact", "recovery"):
+        table.add_column(title, justify="right")
+    table.add_row("all", *(shown[name] for name in ("base", "artifact", "recovery")))
+    for name, part in task["parts"].items():
+        cells = [Text(f"{part[model]:.0%}", style=_heat(part[model])) for model in ("base", "artifact")]
+        table.add_row(Text(printable(name)), *cells, "")
+    return table
+
+
+def _heat(share: float) -> str:
+    return next(style for bound, style in ((0.9, "green"), (0.5, "yellow"), (0.0, "red")) if share >= bound)
 
 
 def _quality_table(source: dict[str, Any]) -> Table:

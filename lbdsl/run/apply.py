@@ -21,6 +21,7 @@ from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
+from lbdsl.evaluate.tasks import TaskResult, ask
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.packed import RoundedModel
@@ -90,9 +91,9 @@ def run_plan(
         else:
             saved = _saved(plan, rewriting, inputs, work, work.artifact, resume, progress, should_stop)
         stop_if(should_stop)
-        judged = _judge(plan, inputs, work, progress)
+        judged, tasks = _judge(plan, inputs, work, progress)
         stop_if(should_stop)
-        record = _record(plan, saved, judged, inputs, lbdsl_version, no_heal)
+        record = _record(plan, saved, judged, tasks, inputs, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
             write_card(record, work.artifact)
@@ -190,12 +191,15 @@ def _pack(
     return json.loads(json.dumps(notes))
 
 
-def _judge(plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress) -> tuple[Quality, ...]:
+def _judge(
+    plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress
+) -> tuple[tuple[Quality, ...], tuple[TaskResult, ...]]:
     if not inputs.eval_blocks:
-        return ()
+        return (), ()
     base = inputs.judged_base()
     artifact = artifact_beside(base, work.artifact, plan, compute=inputs.compute)
-    return judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
+    judged = judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
+    return judged, ask(base, artifact, inputs.tasks, progress)
 
 
 def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
@@ -215,21 +219,29 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
 
 def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
     """Whether the asserts on the finished model already hold before healing."""
-    asserts = gate({source["data"]: post_scores(source) for source in before}) if before else ()
+    asserts = gate({source["data"]: post_scores(source) for source in before}, {}) if before else ()
     post = [item for item in asserts if item.phase == "post"]
     return bool(post) and all(item.status == "pass" for item in post)
 
 
 def _record(
-    plan: Plan, saved: dict[str, Any], judged: tuple[Quality, ...], inputs: RunInputs, lbdsl_version: str, no_heal: bool
+    plan: Plan,
+    saved: dict[str, Any],
+    judged: tuple[Quality, ...],
+    tasks: tuple[TaskResult, ...],
+    inputs: RunInputs,
+    lbdsl_version: str,
+    no_heal: bool,
 ) -> Record:
-    results = inputs.gate({quality.data: quality.post_scores() for quality in judged})
+    results = inputs.gate(
+        {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in tasks}
+    )
     # A broken model's scores may be NaN or infinite, which JSON does not have.
     asserts = tuple(
         item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
         for item in results
     )
-    evaluation = evaluation_json(judged, saved["before_healing"]) if judged else None
+    evaluation = evaluation_json(judged, saved["before_healing"], tasks) if judged else None
     for source in evaluation["sources"] if evaluation else ():
         source["seen"] = inputs.seen.get(source["data_digest"], 0.0)
     failed = any(result.status == "fail" for result in asserts)

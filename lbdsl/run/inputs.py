@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.evaluate.tasks import Test
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.plan.gates import Scores
 from lbdsl.plan.schema import AssertResult
 
-Gate = Callable[[Mapping[str, Mapping[str, float]]], tuple[AssertResult, ...]]
-"""Maps the post scores on each text to the results of all asserts."""
+Gate = Callable[[Scores, Scores], tuple[AssertResult, ...]]
+"""Maps the scores on each text and each task to the results of all asserts."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class RunInputs:
     heal_blocks:  one for each stage of healing; none without healing
     calibration:  the text that the inputs of packed weights are taken on, None if they need none
     eval_blocks:  one for each evaluation text
+    tasks:        what the finished model is asked
     validation:   the text that each stage is watched on; None to keep its last weights
     seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
     trackers:     where else the healing loss is shown
@@ -45,6 +48,7 @@ class RunInputs:
     heal_blocks: tuple[TokenBlocks, ...]
     eval_blocks: tuple[TokenBlocks, ...]
     gate: Gate
+    tasks: tuple[Test, ...] = ()
     validation: tuple[TokenBlocks | None, ...] = ()
     calibration: TokenBlocks | None = None
     device: Any = "cpu"

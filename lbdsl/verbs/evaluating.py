@@ -60,7 +60,8 @@ def evaluate_artifact(
     """
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
-    from lbdsl.verbs.texts import data_folder, eval_blocks
+    from lbdsl.evaluate.tasks import ask
+    from lbdsl.verbs.texts import data_folder, eval_blocks, eval_tests
 
     folder = Path(artifact)
     record, bench = opened(folder, against, options, progress)
@@ -80,11 +81,14 @@ def evaluate_artifact(
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
+    tasks = ask(base, changed, eval_tests(wanted, bench, data_folder(plan.recipe.path)), bench.progress)
     recipe = planned_recipe(plan)
     found += judging_findings(recipe, wanted, bench.facts)
-    asserts = gate_of(plan, recipe, bench.facts)({quality.data: quality.post_scores() for quality in judged})
+    asserts = gate_of(plan, recipe, bench.facts)(
+        {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in tasks}
+    )
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
-    return Judged(record, evaluation_json(judged), asserts, tuple(found))
+    return Judged(record, evaluation_json(judged, tasks=tasks), asserts, tuple(found))
 
 
 def _here(data: str) -> str:

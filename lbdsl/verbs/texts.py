@@ -20,6 +20,7 @@ from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.written import Writer
+    from lbdsl.evaluate.tasks import Test
 
 CHECKING = ("builtin:docs", "builtin:pydoc")
 """The first of these that is another source is the one for checking where the model cannot write it."""
@@ -171,6 +172,14 @@ def eval_blocks(
     return tuple(
         _blocks(data, TextPart.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
     )
+
+
+def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
+    """What the finished model is asked besides texts."""
+    from lbdsl.data.needle import haystacks
+    from lbdsl.evaluate.needle import NeedleTest
+
+    return tuple(NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
 
 
 def _blocks(

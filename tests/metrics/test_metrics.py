@@ -9,7 +9,17 @@ import pytest
 
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
-from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, ResidualMetric, check_declaration, metrics, metrics_of
+from lbdsl.metrics import (
+    DerivedMetric,
+    LogitsMetric,
+    Metric,
+    Of,
+    ResidualMetric,
+    TaskMetric,
+    check_declaration,
+    metrics,
+    metrics_of,
+)
 from lbdsl.plan.schema import AssertResult, ScoreValue
 from lbdsl.plan.words import cell_text, joint_text, row_title, value_text
 from lbdsl.recipe.load import recipe_from_text
@@ -20,7 +30,7 @@ def test_where_each_may_stand() -> None:
     assert {of: set(metrics_of(of)) for of in Of} == {
         Of.LAYER: {"influence", "kl", "nll"},
         Of.CHANGED: {"kl", "nll"},
-        Of.FINISHED: {"agreement", "kl_healed", "ppl_increase"},
+        Of.FINISHED: {"agreement", "kl_healed", "needle", "ppl_increase", "recovery", "task"},
     }
 
 
@@ -32,14 +42,15 @@ def test_each_has_a_page_whose_example_and_bound_are_good(cls: type[Metric]) -> 
     for example in dict(facts)["Example"].split("`")[1::2]:
         assert recipe_from_text(example if example.startswith("assert") else f"{example}\nelse keep").ok
     place = "where {} keep\nelse keep" if Of.LAYER in cls.of else "assert {}\nelse keep"
-    assert recipe_from_text(place.format(f"{cls.kind} {cls.bound}")).ok
-    missing = recipe_from_text(place.format(cls.kind)).diagnostics[0]
-    assert f"compare it, as in `{cls.kind} {cls.bound}`" in missing.help
+    value = cls.form() if issubclass(cls, TaskMetric) else cls.kind
+    assert recipe_from_text(place.format(f"{value} {cls.bound}")).ok
+    missing = recipe_from_text(place.format(value)).diagnostics[0]
+    assert f"compare it, as in `{value} {cls.bound}`" in missing.help
 
 
-@pytest.mark.parametrize("sort", [LogitsMetric, ResidualMetric, DerivedMetric])
+@pytest.mark.parametrize("sort", [LogitsMetric, ResidualMetric, DerivedMetric, TaskMetric])
 def test_the_sorts_of_metrics_are_no_metrics(sort: type[Metric]) -> None:
-    assert inspect.isabstract(sort)
+    assert inspect.isabstract(sort) or not hasattr(sort, "kind")
     assert sort not in metrics().values()
 
 
@@ -117,7 +128,10 @@ def test_rows_and_pictures_name_a_metric_by_its_title() -> None:
     assert [row_title(name, cls.unit) for name, cls in metrics_of(Of.FINISHED).items()] == [
         "top-1 agreement",
         "KL to the base, nats/token",
+        "needle",
         "perplexity increase",
+        "recovery",
+        "task",
     ]
     assert row_title("not_loaded", "ratio") == "not_loaded"
     assert joint_text("kl", ScoreValue(value=0.4108, unit=Unit.NATS)) == "KL 0.411 nats/token"

@@ -204,3 +204,22 @@ def test_a_tokenizer_of_another_model_is_named(workplace: Path, lbdsl, tiny_fold
     Path("r.lbr").write_text(HEAD)
     done = lbdsl("plan", "r.lbr", "small")
     assert (done.code, "LB450" in done.err) == (6, True), done.err
+
+
+def test_facts_in_long_texts_are_asked_for_and_gated(workplace: Path, lbdsl) -> None:
+    asked = "eval { tokens = 256; seq = 64; needle = 256 }\nassert needle(300) >= 0%\n"
+    record = applied(lbdsl, asked)
+    tasks = record["evaluation"]["tasks"]
+    assert [(task["name"], task["questions"]) for task in tasks] == [("needle(256)", 16), ("needle(300)", 16)]
+    assert record["asserts"][0]["status"] == "pass"
+    for text in (record["said"], record["card"], lbdsl("show", "out").out):
+        assert "needle(300)" in text
+        assert "75%" in text
+    judged = json.loads(lbdsl("eval", "out", "--json").out)
+    assert judged["tasks"] == tasks
+    # A random model finds nothing, of which nothing can be left.
+    record = applied(lbdsl, asked + "assert recovery(needle(300)) >= 50%\n", expect=4)
+    assert [item["status"] for item in record["asserts"]] == ["pass", "fail"]
+    Path("r.lbr").write_text(HEAD + "assert needle(1M) >= 90%\n")
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, "LB336" in done.err) == (1, True), done.err

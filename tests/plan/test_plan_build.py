@@ -219,14 +219,26 @@ def test_the_gate_gives_the_value_that_decides():
     text = RULES + "assert ppl_increase < 5% and agreement > 90%\nassert ppl_increase < 1% or agreement > 70%\n"
     recipe = recipe_of(text)
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)(
-        {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}
+        {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}, {}
     )
     assert [(item.status, item.value, item.unit) for item in results] == [("fail", 0.8, "ratio"), ("pass", 0.8, "ratio")]
     # Which text it was is said where there are several.
     assert {item.on for item in results} == {None}
     good, bad = {"ppl_increase": 0.02, "agreement": 0.95}, {"ppl_increase": 0.09, "agreement": 0.8}
-    both = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"builtin:wikitext": good, "builtin:pydoc": bad})
+    both = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"builtin:wikitext": good, "builtin:pydoc": bad}, {})
     assert [item.on for item in both] == ["builtin:pydoc", "builtin:wikitext"]
+
+
+def test_the_gate_on_right_answers():
+    text = RULES + 'assert needle(1Ki) >= 90% and ppl_increase < 5%\nassert recovery(task("a")) >= 95%\n'
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    texts = {"builtin:wikitext": {"ppl_increase": 0.02}, "builtin:pydoc": {"ppl_increase": 0.03}}
+    found = gate(texts, {"needle(1Ki)": {"needle": 0.8}, 'task("a")': {"task": 0.4, "recovery": 0.96}})
+    assert [(item.status, item.value) for item in found] == [("fail", 0.8), ("pass", 0.96)]
+    # The base has no right answer.
+    found = gate(texts, {"needle(1Ki)": {"needle": 0.95}, 'task("a")': {"task": 0.0, "recovery": math.nan}})
+    assert [(item.status, item.on) for item in found] == [("pass", "builtin:wikitext"), ("fail", None)]
+    assert [item.status for item in gate(texts, {})] == ["not measured", "not measured"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -243,7 +255,7 @@ def test_the_gate_gives_the_value_that_decides():
 def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     text = f"{RULES}assert {condition}\n"
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
-        {"builtin:wikitext": {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}}
+        {"builtin:wikitext": {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}}, {}
     )
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 

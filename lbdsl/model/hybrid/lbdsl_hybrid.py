@@ -120,8 +120,8 @@ class _Supports:
 class HybridModelMixin(_Supports):
     """Mixin for the body of a hybrid model, placed before the family's own class; the family sets `layer_class`.
 
-    If all layers have the base's specification, its outputs equal the base's bit for bit; but on a CPU windows over many tokens
-    are computed in bands, and a single token's query heads together.
+    If all layers have the base's specification, its outputs equal the base's bit for bit; but on a CPU windows over many
+    tokens are computed in bands, and a single token's query heads together.
     """
 
     layer_class = None
