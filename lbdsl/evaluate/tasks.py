@@ -77,7 +77,8 @@ class TaskResult:
 class Test(Protocol):
     """What two models can be asked."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def answered(self, base: LayerSource, artifact: LayerSource, progress: Progress) -> TaskResult:
         """Ask both, as a stage of its own."""

@@ -44,7 +44,8 @@ def texts_of(recipe: Recipe) -> tuple[str, ...]:
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
-    a hub data set which is not in the cache. Sequence lengths must be resolved already."""
+    a hub data set which is not in the cache; LB456 and LB485 for a task that cannot be
+    asked. Sequence lengths must be resolved already."""
     folder, offline = data_folder(recipe.path), bench.options.offline
     for data in texts_of(recipe if heal else replace(recipe, heal=None)):
         if hub.is_hub_name(data) and not (folder / data).exists():
@@ -53,6 +54,9 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
         _check_chats(run, bench, folder)
     if recipe.eval is not None:
+        from lbdsl.evaluate.harness import check_tasks
+
+        check_tasks(recipe.eval.tasks, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
@@ -177,9 +181,13 @@ def eval_blocks(
 def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.data.needle import haystacks
+    from lbdsl.evaluate.harness import HarnessTask
     from lbdsl.evaluate.needle import NeedleTest
 
-    return tuple(NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
+    needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
+    batch = bench.options.batch
+    tasks = (HarnessTask(task, wanted.limit, folder.absolute(), bench.tokenizer, batch) for task in wanted.tasks)
+    return (*needles, *tasks)
 
 
 def _blocks(

@@ -223,3 +223,70 @@ def test_facts_in_long_texts_are_asked_for_and_gated(workplace: Path, lbdsl) -> 
     Path("r.lbr").write_text(HEAD + "assert needle(1M) >= 90%\n")
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, "LB336" in done.err) == (1, True), done.err
+
+
+YAML = """task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: own.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+
+
+def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> None:
+    folder = Path("tasks")
+    folder.mkdir()
+    (folder / "own.yaml").write_text(YAML)
+    words = ("one", "three", "eleven", "a hundred and six")
+    questions = [
+        {"text": f"Count to {n}:", "choices": [f" {words[n % 4]}", f" {words[(n + 1) % 4]}"], "answer": n % 2}
+        for n in range(12)
+    ]
+    (folder / "own.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    gate = 'assert task("tasks/own.yaml") >= 0% and recovery(task("tasks/own.yaml")) >= 0%\n'
+    record = applied(lbdsl, "eval { tokens = 256; seq = 64; limit = 10 }\n" + gate)
+    (task,) = record["evaluation"]["tasks"]
+    assert (task["name"], task["metric"], task["questions"]) == ('task("tasks/own.yaml")', "acc_norm", 10)
+    assert 0 < task["base"] < 1
+    for text in (record["said"], record["card"]):
+        assert 'task("tasks/own.yaml")' in text
+    judged = json.loads(lbdsl("eval", "out", "--json").out)
+    assert judged["tasks"] == [task]
+    # The harness itself says the same of the base.
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained("model", dtype="float32")
+    stock = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained("model"), backend="causal")
+    (Path("own.jsonl")).write_text((folder / "own.jsonl").read_text())
+    said = simple_evaluate(model=stock, tasks=[str(folder / "own.yaml")], limit=10, bootstrap_iters=0)
+    assert said["results"]["own"]["acc_norm,none"] == task["base"]
+
+
+@pytest.mark.parametrize(
+    ("name", "yaml", "said"),
+    [
+        ("hellaswagg", None, "did you mean `hellaswag`?"),
+        ("absent.yaml", None, "there is no file"),
+        ("lost.yaml", YAML.replace("own.jsonl", "lost.jsonl"), "cannot be asked"),
+    ],
+)
+def test_tasks_that_cannot_be_asked(workplace: Path, lbdsl, name: str, yaml: str | None, said: str) -> None:
+    if yaml is not None:
+        Path(name).write_text(yaml)
+    Path("r.lbr").write_text(f'{HEAD}eval {{ tokens = 256; seq = 64; tasks = "{name}" }}\n')
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, "LB456" in done.err, said in done.err) == (1, True, True), done.err
+
+
+def test_tasks_need_a_package(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbdsl.evaluate.harness.find_spec", lambda name: None)
+    Path("r.lbr").write_text(f"{HEAD}eval {{ tasks = hellaswag }}\n")
+    done = lbdsl("plan", "r.lbr", "model")
+    assert done.code != 0
+    assert "pip install 'lbdsl[tasks]'" in done.err

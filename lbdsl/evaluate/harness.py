@@ -1,0 +1,187 @@
+"""Tasks of lm-evaluation-harness, asked of two models.
+
+Source: Gao et al., lm-evaluation-harness (doi 10.5281/zenodo.12608602).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import fail
+from lbdsl.core.progress import Progress
+from lbdsl.evaluate.tasks import Answers, TaskResult
+from lbdsl.measure.layer_source import LayerSource
+from lbdsl.recipe.schema_blocks import task_name
+
+PREFERRED = ("acc_norm", "acc", "exact_match")
+"""The metrics of a task by which it is judged, the first that it has; else its first."""
+
+
+def check_tasks(names: Sequence[str], folder: Path) -> None:
+    """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read."""
+    if names and find_spec("lm_eval") is None:
+        said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
+        raise fail("LB485", said, help="pip install 'lbdsl[tasks]'")
+    plain = [name for name in names if _file(name, folder) is None]
+    for name in names:
+        if name.endswith((".yaml", ".yml")) and name in plain:
+            raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
+    if names:
+        with _quiet():
+            from lm_eval.tasks import TaskManager
+
+            manager = TaskManager()
+    for name in names:
+        if name in plain and name not in manager.all_tasks:
+            raise _unknown(name, manager.all_tasks)
+        with _asking(name, _file(name, folder)) as spec:
+            manager.load([spec])
+
+
+def _unknown(name: str, known: Sequence[str]) -> Exception:
+    from lbdsl.core.registry import nearest
+
+    near = nearest(name, known)
+    hints = ((f"did you mean `{near}`?",) if near else ()) + ("`lm-eval ls tasks` lists them; a YAML file is one, too",)
+    return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
+
+
+def _file(name: str, folder: Path) -> Path | None:
+    path = (folder / Path(name).expanduser()).absolute()
+    return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class HarnessTask:
+    """A task by its name, or a YAML file in `folder`; at most `limit` questions of each of its parts. Paths of data in a
+    YAML file are relative to it."""
+
+    task: str
+    limit: int | None
+    folder: Path
+    tokenizer: Any
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        return task_name(self.task)
+
+    def answered(self, base: LayerSource, artifact: LayerSource, progress: Progress) -> TaskResult:
+        """Raises LB456 for a task whose data cannot be read or that has no share of right answers, and for a model that
+        is not in memory."""
+        for source in (base, artifact):
+            if not source.in_memory:
+                help = "leave the task out, or take a machine with more memory"
+                raise fail("LB456", f"{self.name} needs the whole model in memory", help=help)
+        with progress.stage(f"asking {self.name}") as report:
+            before = self._samples(base, lambda done, total: report(done, 2 * total, "base"))
+            after = self._samples(artifact, lambda done, total: report(total + done, 2 * total, "result"))
+        metric = _metric(self.name, before)
+        answers = {
+            part: [
+                Answers(1, _right(self.name, one, metric), _right(self.name, other, metric))
+                for one, other in zip(_first_filter(before[part]), _first_filter(after[part]), strict=True)
+            ]
+            for part in before
+        }
+        asked = [[sample["doc_hash"], sample["target_hash"]] for samples in before.values() for sample in samples]
+        sums = {
+            part: Answers(len(of), sum(a.base for a in of), sum(a.artifact for a in of)) for part, of in answers.items()
+        }
+        return TaskResult(
+            self.name,
+            metric,
+            hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            tuple(answer for of in answers.values() for answer in of),
+            sums if len(sums) > 1 else {},
+        )
+
+    def _samples(self, source: LayerSource, told: Callable[[float, float], None]) -> Mapping[str, Any]:
+        """The answers to each question, by the name of the part."""
+        from lm_eval import evaluator
+
+        # It asks git for its version, which complains on standard error where there is none.
+        evaluator.get_git_commit_hash = lambda: None
+        with _asking(self.task, _file(self.task, self.folder)) as spec:
+            found = evaluator.simple_evaluate(
+                model=_asked(source.hybrid, self.tokenizer, self.batch, told),
+                tasks=[spec],
+                limit=self.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        assert found is not None, "this is the first process"
+        return found["samples"]
+
+
+def _asked(model: Any, tokenizer: Any, batch: int, told: Callable[[float, float], None]) -> Any:
+    """The harness's model, which tells how many requests it has answered."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Asked(HFLM):
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            self.requests, self.answered = len(requests), 0
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
+            self.answered += len(inps)
+            told(min(self.answered, self.requests), self.requests)
+            return super()._model_call(inps, *args, **kwargs)
+
+    return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
+
+
+def _metric(name: str, samples: Mapping[str, Any]) -> str:
+    parts = [set(of[0]["metrics"]) for of in samples.values()]
+    shared = [metric for metric in next(iter(samples.values()))[0]["metrics"] if all(metric in part for part in parts)]
+    found = next((metric for metric in (*PREFERRED, *shared) if metric in shared), None)
+    if found is None:
+        raise fail("LB456", f"{name} has parts with different metrics", help="name one of its parts")
+    return found
+
+
+def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The samples of the first of a task's ways to read an answer, in the order of the questions."""
+    return sorted((one for one in samples if one["filter"] == samples[0]["filter"]), key=lambda one: one["doc_id"])
+
+
+def _right(name: str, sample: Mapping[str, Any], metric: str) -> float:
+    value = sample[metric]
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        message = f"{name} has no share of right answers: its `{metric}` of a question is {value!r}"
+        raise fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
+    return float(value)
+
+
+@contextlib.contextmanager
+def _asking(name: str, path: Path | None) -> Iterator[str]:
+    """What the harness calls the task, in the folder that its paths are relative to."""
+    try:
+        with _quiet(), contextlib.chdir(path.parent if path else "."):
+            yield str(path) if path else name
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as problem:
+        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        help = "data of a hub need a network once; a YAML file may name data of your own"
+        raise fail("LB456", f"{task_name(name)} cannot be asked: {said[0]}", help=help) from problem
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's own bars and messages."""
+    before, level = os.environ.get("TQDM_DISABLE"), logging.root.manager.disable
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
