@@ -10,6 +10,7 @@ import click
 
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import measuring_options, set_option
+from lbdsl.core.processes import process_number
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
@@ -66,8 +67,12 @@ def apply(
     from lbdsl.report.console import stdout_console
     from lbdsl.report.report import render_report
     from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
+    from lbdsl.verbs.following import follow, leading
     from lbdsl.verbs.interrupt import stop_on_ctrl_c
 
+    if process_number():
+        return follow(options)
+    ctx.with_resource(leading(options))
     console = stdout_console()
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again, report_to=report_to)
     resume_command = _resume_command(ctx)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.processes import process_count, process_number
+from lbdsl.heal import processes
 from lbdsl.heal.objectives import Distill, Match, Objective
 from lbdsl.heal.teacher import Teacher
 from lbdsl.heal.text import HealingText
@@ -103,19 +105,23 @@ def heal_model(
         trained,
     )
 
+    is_main = process_number() == 0
     steps = stage.steps
     sequences, seq = text.ids_SN.shape
     tokens_per_step = stage.batch * seq
     if sequences < steps * stage.batch:
         raise ValueError(f"{steps} steps of {stage.batch} sequences need more than {sequences} sequences")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = last_whole_checkpoint(folder) if resume else None
-    for stale in folder.glob("checkpoint-*"):
+    checkpoint = processes.shared(last_whole_checkpoint(folder) if resume else None)
+    for stale in folder.glob("checkpoint-*") if is_main else ():
         # An incomplete checkpoint, left by a kill, would count towards save_total_limit.
         if checkpoint is None or not is_whole(stale):
             shutil.rmtree(stale)
     if checkpoint is None:
         (folder / CURVE_FILE).unlink(missing_ok=True)
+    if checkpoint is not None and not checkpoint.is_dir():
+        message = f"process {process_number()} does not see {checkpoint}"
+        raise fail("LB458", message, help="put the output, with -o, on a file system that all processes share")
 
     use_cache = student.config.use_cache  # type: ignore[union-attr]
     dtype = next(student.parameters()).dtype
@@ -184,6 +190,8 @@ def heal_model(
     weights = trained(objective)
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise _diverged("healing ended with weights that are NaN or infinite")
+    # The others read what the first has written.
+    processes.shared(None)
     if validation is not None:
         validation.restore(objective)
     report = HealReport(
@@ -245,7 +253,7 @@ def _arguments(
     args = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=heal.batch,
+        per_device_train_batch_size=heal.batch // process_count(),
         learning_rate=heal.lr,
         lr_scheduler_type=SCHEDULERS[heal.schedule],
         warmup_steps=math.ceil(steps * heal.warmup),
@@ -291,6 +299,8 @@ class _Curve:
 
     def add(self, step: int, tokens: int, loss: float, seconds: float) -> None:
         self._rows.append([step, tokens, loss, round(seconds, 1)])
+        if process_number():
+            return
         beside = self._path.with_suffix(".tmp")
         beside.write_text(json.dumps(self._rows))
         beside.replace(self._path)

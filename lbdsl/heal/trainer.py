@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lbdsl.core.processes import process_number
 from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.heal.processes import any_of, shared
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Measure, Validation
 
@@ -95,6 +97,7 @@ class HealTrainer(Trainer):
             inputs = {name: values.to(self.args.device) for name, values in text[start : start + size].items()}
             total += float(model(**inputs)) * len(inputs["rows"])
         model.train(training)
+        total = float(self.accelerator.reduce(torch.tensor(total, device=self.args.device), "mean"))
         # Logging would cancel the point of the training loss that is due at this step.
         due = self.control.should_log
         self.log({"eval_loss": total / len(text)})
@@ -156,15 +159,21 @@ class HealCallback(TrainerCallback):
         self._validate(state, others["model"])
         if self._validation is not None and not self._validation.patient:
             control.should_training_stop = True
-        if self._should_stop():
+        # A clock and a signal are each process's own.
+        stop, save = any_of([self._should_stop(), time.monotonic() - self._saved >= self._save_seconds])
+        if stop:
             self.stopped = control.should_training_stop = True
-        if self.stopped or state.global_step >= state.max_steps or time.monotonic() - self._saved >= self._save_seconds:
+        if stop or save or state.global_step >= state.max_steps:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         self._saved = time.monotonic()
         assert args.output_dir is not None
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # Every process has written its part.
+        shared(None)
+        if process_number():
+            return
         save_file({name: weight.detach() for name, weight in trained(others["model"]).items()}, folder / LEARNED_FILE)
         (folder / COMPLETE).touch()
 

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lbdsl.core.processes import process_number
+
 FILE = "validation.json"
 
 TOKENS = 4096
@@ -40,7 +42,7 @@ class Validation:
         path = self.folder / FILE
         if self.start and path.is_file():
             self.points = [(int(s), int(t), float(v)) for s, t, v in json.loads(path.read_text()) if s <= self.start]
-        elif not self.start:
+        elif not self.start and process_number() == 0:
             for stale in self.folder.glob("best-*.safetensors"):
                 stale.unlink()
 
@@ -50,6 +52,9 @@ class Validation:
     def add(self, step: int, tokens: int, loss: float, model: nn.Module) -> None:
         """Note the loss at a step, and keep the weights that are trained if it is the least so far."""
         best = min((point[2] for point in self.points), default=math.inf)
+        if process_number():
+            self.points.append((step, tokens, loss))
+            return
         if loss < best:
             weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
             beside = self.folder / "best.tmp"

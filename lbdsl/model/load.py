@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.processes import process_count, process_on_machine
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
@@ -19,8 +20,11 @@ from lbdsl.model.source import ModelSource, is_artifact
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`; by default the first CUDA device, else the CPU. Raises LbdslError with LB416."""
+    """The device called `name`; by default the first CUDA device, or that of this process, else the CPU. Raises
+    LbdslError with LB416."""
     if name is None:
+        if process_count() > 1 and torch.cuda.is_available():
+            return torch.device("cuda", process_on_machine())
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

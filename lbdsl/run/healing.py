@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lbdsl.core.processes import process_number
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
@@ -34,11 +35,14 @@ def healed_model(
     should_stop: Callable[[], bool],
 ) -> tuple[Any, dict[str, Any]]:
     """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
+    from lbdsl.heal import processes
     from lbdsl.heal.changed import segments
     from lbdsl.heal.heal import heal_model
     from lbdsl.heal.text import HealingText
 
     assert plan.heal is not None
+    if process_number() == 0:
+        processes.call((plan.model_dump_json(), str(work.output), resume))
     runs = plan.heal.runs
     parts = segments(model, inputs.base())
     stages: list[dict[str, Any]] = []
@@ -51,7 +55,7 @@ def healed_model(
             folder.mkdir(parents=True, exist_ok=True)
             teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
         logs = work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}"
-        if not resume:
+        if not resume and process_number() == 0:
             # The curve of another run.
             shutil.rmtree(logs, ignore_errors=True)
         title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
@@ -92,11 +96,15 @@ def _teacher(
     should_stop: Callable[[], bool],
 ) -> Teacher:
     """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
+    from lbdsl.heal import processes
     from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
     from lbdsl.heal.text import HealingText
 
     if stage.teacher == "loaded":
         return LoadedTeacher(inputs.base())
+    # The first process writes the states, the others read them then.
+    if process_number():
+        processes.shared(None)
     with progress.stage("writing the base's hidden states") as report:
 
         def told(done: float, total: float, note: str) -> None:
@@ -108,6 +116,8 @@ def _teacher(
         positions_SN = torch.cat(places) if places else None
         ids_SN = torch.cat([text.ids_SN for text in texts])
         found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told, positions_SN)
+        if process_number() == 0:
+            processes.shared(None)
     inputs.release()
     return found
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.paths import plain_name
+from lbdsl.core.processes import process_count
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
@@ -20,7 +21,7 @@ from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.verify import staleness
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.schema_blocks import SelfText, sources_of
+from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
 from lbdsl.run.output import Input
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
@@ -44,6 +45,7 @@ from lbdsl.version import VERSION
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.statistics import Statistics
+    from lbdsl.run.inputs import RunInputs
 
 FEW_STEPS = 10
 """Steps of healing below which it is likely that it did not help for want of them."""
@@ -92,6 +94,7 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     a tracker that is not installed."""
     from lbdsl.run import output as place
 
+    _check_batches(None if chosen.no_heal else recipe.heal)
     missing = [name for name in chosen.report_to if find_spec(name) is None]
     if missing:
         said = f"`--report-to {missing[0]}` needs a package that is not installed"
@@ -111,6 +114,16 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     before = read_record(output).value
     if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
         place.check_free(output, chosen.force)
+
+
+def _check_batches(heal: Heal | None) -> None:
+    """Raise LB457 for a stage whose batch the processes cannot share equally."""
+    for stage in heal.runs if heal is not None else ():
+        if stage.batch % process_count():
+            more = -(-stage.batch // process_count()) * process_count()
+            message = f"a batch of {stage.batch} sequences cannot be shared by {process_count()} processes"
+            where = stage.set_at.get("batch", stage.span)
+            raise fail("LB457", message, where, help=f"write `batch = {more}` in the heal block, or start fewer processes")
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
@@ -165,10 +178,9 @@ def _apply(
     progress: AnyProgress | None,
     should_stop: Callable[[], bool],
 ) -> Applied:
-    from lbdsl.data.contamination import NOTABLE, shared
+    from lbdsl.data.contamination import NOTABLE
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import run_plan
-    from lbdsl.run.inputs import RunInputs
 
     progress = progress_of(progress)
     plan, bench = planned.plan, planned.bench
@@ -178,41 +190,8 @@ def _apply(
     if not check_output(planned, chosen):
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
-    recipe, folder = planned.recipe, data_folder(plan.recipe.path)
-    healing: tuple[TokenBlocks, ...] = ()
-    validation: tuple[TokenBlocks | None, ...] = ()
-    if plan.heal is not None and not chosen.no_heal:
-        bench.check_room_to_heal()
-        healing = heal_blocks(plan.heal, bench, folder)
-        validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
-    judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
-    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
-    scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
-    seen = {
-        text.digest: shared(text.ids, [part.ids for part in (*scored, *healing, *validation) if part is not None])
-        for text in judging
-    }
-    inputs = RunInputs(
-        facts=bench.facts,
-        tokenizer=bench.tokenizer,
-        base=lambda: bench.base,
-        judged_base=lambda: bench.judged_base,
-        changed=bench.fresh_copy,
-        release=bench.release,
-        seen=seen,
-        trackers=chosen.report_to,
-        weights=lambda: bench.weights_folder,
-        heal_blocks=healing,
-        validation=validation,
-        eval_blocks=judging,
-        tasks=eval_tests(plan.eval, bench, folder) if plan.eval is not None else (),
-        gate=gate_of(plan, recipe, bench.facts),
-        calibration=calibration,
-        device=bench.device,
-        statistics=statistics(),
-        batch=bench.options.batch,
-        compute=bench.computed.dtype,
-    )
+    inputs = inputs_for(plan, planned.recipe, bench, statistics, chosen)
+    seen = inputs.seen
     try:
         result = run_plan(
             plan,
@@ -245,7 +224,7 @@ def _apply(
             f"{seen[text.digest]:.1%} of {text.data} also stands in the text that calibrated or healed the model",
             help="judge on text of another source: what it has seen flatters it",
         )
-        for text in judging
+        for text in inputs.eval_blocks
         if seen[text.digest] >= NOTABLE
     ]
     if result.record.evaluation is None:
@@ -267,6 +246,53 @@ def _apply(
         if item.status == "fail"
     ]
     return Applied(result.record, result.folder, tuple(found))
+
+
+def inputs_for(
+    plan: Plan,
+    recipe: Recipe,
+    bench: Workbench,
+    statistics: Callable[[], Statistics] | None = None,
+    chosen: ApplyOptions | None = None,
+) -> RunInputs:
+    """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
+    from lbdsl.data.contamination import shared
+    from lbdsl.run.inputs import RunInputs
+
+    chosen, folder = chosen or ApplyOptions(), data_folder(plan.recipe.path)
+    healing: tuple[TokenBlocks, ...] = ()
+    validation: tuple[TokenBlocks | None, ...] = ()
+    if plan.heal is not None and not chosen.no_heal:
+        bench.check_room_to_heal()
+        healing = heal_blocks(plan.heal, bench, folder)
+        validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
+    judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
+    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
+    scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
+    return RunInputs(
+        facts=bench.facts,
+        tokenizer=bench.tokenizer,
+        base=lambda: bench.base,
+        judged_base=lambda: bench.judged_base,
+        changed=bench.fresh_copy,
+        release=bench.release,
+        seen={
+            text.digest: shared(text.ids, [part.ids for part in (*scored, *healing, *validation) if part is not None])
+            for text in judging
+        },
+        trackers=chosen.report_to,
+        weights=lambda: bench.weights_folder,
+        heal_blocks=healing,
+        validation=validation,
+        eval_blocks=judging,
+        tasks=eval_tests(plan.eval, bench, folder) if plan.eval is not None else (),
+        gate=gate_of(plan, recipe, bench.facts),
+        calibration=calibration,
+        device=bench.device,
+        statistics=(statistics or partial(_checked_statistics, plan, bench))(),
+        batch=bench.options.batch,
+        compute=bench.computed.dtype,
+    )
 
 
 def apply_saved_plan(

@@ -1,0 +1,55 @@
+"""Several processes heal one model: the first plans, measures, judges and writes, the others wait and then heal with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lbdsl.core.processes import process_count
+from lbdsl.core.progress import Silent
+from lbdsl.plan.schema import Plan
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.workbench import Workbench
+
+
+@contextmanager
+def leading(options: RunOptions) -> Iterator[None]:
+    """In the first process: let the others go at the end, if they were not called to heal."""
+    if process_count() == 1:
+        yield
+        return
+    from lbdsl.heal import processes
+    from lbdsl.model.load import pick_device
+
+    processes.join(pick_device(options.device))
+    yield
+    processes.leave()
+
+
+def follow(options: RunOptions) -> None:
+    """In another process: wait for the call of the first, and heal with it."""
+    from lbdsl.heal import processes
+    from lbdsl.model.load import pick_device
+
+    processes.join(pick_device(options.device))
+    call = processes.called()
+    if call is not None:
+        plan, output, resume = call
+        _heal(Plan.model_validate_json(plan), Path(output), resume, options)
+    processes.leave()
+
+
+def _heal(plan: Plan, output: Path, resume: bool, options: RunOptions) -> None:
+    from lbdsl.run.changes import apply_changes, made_from
+    from lbdsl.run.healing import healed_model
+    from lbdsl.run.workdir import WorkFolder
+    from lbdsl.verbs.applying import inputs_for
+    from lbdsl.verbs.saved_recipe import planned_recipe
+
+    bench = Workbench(plan.model.source, replace(options, dtype=plan.model.dtype))
+    inputs = inputs_for(plan, planned_recipe(plan), bench)
+    model = inputs.changed()
+    apply_changes(model, plan, made_from(inputs.statistics))
+    healed_model(plan, inputs, model, WorkFolder(output), resume, Silent(), lambda: False)
