@@ -10,6 +10,7 @@ import click
 
 from lbdsl.cli import VERBS
 from lbdsl.cli.config import default_map, use_written_names
+from lbdsl.core.processes import process_number
 
 
 class LazyGroup(click.Group):
@@ -50,6 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point. Ends the process with one of the documented exit codes."""
     from lbdsl.core.diagnostic import LbdslError
 
+    if process_number():
+        # The first process says it all.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         # With standalone_mode=False click returns the code that a command passed to `ctx.exit`.
         result = cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())

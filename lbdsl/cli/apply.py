@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,13 @@ def apply(
     from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
     from lbdsl.verbs.following import follow, leading
     from lbdsl.verbs.interrupt import stop_on_ctrl_c
+    from lbdsl.verbs.planning import plan_recipe
 
     if process_number():
-        return follow(options)
+        measured = partial(
+            plan_recipe, recipe_or_plan, model or "", set_params=dict(assignments), options=options, again=again
+        )
+        return follow(options, measured if model is not None else None)
     ctx.with_resource(leading(options))
     console = stdout_console()
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again, report_to=report_to)
@@ -93,7 +98,6 @@ def apply(
             )
     else:
         from lbdsl.report.plan import render_plan
-        from lbdsl.verbs.planning import plan_recipe
 
         if relocated is not None:
             raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.config import file_of
+from lbdsl.core.processes import process_number
 from lbdsl.verbs.options import RunOptions
 
 _MEASURING = (
@@ -56,7 +57,7 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
         names = {field.name for field in fields(RunOptions)} & set(rest)
         options = RunOptions(**{name: rest.pop(name) for name in names})
-        return verb(options=options, progress=TerminalProgress(stderr_console(), quiet), **rest)
+        return verb(options=options, progress=TerminalProgress(stderr_console(), quiet or process_number() > 0), **rest)
 
     return _with(_RUN, wrapper)
 

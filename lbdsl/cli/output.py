@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.processes import process_number
 
 
 def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     """Print diagnostics on stderr: the first `SHOWN` of each text, and how many more there are."""
     found = tuple(diagnostics)
-    if found:
+    # Of several processes the first says it.
+    if found and process_number() == 0:
         from lbdsl.report.capped import capped
         from lbdsl.report.console import stderr_console
         from lbdsl.report.diagnostics import render_diagnostics

@@ -25,7 +25,7 @@ from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Validation, every
 from lbdsl.heal.weights import merged, with_trainable_weights
 from lbdsl.model.quiet import quiet_transformers
-from lbdsl.recipe.schema_blocks import HealSettings, Stage
+from lbdsl.recipe.schema_blocks import Stage
 
 SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Transformers' names of the schedules of a recipe."""
@@ -240,7 +240,7 @@ def _diverged(message: str) -> Exception:
 
 
 def _arguments(
-    heal: HealSettings, folder: Path, dtype: torch.dtype, device: torch.device, trackers: tuple[str, ...], name: str
+    heal: Stage, folder: Path, dtype: torch.dtype, device: torch.device, trackers: tuple[str, ...], name: str
 ) -> Any:
     """TrainingArguments: AdamW without weight decay, checkpoints by HealCallback."""
     from transformers import TrainingArguments
@@ -277,6 +277,8 @@ def _arguments(
         dataloader_num_workers=0,
         dataloader_pin_memory=on_gpu,
         eval_strategy="no",
+        # A stage `match` does not use the final norm.
+        ddp_find_unused_parameters=heal.name == "match",
     )
     # One process heals on one device: with several visible, the Trainer would split each batch over all of them.
     args._n_gpu = min(args.n_gpu, 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor
 
+from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.core.units import Unit
@@ -25,6 +27,9 @@ BASE_NLL = Request("base_nll", "", MODEL_LAYER)
 
 BLOCK = "block"
 """`Request.action` of a residual metric that compares the input and output of the whole layer."""
+
+WAIT_SECONDS = 0.2
+"""Between two looks at what other processes have measured."""
 
 Found = list[tuple[Request, int, SequenceSum]]
 """Sums by (request, sequence), in the form that `Store.put` takes."""
@@ -49,6 +54,19 @@ class _MicroBatch:
     base_nll: bool
     runs: tuple[Run, ...]
     residuals: tuple[Request, ...]
+
+    @property
+    def asked(self) -> list[Request]:
+        requests = [*(request for run in self.runs for request in run.requests), *self.residuals]
+        return [*requests, BASE_NLL] if self.base_nll else requests
+
+    def starts(self, layers: int) -> list[int]:
+        """The first changed layer of each run."""
+        return [min(run.changes, default=layers) for run in self.runs]
+
+    def is_in(self, store: Store, fingerprint: str) -> bool:
+        """Whether another process has measured all of it by now."""
+        return all(row in store.get(fingerprint, request) for request in self.asked for row in self.rows)
 
     @property
     def streams(self) -> int:
@@ -79,6 +97,8 @@ def measure_runs(
 ) -> dict[Request, Measurement]:
     """Every request's mean over the tokens of `blocks`, and BASE_NLL; what is missing in the store is measured.
 
+    Several processes with the same store share the work: each does what no other is at, and waits for the rest.
+
     As many micro-batches of `batch` sequences as fit in memory run through the model at once, with hidden states for every
     run; for a model in memory usually only one, so that results are stored soon. A kill loses the work in progress: for a
     model in memory, usually one micro-batch at most. A resumed measurement gives the same numbers as an uninterrupted one
@@ -89,11 +109,32 @@ def measure_runs(
     base's loss is NaN or infinite.
     """
     wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
-    known = {request: dict(store.get(fingerprint, request)) for request in wanted}
+    while True:
+        known = {request: store.get(fingerprint, request) for request in wanted}
+        todo = _missing(runs, residuals, blocks, known, batch)
+        if not todo:
+            return {request: _mean(request, known[request], blocks.sequences) for request in wanted}
+        done = 0
+        for found in _measured(model(), blocks, todo, progress, statistics, store, fingerprint):
+            store.put(fingerprint, found)
+            done += len(found)
+        if not done:
+            # Other processes are at what is left.
+            time.sleep(WAIT_SECONDS)
+
+
+def _missing(
+    runs: Sequence[Run],
+    residuals: Sequence[Request],
+    blocks: TokenBlocks,
+    known: Mapping[Request, Mapping[int, SequenceSum]],
+    batch: int,
+) -> list[_MicroBatch]:
+    """What is not known, by micro-batches of sequences."""
     todo: list[_MicroBatch] = []
     for start in range(0, blocks.sequences, batch):
         rows = range(start, min(start + batch, blocks.sequences))
-        missing = {request for request in wanted if not all(row in known[request] for row in rows)}
+        missing = {request for request, sums in known.items() if not all(row in sums for row in rows)}
         if missing:
             left = (replace(run, requests=tuple(r for r in run.requests if r in missing)) for run in runs)
             todo.append(
@@ -104,12 +145,7 @@ def measure_runs(
                     tuple(request for request in residuals if request in missing),
                 )
             )
-    if todo:
-        for found in _measured(model(), blocks, todo, progress, statistics):
-            store.put(fingerprint, found)
-            for request, row, value in found:
-                known[request][row] = value
-    return {request: _mean(request, known[request], blocks.sequences) for request in wanted}
+    return todo
 
 
 def _measured(
@@ -118,27 +154,46 @@ def _measured(
     todo: Sequence[_MicroBatch],
     progress: Report | None,
     statistics: StatisticsOf,
+    store: Store,
+    fingerprint: str,
 ) -> Iterator[Found]:
-    """Yield the missing sums in portions. The head's progress of a portion is reported when the next one is requested, that
-    is when the portion has been written to disk."""
+    """Yield the missing sums in portions, but for those that another process is at. The head's progress of a portion is
+    reported when the next one is requested, that is when the portion has been written to disk."""
     meter = Meter(progress, source)
     kept: Variants | None = {} if _can_keep_variants(source, todo) else None
     groups = _groups(source, blocks, todo, kept is not None)
-    for group in groups:
-        for part in group:
-            starts = [0, *(min(run.changes, default=source.layers) for run in part.runs)]
-            meter.expect(sum(meter.run(len(part.rows), start) for start in starts))
-    for group in groups:
-        where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
-        seen: list[Found] = [[] for _ in group]
-        flows = [part.flow(blocks.ids, source.device, found) for part, found in zip(group, seen, strict=True)]
-        push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=statistics)
-        with source.head() as head:
-            for part, flow, found in zip(group, flows, seen, strict=True):
-                if part.base_nll or part.runs:
-                    found += _of_predictions(head, part, flow)
-                yield found
-                meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
+    units = [
+        sum(meter.run(len(part.rows), start) for part in group for start in (0, *part.starts(source.layers)))
+        for group in groups
+    ]
+    meter.expect(sum(units))
+    for group, amount in zip(groups, units, strict=True):
+        work = digest_of([fingerprint, *([part.rows.start, part.rows.stop, *map(str, part.asked)] for part in group)])
+        with store.claimed(work) as mine:
+            if not mine or all(part.is_in(store, fingerprint) for part in group):
+                meter.expect(-amount)
+                continue
+            yield from _of_group(source, blocks, group, meter, kept, statistics)
+
+
+def _of_group(
+    source: LayerSource,
+    blocks: TokenBlocks,
+    group: Sequence[_MicroBatch],
+    meter: Meter,
+    kept: Variants | None,
+    statistics: StatisticsOf,
+) -> Iterator[Found]:
+    where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
+    seen: list[Found] = [[] for _ in group]
+    flows = [part.flow(blocks.ids, source.device, found) for part, found in zip(group, seen, strict=True)]
+    push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=statistics)
+    with source.head() as head:
+        for part, flow, found in zip(group, flows, seen, strict=True):
+            if part.base_nll or part.runs:
+                found += _of_predictions(head, part, flow)
+            yield found
+            meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
 
 
 def _of_predictions(head: Any, part: _MicroBatch, flow: Flow) -> Found:

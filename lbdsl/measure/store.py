@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +43,12 @@ CREATE TABLE IF NOT EXISTS sums (
 def open_store(cache_dir: Path) -> Store:
     """Open the measurement store of a cache folder; create it if it does not exist."""
     return Store(cache_dir / FILE_NAME)
+
+
+_CLAIMS = "CREATE TABLE IF NOT EXISTS claims (work TEXT PRIMARY KEY, host TEXT, pid INTEGER, until REAL) WITHOUT ROWID"
+
+CLAIM_SECONDS = 600.0
+"""A claim of a process on another machine ends so long after it was made; of one on this machine, with the process."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,28 @@ class Store:
 
         self._guarded(write)
 
+    @contextmanager
+    def claimed(self, work: str) -> Iterator[bool]:
+        """Context in which this process may do `work`, if it yields True: then no other one that lives is at it."""
+        mine = self._guarded(lambda: self._claim(work))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._guarded(lambda: self._connection.execute("DELETE FROM claims WHERE work = ?", (work,)))
+
+    def _claim(self, work: str) -> bool:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            claim = self._connection.execute("SELECT host, pid, until FROM claims WHERE work = ?", (work,)).fetchone()
+            if claim is not None and _lives(*claim):
+                return False
+            own = (work, platform.node(), os.getpid(), time.time() + CLAIM_SECONDS)
+            self._connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", own)
+            return True
+        finally:
+            self._connection.execute("COMMIT")
+
     def close(self) -> None:
         self._connection.close()
 
@@ -126,6 +157,7 @@ class Store:
         if version == 0:
             self._connection.execute(_SCHEMA)
             self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        self._connection.execute(_CLAIMS)
         # A damaged page may be where no later query reads; the file is small, so all of it is checked.
         (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
@@ -160,3 +192,16 @@ class Store:
             raise fail(
                 "LB448", f"{self.path} is damaged: {problem}", help=f"delete it, then measure again: rm {self.path}*"
             ) from None
+
+
+def _lives(host: str, pid: int, until: float) -> bool:
+    """Whether the process that made a claim may still be at it."""
+    if host != platform.node():
+        return time.time() < until
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()

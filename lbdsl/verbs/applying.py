@@ -94,7 +94,7 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     a tracker that is not installed."""
     from lbdsl.run import output as place
 
-    _check_batches(None if chosen.no_heal else recipe.heal)
+    _check_processes(None if chosen.no_heal else recipe.heal)
     missing = [name for name in chosen.report_to if find_spec(name) is None]
     if missing:
         said = f"`--report-to {missing[0]}` needs a package that is not installed"
@@ -116,8 +116,14 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
         place.check_free(output, chosen.force)
 
 
-def _check_batches(heal: Heal | None) -> None:
-    """Raise LB457 for a stage whose batch the processes cannot share equally."""
+def _check_processes(heal: Heal | None) -> None:
+    """Raise LB457 for a stage whose batch the processes cannot share equally, and for a way to share the model itself."""
+    for way in ("FSDP", "DEEPSPEED"):
+        if process_count() > 1 and os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
+            message = f"accelerate's configuration shares the model among processes by {way}, which lbdsl does not do yet"
+            raise fail(
+                "LB457", message, help="take one where each process has the whole model: `distributed_type: MULTI_GPU`"
+            )
     for stage in heal.runs if heal is not None else ():
         if stage.batch % process_count():
             more = -(-stage.batch // process_count()) * process_count()

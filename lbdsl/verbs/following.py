@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lbdsl.core.processes import process_count
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.processes import process_count, process_number, process_on_machine
 from lbdsl.core.progress import Silent
 from lbdsl.plan.schema import Plan
 from lbdsl.verbs.options import RunOptions
@@ -28,16 +30,24 @@ def leading(options: RunOptions) -> Iterator[None]:
     processes.leave()
 
 
-def follow(options: RunOptions) -> None:
-    """In another process: wait for the call of the first, and heal with it."""
+def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
+    """In another process: `measured` takes part in measuring, on the first one's machine; then wait for its call, and heal
+    with it."""
     from lbdsl.heal import processes
+    from lbdsl.heal.heal import HealInterrupted
     from lbdsl.model.load import pick_device
 
+    # The first process decides when to stop, and says what is wrong.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.join(pick_device(options.device))
+    if measured is not None and process_number() == process_on_machine():
+        with suppress(LbdslError):
+            measured()
     call = processes.called()
     if call is not None:
         plan, output, resume = call
-        _heal(Plan.model_validate_json(plan), Path(output), resume, options)
+        with suppress(HealInterrupted):
+            _heal(Plan.model_validate_json(plan), Path(output), resume, options)
     processes.leave()
 
 
