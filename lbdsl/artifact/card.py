@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.benched import COLUMNS, measured_by, row_of
+from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
@@ -17,9 +18,11 @@ from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title
 
 
 def write_card(record: Record, folder: Path) -> None:
-    """Write README.md, and `healing.png` if the model was healed."""
+    """Write README.md, `healing.png` if the model was healed, and `needle.png` if it was asked needles."""
     if drawn := _drawn(record):
         _draw(drawn, folder / "healing.png")
+    if needles := needles_in(record.evaluation or {}):
+        draw_needles(needles, folder / "needle.png")
     (folder / "README.md").write_text(card_text(record), encoding="utf-8")
 
 
@@ -186,6 +189,8 @@ def _quality_lines(record: Record) -> list[str]:
             lines += _quality_table(source)
         for task in record.evaluation.get("tasks", ()):
             lines += _task_table(task)
+        if needles_in(record.evaluation):
+            lines += ["![facts found by length and depth](needle.png)", ""]
     lines += [f"**Caution:** {caution}." for caution in cautions_of(record)]
     lines += [""] if cautions_of(record) else []
     for item in record.asserts:

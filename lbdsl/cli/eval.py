@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import FOLDERS
-from lbdsl.cli.options import Tokens, json_option, measuring_options
+from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
@@ -17,6 +17,14 @@ from lbdsl.cli.options import Tokens, json_option, measuring_options
 @click.option("--data", multiple=True, help="Text to judge on; may be repeated. Default: the recipe's `eval` block.")
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")
+@click.option(
+    "--task", "tasks", multiple=True, metavar="NAME", help="Benchmark to ask; may be repeated. Default: the recipe's."
+)
+@click.option("--limit", type=click.IntRange(2), help="The most questions of each benchmark.")
+@click.option(
+    "--needle", "needles", type=Tokens(), multiple=True, help="Tokens of texts to find facts in; may be repeated."
+)
+@click.option("-o", "--output", type=Picture(dir_okay=False), help="Draw the needles' heat map here.")
 @json_option
 @measuring_options
 @click.pass_context
@@ -27,18 +35,37 @@ def command(
     data: tuple[str, ...],
     tokens: int | None,
     seq: int | None,
+    tasks: tuple[str, ...],
+    limit: int | None,
+    needles: tuple[int, ...],
+    output: Path | None,
     as_json: bool,
     options: Any,
     progress: Any,
 ) -> None:
-    """Perplexity, KL to the base and top-1 agreement of ARTIFACT, with standard errors, and its asserts."""
+    """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts."""
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.verbs.evaluating import evaluate_artifact
 
     judged = evaluate_artifact(
-        artifact, against=against, data=data, tokens=tokens, seq=seq, options=options, progress=progress
+        artifact,
+        against=against,
+        data=data,
+        tokens=tokens,
+        seq=seq,
+        tasks=tasks,
+        limit=limit,
+        needle=needles,
+        options=options,
+        progress=progress,
     )
     show_diagnostics(judged.diagnostics)
+    if output is not None:
+        from lbdsl.artifact.needle import draw_needles, needles_in
+
+        if not needles_in(judged.quality):
+            raise click.UsageError("-o draws needles, and none are asked: add --needle 4Ki")
+        draw_needles(needles_in(judged.quality), output)
     if as_json:
         print_json(judged.to_json())
     else:

@@ -49,16 +49,20 @@ def evaluate_artifact(
     data: str | Sequence[str] | None = None,
     tokens: int | None = None,
     seq: int | None = None,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    needle: Sequence[int] = (),
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
 ) -> Judged:
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
     `against` is the base model, needed when it is not at the path in the record; `data` (one text or several), `tokens`
-    (in tokens) and `seq` replace the block's settings. Raises LbdslError when the folder is not an artifact, was edited,
-    or the base is not the one it was made from.
+    (in tokens), `seq`, `tasks`, `limit` and `needle` (contexts in tokens) replace the block's settings. Raises LbdslError
+    when the folder is not an artifact, was edited, or the base is not the one it was made from.
     """
     from lbdsl.artifact.restore import artifact_beside
+    from lbdsl.evaluate.harness import check_tasks
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
     from lbdsl.verbs.texts import data_folder, eval_blocks, eval_tests
@@ -75,20 +79,28 @@ def evaluate_artifact(
     # A path given on the command line is relative to the working directory, not to the recipe.
     block = plan.eval or Evaluate()
     named = (data,) if isinstance(data, str) else tuple(data or ())
-    asked = {"data": tuple(map(_here, named)) or block.data, "tokens": tokens or block.tokens, "seq": seq or block.seq}
+    asked = {
+        "data": tuple(map(_here, named)) or block.data,
+        "tokens": tokens or block.tokens,
+        "seq": seq or block.seq,
+        "tasks": tuple(map(_here, tasks)) or block.tasks,
+        "limit": limit or block.limit,
+        "needle": tuple(needle) or block.needle,
+    }
     wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
+    check_tasks(wanted.tasks, data_folder(plan.recipe.path))
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
-    tasks = ask(base, changed, eval_tests(wanted, bench, data_folder(plan.recipe.path)), bench.progress)
+    answers = ask(base, changed, eval_tests(wanted, bench, data_folder(plan.recipe.path)), bench.progress)
     recipe = planned_recipe(plan)
     found += judging_findings(recipe, wanted, bench.facts)
     asserts = gate_of(plan, recipe, bench.facts)(
-        {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in tasks}
+        {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in answers}
     )
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
-    return Judged(record, evaluation_json(judged, tasks=tasks), asserts, tuple(found))
+    return Judged(record, evaluation_json(judged, tasks=answers), asserts, tuple(found))
 
 
 def _here(data: str) -> str:

@@ -1,0 +1,41 @@
+"""The heat map of needles: what two models find, by length and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of an evaluation that are needles."""
+    return [task for task in evaluation.get("tasks", ()) if task["name"].startswith("needle(")]
+
+
+def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
+    """A row of cells for each length, a cell for each depth, the base beside this model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, both = pyplot.subplots(1, 2, figsize=(9, 1.2 + 0.5 * len(tasks)), dpi=110, sharey=True, squeeze=False)
+    for axes, model, title in zip(both[0], ("base", "artifact"), ("base", "this model"), strict=True):
+        for row, task in enumerate(tasks):
+            parts = list(task["parts"].values())
+            width = 100 / len(parts)
+            for place, part in enumerate(parts):
+                share = part[model]
+                color = pyplot.get_cmap("RdYlGn")(share)
+                axes.barh(row, width, left=place * width, height=0.9, color=color, edgecolor="white")
+                axes.text((place + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("depth of the fact, % of the text", fontsize=8)
+        axes.set_xlim(0, 100)
+        axes.tick_params(labelsize=8)
+    both[0][0].set_yticks(range(len(tasks)), [task["name"] for task in tasks], fontsize=8)
+    both[0][0].invert_yaxis()
+    figure.suptitle("facts found, %", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
