@@ -56,4 +56,8 @@ def _plan(path: Path) -> Plan:
         return read_record(path, from_version1).unwrap().plan
     if not path.is_file():
         raise fail("LB466", f"there is no {path}", help=(*did_you_mean(path), "give .lbplan files or artifacts"))
+    if path.suffix == ".lbr":
+        raise fail(
+            "LB466", f"{path} is a recipe, not a plan", help=f"plan it first: lbdsl plan {path} MODEL -o {path.stem}.lbplan"
+        )
     return load_plan(path).unwrap()

@@ -120,6 +120,8 @@ def _sweep(
     from lbdsl.solve.case import costs_asked
     from lbdsl.verbs.sweeping import plan_sweep
 
+    if sweep[0] in given:
+        raise click.UsageError(f"--sweep and --set both give ${sweep[0]} a value")
     name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
     if output is not None:
         output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)

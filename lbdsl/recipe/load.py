@@ -239,7 +239,9 @@ class _Resolver:
         key = key or what
         if key in self.once:
             first = (Label(self.once[key], "first here"),)
-            self.scope.error("LB213", f"`{what}` is given twice", span, labels=first, help="remove one of them")
+            help = "name all the layers in one, as in `choose for layers 0-9, 20-29 among ...`"
+            help = help if what == "choose" else "remove one of them"
+            self.scope.error("LB213", f"`{what}` is given twice", span, labels=first, help=help)
             return False
         self.once[key] = span
         return True

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
 from lbdsl.core.progress import AnyProgress
 from lbdsl.solve.case import costs_asked
 from lbdsl.verbs.options import RunOptions
@@ -35,8 +35,8 @@ def plan_sweep(
     contexts: tuple[int, ...] = (),
     again: bool = False,
 ) -> tuple[Swept, ...]:
-    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Raises LbdslError if no
-    value gives a plan."""
+    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
+    values that have a plan. Raises LbdslError if no value gives one."""
     bench = Workbench(model, options, progress)
     found: list[Swept] = []
     for value in values:
@@ -47,6 +47,14 @@ def plan_sweep(
             found.append(Swept(value, planned_on(loaded, bench, (*contexts, *named), again)))
         except LbdslError as problem:
             found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
+        except KeyboardInterrupt:
+            if not any(item.planned is not None for item in found):
+                raise
+            stopped = error(
+                "LB357", f"stopped before `{name} = {value}` had a plan", help="the same command goes on from there"
+            )
+            found.append(Swept(value, None, (stopped,)))
+            break
     if all(item.planned is None for item in found):
         raise LbdslError(found[0].errors)
     return tuple(found)

@@ -121,6 +121,10 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert [row["plan"] is not None for row in found["plans"]] == [True, False]
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=1%,2%").code == 5
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "x.lbplan").code == 2
+    both = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "--set", "budget=40%")
+    assert (both.code, "both give $budget a value" in both.err) == (2, True)
+    recipe = lbdsl("diff", "r.lbr", "r.lbr")
+    assert "lbdsl plan r.lbr MODEL -o r.lbplan" in recipe.err
 
 
 def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
@@ -161,3 +165,22 @@ def test_while_beside_an_until_that_too_many_layers_would_make_impossible(workpl
     mixers = [layer["after"]["mixer"] for layer in plan["layers"]]
     assert None in mixers
     assert any(mixer is not None and mixer["window"] for mixer in mixers)
+
+
+def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lbdsl.verbs import sweeping
+
+    real, values = sweeping.planned_on, []
+
+    def interrupted(*args, **kwargs):
+        values.append(args)
+        if len(values) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sweeping, "planned_on", interrupted)
+    Path("r.lbr").write_text("param $share: ratio = 50%\nlowest $share by sensitivity drop\nelse keep\n")
+    done = lbdsl("plan", "r.lbr", "model", "--sweep", "share=30%,40%,50%", "--json")
+    rows = json.loads(done.out)["plans"]
+    assert [(row["value"], row["plan"] is not None) for row in rows] == [("30%", True), ("40%", False)]
+    assert "stopped before" in done.err
