@@ -151,7 +151,8 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
     room = 0.0 if base.in_memory and artifact.in_memory else room_for_streams(base, artifact)
     for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
         before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))
-        where = f"sequence {len(base_nll) + 1} of {blocks.sequences}"
+        first, last = len(base_nll) + 1, len(base_nll) + sum(map(len, group))
+        where = f"sequence{f's {first}-{last}' if last > first else f' {first}'} of {blocks.sequences}"
         push(base, before, meter.layers_of(before, f"{where}, base"))
         push(artifact, after, meter.layers_of(after, f"{where}, result"))
         with base.head() as head, artifact.head() as other:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lbdsl.core.processes import process_number
+from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
@@ -124,7 +124,8 @@ def _teacher(
 
 def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
     """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
-    needed, free = training_bytes(stage, inputs.facts, inputs.compute), free_bytes(inputs.device)
+    share = stage.model_copy(update={"batch": stage.batch // process_count()})
+    needed, free = training_bytes(share, inputs.facts, inputs.compute), free_bytes(inputs.device)
     if needed <= free:
         return False
     progress.say(
