@@ -46,18 +46,31 @@ def every_plan(problem: Problem) -> list[tuple[float, dict[int, int]]]:
 @pytest.mark.parametrize("pairs", [False, True])
 def test_brute_force_agrees(seed: int, pairs: bool) -> None:
     random = Random(seed)
+    among = random.choice([ALTERNATIVES, "keep, swa(window=64), drop"])
+    before = random.choice(["", "layers 0 keep", "layers all quantize(bits=8)", "layers 1 drop"])
+    assert_brute_force_agrees(random, among, before, random.randint(3, 5), pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pairs", [False, True])
+def test_brute_force_agrees_on_eight_layers(seed: int, pairs: bool) -> None:
+    assert_brute_force_agrees(Random(seed), "keep, swa(window=64), kv_heads(1), drop", "", 8, pairs)
+
+
+def assert_brute_force_agrees(random: Random, among: str, before: str, layers: int, pairs: bool) -> None:
+    """With random scores, pair terms and three budgets."""
     kv, weights, flops = (random.randint(*ends) for ends in ((15, 90), (60, 95), (60, 95)))
-    recipe = recipe_of(
-        f"kv(8Ki) <= {kv}%, weights <= {weights}% and flops(1Ki) <= {flops}%",
-        random.choice([ALTERNATIVES, "keep, swa(window=64), drop"]),
-        random.choice(["", "layers 0 keep", "layers all quantize(bits=8)", "layers 1 drop"]),
-    )
-    facts = llama_facts(layers=random.randint(3, 5))
+    recipe = recipe_of(f"kv(8Ki) <= {kv}%, weights <= {weights}% and flops(1Ki) <= {flops}%", among, before)
+    facts = llama_facts(layers=layers)
     problem = choice_of(recipe, facts, scores_of(recipe, facts, random), {}).unwrap()
     if pairs:
         places = problem.places
         chosen = {
-            (one, other): random.uniform(-0.5, 0.5) for one in places for other in places if one[0] < other[0] and one[1]
+            (one, other): random.uniform(-0.5, 0.5)
+            for one in places
+            for other in places
+            if one[0] < other[0] and one[1] and other[1]
         }
         problem = replace(problem, pairs=chosen)
     expected = every_plan(problem)
