@@ -1,6 +1,7 @@
 """Text that a model writes itself: of the kind that it was trained on, whatever that is.
 
-Sources: self-calibration, Williams et al. (arXiv 2410.17170); min-p sampling, Nguyen et al. (arXiv 2407.01082).
+Source: self-calibration, Williams et al. (arXiv 2410.17170). Cutting off improbable tokens (min-p 0.05) makes the text of a
+small model coherent, and heals worse: it is less varied (docs/healing.md).
 """
 
 from __future__ import annotations
@@ -26,15 +27,11 @@ from lbdsl.data.split import TextPart
 
 NAME = "text of the model itself"
 
-VERSION = 3
+VERSION = 2
 """Increase it when another text is written."""
 
 BATCH = 32
 """The most sequences that are written together, and kept in one file: what a kill can lose."""
-
-
-LEAST = 0.05
-"""Tokens less probable than so much of the most probable one are not drawn: a small model loses the thread by them."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,8 @@ class Writer:
     stage: Callable[[], AbstractContextManager[Report]]
 
     def ids(self, count: int, seq: int, seed: int) -> Tensor:
-        """The first `count` of its sequences of `seq` tokens: int64 [count, seq]. They are sampled at temperature 1,
-        but for tokens below `LEAST`, from the start token, or the end token if there is none; an end token does not end a
-        sequence. Raises LB448."""
+        """The first `count` of its sequences of `seq` tokens: int64 [count, seq]. They are sampled at temperature 1 from
+        the start token, or the end token if there is none; an end token does not end a sequence. Raises LB448."""
         rows = [min(BATCH, count - start) for start in range(0, count, BATCH)]
         paths = [self._path(number, rows[number], seq, seed) for number in range(len(rows))]
         kept = {number: ids for number, path in enumerate(paths) if (ids := _kept(path, (rows[number], seq))) is not None}
@@ -92,7 +88,6 @@ def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: C
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        min_p=LEAST,
         max_new_tokens=seq - 1,
         eos_token_id=model.config.vocab_size,
         pad_token_id=start,
