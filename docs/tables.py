@@ -159,6 +159,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "choices": lambda: results("choices"),
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
+    "healing": lambda: results("healing"),
+    "healing_methods": lambda: results("healing_methods"),
     "patches": lambda: results("patches"),
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
