@@ -26,9 +26,10 @@ def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
             width = 100 / len(parts)
             for place, part in enumerate(parts):
                 share = part[model]
+                ink = "black" if 0.15 < share < 0.85 else "white"
                 color = pyplot.get_cmap("RdYlGn")(share)
                 axes.barh(row, width, left=place * width, height=0.9, color=color, edgecolor="white")
-                axes.text((place + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+                axes.text((place + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("depth of the fact, % of the text", fontsize=8)
         axes.set_xlim(0, 100)

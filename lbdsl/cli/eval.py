@@ -18,11 +18,20 @@ from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")
 @click.option(
-    "--task", "tasks", multiple=True, metavar="NAME", help="Benchmark to ask; may be repeated. Default: the recipe's."
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="NAME",
+    help="Benchmark to ask: a name, or a YAML file here; may be repeated. "
+    "Default: the recipe's. What asserts name is always asked.",
 )
 @click.option("--limit", type=click.IntRange(2), help="The most questions of each benchmark.")
 @click.option(
-    "--needle", "needles", type=Tokens(), multiple=True, help="Tokens of texts to find facts in; may be repeated."
+    "--needle",
+    "needles",
+    type=Tokens(),
+    multiple=True,
+    help="Tokens of a text to find facts in; may be repeated. Default: the recipe's.",
 )
 @click.option("-o", "--output", type=Picture(dir_okay=False), help="Draw the needles' heat map here.")
 @json_option
@@ -66,6 +75,7 @@ def command(
         if not needles_in(judged.quality):
             raise click.UsageError("-o draws needles, and none are asked: add --needle 4Ki")
         draw_needles(needles_in(judged.quality), output)
+        progress.say(f"Drew {output}")
     if as_json:
         print_json(judged.to_json())
     else:

@@ -14,7 +14,7 @@ from lbdsl.core.units import Unit
 from lbdsl.language.words import keywords
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
-from lbdsl.metrics import Metric, Of, metrics
+from lbdsl.metrics import Metric, Of, TaskMetric, metrics
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.recipe.values import signature
 
@@ -98,14 +98,14 @@ def unit_text(cls: type[Metric]) -> str:
 def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
     """Where a metric may be used, and what it means there."""
     name = cls.kind
+    asked = f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them'
+    if issubclass(cls, TaskMetric):
+        asked = f"as in `{cls.form()}`; asked of the finished model and of its base"
     meant = f"; `{name}` means `{name}({cls.default_action})`" if cls.takes_action else ""
     said = {
         Of.LAYER: ("In `where` and `by`", f"the value of each layer{meant}"),
         Of.CHANGED: ("In `assert`", f"`{name}` is that of the whole changed model, before healing"),
-        Of.FINISHED: (
-            "In `assert`",
-            f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them',
-        ),
+        Of.FINISHED: ("In `assert`", asked),
     }
     return tuple(said[of] for of in Of if of in cls.of)
 

@@ -9,14 +9,14 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.tasks import Answers, TaskResult
 from lbdsl.measure.layer_source import LayerSource
@@ -30,13 +30,14 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
     """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read."""
     if names and find_spec("lm_eval") is None:
         said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
-        raise fail("LB485", said, help="pip install 'lbdsl[tasks]'")
+        raise fail("LB485", said, help="pip install lm-eval")
     plain = [name for name in names if _file(name, folder) is None]
     for name in names:
         if name.endswith((".yaml", ".yml")) and name in plain:
             raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
     if names:
         with _quiet():
+            from lm_eval.api.metrics import mean
             from lm_eval.tasks import TaskManager
 
             manager = TaskManager()
@@ -44,7 +45,12 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
         if name in plain and name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
         with _asking(name, _file(name, folder)) as spec:
-            manager.load([spec])
+            for part in manager.load([spec])["tasks"].values():
+                # The first question, so that its templates are tried.
+                part.build_all_requests(limit=1, rank=0, world_size=1)
+                metric = _preferred(list(part.aggregation()))
+                if part.aggregation()[metric] is not mean:
+                    raise _no_share(name, metric)
 
 
 def _unknown(name: str, known: Sequence[str]) -> Exception:
@@ -85,10 +91,10 @@ class HarnessTask:
         with progress.stage(f"asking {self.name}") as report:
             before = self._samples(base, lambda done, total: report(done, 2 * total, "base"))
             after = self._samples(artifact, lambda done, total: report(total + done, 2 * total, "result"))
-        metric = _metric(self.name, before)
+        metric = _metric(self.task, before)
         answers = {
             part: [
-                Answers(1, _right(self.name, one, metric), _right(self.name, other, metric))
+                Answers(1, _right(self.task, one, metric), _right(self.task, other, metric))
                 for one, other in zip(_first_filter(before[part]), _first_filter(after[part]), strict=True)
             ]
             for part in before
@@ -130,7 +136,7 @@ def _asked(model: Any, tokenizer: Any, batch: int, told: Callable[[float, float]
     class Asked(HFLM):
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self.requests, self.answered = len(requests), 0
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+            return super()._loglikelihood_tokens(requests, *args, **{**kwargs, "disable_tqdm": True})
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
             self.answered += len(inps)
@@ -140,13 +146,21 @@ def _asked(model: Any, tokenizer: Any, batch: int, told: Callable[[float, float]
     return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
 
 
+def _preferred(metrics: Sequence[str]) -> str:
+    return next(metric for metric in (*PREFERRED, *metrics) if metric in metrics)
+
+
+def _no_share(name: str, metric: str) -> Exception:
+    message = f"{task_name(name)} has no share of right answers: `{metric}` is none"
+    return fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
+
+
 def _metric(name: str, samples: Mapping[str, Any]) -> str:
     parts = [set(of[0]["metrics"]) for of in samples.values()]
     shared = [metric for metric in next(iter(samples.values()))[0]["metrics"] if all(metric in part for part in parts)]
-    found = next((metric for metric in (*PREFERRED, *shared) if metric in shared), None)
-    if found is None:
-        raise fail("LB456", f"{name} has parts with different metrics", help="name one of its parts")
-    return found
+    if not shared:
+        raise fail("LB456", f"{task_name(name)} has parts with different metrics", help="name one of its parts")
+    return _preferred(shared)
 
 
 def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -157,8 +171,7 @@ def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 def _right(name: str, sample: Mapping[str, Any], metric: str) -> float:
     value = sample[metric]
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        message = f"{name} has no share of right answers: its `{metric}` of a question is {value!r}"
-        raise fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
+        raise _no_share(name, metric)
     return float(value)
 
 
@@ -168,20 +181,28 @@ def _asking(name: str, path: Path | None) -> Iterator[str]:
     try:
         with _quiet(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as problem:
-        said = str(problem).strip().splitlines() or [type(problem).__name__]
-        help = "data of a hub need a network once; a YAML file may name data of your own"
-        raise fail("LB456", f"{task_name(name)} cannot be asked: {said[0]}", help=help) from problem
+    except LbdslError:
+        raise
+    except Exception as problem:
+        # A task is code and templates of others: whatever is wrong with it is said as that.
+        said = (str(problem).strip().splitlines() or [""])[0]
+        said = f"{type(problem).__name__}: {said}" if said and said != "None" else type(problem).__name__
+        help = "the harness's guide to tasks in YAML says what a field means; paths are relative to the file"
+        if isinstance(problem, OSError):
+            help = "data of a hub need a network once; a YAML file may name data of your own, relative to it"
+        raise fail("LB456", f"{task_name(name)} cannot be asked: {said}", help=help) from problem
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the harness's own bars and messages."""
-    before, level = os.environ.get("TQDM_DISABLE"), logging.root.manager.disable
-    os.environ["TQDM_DISABLE"] = "1"
+    from tqdm import tqdm
+
+    made, level = tqdm.__init__, logging.root.manager.disable
+    tqdm.__init__ = partialmethod(made, disable=True)
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(level)
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
+        tqdm.__init__ = made

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_count
 
 T = TypeVar("T")
+
+LOST = ("gloo", "nccl", "connection", "socket")
+"""Words in the errors of a collective whose other side is gone."""
 
 PATIENCE = timedelta(days=30)
 """The first process measures and judges while the others wait. One that dies is noticed by the launcher."""
@@ -36,10 +41,22 @@ def call(message: object) -> None:
 
 
 def leave() -> None:
-    """Part; those that were not called learn it. After a failure nobody waits: the launcher ends the others."""
+    """Part; those that were not called learn it."""
     if process_count() > 1:
         call(None)
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Context that turns a collective which fails, as another process has ended, into LB459."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if process_count() == 1 or not any(word in str(problem).lower() for word in LOST):
+            raise
+        help = "the first error above says why; the same command with --resume goes on from the last checkpoint"
+        raise fail("LB459", "another process of this run has ended", help=help) from problem
 
 
 def called() -> Any:

@@ -20,8 +20,8 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema import Evaluate, Measure, PostScore, Recipe
-from lbdsl.recipe.schema_blocks import SEQUENCES, HealSettings
+from lbdsl.recipe.schema import Evaluate, Measure, PostScore, Recipe, ResolvedAssertion
+from lbdsl.recipe.schema_blocks import SEQUENCES, SHORTEST_NEEDLE, HealSettings
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
@@ -49,7 +49,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
         judged = judged.with_tasks(tasks_asked(recipe))
-        found += _needle_findings(judged, recipe, facts)
+        found += _needle_findings(judged, recipe.asserts, facts)
         blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
@@ -69,10 +69,13 @@ def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
                 yield part.task
 
 
-def _needle_findings(judged: Evaluate, recipe: Recipe, facts: ModelFacts) -> Iterator[Diagnostic]:
-    """LB336 for texts beyond the model's positions."""
-    places = [(part.task, part.span) for item in recipe.asserts for part in walk(item.expr) if isinstance(part, PostScore)]
+def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB336 for texts beyond the model's positions, and for too short ones."""
+    places = [(part.task, part.span) for item in asserts for part in walk(item.expr) if isinstance(part, PostScore)]
     for context in judged.needle:
+        if context < SHORTEST_NEEDLE:
+            message = f"a text of {context} tokens is too short to hide facts in"
+            yield error("LB336", message, help=f"take at least {SHORTEST_NEEDLE}")
         if context > facts.positions:
             span = next((span for task, span in places if task == context), _setting(judged, "needle"))
             positions = tokens_text(facts.positions)
@@ -84,7 +87,7 @@ def judged_lengths(wanted: Evaluate, specs: Sequence[LayerSpec], facts: ModelFac
     """The same for the `eval` block of a finished model; `specs` are its layers."""
     window = max(given_windows(facts.layer_specs, specs), default=0)
     settled = _settled(wanted, JUDGED, window, facts)
-    found = tuple(_length_findings("eval", wanted, settled, window, facts))
+    found = (*_length_findings("eval", wanted, settled, window, facts), *_needle_findings(wanted, (), facts))
     return Diagnosed(None if any(d.is_error for d in found) else settled, found)
 
 

@@ -52,7 +52,8 @@ def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
 
 def shares_of(task: Mapping[str, Any]) -> dict[str, str]:
     """The cells of a task's right answers: the base's, the artifact's, and how much is left of them."""
-    return {name: cell_text(task[name], task["stderr"][name], Unit.RATIO) for name in ("base", "artifact", "recovery")}
+    shown = {name: cell_text(task[name], task["stderr"][name], Unit.RATIO) for name in ("base", "artifact", "recovery")}
+    return shown if task["recovery"] is not None else {**shown, "recovery": "the base has none"}
 
 
 def _words_of(unit: str) -> tuple[int, str]:

@@ -252,7 +252,7 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
     name, argument = node.name.name, _argument(node)
     form = metrics()[name].form()
     if argument is None:
-        scope.fail("LB104", f"`{name}` needs an argument", node.span, help=f"as in `{form}`")
+        scope.fail("LB104", f"`{name}` takes one argument", node.span, help=f"as in `{form}`")
     if name == "recovery":
         known = [kind for kind, cls in metrics_of(Of.FINISHED).items() if issubclass(cls, TaskMetric) and kind != name]
         if not isinstance(argument, tree.Call) or argument.name.name not in known:
@@ -270,6 +270,8 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
     value = constant(scope, argument, words=True)
     if not isinstance(value, String):
         scope.fail("LB106", f"expected the name of a task, not {described(value)}", argument.span, help="quote it")
+    if not value.value.strip():
+        scope.fail("LB105", "a task without a name", argument.span, help=f"as in `{form}`")
     return PostScore(node.span, name, task_name(value.value), value.value)
 
 

@@ -16,7 +16,7 @@ from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
-from lbdsl.recipe.schema_blocks import HealSettings, Stage
+from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_changes import change_lines
@@ -178,12 +178,11 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
         return
     texts = " and ".join(map(printable, plan.eval.data))
     each = " each" if len(plan.eval.data) > 1 else ""
-    yield from _wrapped(
-        f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}",
-        width,
-        12,
-        "",
-    )
+    said = f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}"
+    tasks: tuple[int | str, ...] = (*plan.eval.needle, *plan.eval.tasks)
+    asked = ", ".join(printable(task_name(task)) for task in tasks)
+    limit = f", {plan.eval.limit} questions each" if plan.eval.limit is not None and plan.eval.tasks else ""
+    yield from _wrapped(said + (f"; asked {asked}{limit}" if asked else ""), width, 12, "")
 
 
 def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:

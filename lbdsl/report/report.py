@@ -88,11 +88,13 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
 
 def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     """Right answers of both models; of a needle at each depth, too, as a heat map: the more is found, the greener."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(Text(printable(f"{task['name']}, {task['questions']} questions, {task['metric']}")))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(Text(printable(task["name"])))
     for title in ("base", "artifact", "recovery"):
         table.add_column(title, justify="right")
-    table.add_row("all", *(shown[name] for name in ("base", "artifact", "recovery")))
+    table.add_row(
+        f"{task['metric']}, {task['questions']} questions", *(shown[name] for name in ("base", "artifact", "recovery"))
+    )
     for name, part in task["parts"].items():
         cells = [Text(f"{part[model]:.0%}", style=_heat(part[model])) for model in ("base", "artifact")]
         table.add_row(Text(printable(name)), *cells, "")

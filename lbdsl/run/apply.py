@@ -22,6 +22,7 @@ from lbdsl.artifact.save import save_model
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
 from lbdsl.evaluate.tasks import TaskResult, ask
+from lbdsl.heal import processes
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.packed import RoundedModel
@@ -143,7 +144,8 @@ def _make(
         if needless:
             progress.say("every assert holds before healing already; --no-heal would skip it")
         stop_if(should_stop)
-        model, healed = healed_model(plan, inputs, model, work, resume, progress, should_stop)
+        with processes.together():
+            model, healed = healed_model(plan, inputs, model, work, resume, progress, should_stop)
         healed["needless"] = needless
     stop_if(should_stop)
     notes = {"changes": list(records), "heal": healed, "before_healing": before}

@@ -241,12 +241,11 @@ def _apply(
                 help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
             )
         )
-    remedy = "heal it (without --no-heal)" if result.record.no_heal else "heal longer"
     found += [
         error(
             "LB468",
             f"the quality gate failed: assert {item.text}{_got(item)}",
-            help=f"the result was set aside in {result.folder}; {remedy}, or change less",
+            help=f"the result was set aside in {result.folder}; {_remedy(item, result.record.no_heal)}",
         )
         for item in result.record.asserts
         if item.status == "fail"
@@ -389,6 +388,12 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
             )
         )
     return tuple(found)
+
+
+def _remedy(item: AssertResult, no_heal: bool) -> str:
+    if item.value is None:
+        return "it has no value, as `recovery` where the base itself has no right answer"
+    return f"{'heal it (without --no-heal)' if no_heal else 'heal longer'}, or change less"
 
 
 def _got(item: AssertResult) -> str:

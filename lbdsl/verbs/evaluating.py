@@ -12,7 +12,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import AnyProgress
 from lbdsl.plan.gates import gate_of
-from lbdsl.plan.lengths import judged_lengths, judging_findings
+from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 from lbdsl.verbs.notebook import NotebookResult
@@ -83,18 +83,19 @@ def evaluate_artifact(
         "data": tuple(map(_here, named)) or block.data,
         "tokens": tokens or block.tokens,
         "seq": seq or block.seq,
-        "tasks": tuple(map(_here, tasks)) or block.tasks,
+        "tasks": tuple(task if task in block.tasks else _here(task) for task in tasks) or block.tasks,
         "limit": limit or block.limit,
         "needle": tuple(needle) or block.needle,
     }
-    wanted = judged_lengths(block.model_copy(update=asked), plan.specs, bench.facts).unwrap()
+    recipe = planned_recipe(plan)
+    asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
+    wanted = judged_lengths(asked_of, plan.specs, bench.facts).unwrap()
     check_tasks(wanted.tasks, data_folder(plan.recipe.path))
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
     answers = ask(base, changed, eval_tests(wanted, bench, data_folder(plan.recipe.path)), bench.progress)
-    recipe = planned_recipe(plan)
     found += judging_findings(recipe, wanted, bench.facts)
     asserts = gate_of(plan, recipe, bench.facts)(
         {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in answers}

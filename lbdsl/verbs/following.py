@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,8 +27,10 @@ def leading(options: RunOptions) -> Iterator[None]:
     from lbdsl.model.load import pick_device
 
     processes.join(pick_device(options.device))
-    yield
-    processes.leave()
+    try:
+        yield
+    finally:
+        processes.leave()
 
 
 def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
@@ -43,12 +46,21 @@ def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
     if measured is not None and process_number() == process_on_machine():
         with suppress(LbdslError):
             measured()
-    call = processes.called()
-    if call is not None:
-        plan, output, resume = call
-        with suppress(HealInterrupted):
-            _heal(Plan.model_validate_json(plan), Path(output), resume, options)
-    processes.leave()
+    try:
+        with processes.together():
+            call = processes.called()
+            if call is not None:
+                plan, output, resume = call
+                with suppress(HealInterrupted):
+                    _heal(Plan.model_validate_json(plan), Path(output), resume, options)
+            processes.leave()
+    except LbdslError as problem:
+        # What it alone knows.
+        for found in problem.diagnostics:
+            if found.is_error and found.code != "LB459":
+                said = f"error[{found.code}] of process {process_number()}: {found.message}"
+                print(said, *found.help, sep="\n  = help: ", file=sys.stderr)
+        raise
 
 
 def _heal(plan: Plan, output: Path, resume: bool, options: RunOptions) -> None:

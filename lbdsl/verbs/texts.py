@@ -15,7 +15,7 @@ from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of
+from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of, task_name
 from lbdsl.verbs.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     if recipe.eval is not None:
         from lbdsl.evaluate.harness import check_tasks
 
+        if recipe.eval.tasks and bench.streamed:
+            help = (
+                "leave out --low-memory" if bench.options.low_memory else "leave it out, or take a machine with more memory"
+            )
+            raise fail("LB456", f"{task_name(recipe.eval.tasks[0])} needs the whole model in memory", help=help)
         check_tasks(recipe.eval.tasks, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 

@@ -217,9 +217,17 @@ def test_facts_in_long_texts_are_asked_for_and_gated(workplace: Path, lbdsl) -> 
         assert "75%" in text
     judged = json.loads(lbdsl("eval", "out", "--json").out)
     assert judged["tasks"] == tasks
+    # What an assert names is asked always.
+    drawn = lbdsl("eval", "out", "--needle", "400", "--json", "-o", "needle.png")
+    assert [task["name"] for task in json.loads(drawn.out)["tasks"]] == ["needle(400)", "needle(300)"]
+    assert Path("needle.png").stat().st_size > 1000
+    for context in ("10", "4Ki"):
+        done = lbdsl("eval", "out", "--needle", context)
+        assert (done.code, "LB336" in done.err) == (1, True), done.err
     # A random model finds nothing, of which nothing can be left.
     record = applied(lbdsl, asked + "assert recovery(needle(300)) >= 50%\n", expect=4)
     assert [item["status"] for item in record["asserts"]] == ["pass", "fail"]
+    assert "the base has none" in record["said"]
     Path("r.lbr").write_text(HEAD + "assert needle(1M) >= 90%\n")
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, "LB336" in done.err) == (1, True), done.err
@@ -234,6 +242,13 @@ doc_to_text: "{{text}}"
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{answer}}"
 metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+
+
+PERPLEXITY = """output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}]
 """
 
 
@@ -274,9 +289,13 @@ def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> N
         ("hellaswagg", None, "did you mean `hellaswag`?"),
         ("absent.yaml", None, "there is no file"),
         ("lost.yaml", YAML.replace("own.jsonl", "lost.jsonl"), "cannot be asked"),
+        ("wrong.yaml", YAML.replace("{{text}}", "{{txt}}"), "UndefinedError: 'txt'"),
+        ("broken.yaml", "task: own\ndataset_path: [json", "cannot be asked: ParserError"),
+        ("perplexity.yaml", YAML[: YAML.index("output_type")] + PERPLEXITY, "no share of right answers"),
     ],
 )
 def test_tasks_that_cannot_be_asked(workplace: Path, lbdsl, name: str, yaml: str | None, said: str) -> None:
+    Path("own.jsonl").write_text(json.dumps({"text": "Count:", "choices": [" one", " two"], "answer": 0}) + "\n")
     if yaml is not None:
         Path(name).write_text(yaml)
     Path("r.lbr").write_text(f'{HEAD}eval {{ tokens = 256; seq = 64; tasks = "{name}" }}\n')
@@ -289,4 +308,4 @@ def test_tasks_need_a_package(workplace: Path, lbdsl, monkeypatch: pytest.Monkey
     Path("r.lbr").write_text(f"{HEAD}eval {{ tasks = hellaswag }}\n")
     done = lbdsl("plan", "r.lbr", "model")
     assert done.code != 0
-    assert "pip install 'lbdsl[tasks]'" in done.err
+    assert "pip install lm-eval" in done.err

@@ -97,11 +97,20 @@ def test_one_process_dies_and_another_number_of_them_resumes(fresh: Path) -> Non
     Path("driver.py").write_text(DYING)
     broken = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two")
     assert broken.returncode != 0
+    assert "internal error" not in broken.stderr
     assert not Path("two").exists()
     assert list(Path("two.lbdsl-work/heal/1-distill").glob("checkpoint-*"))
     resumed = ran(*APPLY, "two", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_alike("one", "two")
+
+
+def test_an_error_is_said_once(fresh: Path) -> None:
+    done = ran(*TOGETHER, "3", *APPLY, "three")
+    assert done.returncode != 0
+    assert done.stderr.count("LB457") == 1
+    assert "internal error" not in done.stderr
+    assert not Path("three").exists()
 
 
 def test_processes_that_do_not_know_of_each_other_share_the_measuring(fresh: Path) -> None:
