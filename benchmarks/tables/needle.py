@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.evaluated import made
-from benchmarks.table import ROOT, Row, Table
+from benchmarks.table import ROOT, Row, Table, once
 from benchmarks.tables.healing import METHODS
 from benchmarks.tables.judged import lbdsl
 
@@ -22,18 +23,28 @@ HEALING = {
 CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
 
 
-def row(sinks: str, healing: str, model: str = "artifact") -> Row:
-    def run(work: Path) -> dict[str, float]:
-        folder = made(work, f"{sinks}-{healing}", f"{PLAN.format(sinks=SINKS[sinks])}\n{HEALING[healing]}")
+def answers(work: Path, sinks: str, healing: str) -> list[dict[str, Any]]:
+    """The needles of one artifact and of its base, asked once."""
+    name = f"{sinks}-{healing}"
+
+    def make(path: Path) -> None:
+        folder = made(work, name, f"{PLAN.format(sinks=SINKS[sinks])}\n{HEALING[healing]}")
         asked = [word for context in CONTEXTS for word in ("--needle", context)]
-        picture = ROOT / "benchmarks" / "results" / "needle" / f"{sinks}-{healing}.png"
+        picture = ROOT / "benchmarks" / "results" / "needle" / f"{name}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         text = ("--data", "builtin:wikitext", "--tokens", "4Ki", "--seq", "1Ki")
-        found = json.loads(lbdsl("eval", str(folder), *text, *asked, "--json", "-o", str(picture)).stdout)
+        path.write_text(lbdsl("eval", str(folder), *text, *asked, "--json", "-o", str(picture)).stdout)
+
+    return json.loads(once(work / f"{name}.json", make).read_text())["tasks"]
+
+
+def row(sinks: str, healing: str, model: str = "artifact") -> Row:
+    def run(work: Path) -> dict[str, float]:
+        found = zip(CONTEXTS, answers(work, sinks, healing), strict=True)
         return {
-            f"{context}{what}": task[model] if not what else task["stderr"][model]
-            for context, task in zip(CONTEXTS, found["tasks"], strict=True)
-            for what in ("", " error")
+            key: value
+            for context, task in found
+            for key, value in ((context, task[model]), (f"{context} error", task["stderr"][model]))
         }
 
     return Row("base" if model == "base" else f"{sinks}-{healing}", run)
