@@ -154,27 +154,25 @@ def _metric(scope: Scope, what: str, node: tree.Expr) -> str:
     return _choice(scope, node, tuple(known), "a metric").name.name
 
 
-def _eval_metrics(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
-    nodes = node.items if isinstance(node, tree.Items) else (node,)
-    found = each(lambda item: _choice(scope, item, EVAL_METRICS, "a metric of the finished model"), nodes)
-    return tuple(dict.fromkeys(call.name.name for call in found))
+def _several(read: Read) -> Read:
+    """One value, or a list of them, without repetitions."""
+
+    def values(scope: Scope, what: str, node: tree.Expr) -> tuple[Any, ...]:
+        nodes = node.items if isinstance(node, tree.Items) else (node,)
+        return tuple(dict.fromkeys(each(lambda item: read(scope, what, item), nodes)))
+
+    return values
 
 
-def _several_names(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
-    nodes = node.items if isinstance(node, tree.Items) else (node,)
-
-    def name(item: tree.Expr) -> str:
-        value = constant(scope, item, words=True)
-        if not isinstance(value, String):
-            scope.fail("LB106", f"expected the name of a task, not {described(value)}", item.span, help="quote it")
-        return value.value
-
-    return tuple(dict.fromkeys(each(name, nodes)))
+def _eval_metric(scope: Scope, what: str, node: tree.Expr) -> str:
+    return _choice(scope, node, EVAL_METRICS, "a metric of the finished model").name.name
 
 
-def _several_lengths(scope: Scope, what: str, node: tree.Expr) -> tuple[int, ...]:
-    nodes = node.items if isinstance(node, tree.Items) else (node,)
-    return tuple(dict.fromkeys(each(lambda item: _length(scope, what, item), nodes)))
+def _task(scope: Scope, what: str, node: tree.Expr) -> str:
+    value = constant(scope, node, words=True)
+    if not isinstance(value, String) or not value.value.strip():
+        scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")
+    return value.value
 
 
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
@@ -248,10 +246,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
-        "strategy": SettingRow(
-            _one_of("strategy", "a way to score"),
-            "how the alternatives of `choose` are scored: `independent`, each measured, or `screen`, estimated",
-        ),
+        "strategy": SettingRow(_one_of("strategy", "a way to score"), "how `choose` scores: `independent` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
     },
     "heal": {
@@ -260,9 +255,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
-        "schedule": SettingRow(
-            _one_of("schedule", "a schedule"), "the learning rate after its peak: `cosine`, `linear` or `constant`"
-        ),
+        "schedule": SettingRow(_one_of("schedule", "a schedule"), "how `lr` goes on: `cosine`, `linear` or `constant`"),
         "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
         "teacher": SettingRow(
             _one_of("teacher", "a place of the teacher"),
@@ -271,9 +264,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "documents": SettingRow(
             _one_of("documents", "a way of packing"), "`joined`, or `apart`: none sees those before it in its sequence"
         ),
-        "loss_on": SettingRow(
-            _one_of("loss_on", "a choice of tokens"), "`all` tokens, or those that an `assistant` wrote, in chats"
-        ),
+        "loss_on": SettingRow(_one_of("loss_on", "a choice of tokens"), "`all` tokens, or an `assistant`'s, in chats"),
         "seq": SettingRow(_length, _LENGTH),
         "batch": SettingRow(whole, "sequences a step"),
         "seed": _SEED,
@@ -281,14 +272,11 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "eval": {
         "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
         "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
-        "seq": SettingRow(
-            _length,
-            f"{_LENGTH}; open: the largest context that asserts and budgets name, within the model's positions, else 2Ki",
-        ),
-        "metrics": SettingRow(_eval_metrics, "what is reported of the finished model"),
-        "tasks": SettingRow(_several_names, "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
+        "seq": SettingRow(_length, f"{_LENGTH}; open: the largest context that asserts and budgets name, else 2Ki"),
+        "metrics": SettingRow(_several(_eval_metric), "what is reported of the finished model"),
+        "tasks": SettingRow(_several(_task), "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
-        "needle": SettingRow(_several_lengths, "tokens of texts in which facts are hidden and asked for, one or a list"),
+        "needle": SettingRow(_several(_length), "tokens of texts in which facts are hidden and asked for, one or a list"),
     },
 }
 """Every setting of every block."""
