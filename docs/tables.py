@@ -159,6 +159,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "choices": lambda: results("choices"),
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
+    "needle": lambda: results("needle"),
     "healing": lambda: results("healing"),
     "healing_methods": lambda: results("healing_methods"),
     "patches": lambda: results("patches"),

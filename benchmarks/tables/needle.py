@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluated import made
-from benchmarks.table import ROOT, Row, Table, once
+from benchmarks.table import Row, Table, once
 from benchmarks.tables.healing import METHODS
 from benchmarks.tables.judged import lbdsl
 
@@ -30,8 +30,7 @@ def answers(work: Path, sinks: str, healing: str) -> list[dict[str, Any]]:
     def make(path: Path) -> None:
         folder = made(work, name, f"{PLAN.format(sinks=SINKS[sinks])}\n{HEALING[healing]}")
         asked = [word for context in CONTEXTS for word in ("--needle", context)]
-        picture = ROOT / "benchmarks" / "results" / "needle" / f"{name}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture = work / f"{name}.png"
         text = ("--data", "builtin:wikitext", "--tokens", "4Ki", "--seq", "1Ki")
         path.write_text(lbdsl("eval", str(folder), *text, *asked, "--json", "-o", str(picture)).stdout)
 
