@@ -10,7 +10,7 @@ def process_count() -> int:
 
 
 def process_on_machine() -> int:
-    """Its number among those on the same machine."""
+    """This process's number among those on the same machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

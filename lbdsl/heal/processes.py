@@ -22,7 +22,7 @@ PATIENCE = timedelta(days=30)
 
 
 def join(device: torch.device) -> None:
-    """Meet the other processes. Further settings, such as FSDP, are those of `accelerate`'s configuration."""
+    """Meet the other processes."""
     if process_count() > 1:
         from accelerate import PartialState
 
@@ -55,7 +55,7 @@ def together() -> Iterator[None]:
     except RuntimeError as problem:
         if process_count() == 1 or not any(word in str(problem).lower() for word in LOST):
             raise
-        help = "the first error above says why; the same command with --resume goes on from the last checkpoint"
+        help = "the first error above says why; the same command with --resume continues from the last checkpoint"
         raise fail("LB459", "another process of this run has ended", help=help) from problem
 
 

@@ -63,21 +63,26 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
 def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
     """The needles' contexts and the tasks that asserts name."""
-    for item in recipe.asserts:
+    return (task for task, _ in _tasks_at(recipe.asserts))
+
+
+def _tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
+    """The same, and where they stand."""
+    for item in asserts:
         for part in walk(item.expr):
             if isinstance(part, PostScore) and part.task is not None:
-                yield part.task
+                yield part.task, part.span
 
 
 def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for texts beyond the model's positions, and for too short ones."""
-    places = [(part.task, part.span) for item in asserts for part in walk(item.expr) if isinstance(part, PostScore)]
+    places = dict(_tasks_at(asserts))
     for context in judged.needle:
         if context < SHORTEST_NEEDLE:
             message = f"a text of {context} tokens is too short to hide facts in"
             yield error("LB336", message, help=f"take at least {SHORTEST_NEEDLE}")
         if context > facts.positions:
-            span = next((span for task, span in places if task == context), _setting(judged, "needle"))
+            span = places.get(context, _setting(judged, "needle"))
             positions = tokens_text(facts.positions)
             message = f"`needle({tokens_text(context)})` is longer than the model's {positions} positions"
             yield error("LB336", message, span, help=f"ask at {positions} or less")

@@ -255,7 +255,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
         "lr": SettingRow(_real, "peak learning rate"),
-        "schedule": SettingRow(_one_of("schedule", "a schedule"), "how `lr` goes on: `cosine`, `linear` or `constant`"),
+        "schedule": SettingRow(_one_of("schedule", "a schedule"), "`lr` after warm-up: `cosine`, `linear` or `constant`"),
         "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
         "teacher": SettingRow(
             _one_of("teacher", "a place of the teacher"),

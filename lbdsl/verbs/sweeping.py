@@ -51,7 +51,7 @@ def plan_sweep(
             if not any(item.planned is not None for item in found):
                 raise
             stopped = error(
-                "LB357", f"stopped before `{name} = {value}` had a plan", help="the same command goes on from there"
+                "LB357", f"stopped before `{name} = {value}` had a plan", help="the same command continues from there"
             )
             found.append(Swept(value, None, (stopped,)))
             break

@@ -64,7 +64,8 @@ def test_generation_far_past_the_window_equals_one_forward(name: str) -> None:
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_all_kept_is_the_base_bit_for_bit_but_for_single_tokens_by_sdpa(implementation: str) -> None:
-    base = tiny_base()
+    # Those are rounded in another way: in double precision the rest of the difference shows.
+    base = tiny_base().to(torch.float32 if implementation == "eager" else torch.float64)
     base.set_attn_implementation(implementation)
     model = hybrid_of(base, [FULL] * 4)
     ids = torch.randint(1, 101, (2, 33))
@@ -79,7 +80,7 @@ def test_all_kept_is_the_base_bit_for_bit_but_for_single_tokens_by_sdpa(implemen
     assert torch.equal(ours.sequences, theirs.sequences)
     assert torch.equal(ours.logits[0], theirs.logits[0])
     torch.testing.assert_close(
-        torch.stack(ours.logits), torch.stack(theirs.logits), rtol=0, atol=0 if implementation == "eager" else 1e-4
+        torch.stack(ours.logits), torch.stack(theirs.logits), rtol=0, atol=0 if implementation == "eager" else 1e-12
     )
 
 
