@@ -20,6 +20,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_count, process_number
 from lbdsl.heal import processes
 from lbdsl.heal.objectives import Distill, Match, Objective
+from lbdsl.heal.sharding import Shared
 from lbdsl.heal.teacher import Teacher
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Validation, every
@@ -79,6 +80,7 @@ def heal_model(
     trackers: tuple[str, ...] = (),
     name: str = "healing",
     logs: Path | None = None,
+    share_on: torch.device | None = None,
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
@@ -87,7 +89,8 @@ def heal_model(
     before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
     the backward pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are
     in `logs`. Checkpoints are saved in `folder`; with `resume`
-    training continues from the newest complete one. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
+    training continues from the newest complete one. With `share_on` each process holds a share of the student on that
+    device, and the healed model is in the machine's memory. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
     after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
@@ -125,7 +128,7 @@ def heal_model(
 
     use_cache = student.config.use_cache  # type: ignore[union-attr]
     dtype = next(student.parameters()).dtype
-    device = next(student.parameters()).device
+    device = share_on or next(student.parameters()).device
     set_seed(stage.seed)
     with quiet_transformers():
         if recompute:
@@ -135,6 +138,7 @@ def heal_model(
         weights = trained(objective)
         for name, value in load_file(checkpoint / LEARNED_FILE).items():
             weights[name].data.copy_(value)
+    shared = Shared(objective, share_on) if share_on is not None else None
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     curve = _Curve(folder / CURVE_FILE, start)
     validation = None
@@ -187,6 +191,8 @@ def heal_model(
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
         raise _diverged("the healing loss on text that does not heal is NaN or infinite")
+    if shared is not None:
+        objective = shared.whole()
     weights = trained(objective)
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise _diverged("healing ended with weights that are NaN or infinite")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.processes import process_count
+from lbdsl.core.processes import process_count, take_sharing
 
 T = TypeVar("T")
 
@@ -24,6 +24,7 @@ PATIENCE = timedelta(days=30)
 def join(device: torch.device) -> None:
     """Meet the other processes."""
     if process_count() > 1:
+        take_sharing()
         from accelerate import PartialState
 
         PartialState(cpu=device.type == "cpu", timeout=PATIENCE)

@@ -5,22 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from lbdsl.core.processes import process_number
 from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.processes import any_of, shared
+from lbdsl.heal.sharding import whole
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Measure, Validation
 
 COMPLETE = "lbdsl-complete"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 LEARNED_FILE = "learned.safetensors"
 SINK_LR = 300.0
 """The learning rate of learned sinks, relative to that of weights: they are logits, which have to move by whole numbers."""
@@ -68,6 +77,25 @@ class HealTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: `heal_model` has loaded the weights."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The optimizer's state by the names of weights, whole: another number of processes may read it."""
+        state = get_optimizer_state_dict(self.model, self._own_optimizer, options=WHOLE)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            read = partial(torch.load, map_location="cpu", weights_only=True)
+            state = read(Path(checkpoint) / OPTIMIZER_NAME)
+            set_optimizer_state_dict(self.model, self._own_optimizer, state, options=WHOLE)
+            self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
+
+    @property
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        """Without accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's, with learned sinks in a group of their own."""
@@ -172,9 +200,10 @@ class HealCallback(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         # Every process has written its part.
         shared(None)
+        weights = {name: whole(weight) for name, weight in trained(others["model"]).items()}
         if process_number():
             return
-        save_file({name: weight.detach() for name, weight in trained(others["model"]).items()}, folder / LEARNED_FILE)
+        save_file(weights, folder / LEARNED_FILE)
         (folder / COMPLETE).touch()
 
     def on_log(

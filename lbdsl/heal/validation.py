@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lbdsl.core.processes import process_number
+from lbdsl.heal.sharding import whole
 
 FILE = "validation.json"
 
@@ -52,11 +53,13 @@ class Validation:
     def add(self, step: int, tokens: int, loss: float, model: nn.Module) -> None:
         """Note the loss at a step, and keep the weights that are trained if it is the least so far."""
         best = min((point[2] for point in self.points), default=math.inf)
+        better = loss < best
+        # Every process has its part in it.
+        weights = {name: whole(p).contiguous() for name, p in model.named_parameters() if p.requires_grad and better}
         if process_number():
             self.points.append((step, tokens, loss))
             return
-        if loss < best:
-            weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        if better:
             beside = self.folder / "best.tmp"
             save_file(weights, beside)
             beside.replace(self._kept(step))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lbdsl.core.processes import process_count, process_number
+from lbdsl.core.processes import process_count, process_number, shares_model
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
@@ -75,12 +75,15 @@ def healed_model(
                 trackers=inputs.trackers,
                 name=f"{work.output.name}-{number + 1}-{stage.name}",
                 logs=logs,
+                share_on=torch.device(inputs.device) if shares_model() else None,
                 recompute=_needs_recomputing(stage, inputs, progress),
             )
         if summary.kept is not None and summary.kept < summary.tokens:
             kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
             progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
         stages.append({**summary.to_json(), "data": str(stage.data), "data_digest": blocks.digest})
+        if shares_model():
+            inputs.release()
         stop_if(should_stop)
     total = {name: sum(stage[name] for stage in stages) for name in ("steps", "tokens", "seconds")}
     return model, {**stages[-1], **total, **({"stages": stages} if len(stages) > 1 else {})}
@@ -97,11 +100,15 @@ def _teacher(
 ) -> Teacher:
     """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
     from lbdsl.heal import processes
+    from lbdsl.heal.sharding import share_teacher
     from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
     from lbdsl.heal.text import HealingText
 
     if stage.teacher == "loaded":
-        return LoadedTeacher(inputs.base())
+        base = inputs.base()
+        if shares_model():
+            share_teacher(base, torch.device(inputs.device))
+        return LoadedTeacher(base)
     # The first process writes the states, the others read them then.
     if process_number():
         processes.shared(None)
@@ -115,7 +122,7 @@ def _teacher(
         places = [text.positions_SN for text in texts if text.positions_SN is not None]
         positions_SN = torch.cat(places) if places else None
         ids_SN = torch.cat([text.ids_SN for text in texts])
-        found = cached_teacher(inputs.base(), ids_SN, folder, stage.batch, told, positions_SN)
+        found = cached_teacher(inputs.base().to(inputs.device), ids_SN, folder, stage.batch, told, positions_SN)
         if process_number() == 0:
             processes.shared(None)
     inputs.release()

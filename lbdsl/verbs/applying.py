@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.paths import plain_name
-from lbdsl.core.processes import process_count
+from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
@@ -21,8 +21,9 @@ from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
 from lbdsl.plan.verify import staleness
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
+from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
+from lbdsl.verbs.following import check_processes
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
@@ -94,7 +95,7 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     a tracker that is not installed."""
     from lbdsl.run import output as place
 
-    _check_processes(None if chosen.no_heal else recipe.heal)
+    check_processes(None if chosen.no_heal else recipe.heal)
     missing = [name for name in chosen.report_to if find_spec(name) is None]
     if missing:
         said = f"`--report-to {missing[0]}` needs a package that is not installed"
@@ -114,22 +115,6 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     before = read_record(output).value
     if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
         place.check_free(output, chosen.force)
-
-
-def _check_processes(heal: Heal | None) -> None:
-    """Raise LB457 for a stage whose batch the processes cannot share equally, and for a way to share the model itself."""
-    for way in ("FSDP", "DEEPSPEED"):
-        if process_count() > 1 and os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
-            message = f"accelerate's configuration shares the model among processes by {way}, which lbdsl does not do yet"
-            raise fail(
-                "LB457", message, help="take one where each process has the whole model: `distributed_type: MULTI_GPU`"
-            )
-    for stage in heal.runs if heal is not None else ():
-        if stage.batch % process_count():
-            more = -(-stage.batch // process_count()) * process_count()
-            message = f"a batch of {stage.batch} sequences cannot be shared by {process_count()} processes"
-            where = stage.set_at.get("batch", stage.span)
-            raise fail("LB457", message, where, help=f"write `batch = {more}` in the heal block, or start fewer processes")
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
@@ -274,13 +259,15 @@ def inputs_for(
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
+    # What is shared is taken from there, layer by layer: the device may not have room for all.
+    whole = bench.in_machine_memory() if shares_model() and healing else bench
     return RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
-        base=lambda: bench.base,
+        base=lambda: whole.base,
         judged_base=lambda: bench.judged_base,
-        changed=bench.fresh_copy,
-        release=bench.release,
+        changed=whole.fresh_copy,
+        release=whole.release,
         seen={
             text.digest: shared(text.ids, [part.ids for part in (*scored, *healing, *validation) if part is not None])
             for text in judging

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -191,10 +192,19 @@ class Workbench:
         for name in ("base", "measured_base", "judged_base"):
             self.__dict__.pop(name, None)
 
+    def in_machine_memory(self) -> Workbench:
+        """The same model, loaded into the machine's memory, in the dtype that the device computes in."""
+        import torch
+
+        if self.device.type == "cpu":
+            return self
+        other = copy.copy(self)
+        other.release()
+        other.__dict__.update(computed=self.computed, device=torch.device("cpu"))
+        return other
+
     def fresh_copy(self) -> Any:
         """A copy of the base model that may be changed; the base is not modified."""
-        import copy
-
         return copy.deepcopy(self.base)
 
 
