@@ -31,7 +31,7 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
     if names and find_spec("lm_eval") is None:
         said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
         raise fail("LB485", said, help="pip install lm-eval")
-    plain = [name for name in names if _file(name, folder) is None]
+    plain = [name for name in names if task_file(name, folder) is None]
     for name in names:
         if name.endswith((".yaml", ".yml")) and name in plain:
             raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
@@ -44,11 +44,11 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
     for name in names:
         if name in plain and name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
-        with _asking(name, _file(name, folder)) as spec:
+        with asking(name, task_file(name, folder)) as spec:
             for part in manager.load([spec])["tasks"].values():
                 # The first question, so that its templates are tried.
                 part.build_all_requests(limit=1, rank=0, world_size=1)
-                metric = _preferred(list(part.aggregation()))
+                metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
 
@@ -61,7 +61,8 @@ def _unknown(name: str, known: Sequence[str]) -> Exception:
     return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
 
 
-def _file(name: str, folder: Path) -> Path | None:
+def task_file(name: str, folder: Path) -> Path | None:
+    """The YAML file that a task's name stands for, if it does."""
     path = (folder / Path(name).expanduser()).absolute()
     return path if path.is_file() else None
 
@@ -94,7 +95,7 @@ class HarnessTask:
         metric = _metric(self.task, before)
         answers = {
             part: [
-                Answers(1, _right(self.task, one, metric), _right(self.task, other, metric))
+                Answers(1, right_share(self.task, one, metric), right_share(self.task, other, metric))
                 for one, other in zip(_first_filter(before[part]), _first_filter(after[part]), strict=True)
             ]
             for part in before
@@ -117,7 +118,7 @@ class HarnessTask:
 
         # It asks git for its version, which complains on standard error where there is none.
         evaluator.get_git_commit_hash = lambda: None
-        with _asking(self.task, _file(self.task, self.folder)) as spec:
+        with asking(self.task, task_file(self.task, self.folder)) as spec:
             found = evaluator.simple_evaluate(
                 model=_asked(source.hybrid, self.tokenizer, self.batch, told),
                 tasks=[spec],
@@ -146,7 +147,8 @@ def _asked(model: Any, tokenizer: Any, batch: int, told: Callable[[float, float]
     return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
 
 
-def _preferred(metrics: Sequence[str]) -> str:
+def preferred(metrics: Sequence[str]) -> str:
+    """The metric of a task by which it is judged."""
     return next(metric for metric in (*PREFERRED, *metrics) if metric in metrics)
 
 
@@ -160,7 +162,7 @@ def _metric(name: str, samples: Mapping[str, Any]) -> str:
     shared = [metric for metric in next(iter(samples.values()))[0]["metrics"] if all(metric in part for part in parts)]
     if not shared:
         raise fail("LB456", f"{task_name(name)} has parts with different metrics", help="name one of its parts")
-    return _preferred(shared)
+    return preferred(shared)
 
 
 def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -168,7 +170,8 @@ def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return sorted((one for one in samples if one["filter"] == samples[0]["filter"]), key=lambda one: one["doc_id"])
 
 
-def _right(name: str, sample: Mapping[str, Any], metric: str) -> float:
+def right_share(name: str, sample: Mapping[str, Any], metric: str) -> float:
+    """How much of a question is right. Raises LB456 if the metric is no share."""
     value = sample[metric]
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise _no_share(name, metric)
@@ -176,7 +179,7 @@ def _right(name: str, sample: Mapping[str, Any], metric: str) -> float:
 
 
 @contextlib.contextmanager
-def _asking(name: str, path: Path | None) -> Iterator[str]:
+def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
     try:
         with _quiet(), contextlib.chdir(path.parent if path else "."):

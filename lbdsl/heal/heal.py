@@ -84,14 +84,14 @@ def heal_model(
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `text` has stage.steps * stage.batch sequences in training order. `parts` are the layers to train: see
-    `segments`. `apart` is other text: the weights that are best on them are returned, which may be those
-    before healing, and training ends early when it no longer helps. `recompute` saves memory: layers are computed again in
-    the backward pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are
-    in `logs`. Checkpoints are saved in `folder`; with `resume`
-    training continues from the newest complete one. With `share_on` each process holds a share of the student on that
-    device, and the healed model is in the machine's memory. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted,
-    after saving a checkpoint, if `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
+    `text` has stage.steps * stage.batch sequences in training order. `parts` are the layers to train: see `segments`.
+    `apart` is other text: the weights that are best on them are returned, which may be those before healing, and
+    training ends early when it no longer helps. `recompute` saves memory: layers are computed again in the backward
+    pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are in
+    `logs`. Checkpoints are saved in `folder`; with `resume` training continues from the newest complete one. With
+    `share_on` each process holds a share of the student on that device, and the healed model is in the machine's
+    memory. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted, after saving a checkpoint, if
+    `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
     from transformers.integrations import TensorBoardCallback

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lbdsl.heal.processes import average
 from lbdsl.measure.predictions import chunk_tokens
 
 
@@ -25,7 +26,7 @@ class _ChunkedKL(torch.autograd.Function):
         cap: float | None,
     ) -> Tensor:
         # A batch of chats may have no token that counts.
-        tokens = max(1, student_ND.shape[0])
+        tokens = average(torch.tensor(float(len(student_ND)), device=student_ND.device)).clamp_min(1.0)
         total = torch.zeros((), dtype=torch.float64, device=student_ND.device)
         grad_ND = torch.empty_like(student_ND) if ctx.needs_input_grad[0] else None
         head_cast_VD = head_VD.to(student_ND.dtype)
@@ -46,7 +47,7 @@ class _ChunkedKL(torch.autograd.Function):
         if grad_ND is not None:
             ctx.save_for_backward(grad_ND)
             ctx.tokens = tokens
-        return (total / tokens).to(torch.float32)
+        return (total / tokens.double()).to(torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,7 +73,8 @@ def chunked_kl(
 
     At most `chunk` x V logits of each model exist at a time, in fp32 (the default suits the device). Gradients flow only
     to `student_ND` (the head is not trained). `cap` is a logit softcap as in Gemma 2. Source: Hinton et al. 2015 (arXiv
-    1503.02531), temperature 1.
+    1503.02531), temperature 1. Of several processes each divides by the mean of their tokens, so that the mean of their
+    losses is that over all tokens; the other losses do so, too.
     """
     if head_VD.requires_grad:
         raise ValueError("the head is not trained in healing: freeze it, or its gradient would be lost")
@@ -87,7 +89,7 @@ def hidden_loss(student_LBND: list[Tensor], teacher_LBND: list[Tensor]) -> Tenso
     terms = []
     for student_BND, teacher_BND in zip(student_LBND, teacher_LBND, strict=True):
         target = teacher_BND.detach().float()
-        terms.append((student_BND.float() - target).square().sum() / target.square().sum().clamp_min(1e-12))
+        terms.append((student_BND.float() - target).square().sum() / average(target.square().sum()).clamp_min(1e-12))
     return torch.stack(terms).mean()
 
 
@@ -95,4 +97,4 @@ def layer_loss(student_BND: Tensor, before_BND: Tensor, after_BND: Tensor) -> Te
     """||s - t||^2 / ||t - x||^2 for a layer's output, the base's, and its input; a dimensionless scalar. 1 is the loss of
     a layer that does nothing."""
     before, target = before_BND.detach().float(), after_BND.detach().float()
-    return (student_BND.float() - target).square().sum() / (target - before).square().sum().clamp_min(1e-12)
+    return (student_BND.float() - target).square().sum() / average((target - before).square().sum()).clamp_min(1e-12)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_count, take_sharing
@@ -75,6 +76,15 @@ def shared(value: T) -> T:
 
     found: list[Any] = broadcast_object_list([value])
     return found[0]
+
+
+def average(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, without gradients."""
+    if process_count() == 1:
+        return value
+    from accelerate.utils import reduce
+
+    return reduce(value.detach().clone(), "mean")
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:

@@ -35,9 +35,9 @@ class Shared:
         ends = (student.get_input_embeddings(), student.get_output_embeddings())
         ignored = {p for module in ends for p in module.parameters()}
         _move_whole(student, device)
-        fully_shard(objective, mesh=_mesh(device), reshard_after_forward=False, ignored_params=ignored)
+        fully_shard(objective, mesh=_mesh(device), reshard_after_forward=True, ignored_params=ignored)
         # The Trainer then neither wraps nor moves it.
-        objective.is_distributed_loading_by_transformers = True
+        objective.is_distributed_loading_by_transformers = True  # type: ignore[assignment]
 
     def whole(self) -> Objective:
         """The objective with all weights in each process's own memory; every process must ask for it."""
@@ -47,9 +47,9 @@ class Shared:
             if id(place) not in found:
                 found[id(place)] = nn.Parameter(whole(own[name]), requires_grad=place.requires_grad)
         for module in self._hollow.modules():
-            for key, place in module._parameters.items():
-                if place is not None:
-                    module._parameters[key] = found[id(place)]
+            for key, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[key] = found[id(weight)]
         return self._hollow
 
 
@@ -82,9 +82,9 @@ def _move_whole(model: Any, device: torch.device) -> None:
     from torch.distributed.tensor import DTensor
 
     for module in model.modules():
-        for key, weight in module._parameters.items():
-            if weight is not None and not isinstance(weight, DTensor):
-                weight.data = weight.data.to(device)
+        for own in module._parameters.values():
+            if own is not None and not isinstance(own, DTensor):
+                own.data = own.data.to(device)
         for key, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[key] = buffer.to(device)

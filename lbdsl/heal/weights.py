@@ -80,10 +80,17 @@ def _last(name: str) -> bool:
 
 
 def merged(trained: Any, dtype: torch.dtype) -> nn.Module:
-    """The model with adapters merged into the weights in fp32, then cast back to `dtype`."""
-    if hasattr(trained, "merge_and_unload"):
-        cast_weights(trained, "float32")
-        trained = trained.merge_and_unload()
+    """The model in `dtype`, with adapters merged into the weights in fp32, one map at a time."""
+    if hasattr(trained, "unload"):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for module in trained.modules():
+            if isinstance(module, BaseTunerLayer):
+                weight = module.get_base_layer().weight
+                weight.data = weight.data.float()
+                module.merge()
+                weight.data = weight.data.to(dtype)
+        trained = trained.unload()
     for parameter in trained.parameters():
         parameter.requires_grad_(False)
     cast_weights(trained, str(dtype).removeprefix("torch."))

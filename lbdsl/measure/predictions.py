@@ -30,11 +30,12 @@ class Changed(NamedTuple):
 
 @torch.inference_mode()
 def compare(
-    base: Any, hidden_BND: Tensor, ids_BN: Tensor, changed: Sequence[Changed]
+    base: Any, hidden_BND: Tensor, ids_BN: Tensor, changed: Sequence[Changed], counted_BN: Tensor | None = None
 ) -> tuple[list[SequenceSum], list[dict[str, list[SequenceSum]]]]:
     """The base's next-token loss in nats, and every metric of each changed model by name; one sum per sequence, in fp64.
 
-    `ids_BN` are B sequences of N tokens; every position that has a next token counts. `hidden_BND` are the base's hidden
+    `ids_BN` are B sequences of N tokens; of those that are predicted count all, or those that `counted_BN` names.
+    `hidden_BND` are the base's hidden
     states after the last layer, before the final norm. The base's predictions are computed once for all changed models, and
     the predictions of at most two models exist at a time. Raises LB451 if the base's loss is NaN or infinite.
     """
@@ -59,14 +60,18 @@ def compare(
             help=("try `--dtype float32`: float16 overflows in many models", "else the weights are damaged"),
         )
     batch = len(ids_BN)
-    return sums_of(losses_M.view(batch, -1)), [
-        {kind: sums_of(values_M.view(batch, -1)) for kind, values_M in found.items()} for found in values
+    counted = None if counted_BN is None else counted_BN[:, 1:]
+    return sums_of(losses_M.view(batch, -1), counted), [
+        {kind: sums_of(values_M.view(batch, -1), counted) for kind, values_M in found.items()} for found in values
     ]
 
 
-def sums_of(values_BN: Tensor) -> list[SequenceSum]:
-    """One fp64 sum per sequence, over the values at all positions."""
-    return [SequenceSum(total, values_BN.shape[1]) for total in values_BN.sum(-1, dtype=torch.float64).tolist()]
+def sums_of(values_BN: Tensor, counted_BN: Tensor | None = None) -> list[SequenceSum]:
+    """One fp64 sum per sequence, over the values at all positions, or at those that count."""
+    if counted_BN is None:
+        counted_BN = torch.ones_like(values_BN, dtype=torch.bool)
+    totals = values_BN.double().where(counted_BN, 0.0).sum(-1)
+    return [SequenceSum(total, count) for total, count in zip(totals.tolist(), counted_BN.sum(-1).tolist(), strict=True)]
 
 
 def _log_probs(model: Any, hidden_BND: Tensor, places: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.progress import Report
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.measure.answers import ANSWERED
 from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare, sums_of
@@ -73,11 +74,14 @@ class _MicroBatch:
         """Hidden states that exist at once: the base's before and after a layer, and one for each run."""
         return 2 + len(self.runs)
 
-    def flow(self, ids_SN: Tensor, device: Any, found: Found) -> Flow:
-        """The flow to push; its observers append residual metrics to `found`."""
+    def flow(self, ids_SN: Tensor, counted_SN: Tensor | None, device: Any, found: Found) -> Flow:
+        """The flow to push, up to the last token that counts; its observers append residual metrics to `found`."""
+        ids_BN = ids_SN[self.rows.start : self.rows.stop]
+        if counted_SN is not None:
+            ids_BN = ids_BN[:, : 1 + int(counted_SN[self.rows.start : self.rows.stop].any(0).nonzero().max())]
         asked = {layer: [r for r in self.residuals if r.layer == layer] for layer in {r.layer for r in self.residuals}}
         return Flow(
-            ids_SN[self.rows.start : self.rows.stop].to(device),
+            ids_BN.to(device),
             tuple(run.changes for run in self.runs),
             {layer: _observer(requests, self.rows, found) for layer, requests in asked.items()},
         )
@@ -108,14 +112,34 @@ def measure_runs(
     weighted by its cost. Raises LbdslError LB448 if the store cannot be used, LB449 as `variant_of` does, LB451 if the
     base's loss is NaN or infinite.
     """
+    known = measured_sums(
+        model, runs, residuals, blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics
+    )
+    return {request: _mean(request, sums, blocks.sequences) for request, sums in known.items()}
+
+
+def measured_sums(
+    model: Callable[[], LayerSource],
+    runs: Sequence[Run],
+    residuals: Sequence[Request],
+    blocks: TokenBlocks,
+    store: Store,
+    fingerprint: str,
+    *,
+    progress: Report | None,
+    batch: int,
+    statistics: StatisticsOf = no_statistics,
+    counted_SN: Tensor | None = None,
+) -> dict[Request, Mapping[int, SequenceSum]]:
+    """As `measure_runs`, but each sequence's sum; over the tokens that `counted_SN` names, or all."""
     wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
     while True:
         known = {request: store.get(fingerprint, request) for request in wanted}
         todo = _missing(runs, residuals, blocks, known, batch)
         if not todo:
-            return {request: _mean(request, known[request], blocks.sequences) for request in wanted}
+            return known
         done = 0
-        for found in _measured(model(), blocks, todo, progress, statistics, store, fingerprint):
+        for found in _measured(model(), blocks, todo, progress, statistics, store, fingerprint, counted_SN):
             store.put(fingerprint, found)
             done += len(found)
         if not done:
@@ -156,6 +180,7 @@ def _measured(
     statistics: StatisticsOf,
     store: Store,
     fingerprint: str,
+    counted_SN: Tensor | None,
 ) -> Iterator[Found]:
     """Yield the missing sums in portions, but for those that another process is at. The head's progress of a portion is
     reported when the next one is requested, that is when the portion has been written to disk."""
@@ -173,7 +198,7 @@ def _measured(
             if not mine or all(part.is_in(store, fingerprint) for part in group):
                 meter.expect(-amount)
                 continue
-            yield from _of_group(source, blocks, group, meter, kept, statistics)
+            yield from _of_group(source, blocks, group, meter, kept, statistics, counted_SN)
 
 
 def _of_group(
@@ -183,25 +208,30 @@ def _of_group(
     meter: Meter,
     kept: Variants | None,
     statistics: StatisticsOf,
+    counted_SN: Tensor | None,
 ) -> Iterator[Found]:
     where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
     seen: list[Found] = [[] for _ in group]
-    flows = [part.flow(blocks.ids, source.device, found) for part, found in zip(group, seen, strict=True)]
+    flows = [part.flow(blocks.ids, counted_SN, source.device, found) for part, found in zip(group, seen, strict=True)]
     push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=statistics)
     with source.head() as head:
         for part, flow, found in zip(group, flows, seen, strict=True):
             if part.base_nll or part.runs:
-                found += _of_predictions(head, part, flow)
+                found += _of_predictions(head, part, flow, counted_SN)
             yield found
             meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
 
 
-def _of_predictions(head: Any, part: _MicroBatch, flow: Flow) -> Found:
+def _of_predictions(head: Any, part: _MicroBatch, flow: Flow, counted_SN: Tensor | None) -> Found:
+    known = {**metrics(), **ANSWERED}
     changed = [
-        Changed(hidden_BND, [cast(type[LogitsMetric], metrics()[r.metric]) for r in run.requests], head)
+        Changed(hidden_BND, [cast(type[LogitsMetric], known[r.metric]) for r in run.requests], head)
         for run, hidden_BND in zip(part.runs, flow.ends(), strict=True)
     ]
-    losses, sums = compare(head, flow.base_BND, flow.ids_BN, changed)
+    counted = None
+    if counted_SN is not None:
+        counted = counted_SN[part.rows.start : part.rows.stop, : flow.ids_BN.shape[1]].to(flow.ids_BN.device)
+    losses, sums = compare(head, flow.base_BND, flow.ids_BN, changed, counted)
     found = [pair for run, each in zip(part.runs, sums, strict=True) for pair in run.found(part.rows, each)]
     return found + _by_row(BASE_NLL, part.rows, losses) if part.base_nll else found
 

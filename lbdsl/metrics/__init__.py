@@ -20,6 +20,7 @@ __all__ = [
     "ResidualMetric",
     "TaskMetric",
     "Unit",
+    "metric_of",
     "metrics",
     "metrics_of",
     "title_of",
@@ -48,6 +49,11 @@ def check_declaration(cls: type[Metric]) -> None:
         raise ValueError(f"the unit of the metric {cls.kind!r} is {cls.unit!r}, not a Unit")
     if not cls.of or not cls.of <= cls.possible or {Of.CHANGED, Of.FINISHED} <= cls.of:
         raise ValueError(f"the metric {cls.kind!r} cannot be of {' and of '.join(sorted(cls.of)) or 'nothing'}")
+
+
+def metric_of(name: str) -> type[Metric]:
+    """By a name that may have an argument: `task("own.yaml")`."""
+    return metrics()[name.partition("(")[0]]
 
 
 @cache

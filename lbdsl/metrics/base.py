@@ -100,7 +100,7 @@ class TaskMetric(Metric):
 
     unit = Unit.RATIO
     of = frozenset({Of.FINISHED})
-    possible = of
+    possible = frozenset({Of.LAYER, Of.FINISHED})
     bound = ">= 90%"
     argument: ClassVar[str]
     """An example of what stands in its parentheses."""

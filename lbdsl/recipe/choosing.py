@@ -12,9 +12,10 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.expressions import resolve_condition
+from lbdsl.recipe.expressions import resolve_condition, task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
+from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.types import has_cost, phase_of, unit_of, walk
@@ -101,6 +102,8 @@ def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ..
 def _metric(scope: Scope, call: tree.Call) -> str:
     """The metric to minimize: one of a single layer under an action, and of the whole changed model."""
     name = call.name.name
+    if name == "task" and call.args is not None and len(call.args) == 1:
+        return task_name(task_named(scope, call.args[0].value))
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     if call.args is not None:
         scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")

@@ -162,6 +162,13 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score:
     cls = metrics_of(Of.LAYER).get(name)
     if cls is None:
         _no_layer_score(scope, call)
+    if issubclass(cls, TaskMetric):
+        args = call.args or ()
+        if len(args) != 2 or any(arg.key is not None for arg in args):
+            help = f'as in `{name}("hellaswag", drop)`'
+            scope.fail("LB104", f"`{name}` of a layer takes a task and an action", call.span, help=help)
+        task = task_named(scope, args[0].value)
+        return Score(call.span, name, task_name(task), _changing(scope, name, args[1].value, cls), False, None)
     if not cls.takes_action:
         return Score(call.span, name, name, None, False, _part(scope, call, cls))
     return Score(call.span, name, name, _scored_action(scope, call, cls), False, None)
@@ -200,6 +207,13 @@ def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
     inner = _argument(call)
     if not isinstance(inner, tree.Call):
         scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
+    return _changing(scope, name, inner, cls)
+
+
+def _changing(scope: Scope, name: str, inner: tree.Expr, cls: type[Metric]) -> Action:
+    """An action that changes a layer, which the metric `name` measures."""
+    if not isinstance(inner, tree.Call):
+        scope.fail("LB104", f"`{name}` measures an action, such as `{cls.default_action}`", inner.span)
     action = resolve_action(scope, inner)
     if action.keeps:
         message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
@@ -267,12 +281,16 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
             scope.fail("LB105", message, argument.span, help=f"take at least {SHORTEST_NEEDLE}")
         warn_decimal(scope, argument)
         return PostScore(node.span, name, task_name(context), context)
-    value = constant(scope, argument, words=True)
-    if not isinstance(value, String):
-        scope.fail("LB106", f"expected the name of a task, not {described(value)}", argument.span, help="quote it")
-    if not value.value.strip():
-        scope.fail("LB105", "a task without a name", argument.span, help=f"as in `{form}`")
-    return PostScore(node.span, name, task_name(value.value), value.value)
+    task = task_named(scope, argument)
+    return PostScore(node.span, name, task_name(task), task)
+
+
+def task_named(scope: Scope, node: tree.Expr) -> str:
+    """The name of a task of lm-evaluation-harness."""
+    value = constant(scope, node, words=True)
+    if not isinstance(value, String) or not value.value.strip():
+        scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")
+    return value.value
 
 
 def _cost(scope: Scope, node: tree.Call) -> CostOf:

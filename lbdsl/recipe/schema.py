@@ -43,8 +43,9 @@ class Boolean(Meaning):
 class Score(Meaning):
     """A measured metric: of one layer in `where` and `by`, of the whole changed model if `joint`.
 
-    `name` is the name in the recipe (`sensitivity`), `metric` what it stands for (`nll`). `action` is None for a joint
-    score and for a metric without an action; that may measure a `part` of the layer, `block` (None: the attention).
+    `name` is the name in the recipe (`sensitivity`), `metric` what it stands for (`nll`, `task("own.yaml")`). `action` is
+    None for a joint score and for a metric without an action; that may measure a `part` of the layer, `block` (None: the
+    attention).
     """
 
     name: str
@@ -60,7 +61,9 @@ class Score(Meaning):
 
     @property
     def text(self) -> str:
-        """Its name in plans: `nll`, `kl(swa(window=256))`."""
+        """Its name in plans: `nll`, `kl(swa(window=256))`, `task("own.yaml", drop)`."""
+        if self.metric.endswith(")") and self.action_text:
+            return f"{self.metric[:-1]}, {self.action_text})"
         return f"{self.metric}({self.action_text})" if self.action_text else self.metric
 
 

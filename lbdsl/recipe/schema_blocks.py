@@ -79,7 +79,8 @@ class Measure(BlockSettings):
     """`measure { ... }`: the calibration text that scores are measured on. `tokens` and `seq` in tokens.
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
-    `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored.
+    `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored;
+    `questions` are asked for a score of a task, the last ones of each of its parts.
     """
 
     metric: str = "nll"
@@ -89,6 +90,7 @@ class Measure(BlockSettings):
     seed: int = Field(default=0, ge=0)
     strategy: Strategy = "independent"
     tries: int = Field(default=200, ge=0)
+    questions: int = Field(default=200, ge=2)
 
 
 class Lora(_Values):

@@ -14,8 +14,8 @@ from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
-from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.expressions import resolve_by
+from lbdsl.metrics import Of, TaskMetric, metrics_of
+from lbdsl.recipe.expressions import resolve_by, task_named
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
@@ -147,7 +147,7 @@ def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, 
 
 
 def _metric(scope: Scope, what: str, node: tree.Expr) -> str:
-    known = metrics_of(Of.LAYER)
+    known = {name: cls for name, cls in metrics_of(Of.LAYER).items() if not issubclass(cls, TaskMetric)}
     call = _choice(scope, node, tuple(known), "a metric", arguments=True)
     if call.args and not known[call.name.name].takes_action:
         return resolve_by(scope, call).text
@@ -169,10 +169,7 @@ def _eval_metric(scope: Scope, what: str, node: tree.Expr) -> str:
 
 
 def _task(scope: Scope, what: str, node: tree.Expr) -> str:
-    value = constant(scope, node, words=True)
-    if not isinstance(value, String) or not value.value.strip():
-        scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")
-    return value.value
+    return task_named(scope, node)
 
 
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
@@ -248,6 +245,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "seed": _SEED,
         "strategy": SettingRow(_one_of("strategy", "a way to score"), "how `choose` scores: `independent` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
+        "questions": SettingRow(whole, "the last questions of a task, for scores such as `task(NAME, drop)`"),
     },
     "heal": {
         "data": _DATA,

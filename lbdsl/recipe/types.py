@@ -11,7 +11,7 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Node, Number
-from lbdsl.metrics import metrics
+from lbdsl.metrics import metric_of
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 
@@ -37,7 +37,7 @@ def _type_of(expr: Expr) -> tuple[str, Unit]:
         case Number():
             return "number", expr.unit
         case Score() | PostScore():
-            return "number", metrics()[expr.metric].unit
+            return "number", metric_of(expr.metric).unit
         case CostOf():
             return "number", expr.unit
         case Fact():
@@ -267,7 +267,7 @@ def compared(expr: Expr, node: tree.Expr) -> str | tuple[str, ...]:
     elif has_cost(expr):
         bound = ">= 150%" if unit_of(expr) is Unit.RATE else "<= 50%"
     elif isinstance(expr, Score | PostScore):
-        bound = metrics()[expr.metric].bound
+        bound = metric_of(expr.metric).bound
     else:
         bound = _BOUNDS.get(unit_of(expr), ">= 24") if phase_of(expr) is Phase.STATIC else "< 0.1"
     return f"compare it, as in `{text if len(text) <= 40 else 'VALUE'} {bound}`"

@@ -19,6 +19,7 @@ from lbdsl.solve.optimum import least_without, unmet
 from lbdsl.solve.search import Found, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
+from lbdsl.verbs.asking import task_of
 from lbdsl.verbs.predicting import pace_of
 from lbdsl.verbs.screening import screening
 from lbdsl.verbs.targets import forms_of
@@ -57,7 +58,8 @@ def choose(
     if screened is not None:
         there = set(problem.places)
         problem = replace(problem, pairs={both: value for both, value in screened.pairs.items() if there.issuperset(both)})
-    whole, metric, done = WholePlans(recipe, bench, statistics), problem.choosing.metric, 0.0
+    metric, done = problem.choosing.metric, 0.0
+    whole = WholePlans(recipe, bench, statistics, task_of(metric))
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
         nonlocal done

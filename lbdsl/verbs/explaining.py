@@ -10,7 +10,7 @@ from lbdsl.core.digest import digest_text
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.metrics import Of, metrics, metrics_of
+from lbdsl.metrics import Of, metric_of, metrics_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.recipe.load import recipe_from_text
@@ -75,7 +75,7 @@ def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     for request in needed.requests:
         edge = min(request.layer, facts.layers - 1 - request.layer)
         value = 0.02 + 0.5 / (1 + edge) + 0.001 * ((7 * request.layer) % 5)
-        scores[request] = Measurement(value, 0.004, metrics()[request.metric].unit, 8192, 8)
+        scores[request] = Measurement(value, 0.004, metric_of(request.metric).unit, 8192, 8)
     return scores
 
 

@@ -28,6 +28,7 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import Selection, select
+from lbdsl.verbs.asking import asked_scores, task_of
 from lbdsl.verbs.choosing import choose
 from lbdsl.verbs.holding import hold
 from lbdsl.verbs.notebook import NotebookResult
@@ -244,6 +245,7 @@ def read_recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> 
 
 def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
+    from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
     from lbdsl.verbs.texts import check_blocks, check_texts, data_folder
 
@@ -280,7 +282,13 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         diagnostics += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
     screened = Case(recipe, bench.facts).screened
     measured = tuple(request for request in requests if request not in screened)
-    scores, on, statistics = _scores(recipe, bench, measured, actions, wanted, check)
+    of_tasks = tuple(request for request in measured if task_of(request.metric))
+    if of_tasks:
+        check_tasks(tuple(dict.fromkeys(task_of(request.metric) or "" for request in of_tasks)), data_folder(recipe.path))
+    of_text = tuple(request for request in measured if request not in of_tasks)
+    scores, on, statistics = _scores(recipe, bench, of_text, actions, wanted, check)
+    asked, known = asked_scores(recipe, bench, of_tasks, actions, statistics)
+    scores, diagnostics = {**scores, **asked}, (*diagnostics, *known)
     estimated = screening(recipe, bench, statistics)
     if estimated is not None:
         scores = {**scores, **estimated.scores}

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lbdsl.core.digest import digest_of
-from lbdsl.core.measurement import Measurement
+from lbdsl.core.measurement import Measurement, Request
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.select import Selection
+from lbdsl.verbs.asking import Asking
 from lbdsl.verbs.patching import fingerprint_of
 from lbdsl.verbs.workbench import Workbench
 
@@ -21,13 +22,19 @@ class WholePlans:
     """What was measured is kept, sequence by sequence: a plan that was measured on a share of the text is measured on the
     rest alone."""
 
-    def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None):
+    def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, task: str | None = None):
+        """`task`: whose questions they are asked instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
         from lbdsl.verbs.texts import data_folder, score_blocks
 
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
-        self._blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+        self._asking = Asking(task, recipe, bench) if task is not None else None
+        self._blocks = (
+            score_blocks(recipe.measure, bench, data_folder(recipe.path))
+            if self._asking is None
+            else self._asking.questions.blocks
+        )
 
     @property
     def tokens(self) -> int:
@@ -38,11 +45,16 @@ class WholePlans:
     ) -> Sequence[Mapping[str, Measurement]]:
         """By plan, its metrics by name."""
         from lbdsl.measure.joint import measure_plans
-        from lbdsl.measure.store import open_store
+        from lbdsl.measure.store import MODEL_LAYER, open_store
 
         bench, blocks = self._bench, self._blocks
         digests = [self._digest(plan) for plan in plans]
         changes = {digest: plan.changes for digest, plan in zip(digests, plans, strict=True)}
+        if self._asking is not None:
+            requests = {digest: Request(metrics[0], f"joint {digest}", MODEL_LAYER) for digest in digests}
+            models = {requests[digest]: plan for digest, plan in changes.items()}
+            falls = self._asking.falls(models, self._statistics, title)
+            return [{metrics[0]: falls[requests[digest]]} for digest in digests]
         with open_store(bench.cache_dir) as store, bench.progress.stage(title) as report:
             found = measure_plans(
                 lambda: bench.measured_base,

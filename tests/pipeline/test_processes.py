@@ -15,32 +15,75 @@ import pytest
 from safetensors.torch import load_file
 
 from lbdsl.measure.store import open_store
+from tests.data.test_chats import TEMPLATE
+from tests.pipeline.test_stages import with_chats
+from tests.tiny_model import RECIPE
 
 APPLY = ("-m", "lbdsl", "apply", "tiny.lbr", "model", "--yes", "--quiet", "-o")
 TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 DYING = """
-import os, signal, sys
+import importlib, os, signal, sys
 from functools import partial
-import lbdsl.heal.heal as heal
-from transformers.trainer import Trainer
-real, calls = Trainer._save_optimizer_and_scheduler, [0]
-def save(*args, **kwargs):
-    real(*args, **kwargs)
+place, name, count, rank = os.environ["DIE"].split()
+owner = importlib.import_module(place)
+*path, name = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+real, calls = getattr(owner, name), [0]
+def dying(*args, **kwargs):
     calls[0] += 1
-    if calls[0] == 3 and os.environ["RANK"] == "1":
+    if calls[0] == int(count) and os.environ["RANK"] == rank:
         os.kill(os.getpid(), signal.SIGKILL)
-Trainer._save_optimizer_and_scheduler = save
+    return real(*args, **kwargs)
+setattr(owner, name, dying)
+import lbdsl.heal.heal as heal
 heal.heal_model = partial(heal.heal_model, save_seconds=0.0)
 from lbdsl.cli.app import main
 main(sys.argv[1:])
 """
-"""The second process is killed when it comes to the third checkpoint."""
+"""Process `rank` is killed when it calls a function for the `count`th time."""
+
+MOMENTS = {
+    "measuring": ("lbdsl.measure.predictions compare 2 1", "DDP", 1),
+    "loading to heal": ("lbdsl.heal.changed segments 1 1", "FSDP", 2),
+    "the fifth step": ("lbdsl.heal.objectives Distill.forward 5 1", "FSDP", 1),
+    "a checkpoint of which nothing is written": (
+        "lbdsl.heal.trainer HealTrainer._save_optimizer_and_scheduler 3 1",
+        "DDP",
+        2,
+    ),
+    "a checkpoint of which the weights lack": ("lbdsl.heal.trainer save_file 3 0", "FSDP", 2),
+    "after the last step": ("lbdsl.heal.validation Validation.restore 1 1", "FSDP", 1),
+    "judging": ("lbdsl.run.apply _judge 1 0", "DDP", 2),
+}
+"""Where a process dies, how the model is held, and how many processes resume."""
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What `accelerate launch` sets by a configuration such as SHARED."""
+
+SHARED = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+fsdp_config: {fsdp_version: 2}
+mixed_precision: "no"
+num_machines: 1
+num_processes: 2
+use_cpu: true
+"""
+
+_TEXT = 'data = "builtin:pydoc"; seq = 64; batch = 2; lr = 2e-3'
+STAGES = f"heal {{ {_TEXT}; stage match {{ tokens = 1024 }}; stage distill {{ tokens = 1024; method = full }} }}"
+CHATS = f"heal {{ {_TEXT.replace('builtin:pydoc', 'chats.jsonl')}; loss_on = assistant; tokens = 1024 }}"
+CACHED = f"heal {{ {_TEXT}; teacher = cached; tokens = 1024; method = full }}"
 
 CLAIMING = """
 import sys, time
 from pathlib import Path
 from lbdsl.measure.store import open_store
+from tests.data.test_chats import TEMPLATE
+from tests.pipeline.test_stages import with_chats
+from tests.tiny_model import RECIPE
 with open_store(Path(sys.argv[1])) as store, store.claimed("work") as mine:
     print(mine, flush=True)
     time.sleep(600)
@@ -55,54 +98,85 @@ def fresh(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workplace
 
 
-def ran(*words: str, **others: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **others}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=environment)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """What one process makes of the tiny recipe, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "tiny.lbr").write_text(RECIPE)
+    (folder / "model").symlink_to(tiny_folder)
+    done = ran(*APPLY, "one", folder=folder, LBDSL_CACHE_DIR=str(folder / "cache"), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return folder / "one"
 
 
-def weights(folder: str) -> dict:
+def ran(*words: str, folder: Path | None = None, **others: str) -> subprocess.CompletedProcess[str]:
+    words, environment = (sys.executable, *words), {**os.environ, **others}
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+
+
+def weights(folder: str | Path) -> dict:
     (path,) = Path(folder).glob("*.safetensors")
     return load_file(path)
 
 
-def scores(folder: str) -> dict:
+def scores(folder: str | Path) -> dict:
     plan = json.loads((Path(folder) / "lbdsl.json").read_text())["plan"]
     return {"joint": plan["loss"], "layers": [layer["scores"] for layer in plan["layers"]]}
 
 
-def assert_alike(one: str, other: str) -> None:
+def assert_alike(one: str | Path, other: str) -> None:
     left, right = weights(one), weights(other)
     assert left.keys() == right.keys()
     for name, weight in left.items():
         assert (weight.float() - right[name].float()).abs().max() < 1e-5, name
 
 
-def test_two_processes_measure_and_heal_as_one(fresh: Path) -> None:
-    alone = ran(*APPLY, "one", LBDSL_CACHE_DIR=str(fresh / "other"))
-    assert alone.returncode == 0, alone.stderr
+def test_two_processes_measure_and_heal_as_one(fresh: Path, alone: Path) -> None:
     together = ran(*TOGETHER, "2", *APPLY, "two")
     assert together.returncode == 0, together.stderr
     # Said once.
     assert together.stdout.count("healed   ") == 1
-    assert_alike("one", "two")
-    assert scores("one") == scores("two")
-    curves = [json.loads((Path(name) / "lbdsl.json").read_text())["heal"]["curve"] for name in ("one", "two")]
+    assert_alike(alone, "two")
+    assert scores(alone) == scores("two")
+    curves = [json.loads((Path(name) / "lbdsl.json").read_text())["heal"]["curve"] for name in (alone, "two")]
     assert curves[0] == [[tokens, pytest.approx(loss, abs=1e-4)] for tokens, loss in curves[1]]
 
 
+def test_processes_with_a_share_of_the_model_heal_as_one(fresh: Path, alone: Path) -> None:
+    Path("shared.yaml").write_text(SHARED)
+    together = ran("-m", "accelerate.commands.launch", "--config_file", "shared.yaml", *APPLY, "two")
+    assert together.returncode == 0, together.stderr
+    assert_alike(alone, "two")
+
+
 @pytest.mark.slow
-def test_one_process_dies_and_another_number_of_them_resumes(fresh: Path) -> None:
-    unbroken = ran(*APPLY, "one")
-    assert unbroken.returncode == 0, unbroken.stderr
+@pytest.mark.parametrize("heal", [STAGES, CACHED, CHATS], ids=["match, then all weights", "a cached teacher", "chats"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "whole"])
+def test_other_ways_to_heal_together(fresh: Path, heal: str, shared: bool) -> None:
+    start = RECIPE.index("heal {")
+    Path("tiny.lbr").write_text(RECIPE[:start] + heal + RECIPE[RECIPE.index("}\n", start) + 1 :])
+    with_chats(fresh, TEMPLATE if heal == CHATS else None)
+    one = ran(*APPLY, "one")
+    assert one.returncode == 0, one.stderr
+    two = ran(*TOGETHER, "2", *APPLY, "two", **(FSDP if shared else {}))
+    assert two.returncode == 0, two.stderr
+    assert_alike("one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "held", "resuming"), MOMENTS.values(), ids=MOMENTS.keys())
+def test_one_process_dies_and_others_resume(fresh: Path, alone: Path, place: str, held: str, resuming: int) -> None:
     Path("driver.py").write_text(DYING)
-    broken = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two")
+    shared = FSDP if held == "FSDP" else {}
+    broken = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two", DIE=place, **shared)
     assert broken.returncode != 0
+    assert "SIGKILL" in broken.stderr
     assert "internal error" not in broken.stderr
     assert not Path("two").exists()
-    assert list(Path("two.lbdsl-work/heal/1-distill").glob("checkpoint-*"))
-    resumed = ran(*APPLY, "two", "--resume")
+    start = (*TOGETHER, "2") if resuming == 2 else ()
+    resumed = ran(*start, *APPLY, "two", "--resume", **(shared if resuming == 2 else {}))
     assert resumed.returncode == 0, resumed.stderr
-    assert_alike("one", "two")
+    assert_alike(alone, "two")
 
 
 def test_an_error_is_said_once(fresh: Path) -> None:
@@ -146,7 +220,9 @@ def test_work_that_is_claimed_is_left_until_its_process_ends(tmp_path: Path) -> 
     ("variables", "said"),
     [
         ({"WORLD_SIZE": "3"}, "write `batch = 3` in the heal block"),
-        ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "FSDP, which lbdsl does not do yet"),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "asks for FSDP1, which lbdsl does not have"),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "use `distributed_type: FSDP`"),
+        ({"WORLD_SIZE": "2", **FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "set `fsdp_offload_params: false`"),
     ],
 )
 def test_processes_that_cannot_heal_together(

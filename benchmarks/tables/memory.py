@@ -1,0 +1,63 @@
+"""Memory of healing SmolLM2, as `lbdsl plan --estimate` predicts it and as it is: LoRA, all weights, a cached teacher; one
+process, two with the whole model each, two with a share of it each.
+
+Needs `make model`. `GiB` is the most resident memory of a process in `lbdsl apply`, without judging; of two, the larger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.table import ROOT, Row, Table
+from benchmarks.tables.judged import MODEL, lbdsl
+
+RULES = "layers 1-3, 8-16, 18-21 swa(window=256)"
+METHODS = {"lora": "", "full": "method = full; lr = 1e-4", "cached": "teacher = cached"}
+PROCESSES = {"one": 1, "two": 2, "two-shared": 2}
+SHARED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+SIZES = {"512": "seq = 512; batch = 2", "2048": "seq = 2Ki; batch = 2"}
+DRIVER = """
+import atexit, os, resource
+from lbdsl.cli.app import main
+def said():
+    with open(os.environ["PEAKS"], "a") as file:
+        file.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\\n")
+atexit.register(said)
+main()
+"""
+
+
+def row(method: str, held: str, size: str) -> Row:
+    def run(work: Path) -> dict[str, float]:
+        work.mkdir(parents=True, exist_ok=True)
+        recipe, driver, peaks = (work / f"{method}-{size}.lbr", work / "driver.py", work / f"{method}-{held}-{size}.txt")
+        heal = "; ".join(filter(None, ('data = "builtin:pydoc"', "tokens = 8Ki", SIZES[size], METHODS[method])))
+        recipe.write_text(f"lbr 1\n{RULES}\nheal {{ {heal} }}\n")
+        driver.write_text(DRIVER)
+        peaks.unlink(missing_ok=True)
+        words = ["apply", str(recipe), MODEL, "-o", str(work / "out"), "--yes", "--force", "--quiet"]
+        count = PROCESSES[held]
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+        environment = os.environ | {"PEAKS": str(peaks)} | (SHARED if held == "two-shared" else {})
+        done = subprocess.run(
+            [sys.executable, *start, str(driver), *words], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        found = json.loads(lbdsl("plan", str(recipe), MODEL, "--estimate", f"{count}xcpu", "--json").stdout)
+        predicted = found["ways"]["shared" if held == "two-shared" else "whole"]["device_bytes"]
+        measured = max(map(int, peaks.read_text().split()))
+        return {"GiB": measured / 2**30, "predicted": predicted / 2**30, "ratio": predicted / measured}
+
+    return Row(f"{method}-{held}-{size}", run)
+
+
+TABLE = Table(
+    title="memory of healing SmolLM2 by process",
+    columns={"GiB": ".2f", "predicted": ".2f", "ratio": ".2f"},
+    rows=[row(method, held, size) for size in SIZES for held in PROCESSES for method in METHODS],
+)

@@ -1,0 +1,135 @@
+"""Scores of layers and of whole plans by the questions of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Diagnostic, warning
+from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.units import Unit, duration_text, plural, tokens_text
+from lbdsl.plan.estimate import measuring_units, units
+from lbdsl.recipe.schema import Recipe
+from lbdsl.verbs.patching import fingerprint_of
+from lbdsl.verbs.predicting import pace_of
+from lbdsl.verbs.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.measure.flow import Changes
+    from lbdsl.measure.runs import Run
+    from lbdsl.measure.statistics import Statistics
+    from lbdsl.measure.store import SequenceSum
+
+
+TOKENS = 1024
+"""Answers are measured together up to so many tokens, filled up to the longest."""
+
+
+def task_of(metric: str) -> str | None:
+    """The name of the task whose right answers a metric counts; None for another metric."""
+    return metric[len('task("') : -len('")')] if metric.startswith('task("') else None
+
+
+def asked_scores(
+    recipe: Recipe, bench: Workbench, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
+) -> tuple[dict[Request, Measurement], tuple[Diagnostic, ...]]:
+    """The scores of layers by tasks; and LB337 where a task judges the result by questions that chose its layers."""
+    from lbdsl.measure.scores import changes_of, stored_as
+
+    scores: dict[Request, Measurement] = {}
+    found = []
+    for metric in dict.fromkeys(request.metric for request in requests):
+        of_task, task = [request for request in requests if request.metric == metric], task_of(metric) or ""
+        asking = Asking(task, recipe, bench)
+        stored = stored_as(bench.facts, of_task, actions, statistics)
+        models = {stored[r]: changes_of(actions[r.action], bench.facts, r.layer) for r in of_task}
+        falls = asking.falls(models, statistics, f"asking {metric}", starts=True)
+        scores |= {request: falls[stored[request]] for request in of_task}
+        judged = recipe.eval if recipe.eval is not None and task in recipe.eval.tasks else None
+        spare = asking.questions.whole - recipe.measure.questions
+        if judged is not None and (judged.limit is None or judged.limit > spare):
+            help = f"`limit = {spare}` in the eval block asks the others" if spare > 0 else "take fewer `questions`"
+            said = f"{metric} judges the result on questions that also choose its layers"
+            found.append(warning("LB337", said, judged.set_at.get("tasks", judged.span), help=help))
+    return scores, tuple(found)
+
+
+class Asking:
+    """The last questions of a task, which a model is asked as it is measured."""
+
+    def __init__(self, task: str, recipe: Recipe, bench: Workbench):
+        from lbdsl.evaluate.harness import task_file
+        from lbdsl.evaluate.questions import questions_of
+        from lbdsl.measure.skeleton import skeleton_of
+        from lbdsl.verbs.texts import data_folder
+
+        self._bench = bench
+        folder = data_folder(recipe.path).absolute()
+        with bench.progress.stage(f'reading task("{task}")'):
+            model = skeleton_of(bench.weights_folder, bench.facts)
+            path = task_file(task, folder)
+            count = recipe.measure.questions
+            self.questions = questions_of(task, path, model, bench.tokenizer, count, bench.facts.positions)
+
+    def falls(
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
+    ) -> dict[Request, Measurement]:
+        """The share of right answers that each changed model loses of the base's, with its paired error. The requests are
+        the keys that it is stored under. `starts`: what it will take is said first."""
+        from lbdsl.measure.pace import Timed
+        from lbdsl.measure.runs import Run, measured_sums
+        from lbdsl.measure.store import MODEL_LAYER, open_store
+
+        bench, asked = self._bench, self.questions
+        fingerprint = fingerprint_of(bench, asked.blocks.digest)
+        base = Request("", "", MODEL_LAYER)
+        runs = [Run(changes, _both(request)) for request, changes in {base: {}, **models}.items()]
+        with open_store(bench.cache_dir) as store:
+            missing = [
+                run for run in runs if any(len(store.get(fingerprint, r)) < len(asked.counted_SN) for r in run.requests)
+            ]
+            if missing and starts:
+                self._say(missing)
+            with bench.progress.stage(title) as report:
+                sums = measured_sums(
+                    lambda: bench.measured_base,
+                    runs,
+                    (),
+                    asked.blocks,
+                    store,
+                    fingerprint,
+                    progress=Timed(report, pace_of(bench), bench.facts, asked.blocks.seq),
+                    batch=bench.options.batch * max(1, TOKENS // asked.blocks.seq),
+                    statistics=statistics,
+                    counted_SN=asked.counted_SN,
+                )
+        right = self._right(sums, base)
+        return {request: _fall(right, self._right(sums, request)) for request in models}
+
+    def _right(self, sums: Mapping[Request, Mapping[int, SequenceSum]], request: Request) -> list[float]:
+        losses, misses = ({row: value.total for row, value in sums[one].items()} for one in _both(request))
+        return self.questions.right(losses, misses)
+
+    def _say(self, missing: Sequence[Run]) -> None:
+        bench, tokens = self._bench, self.questions.blocks.tokens
+        passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
+        passes /= units(bench.facts, tokens)
+        pace = pace_of(bench).known("forward")
+        time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
+        asked = plural(self.questions.count, "question")
+        bench.progress.say(
+            f"asking {plural(len(missing), 'model')} {asked}: {passes:.0f} forward passes of {tokens_text(tokens)} tokens{time}"
+        )
+
+
+def _both(request: Request) -> tuple[Request, Request]:
+    from lbdsl.measure.answers import AnswerLoss, AnswerMiss
+
+    return replace(request, metric=AnswerLoss.kind), replace(request, metric=AnswerMiss.kind)
+
+
+def _fall(before: list[float], after: list[float]) -> Measurement:
+    lost = [one - other for one, other in zip(before, after, strict=True)]
+    return clustered_mean(lost, [1] * len(lost), Unit.RATIO)
