@@ -9,6 +9,7 @@ which are dear to all; `of 8`: how many of the eight layers that are worth least
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -59,7 +60,7 @@ def last_words() -> list[Mapping[str, Any]]:
 
 def next_sentences() -> list[Mapping[str, Any]]:
     draw = random.Random(0)
-    pairs = [(one, other) for article in sentences() for one, other in zip(article, article[1:], strict=False)]
+    pairs = [(one, other) for article in sentences() for one, other in itertools.pairwise(article)]
     draw.shuffle(pairs)
     rows = []
     for before, after in pairs[:CHOICES]:

@@ -132,6 +132,20 @@ class Tokens(click.ParamType):
         return int(text) * factor
 
 
+class DevicesType(click.ParamType):
+    """Devices such as 8xH100, 1x24GB or 2xcpu."""
+
+    name = "COUNTxKIND"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from lbdsl.plan.devices import devices_of
+
+        try:
+            return devices_of(str(value))
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+
+
 def origins(ctx: click.Context) -> dict[str, str]:
     """The source (flag, environment or file) of each option's value, except for built-in defaults."""
     names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment"}

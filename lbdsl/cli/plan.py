@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import Assignment, Picture, Tokens, json_option, measuring_options, origins, set_option
+from lbdsl.cli.options import Assignment, DevicesType, Picture, Tokens, json_option, measuring_options, origins, set_option
 
 CHANGES_PRESENT = 10
 
@@ -38,6 +38,12 @@ CHANGES_PRESENT = 10
     metavar="NAME=VALUE,VALUE,...",
     help="Plan for each value of a `param`, and compare them; -o draws them as a picture.",
 )
+@click.option(
+    "--estimate",
+    "devices",
+    type=DevicesType(),
+    help="Say what memory, disk and time it takes on other devices, as in 8xH100, 1x24GB or 2xcpu; measures nothing.",
+)
 @click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
@@ -53,6 +59,7 @@ def plan(
     contexts: tuple[int, ...],
     targets: tuple[str, ...],
     sweep: tuple[str, str] | None,
+    devices: Any,
     all_layers: bool,
     detailed_exitcode: bool,
     again: bool,
@@ -69,6 +76,10 @@ def plan(
     from lbdsl.verbs.planning import plan_recipe
     from lbdsl.verbs.targets import check_engines, check_targets
 
+    if devices is not None:
+        if sweep is not None or targets or output is not None or all_layers or detailed_exitcode:
+            raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
+        return _estimate(recipe, model, devices, dict(assignments), options, as_json)
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
     if sweep is not None:
@@ -104,6 +115,20 @@ def plan(
         ctx.exit(planned.exit_code)
     if detailed_exitcode and any(layer.changed for layer in planned.plan.layers):
         ctx.exit(CHANGES_PRESENT)
+
+
+def _estimate(recipe: Path, model: str, devices: Any, given: dict[str, str], options: Any, as_json: bool) -> None:
+    from lbdsl.cli.output import print_json
+    from lbdsl.verbs.estimating import estimate_recipe
+
+    found = estimate_recipe(recipe, model, devices, set_params=given, options=options)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from lbdsl.report.console import stdout_console
+        from lbdsl.report.estimate import render_estimate
+
+        render_estimate(found, stdout_console())
 
 
 def _sweep(

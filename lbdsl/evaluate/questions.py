@@ -54,7 +54,8 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
     from lm_eval.tasks import TaskManager
 
     rows: list[tuple[list[int], list[int]]] = []
-    whole, asked = 0, []
+    asked: list[tuple[Any, Any, Sequence[int]]] = []
+    whole = 0
     with asking(name, path) as spec:
         encode = _encoder(model, tokenizer)
         for task in TaskManager().load([spec])["tasks"].values():

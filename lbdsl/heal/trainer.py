@@ -80,7 +80,8 @@ class HealTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The optimizer's state by the names of weights, whole: another number of processes may read it."""
-        assert self.model is not None and self.lr_scheduler is not None
+        assert self.model is not None
+        assert self.lr_scheduler is not None
         state = get_optimizer_state_dict(self.model, self._own_optimizer, options=WHOLE)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
@@ -90,7 +91,8 @@ class HealTrainer(Trainer):
         if checkpoint is not None:
             read = partial(torch.load, map_location="cpu", weights_only=True)
             state = read(Path(checkpoint) / OPTIMIZER_NAME)
-            assert self.model is not None and self.lr_scheduler is not None
+            assert self.model is not None
+            assert self.lr_scheduler is not None
             set_optimizer_state_dict(self.model, self._own_optimizer, state, options=WHOLE)
             self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
 

@@ -2,7 +2,6 @@
 only; throughputs and the machine's constants are measured elsewhere.
 
 Work is counted in units of one layer for one token; the head counts as the layers that take as long (see `head_layers`).
-Memory counts the models that are loaded at once, and the activations that a step keeps.
 """
 
 from __future__ import annotations
@@ -10,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lbdsl.layer.cost import LayerCost, Machine, ModelCost
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.memory import healing_bytes
 from lbdsl.plan.schema import Estimate, Plan, Speed
-from lbdsl.recipe.schema import Heal, Lora
-from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
+from lbdsl.recipe.schema import Evaluate
 
 SOFTMAX_COST = 512
 """A log-softmax and a comparison of one logit take about as long as this many multiply-adds of a matrix product."""
 
 HEAL_FORWARDS = 4.0
 """Forward passes that take as long as one healing step: the base's, the changed model's, and its backward pass (2)."""
-
-ACTIVATIONS = 16
-"""Tensors of the hidden size that a layer keeps for its backward pass; those of the MLP's size are a fourth as many."""
 
 
 def head_layers(facts: ModelFacts) -> float:
@@ -46,47 +42,26 @@ def estimate(
 ) -> Estimate:
     """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
     tokens per second, None if unknown; `passes` is over the healing text; `room` is in bytes of disk."""
-    judged = 0 if plan.eval is None else 2 * len(plan.eval.data) * plan.eval.tokens * (1 if plan.heal is None else 2)
+    judged = judged_tokens(plan.eval, healed=plan.heal is not None)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
-        memory_bytes=_memory(plan.heal, facts),
+        memory_bytes=2 * facts.params * facts.dtype_bytes + RUNTIME
+        if plan.heal is None
+        else healing_bytes(plan.heal, facts),
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )
 
 
+def judged_tokens(wanted: Evaluate | None, *, healed: bool) -> int:
+    """Tokens that judging reads: each text by both models, before healing, too."""
+    return 0 if wanted is None else 2 * len(wanted.data) * wanted.tokens * (2 if healed else 1)
+
+
 def _seconds(tokens: int, pace: float | None) -> float | None:
     return 0.0 if not tokens else None if pace is None else round(tokens / pace, 1)
-
-
-def _memory(heal: Heal | None, facts: ModelFacts) -> int:
-    """Bytes of weights, trained weights with their optimizer's state, and activations."""
-    if heal is None:
-        return 2 * facts.params * facts.dtype_bytes
-    return max(_stage_memory(stage, facts) for stage in heal.runs)
-
-
-def _stage_memory(heal: HealSettings, facts: ModelFacts) -> int:
-    weights = facts.params * facts.dtype_bytes
-    models = 1 if heal.teacher == "cached" else 2
-    return max(2 * weights, models * weights + training_bytes(heal, facts))
-
-
-def training_bytes(heal: HealSettings, facts: ModelFacts, compute: str | None = None) -> int:
-    """Bytes that training takes besides the models' weights: the trained weights in fp32 with their gradients and the
-    optimizer's two moments, and what a step keeps for its backward pass. `compute`: the dtype, if not the facts' own."""
-    size = DTYPE_BYTES[compute or facts.dtype]
-    if isinstance(heal.method, LearnedSinks):
-        state = 16 * facts.layers * facts.heads
-    elif isinstance(heal.method, Lora):
-        state = 16 * facts.layers * heal.method.rank * 7 * (facts.hidden + facts.intermediate)
-    else:
-        # The model itself is in fp32 then.
-        state = (16 + 4 - size) * facts.params
-    step = heal.batch * heal.seq
-    return state + facts.layers * step * (ACTIVATIONS * facts.hidden + ACTIVATIONS // 4 * facts.intermediate) * size
 
 
 def decode_bounds(

@@ -266,4 +266,4 @@ def _record(
 def room_needed(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
     """Bytes needed for the saved model and its healing."""
     weights = plan.after.params * facts.dtype_bytes + (2 * plan.after.weights if packs(plan) else 0) + 2**20
-    return weights + room_to_heal(plan, facts, compute)
+    return weights + room_to_heal(plan.heal, facts, compute)

@@ -15,9 +15,9 @@ from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.measure.memory import free_bytes
-from lbdsl.plan.estimate import training_bytes
+from lbdsl.plan.memory import Held, trained_params, training_bytes
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema_blocks import Stage
+from lbdsl.recipe.schema_blocks import Heal, Stage
 from lbdsl.run.inputs import RunInputs
 from lbdsl.run.workdir import WorkFolder, writing
 
@@ -131,8 +131,8 @@ def _teacher(
 
 def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
     """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
-    share = stage.model_copy(update={"batch": stage.batch // process_count()})
-    needed, free = training_bytes(share, inputs.facts, inputs.compute), free_bytes(inputs.device)
+    held, device = Held(process_count(), shares_model()), torch.device(inputs.device)
+    needed, free = training_bytes(stage, inputs.facts, inputs.compute, held, device.type), free_bytes(device)
     if needed <= free:
         return False
     progress.say(
@@ -142,11 +142,12 @@ def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> b
     return True
 
 
-def room_to_heal(plan: Plan, facts: ModelFacts, compute: str | None) -> int:
+def room_to_heal(heal: Heal | None, facts: ModelFacts, compute: str | None) -> int:
     """Bytes that healing needs on disk: for each stage three checkpoints (two are kept while a third is written), the best
     weights, and the hidden states of a cached teacher."""
-    stages = plan.heal.runs if plan.heal is not None else ()
-    return sum(4 * _checkpoint(stage, plan, facts) + _cache(stage, facts, compute) for stage in stages)
+    stages = heal.runs if heal is not None else ()
+    # A checkpoint has the trained weights and Adam's two moments of them, in fp32.
+    return sum(4 * 3 * 4 * trained_params(stage, facts) + _cache(stage, facts, compute) for stage in stages)
 
 
 def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
@@ -157,16 +158,6 @@ def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
         return 0
     sequences = stage.steps * stage.batch + validation_sequences(stage.seq)
     return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
-
-
-def _checkpoint(stage: Stage, plan: Plan, facts: ModelFacts) -> int:
-    """Bytes of the trained weights and Adam's two moments of them, in fp32."""
-    if stage.method.node == "full":
-        return 3 * 4 * plan.after.params
-    if stage.method.node == "sinks":
-        return 3 * 4 * facts.layers * facts.heads
-    # Adapters on seven linear maps per layer.
-    return 3 * 4 * facts.layers * stage.method.rank * 7 * (facts.hidden + facts.intermediate)
 
 
 def stop_if(should_stop: Callable[[], bool]) -> None:

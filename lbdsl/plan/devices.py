@@ -1,0 +1,59 @@
+"""Devices that a recipe may be applied on, by the names that users know them by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lbdsl.core.nearest import nearest
+
+
+@dataclass(frozen=True)
+class Devices:
+    """`count` devices of one kind, each with `memory` in bytes; `flops`: FLOP/s of dense products in bfloat16, by the data
+    sheet; None where it is not known. A process runs on each."""
+
+    count: int
+    kind: str
+    memory: float | None
+    flops: float | None
+
+
+KINDS: Mapping[str, tuple[float, float]] = {
+    "RTX3090": (24, 71),
+    "RTX4090": (24, 165),
+    "RTX5090": (32, 209),
+    "A10": (24, 125),
+    "L4": (24, 121),
+    "L40S": (48, 362),
+    "A100-40GB": (40, 312),
+    "A100": (80, 312),
+    "H100": (80, 989),
+    "H200": (141, 989),
+    "B200": (180, 2250),
+}
+"""GB of memory, and TFLOP/s of dense products in bfloat16 with sums in fp32, by NVIDIA's data sheets."""
+
+_FORM = re.compile(r"(?:(\d+)\s*x\s*)?(.+)", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", re.IGNORECASE)
+
+
+def devices_of(text: str) -> Devices:
+    """`8xH100`, `2x24GB`, `cpu`. Raises ValueError for what is none."""
+    match = _FORM.fullmatch(text.strip())
+    assert match is not None, "every text has this form"
+    count, kind = int(match[1] or 1), match[2]
+    memory = _MEMORY.fullmatch(kind)
+    known = next((name for name in KINDS if name.lower() == kind.lower()), None)
+    if not count:
+        raise ValueError("there are no devices")
+    if memory is not None:
+        return Devices(count, kind, float(memory[1]) * (2**30 if memory[2].lower() == "gib" else 1e9), None)
+    if kind.lower() == "cpu":
+        return Devices(count, "cpu", None, None)
+    if known is None:
+        near = nearest(kind, KINDS)
+        meant = f"; did you mean `{near}`?" if near else ""
+        raise ValueError(f"`{kind}` is not known{meant}: as in `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}")
+    return Devices(count, known, KINDS[known][0] * 1e9, KINDS[known][1] * 1e12)

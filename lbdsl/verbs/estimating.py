@@ -1,0 +1,144 @@
+"""`estimate_recipe`: what a recipe will take on other devices, from the headers of the model's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.devices import Devices
+from lbdsl.plan.estimate import HEAL_FORWARDS, judged_tokens, measuring_units, units
+from lbdsl.plan.lengths import joint_tokens, with_lengths
+from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
+from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import Heal
+from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
+from lbdsl.verbs.notebook import NotebookResult
+from lbdsl.verbs.options import RunOptions
+from lbdsl.verbs.planning import read_recipe
+from lbdsl.verbs.workbench import Workbench
+
+REACHED = 0.4
+"""The share of a device's rate that is reached: on this project's CPU healing reached 0.4 of that of large products."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the processes hold the models while they heal: bytes on each device, of the machine's memory where that is
+    another, and on disk."""
+
+    device_bytes: int
+    machine_bytes: int
+    disk_bytes: int
+    fits: bool | None
+
+
+@dataclass(frozen=True, repr=False)
+class Estimated(NotebookResult):
+    """By `whole` and `shared`, each with `cached` too; hours of each kind of work, None where the rate is not known."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    devices: Devices
+    ways: Mapping[str, Way]
+    flops: Mapping[str, float]
+    hours: Mapping[str, float | None]
+
+    def in_short(self) -> str:
+        return f"{self.recipe.name} on {self.devices.count} x {self.devices.kind}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": 1,
+            "devices": asdict(self.devices),
+            "ways": {name: asdict(way) for name, way in self.ways.items()},
+            "flops": dict(self.flops),
+            "hours": dict(self.hours),
+        }
+
+
+def estimate_recipe(
+    recipe: str | Path,
+    model: str | Path,
+    devices: Devices,
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+) -> Estimated:
+    """Nothing is measured, and no weights are read; on CPUs, this machine's rate is (once). Which layers are changed is not
+    known, so all of them count. Raises LbdslError for errors of the recipe, and LB457 where the processes cannot share a
+    step."""
+    loaded = read_recipe(recipe, set_params)
+    bench = Workbench(model, options)
+    needed, settled = measurable(loaded.unwrap(), bench.facts), with_lengths(loaded.unwrap(), bench.facts)
+    problems = (*needed.diagnostics, *settled.diagnostics)
+    if needed.value is None or settled.value is None:
+        raise LbdslError(problems)
+    known, facts = settled.value, bench.computed if devices.kind == "cpu" else bench.facts
+    memory, rate = devices.memory, devices.flops and devices.count * devices.flops
+    if devices.kind == "cpu":
+        memory, rate = _this_machine(bench, devices.count)
+    flops = _flops(known, needed.value, facts)
+    # The first process judges alone.
+    alone = {"judging": devices.count if devices.flops else 1}
+    hours = {name: rate and work * alone.get(name, 1) / rate / REACHED / 3600 for name, work in flops.items()}
+    return Estimated(known, facts, devices, _ways(known.heal, facts, devices, memory), flops, hours)
+
+
+def _this_machine(bench: Workbench, processes: int) -> tuple[float, float]:
+    """Bytes of memory for each process, and FLOP/s of all."""
+    from lbdsl.measure.machine import machine_for
+
+    machine = machine_for("cpu", bench.computed, bench.cache_dir)
+    return machine.mem_bytes / processes, machine.flops
+
+
+def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
+    from lbdsl.run.healing import room_to_heal
+    from lbdsl.verbs.following import check_batches
+
+    weights = facts.params * facts.dtype_bytes
+    found = {}
+    check_batches(heal, devices.count)
+    for name, shared in (("whole", False), *([("shared", True)] if devices.count > 1 and heal is not None else [])):
+        for place in ("loaded", "cached") if heal is not None else ("loaded",):
+            stages = heal and heal.model_copy(
+                update={"teacher": place, "stages": tuple(s.model_copy(update={"teacher": place}) for s in heal.stages)}
+            )
+            if place == "cached" and stages is not None and any(stage.name == "match" for stage in stages.runs):
+                continue
+            held = Held(devices.count, shared)
+            on_cpu = devices.kind == "cpu"
+            device = (
+                2 * weights + RUNTIME if stages is None else healing_bytes(stages, facts, held, "cpu" if on_cpu else "cuda")
+            )
+            # Shares are taken of models that each process reads into the machine's memory.
+            machine = 0 if on_cpu else devices.count * round((2 * model_bytes(facts) if shared else weights) + RUNTIME)
+            disk = weights + room_to_heal(stages, facts, facts.dtype)
+            fits = None if memory is None else device <= memory
+            found[f"{name}, cached" if place == "cached" else name] = Way(device, machine, disk, fits)
+    return found
+
+
+def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]:
+    """Of measuring (scores, and the whole plan or those that `choose` tries), healing and judging."""
+
+    def forward(tokens: float, seq: int | None) -> float:
+        """Of so many tokens through the whole model."""
+        return tokens * facts.cost.prefill_flops(seq or 1024) / (seq or 1024)
+
+    measure = recipe.measure
+    runs: Iterable[int] = [layer for layer, _ in {(r.layer, r.action) for r in case.requests if r.action}]
+    passes = measuring_units(facts, runs, 1) / units(facts, 1) if case.requests else 0.0
+    joint = joint_tokens(measure) * 2 + (measure.tries * measure.tokens if case.choose is not None else 0)
+    healed = sum(HEAL_FORWARDS * forward(stage.tokens, stage.seq) for stage in recipe.heal.runs) if recipe.heal else 0.0
+    judged = judged_tokens(recipe.eval, healed=recipe.heal is not None)
+    return {
+        "measuring": forward(passes * measure.tokens + joint, measure.seq),
+        "healing": healed,
+        "judging": forward(judged, recipe.eval.seq if recipe.eval is not None else None),
+    }
