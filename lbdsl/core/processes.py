@@ -13,6 +13,10 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def processes_on_machine() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def process_on_machine() -> int:
     """This process's number among those on the same machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -152,7 +152,7 @@ class Store:
                 f"{self.path} was written by another version of lbdsl (format {version})",
                 help=(f"delete it, then measure again: rm {self.path}", "or choose another --cache-dir"),
             )
-        self._use_wal()
+        # A write-ahead log would be faster, and cannot be shared by several machines.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         if version == 0:
             self._connection.execute(_SCHEMA)
@@ -163,18 +163,6 @@ class Store:
         if state != "ok":
             raise sqlite3.DatabaseError(state)
         self._connection.execute("SELECT total, tokens FROM sums LIMIT 1").fetchall()
-
-    def _use_wal(self) -> None:
-        """Enable write-ahead logging: readers never wait. Switching to it ignores the busy timeout, so retry here."""
-        end = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as problem:
-                if "locked" not in str(problem) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         """Run `work`; turn SQLite errors into LbdslError LB448."""

@@ -47,9 +47,7 @@ def estimate(
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
-        memory_bytes=2 * facts.params * facts.dtype_bytes + RUNTIME
-        if plan.heal is None
-        else healing_bytes(plan.heal, facts),
+        memory_bytes=healing_bytes(plan.heal, facts),
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lbdsl.artifact.card import write_card
 from lbdsl.artifact.record import Record, write_record
 from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
+from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
 from lbdsl.evaluate.tasks import TaskResult, ask
@@ -207,6 +210,9 @@ def _judge(
 def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
     """The quality of the changed model before healing, on the same texts, to show the gain from healing."""
     if not inputs.eval_blocks:
+        return []
+    if shares_model() and torch.device(inputs.device).type != "cpu":
+        progress.say("not judged before healing: the whole model is in the machine's memory, and not on a device")
         return []
     texts = [blocks.digest for blocks in inputs.eval_blocks]
     known = work.unhealed()

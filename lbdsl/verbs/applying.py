@@ -23,11 +23,11 @@ from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
-from lbdsl.verbs.following import check_processes
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.predicting import pace_of
+from lbdsl.verbs.processes import check_processes
 from lbdsl.verbs.saved_recipe import files_of, planned_recipe
 from lbdsl.verbs.texts import (
     check_texts,

@@ -99,7 +99,7 @@ def _this_machine(bench: Workbench, processes: int) -> tuple[float, float]:
 
 def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
     from lbdsl.run.healing import room_to_heal
-    from lbdsl.verbs.following import check_batches
+    from lbdsl.verbs.processes import check_batches
 
     weights = facts.params * facts.dtype_bytes
     found = {}
@@ -113,9 +113,7 @@ def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float 
                 continue
             held = Held(devices.count, shared)
             on_cpu = devices.kind == "cpu"
-            device = (
-                2 * weights + RUNTIME if stages is None else healing_bytes(stages, facts, held, "cpu" if on_cpu else "cuda")
-            )
+            device = healing_bytes(stages, facts, held, "cpu" if on_cpu else "cuda")
             # Shares are taken of models that each process reads into the machine's memory.
             machine = 0 if on_cpu else devices.count * round((2 * model_bytes(facts) if shared else weights) + RUNTIME)
             disk = weights + room_to_heal(stages, facts, facts.dtype)

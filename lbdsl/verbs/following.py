@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
-from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.core.processes import process_count, process_number, process_on_machine, shares_model
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import Silent
+from lbdsl.model.digest import default_cache_dir
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema_blocks import Heal
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.workbench import Workbench
-
-
-def check_processes(heal: Heal | None) -> None:
-    """Raise LB457 for a stage whose batch the processes cannot share equally, and for a way to share the model that lbdsl
-    does not have."""
-    if process_count() == 1:
-        return
-    for name, asked, help in (
-        ("DeepSpeed", _is("ACCELERATE_USE_DEEPSPEED"), "use `distributed_type: FSDP` with `fsdp_version: 2`"),
-        ("FSDP1", shares_model() and not _is("FSDP_VERSION", "2"), "set `fsdp_version: 2`"),
-        ("weights on the CPU", shares_model() and _is("FSDP_OFFLOAD_PARAMS"), "set `fsdp_offload_params: false`"),
-    ):
-        if asked:
-            raise fail("LB457", f"accelerate's configuration asks for {name}, which lbdsl does not have", help=help)
-    check_batches(heal, process_count())
-
-
-def check_batches(heal: Heal | None, processes: int) -> None:
-    """Raise LB457 for a stage whose batch so many processes cannot share equally."""
-    for stage in heal.runs if heal is not None else ():
-        if stage.batch % processes:
-            more = -(-stage.batch // processes) * processes
-            message = f"a batch of {stage.batch} sequences cannot be shared by {processes} processes"
-            where = stage.set_at.get("batch", stage.span)
-            raise fail("LB457", message, where, help=f"write `batch = {more}` in the heal block, or start fewer processes")
-
-
-def _is(variable: str, value: str = "true") -> bool:
-    return os.environ.get(variable, "").lower() == value
 
 
 @contextmanager
@@ -58,15 +29,28 @@ def leading(options: RunOptions) -> Iterator[None]:
     from lbdsl.model.load import pick_device
 
     processes.join(pick_device(options.device))
+    mark = _mark(options, f"run-{uuid4().hex}")
+    # Where it cannot be written, what uses the folder says so.
+    with suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    processes.shared(mark.name)
     try:
         yield
     finally:
+        with suppress(OSError):
+            mark.unlink(missing_ok=True)
         processes.leave()
 
 
+def _mark(options: RunOptions, name: str) -> Path:
+    """A file by which the others know that their cache folder is the first one's."""
+    return (options.cache_dir or default_cache_dir()) / name
+
+
 def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
-    """In another process: `measured` takes part in measuring, on the first one's machine; then wait for its call, and heal
-    with it."""
+    """In another process: `measured` takes part in measuring, if it sees the first one's cache folder; then wait for its
+    call, and heal with it."""
     from lbdsl.heal import processes
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.model.load import pick_device
@@ -74,11 +58,11 @@ def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
     # The first process decides when to stop, and says what is wrong.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.join(pick_device(options.device))
-    if measured is not None and process_number() == process_on_machine():
-        with suppress(LbdslError):
-            measured()
     try:
         with processes.together():
+            if _mark(options, processes.shared("")).is_file() and measured is not None:
+                with suppress(LbdslError):
+                    measured()
             call = processes.called()
             if call is not None:
                 plan, output, resume = call

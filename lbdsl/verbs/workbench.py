@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
 from lbdsl.layer.facts import ModelFacts
@@ -17,6 +18,7 @@ from lbdsl.layer.profile import Profile
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
+from lbdsl.plan.memory import Held, model_bytes
 from lbdsl.verbs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -168,17 +170,24 @@ class Workbench:
         """Raise LB482 when the model and the copy that is trained do not both fit in free memory."""
         from lbdsl.measure.memory import free_bytes
 
-        needed = self.facts.params * self.computed.dtype_bytes * (2 - ("base" in self.__dict__))
-        free = free_bytes(self.device)
-        if needed > free:
-            raise fail(
-                "LB482",
-                f"healing loads the model and a copy of it, {bytes_text(needed)}, and {bytes_text(free)} are free",
-                help=(
-                    "apply the plan with --no-heal: that needs no memory for the model",
-                    "or heal on a machine with more memory",
-                ),
-            )
+        held = Held(process_count(), shares_model())
+        models = 2 - ("base" in self.__dict__)
+        places = {self.device.type: models * model_bytes(self.computed, held)}
+        if held.shared:
+            # Each process reads both, and keeps its share.
+            places["cpu"] = 2 * processes_on_machine() * model_bytes(self.computed)
+        for place, needed in places.items():
+            free = free_bytes(self.device if place == self.device.type else place)
+            if needed > free:
+                where = "" if len(places) == 1 else f" on {'the device' if place != 'cpu' else 'the machine'}"
+                raise fail(
+                    "LB482",
+                    f"healing loads the model and a copy, {bytes_text(needed)}, and {bytes_text(free)} are free{where}",
+                    help=(
+                        "apply the plan with --no-heal: that needs no memory for the model",
+                        "or heal on a machine with more memory",
+                    ),
+                )
 
     def profiles(self, engines: Iterable[str]) -> dict[str, Profile]:
         """The profiles of these engines for this model on this machine, where there are any."""
