@@ -49,7 +49,8 @@ def row(method: str, held: str, size: str) -> Row:
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         found = json.loads(lbdsl("plan", str(recipe), MODEL, "--estimate", f"{count}xcpu", "--json").stdout)
-        predicted = found["ways"]["shared" if held == "two-shared" else "whole"]["device_bytes"]
+        way = ("shared" if held == "two-shared" else "whole") + (", cached" if method == "cached" else "")
+        predicted = found["ways"][way]["device_bytes"]
         measured = max(map(int, peaks.read_text().split()))
         return {"GiB": measured / 2**30, "predicted": predicted / 2**30, "ratio": predicted / measured}
 

@@ -14,8 +14,8 @@ from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.recipe.schema import Heal, Lora
 from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
 
-RUNTIME = 640 * 2**20
-"""Python with torch, transformers and PEFT, and no model."""
+RUNTIME = 700 * 2**20
+"""Python with torch, transformers and PEFT, a tokenizer and texts, and no model."""
 
 LOGITS = {"cpu": 128, "cuda": 512}
 """Tokens whose logits exist at once, see `measure/predictions.py`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -200,6 +201,8 @@ class Workbench:
         """Forget the base model that is in memory; it is loaded again when it is needed."""
         for name in ("base", "measured_base", "judged_base"):
             self.__dict__.pop(name, None)
+        # Modules refer to each other in circles: without this their memory stays in use.
+        gc.collect()
 
     def in_machine_memory(self) -> Workbench:
         """The same model, loaded into the machine's memory, in the dtype that the device computes in."""

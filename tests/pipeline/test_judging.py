@@ -245,6 +245,12 @@ metric_list: [{metric: acc}, {metric: acc_norm}]
 """
 
 
+WRITING = """output_type: generate_until
+doc_to_text: "{{text}}"
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["."], max_gen_toks: 4}
+metric_list: [{metric: exact_match}]
+"""
 PERPLEXITY = """output_type: loglikelihood_rolling
 doc_to_text: ""
 doc_to_target: "{{text}}"
@@ -309,3 +315,59 @@ def test_tasks_need_a_package(workplace: Path, lbdsl, monkeypatch: pytest.Monkey
     done = lbdsl("plan", "r.lbr", "model")
     assert done.code != 0
     assert "pip install lm-eval" in done.err
+
+
+def counting(folder: Path, name: str, count: int) -> Path:
+    """A task of so many questions, with two or three answers each."""
+    # Answers that a model without training finds almost equally likely.
+    words = [f" {first}{last}" for first in "bcdfghklmnp" for last in ("ad", "en", "it", "ox", "um")]
+    rows = (
+        {"text": f"Count to {n}:", "choices": [words[(n * k + k) % len(words)] for k in range(1, 8)], "answer": n % 7}
+        for n in range(count)
+    )
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / name).write_text(YAML)
+    return folder / name
+
+
+def test_layers_are_scored_by_the_last_questions_of_a_task(workplace: Path, lbdsl) -> None:
+    counting(workplace, "own.yaml", 40)
+    rules = 'measure { questions = 24 }\nlowest 2 by task("own.yaml", drop) drop\nelse keep\n'
+    Path("scored.lbr").write_text(f"lbr 1\n{rules}")
+    scored = json.loads(lbdsl("measure", "scored.lbr", "model", "--json").out)["scores"]
+    assert {row["metric"] for row in scored if row["layer"] >= 0} == {'task("own.yaml")'}
+    worst = max((row for row in scored if row["layer"] >= 0), key=lambda row: abs(row["value"]))
+    assert worst["value"] != 0
+    assert (worst["tokens"], worst["unit"]) == (24, "ratio")
+    # The harness, asked of the changed model itself, says the same of these questions.
+    rows = Path("own.jsonl").read_text().splitlines(keepends=True)
+    Path("own.jsonl").write_text("".join(rows[-24:]))
+    asked = 'eval { data = "builtin:wikitext"; tokens = 256; seq = 64; tasks = "own.yaml" }'
+    Path("r.lbr").write_text(f"lbr 1\nlayers {worst['layer']} drop\nelse keep\n{asked}\n")
+    done = lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    (task,) = json.loads(Path("out/lbdsl.json").read_text())["evaluation"]["tasks"]
+    assert task["base"] - task["artifact"] == pytest.approx(worst["value"])
+
+
+def test_a_plan_is_chosen_by_a_task_and_warned_of_being_judged_on_it(workplace: Path, lbdsl) -> None:
+    counting(workplace, "own.yaml", 40)
+    measure = 'measure { data = "builtin:docs"; tokens = 256; seq = 64; tries = 8; questions = 24 }'
+    choose = 'choose for layers all among keep, swa(window=16), drop minimizing task("own.yaml") subject to kv(1Ki) <= 60%'
+    judged = 'eval { tokens = 256; seq = 64; tasks = "own.yaml"; limit = LIMIT }'
+    for limit, warned in ((16, False), (17, True)):
+        Path("r.lbr").write_text(f"lbr 1\n{measure}\n{choose}\n{judged.replace('LIMIT', str(limit))}\n")
+        done = lbdsl("plan", "r.lbr", "model", "--json")
+        assert done.code == 0, done.err
+        assert ("LB337" in done.err, "`limit = 16`" in done.err) == (warned, warned)
+    found = json.loads(done.out)["choice"]
+    assert found["metric"] == 'task("own.yaml")'
+
+
+def test_a_task_that_asks_to_write_cannot_score_layers(workplace: Path, lbdsl) -> None:
+    path = counting(workplace, "own.yaml", 40)
+    start = YAML.index("output_type")
+    path.write_text(YAML[:start] + WRITING)
+    Path("r.lbr").write_text('lbr 1\nlowest 2 by task("own.yaml", drop) drop\nelse keep\n')
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, "asks the model to write" in done.err) == (1, True), done.err
