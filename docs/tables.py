@@ -160,6 +160,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "new_weights": lambda: results("new_weights"),
     "judged": lambda: results("judged"),
     "needle": lambda: results("needle"),
+    "memory": lambda: results("memory"),
+    "tasks": lambda: results("tasks"),
     "healing": lambda: results("healing"),
     "healing_methods": lambda: results("healing_methods"),
     "patches": lambda: results("patches"),

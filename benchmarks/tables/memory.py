@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.table import ROOT, Row, Table
+from benchmarks.table import ROOT, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
 RULES = "layers 1-3, 8-16, 18-21 swa(window=256)"
@@ -31,30 +31,36 @@ main()
 """
 
 
+def peaks(work: Path, recipe: Path, held: str, out: Path) -> None:
+    """The most resident bytes of each process of a run, a line each."""
+    driver = work / "driver.py"
+    driver.write_text(DRIVER)
+    words = ["apply", str(recipe), MODEL, "-o", str(work / "out"), "--yes", "--force", "--quiet"]
+    count = PROCESSES[held]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    environment = os.environ | {"PEAKS": str(out)} | (SHARED if held == "two-shared" else {})
+    out.unlink(missing_ok=True)
+    command = [sys.executable, *start, str(driver), *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+
+
 def row(method: str, held: str, size: str) -> Row:
+    key = f"{method}-{held}-{size}"
+
     def run(work: Path) -> dict[str, float]:
         work.mkdir(parents=True, exist_ok=True)
-        recipe, driver, peaks = (work / f"{method}-{size}.lbr", work / "driver.py", work / f"{method}-{held}-{size}.txt")
+        recipe = work / f"{method}-{size}.lbr"
         heal = "; ".join(filter(None, ('data = "builtin:pydoc"', SIZES[size], METHODS[method])))
         recipe.write_text(f"lbr 1\n{RULES}\nheal {{ {heal} }}\n")
-        driver.write_text(DRIVER)
-        peaks.unlink(missing_ok=True)
-        words = ["apply", str(recipe), MODEL, "-o", str(work / "out"), "--yes", "--force", "--quiet"]
-        count = PROCESSES[held]
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
-        environment = os.environ | {"PEAKS": str(peaks)} | (SHARED if held == "two-shared" else {})
-        done = subprocess.run(
-            [sys.executable, *start, str(driver), *words], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        found = json.loads(lbdsl("plan", str(recipe), MODEL, "--estimate", f"{count}xcpu", "--json").stdout)
+        measured = max(map(int, once(work / f"{key}.txt", lambda out: peaks(work, recipe, held, out)).read_text().split()))
         way = ("shared" if held == "two-shared" else "whole") + (", cached" if method == "cached" else "")
-        predicted = found["ways"][way]["device_bytes"]
-        measured = max(map(int, peaks.read_text().split()))
+        words = ("plan", str(recipe), MODEL, "--estimate", f"{PROCESSES[held]}xcpu", "--json")
+        predicted = json.loads(lbdsl(*words).stdout)["ways"][way]["device_bytes"]
         return {"GiB": measured / 2**30, "predicted": predicted / 2**30, "ratio": predicted / measured}
 
-    return Row(f"{method}-{held}-{size}", run)
+    return Row(key, run)
 
 
 TABLE = Table(

@@ -20,8 +20,8 @@ RUNTIME = 700 * 2**20
 LOGITS = {"cpu": 128, "cuda": 512}
 """Tokens whose logits exist at once, see `measure/predictions.py`."""
 
-LOGIT_BUFFERS = 6
-"""Arrays of logits in fp32 that exist at once: of the teacher and the student, their logarithms, and the gradient."""
+LOGIT_BUFFERS = 8
+"""Arrays of logits in fp32 that exist at once: of the teacher and the student, their softmax, and the gradient."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def training_bytes(
     computed in, what a step keeps for its backward pass, and logits. `compute`: that dtype, if not the facts' own."""
     size = DTYPE_BYTES[compute or facts.dtype]
     weights = trained_params(heal, facts)
-    # Of adapters the weights themselves, too.
+    # Of adapters the weights themselves, too; where each process has the whole, gradients are added up in copies (DDP).
     state = held.share((12 if _trains_all(heal) else 16) * weights)
+    state += 4 * weights if held.processes > 1 and not held.shared else 0
     copies = size * (facts.params - facts.other_params) if _trains_all(heal) and size < 4 else 0
     tokens = heal.batch * heal.seq // held.processes
     head = facts.vocab * facts.hidden * 4 if size < 4 and not _trains_all(heal) else 0
@@ -91,11 +92,12 @@ def trained_params(heal: HealSettings, facts: ModelFacts) -> int:
 
 
 def _kept(heal: HealSettings, facts: ModelFacts, size: int) -> float:
-    """Bytes that a token keeps in all layers for its backward pass: c (8 D + 4 F + 4 A + 4 K) + 8 D a layer, counted where
-    autograd saves them; with LoRA of rank r, 7 c r more."""
+    """Bytes that a token keeps in all layers for its backward pass: c (2 D + 4 F + 2 A + 2 K) + 8 D a layer, counted where
+    autograd saves them; in 16 bits the inputs of six maps, which are cast, and with LoRA of rank r 7 c r more."""
     heads = facts.head_dim * (facts.heads + facts.kv_heads)
     rank = heal.method.rank if isinstance(heal.method, Lora) else 0
-    layer = size * (8 * facts.hidden + 4 * facts.intermediate + 4 * heads + 7 * rank) + 8 * facts.hidden
+    hidden = (8 if size < 4 else 2) * facts.hidden
+    layer = size * (hidden + 4 * facts.intermediate + 2 * heads + 7 * rank) + 8 * facts.hidden
     return facts.layers * layer
 
 

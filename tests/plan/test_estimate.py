@@ -41,20 +41,9 @@ def test_what_was_never_run_here_has_no_time() -> None:
 
 
 def test_memory_of_healing_smollm2() -> None:
-    """A run with LoRA on 2 x 1,024 tokens in float32 held 4.6 GiB, of which Python and torch are about 0.5."""
+    """A run with LoRA on 2 x 1,024 tokens in float32 held 4.6 GiB."""
     found = estimated(TEXT, replace(SMOL, dtype="float32"))
-    assert 4.0 < found.memory_bytes / 2**30 < 5.2
-
-
-def test_memory_of_training_all_weights() -> None:
-    """In fp32, with gradients and the optimizer's two moments: 16 bytes a parameter, and 2 more than bfloat16 for each."""
-    lora = estimated(TEXT).memory_bytes
-    # Two models, adapters of rank 16 on seven maps a layer, in fp32 with gradients, what 2 x 1,024 tokens leave.
-    models, adapters = 2 * 2 * 134_515_008, 16 * 30 * 16 * 7 * (576 + 1536)
-    assert lora == models + adapters + 2 * 30 * 2048 * (16 * 576 + 4 * 1536)
-    full = estimated(TEXT.replace("seq = 1Ki }\neval", "seq = 1Ki; method = full }\neval")).memory_bytes
-    adapters = SMOL.layers * 16 * 7 * (SMOL.hidden + SMOL.intermediate)
-    assert full - lora == 16 * (SMOL.params - adapters) + 2 * SMOL.params
+    assert found.memory_bytes / 2**30 == pytest.approx(4.6, rel=0.1)
 
 
 def test_work_of_measuring() -> None:
