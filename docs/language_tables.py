@@ -81,7 +81,7 @@ def metric_sections() -> str:
 
 
 def finished_sections() -> str:
-    return described("metric", iter(metrics_of(Of.FINISHED)))
+    return described("metric", (name for name in metrics_of(Of.FINISHED) if name not in metrics_of(Of.LAYER)))
 
 
 def values() -> str:

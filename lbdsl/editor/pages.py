@@ -97,15 +97,19 @@ def unit_text(cls: type[Metric]) -> str:
 
 def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
     """Where a metric may be used, and what it means there."""
-    name = cls.kind
-    asked = f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them'
-    if issubclass(cls, TaskMetric):
-        asked = f"as in `{cls.form()}`; asked of the finished model and of its base"
-    meant = f"; `{name}` means `{name}({cls.default_action})`" if cls.takes_action else ""
+    name, task = cls.kind, issubclass(cls, TaskMetric)
+    meant = f"; `{name}` means `{cls.layer_form()}`" if cls.takes_action else ""
+    judged = f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them'
     said = {
-        Of.LAYER: ("In `where` and `by`", f"the value of each layer{meant}"),
+        Of.LAYER: (
+            "In `where` and `by`",
+            f"of each layer, as in `{cls.layer_form()}`" if task else f"the value of each layer{meant}",
+        ),
         Of.CHANGED: ("In `assert`", f"`{name}` is that of the whole changed model, before healing"),
-        Of.FINISHED: ("In `assert`", asked),
+        Of.FINISHED: (
+            "In `assert`",
+            f"as in `{cls.form()}`; asked of the finished model and of its base" if task else judged,
+        ),
     }
     return tuple(said[of] for of in Of if of in cls.of)
 

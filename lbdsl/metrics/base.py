@@ -65,6 +65,11 @@ class Metric(ABC):
         """The form used in recipes: `nll(ACTION)`, `influence`."""
         return f"{cls.kind}(ACTION)" if cls.takes_action and Of.LAYER in cls.of else cls.kind
 
+    @classmethod
+    def layer_form(cls) -> str:
+        """Of a layer under the default action: `nll(drop)`."""
+        return f"{cls.kind}({cls.default_action})"
+
 
 class LogitsMetric(Metric):
     """Compares next-token predictions of the base and of the changed or finished model."""
@@ -108,6 +113,10 @@ class TaskMetric(Metric):
     @classmethod
     def form(cls) -> str:
         return f"{cls.kind}({cls.argument})"
+
+    @classmethod
+    def layer_form(cls) -> str:
+        return f"{cls.kind}({cls.argument}, {cls.default_action})"
 
 
 class DerivedMetric(Metric):

@@ -165,7 +165,7 @@ def resolve_by(scope: Scope, call: tree.Call) -> Score:
     if issubclass(cls, TaskMetric):
         args = call.args or ()
         if len(args) != 2 or any(arg.key is not None for arg in args):
-            help = f'as in `{name}("hellaswag", drop)`'
+            help = f"as in `{cls.layer_form()}`"
             scope.fail("LB104", f"`{name}` of a layer takes a task and an action", call.span, help=help)
         task = task_named(scope, args[0].value)
         return Score(call.span, name, task_name(task), _changing(scope, name, args[1].value, cls), False, None)
@@ -217,7 +217,7 @@ def _changing(scope: Scope, name: str, inner: tree.Expr, cls: type[Metric]) -> A
     action = resolve_action(scope, inner)
     if action.keeps:
         message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
-        hint = f"name an action that changes the layer, as in `{name}({cls.default_action})`"
+        hint = f"name an action that changes the layer, as in `{cls.layer_form()}`"
         scope.fail("LB104", message, inner.span, help=hint)
     return action
 

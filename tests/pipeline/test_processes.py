@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,6 +78,15 @@ _TEXT = 'data = "builtin:pydoc"; seq = 64; batch = 2; lr = 2e-3'
 STAGES = f"heal {{ {_TEXT}; stage match {{ tokens = 1024 }}; stage distill {{ tokens = 1024; method = full }} }}"
 CHATS = f"heal {{ {_TEXT.replace('builtin:pydoc', 'chats.jsonl')}; loss_on = assistant; tokens = 1024 }}"
 CACHED = f"heal {{ {_TEXT}; teacher = cached; tokens = 1024; method = full }}"
+
+APART = """
+import os, sys
+if os.environ["RANK"] == "1":
+    os.environ["LBDSL_CACHE_DIR"] = "apart"
+from lbdsl.cli.app import main
+main(sys.argv[1:])
+"""
+"""The second process does not see the cache folder of the first."""
 
 CLAIMING = """
 import sys, time
@@ -234,3 +245,38 @@ def test_processes_that_cannot_heal_together(
     done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes")
     assert (done.code, "LB457" in done.err, said in done.err) == (1, True, True), done.err
     assert not Path("out").exists()
+
+
+def configurations() -> list[str]:
+    """Those of docs/scaling.md."""
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", configurations(), ids=["whole", "shared"])
+@pytest.mark.parametrize("machines", [1, 2])
+def test_the_configurations_of_the_page_with_two_processes(fresh: Path, alone: Path, text: str, machines: int) -> None:
+    Path("here.yaml").write_text(text.replace("num_processes: 8", "num_processes: 2") + "use_cpu: true\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    first = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port) if machines == 2 else ()
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", "here.yaml", *first)
+    ranks = [("--machine_rank", str(rank)) for rank in range(2)] if machines == 2 else [()]
+    runs = [
+        subprocess.Popen((*launch, *rank, *APPLY, "two"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in ranks
+    ]
+    said = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0] * machines, said
+    assert_alike(alone, "two")
+    assert scores(alone) == scores("two")
+
+
+def test_without_the_first_ones_cache_folder_the_others_wait(fresh: Path, alone: Path) -> None:
+    Path("driver.py").write_text(APART)
+    together = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two")
+    assert together.returncode == 0, together.stderr
+    assert_alike(alone, "two")
+    assert not list(Path("apart").glob("measurements.*"))
