@@ -99,6 +99,7 @@ def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
     """Where a metric may be used, and what it means there."""
     name, task = cls.kind, issubclass(cls, TaskMetric)
     meant = f"; `{name}` means `{cls.layer_form()}`" if cls.takes_action else ""
+    asked = f"as in `{cls.form()}`; asked of the finished model and of its base"
     judged = f'`{name}` is that of the finished model, on every text of `eval`; `{name}("TEXT")` is that on one of them'
     said = {
         Of.LAYER: (
@@ -106,10 +107,7 @@ def uses_of(cls: type[Metric]) -> tuple[tuple[str, str], ...]:
             f"of each layer, as in `{cls.layer_form()}`" if task else f"the value of each layer{meant}",
         ),
         Of.CHANGED: ("In `assert`", f"`{name}` is that of the whole changed model, before healing"),
-        Of.FINISHED: (
-            "In `assert`",
-            f"as in `{cls.form()}`; asked of the finished model and of its base" if task else judged,
-        ),
+        Of.FINISHED: ("In `assert`", asked if task else judged),
     }
     return tuple(said[of] for of in Of if of in cls.of)
 

@@ -111,6 +111,8 @@ class HealTrainer(Trainer):
         if own:
             chosen = [sink for sink in sinks.values() if sink.requires_grad]
             optimizer.add_param_group({"params": chosen, "lr": SINK_LR * self.args.learning_rate, "weight_decay": 0.0})
+        # The names of weights in a saved state do not tell empty groups apart.
+        optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def _get_train_sampler(self, *_args: Any, **_kwargs: Any) -> SequentialSampler:

@@ -28,7 +28,7 @@ from lbdsl.report.explain import parts_of
 
 def test_where_each_may_stand() -> None:
     assert {of: set(metrics_of(of)) for of in Of} == {
-        Of.LAYER: {"influence", "kl", "nll"},
+        Of.LAYER: {"influence", "kl", "nll", "task"},
         Of.CHANGED: {"kl", "nll"},
         Of.FINISHED: {"agreement", "kl_healed", "needle", "ppl_increase", "recovery", "task"},
     }
@@ -41,8 +41,9 @@ def test_each_has_a_page_whose_example_and_bound_are_good(cls: type[Metric]) -> 
     assert [head for head, _ in facts] == ["What", "Why", "Example", "Source"]
     for example in dict(facts)["Example"].split("`")[1::2]:
         assert recipe_from_text(example if example.startswith("assert") else f"{example}\nelse keep").ok
-    place = "where {} keep\nelse keep" if Of.LAYER in cls.of else "assert {}\nelse keep"
-    value = cls.form() if issubclass(cls, TaskMetric) else cls.kind
+    task = issubclass(cls, TaskMetric)
+    place = "where {} keep\nelse keep" if Of.LAYER in cls.of and not task else "assert {}\nelse keep"
+    value = cls.form() if task else cls.kind
     assert recipe_from_text(place.format(f"{value} {cls.bound}")).ok
     missing = recipe_from_text(place.format(value)).diagnostics[0]
     assert f"compare it, as in `{value} {cls.bound}`" in missing.help
