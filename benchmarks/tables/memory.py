@@ -68,6 +68,6 @@ TABLE = Table(
     columns={"GiB": ".2f", "predicted": ".2f", "ratio": ".2f"},
     rows=[
         *(row(method, held, "2x512") for held in PROCESSES for method in METHODS),
-        *(row("lora", held, "2x2Ki") for held in PROCESSES),
+        row("lora", "one", "2x2Ki"),
     ],
 )

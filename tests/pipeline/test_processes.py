@@ -190,6 +190,20 @@ def test_one_process_dies_and_others_resume(fresh: Path, alone: Path, place: str
     assert_alike(alone, "two")
 
 
+@pytest.mark.slow
+def test_one_process_then_two_with_shares_then_one(fresh: Path, alone: Path) -> None:
+    Path("driver.py").write_text(DYING)
+    place = "lbdsl.heal.trainer HealTrainer._save_optimizer_and_scheduler 3 0"
+    driven = ("driver.py", *APPLY[2:], "two")
+    assert ran(*driven, DIE=place, RANK="0").returncode != 0
+    assert ran(*TOGETHER, "2", *driven, "--resume", DIE=place, **FSDP).returncode != 0
+    steps = sorted(Path("two.lbdsl-work/heal/1-distill").glob("checkpoint-*/lbdsl-complete"))
+    assert len(steps) == 2
+    resumed = ran(*APPLY, "two", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_alike(alone, "two")
+
+
 def test_an_error_is_said_once(fresh: Path) -> None:
     done = ran(*TOGETHER, "3", *APPLY, "three")
     assert done.returncode != 0
