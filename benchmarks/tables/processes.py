@@ -21,7 +21,7 @@ RECIPE = """lbr 1
 layers 4-5 drop
 layers 8-12 swa(window=256, sinks=learned)
 layers 14-15 kv_heads(1)
-layers 20-21 mlp(width=75%)
+layers 20-21 width(75%)
 heal { data = "builtin:pydoc"; tokens = 6400; seq = 64; batch = 2 }
 eval { data = "builtin:wikitext"; tokens = 4Ki; seq = 1Ki }
 """
@@ -47,10 +47,10 @@ def made(work: Path, name: str) -> Path:
 
 
 def apart(one: Path, other: Path) -> float:
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    files = [safe_open(next(folder.glob("*.safetensors")), "pt") for folder in (one, other)]
-    return max(float((files[0].get_tensor(k) - files[1].get_tensor(k)).abs().max()) for k in files[0].keys())
+    weights = [load_file(next(folder.glob("*.safetensors"))) for folder in (one, other)]
+    return max(float((weight - weights[1][name]).abs().max()) for name, weight in weights[0].items())
 
 
 def row(name: str) -> Row:
