@@ -78,13 +78,14 @@ def _share_layers(model: Any, device: torch.device) -> None:
 
 
 def _move_whole(model: Any, device: torch.device) -> None:
-    """Move what is not shared, and all buffers, to the device."""
+    """Move what is not shared, and all buffers, to the device. Copies even there: a slice of the checkpoint's mapped file
+    would keep all of it in memory."""
     from torch.distributed.tensor import DTensor
 
+    for weight in model.parameters():
+        if not isinstance(weight, DTensor):
+            weight.data = weight.data.to(device, copy=True)
     for module in model.modules():
-        for own in module._parameters.values():
-            if own is not None and not isinstance(own, DTensor):
-                own.data = own.data.to(device)
         for key, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[key] = buffer.to(device)

@@ -86,7 +86,8 @@ def cached_teacher(
     """The last hidden states of `model` on `ids_SN`, in `folder`: tokens x hidden size numbers in the dtype that it
     computes in. They are computed from the sequence on where an earlier process stopped."""
     sequences, seq = ids_SN.shape
-    head_VD = model.lm_head.weight.detach()
+    # A copy: a slice of the checkpoint's mapped file would keep all of it in memory.
+    head_VD = model.lm_head.weight.detach().clone()
     dtype, hidden = head_VD.dtype, head_VD.shape[1]
     kind = str(dtype).removeprefix("torch.")
     path, done = folder / CACHE_FILE.format(kind), folder / CACHED_ROWS.format(kind)

@@ -71,14 +71,16 @@ def training_bytes(
     computed in, what a step keeps for its backward pass, and logits. `compute`: that dtype, if not the facts' own."""
     size = DTYPE_BYTES[compute or facts.dtype]
     weights = trained_params(heal, facts)
-    # Of adapters the weights themselves, too; where each process has the whole, gradients are added up in copies (DDP).
-    state = held.share((12 if _trains_all(heal) else 16) * weights)
+    # Adam's moments; adapters themselves; where each process has the whole, gradients are added up in copies (DDP).
+    state = held.share((8 if _trains_all(heal) else 12) * weights)
     state += 4 * weights if held.processes > 1 and not held.shared else 0
     copies = size * (facts.params - facts.other_params) if _trains_all(heal) and size < 4 else 0
     tokens = heal.batch * heal.seq // held.processes
     head = facts.vocab * facts.hidden * 4 if size < 4 and not _trains_all(heal) else 0
     logits = LOGIT_BUFFERS * 4 * min(LOGITS[device], tokens) * facts.vocab
-    return round(state + copies + tokens * _kept(heal, facts, size) + head + logits)
+    # The backward pass frees what it has used while gradients grow.
+    grows = max(copies + tokens * _kept(heal, facts, size), held.share(4 * weights))
+    return round(state + grows + head + logits)
 
 
 def trained_params(heal: HealSettings, facts: ModelFacts) -> int:
@@ -92,9 +94,10 @@ def trained_params(heal: HealSettings, facts: ModelFacts) -> int:
 
 
 def _kept(heal: HealSettings, facts: ModelFacts, size: int) -> float:
-    """Bytes that a token keeps in all layers for its backward pass: c (2 D + 4 F + 2 A + 2 K) + 8 D a layer, counted where
-    autograd saves them; in 16 bits the inputs of six maps, which are cast, and with LoRA of rank r 7 c r more."""
-    heads = facts.head_dim * (facts.heads + facts.kv_heads)
+    """Bytes that a token keeps in all layers for its backward pass: c (2 D + 4 F + 6 A + 2 K) + 8 D a layer, counted where
+    autograd saves them in layers with windows (without, 4 c A less); in 16 bits the inputs of six maps, which are cast, and
+    with LoRA of rank r 7 c r more."""
+    heads = facts.head_dim * (3 * facts.heads + facts.kv_heads)
     rank = heal.method.rank if isinstance(heal.method, Lora) else 0
     hidden = (8 if size < 4 else 2) * facts.hidden
     layer = size * (hidden + 4 * facts.intermediate + 2 * heads + 7 * rank) + 8 * facts.hidden

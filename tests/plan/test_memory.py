@@ -39,9 +39,9 @@ def test_what_is_shared_is_smaller_by_the_number_of_processes() -> None:
         heal(method=LearnedSinks()), SMOL, held=Held(8)
     )
     trained = trained_params(full, SMOL)
-    # Seven eighths of the activations are elsewhere; gradients are added up in copies, or shared with Adam's moments.
+    # Seven eighths of the activations are elsewhere; gradients are added up in copies, or Adam's moments shared.
     assert states[0] - states[1] == pytest.approx(activations - 4 * trained, rel=1e-3)
-    assert states[0] - states[2] == pytest.approx(activations + 12 * trained * 7 / 8, rel=1e-3)
+    assert states[0] - states[2] == pytest.approx(activations + 8 * trained * 7 / 8, rel=1e-3)
 
 
 def test_a_cached_teacher_is_not_in_memory() -> None:
