@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warning
-from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.patches import patches_of
@@ -21,7 +20,7 @@ from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
+from lbdsl.plan.schema import MeasuredOn, ModelRef, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
@@ -36,6 +35,7 @@ from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
 from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions, with_profiles
 from lbdsl.verbs.screening import screening
+from lbdsl.verbs.whole_plans import joint_loss
 from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
 
@@ -185,7 +185,7 @@ def planned_on(
         resolved, bench, chosen.value, measured.scores, on, measured.check, measured.statistics
     )
     used = selection.used_statistics
-    joint, joint_digest = _joint(resolved, bench, selection, statistics)
+    joint, joint_digest = joint_loss(resolved, bench, selection, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
     ref = ModelRef(
         source=_lasting(bench),
@@ -358,39 +358,6 @@ def _scores(
 def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
     data = str(recipe.measure.data)
     return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
-
-
-def _joint(
-    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
-) -> tuple[Loss | None, str | None]:
-    """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
-    from lbdsl.measure.joint import measure_joint
-    from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import data_folder, joint_blocks
-
-    changes = selection.changes
-    if not changes:
-        return None, None
-    blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
-    used, statistics = selection.used_statistics, taken or NO_STATISTICS
-    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
-        found = measure_joint(
-            lambda: bench.measured_base,
-            changes,
-            blocks,
-            store,
-            fingerprint_of(bench, blocks.digest),
-            selection.digest if not used else digest_of([selection.digest, statistics.digests(used)]),
-            progress=report,
-            batch=bench.options.batch,
-            statistics=statistics,
-        )
-    scores = {
-        name: ScoreValue(value=score.value, stderr=_number(score.stderr), unit=score.unit)
-        for name, score in found.scores.items()
-    }
-    return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest
 
 
 def _number(value: float) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.select import Selection
 from lbdsl.verbs.asking import Asking
@@ -73,3 +74,36 @@ class WholePlans:
     def _digest(self, plan: Selection) -> str:
         used = plan.used_statistics
         return digest_of([plan.digest, self._statistics.digests(used)]) if used else plan.digest
+
+
+def joint_loss(
+    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
+) -> tuple[Loss | None, str | None]:
+    """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
+    from lbdsl.measure.joint import measure_joint
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.measure.store import open_store
+    from lbdsl.verbs.texts import data_folder, joint_blocks
+
+    changes = selection.changes
+    if not changes:
+        return None, None
+    blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
+    used, statistics = selection.used_statistics, taken or NO_STATISTICS
+    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
+        found = measure_joint(
+            lambda: bench.measured_base,
+            changes,
+            blocks,
+            store,
+            fingerprint_of(bench, blocks.digest),
+            selection.digest if not used else digest_of([selection.digest, statistics.digests(used)]),
+            progress=report,
+            batch=bench.options.batch,
+            statistics=statistics,
+        )
+    scores = {
+        name: ScoreValue(value=score.value, stderr=score.stderr if math.isfinite(score.stderr) else None, unit=score.unit)
+        for name, score in found.scores.items()
+    }
+    return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest
