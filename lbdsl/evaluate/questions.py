@@ -24,10 +24,11 @@ from lbdsl.recipe.schema_blocks import task_name
 @dataclass(frozen=True)
 class Questions:
     """`blocks` has a row for each given answer, after its question, filled up at its end; `counted_SN` names the answer's
-    tokens. `whole`: how many questions the task has."""
+    tokens. `tokens` are those of all rows, `whole` is the number of questions that the task has."""
 
     blocks: TokenBlocks
     counted_SN: Tensor
+    tokens: int
     whole: int
     _task: str
     _asked: Sequence[tuple[Any, Any, Sequence[int]]]
@@ -91,7 +92,7 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
         counted_SN[row, len(before) : end] = True
     digest = digest_of(["questions", rows])
     blocks = TokenBlocks(ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
-    return Questions(blocks, counted_SN, whole, name, asked)
+    return Questions(blocks, counted_SN, sum(len(before) + len(answer) for before, answer in rows), whole, name, asked)
 
 
 def _encoder(model: Any, tokenizer: Any) -> Any:

@@ -113,7 +113,7 @@ class Asking:
         return self.questions.right(losses, misses)
 
     def _say(self, missing: Sequence[Run]) -> None:
-        bench, tokens = self._bench, self.questions.blocks.tokens
+        bench, tokens = self._bench, self.questions.tokens
         passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
         passes /= units(bench.facts, tokens)
         pace = pace_of(bench).known("forward")

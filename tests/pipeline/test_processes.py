@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
+from lbdsl.verbs.workbench import Workbench
 from tests.data.test_chats import TEMPLATE
 from tests.pipeline.test_stages import with_chats
 from tests.tiny_model import RECIPE
@@ -91,7 +93,9 @@ main(sys.argv[1:])
 CLAIMING = """
 import sys, time
 from pathlib import Path
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
+from lbdsl.verbs.workbench import Workbench
 from tests.data.test_chats import TEMPLATE
 from tests.pipeline.test_stages import with_chats
 from tests.tiny_model import RECIPE
@@ -245,7 +249,7 @@ def test_work_that_is_claimed_is_left_until_its_process_ends(tmp_path: Path) -> 
     ("variables", "said"),
     [
         ({"WORLD_SIZE": "3"}, "write `batch = 3` in the heal block"),
-        ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "asks for FSDP1, which lbdsl does not have"),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "asks for FSDP1"),
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "use `distributed_type: FSDP`"),
         ({"WORLD_SIZE": "2", **FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "set `fsdp_offload_params: false`"),
     ],
@@ -294,3 +298,20 @@ def test_without_the_first_ones_cache_folder_the_others_wait(fresh: Path, alone:
     assert together.returncode == 0, together.stderr
     assert_alike(alone, "two")
     assert not list(Path("apart").glob("measurements.*"))
+
+
+@pytest.mark.parametrize(("held", "models"), [({}, 2), (FSDP, 4)], ids=["whole", "shared"])
+def test_models_that_do_not_fit_are_refused(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, held: dict[str, str], models: int
+) -> None:
+    """Of a model that is shared each process on a machine reads both into its memory first."""
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **held}.items():
+        monkeypatch.setenv(name, value)
+    bench = Workbench(workplace / "model")
+    needed = models * bench.facts.params * bench.computed.dtype_bytes
+    monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: needed)
+    bench.check_room_to_heal()
+    monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: needed - 1)
+    with pytest.raises(LbdslError, match="healing loads the model and a copy") as refused:
+        bench.check_room_to_heal()
+    assert refused.value.diagnostics[0].code == "LB482"
