@@ -292,6 +292,7 @@ def test_the_configurations_of_the_page_with_two_processes(fresh: Path, alone: P
     assert scores(alone) == scores("two")
 
 
+@pytest.mark.slow
 def test_without_the_first_ones_cache_folder_the_others_wait(fresh: Path, alone: Path) -> None:
     Path("driver.py").write_text(APART)
     together = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two")
