@@ -4,7 +4,9 @@ Needs `make model` and the extra `tasks`. Both tasks are made of `builtin:wikite
 1,000 sentences, as LAMBADA does; `next-sentence` for the sentence that follows, among four, 120 times. The scores by `nll`
 are of 8Ki tokens of `builtin:docs`. `greatest` is the share of right answers that the dearest layer is worth, `error` the
 median standard error of a layer's; `spearman` the rank correlation with `nll`, with all layers and without the first two,
-which are dear to all; `of 8`: how many of the eight layers that are worth least to one are among those of the other.
+which are dear to all; `windowed-...`: right answers of the base, and with 16 attentions windowed at 256 tokens, learned
+sinks, unhealed (`error` is that of the recovery); `of 8`: how many of the eight layers that are worth least to one are
+among those of the other.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evaluated
 from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.tables.needle import PLAN
 
 SENTENCES, CHOICES = 1000, 120
 LAST_WORD = """task: last-word
@@ -124,6 +128,24 @@ def by_task(name: str) -> Row:
     return Row(name, run)
 
 
+def judged(name: str) -> Row:
+    """Of all questions, by the base and with 16 attentions windowed."""
+
+    def run(work: Path) -> dict[str, float]:
+        made(work, name)
+        recipe = f'{PLAN.format(sinks="learned")}\neval {{ tokens = 4Ki; seq = 1Ki; tasks = "{name}.yaml" }}\n'
+        recipe += f'assert recovery(task("{name}.yaml")) > 0%'
+        record = json.loads((evaluated.made(work, f"windowed-{name}", recipe) / "lbdsl.json").read_text(encoding="utf-8"))
+        (task,) = record["evaluation"]["tasks"]
+        return {
+            "questions": task["questions"],
+            **{key: task[key] for key in ("base", "artifact", "recovery")},
+            "error": task["stderr"]["recovery"],
+        }
+
+    return Row(f"windowed-{name}", run)
+
+
 TABLE = Table(
     title="attention of SmolLM2's layers by what it is worth to a task, and to nll",
     columns={
@@ -134,6 +156,9 @@ TABLE = Table(
         "without 0, 1": ".2f",
         "of 8": "d",
         "minutes": ".0f",
+        "base": ".1%",
+        "artifact": ".1%",
+        "recovery": ".1%",
     },
-    rows=[by_task(name) for name in TASKS],
+    rows=[*(by_task(name) for name in TASKS), *(judged(name) for name in TASKS)],
 )

@@ -81,6 +81,15 @@ STAGES = f"heal {{ {_TEXT}; stage match {{ tokens = 1024 }}; stage distill {{ to
 CHATS = f"heal {{ {_TEXT.replace('builtin:pydoc', 'chats.jsonl')}; loss_on = assistant; tokens = 1024 }}"
 CACHED = f"heal {{ {_TEXT}; teacher = cached; tokens = 1024; method = full }}"
 
+RECOMPUTING = """
+import sys
+import lbdsl.run.healing as healing
+healing._needs_recomputing = lambda *_: True
+from lbdsl.cli.app import main
+main(sys.argv[1:])
+"""
+"""Layers are computed twice (gradient checkpointing), as if memory were short."""
+
 APART = """
 import os, sys
 if os.environ["RANK"] == "1":
@@ -176,6 +185,15 @@ def test_other_ways_to_heal_together(fresh: Path, heal: str, shared: bool) -> No
     two = ran(*TOGETHER, "2", *APPLY, "two", **(FSDP if shared else {}))
     assert two.returncode == 0, two.stderr
     assert_alike("one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "whole"])
+def test_layers_are_computed_twice_in_each_process(fresh: Path, alone: Path, shared: bool) -> None:
+    Path("driver.py").write_text(RECOMPUTING)
+    done = ran(*TOGETHER, "2", "driver.py", *APPLY[2:], "two", **(FSDP if shared else {}))
+    assert done.returncode == 0, done.stderr
+    assert_alike(alone, "two")
 
 
 @pytest.mark.slow
