@@ -11,7 +11,7 @@ import click
 
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import measuring_options, set_option
-from lbdsl.core.processes import process_number
+from lbdsl.core.processes import process_count, process_number
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
@@ -137,4 +137,5 @@ def _resume_command(ctx: click.Context) -> str:
     import shlex
 
     words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["lbdsl", *words, "--resume"])
+    launched = "torchrun or accelerate launch, as before, with -m " if process_count() > 1 else ""
+    return launched + shlex.join(["lbdsl", *words, "--resume"])

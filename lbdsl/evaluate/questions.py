@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,4 +104,4 @@ def _encoder(model: Any, tokenizer: Any) -> Any:
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             return [(before, answer) for _, before, answer in requests]
 
-    return Encoder(pretrained=model, tokenizer=tokenizer, backend="causal").loglikelihood
+    return partial(Encoder(pretrained=model, tokenizer=tokenizer, backend="causal").loglikelihood, disable_tqdm=True)

@@ -140,6 +140,8 @@ def heal_model(
             weights[name].data.copy_(value)
     shared = Shared(objective, share_on) if share_on is not None else None
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if start:
+        progress(start * tokens_per_step, steps * tokens_per_step, f"resumed after step {start}")
     curve = _Curve(folder / CURVE_FILE, start)
     validation = None
     if apart is not None:

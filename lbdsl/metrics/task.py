@@ -12,7 +12,7 @@ class Task(TaskMetric):
     A layer's `task("hellaswag", drop)` is the base's share less that of the model with this layer changed, of the last
     `questions` of the `measure` block.
     Why: what users compare models by. With few questions its error is large: look at it before you gate or choose by it.
-    Example: `assert task("hellaswag") >= 40%`
+    Example: `lowest 4 by task("hellaswag", drop) drop`, `assert task("hellaswag") >= 40%`
     Source: Gao and others, lm-evaluation-harness (doi 10.5281/zenodo.12608602).
     """
 

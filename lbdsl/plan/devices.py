@@ -47,13 +47,15 @@ def devices_of(text: str) -> Devices:
     memory = _MEMORY.fullmatch(kind)
     known = next((name for name in KINDS if name.lower() == kind.lower()), None)
     if not count:
-        raise ValueError("there are no devices")
+        raise ValueError(f"`{text}` has no devices: write 1 or more")
     if memory is not None:
         return Devices(count, kind, float(memory[1]) * (2**30 if memory[2].lower() == "gib" else 1e9), None)
     if kind.lower() == "cpu":
         return Devices(count, "cpu", None, None)
     if known is None:
         near = nearest(kind, KINDS)
-        meant = f"; did you mean `{near}`?" if near else ""
-        raise ValueError(f"`{kind}` is not known{meant}: as in `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}")
+        meant = f"; did you mean `{kind}GB`?" if kind.isdigit() else f"; did you mean `{near}`?" if near else ""
+        raise ValueError(
+            f"`{kind}` is not known{meant} - write `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}"
+        )
     return Devices(count, known, KINDS[known][0] * 1e9, KINDS[known][1] * 1e12)

@@ -245,7 +245,9 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "seed": _SEED,
         "strategy": SettingRow(_one_of("strategy", "a way to score"), "how `choose` scores: `independent` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
-        "questions": SettingRow(whole, "the last questions of a task, for scores such as `task(NAME, drop)`"),
+        "questions": SettingRow(
+            whole, "how many of a task's last questions score layers; `limit` of `eval` takes the first"
+        ),
     },
     "heal": {
         "data": _DATA,

@@ -11,7 +11,7 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Node, Number
-from lbdsl.metrics import metric_of
+from lbdsl.metrics import TaskMetric, metric_of
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 
@@ -209,7 +209,9 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
     if unit_of(number.expr) is not Unit.NONE or value is None or value_of(quantity) is not None:
         return
     unit, cost, lone = unit_of(quantity), has_cost(quantity), _positive(quantity)
-    of_model = isinstance(lone, PostScore) or (isinstance(lone, Score) and lone.joint)
+    # Of layers `influence` may be above 1; right answers are not.
+    of_task = isinstance(lone, Score) and issubclass(metric_of(lone.metric), TaskMetric)
+    of_model = isinstance(lone, PostScore) or of_task or (isinstance(lone, Score) and lone.joint)
     said = f"`{number.text}`" + ("" if isinstance(number.written, tree.Number) else f" ({value:.12g})")
     if unit is Unit.RATIO and of_model and abs(value) > 1:
         message = f"`{other.text}` is a share, and {said} without `%` is {100 * value:g} %"

@@ -8,6 +8,7 @@ from string import ascii_lowercase
 from rich.text import Text
 
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
+from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Choice, Plan
 from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
@@ -29,7 +30,11 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     yield Text(f"  {legend}")
     spent = f"{choice.spent:.0f} plans measured" if choice.spent else "scores alone chose"
     if choice.candidates:
-        spent += f" jointly on {tokens_text(choice.tokens)} tokens of calibration text"
+        asked = metric_of(choice.metric).kind == "task"
+        spent += (
+            f" jointly, asked {choice.tokens} questions" if asked else f" jointly on {tokens_text(choice.tokens)} tokens"
+        )
+        spent += "" if asked else " of calibration text"
     yield Text(f"  {spent}; the sum of the single layers is {choice.sum:+.3g}")
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")

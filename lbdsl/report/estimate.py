@@ -12,31 +12,37 @@ from lbdsl.verbs.estimating import REACHED, Estimated
 
 HELD = {
     "whole": "the whole model",
-    "whole, cached": "the whole model, cached teacher",
+    "whole, cached": "the whole, cached teacher",
     "shared": "a share (FSDP2)",
-    "shared, cached": "a share (FSDP2), cached teacher",
+    "shared, cached": "a share, cached teacher",
 }
 
 
 def render_estimate(found: Estimated, console: Console) -> None:
     devices, heal = found.devices, found.recipe.heal
+    memory = f", {devices.memory / 1e9:.0f} GB each" if devices.memory else ""
     rate = f", {devices.flops / 1e12:.0f} TFLOP/s" if devices.flops else ""
-    kind = "this machine's CPU" if devices.kind == "cpu" else devices.kind
-    console.print(
-        Text(f"lbdsl plan --estimate · {Path(found.recipe.path).name} · {devices.count} x {kind}{rate}", style="bold")
-    )
+    what = f"{devices.count} x {devices.kind}{memory}{rate}"
+    if devices.kind == "cpu":
+        what = f"{devices.count} process{'es' if devices.count > 1 else ''} on this machine's CPU"
+    console.print(Text(f"lbdsl plan --estimate · {Path(found.recipe.path).name} · {what}", style="bold"))
     for stage in heal.runs if heal is not None else ():
         steps = f"{plural(stage.steps, 'step')} of {stage.batch} x {stage.seq} tokens"
         console.print(Text(f" {stage.name}: {stage.method.node}, {steps}"))
+    own = None if heal is None else "whole, cached" if any(s.teacher == "cached" for s in heal.runs) else "whole"
+    if found.raised:
+        console.print(Text(" with a batch that so many processes can share; `apply` asks for it", style="yellow"))
     width = max(len(HELD[name]) for name in found.ways)
     machine = any(way.machine_bytes for way in found.ways.values())
-    heading = f" {'each process holds':<{width}}  {'on its device':>13}" + (f"  {'in memory':>10}" if machine else "")
-    console.print(Text(heading + f"  {'on disk':>10}", style="dim"))
+    heading = f" {'each process holds':<{width}}  {'a device':>10}" + (f"  {'machine':>10}" if machine else "")
+    console.print(Text(heading + f"  {'disk':>10}", style="dim"))
     for name, way in found.ways.items():
         beside = f"  {bytes_text(way.machine_bytes):>10}" if machine else ""
-        line = Text(f" {HELD[name]:<{width}}  {bytes_text(way.device_bytes):>13}{beside}  {bytes_text(way.disk_bytes):>10}")
+        line = Text(f" {HELD[name]:<{width}}  {bytes_text(way.device_bytes):>10}{beside}  {bytes_text(way.disk_bytes):>10}")
         if way.fits is not None:
             line.append("  fits" if way.fits else "  does not fit", style="green" if way.fits else "red")
+        if name == own:
+            line.append(" *")
         console.print(line)
     parts = [
         f"{name} {duration_text(3600 * hours)}" if hours is not None else f"{name} {found.flops[name]:.2g} FLOPs"
@@ -46,4 +52,5 @@ def render_estimate(found: Estimated, console: Console) -> None:
     known = all(hours is not None for hours in found.hours.values())
     said = f", at {REACHED:.0%} of the devices' rate" if known else ""
     console.print(Text(f" {', '.join(parts)}{said}"))
-    console.print(Text(" as if every layer were trained; tasks and needles are not in it", style="dim"))
+    trained = "* as in the recipe; as if every layer were trained; " if heal is not None else ""
+    console.print(Text(f" {trained}without tasks and needles", style="dim"))

@@ -43,6 +43,9 @@ def healed_model(
     assert plan.heal is not None
     if process_number() == 0:
         processes.call((plan.model_dump_json(), str(work.output), resume))
+    if process_count() > 1:
+        held = "a share of the model (FSDP2)" if shares_model() else "the whole model (DDP)"
+        progress.say(f"healing by {process_count()} processes, each with {held} and its part of every step's sequences")
     runs = plan.heal.runs
     parts = segments(model, inputs.base())
     stages: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from lbdsl.actions import Action
@@ -47,6 +48,8 @@ def asked_scores(
         models = {stored[r]: changes_of(actions[r.action], bench.facts, r.layer) for r in of_task}
         falls = asking.falls(models, statistics, f"asking {metric}", starts=True)
         scores |= {request: falls[stored[request]] for request in of_task}
+        error = median(falls[stored[request]].stderr for request in of_task)
+        bench.progress.say(f"{metric}: {plural(asking.questions.count, 'question')}, standard error of a score {error:.1%}")
         judged = recipe.eval if recipe.eval is not None and task in recipe.eval.tasks else None
         spare = asking.questions.whole - recipe.measure.questions
         if judged is not None and (judged.limit is None or judged.limit > spare):

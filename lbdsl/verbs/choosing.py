@@ -81,7 +81,7 @@ def choose(
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
-    return Chosen(selected.unwrap(), _choice(problem, found, whole.tokens), diagnostics)
+    return Chosen(selected.unwrap(), _choice(problem, found, whole.measured_on), diagnostics)
 
 
 def _choice(problem: Problem, found: Found, tokens: int) -> Choice:

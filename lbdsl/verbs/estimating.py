@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lbdsl.plan.estimate import HEAL_FORWARDS, judged_tokens, measuring_units, u
 from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.schema_blocks import Heal
+from lbdsl.recipe.schema_blocks import Heal, HealSettings
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.verbs.notebook import NotebookResult
@@ -39,7 +39,8 @@ class Way:
 
 @dataclass(frozen=True, repr=False)
 class Estimated(NotebookResult):
-    """By `whole` and `shared`, each with `cached` too; hours of each kind of work, None where the rate is not known."""
+    """By `whole` and `shared`, each with `cached` too; hours of each kind of work, None where the rate is not known.
+    `raised`: a batch was raised to the next that so many processes can share."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -47,6 +48,7 @@ class Estimated(NotebookResult):
     ways: Mapping[str, Way]
     flops: Mapping[str, float]
     hours: Mapping[str, float | None]
+    raised: bool
 
     def in_short(self) -> str:
         return f"{self.recipe.name} on {self.devices.count} x {self.devices.kind}"
@@ -58,6 +60,7 @@ class Estimated(NotebookResult):
             "ways": {name: asdict(way) for name, way in self.ways.items()},
             "flops": dict(self.flops),
             "hours": dict(self.hours),
+            "batch_raised": self.raised,
         }
 
 
@@ -70,15 +73,15 @@ def estimate_recipe(
     options: RunOptions | None = None,
 ) -> Estimated:
     """Nothing is measured, and no weights are read; on CPUs, this machine's rate is (once). Which layers are changed is not
-    known, so all of them count. Raises LbdslError for errors of the recipe, and LB457 where the processes cannot share a
-    step."""
+    known, so all of them count. Raises LbdslError for errors of the recipe."""
     loaded = read_recipe(recipe, set_params)
     bench = Workbench(model, options)
     needed, settled = measurable(loaded.unwrap(), bench.facts), with_lengths(loaded.unwrap(), bench.facts)
     problems = (*needed.diagnostics, *settled.diagnostics)
     if needed.value is None or settled.value is None:
         raise LbdslError(problems)
-    known, facts = settled.value, bench.computed if devices.kind == "cpu" else bench.facts
+    heal = settled.value.heal and _shareable(settled.value.heal, devices.count)
+    known, facts = replace(settled.value, heal=heal), bench.computed if devices.kind == "cpu" else bench.facts
     memory, rate = devices.memory, devices.flops and devices.count * devices.flops
     if devices.kind == "cpu":
         memory, rate = _this_machine(bench, devices.count)
@@ -86,7 +89,19 @@ def estimate_recipe(
     # The first process judges alone.
     alone = {"judging": devices.count if devices.flops else 1}
     hours = {name: rate and work * alone.get(name, 1) / rate / REACHED / 3600 for name, work in flops.items()}
-    return Estimated(known, facts, devices, _ways(known.heal, facts, devices, memory), flops, hours)
+    return Estimated(
+        known, facts, devices, _ways(heal, facts, devices, memory), flops, hours, raised=heal != settled.value.heal
+    )
+
+
+def _shareable(heal: Heal, processes: int) -> Heal:
+    """With batches that so many processes can share equally."""
+
+    def raised(stage: HealSettings) -> dict[str, Any]:
+        return {"batch": -(-stage.batch // processes) * processes}
+
+    stages = tuple(stage.model_copy(update=raised(stage)) for stage in heal.stages)
+    return heal.model_copy(update={**raised(heal), "stages": stages})
 
 
 def _this_machine(bench: Workbench, processes: int) -> tuple[float, float]:
@@ -99,11 +114,9 @@ def _this_machine(bench: Workbench, processes: int) -> tuple[float, float]:
 
 def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
     from lbdsl.run.healing import room_to_heal
-    from lbdsl.verbs.processes import check_batches
 
     weights = facts.params * facts.dtype_bytes
     found = {}
-    check_batches(heal, devices.count)
     for name, shared in (("whole", False), *([("shared", True)] if devices.count > 1 and heal is not None else [])):
         for place in ("loaded", "cached") if heal is not None else ("loaded",):
             stages = heal and heal.model_copy(

@@ -21,15 +21,10 @@ def check_processes(heal: Heal | None) -> None:
     ):
         if asked:
             raise fail("LB457", f"accelerate's configuration asks for {name}, which lbdsl does not have", help=help)
-    check_batches(heal, process_count())
-
-
-def check_batches(heal: Heal | None, processes: int) -> None:
-    """Raise LB457 for a stage whose batch so many processes cannot share equally."""
     for stage in heal.runs if heal is not None else ():
-        if stage.batch % processes:
-            more = -(-stage.batch // processes) * processes
-            message = f"a batch of {stage.batch} sequences cannot be shared by {processes} processes"
+        if stage.batch % process_count():
+            more = -(-stage.batch // process_count()) * process_count()
+            message = f"a batch of {stage.batch} sequences cannot be shared by {process_count()} processes"
             where = stage.set_at.get("batch", stage.span)
             raise fail("LB457", message, where, help=f"write `batch = {more}` in the heal block, or start fewer processes")
 

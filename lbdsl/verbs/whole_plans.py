@@ -39,7 +39,13 @@ class WholePlans:
 
     @property
     def tokens(self) -> int:
-        return self._blocks.tokens
+        """Of the text, or the answers."""
+        return self._blocks.tokens if self._asking is None else self._asking.questions.tokens
+
+    @property
+    def measured_on(self) -> int:
+        """Tokens of the text, or questions."""
+        return self._blocks.tokens if self._asking is None else self._asking.questions.count
 
     def measure(
         self, plans: Sequence[Selection], metrics: Sequence[str], title: str, share: float = 1.0
