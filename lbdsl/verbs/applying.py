@@ -261,6 +261,8 @@ def inputs_for(
     scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
     # What is shared is taken from there, layer by layer: the device may not have room for all.
     whole = bench.in_machine_memory() if shares_model() and healing else bench
+    if whole is not bench:
+        bench.release()
     return RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
