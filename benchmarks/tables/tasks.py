@@ -17,7 +17,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,12 @@ def sentences() -> list[list[str]]:
     return [[s.strip() for s in re.split(r"(?<=[.!?])\s+", text) if 8 <= len(s.split()) <= 60] for text in texts]
 
 
-def last_words() -> list[Mapping[str, Any]]:
+def last_words() -> Sequence[Mapping[str, Any]]:
     found = (s.rsplit(" ", 1) for article in sentences() for s in article if re.search(r" [A-Za-z]{2,}\.$", s))
     return [{"before": before, "word": word.removesuffix(".")} for before, word in found][:SENTENCES]
 
 
-def next_sentences() -> list[Mapping[str, Any]]:
+def next_sentences() -> Sequence[Mapping[str, Any]]:
     draw = random.Random(0)
     pairs = [(one, other) for article in sentences() for one, other in itertools.pairwise(article)]
     draw.shuffle(pairs)
@@ -74,7 +74,7 @@ def next_sentences() -> list[Mapping[str, Any]]:
     return rows
 
 
-TASKS: Mapping[str, tuple[str, Callable[[], list[Mapping[str, Any]]]]] = {
+TASKS: Mapping[str, tuple[str, Callable[[], Sequence[Mapping[str, Any]]]]] = {
     "last-word": (LAST_WORD, last_words),
     "next-sentence": (NEXT_SENTENCE, next_sentences),
 }
