@@ -161,6 +161,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "judged": lambda: results("judged"),
     "needle": lambda: results("needle"),
     "memory": lambda: results("memory"),
+    "processes": lambda: results("processes"),
     "tasks": lambda: results("tasks"),
     "healing": lambda: results("healing"),
     "healing_methods": lambda: results("healing_methods"),
