@@ -17,8 +17,8 @@ from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
 RUNTIME = 700 * 2**20
 """Python with torch, transformers and PEFT, a tokenizer and texts, and no model."""
 
-LOGITS = {"cpu": 128, "cuda": 512}
-"""Tokens whose logits exist at once, see `measure/predictions.py`."""
+LOGITS, OTHER_LOGITS = {"cpu": 128, "cuda": 512}, 256
+"""Tokens whose logits exist at once by device, as in `measure/predictions.py`."""
 
 LOGIT_BUFFERS = 8
 """Arrays of logits in fp32 that exist at once: of the teacher and the student, their softmax, and the gradient."""
@@ -77,7 +77,7 @@ def training_bytes(
     copies = size * (facts.params - facts.other_params) if _trains_all(heal) and size < 4 else 0
     tokens = heal.batch * heal.seq // held.processes
     head = facts.vocab * facts.hidden * 4 if size < 4 and not _trains_all(heal) else 0
-    logits = LOGIT_BUFFERS * 4 * min(LOGITS[device], tokens) * facts.vocab
+    logits = LOGIT_BUFFERS * 4 * min(LOGITS.get(device, OTHER_LOGITS), tokens) * facts.vocab
     # The backward pass frees what it has used while gradients grow.
     grows = max(copies + tokens * _kept(heal, facts, size), held.share(4 * weights))
     return round(state + grows + head + logits)

@@ -85,6 +85,18 @@ def test_what_the_backward_pass_needs_is_what_autograd_saves(tmp_path: Path) -> 
     assert tokens * _kept(stage, bench.facts, 4) == pytest.approx(counted, rel=0.25)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_logits_are_counted_as_they_are_made(device: str) -> None:
+    from lbdsl.measure.predictions import chunk_tokens
+    from lbdsl.plan.memory import LOGIT_BUFFERS
+
+    few, many = (training_bytes(heal(batch=1, seq=seq), SMOL, device=device) for seq in (2, 4096))
+    kept = (training_bytes(heal(batch=1, seq=8192), SMOL, device=device) - many) / 4096
+    logits = (chunk_tokens(device) - 2) * LOGIT_BUFFERS * 4 * SMOL.vocab
+    assert many - few - 4094 * kept == pytest.approx(logits, rel=0.05)
+
+
 def test_devices() -> None:
     found = devices_of("8xh100")
     assert (found.count, found.kind, found.memory, found.flops) == (8, "H100", 80e9, 989e12)
