@@ -14,19 +14,14 @@ import os
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
+from benchmarks.prose import essays, news, write
 from benchmarks.table import HOME, Row, Table
 
 PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
 
-SOURCES = {
-    "pydoc": '"builtin:pydoc"',
-    "docs": '"builtin:docs"',
-    "self": "self",
-    "pydoc+docs": 'mix("builtin:pydoc", "builtin:docs")',
-    "pydoc+self": 'mix("builtin:pydoc", self)',
-    "docs+self": 'mix("builtin:docs", self)',
-    "pydoc+docs+self": 'mix("builtin:pydoc", "builtin:docs", self)',
-}
+SOURCES = "pydoc", "docs", "self", "pydoc+docs", "pydoc+self", "docs+self", "pydoc+docs+self"
+PROSE = "news", "essays", "news+essays", "pydoc+docs+news+essays"
+"""English that is not about software, as a stand-in for text from the web (`benchmarks/prose.py`)."""
 STAGES = {
     "distill": "tokens = {tokens}",
     "match+distill": "stage match {{ tokens = {quarter} }}; stage distill {{ tokens = {rest} }}",
@@ -40,8 +35,18 @@ METHODS = {
 BASELINE, ORACLE = "pydoc-distill-lora-200k", "oracle-distill-lora-200k"
 
 
-def oracle_text(work: Path) -> str:
-    """The articles of WikiText-2's validation text that `builtin:wikitext` does not have, as a source."""
+def data_of(source: str, work: Path) -> str:
+    """The value of `data` for the names of texts that `+` joins."""
+    files = {"oracle": oracle_text, "news": news, "essays": essays}
+    texts = [
+        "self" if name == "self" else f'"{files[name](work).resolve()}"' if name in files else f'"builtin:{name}"'
+        for name in source.split("+")
+    ]
+    return texts[0] if len(texts) == 1 else f"mix({', '.join(texts)})"
+
+
+def oracle_text(work: Path) -> Path:
+    """The articles of WikiText-2's validation text that `builtin:wikitext` does not have."""
     from lbdsl.data.sources import read_documents
 
     path = work / "oracle.jsonl"
@@ -50,16 +55,16 @@ def oracle_text(work: Path) -> str:
             raise RuntimeError("set LBDSL_WIKITEXT to the path of WikiText-2's wiki.valid.tokens, as a .txt file")
         judged = set(read_documents("builtin:wikitext"))
         rest = [text for text in read_documents(f"wikitext:{os.environ['LBDSL_WIKITEXT']}") if text not in judged]
-        work.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rest))
-    return f'"{path.resolve()}"'
+        write(path, iter(rest))
+    return path
 
 
 def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) -> Row:
     key = f"{source}-{stages}-{method}-{thousands}k" + (f"-s{seed}" if seed else "")
 
     def run(work: Path) -> dict[str, float]:
-        data = oracle_text(work) if source == "oracle" else SOURCES[source]
+        work.mkdir(parents=True, exist_ok=True)
+        data = data_of(source, work)
         split = STAGES[stages].format(tokens=thousands * 1000, quarter=thousands * 250, rest=thousands * 750)
         recipe = f"{PLAN}\nheal {{ data = {data}; seq = 1Ki; seed = {seed}; {METHODS[method]}; {split} }}"
         heal = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["heal"]
@@ -79,7 +84,7 @@ TABLE = Table(
     rows=[
         row("pydoc", "distill", "lora", 200),
         row("oracle", "distill", "lora", 200),
-        *(row(source, "distill", "lora64", 50) for source in SOURCES),
+        *(row(source, "distill", "lora64", 50) for source in (*SOURCES, *PROSE)),
         row("pydoc+docs+self", "match+distill", "lora64", 50),
         *(row("pydoc+docs+self", stages, "full", 50) for stages in STAGES),
         row("pydoc+docs", "distill", "lora64", 200),
