@@ -29,11 +29,12 @@ class _ChunkedKL(torch.autograd.Function):
         tokens = average(torch.tensor(float(len(student_ND)), device=student_ND.device)).clamp_min(1.0)
         total = torch.zeros((), dtype=torch.float64, device=student_ND.device)
         grad_ND = torch.empty_like(student_ND) if ctx.needs_input_grad[0] else None
-        head_cast_VD = head_VD.to(student_ND.dtype)
+        # A trained final norm is in fp32; the head is frozen, and computes in its own dtype as it does when it serves.
+        computed_ND = student_ND.to(head_VD.dtype)
         for start in range(0, len(student_ND), chunk):
             part = slice(start, start + chunk)
             teacher_logp_CV = F.log_softmax(_capped((teacher_ND[part] @ teacher_head_VD.T).float(), cap), dim=-1)
-            student_CV = _capped((student_ND[part] @ head_cast_VD.T).float(), cap)
+            student_CV = _capped((computed_ND[part] @ head_VD.T).float(), cap)
             student_logp_CV = F.log_softmax(student_CV, dim=-1)
             teacher_p_CV = teacher_logp_CV.exp()
             total += (teacher_p_CV * (teacher_logp_CV - student_logp_CV)).sum().double()
@@ -43,7 +44,7 @@ class _ChunkedKL(torch.autograd.Function):
                 if cap is not None:
                     # d cap tanh(x / cap) / dx = 1 - tanh(x / cap)^2
                     diff_CV.mul_(1 - (student_CV / cap).square_())
-                grad_ND[part] = diff_CV.to(head_cast_VD.dtype) @ head_cast_VD
+                grad_ND[part] = diff_CV.to(head_VD.dtype) @ head_VD
         if grad_ND is not None:
             ctx.save_for_backward(grad_ND)
             ctx.tokens = tokens
