@@ -169,6 +169,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
     "sinks": lambda: results("sinks"),
-    **{name: partial(timed, name) for name in ("windows", "speed", "training", "predictions")},
+    **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "training", "predictions")},
     **LANGUAGE_TABLES,
 }

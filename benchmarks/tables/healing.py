@@ -19,7 +19,7 @@ from benchmarks.table import HOME, Row, Table
 
 PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
 
-SOURCES = "pydoc", "docs", "self", "pydoc+docs", "pydoc+self", "docs+self", "pydoc+docs+self"
+SOURCES = "pydoc", "docs", "self", "pydoc+docs", "pydoc+docs+self"
 PROSE = "news", "essays", "news+essays", "pydoc+docs+news+essays"
 """English that is not about software, as a stand-in for text from the web (`benchmarks/prose.py`)."""
 STAGES = {

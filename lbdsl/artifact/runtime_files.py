@@ -24,6 +24,7 @@ SHARED = (
     "lbdsl_full_attention.py",
     "lbdsl_redirect.py",
     "lbdsl_band_attention.py",
+    "lbdsl_gpu_attention.py",
     "lbdsl_sink_logits.py",
     "lbdsl_window_attention.py",
 )

@@ -10,6 +10,9 @@ pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 from lbdsl.kernels.decode import decode_attention
 from lbdsl.kernels.window import window_attention
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Without a GPU the interpreter runs them."""
+
 
 def naive(query, key, value, window, sinks=0, learned=None, causal=True):
     """In float64: [B, H, N, D]."""
@@ -18,15 +21,15 @@ def naive(query, key, value, window, sinks=0, learned=None, causal=True):
     key, value = (states.repeat_interleave(shared, 1) for states in (key, value))
     scores = query @ key.mT * query.shape[-1] ** -0.5
     if causal:
-        q, k = torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2])
-        scores = scores.masked_fill(~((k <= q) & ((k > q - window) | (k < sinks))), -torch.inf)
+        q, k = (torch.arange(n, device=query.device) for n in (query.shape[2], key.shape[2]))
+        scores = scores.masked_fill(~((k <= q[:, None]) & ((k > q[:, None] - window) | (k < sinks))), -torch.inf)
     if learned is not None:
         scores = torch.cat([scores, learned.double().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
     return scores.softmax(-1)[..., : key.shape[2]] @ value
 
 
 def made(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 CASES = [
