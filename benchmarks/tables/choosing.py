@@ -1,9 +1,10 @@
 """Plans of SmolLM2 for budgets of its cache: joint KL on text that neither scored nor chose, before healing.
 
 Needs `make model`. One list of alternatives for all. `until`: a ranking of windows, as few as reach the budget. `scores`:
-the integer program over scores of single layers; `screen`: over estimated scores and pair terms. `search`: the best of them
-measured jointly, and improved. `plans` are those measured as a whole, `minutes` those of `lbdsl plan` on this machine;
-scores are measured once, before the first row.
+the integer program over scores of single layers; `greedy`: one change after the other, measured beside those before it;
+`screen`: the program over estimated scores and pair terms. `search`: the best plans of a program measured jointly, and
+improved. `plans` are those measured as a whole, `minutes` those of `lbdsl plan` on this machine; scores are measured once,
+before the first row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BUDGETS = (60, 50, 40, 30, 25)
 ALTERNATIVES = ("swa(window=256, sinks=4)", "kv_heads(1)", "swa(window=256, sinks=4) + kv_heads(1)", "drop")
 WAYS = {
     "scores": "tries = 0",
+    "greedy": "strategy = greedy; tries = 200",
     "screen": "strategy = screen; tries = 0",
     "search": "tries = 100",
     "screen-search": "strategy = screen; tries = 100",

@@ -2,8 +2,8 @@
 
 Needs a GPU. `over X` says how many times faster the kernel is: masked and causal SDPA of PyTorch, FlexAttention (compiled),
 and FlashAttention-2's window where `flash_attn` is installed. 32 query heads and 8 of keys and values, 128 wide; a window
-of 512 tokens. `share` is that of the useful FLOPs in the rate of a matrix product on this GPU. A row's ratios are medians of
-20 rounds by turns.
+of 512 tokens. `share` is that of the useful FLOPs in the rate of a matrix product on this GPU. Ratios are medians of 20
+rounds by turns.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
-    beside either, and for a screen of another metric than `kl`. `choosing`: a `choose` is written, with errors or not."""
+    beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose`. `choosing`: a
+    `choose` is written, with errors or not."""
     holding = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
     for rule in holding[1:]:
         label = Label(holding[0].span, "the first one")
@@ -71,6 +72,9 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
     minimizes = choose.selector.metric if choose is not None and isinstance(choose.selector, Choosing) else None
     if measure.strategy == "screen" and minimizes != "kl" and (choose is not None or not choosing):
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
+        scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
+    if measure.strategy == "greedy" and choose is None and not choosing:
+        message = "`strategy = greedy` is for a `choose`"
         scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
     whole = choose or next(iter(holding), None)
     for rule in rules if whole is not None else ():

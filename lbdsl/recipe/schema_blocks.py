@@ -72,7 +72,7 @@ class BlockSettings(_Values):
     set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
-Strategy = Literal["independent", "screen"]
+Strategy = Literal["independent", "greedy", "screen"]
 
 
 class Measure(BlockSettings):

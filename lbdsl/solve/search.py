@@ -81,7 +81,7 @@ class _State:
 
     @property
     def ranked(self) -> list[tuple[Key, Measurement]]:
-        return sorted(self.joint.items(), key=lambda item: (_value(item[1]), item[0]))
+        return sorted(self.joint.items(), key=lambda item: (value_of(item[1]), item[0]))
 
     @property
     def best(self) -> Choices:
@@ -89,22 +89,22 @@ class _State:
 
     def measure_all(self, plans: Sequence[Choices]) -> None:
         for plan, found in zip(plans, self._measure(plans, 1.0) if plans else (), strict=True):
-            self.joint[_key(plan)] = found
+            self.joint[key_of(plan)] = found
         self.spent += len(plans)
 
     def rough(self, plans: Sequence[Choices]) -> list[float]:
         """The first plan is measured already."""
-        values = [_value(found) for found in self._measure(plans, SHARE)]
+        values = [value_of(found) for found in self._measure(plans, SHARE)]
         self.spent += SHARE * (len(plans) - 1)
         return values
 
 
-def _value(found: Measurement) -> float:
+def value_of(found: Measurement) -> float:
     """A broken model has the largest."""
     return found.value if math.isfinite(found.value) else math.inf
 
 
-def _key(chosen: Choices) -> Key:
+def key_of(chosen: Choices) -> Key:
     return tuple(sorted(chosen.items()))
 
 
@@ -115,7 +115,7 @@ def _neighbours(problem: Problem, best: Choices, known: Mapping[Key, Measurement
     alone = [move for move in moves if len(move) == 1]
     pairs = [a | b for a, b in combinations(alone, 2) if a.keys() != b.keys()]
     moves += random.sample(pairs, min(len(pairs), len(moves)))
-    unique = {_key({**best, **move}): None for move in moves}
+    unique = {key_of({**best, **move}): None for move in moves}
     left = sorted((dict(key) for key in unique if key not in known), key=problem.sum)
     while left:
         for place in (0, random.randrange(len(left))):

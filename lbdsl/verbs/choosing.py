@@ -15,6 +15,7 @@ from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
+from lbdsl.solve.greedy import greedy
 from lbdsl.solve.optimum import least_without, unmet
 from lbdsl.solve.search import Found, search
 from lbdsl.solve.select import Selection, choice_of, select
@@ -70,7 +71,10 @@ def choose(
 
     _say_choosing(recipe, bench, whole.tokens)
     wanted = recipe.measure
-    found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, best_so_far=best_so_far)
+    if wanted.strategy == "greedy":
+        found = greedy(problem, measure, tries=wanted.tries)
+    else:
+        found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, best_so_far=best_so_far)
     if found is None:
         raise LbdslError((unmet(problem),))
     if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):
