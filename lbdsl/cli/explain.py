@@ -28,7 +28,8 @@ def explain(topic: str | None, as_json: bool) -> None:
         else:
             click.echo(writable(topics_text(output_style())), nl=False, color=True)
         return
-    pages = pages_of(topic)
+    # Of a keyword of two words the first has the page.
+    pages = pages_of(topic) or (pages_of(topic.split()[0]) if topic.split() else ())
     if not pages:
         from lbdsl.core.diagnostic import fail
 

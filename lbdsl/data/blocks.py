@@ -135,8 +135,10 @@ def pack(
     while len(stream) < wanted:
         passes += 1
         for ids, marked in _tokenized(documents, tokenizer, seed, passes, data, prefix if apart else []):
-            stream += ids
-            marks += marked
+            # A document at the beginning of a sequence starts with the sequence's own start token.
+            own = len(prefix) if len(stream) % body == 0 and ids[: len(prefix)] == prefix else 0
+            stream += ids[own:]
+            marks += marked[own:]
             if len(stream) >= wanted:
                 break
         else:

@@ -7,6 +7,7 @@ measured batches the sum is interpolated; beyond what was measured there is no p
 
 from __future__ import annotations
 
+import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -203,10 +204,11 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
 """The predicted values by name. A percentage compared with one of them is a share of the base model's value."""
 
 
-def calibrate_line(engine: str, asked: Iterable[tuple[str, Sequence[int]]]) -> str:
+def calibrate_line(engine: str, asked: Iterable[tuple[str, Sequence[int]]], model: str = "MODEL") -> str:
     """The command that measures what these values, with their arguments, are predicted from."""
     options: dict[str, dict[str, None]] = {}
     for name, arguments in asked:
         for option, form in PREDICTED_VALUES[name].options.items():
             options.setdefault(option, {})[form.format(*arguments)] = None
-    return " ".join(["lbdsl calibrate MODEL --engine", engine, *(f"{o} {','.join(v)}" for o, v in options.items())])
+    measured = (f"{option} {','.join(values)}" for option, values in options.items())
+    return " ".join(["lbdsl calibrate", shlex.quote(model), "--engine", engine, *measured])

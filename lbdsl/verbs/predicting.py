@@ -73,7 +73,7 @@ def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
     world = World(bench.facts, cost=bench.facts.cost, profiles=recipe.profiles)
     found = []
     for engine, values in asked.items():
-        line = calibrate_line(engine, [(value.name, value.arguments) for value in values])
+        line = calibrate_line(engine, [(value.name, value.arguments) for value in values], bench.source.text)
         problems = [problem for value in values for problem in evaluate(value, world).diagnostics]
         found += [replace(problem, help=(f"measure it: {line}",)) for problem in problems]
     if found:

@@ -87,6 +87,7 @@ def test_documents_apart_have_the_start_token_each() -> None:
     firsts = [apart.ids[0, at].item() for at, start in enumerate(apart.starts[0].tolist()) if start]
     assert firsts == [bos] * len(firsts)
     assert len(firsts) >= 3
+    assert not ((apart.ids[0, 1:] == bos) & (apart.ids[0, :-1] == bos) & apart.starts[0, :-1]).any(), "it stands once"
     joined = pack(["abc", "defgh", "ij"], TextPart.HEAL, starting, 16, 16)
     assert (joined.ids == bos).sum() < (apart.ids == bos).sum()
 
