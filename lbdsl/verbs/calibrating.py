@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_of, short
+from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Constants, Profile, memory_features, prefill_features, run_features, step_features, weighed
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.bench_contexts import STEPS
 from lbdsl.verbs.bench_llamacpp import InLlamaCpp
@@ -25,6 +28,7 @@ from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_text
 from lbdsl.verbs.workbench import Workbench
+from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell
@@ -92,22 +96,28 @@ def calibrate_model(
     base = Workbench(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     asked.check(base)
+    machine = machine_described(base.device, base.computed.dtype)
+    # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on.
+    begun = digest_of([base.digest, repr(asked), machine, VARIANTS, VERSION])
     found: list[_Timed] = []
     for number, (name, rule) in enumerate(VARIANTS.items(), 1):
         base.progress.say(f"variant {number} of {len(VARIANTS)}: {name}")
-        measure = f"measure {{ tokens = {8 * window}; seq = {2 * window} }}"
-        text = f"lbr 1\n{measure}\n{rule.format(window=window)}\nelse keep\n"
-        with ExitStack() as stack:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))
-            planned = plan_text(text, str(place / "variant.lbr"), base)
-            chosen = ApplyOptions(output=place / "variant", no_heal=True)
-            applied = apply_plan(planned, chosen=chosen, progress=base.progress)
-            base.release()
-            measured, cells = asked.measure(base, applied.folder, applied.record, stack)
-            measured.cells.extend(cells)
-        found.append(_Timed(name, applied.record, measured.cells))
-    machine = machine_described(base.device, base.computed.dtype)
-    profile, rows = _fitted(base.computed, found, Profile(measured.engine, measured.version, machine))
+        kept = base.cache_dir / f"calibrating-{short(begun, 16)}-{number}.json"
+        timed = _Timed.read(kept)
+        if timed is not None and timed.alike(found):
+            base.progress.say("  timed before it was stopped")
+        else:
+            timed = _timed(base, asked, name, rule.format(window=window), window)
+            if not timed.alike(found):
+                message = (
+                    f"{timed.engine} is of version {timed.version} now, and was {found[0].version} before it was stopped"
+                )
+                _forget(base.cache_dir, begun)
+                raise fail("LB355", message, help="calibrate again")
+            timed.keep(kept)
+        found.append(timed)
+    _forget(base.cache_dir, begun)
+    profile, rows = _fitted(base.computed, found, Profile(found[0].engine, found[0].version, machine))
     group, worst = max(profile.errors.items(), key=lambda item: item[1])
     if worst > MOST_ERROR:
         message = f"a time of {group} lies {worst:.0%} from what the others make of it: the machine was busy"
@@ -119,9 +129,57 @@ def calibrate_model(
 
 @dataclass(frozen=True)
 class _Timed:
+    """A variant, its layers, and what an engine of this version gave."""
+
     name: str
-    record: Record
+    engine: str
+    version: str
+    specs: tuple[LayerSpec, ...]
     cells: Sequence[Cell]
+
+    def alike(self, others: Sequence[_Timed]) -> bool:
+        return all((other.engine, other.version) == (self.engine, self.version) for other in others)
+
+    def keep(self, path: Path) -> None:
+        """Where the cache folder cannot be written nothing is kept."""
+        content = {
+            **vars(self),
+            "specs": [spec.to_json() for spec in self.specs],
+            "cells": [cell.to_json() for cell in self.cells],
+        }
+        with suppress(OSError):
+            replace_entry(path, json.dumps(content).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> _Timed | None:
+        """None if it is not there, or cannot be read."""
+        from lbdsl.bench.cells import Cell
+
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            specs = tuple(LayerSpec.model_validate(spec) for spec in kept["specs"])
+            return cls(**{**kept, "specs": specs, "cells": [Cell(**cell) for cell in kept["cells"]]})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _timed(base: Workbench, asked: InTransformers | InLlamaCpp | Requests, name: str, rule: str, window: int) -> _Timed:
+    measure = f"measure {{ tokens = {8 * window}; seq = {2 * window} }}"
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))
+        planned = plan_text(f"lbr 1\n{measure}\n{rule}\nelse keep\n", str(place / "variant.lbr"), base)
+        chosen = ApplyOptions(output=place / "variant", no_heal=True)
+        applied = apply_plan(planned, chosen=chosen, progress=base.progress)
+        base.release()
+        measured, cells = asked.measure(base, applied.folder, applied.record, stack)
+        measured.cells.extend(cells)
+    return _Timed(name, measured.engine, measured.version, applied.record.plan.specs, measured.cells)
+
+
+def _forget(cache_dir: Path, begun: str) -> None:
+    for path in cache_dir.glob(f"calibrating-{short(begun, 16)}-*.json"):
+        with suppress(OSError):
+            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -138,7 +196,7 @@ class _Row:
 def _rows(facts: ModelFacts, found: Sequence[_Timed]) -> list[_Row]:
     """Of the base, whose figure is the median over all variants, and of each variant, by its ratio to the base beside it:
     a machine that grows slower in between does not count."""
-    costs = {timed.name: model_cost(facts, timed.record.plan.specs) for timed in found}
+    costs = {timed.name: model_cost(facts, timed.specs) for timed in found}
     rows = []
     for index, cell in enumerate(found[0].cells):
         same = [(timed.name, timed.cells[index]) for timed in found]

@@ -84,8 +84,23 @@ def test_what_cannot_be_measured_is_refused(
 
 @pytest.mark.slow
 def test_a_profile_predicts_the_cells(artifact: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lbdsl.verbs import calibrating
+
+    asked, own = [], calibrating._timed
+
+    def stopped(base, wanted, name, *rest):
+        asked.append(name)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return own(base, wanted, name, *rest)
+
+    monkeypatch.setattr(calibrating, "_timed", stopped)
+    assert lbdsl("calibrate", "model", *SMALL, "--json").code == 130
     done = lbdsl("calibrate", "model", *SMALL, "--json")
     assert done.code == 0, done.err
+    # What was timed before it was stopped is not timed again, and is forgotten in the end.
+    assert asked == [*list(calibrating.VARIANTS)[:3], *list(calibrating.VARIANTS)[2:]]
+    assert not list(Path(os.environ["LBDSL_CACHE_DIR"]).glob("calibrating-*"))
     found = json.loads(done.out)
     assert {cell["variant"] for cell in found["cells"]} > {"the base", "windows"}
     assert set(found["errors"]) == {"memory", "prefill", "steps"}
