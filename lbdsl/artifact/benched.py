@@ -8,6 +8,8 @@ from typing import Any
 from lbdsl.core.units import bytes_text, tokens_text
 
 COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
+NOISE = 0.05
+"""Differences of the base from itself (`again`) above which a reader is warned."""
 _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 
 
@@ -40,6 +42,15 @@ def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
         f"x{cell['again']:.2f}" if timed else "",
         "" if cell["predicted"] is None else f"{limit}x{cell['predicted']:.2f}",
     )
+
+
+def noise_of(benched: Mapping[str, Any]) -> str | None:
+    """What the base over itself says of the machine, if it differs by more than NOISE; else None."""
+    ratios = [cell["again"] for cell in benched["cells"] if cell["again"] is not None]
+    most = max((abs(ratio - 1) for ratio in ratios), default=0.0)
+    if most <= NOISE:
+        return None
+    return f"The base over itself differs by up to {most:.0%}: the machine was busy. Measure again when it is not."
 
 
 def _value(value: float, unit: str) -> str:

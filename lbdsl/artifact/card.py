@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.benched import COLUMNS, measured_by, row_of
+from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
@@ -252,6 +252,8 @@ def _bench_lines(record: Record) -> list[str]:
     for benched in record.bench.values():
         rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, benched["cells"])]
         lines += [f"{measured_by(benched)}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+        if noise := noise_of(benched):
+            lines += [noise, ""]
     return lines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, row_of
+from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, noise_of, row_of
 from lbdsl.bench.cells import Cell
 from lbdsl.core.units import bytes_text
 
@@ -24,6 +24,8 @@ def render_bench(benched: Mapping[str, Any], console: Console) -> None:
     for cell in benched["cells"]:
         table.add_row(*row_of(cell))
     console.print(table, highlight=False)
+    if noise := noise_of(benched):
+        console.print(noise, markup=False, highlight=False)
 
 
 def render_calibration(found: Mapping[str, Any], console: Console) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.artifact.benched import noise_of
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.bench.worker import Worker
@@ -51,6 +52,10 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
     assert "host" not in found["machine"]
     assert "## Speed" in (artifact / "README.md").read_text()
     assert "x" in lbdsl("show", "out").out.partition("again")[2]
+    for again, said in ((1.04, None), (0.8, "up to 20%")):
+        noisy = {**found, "cells": [{**cell, "again": again} for cell in cells]}
+        assert (said is None) == (noise_of(noisy) is None)
+        assert said is None or said in noise_of(noisy)
     # The artifact is as whole as before.
     check_files(artifact, record)
 
