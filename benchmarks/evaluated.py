@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,23 @@ def made(work: Path, name: str, recipe: str) -> Path:
     return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
 
 
-def evaluated(work: Path, name: str, recipe: str, *, seq: int = 1024, tokens: int = 8192) -> Mapping[str, dict[str, Any]]:
-    """What `lbdsl eval --json` says of it by text, on so many tokens in sequences of `seq`; it is evaluated once."""
+def evaluated(
+    work: Path,
+    name: str,
+    recipe: str,
+    *,
+    seq: int = 1024,
+    tokens: int = 8192,
+    texts: Sequence[str] = TEXTS,
+    artifact: str | None = None,
+) -> Mapping[str, dict[str, Any]]:
+    """What `lbdsl eval --json` says of it by text, on so many tokens in sequences of `seq`; it is evaluated once. The
+    artifact's name is that of the evaluation, or its own."""
 
     def make(path: Path) -> None:
-        folder = made(work, name, recipe)
+        folder = made(work, artifact or name, recipe)
         found = {}
-        for text in TEXTS:
+        for text in texts:
             lengths = ("--seq", str(seq), "--tokens", str(tokens))
             found[text] = json.loads(lbdsl("eval", str(folder), "--data", f"builtin:{text}", *lengths, "--json").stdout)
         path.write_text(json.dumps(found))

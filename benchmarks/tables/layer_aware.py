@@ -1,7 +1,7 @@
 """Layers chosen by measured scores against every layer alike, on SmolLM2: equal cache bytes at 8Ki tokens, equal healing.
 
 Needs `make model`. Healed on 200k tokens of pydoc and other documentation in sequences of 4Ki, judged on 20Ki tokens in
-sequences of 4Ki (that part of pydoc has no four sequences of 8Ki). `kv` is the cache at 8Ki as a share of the base's.
+sequences of 4Ki, and WikiText in sequences of 8Ki as well (that part of pydoc has no four of them). `kv` is the cache at 8Ki as a share of the base's.
 `drops`: 8 attentions dropped, 16 windowed at 256, 6 full; `windows`: 24 windowed at 256, 6 full; `uniform-as-...`:
 every layer windowed, by as much as the cache of that plan allows; `uniform-256`: every layer windowed at 256. Healed
 are the pairs of equal cache.
@@ -48,6 +48,8 @@ def row(plan: str, sinks: str, healing: str) -> Row:
         # The whole plan is measured on sequences of twice the widest window, of which pydoc has no four.
         recipe = f'measure {{ data = "builtin:docs" }}\n{rules}\n{HEALING[healing]}'
         found = increases(evaluated(work, key, recipe, seq=4096, tokens=5 * 4096))
+        long = evaluated(work, f"{key}-8Ki", recipe, seq=CONTEXT, tokens=5 * CONTEXT, texts=("wikitext",), artifact=key)
+        found |= {name.replace("wikitext", "at 8Ki"): value for name, value in increases(long).items()}
         costs = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
         kept, whole = (costs[when]["kv_bytes"][str(CONTEXT)] for when in ("after", "before"))
         return found | {"kv": kept / whole}
@@ -57,7 +59,7 @@ def row(plan: str, sinks: str, healing: str) -> Row:
 
 TABLE = Table(
     title="layers by their scores against every layer alike, equal cache at 8Ki tokens",
-    columns={"kv": ".1%"} | FORMATS,
+    columns={"kv": ".1%"} | FORMATS | {"at 8Ki": "+.1%", "at 8Ki error": ".1%"},
     rows=[
         *(row(plan, sinks, "unhealed") for sinks in SINKS for plan in PLANS),
         *(row(plan, "learned", "healed") for plan in ("windows", "uniform-as-windows")),
