@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import runpy
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,35 @@ def timed(name: str) -> str:
         places.setdefault(place, []).append(row["started"][:10])
     days = (f"{' to '.join(sorted({min(dates), max(dates)}))} on {place}" for place, dates in places.items())
     return table + "".join(f"\nMeasured {line}.\n" for line in sorted(days))
+
+
+def healing_curve() -> str:
+    """Loss on both texts against tokens of the best mixture, and two lines through it, drawn on to 10M tokens."""
+    import numpy
+
+    home = benchmark.HOME
+    best = runpy.run_path(str(home / "tables" / "healing.py"))["BEST"]
+    points = {}
+    for path in (home / "results" / "healing").glob(f"{best}-distill-lora64-*k.json"):
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        points[figures["tokens"]] = [math.log1p(figures[text]) for text in ("wikitext", "pydoc")]
+    tokens, losses = zip(*sorted(points.items()), strict=True)
+    doublings = numpy.log2(tokens)
+    lines = ["| tokens | wikitext, nats | pydoc, nats |", "|---:|---:|---:|"]
+    lines += [
+        f"| {count} | {wikitext:.3f} | {pydoc:.3f} |" for count, (wikitext, pydoc) in zip(tokens, losses, strict=True)
+    ]
+    if len(tokens) > 2:
+        far = math.log2(1e7)
+        straight, power = [], []
+        for text in zip(*losses, strict=True):
+            slope, start = numpy.polyfit(doublings, text, 1)
+            straight.append(f"{max(0.0, start + slope * far):.2f}")
+            slope, start = numpy.polyfit(doublings, numpy.log(text), 1)
+            power.append(f"{math.exp(start + slope * far):.2f}")
+        lines.append(f"| 10M, if each doubling takes as much | {' | '.join(straight)} |")
+        lines.append(f"| 10M, if each doubling takes the same share | {' | '.join(power)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _attention(row: Family) -> str:
@@ -164,6 +194,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "processes": lambda: results("processes"),
     "tasks": lambda: results("tasks"),
     "healing": lambda: results("healing"),
+    "healing_curve": healing_curve,
+    "layer_aware": lambda: results("layer_aware"),
     "healing_methods": lambda: results("healing_methods"),
     "patches": lambda: results("patches"),
     "quantize": lambda: results("quantize"),
