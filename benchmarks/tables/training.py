@@ -3,7 +3,8 @@
 Needs `make model`. `prefix-K`: ten layers from layer K on get windows; steps of 2 x 1,024 tokens with and without sharing
 the layers before them, by turns in one process. `bands-N`: layers 1 to 16 get windows; steps of one sequence of N tokens,
 with windows in bands, and under masks. `roof` is the share of the rate at which this machine
-multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line.
+multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line; `curve apart` is
+the largest difference of a step's loss between the two.
 """
 
 from __future__ import annotations
@@ -128,7 +129,12 @@ def teacher(place: str, work: Path) -> dict[str, float]:
     if status:
         raise RuntimeError(f"lbdsl {' '.join(words)} failed")
     record = json.loads((out / "lbdsl.json").read_text(encoding="utf-8"))
-    return {
+    beside, apart = work / "loaded" / "lbdsl.json", {}
+    if place != "loaded" and beside.is_file():
+        other = json.loads(beside.read_text(encoding="utf-8"))["heal"]["curve"]
+        pairs = zip(record["heal"]["curve"], other, strict=True)
+        apart = {"curve apart": max(abs(mine[1] - theirs[1]) for mine, theirs in pairs)}
+    return apart | {
         "GiB": usage.ru_maxrss / 2**20,
         "seconds": time.perf_counter() - started,
         "loss": record["heal"]["curve"][-1][1],
@@ -147,6 +153,7 @@ TABLE = Table(
         "GiB": ".2f",
         "seconds": ".0f",
         "loss": ".4f",
+        "curve apart": ".1e",
         "disk MiB": ".0f",
     },
     rows=[
