@@ -1,7 +1,8 @@
-"""English prose from packages, for healing where no hub is at hand: news and essays. For experiments, not shipped.
+"""English prose from packages, for healing where no hub is at hand: news, essays, quotes. For experiments, not shipped.
 
 News are 349 reports of the Australian Broadcasting Corporation (the Lee corpus), which gensim's wheel has among its test
-data; essays are the chapters of a book in Debian's package `anarchism`. Neither is from Wikipedia.
+data; essays are the chapters of a book in Debian's package `anarchism`; quotes are those of its package `fortunes`, 40 of one
+file a document. None is from Wikipedia.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from benchmarks.table import once
 
 BLOCKS = {"p", "h1", "h2", "h3", "h4", "li", "div", "br", "blockquote"}
+DRAWN = {"ascii-art"}
+"""Files of fortunes that are no prose."""
 SHORT = 80
 """Characters: what is shorter is a heading or a link, not a paragraph."""
 
@@ -63,6 +66,19 @@ def essays(work: Path) -> Path:
             yield parser.text()
 
     return once(work / "essays.jsonl", lambda path: write(path, documents()))
+
+
+def quotes(work: Path) -> Path:
+    def documents() -> Iterator[str]:
+        get(work, "apt-get", "download", "fortunes")
+        get(work, "dpkg-deb", "-x", next(work.glob("fortunes_*.deb")).name, "fortunes")
+        for file in sorted((work / "fortunes/usr/share/games/fortunes").iterdir()):
+            if not file.suffix and not file.is_symlink() and file.name not in DRAWN:
+                said = file.read_text(encoding="utf-8", errors="replace").split("\n%\n")
+                for start in range(0, len(said), 40):
+                    yield "\n\n".join(" ".join(each.split()) for each in said[start : start + 40])
+
+    return once(work / "quotes.jsonl", lambda path: write(path, documents()))
 
 
 def get(work: Path, *command: str) -> None:

@@ -14,13 +14,13 @@ import os
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
-from benchmarks.prose import essays, news, write
+from benchmarks.prose import essays, news, quotes, write
 from benchmarks.table import HOME, Row, Table
 
 PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
 
 SOURCES = "pydoc", "docs", "self", "pydoc+docs", "pydoc+docs+self"
-PROSE = "news+essays", "pydoc+docs+news+essays", "pydoc+docs+self+news+essays"
+PROSE = "news+essays", *(f"pydoc+docs+{texts}" for texts in ("news+essays", "self+news+essays", "news+essays+quotes"))
 """English that is not about software, as a stand-in for text from the web (`benchmarks/prose.py`)."""
 BEST = "pydoc+docs+news+essays"
 STAGES = {
@@ -38,7 +38,7 @@ BASELINE, ORACLE = "pydoc-distill-lora-200k", "oracle-distill-lora-200k"
 
 def data_of(source: str, work: Path) -> str:
     """The value of `data` for the names of texts that `+` joins."""
-    files = {"oracle": oracle_text, "news": news, "essays": essays}
+    files = {"oracle": oracle_text, "news": news, "essays": essays, "quotes": quotes}
     texts = [
         "self" if name == "self" else f'"{files[name](work).resolve()}"' if name in files else f'"builtin:{name}"'
         for name in source.split("+")

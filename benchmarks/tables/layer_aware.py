@@ -1,7 +1,8 @@
 """Layers chosen by measured scores against every layer alike, on SmolLM2: equal cache bytes at 8Ki tokens, equal healing.
 
 Needs `make model`. Healed on 200k tokens of pydoc and other documentation in sequences of 4Ki, judged on 20Ki tokens in
-sequences of 4Ki, and WikiText in sequences of 8Ki as well (that part of pydoc has no four of them). `kv` is the cache at 8Ki as a share of the base's.
+sequences of 4Ki, and WikiText in sequences of 8Ki as well (that part of pydoc has no four of them). `kv` is the cache at
+8Ki as a share of the base's.
 `drops`: 8 attentions dropped, 16 windowed at 256, 6 full; `windows`: 24 windowed at 256, 6 full; `uniform-as-...`:
 every layer windowed, by as much as the cache of that plan allows; `uniform-256`: every layer windowed at 256. Healed
 are the pairs of equal cache.

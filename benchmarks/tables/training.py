@@ -3,8 +3,8 @@
 Needs `make model`. `prefix-K`: ten layers from layer K on get windows; steps of 2 x 1,024 tokens with and without sharing
 the layers before them, by turns in one process. `bands-N`: layers 1 to 16 get windows; steps of one sequence of N tokens,
 with windows in bands, and under masks. `roof` is the share of the rate at which this machine
-multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line; `curve apart` is
-the largest difference of a step's loss between the two.
+multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line; `curve apart` is the
+largest difference of a step's loss between the two.
 """
 
 from __future__ import annotations
