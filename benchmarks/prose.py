@@ -1,8 +1,8 @@
 """English prose from packages, for healing where no hub is at hand: news, essays, quotes. For experiments, not shipped.
 
 News are 349 reports of the Australian Broadcasting Corporation (the Lee corpus), which gensim's wheel has among its test
-data; essays are the chapters of a book in Debian's package `anarchism`; quotes are those of its package `fortunes`, 40 of one
-file a document. None is from Wikipedia.
+data; essays are the chapters of a book in Debian's package `anarchism`; quotes are those of its package `fortunes`, 40 of
+one file a document. None is from Wikipedia.
 """
 
 from __future__ import annotations

@@ -57,9 +57,10 @@ def healing_curve() -> str:
     import numpy
 
     home = benchmark.HOME
-    best = runpy.run_path(str(home / "tables" / "healing.py"))["BEST"]
+    table = runpy.run_path(str(home / "tables" / "healing.py"))
+    rows = f"{table['BEST']}-distill-{table['BY']}-*k.json"
     points = {}
-    for path in (home / "results" / "healing").glob(f"{best}-distill-lora64-*k.json"):
+    for path in (home / "results" / "healing").glob(rows):
         figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
         points[figures["tokens"]] = [math.log1p(figures[text]) for text in ("wikitext", "pydoc")]
     tokens, losses = zip(*sorted(points.items()), strict=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
@@ -22,28 +23,34 @@ PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)
 SOURCES = "pydoc", "docs", "self", "pydoc+docs", "pydoc+docs+self"
 PROSE = "news+essays", *(f"pydoc+docs+{texts}" for texts in ("news+essays", "self+news+essays", "news+essays+quotes"))
 """English that is not about software, as a stand-in for text from the web (`benchmarks/prose.py`)."""
-BEST = "pydoc+docs+news+essays"
+BEST, BY = "3pydoc+2docs+2news+2essays+2quotes", "lora64-512"
+SECOND = "pydoc+docs+news+essays"
 STAGES = {
     "distill": "tokens = {tokens}",
     "match+distill": "stage match {{ tokens = {quarter} }}; stage distill {{ tokens = {rest} }}",
 }
+LORA64 = "method = lora(rank=64, alpha=128); lr = 2e-3; batch = 1"
 METHODS = {
-    "lora": "method = lora(rank=16); lr = 1e-3",
-    "lora64": "method = lora(rank=64, alpha=128); lr = 2e-3; batch = 1",
-    "full": "method = full; lr = 3e-4; batch = 1",
+    "lora": "method = lora(rank=16); lr = 1e-3; seq = 1Ki",
+    "lora64": f"{LORA64}; seq = 1Ki",
+    "lora64-512": f"{LORA64}; seq = 512",
+    "full": "method = full; lr = 3e-4; batch = 1; seq = 1Ki",
 }
 """By `benchmarks/tables/healing_methods.py`; `lora` are the defaults of the first release."""
 BASELINE, ORACLE = "pydoc-distill-lora-200k", "oracle-distill-lora-200k"
 
 
 def data_of(source: str, work: Path) -> str:
-    """The value of `data` for the names of texts that `+` joins."""
+    """The value of `data` for the names of texts that `+` joins; `2pydoc` has twice the weight."""
     files = {"oracle": oracle_text, "news": news, "essays": essays, "quotes": quotes}
+    found = [re.fullmatch(r"(\d*)(\w+)", part) for part in source.split("+")]
+    weights, names = zip(*((int(part[1] or 1), part[2]) for part in found if part), strict=True)
     texts = [
         "self" if name == "self" else f'"{files[name](work).resolve()}"' if name in files else f'"builtin:{name}"'
-        for name in source.split("+")
+        for name in names
     ]
-    return texts[0] if len(texts) == 1 else f"mix({', '.join(texts)})"
+    unequal = f", weights={list(weights)}" if len(set(weights)) > 1 else ""
+    return texts[0] if len(texts) == 1 else f"mix({', '.join(texts)}{unequal})"
 
 
 def oracle_text(work: Path) -> Path:
@@ -67,7 +74,7 @@ def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) ->
         work.mkdir(parents=True, exist_ok=True)
         data = data_of(source, work)
         split = STAGES[stages].format(tokens=thousands * 1000, quarter=thousands * 250, rest=thousands * 750)
-        recipe = f"{PLAN}\nheal {{ data = {data}; seq = 1Ki; seed = {seed}; {METHODS[method]}; {split} }}"
+        recipe = f"{PLAN}\nheal {{ data = {data}; seed = {seed}; {METHODS[method]}; {split} }}"
         heal = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["heal"]
         found = increases(evaluated(work, key, recipe)) | {"tokens": heal["tokens"], "minutes": heal["seconds"] / 60}
         ends = [HOME / "results" / "healing" / f"{name}.json" for name in (BASELINE, ORACLE)]
@@ -89,7 +96,7 @@ TABLE = Table(
         row("pydoc+docs+self", "match+distill", "lora64", 50),
         *(row("pydoc+docs+self", stages, "full", 50) for stages in STAGES),
         *(row(source, "distill", "lora64", 200) for source in ("pydoc+docs", "pydoc+docs+self")),
-        *(row(BEST, "distill", "lora64", 200, seed) for seed in range(3)),
-        *(row(BEST, "distill", "lora64", thousands) for thousands in (100, 400, 1000)),
+        *(row(best, "distill", by, 200, seed) for best, by in ((SECOND, "lora64"), (BEST, BY)) for seed in range(3)),
+        *(row(BEST, "distill", BY, thousands) for thousands in (50, 100, 400, 1000)),
     ],
 )

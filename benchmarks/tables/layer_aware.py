@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
 from benchmarks.table import Row, Table
-from benchmarks.tables.healing import METHODS
+from benchmarks.tables.healing import LORA64
 
 DROPS = "layers 4-7, 17, 25, 26, 29"
 WINDOWS = "layers 1-3, 8-16, 18-21"
@@ -37,7 +37,7 @@ PLANS = {
 SINKS = {"none": "", "learned": ", sinks=learned"}
 HEALING = {
     "unhealed": "",
-    "healed": f'heal {{ data = mix("builtin:pydoc", "builtin:docs"); tokens = 200k; seq = 4Ki; {METHODS["lora64"]} }}',
+    "healed": f'heal {{ data = mix("builtin:pydoc", "builtin:docs"); tokens = 200k; seq = 4Ki; {LORA64} }}',
 }
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from benchmarks.evaluated import made
 from benchmarks.table import Row, Table, once
-from benchmarks.tables.healing import METHODS
+from benchmarks.tables.healing import LORA64
 from benchmarks.tables.judged import lbdsl
 
 PLAN = "layers 1-3, 8-16, 18-21 swa(window=256, sinks={sinks})"
 SINKS = {"none": "0", "learned": "learned", "tokens": "4"}
 HEALING = {
     "unhealed": "",
-    "healed-50k": f'heal {{ data = mix("builtin:pydoc", "builtin:docs"); tokens = 50k; seq = 1Ki; {METHODS["lora64"]} }}',
+    "healed-50k": f'heal {{ data = mix("builtin:pydoc", "builtin:docs"); tokens = 50k; seq = 1Ki; {LORA64} }}',
 }
 CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
 
