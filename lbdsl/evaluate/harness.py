@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import cache, partialmethod
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,26 +32,37 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
     if names and find_spec("lm_eval") is None:
         said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
         raise fail("LB485", said, help="pip install lm-eval")
-    plain = [name for name in names if task_file(name, folder) is None]
     for name in names:
-        if name.endswith((".yaml", ".yml")) and name in plain:
+        if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
             raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
-    if names:
-        with _quiet():
-            from lm_eval.api.metrics import mean
-            from lm_eval.tasks import TaskManager
-
-            manager = TaskManager()
     for name in names:
-        if name in plain and name not in manager.all_tasks:
-            raise _unknown(name, manager.all_tasks)
-        with asking(name, task_file(name, folder)) as spec:
-            for part in manager.load([spec])["tasks"].values():
+        path = task_file(name, folder)
+        if path is None and name not in manager_for(None).all_tasks:
+            raise _unknown(name, manager_for(None).all_tasks)
+        with asking(name, path) as spec:
+            from lm_eval.api.metrics import mean
+
+            for part in manager_for(path).load([spec])["tasks"].values():
                 # The first question, so that its templates are tried.
                 part.build_all_requests(limit=1, rank=0, world_size=1)
                 metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
+
+
+def manager_for(path: Path | None) -> Any:
+    """The harness's `TaskManager`. To find the tasks that come with it takes seconds: a file does without, unless it names
+    some."""
+    named = path is None or re.search(r"^(group:|task:\s*(\[|$))", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return _manager(named is not None)
+
+
+@cache
+def _manager(all_tasks: bool) -> Any:
+    with _quiet():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_defaults=all_tasks)
 
 
 def _unknown(name: str, known: Sequence[str]) -> Exception:
@@ -118,10 +130,12 @@ class HarnessTask:
 
         # It asks git for its version, which complains on standard error where there is none.
         evaluator.get_git_commit_hash = lambda: None
-        with asking(self.task, task_file(self.task, self.folder)) as spec:
+        path = task_file(self.task, self.folder)
+        with asking(self.task, path) as spec:
             found = evaluator.simple_evaluate(
                 model=_asked(source.hybrid, self.tokenizer, self.batch, told),
                 tasks=[spec],
+                task_manager=manager_for(path),
                 limit=self.limit,
                 bootstrap_iters=0,
                 log_samples=True,

@@ -18,7 +18,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
-from lbdsl.evaluate.harness import asking, preferred, right_share
+from lbdsl.evaluate.harness import asking, manager_for, preferred, right_share
 from lbdsl.recipe.schema_blocks import task_name
 
 
@@ -53,14 +53,12 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
     """The last `count` questions of each part of the task `name`, a YAML file at `path`; rows of at most `positions`
     tokens. `model` says how the harness tokenizes for it; its weights are not used. Raises LB456 for a task that asks the
     model to write."""
-    from lm_eval.tasks import TaskManager
-
     rows: list[tuple[list[int], list[int]]] = []
     asked: list[tuple[Any, Any, Sequence[int]]] = []
     whole = 0
     with asking(name, path) as spec:
         encode = _encoder(model, tokenizer)
-        for task in TaskManager().load([spec])["tasks"].values():
+        for task in manager_for(path).load([spec])["tasks"].values():
             task.build_all_requests(rank=0, world_size=1)
             if any(one.request_type != "loglikelihood" for one in task.instances):
                 help = "rank layers by a task with given answers, such as `output_type: multiple_choice`"
