@@ -103,6 +103,7 @@ def test_killed_at(
     assert finish(workplace, cache, clean_process) == unbroken[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
 def test_killed_after_a_share_of_the_run(
     share: float, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess

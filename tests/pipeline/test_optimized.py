@@ -47,6 +47,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_wrong_results_and_damaged_artifacts_are_refused(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     save_tiny_model(tmp_path / "model")
     (tmp_path / "x.lbr").write_text("layers 2 swa(window=16)\n")

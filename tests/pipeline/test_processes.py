@@ -226,6 +226,7 @@ def test_one_process_then_two_with_shares_then_one(fresh: Path, alone: Path) -> 
     assert_alike(alone, "two")
 
 
+@pytest.mark.slow
 def test_an_error_is_said_once(fresh: Path) -> None:
     done = ran(*TOGETHER, "3", *APPLY, "three")
     assert done.returncode != 0
@@ -234,6 +235,7 @@ def test_an_error_is_said_once(fresh: Path) -> None:
     assert not Path("three").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_know_of_each_other_share_the_measuring(fresh: Path) -> None:
     plan = [sys.executable, "-m", "lbdsl", "plan", "tiny.lbr", "model", "--json"]
     both = [subprocess.Popen(plan, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -86,7 +86,7 @@ def test_from_a_recipe_to_an_artifact(method: str, heal: str, model: Path, tmp_p
         assert before != record.evaluation["nll"]["artifact"]
 
 
-@pytest.mark.parametrize("stop", ["killed", "asked to"])
+@pytest.mark.parametrize("stop", ["killed", pytest.param("asked to", marks=pytest.mark.slow)])
 def test_stopped_while_packing_goes_on_from_the_healed_model(
     stop: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

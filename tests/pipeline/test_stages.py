@@ -60,7 +60,7 @@ def test_stages_of_one_text_read_on(workplace: Path) -> None:
     assert third.seq == 64
 
 
-@pytest.mark.parametrize("stop", [3, 8, 12])
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
     workplace: Path, lbdsl, monkeypatch, stop: int
 ) -> None:
