@@ -178,9 +178,24 @@ def healing_stages(heal: dict[str, Any]) -> list[dict[str, Any]]:
     return heal.get("stages") or [heal]
 
 
+RISE = 1.05
+"""Losses on text apart, one over an earlier one, above which the rate of learning was too high."""
+
+
 def cautions_of(record: Record) -> tuple[str, ...]:
-    """What a reader of the result should be told: cautions of its plan, and texts on which healing did harm."""
+    """What a reader of the result should be told: cautions of its plan, a rate of learning that was too high, and texts on
+    which healing did harm."""
     found = list(cautions(record.plan))
+    for stage in healing_stages(record.heal) if record.heal else ():
+        apart = [loss for _, loss in stage.get("validation") or ()]
+        # Before the first step it is the loss of the unhealed model.
+        rises = [(high / low, low, high) for at, low in enumerate(apart) if at for high in apart[at:] if low > 0]
+        ratio, low, high = max(rises, default=(1.0, 0.0, 0.0))
+        if ratio > RISE:
+            found.append(
+                f"while it healed, the loss on text apart rose from {low:.3g} to {high:.3g}: "
+                "a lower `lr` is likely to heal better"
+            )
     judged = record.evaluation
     for source in judged.get("sources", [judged]) if judged else ():
         before = source.get("before_healing") or {"loss_rise": None}

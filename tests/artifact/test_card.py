@@ -59,6 +59,15 @@ def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan)
     assert [row.split()[6] for row in rows] == ["1Ki", "8Ki", "32Ki"]
 
 
+@pytest.mark.parametrize(("losses", "cautions"), [((0.9, 0.48, 0.58, 0.3), 1), ((0.4, 0.9, 0.5, 0.51), 0), ((), 0)])
+def test_a_rate_that_was_too_high_is_a_caution(plan: Plan, losses: tuple[float, ...], cautions: int) -> None:
+    heal = {"curve": [], "validation": [[100 * n, loss] for n, loss in enumerate(losses)]}
+    record = record_of(plan).model_copy(update={"heal": heal})
+    found = [caution for caution in cautions_of(record) if "`lr`" in caution]
+    assert len(found) == cautions
+    assert all("from 0.48 to 0.58" in caution for caution in found)
+
+
 @pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.21, 0), (0.1, 0), (None, 0)])
 def test_healing_that_made_a_text_worse_is_a_caution(plan: Plan, now: float | None, cautions: int) -> None:
     judged = {"data": "a.txt", "tokens": 9, "perplexity": {"base": 1.0, "artifact": 2.0}, "scores": {}, "loss_rise": now}
