@@ -121,7 +121,7 @@ class HybridModelMixin(_Supports):
     """Mixin for the body of a hybrid model, placed before the family's own class; the family sets `layer_class`.
 
     If all layers have the base's specification, its outputs equal the base's bit for bit; but on a CPU windows over many
-    tokens are computed in bands, and a single token's query heads together.
+    tokens are computed in bands, and a single token's query heads together; on a GPU by lbdsl's kernels, if installed.
     """
 
     layer_class = None
