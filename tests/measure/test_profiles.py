@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -99,7 +98,7 @@ def test_a_profile_is_read_back_and_belongs_to_shape_and_engine(tmp_path: Path) 
     assert read_profile(path) is None
 
 
-def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of() -> None:
+def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(tmp_path: Path) -> None:
     """Rates, times and memory of variants beside a base that slows down from one to the next."""
     made_of = {"steps": TRUE, "prefill": (0.05, 1e-3, 1e-3, 1e-12, 2e-12, 1e-12), "memory": (2e8, 1.1, 1.3, 5e4)}
     every, found = costs(), []
@@ -113,8 +112,11 @@ def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(
                 ratio = becomes / was
                 size = {"prefill": ctx, "decode": batch, "memory": 1}[metric]
                 cells.append(Cell(ctx, batch, metric, "", size * was, size * becomes, ratio, ratio, ratio))
-        record = SimpleNamespace(plan=SimpleNamespace(specs=[layer.spec for layer in every[name].layers]))
-        found.append(_Timed(name, record, cells))
+        timed = _Timed(name, "e", "1", tuple(layer.spec for layer in every[name].layers), cells)
+        timed.keep(tmp_path / name)
+        assert _Timed.read(tmp_path / name) == timed
+        found.append(timed)
+    assert _Timed.read(tmp_path / "none") is None
     profile, rows = _fitted(FACTS, found, Profile("e", "1", {"dtype": FACTS.dtype}))
     assert max(profile.errors.values()) < 1e-6
     assert all(row.fitted == pytest.approx(row.measured) for row in rows)
