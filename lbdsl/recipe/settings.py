@@ -243,9 +243,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
-        "strategy": SettingRow(
-            _one_of("strategy", "a way to score"), "how `choose` scores: `independent`, `greedy` or `screen`"
-        ),
+        "strategy": SettingRow(_one_of("strategy", "a way to score"), "for `choose`: `independent`, `greedy` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
         "questions": SettingRow(
             whole, "how many of a task's last questions score layers; `limit` of `eval` takes the first"
