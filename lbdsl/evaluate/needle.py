@@ -23,7 +23,7 @@ class NeedleTest:
     def answered(self, base: LayerSource, artifact: LayerSource, progress: Progress) -> TaskResult:
         with progress.stage(f"asking {self.name}") as report:
             meter = Meter(report, base)
-            meter.expect(2 * meter.run(len(self._texts.needles)))
+            meter.expect(2 * meter.runs(len(self._texts.needles)))
             before, after = (self._right(source, meter, what) for source, what in ((base, "base"), (artifact, "result")))
         texts = list(zip(before, after, strict=True))
         depths = [list(zip(*(model[text] for text in range(len(texts))), strict=True)) for model in (before, after)]

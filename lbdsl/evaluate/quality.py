@@ -147,7 +147,7 @@ def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter
     base_nll: list[SequenceSum] = []
     compared = comparisons()
     found: dict[str, list[SequenceSum]] = {metric.kind: [] for metric in compared}
-    meter.expect(2 * meter.run(blocks.sequences))
+    meter.expect(2 * meter.runs(blocks.sequences))
     room = 0.0 if base.in_memory and artifact.in_memory else room_for_streams(base, artifact)
     for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
         before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))

@@ -50,13 +50,20 @@ class Flow:
     changed: list[Tensor | None] = field(init=False)
     inputs: Any = field(init=False)
 
-    def running(self, layer: int) -> int:
-        """How many models run `layer` separately, the base included."""
-        return 1 + sum(1 for changes in self.changes if changes and min(changes) <= layer)
-
     def ends(self) -> list[Tensor]:
         """`changed`, with the base's hidden states for a model without changes."""
         return [self.base_BND if state is None else state for state in self.changed]
+
+
+def runs_of_layers(models: Sequence[Changes], layers: int) -> list[int]:
+    """How often `push` runs each layer: once for the base, and once for the changed models that are equal up to there."""
+    found, reached = [], dict.fromkeys(range(len(models)), 0)
+    for index in range(layers):
+        next_of: dict[tuple[int, LayerChange | None], int] = {(0, None): 0}
+        for number, changes in enumerate(models):
+            reached[number] = next_of.setdefault((reached[number], changes.get(index)), len(next_of))
+        found.append(len(next_of))
+    return found
 
 
 @torch.inference_mode()
@@ -70,9 +77,9 @@ def push(
     statistics: StatisticsOf = no_statistics,
     stop: int | None = None,
 ) -> None:
-    """Run `flows` from tokens through the last layer, or through layer `stop` - 1. A changed model shares the base's hidden
-    states up to its first changed layer, so L models with one changed layer each cost about L / 2 forward passes. Every
-    layer is loaded once.
+    """Run `flows` from tokens through the last layer, or through layer `stop` - 1. Models that are
+    equal up to a layer share the hidden states there, so L models with one changed layer each cost about L / 2 forward
+    passes. Every layer is loaded once.
 
     done: called with each layer's index after all flows have passed it. around: entered once per layer, around all flows.
     kept: a cache of changed layers that is reused by the next push; only for a source in memory.
@@ -100,16 +107,23 @@ def push(
 def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: Variants, statistics: StatisticsOf) -> None:
     """Run one flow through one layer."""
     run_layer = source.hybrid.model.run_layer
+    # All hidden states before the layer exist when this begins, so that no two of them have one identity.
+    after: dict[tuple[int, LayerChange | None], Tensor] = {}
     for number, changes in enumerate(flow.changes):
-        state_BND, used = flow.changed[number], layer
-        if index in changes:
-            key = (index, changes[index])
-            if key not in variants:
-                variants[key] = variant_of(source.hybrid, index, changes[index], statistics(index))
-            used = variants[key]
-            state_BND = flow.base_BND if state_BND is None else state_BND
-        if state_BND is not None:
-            flow.changed[number] = run_layer(used, index, state_BND, flow.inputs)
+        state_BND, change = flow.changed[number], changes.get(index)
+        if state_BND is None and change is None:
+            continue
+        state_BND = flow.base_BND if state_BND is None else state_BND
+        shared = (id(state_BND), change)
+        if shared not in after:
+            used = layer
+            if change is not None:
+                key = (index, change)
+                if key not in variants:
+                    variants[key] = variant_of(source.hybrid, index, change, statistics(index))
+                used = variants[key]
+            after[shared] = run_layer(used, index, state_BND, flow.inputs)
+        flow.changed[number] = after[shared]
     before_BND = flow.base_BND
     flow.base_BND = run_layer(layer, index, before_BND, flow.inputs)
     if index in flow.observers:
@@ -129,13 +143,13 @@ class Meter:
         self._done = 0.0
         self._total = 0.0
 
-    def run(self, sequences: int, start: int = 0) -> float:
-        """Units for `sequences` sequences through the layers from `start` to the end, and the head."""
-        return sequences * (self._layers - start + self._head)
+    def runs(self, sequences: int, models: Sequence[Changes] = ()) -> float:
+        """Units for `sequences` sequences through the base and changed models."""
+        return sequences * sum(runs_of_layers(models, self._layers)) + (1 + len(models)) * self.heads(sequences)
 
     def heads(self, sequences: int) -> float:
-        """Units for the head alone."""
-        return self.run(sequences, self._layers)
+        """Units for the head of one model."""
+        return sequences * self._head
 
     def expect(self, units: float) -> None:
         """Add to the expected total; call it for all of the work before the first `add`."""
@@ -148,8 +162,9 @@ class Meter:
 
     def layers_of(self, flows: Sequence[Flow], where: str) -> Callable[[int], None]:
         """The `done` callback for `push`: adds progress for each layer that `flows` have passed."""
+        runs = [runs_of_layers(flow.changes, self._layers) for flow in flows]
         return lambda layer: self.add(
-            sum(flow.running(layer) * len(flow.ids_BN) for flow in flows), f"{where}, layer {layer}"
+            sum(run[layer] * len(flow.ids_BN) for run, flow in zip(runs, flows, strict=True)), f"{where}, layer {layer}"
         )
 
 

@@ -61,10 +61,6 @@ class _MicroBatch:
         requests = [*(request for run in self.runs for request in run.requests), *self.residuals]
         return [*requests, BASE_NLL] if self.base_nll else requests
 
-    def starts(self, layers: int) -> list[int]:
-        """The first changed layer of each run."""
-        return [min(run.changes, default=layers) for run in self.runs]
-
     def is_in(self, store: Store, fingerprint: str) -> bool:
         """Whether another process has measured all of it by now."""
         return all(row in store.get(fingerprint, request) for request in self.asked for row in self.rows)
@@ -187,10 +183,7 @@ def _measured(
     meter = Meter(progress, source)
     kept: Variants | None = {} if _can_keep_variants(source, todo) else None
     groups = _groups(source, blocks, todo, kept is not None)
-    units = [
-        sum(meter.run(len(part.rows), start) for part in group for start in (0, *part.starts(source.layers)))
-        for group in groups
-    ]
+    units = [sum(meter.runs(len(part.rows), [run.changes for run in part.runs]) for part in group) for group in groups]
     meter.expect(sum(units))
     for group, amount in zip(groups, units, strict=True):
         work = digest_of([fingerprint, *([part.rows.start, part.rows.stop, *map(str, part.asked)] for part in group)])

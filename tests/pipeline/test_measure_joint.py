@@ -9,7 +9,7 @@ from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_laye
 from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure import flow
-from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.joint import measure_joint, measure_plans
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
@@ -76,6 +76,23 @@ def test_unchanged_prefix_runs_once(hybrid, tmp_path):
         joint(hybrid, tmp_path, {3: NONE}, batch=3, progress=lambda d, t, note="": reports.append((d, t)))
     assert sorted(ran) == [0, 1, 2, 3, 3]
     assert reports[-1][0] == pytest.approx(reports[-1][1])
+
+
+def test_plans_that_are_equal_up_to_a_layer_share_it(hybrid, tmp_path):
+    """Layers 0 and 1 of `one` and `two` are alike, and those of `three` up to layer 2 are the base's."""
+    window = tiny_layer(window=4)
+    plans = {"one": {1: window, 3: NONE}, "two": {1: window, 2: NONE}, "three": {2: NONE, 3: window}}
+    changes = {name: {layer: LayerChange(spec) for layer, spec in plan.items()} for name, plan in plans.items()}
+    reports = []
+    with open_store(tmp_path) as store, counting_layers(hybrid) as ran:
+        together = measure_plans(
+            lambda: LoadedModel(hybrid), changes, ("kl",), BLOCKS, store, "print", batch=3,
+            progress=lambda d, t, note="": reports.append((d, t)),
+        )  # fmt: skip
+    assert [ran.count(layer) for layer in range(LAYERS)] == [1, 2, 4, 4]
+    assert reports[-1][0] == pytest.approx(reports[-1][1])
+    for (name, plan), found in zip(plans.items(), together, strict=True):
+        assert found.scores["kl"] == joint(hybrid, tmp_path / name, plan, batch=3).scores["kl"]
 
 
 def test_changed_layers_are_made_once_for_all_sequences(hybrid, tmp_path, monkeypatch):
