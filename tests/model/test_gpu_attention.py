@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
 from lbdsl.kernels import choice
-from lbdsl.model.hybrid import lbdsl_gpu_attention
+from lbdsl.model.hybrid import lbdsl_gpu_attention, lbdsl_window_attention
 from tests.hybrid_cases import cached_logits, hybrid_of, stock_logits, swa, tiny_base
 from tests.specs import LEARNED
 
@@ -26,7 +26,8 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     kernels = {"windows_pay": pay, "single_tokens_pay": pay}
     kernels |= {name: getattr(choice, name) for name in ("Inputs", "window_attention", "decode_attention")}
-    monkeypatch.setattr(lbdsl_gpu_attention, "kernels_for", lambda kind: SimpleNamespace(**kernels))
+    for module in lbdsl_gpu_attention, lbdsl_window_attention:
+        monkeypatch.setattr(module, "kernels_for", lambda kind: SimpleNamespace(**kernels))
     return asked
 
 

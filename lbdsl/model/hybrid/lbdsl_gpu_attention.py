@@ -1,17 +1,8 @@
 """Windowed attention on a GPU by lbdsl's kernels, where it is installed and they are faster than PyTorch's attention."""
 
-from dataclasses import dataclass
 from functools import cache
 
 import torch
-
-
-@dataclass(frozen=True)
-class KernelWindow:
-    """In place of a mask: query i sees columns i - window + 1 .. i, and the first `sinks` columns up to i."""
-
-    window: int
-    sinks: int = 0
 
 
 @cache
@@ -39,11 +30,11 @@ def windows_pay(context, window, sinks):
     return kernels.windows_pay(inputs, window, sinks)
 
 
-def attend_by_kernel(query_BHND, key_BGND, value_BGND, seen, scaling, sinks_H):
-    """The output [B, N, H, D] for a `KernelWindow`; `sinks_H` are learned sinks."""
+def attend_by_kernel(query_BHND, key_BGND, value_BGND, band, scaling, sinks_H=None):
+    """The output [B, N, H, D]; `sinks_H` are learned sinks."""
     kernels = kernels_for(query_BHND.device.type)
     states = (states.to(_dtype(value_BGND)) for states in (query_BHND, key_BGND, value_BGND))
-    return kernels.window_attention(*states, seen.window, seen.sinks, sinks_H, scaling).transpose(1, 2)
+    return kernels.window_attention(*states, band.window, band.sinks, sinks_H, scaling).transpose(1, 2)
 
 
 def single_tokens_pay(config, query_BHQD, key_BGKD, softcap=None, position_bias=None, **kwargs):

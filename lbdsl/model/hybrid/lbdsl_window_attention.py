@@ -17,22 +17,21 @@ import torch
 from .lbdsl_band_attention import Band, attend_in_bands, worth_bands
 from .lbdsl_cache import HybridCacheLayer
 from .lbdsl_full_attention import make_full_mask
-from .lbdsl_gpu_attention import KernelWindow, attend_by_kernel, attend_single_tokens, single_tokens_pay, windows_pay
+from .lbdsl_gpu_attention import attend_by_kernel, attend_single_tokens, kernels_for, single_tokens_pay, windows_pay
 from .lbdsl_redirect import attend
 from .lbdsl_sink_logits import with_sinks
 
 
 def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention_mask, scaling=None, **kwargs):
     """As an attention implementation of transformers: the output is [B, Q, H, D]. `module.sinks`, [H], are learned sinks;
-    the mask may be a `Band` or a `KernelWindow`."""
+    the mask may be a `Band`."""
     size = query_BHQD.shape[-1]
     scaling = size**-0.5 if scaling is None else scaling
     states = query_BHQD, key_BGKD, value_BGKD, attention_mask
     sinks = getattr(module, "sinks", None)
     if isinstance(attention_mask, Band):
-        return attend_in_bands(*states, scaling, sinks), None
-    if isinstance(attention_mask, KernelWindow):
-        return attend_by_kernel(*states, scaling, sinks), None
+        way = attend_in_bands if kernels_for(query_BHQD.device.type) is None else attend_by_kernel
+        return way(*states, scaling, sinks), None
     if attention_mask is None and single_tokens_pay(config, query_BHQD, key_BGKD, **kwargs):
         return attend_single_tokens(*states[:3], scaling, sinks), None
     if sinks is not None:
@@ -43,7 +42,7 @@ def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention
 
 def make_window_mask(context, window, sinks):
     """The mask over the cached and new tokens: a query sees the last `window` tokens and the first `sinks` tokens. For
-    many new tokens of rows without padding a `KernelWindow` on a GPU, a `Band` on a CPU, where they are faster."""
+    many new tokens of rows without padding a `Band`, where the kernel of a GPU or bands on a CPU are faster."""
     if context.attention_mask is not None and context.attention_mask.dim() == 4:
         raise ValueError("a 4-D attention_mask does not say which tokens are real; give windowed layers a 2-D one")
     total = context.seen + context.queries
@@ -58,9 +57,8 @@ def make_window_mask(context, window, sinks):
         and context.config._attn_implementation == "sdpa"
         and not getattr(context.config, "attention_dropout", 0.0)
     ):
-        if windows_pay(context, window, sinks):
-            return KernelWindow(window, sinks)
-        if context.device.type == "cpu" and worth_bands(total, window, sinks):
+        on_cpu = context.device.type == "cpu"
+        if windows_pay(context, window, sinks) or (on_cpu and worth_bands(total, window, sinks)):
             return Band(window, sinks)
     if context.cache is not None and context.queries == 1 and context.real_BK is None:
         # One token, no padding: the ring holds exactly what it may see.
