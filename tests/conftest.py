@@ -76,13 +76,15 @@ def clean_process() -> Iterator[CleanProcess]:
 
 @pytest.fixture(scope="session")
 def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure, in fp32."""
+    """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure."""
     from lbdsl.layer.facts import ModelFacts
     from lbdsl.measure import calibrate, machine
 
-    facts = ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, False, "float32", ())
     known = tmp_path_factory.mktemp("machine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "_BUDGET", 0.02)
-        machine.machine_for("cpu", facts, known)
+        patch.setattr(calibrate, "_BUDGET", 0.0)
+        patch.setitem(calibrate._COPY_BYTES, "cpu", 2**20)
+        patch.setitem(calibrate._GEMM_SIZE, "cpu", 512)
+        for dtype in ("float32", "bfloat16", "float16"):
+            machine.machine_for("cpu", ModelFacts("llama", "LlamaForCausalLM", 0, 0, 0, False, dtype, ()), known)
     return lambda folder: Path(shutil.copytree(known, folder))

@@ -119,8 +119,9 @@ def _mlp_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return statistics.median(_times(ten, device)) / 10
 
 
-def _times(work: Callable[[], object], device: torch.device, least: int = 3, budget: float = _BUDGET) -> list[float]:
-    """Seconds of each run, after two warm-up runs; at least `least` runs, more until `budget` seconds have passed."""
+def _times(work: Callable[[], object], device: torch.device, least: int = 3, budget: float | None = None) -> list[float]:
+    """Seconds of each run, after two warm-up runs; at least `least` runs, more until `budget` seconds have passed (None:
+    _BUDGET)."""
 
     def once() -> float:
         if device.type == "cuda":
@@ -133,7 +134,7 @@ def _times(work: Callable[[], object], device: torch.device, least: int = 3, bud
 
     once()
     once()
-    end = time.perf_counter() + budget
+    end = time.perf_counter() + (_BUDGET if budget is None else budget)
     times: list[float] = []
     while len(times) < least or time.perf_counter() < end:
         times.append(once())

@@ -43,8 +43,9 @@ def test_logits_equal_explicit_masks_and_hooks(family: str, plan: str) -> None:
         with torch.no_grad():
             whole = model(input_ids=ids, use_cache=False).logits
         assert (whole - expected).abs().max() < 1e-4
-        for chunk in (1, 4):
-            assert (cached_logits(model, ids, chunk) - expected).abs().max() < 1e-4, (length, chunk)
+    # Caches of the longest were those of the others on the way.
+    for chunk in (1, 4):
+        assert (cached_logits(model, ids, chunk) - expected).abs().max() < 1e-4, chunk
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -93,9 +94,9 @@ def test_storage_and_generation(family: str, plan: str) -> None:
     prompts = [torch.randint(1, VOCAB, (length,), generator=torch.Generator().manual_seed(length)) for length in (3, 12)]
     ids = torch.stack([torch.cat([torch.zeros(12 - len(p), dtype=torch.long), p]) for p in prompts])
     mask = torch.stack([torch.cat([torch.zeros(12 - len(p)), torch.ones(len(p))]) for p in prompts]).long()
-    options = {"max_new_tokens": 40, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    options = {"max_new_tokens": 24, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(ids, attention_mask=mask, **options)
-    assert cache_storage_bytes(cache_of(out)) == 2 * per_token * sum(held(spec, 51) for spec in specs)
+    assert cache_storage_bytes(cache_of(out)) == 2 * per_token * sum(held(spec, 35) for spec in specs)
     for row, prompt in enumerate(prompts):
         alone = model.generate(prompt.unsqueeze(0), **options)
         assert_same_greedy(out.sequences[row, 12:], alone.sequences[0, len(prompt) :], torch.stack(alone.logits)[:, 0])

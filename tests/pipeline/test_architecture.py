@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ finally:
 """
 
 
-def test_every_call_of_the_page_is_made(tmp_path: Path) -> None:
+def test_every_call_of_the_page_is_made(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     rows = {row["number"]: row for row in ROW.finditer(PAGE)}
     assert list(rows) == [str(number) for number in range(1, len(rows) + 1)]
     assert len(rows) > 60
@@ -56,7 +57,7 @@ def test_every_call_of_the_page_is_made(tmp_path: Path) -> None:
     (tmp_path / "shared.lbr").write_text(f"measure {{ {short} }}\n{text}")
     model = save_tiny_model(tmp_path / "model")
     command = ["apply", str(tmp_path / "shared.lbr"), str(model), "-o", str(tmp_path / "out"), "--yes"]
-    command += ["--cache-dir", str(tmp_path / "cache")]
+    command += ["--cache-dir", str(new_cache(tmp_path / "cache"))]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "calls.json"), *command], cwd=ROOT, capture_output=True, text=True
     )

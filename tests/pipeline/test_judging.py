@@ -280,19 +280,22 @@ def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> N
     # The harness itself says the same of the base.
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained("model", dtype="float32")
     stock = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained("model"), backend="causal")
     (Path("own.jsonl")).write_text((folder / "own.jsonl").read_text())
-    said = simple_evaluate(model=stock, tasks=[str(folder / "own.yaml")], limit=10, bootstrap_iters=0)
+    given = {"tasks": [str(folder / "own.yaml")], "task_manager": TaskManager(include_defaults=False)}
+    said = simple_evaluate(model=stock, limit=10, bootstrap_iters=0, **given)
     assert said["results"]["own"]["acc_norm,none"] == task["base"]
 
 
 @pytest.mark.parametrize(
     ("name", "yaml", "said"),
     [
-        ("hellaswagg", None, "did you mean `hellaswag`?"),
+        # It takes the harness twelve seconds to find all of its tasks.
+        pytest.param("hellaswagg", None, "did you mean `hellaswag`?", marks=pytest.mark.slow),
         ("absent.yaml", None, "there is no file"),
         ("lost.yaml", YAML.replace("own.jsonl", "lost.jsonl"), "cannot be asked"),
         ("wrong.yaml", YAML.replace("{{text}}", "{{txt}}"), "UndefinedError: 'txt'"),

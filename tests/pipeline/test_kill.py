@@ -50,6 +50,8 @@ MOMENTS = {
     "recording": ("lbdsl.run.apply:write_record", "after", 1),
     "renaming": ("lbdsl.run.workdir:WorkFolder.publish", "before", 1),
 }
+QUICK = ("healing", "writing a checkpoint", "saving", "renaming")
+"""The others are run by `make test-slow`."""
 
 
 def nothing_or_whole(folder: Path) -> bool:
@@ -93,7 +95,9 @@ def cache(workplace: Path, new_cache: Callable[[Path], Path]) -> Path:
     return new_cache(workplace / "cache")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [moment if moment in QUICK else pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS]
+)
 def test_killed_at(
     moment: str, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:

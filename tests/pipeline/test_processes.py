@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -115,20 +116,21 @@ with open_store(Path(sys.argv[1])) as store, store.claimed("work") as mine:
 
 
 @pytest.fixture
-def fresh(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fresh(workplace: Path, new_cache: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workplace, with nothing measured."""
-    monkeypatch.setenv("LBDSL_CACHE_DIR", str(workplace / "cache"))
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "cache")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return workplace
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, new_cache: Callable[[Path], Path]) -> Path:
     """What one process makes of the tiny recipe, with a cache of its own."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "tiny.lbr").write_text(RECIPE)
     (folder / "model").symlink_to(tiny_folder)
-    done = ran(*APPLY, "one", folder=folder, LBDSL_CACHE_DIR=str(folder / "cache"), OMP_NUM_THREADS="1")
+    cache = str(new_cache(folder / "cache"))
+    done = ran(*APPLY, "one", folder=folder, LBDSL_CACHE_DIR=cache, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return folder / "one"
 

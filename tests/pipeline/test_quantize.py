@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,11 @@ HEAL = 'heal { data = "builtin:pydoc"; tokens = 1024; seq = 64; batch = 2; lr = 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("quantize") / "model")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
+    new_cache(tmp_path / "cache")
 
 
 def applied(text: str, model: Path, folder: Path, name: str = "out", **options: object):

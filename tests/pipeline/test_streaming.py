@@ -326,7 +326,9 @@ class TestOnTheCommandLine:
         del plan["estimate"], plan["speeds"]  # how long things take is another matter
         return [plan, json.loads(judged.out)]
 
-    def test_low_memory_gives_the_same_numbers_and_loads_no_model(self, workplace, lbdsl, request):
+    def test_low_memory_gives_the_same_numbers_and_loads_no_model(self, workplace, lbdsl, request, new_cache):
+        for cache in "ab":
+            new_cache(workplace / cache)
         loaded = self.numbers(lbdsl, "a")
         request.getfixturevalue("never_loaded")
         assert self.numbers(lbdsl, "b", "--low-memory") == loaded
@@ -337,7 +339,8 @@ class TestOnTheCommandLine:
         assert done.code == 0, done.err
         assert "stay on disk" in done.err
 
-    def test_healing_what_does_not_fit_is_refused(self, workplace, lbdsl, monkeypatch, never_loaded):
+    def test_healing_what_does_not_fit_is_refused(self, workplace, lbdsl, monkeypatch, never_loaded, new_cache):
+        new_cache(workplace / "a")
         monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: 1000)
         done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--cache-dir", "a")
         assert done.code == 1
