@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 import accelerate, datasets, peft, torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer, dynamic_module_utils
 assert "lbdsl" not in sys.modules
@@ -29,6 +29,7 @@ def run(script, words, folder, environment, log):
     sys.argv = ["-c", *words]
     exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 
+gc.freeze()
 for line in sys.stdin:
     pid = os.fork()
     if not pid:

@@ -7,6 +7,7 @@ process of its own, fails.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -65,6 +66,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left)
         kept = set(items) - set(left)
         items[:] = [item for item in items if item in kept]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: half a second for each of the Trainer's collections of garbage."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
