@@ -1,6 +1,6 @@
 """lbdsl: compress language models by a recipe.
 
-Everything that the command line does is a function here:
+What the main verbs of the command line do:
 
     check_recipe(text)           diagnostics of a recipe
     check_file(path)             the same of a file, with what it includes

@@ -1,9 +1,9 @@
 """Where statements end: newlines, brackets and nesting, and error recovery.
 
-A newline ends a statement except inside `(` and `[`, after a token that needs an operand (a binary operator, a comma, `=`,
-`by until where in not because`: CONTINUES_AFTER) and before one that continues it (`and or except + until because`:
-CONTINUES_BEFORE). A word that can only begin a statement ends the previous one if it is first on its line; so a bracket
-that is never closed costs one error and one statement, not the rest of the file.
+A newline ends a statement except inside `(` and `[`, after a token that needs an operand (a binary operator, a comma,
+`by`, ...: CONTINUES_AFTER) and before one that continues it (`and`, `until`, ...: CONTINUES_BEFORE). A word that can only
+begin a statement ends the previous one if it is first on its line; so a bracket that is never closed costs one error and
+one statement, not the rest of the file.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Of(StrEnum):
     """In `where`, `by` and `measure { metric = ... }`."""
 
     CHANGED = "the whole changed model"
-    """In `assert` and `requires`, measured before healing."""
+    """In `assert`, `requires` and `while`, measured before healing."""
 
     FINISHED = "the finished model"
     """In `assert`, measured after healing."""

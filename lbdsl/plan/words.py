@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lbdsl.plan.schema import AssertResult, ScoreValue
 
 PREFILL = (
-    "windows make long prompts faster in transformers on a CPU; on a GPU, and with padding, it masks a dense attention"
+    "windows make long prompts faster in transformers on a CPU, and on a GPU with lbdsl and Triton; without them, and with "
+    "padding, it masks a dense attention"
 )
 """The note on prefill speed in plans and model cards, if layers have windows."""
 

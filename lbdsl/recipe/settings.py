@@ -235,13 +235,16 @@ class SettingRow(NamedTuple):
 _DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file, a hub data set, `self` or `mix(...)`")
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens"
+_WITHIN = "within the model's positions"
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
         "data": _DATA,
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
-        "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
+        "seq": SettingRow(
+            _length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets, within the model's positions"
+        ),
         "seed": _SEED,
         "strategy": SettingRow(_one_of("strategy", "a way to score"), "for `choose`: `independent`, `greedy` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
@@ -272,7 +275,11 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "eval": {
         "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
         "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
-        "seq": SettingRow(_length, f"{_LENGTH}; open: the largest context that asserts and budgets name, else 2Ki"),
+        "seq": SettingRow(
+            _length,
+            f"{_LENGTH}; open: the largest context that asserts and budgets name, else 2Ki; at least twice the widest "
+            f"window, {_WITHIN}",
+        ),
         "metrics": SettingRow(_several(_eval_metric), "what is reported of the finished model"),
         "tasks": SettingRow(_several(_task), "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
