@@ -8,6 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from lbdsl.core.diagnostic import fail
+
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically. An existing file keeps its mode; a new one gets the mode of the user's umask.
@@ -33,6 +35,15 @@ def replace_entry(path: Path, data: bytes) -> None:
     """Like `replace_file`, but create the folder if it is missing: for caches."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)
+
+
+def keep_in_cache(path: Path, data: bytes) -> None:
+    """As `replace_entry`, for what a run needs. Raises LB448."""
+    try:
+        replace_entry(path, data)
+    except OSError as problem:
+        message = f"{path} cannot be written: {problem.strerror}"
+        raise fail("LB448", message, help="choose another folder with --cache-dir") from None
 
 
 def umask() -> int:

@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
@@ -63,7 +62,7 @@ class Writer:
                             progress(before + done, total, "tokens")
 
                         kept[number] = _written(model, tokenizer, rows[number], seq, seed + number, told)
-                        _keep(paths[number], kept[number])
+                        keep_in_cache(paths[number], save({"ids": kept[number]}))
         return torch.cat([kept[number] for number in range(len(rows))])
 
     def _path(self, number: int, rows: int, seq: int, seed: int) -> Path:
@@ -130,11 +129,3 @@ def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:
     except (OSError, SafetensorError):
         return None
     return ids if ids is not None and tuple(ids.shape) == shape and ids.dtype == torch.int64 else None
-
-
-def _keep(path: Path, ids: Tensor) -> None:
-    try:
-        replace_entry(path, save({"ids": ids}))
-    except OSError as problem:
-        help = "choose another folder with --cache-dir"
-        raise fail("LB448", f"{path} cannot be written: {problem.strerror}", help=help) from None

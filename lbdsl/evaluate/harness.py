@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.tasks import Answers, TaskResult
@@ -198,7 +200,7 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
     try:
         with _quiet(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
-    except LbdslError:
+    except (LbdslError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as problem:
         # A task is code and templates of others: whatever is wrong with it is said as that.

@@ -25,12 +25,13 @@ from lbdsl.recipe.schema_blocks import task_name
 @dataclass(frozen=True)
 class Questions:
     """`blocks` has a row for each given answer, after its question, filled up at its end; `counted_SN` names the answer's
-    tokens. `tokens` are those of all rows, `whole` is the number of questions that the task has."""
+    tokens. `tokens` are those of all rows; `spare` are the questions that each part of
+    the task has besides, at least."""
 
     blocks: TokenBlocks
     counted_SN: Tensor
     tokens: int
-    whole: int
+    spare: int
     _task: str
     _asked: Sequence[tuple[Any, Any, Sequence[int]]]
     """(task of the harness, its document, the rows of its answers)."""
@@ -55,7 +56,7 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
     model to write."""
     rows: list[tuple[list[int], list[int]]] = []
     asked: list[tuple[Any, Any, Sequence[int]]] = []
-    whole = 0
+    spare = []
     with asking(name, path) as spec:
         encode = _encoder(model, tokenizer)
         for task in manager_for(path).load([spec])["tasks"].values():
@@ -68,7 +69,7 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
             by_document: dict[int, list[Any]] = {}
             for one in task.instances:
                 by_document.setdefault(one.doc_id, []).append(one)
-            whole += len(by_document)
+            spare.append(max(0, len(by_document) - count))
             for _, ones in sorted(by_document.items())[-count:]:
                 ones.sort(key=lambda one: one.idx)
                 start = len(rows)
@@ -91,7 +92,7 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
         counted_SN[row, len(before) : end] = True
     digest = digest_of(["questions", rows])
     blocks = TokenBlocks(ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
-    return Questions(blocks, counted_SN, sum(len(before) + len(answer) for before, answer in rows), whole, name, asked)
+    return Questions(blocks, counted_SN, sum(len(before) + len(answer) for before, answer in rows), min(spare), name, asked)
 
 
 def _encoder(model: Any, tokenizer: Any) -> Any:

@@ -189,6 +189,8 @@ def heal_model(
 
             # The next stage is a run of its own.
             wandb.finish()
+    # The Trainer and its optimizer would stay in memory as long as the callback.
+    callback.measure = None
     if callback.stopped and start < steps:
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
@@ -290,6 +292,8 @@ def _arguments(
     )
     # One process heals on one device: with several visible, the Trainer would split each batch over all of them.
     args._n_gpu = min(args.n_gpu, 1)
+    # Not what a configuration of accelerate says: a recipe is computed in the model's dtype.
+    args.mixed_precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     return args
 
 

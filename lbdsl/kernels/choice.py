@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,9 +33,9 @@ class Inputs:
     tokens: int
     backward: bool = False
 
-    def rounded(self) -> Inputs:
+    def rounded(self, window: int = 0) -> Inputs:
         """Of inputs with as many tokens and rows to the next power of two, so that few are timed."""
-        tokens = min(MOST_TOKENS, _power_of_two(self.tokens))
+        tokens = min(max(MOST_TOKENS, 2 * _power_of_two(window)), _power_of_two(self.tokens))
         return replace(self, tokens=tokens, batch=min(_power_of_two(self.batch), max(1, 4 * MOST_TOKENS // tokens)))
 
     def states(self, queries: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,7 +51,7 @@ class Inputs:
 
 def windows_pay(inputs: Inputs, window: int, sinks: int) -> bool:
     """Whether the kernel is faster over a window of the last `window` tokens and the first `sinks` than a mask."""
-    return not _cannot_time() and _windows_pay(inputs.rounded(), window, sinks)
+    return inputs.tokens > window and not _cannot_time() and _windows_pay(inputs.rounded(window), window, sinks)
 
 
 def single_tokens_pay(inputs: Inputs) -> bool:
@@ -65,8 +66,6 @@ def _cannot_time() -> bool:
 
 @cache
 def _windows_pay(inputs: Inputs, window: int, sinks: int) -> bool:
-    if inputs.tokens <= window:
-        return False
     states = inputs.states(inputs.tokens)
     q = torch.arange(inputs.tokens, device=inputs.device)
     seen = (q <= q[:, None]) & ((q > q[:, None] - window) | (q < sinks))
@@ -97,8 +96,16 @@ def _faster(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], states: tu
         return time.perf_counter() - started
 
     with torch.autocast(inputs.device.type, enabled=False):
-        for way in (ours, theirs):
-            seconds(way)
+        try:
+            seconds(ours)
+        except Exception as problem:
+            # No compiler, or not enough of a device's memory for this shape: PyTorch's attention needs neither.
+            warnings.warn(f"lbdsl's kernel cannot compute {inputs}, and PyTorch's attention does: {problem}", stacklevel=2)
+            return False
+        try:
+            seconds(theirs)
+        except torch.OutOfMemoryError:
+            return True
         pairs = [(seconds(ours), seconds(theirs)) for _ in range(5)]
     return statistics.median(a / b for a, b in pairs) < 1
 

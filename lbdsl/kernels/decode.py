@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lbdsl.kernels.window import added, tile
+from lbdsl.kernels.window import added, launched_on, tile
 
 BLOCK = 64
 """Slots that are read at once."""
@@ -30,26 +30,27 @@ def decode_attention(
     batch, heads, _, size = query_BH1D.shape
     groups, slots = key_BGCD.shape[1:3]
     output = torch.empty_like(query_BH1D)
-    _decode[(batch * groups,)](
-        query_BH1D,
-        key_BGCD,
-        value_BGCD,
-        query_BH1D if learned_H is None else learned_H,
-        output,
-        *(query_BH1D.stride(place) for place in (0, 1, 3)),
-        *key_BGCD.stride(),
-        *value_BGCD.stride(),
-        *(output.stride(place) for place in (0, 1, 3)),
-        groups,
-        heads // groups,
-        slots,
-        size,
-        size**-0.5 if scaling is None else scaling,
-        BLOCK=BLOCK,
-        SIZE=max(16, triton.next_power_of_2(size)),
-        SHARED=max(16, triton.next_power_of_2(heads // groups)),
-        LEARNED=learned_H is not None,
-    )
+    with launched_on(query_BH1D):
+        _decode[(batch * groups,)](
+            query_BH1D,
+            key_BGCD,
+            value_BGCD,
+            query_BH1D if learned_H is None else learned_H,
+            output,
+            *(query_BH1D.stride(place) for place in (0, 1, 3)),
+            *key_BGCD.stride(),
+            *value_BGCD.stride(),
+            *(output.stride(place) for place in (0, 1, 3)),
+            groups,
+            heads // groups,
+            slots,
+            size,
+            size**-0.5 if scaling is None else scaling,
+            BLOCK=BLOCK,
+            SIZE=max(16, triton.next_power_of_2(size)),
+            SHARED=max(16, triton.next_power_of_2(heads // groups)),
+            LEARNED=learned_H is not None,
+        )
     return output
 
 

@@ -10,6 +10,7 @@ and gpt-oss (arXiv 2508.10925).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,20 +53,21 @@ class _Window(torch.autograd.Function):
         output = torch.empty_like(query)
         sums_BHN = torch.empty(batch, heads, tokens, dtype=torch.float32, device=query.device)
         sizes = _sizes(query, key, window, sinks, scaling)
-        _forward[(triton.cdiv(tokens, BLOCK), batch * heads)](
-            query,
-            key,
-            value,
-            query if learned is None else learned,
-            output,
-            sums_BHN,
-            *query.stride(),
-            *key.stride(),
-            *value.stride(),
-            *output.stride(),
-            **sizes,
-            LEARNED=learned is not None,
-        )
+        with launched_on(query):
+            _forward[(triton.cdiv(tokens, BLOCK), batch * heads)](
+                query,
+                key,
+                value,
+                query if learned is None else learned,
+                output,
+                sums_BHN,
+                *query.stride(),
+                *key.stride(),
+                *value.stride(),
+                *output.stride(),
+                **sizes,
+                LEARNED=learned is not None,
+            )
         ctx.save_for_backward(query, key, value, learned, output, sums_BHN)
         ctx.arguments = window, sinks, scaling
         return output
@@ -81,17 +83,23 @@ class _Window(torch.autograd.Function):
         sizes = _sizes(query, key, *ctx.arguments)
         common = (query, key, value, gradient, sums_BHN, inner_BHN)
         strides = (*query.stride(), *key.stride(), *value.stride(), *gradient.stride())
-        _backward_query[(triton.cdiv(tokens, BLOCK), batch * heads)](
-            *common, by_query, *strides, *by_query.stride(), **sizes
-        )
-        _backward_key_value[(triton.cdiv(tokens, BLOCK), batch * key.shape[1])](
-            *common, by_key, by_value, *strides, *by_key.stride(), *by_value.stride(), **sizes
-        )
+        with launched_on(query):
+            _backward_query[(triton.cdiv(tokens, BLOCK), batch * heads)](
+                *common, by_query, *strides, *by_query.stride(), **sizes
+            )
+            _backward_key_value[(triton.cdiv(tokens, BLOCK), batch * key.shape[1])](
+                *common, by_key, by_value, *strides, *by_key.stride(), *by_value.stride(), **sizes
+            )
         by_learned = None
         if learned is not None:
             share_BHN = (learned.float().view(1, heads, 1) - sums_BHN).exp()
             by_learned = -(share_BHN * inner_BHN).sum((0, 2)).to(learned.dtype)
         return by_query, by_key, by_value, by_learned, None, None, None
+
+
+def launched_on(states: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches kernels on the current device, whatever the tensors are on."""
+    return torch.cuda.device(states.device) if states.is_cuda else nullcontext()
 
 
 def _sizes(query: Tensor, key: Tensor, window: int, sinks: int, scaling: float) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import keep_in_cache
 from lbdsl.layer.cost import Machine
 from lbdsl.layer.facts import ModelFacts
 
@@ -32,7 +31,7 @@ def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
         from lbdsl.measure.calibrate import calibrate
 
         known = calibrate(device, facts.dtype)
-        _write(path, known, identity)
+        keep_in_cache(path, json.dumps({"identity": identity, "machine": asdict(known)}, indent=1).encode())
     return known
 
 
@@ -76,13 +75,3 @@ def _read(path: Path) -> Machine | None:
         return Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write(path: Path, machine: Machine, identity: dict[str, Any]) -> None:
-    """Write to a temporary file and rename it, so that another process never reads a partial file."""
-    try:
-        replace_entry(path, json.dumps({"identity": identity, "machine": asdict(machine)}, indent=1).encode())
-    except OSError as problem:
-        raise fail(
-            "LB448", f"{path} cannot be written: {problem.strerror}", help="choose another folder with --cache-dir"
-        ) from None

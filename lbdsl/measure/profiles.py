@@ -10,7 +10,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import keep_in_cache
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Constants, Profile
 from lbdsl.measure.machine import machine_identity
@@ -63,8 +63,4 @@ def read_profile(path: Path) -> Profile | None:
 
 def write_profile(path: Path, profile: Profile) -> None:
     """Raises LB448 if the cache folder cannot be written."""
-    try:
-        replace_entry(path, json.dumps(asdict(profile), indent=1).encode())
-    except OSError as problem:
-        help = "choose another folder with --cache-dir"
-        raise fail("LB448", f"{path} cannot be written: {problem.strerror}", help=help) from None
+    keep_in_cache(path, json.dumps(asdict(profile), indent=1).encode())

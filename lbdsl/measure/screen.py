@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.weights import LayerChange
@@ -93,8 +93,7 @@ def screen(
         if progress is not None:
             progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
     found = Screened(torch.cat(squares), products, blocks.seq - 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_entry(path, save({"squares": found.squares_SP.contiguous(), "products": products}))
+    keep_in_cache(path, save({"squares": found.squares_SP.contiguous(), "products": products}))
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_text
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
 from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
@@ -241,10 +241,4 @@ def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat
 
 def keep_value(folder: Path, fingerprint: str, layer: int, stat: Stat, value: Tensor) -> None:
     """Save a statistic of one layer. Raises LbdslError LB448."""
-    path = _path(folder, fingerprint, stat, layer)
-    try:
-        replace_entry(path, save({"value": value}, {"statistic": stat.text}))
-    except OSError as problem:
-        raise fail(
-            "LB448", f"{path} cannot be written: {problem.strerror}", help="choose another folder with --cache-dir"
-        ) from None
+    keep_in_cache(_path(folder, fingerprint, stat, layer), save({"value": value}, {"statistic": stat.text}))

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import psutil
+
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.measurement import Request
 
@@ -49,6 +51,8 @@ _CLAIMS = "CREATE TABLE IF NOT EXISTS claims (work TEXT PRIMARY KEY, host TEXT, 
 
 CLAIM_SECONDS = 600.0
 """A claim of a process on another machine ends so long after it was made; of one on this machine, with the process."""
+CLOCK_SECONDS = 1.0
+"""By which the time at which a process began may be off."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,7 @@ def _lives(host: str, pid: int, until: float) -> bool:
     if host != platform.node():
         return time.time() < until
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # One that began after the claim has got the number of a process that ended.
+        return pid != os.getpid() and psutil.Process(pid).create_time() < until - CLAIM_SECONDS + CLOCK_SECONDS
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()

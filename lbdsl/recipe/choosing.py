@@ -54,8 +54,8 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
-    beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose`. `choosing`: a
-    `choose` is written, with errors or not."""
+    beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose` or without `keep`.
+    `choosing`: a `choose` is written, with errors or not."""
     holding = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
     for rule in holding[1:]:
         label = Label(holding[0].span, "the first one")
@@ -69,13 +69,17 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
                 "LB152", "`while` needs a score of the whole changed model, as in `nll <= 0.05`", rule.span, help=help
             )
     choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
-    minimizes = choose.selector.metric if choose is not None and isinstance(choose.selector, Choosing) else None
+    chosen = choose.selector if choose is not None else None
+    minimizes = chosen.metric if isinstance(chosen, Choosing) else None
     if measure.strategy == "screen" and minimizes != "kl" and (choose is not None or not choosing):
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
         scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
     if measure.strategy == "greedy" and choose is None and not choosing:
         message = "`strategy = greedy` is for a `choose`"
         scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
+    if measure.strategy == "greedy" and isinstance(chosen, Choosing) and None not in chosen.scores:
+        help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
+        scope.error("LB152", "`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
     whole = choose or next(iter(holding), None)
     for rule in rules if whole is not None else ():
         if any(action.patched for action in rule.actions):
@@ -134,7 +138,7 @@ def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:
     if isinstance(expr, tree.Logic) and expr.op == "and":
         for part in expr.operands:
             _check_budget(scope, part, node)
-    elif isinstance(expr, tree.Compare) and all(op.text[0] in "<>" for op in expr.ops):
+    elif isinstance(expr, tree.Compare) and all(op.text in ("<=", ">=") for op in expr.ops):
         if not all(_sums(side) for side in expr.operands):
             message = "a budget compares a cost, or a sum of costs, with a bound"
             scope.fail("LB152", message, node.span, help="as in `kv(32Ki) <= 40%`; check others with an `assert`")

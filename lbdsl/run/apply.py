@@ -7,6 +7,7 @@ Finished work is in the work folder; a resumed run skips it and ends with the sa
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
@@ -79,12 +80,12 @@ def run_plan(
                 rewriting = rewriting_of(plan, inputs.facts, inputs.weights(), inputs.statistics)
         # Packed matrices are written twice: layer by layer, then in order.
         packed = 2 * plan.after.weights if packs(plan) else 0
-        check_room(
-            output,
-            rewriting.bytes_to_write(output.parent) + packed
-            if rewriting
-            else room_needed(plan, inputs.facts, inputs.compute),
-        )
+        if rewriting:
+            needed = rewriting.bytes_to_write(output.parent) + packed
+        else:
+            needed = room_needed(plan, inputs.facts, inputs.compute)
+        # What a run that was stopped has written is used again, or discarded first.
+        check_room(output, needed - (work.bytes if resume or force else 0))
     with work.opened(identity, resume=resume, force=force):
         saved = work.saved(work.artifact)
         if saved is None and packs(plan):
@@ -95,6 +96,8 @@ def run_plan(
         else:
             saved = _saved(plan, rewriting, inputs, work, work.artifact, resume, progress, should_stop)
         stop_if(should_stop)
+        # The healed model and its optimizer refer to themselves in circles, and judging needs their memory.
+        gc.collect()
         judged, tasks = _judge(plan, inputs, work, progress)
         stop_if(should_stop)
         record = _record(plan, saved, judged, tasks, inputs, lbdsl_version, no_heal)

@@ -31,6 +31,11 @@ class WorkFolder:
         self._run = self.path / "run.json"
         self._unhealed = self.path / "unhealed.json"
 
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(path.lstat().st_blocks * 512 for path in self.path.rglob("*"))
+
     @contextmanager
     def opened(self, identity: dict[str, Any], *, resume: bool, force: bool) -> Iterator[None]:
         """Lock the folder for one run with this `identity` (equal for runs that may resume each other).
@@ -44,12 +49,15 @@ class WorkFolder:
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise fail(
                     "LB461",
                     f"another lbdsl is already writing {self.output}",
                     help="wait for it, or choose another folder with -o",
                 ) from None
+            except OSError as problem:
+                message = f"{self.path} cannot be locked for this run alone: {problem.strerror}"
+                raise fail("LB463", message, help="choose a folder with -o whose file system has locks") from None
             self._begin(identity, resume, force)
             yield
         finally:

@@ -24,6 +24,10 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
         return None
     plan, value, spent = problem.plain, 0.0, 0
     last: Measurement | None = None
+    if tries:
+        # The other rules do damage, too.
+        (last,) = measure([plan], 1.0)
+        value, spent = value_of(last), 1
     known = {place: problem.scores[place] for place in problem.places}
     while problem.broken(plan):
         waiting = [(known[place] / gain, place, gain) for place, gain in _useful(problem, plan)]

@@ -7,7 +7,7 @@ Source: EvoPress (arXiv 2410.14649): exchanges within a budget, many plans on li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations, islice
 from random import Random
@@ -45,24 +45,32 @@ class Found:
 
 
 def search(
-    problem: Problem, measure: MeasurePlans, *, tries: int, seed: int = 0, best_so_far: bool = False
+    problem: Problem,
+    measure: MeasurePlans,
+    *,
+    tries: int,
+    seed: int = 0,
+    share: float = SHARE,
+    best_so_far: bool = False,
 ) -> Found | None:
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
-    plan keeps the budgets. With `best_so_far` a KeyboardInterrupt in `measure` ends it with the best plan, if there is
-    one."""
+    plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
+    `measure` ends it with the best plan, if there is one."""
     starts = list(islice(solutions(problem), max(1, min(STARTS, tries))))
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
     random, idle = Random(seed), 0
+    rejected: set[Key] = set()
     try:
         state.measure_all(starts)
-        while idle < PATIENCE and state.spent + PROPOSED * SHARE + FINALISTS <= tries:
+        while idle < PATIENCE and state.spent + PROPOSED * share + FINALISTS <= tries:
             best = state.best
-            proposed = list(islice(_neighbours(problem, best, state.joint, random), PROPOSED))
+            proposed = list(islice(_neighbours(problem, best, {*state.joint, *rejected}, random), PROPOSED))
             if not proposed:
                 break
-            here, *there = state.rough([best, *proposed])
+            here, *there = state.rough([best, *proposed], share)
+            rejected |= {key_of(plan) for plan, value in zip(proposed, there, strict=True) if value >= here}
             better = sorted((value, number) for number, value in enumerate(there) if value < here)
             state.measure_all([proposed[number] for _, number in better[:FINALISTS]])
             idle = idle + 1 if state.best == best else 0
@@ -92,10 +100,10 @@ class _State:
             self.joint[key_of(plan)] = found
         self.spent += len(plans)
 
-    def rough(self, plans: Sequence[Choices]) -> list[float]:
-        """The first plan is measured already."""
-        values = [value_of(found) for found in self._measure(plans, SHARE)]
-        self.spent += SHARE * (len(plans) - 1)
+    def rough(self, plans: Sequence[Choices], share: float) -> list[float]:
+        """On a share of the text, where the first plan is measured already."""
+        values = [value_of(found) for found in self._measure(plans, share)]
+        self.spent += share * (len(plans) - 1)
         return values
 
 
@@ -108,7 +116,7 @@ def key_of(chosen: Choices) -> Key:
     return tuple(sorted(chosen.items()))
 
 
-def _neighbours(problem: Problem, best: Choices, known: Mapping[Key, Measurement], random: Random) -> Iterator[Choices]:
+def _neighbours(problem: Problem, best: Choices, known: Set[Key], random: Random) -> Iterator[Choices]:
     """Plans within the budgets that differ from the best in one layer or two, none of them known: by turns that with the
     least sum of those left, and any."""
     moves = problem.moves(best)

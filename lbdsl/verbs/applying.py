@@ -29,6 +29,7 @@ from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.predicting import pace_of
 from lbdsl.verbs.processes import check_processes
 from lbdsl.verbs.saved_recipe import files_of, planned_recipe
+from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.verbs.texts import (
     check_texts,
     data_folder,
@@ -169,7 +170,6 @@ def _apply(
     progress: AnyProgress | None,
     should_stop: Callable[[], bool],
 ) -> Applied:
-    from lbdsl.data.contamination import NOTABLE
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import run_plan
 
@@ -182,7 +182,6 @@ def _apply(
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
     inputs = inputs_for(plan, planned.recipe, bench, statistics, chosen)
-    seen = inputs.seen
     try:
         result = run_plan(
             plan,
@@ -209,15 +208,7 @@ def _apply(
         )
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
-    found += [
-        warning(
-            "LB478",
-            f"{seen[text.digest]:.1%} of {text.data} also stands in the text that calibrated or healed the model",
-            help="judge on text of another source: what it has seen flatters it",
-        )
-        for text in inputs.eval_blocks
-        if seen[text.digest] >= NOTABLE
-    ]
+    found += seen_findings(inputs.eval_blocks, inputs.seen)
     if result.record.evaluation is None:
         found.append(
             warning(
@@ -246,7 +237,6 @@ def inputs_for(
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
     """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
-    from lbdsl.data.contamination import shared
     from lbdsl.run.inputs import RunInputs
 
     chosen, folder = chosen or ApplyOptions(), data_folder(plan.recipe.path)
@@ -270,10 +260,7 @@ def inputs_for(
         judged_base=lambda: bench.judged_base,
         changed=whole.fresh_copy,
         release=whole.release,
-        seen={
-            text.digest: shared(text.ids, [part.ids for part in (*scored, *healing, *validation) if part is not None])
-            for text in judging
-        },
+        seen=seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
         trackers=chosen.report_to,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,

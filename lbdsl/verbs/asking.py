@@ -51,7 +51,7 @@ def asked_scores(
         error = median(falls[stored[request]].stderr for request in of_task)
         bench.progress.say(f"{metric}: {plural(asking.questions.count, 'question')}, standard error of a score {error:.1%}")
         judged = recipe.eval if recipe.eval is not None and task in recipe.eval.tasks else None
-        spare = asking.questions.whole - recipe.measure.questions
+        spare = asking.questions.spare
         if judged is not None and (judged.limit is None or judged.limit > spare):
             help = f"`limit = {spare}` in the eval block asks the others" if spare > 0 else "take fewer `questions`"
             said = f"{metric} judges the result on questions that also choose its layers"

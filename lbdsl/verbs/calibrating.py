@@ -40,6 +40,8 @@ VARIANTS: Mapping[str, str] = {
     "MLPs of half the width": "layers all width(50%, refit=false)",
 }
 """Recipes that each change how much there is of one kind of part. The window is smaller than any context."""
+WIDEST = 512
+"""A wider window would need more calibration text than there is, and tell no more."""
 MOST_ERROR = 0.5
 """A relative error of a fitted cell above which nothing should be decided by the profile."""
 
@@ -95,6 +97,7 @@ def calibrate_model(
 
     base = Workbench(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
+    window = min(window, WIDEST)
     asked.check(base)
     machine = machine_described(base.device, base.computed.dtype)
     # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on.

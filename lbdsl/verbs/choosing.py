@@ -16,8 +16,8 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
-from lbdsl.solve.optimum import least_without, unmet
-from lbdsl.solve.search import Found, search
+from lbdsl.solve.optimum import least_without, solutions, unmet
+from lbdsl.solve.search import SHARE, Found, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
 from lbdsl.verbs.asking import task_of
@@ -74,7 +74,12 @@ def choose(
     if wanted.strategy == "greedy":
         found = greedy(problem, measure, tries=wanted.tries)
     else:
-        found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, best_so_far=best_so_far)
+        # All questions of a task are asked at once.
+        share = SHARE if whole.shares else 1.0
+        found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, share=share, best_so_far=best_so_far)
+    if found is None and wanted.strategy == "greedy" and next(solutions(problem), None) is not None:
+        message = "changing one layer after the other leads to no plan that keeps all budgets"
+        raise fail("LB356", message, problem.choosing.span, help="others keep them: leave out `strategy = greedy`")
     if found is None:
         raise LbdslError((unmet(problem),))
     if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,10 @@ def evaluate_artifact(
     when the folder is not an artifact, was edited, or the base is not the one it was made from.
     """
     from lbdsl.artifact.restore import artifact_beside
-    from lbdsl.evaluate.harness import check_tasks
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
-    from lbdsl.verbs.texts import data_folder, eval_blocks, eval_tests
+    from lbdsl.verbs.seen import seen_by_artifact
+    from lbdsl.verbs.texts import check_asked, data_folder, eval_blocks, eval_tests
 
     folder = Path(artifact)
     record, bench = opened(folder, against, options, progress)
@@ -76,33 +76,45 @@ def evaluate_artifact(
         if against is None:
             raise fail("LB473", message, help="name the base model with --against")
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
-    # A path given on the command line is relative to the working directory, not to the recipe.
-    block = plan.eval or Evaluate()
+    block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
+    known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))
     asked = {
-        "data": tuple(map(_here, named)) or block.data,
+        "data": tuple(_named(text, known, place) for text in named) or block.data,
         "tokens": tokens or block.tokens,
         "seq": seq or block.seq,
-        "tasks": tuple(task if task in block.tasks else _here(task) for task in tasks) or block.tasks,
+        "tasks": tuple(_named(task, block.tasks, place) for task in tasks) or block.tasks,
         "limit": limit or block.limit,
         "needle": tuple(needle) or block.needle,
     }
     recipe = planned_recipe(plan)
     asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
     wanted = judged_lengths(asked_of, plan.specs, bench.facts).unwrap()
-    check_tasks(wanted.tasks, data_folder(plan.recipe.path))
-    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, data_folder(plan.recipe.path))
+    check_asked(wanted.tasks, bench, place)
+    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place)
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
-    answers = ask(base, changed, eval_tests(wanted, bench, data_folder(plan.recipe.path)), bench.progress)
+    answers = ask(base, changed, eval_tests(wanted, bench, place), bench.progress)
     found += judging_findings(recipe, wanted, bench.facts)
     asserts = gate_of(plan, recipe, bench.facts)(
         {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in answers}
     )
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
-    return Judged(record, evaluation_json(judged, tasks=answers), asserts, tuple(found))
+    sources = record.evaluation["sources"] if record.evaluation else ()
+    first = {source["data_digest"]: source["seen"] for source in sources if "seen" in source}
+    seen, said = seen_by_artifact(plan, record.no_heal, first, texts, bench, place)
+    found += said
+    quality = evaluation_json(judged, tasks=answers)
+    for source in quality["sources"]:
+        source |= {"seen": seen[source["data_digest"]]} if source["data_digest"] in seen else {}
+    return Judged(record, quality, asserts, tuple(found))
 
 
-def _here(data: str) -> str:
-    return os.path.abspath(data) if Path(data).exists() else data
+def _named(given: str, known: Iterable[Any], folder: Path) -> str:
+    """A text or task of the command line, where paths are relative to the working directory: as the recipe in `folder`
+    names it, if it does."""
+    if not Path(given).is_file():
+        return given
+    path = os.path.abspath(given)
+    return next((name for name in known if isinstance(name, str) and os.path.abspath(folder / name) == path), path)

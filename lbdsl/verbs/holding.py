@@ -61,6 +61,7 @@ def hold(
         else:
             most = middle - 1
     if least == 0 and not holds(0):
+        selected(0).unwrap()
         message = f"`{one_line(condition.span.text)}` does not hold even without the layers of rule {rule.number}"
         help = f"without them, {said[0]}" if said.get(0) else ()
         raise fail("LB312", message, condition.span, help=help)

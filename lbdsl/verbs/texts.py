@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,15 +55,18 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
         _check_chats(run, bench, folder)
     if recipe.eval is not None:
-        from lbdsl.evaluate.harness import check_tasks
-
-        if recipe.eval.tasks and bench.streamed:
-            help = (
-                "leave out --low-memory" if bench.options.low_memory else "leave it out, or take a machine with more memory"
-            )
-            raise fail("LB456", f"{task_name(recipe.eval.tasks[0])} needs the whole model in memory", help=help)
-        check_tasks(recipe.eval.tasks, folder)
+        check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+
+
+def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
+    """Raise LB456 for tasks where both models do not fit in memory, and as `check_tasks` does."""
+    from lbdsl.evaluate.harness import check_tasks
+
+    if tasks and bench.judged_streamed:
+        help = "leave out --low-memory" if bench.options.low_memory else "leave it out, or take a machine with more memory"
+        raise fail("LB456", f"{task_name(tasks[0])} needs the result and its base in memory", help=help)
+    check_tasks(tasks, folder)
 
 
 def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:

@@ -38,6 +38,11 @@ class WholePlans:
         )
 
     @property
+    def shares(self) -> bool:
+        """Whether a plan can be measured on a share of the text."""
+        return self._asking is None
+
+    @property
     def tokens(self) -> int:
         """Of the text, or the answers."""
         return self._blocks.tokens if self._asking is None else self._asking.questions.tokens

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,23 +130,27 @@ class Workbench:
     @cached_property
     def measured_base(self) -> LayerSource:
         """The base model for measuring; its weights stay on disk with `low_memory` or when they do not fit."""
-        return self._source(1)
+        return self._source(self.streamed)
 
     @cached_property
     def judged_base(self) -> LayerSource:
         """The base model that an artifact is evaluated against: as `measured_base`, but both models must fit."""
-        return self._source(2)
+        return self._source(self.judged_streamed)
 
     @cached_property
     def streamed(self) -> bool:
         """Whether the base is measured with its weights on disk."""
         return self._too_large(1)
 
-    def _source(self, models: int) -> LayerSource:
+    @cached_property
+    def judged_streamed(self) -> bool:
+        """Whether the base and an artifact are judged with their weights on disk."""
+        return self._too_large(2)
+
+    def _source(self, streamed: bool) -> LayerSource:
         from lbdsl.measure.layer_source import LoadedModel
 
-        too_large = self.streamed if models == 1 else self._too_large(models)
-        return self._from_disk if too_large else LoadedModel(self.base)
+        return self._from_disk if streamed else LoadedModel(self.base)
 
     @cached_property
     def _from_disk(self) -> LayerSource:
@@ -195,7 +200,13 @@ class Workbench:
         from lbdsl.measure.profiles import profile_path, read_profile
 
         found = {name: read_profile(profile_path(name, self.computed, self.device, self.cache_dir)) for name in engines}
-        return {name: profile for name, profile in found.items() if profile is not None}
+        # Other engines are asked for their version when they run.
+        own = {"transformers": version("transformers")}
+        return {
+            name: profile
+            for name, profile in found.items()
+            if profile is not None and profile.version == own.get(name, profile.version)
+        }
 
     def release(self) -> None:
         """Forget the base model that is in memory; it is loaded again when it is needed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import signal
 import sqlite3
 import subprocess
@@ -12,12 +13,13 @@ import time
 from dataclasses import replace
 from itertools import count, takewhile
 
+import psutil
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.measure.fingerprint import fingerprint
-from lbdsl.measure.store import FILE_NAME, SequenceSum, Store, open_store
+from lbdsl.measure.store import CLAIM_SECONDS, FILE_NAME, SequenceSum, Store, open_store
 
 KEY = Request("nll", "drop", 3)
 
@@ -146,6 +148,16 @@ def test_unusable_places_are_coded_errors(tmp_path):
         (diagnostic,) = caught.value.diagnostics
         assert diagnostic.code == "LB448"
         assert "--cache-dir" in diagnostic.help[0]
+
+
+def test_a_claim_ends_with_its_process_though_another_has_its_number(tmp_path):
+    other = psutil.Process(os.getppid())
+    with open_store(tmp_path) as store:
+        for since, mine in ((time.time(), False), (other.create_time() - 60, True)):
+            row = ("work", platform.node(), other.pid, since + CLAIM_SECONDS)
+            store._connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", row)
+            with store.claimed("work") as claimed:
+                assert claimed == mine
 
 
 def test_fingerprint_follows_everything_that_matters():

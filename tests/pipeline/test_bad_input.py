@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lbdsl.run import apply as run
+from lbdsl.run.workdir import WorkFolder
 from tests.tiny_model import RECIPE
 
 
@@ -95,6 +97,8 @@ def test_a_disk_that_fills_while_saving(workplace: Path, lbdsl, monkeypatch: pyt
     def full(folder: Path) -> dict[str, str]:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
+    asked, own = [], run.check_room
+    monkeypatch.setattr(run, "check_room", lambda output, needed: asked.append(needed) or own(output, needed))
     with monkeypatch.context() as patch:
         patch.setattr("lbdsl.artifact.save.file_hashes", full)
         done = apply(lbdsl)
@@ -102,10 +106,13 @@ def test_a_disk_that_fills_while_saving(workplace: Path, lbdsl, monkeypatch: pyt
     assert "LB463" in done.err
     assert "disk is full" in done.err
     assert not Path("out").exists()
-    # With room again, the run goes on from its checkpoint.
+    # With room again, the run goes on from its checkpoint, and does not ask for what it takes already.
+    held = WorkFolder(Path("out")).bytes
     resumed = apply(lbdsl, "--resume")
     assert resumed.code == 0, resumed.err
     assert Path("out/lbdsl.json").is_file()
+    assert asked == [asked[0], asked[0] - held]
+    assert held > 100_000
 
 
 def test_a_run_on_an_output_in_use(workplace: Path, lbdsl) -> None:

@@ -105,6 +105,10 @@ def test_while_takes_as_many_layers_as_keep_its_condition(workplace: Path, lbdsl
     Path("r.lbr").write_text(WHILE.replace("kl <= BOUND", "kl < 0"))
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, "LB312" in done.err) == (5, True)
+    # What is wrong beside it is said as that.
+    Path("r.lbr").write_text(WHILE.replace("BOUND", "100").replace("else", "layers all quantize(bits=4, group=128)\nelse"))
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, "LB217" in done.err, "LB312" in done.err) == (1, True, False)
 
 
 def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> None:

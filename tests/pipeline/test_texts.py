@@ -117,6 +117,38 @@ def test_judged_on_text_that_healing_has_seen_is_said(workplace: Path, lbdsl, ca
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
     assert "LB478" in done.err
+    # So it is when the artifact is judged again, on text that is in no record.
+    (workplace / "c.jsonl").write_text((workplace / "b.jsonl").read_text().replace("quick", "slow", 7))
+    for text in ("b.jsonl", "c.jsonl"):
+        again = lbdsl("eval", "out", "--data", text, "--json")
+        assert again.code == 0, again.err
+        assert "LB478" in again.err, text
+        (source,) = json.loads(again.out)["sources"]
+        assert source["data"].endswith(text)
+        assert source["seen"] > 0.5
+    healed_on = lbdsl("eval", "out", "--data", "a.jsonl").err
+    assert "judged on the healing source, a.jsonl" in " ".join(healed_on.split())
+    (workplace / "a.jsonl").unlink()
+    unknown = lbdsl("eval", "out", "--data", "c.jsonl")
+    assert unknown.code == 0, unknown.err
+    assert "c.jsonl calibrated or healed the model is not known" in " ".join(unknown.err.split())
+
+
+def test_an_assert_that_names_a_file_is_asked_of_it_wherever_it_is_named(
+    workplace: Path, lbdsl, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(Path(__file__).parents[2] / "README.md", "own.txt")
+    name = recipe(workplace, '"builtin:pydoc"')
+    text = (workplace / name).read_text().replace('"builtin:wikitext"', '["builtin:wikitext", "own.txt"]')
+    (workplace / name).write_text(text.replace("ppl_increase <", 'ppl_increase("own.txt") <'))
+    done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    for place, word in ((".", "own.txt"), ("model", "../own.txt"), ("model", str(workplace / "own.txt"))):
+        monkeypatch.chdir(workplace / place)
+        done = lbdsl("eval", str(workplace / "out"), "--data", word, "--json")
+        assert done.code == 0, done.err
+        (judged,) = json.loads(done.out)["asserts"]
+        assert judged["status"] == "pass"
     assert "% of b.jsonl also stands in the text" in done.err
     record = read_record(workplace / "out").unwrap()
     assert record.evaluation["sources"][0]["seen"] > 0.5

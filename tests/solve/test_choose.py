@@ -18,7 +18,7 @@ from lbdsl.solve import optimum
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import solutions, unmet
-from lbdsl.solve.search import search
+from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, key_of, search
 from lbdsl.solve.select import choice_of, select
 from tests.plan.test_predicted_values import PROFILES
 from tests.plan_cases import llama_facts
@@ -168,6 +168,23 @@ def test_broken_plans_are_never_the_best() -> None:
     assert any(math.isnan(joint.value) for joint in found.joint.values())
     assert found.spent <= 60
     assert math.isfinite(next(iter(found.joint.values())).value)
+
+
+@pytest.mark.parametrize("share", [SHARE, 1.0])
+def test_no_neighbour_is_measured_twice(share: float) -> None:
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
+    facts = llama_facts(layers=9)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    asked: list[dict[int, int]] = []
+
+    def measure(plans, part):
+        asked.extend(plans)
+        return [Measurement(0.1, 0.1, Unit.NATS, 10, 2) for _ in plans]
+
+    found = search(problem, measure, tries=300, share=share)
+    rounds = [key_of(plan) for plan in asked[STARTS:] if plan != found.best]
+    assert len(rounds) == len(set(rounds)) == PATIENCE * PROPOSED
+    assert found.spent == STARTS + share * len(rounds)
 
 
 def test_an_engine_is_served_through_one_of_its_formats() -> None:

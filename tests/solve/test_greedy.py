@@ -28,13 +28,18 @@ def problem_of(budgets: str, among: str = WINDOWS, layers: int = 6, seed: int = 
 class Model:
     """Its joint value is the sum of scores and of what pairs of changed layers do together."""
 
-    def __init__(self, problem: Problem, pairs: dict[tuple[int, int], float] | None = None):
-        self.problem, self.pairs = problem, pairs or {}
+    def __init__(self, problem: Problem, pairs: dict[tuple[int, int], float] | None = None, others: float = 0.0):
+        """`others`: what the other rules of the recipe do."""
+        self.problem, self.pairs, self.others = problem, pairs or {}, others
         self.asked: list[Choices] = []
 
     def value(self, plan: Choices) -> float:
         changed = {layer for layer, number in plan.items() if self.problem.plain[layer] != number}
-        return self.problem.sum(plan) + sum(value for pair, value in self.pairs.items() if changed.issuperset(pair))
+        return (
+            self.others
+            + self.problem.sum(plan)
+            + sum(value for pair, value in self.pairs.items() if changed.issuperset(pair))
+        )
 
     def measure(self, plans: Sequence[Choices], share: float) -> list[Measurement]:
         assert share == 1.0
@@ -51,9 +56,18 @@ def test_where_scores_add_up_it_takes_the_least_and_measures_each_step_once(seed
     taken = [layer for layer, number in found.best.items() if number == 1]
     assert sorted(taken) == sorted(least[: len(taken)])
     assert not problem.broken(found.best)
-    assert found.spent == len(model.asked) == len(taken)
+    # And the plan that it begins with.
+    assert found.spent == len(model.asked) == len(taken) + 1
     assert found.least == pytest.approx(problem.sum(found.best))
     assert [measured.value for measured in found.joint.values()] == [pytest.approx(problem.sum(found.best))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_damage_of_other_rules_chooses_nothing(seed: int) -> None:
+    problem = problem_of("kv(8Ki) <= 40%", "keep, swa(window=64), drop", seed=seed)
+    alone, beside = (greedy(problem, Model(problem, others=others).measure, tries=1000) for others in (0.0, 5.0))
+    assert alone.best == beside.best
+    assert alone.spent == beside.spent
 
 
 def test_what_two_layers_do_together_is_measured() -> None:
@@ -63,7 +77,7 @@ def test_what_two_layers_do_together_is_measured() -> None:
         model = Model(problem, {pair: 10.0})
         found = greedy(problem, model.measure, tries=100)
         assert [layer for layer, number in sorted(found.best.items()) if number] == sorted((first, third))
-        assert found.spent == 3
+        assert found.spent == 4
 
 
 def test_after_the_last_try_scores_decide() -> None:
