@@ -91,7 +91,7 @@ def evaluate_artifact(
     asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
     wanted = judged_lengths(asked_of, plan.specs, bench.facts).unwrap()
     check_asked(wanted.tasks, bench, place)
-    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place)
+    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)

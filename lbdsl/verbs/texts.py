@@ -164,10 +164,18 @@ def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> Tok
 
 
 def eval_blocks(
-    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path, *, finished: bool = False
 ) -> tuple[TokenBlocks, ...]:
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
-    healing."""
+    healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
+
+    def documents(other: str, parts: tuple[TextPart, ...]) -> Used:
+        try:
+            return used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
+        except LbdslError:
+            if not finished:
+                raise
+            return frozenset()
 
     def used(data: str) -> Used:
         sources: list[tuple[Text, tuple[TextPart, ...]]] = [
@@ -175,7 +183,7 @@ def eval_blocks(
             *((source, (TextPart.HEAL, TextPart.JOINT)) for source in (heal.sources if heal is not None else ())),
         ]
         found = [
-            used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
+            documents(other, parts)
             for text, parts in sources
             for other in sources_of(text)
             if isinstance(other, str) and other != data

@@ -117,6 +117,10 @@ def test_judged_on_text_that_healing_has_seen_is_said(workplace: Path, lbdsl, ca
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
     assert "LB478" in done.err
+    assert "% of b.jsonl also stands in the text" in done.err
+    record = read_record(workplace / "out").unwrap()
+    assert record.evaluation["sources"][0]["seen"] > 0.5
+    assert "runs of 24 tokens also stand" in (workplace / "out" / "README.md").read_text()
     # So it is when the artifact is judged again, on text that is in no record.
     (workplace / "c.jsonl").write_text((workplace / "b.jsonl").read_text().replace("quick", "slow", 7))
     for text in ("b.jsonl", "c.jsonl"):
@@ -143,16 +147,13 @@ def test_an_assert_that_names_a_file_is_asked_of_it_wherever_it_is_named(
     (workplace / name).write_text(text.replace("ppl_increase <", 'ppl_increase("own.txt") <'))
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
-    for place, word in ((".", "own.txt"), ("model", "../own.txt"), ("model", str(workplace / "own.txt"))):
+    Path("sub").mkdir()
+    for place, word in ((".", "own.txt"), ("sub", "../own.txt"), ("sub", str(workplace / "own.txt"))):
         monkeypatch.chdir(workplace / place)
         done = lbdsl("eval", str(workplace / "out"), "--data", word, "--json")
         assert done.code == 0, done.err
         (judged,) = json.loads(done.out)["asserts"]
         assert judged["status"] == "pass"
-    assert "% of b.jsonl also stands in the text" in done.err
-    record = read_record(workplace / "out").unwrap()
-    assert record.evaluation["sources"][0]["seen"] > 0.5
-    assert "runs of 24 tokens also stand" in (workplace / "out" / "README.md").read_text()
 
 
 def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, cache: Path) -> None:
