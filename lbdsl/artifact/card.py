@@ -9,6 +9,7 @@ from typing import Any
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
+from lbdsl.core.pictures import picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
@@ -263,23 +264,15 @@ def _drawn(record: Record) -> list[dict[str, Any]]:
 
 
 def _draw(stages: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, all_axes = pyplot.subplots(1, len(stages), figsize=(7, 3.2), dpi=110, squeeze=False)
-    for stage, axes in zip(stages, all_axes[0], strict=True):
-        texts = (("curve", "#1f5fa8", "training text"), ("validation", "#b5542b", "text that did not heal"))
-        for name, colour, label in texts:
-            if points := stage.get(name):
-                losses = [loss for _, loss in points]
-                axes.plot([tokens / 1000 for tokens, _ in points], losses, marker=".", color=colour, label=label)
-        axes.legend()
-        axes.set_xlabel("thousand tokens seen")
-        axes.set_ylabel(f"loss of the stage {stage['stage']}" if len(stages) > 1 else "loss")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with picture(path, len(stages), figsize=(7, 3.2)) as (_, row):
+        for stage, axes in zip(stages, row if len(stages) > 1 else [row], strict=True):
+            texts = (("curve", "#1f5fa8", "training text"), ("validation", "#b5542b", "text that did not heal"))
+            for name, colour, label in texts:
+                if points := stage.get(name):
+                    losses = [loss for _, loss in points]
+                    axes.plot([tokens / 1000 for tokens, _ in points], losses, marker=".", color=colour, label=label)
+            axes.legend()
+            axes.set_xlabel("thousand tokens seen")
+            axes.set_ylabel(f"loss of the stage {stage['stage']}" if len(stages) > 1 else "loss")
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.pictures import picture
+
 
 def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """The tasks of an evaluation that are needles."""
@@ -16,27 +18,23 @@ def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
     """A row of cells for each length, a cell for each depth, the base beside this model."""
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, both = pyplot.subplots(1, 2, figsize=(9, 1.2 + 0.5 * len(tasks)), dpi=110, sharey=True, squeeze=False)
-    for axes, model, title in zip(both[0], ("base", "artifact"), ("base", "this model"), strict=True):
-        for row, task in enumerate(tasks):
-            parts = list(task["parts"].values())
-            width = 100 / len(parts)
-            for place, part in enumerate(parts):
-                share = part[model]
-                ink = "black" if 0.15 < share < 0.85 else "white"
-                color = pyplot.get_cmap("RdYlGn")(share)
-                axes.barh(row, width, left=place * width, height=0.9, color=color, edgecolor="white")
-                axes.text((place + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("depth of the fact, % of the text", fontsize=8)
-        axes.set_xlim(0, 100)
-        axes.tick_params(labelsize=8)
-    both[0][0].set_yticks(range(len(tasks)), [task["name"] for task in tasks], fontsize=8)
-    both[0][0].invert_yaxis()
-    figure.suptitle("facts found, %", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with picture(path, 2, figsize=(9, 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, both):
+        for axes, model, title in zip(both, ("base", "artifact"), ("base", "this model"), strict=True):
+            for row, task in enumerate(tasks):
+                parts = list(task["parts"].values())
+                width = 100 / len(parts)
+                for number, part in enumerate(parts):
+                    share = part[model]
+                    ink = "black" if 0.15 < share < 0.85 else "white"
+                    color = matplotlib.colormaps["RdYlGn"](share)
+                    axes.barh(row, width, left=number * width, height=0.9, color=color, edgecolor="white")
+                    axes.text(
+                        (number + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink
+                    )
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("depth of the fact, % of the text", fontsize=8)
+            axes.set_xlim(0, 100)
+            axes.tick_params(labelsize=8)
+        both[0].set_yticks(range(len(tasks)), [task["name"] for task in tasks], fontsize=8)
+        both[0].invert_yaxis()
+        figure.suptitle("facts found, %", fontsize=10)

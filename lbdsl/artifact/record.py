@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit, plural
@@ -258,5 +258,4 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as problem:
-        first = str(problem).splitlines()[0]
-        return Diagnosed(None, (error("LB465", f"{path} cannot be read: {first}"),))
+        return Diagnosed(None, (error("LB465", f"{path} cannot be read: {first_line(problem)}"),))

@@ -29,7 +29,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            from lbdsl.core.registry import nearest
+            from lbdsl.core.nearest import nearest
 
             near = nearest(args[0], VERBS)
             hint = f" Did you mean '{near}'?" if near else f" Verbs: {', '.join(VERBS)}."

@@ -80,7 +80,7 @@ def apply(
     ctx.with_resource(leading(options))
     console = stdout_console()
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again, report_to=report_to)
-    resume_command = _resume_command(ctx)
+    resume_command = _resume_command()
     if model is not None and recipe_or_plan.suffix == ".lbplan":
         raise click.UsageError("a saved plan knows its model; with --model you say where it is now")
     if model is None and recipe_or_plan.suffix == ".lbr":
@@ -133,7 +133,7 @@ def apply(
     ctx.exit(done.exit_code)
 
 
-def _resume_command(ctx: click.Context) -> str:
+def _resume_command() -> str:
     import shlex
 
     words = [word for word in sys.argv[1:] if word != "--resume"]

@@ -107,7 +107,7 @@ def _not_flag_only(word: str, said: str) -> None:
 
 def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:
     from lbdsl.core.diagnostic import fail
-    from lbdsl.core.registry import nearest
+    from lbdsl.core.nearest import nearest
 
     if name not in choices:
         near = nearest(name, choices)

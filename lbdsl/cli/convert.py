@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lbdsl.cli.completions import EXCHANGED
+from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
     from lbdsl.verbs.converting import Form
@@ -82,6 +83,4 @@ def _give(text: str, out: Path | None, force: bool) -> None:
 
         write_beside(out, text, replace=force)
         return
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    write_text(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lbdsl.cli.completions import RECIPES
+from lbdsl.cli.output import write_text
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
         if check and found.value.changed:
             click.echo(f"would change {'<stdin>' if file == '-' else file}", err=True)
         if file == "-" and not (check or diff):
-            _show(found.value.new)
+            write_text(found.value.new)
         elif found.value.changed and not (check or diff):
             write_formatted(file, found.value)
     if tuple(files) != ("-",) and worst == 0:
@@ -57,13 +58,6 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
 
 def _they(number: int) -> str:
     return "it is" if number == 1 else "they are"
-
-
-def _show(text: str) -> None:
-    """Write to standard output, as UTF-8 with LF regardless of the locale: it may be redirected to a file."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
 
 
 def _show_diff(formatted: Formatted, name: str) -> None:

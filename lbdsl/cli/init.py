@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from lbdsl.cli.completions import MODELS
+from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
     from lbdsl.verbs.starting import Template
@@ -52,9 +52,7 @@ def init(model: str, template: Template, goals: tuple[str, ...], out: str | None
     start = starting_recipe(model, template, goals=goals, offline=offline)
     show_diagnostics(start.diagnostics)
     if out == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(start.text.encode())
-        sys.stdout.buffer.flush()
+        write_text(start.text)
         return
     path = Path(out) if out is not None else Path(f"{start.model_name}-{'goal' if goals else template}.lbr")
     write_beside(path, start.text, replace=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,13 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
         for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
             render_diagnostics(item.found, stderr_console())
             click.echo(item.rest, nl=False, err=True)
+
+
+def write_text(text: str) -> None:
+    """Write to standard output, as UTF-8 with LF regardless of the locale: it may be redirected to a file."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
 
 
 def print_json(value: Any) -> None:

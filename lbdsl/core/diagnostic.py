@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.span import Span
@@ -59,6 +59,10 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
     help: tuple[str, ...] = ()
     fix: Fix | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What it says, without its place."""
+        return {"code": self.code, "severity": self.severity.value, "message": self.message, "help": list(self.help)}
 
     @property
     def is_error(self) -> bool:
@@ -129,3 +133,8 @@ note = partial(_found, Severity.NOTE)
 def fail(code: str, message: str, span: Span | None = None, *, help: str | tuple[str, ...] = ()) -> LbdslError:
     """An `LbdslError` with one error, to be raised."""
     return LbdslError([error(code, message, span, help=help)])
+
+
+def first_line(problem: BaseException) -> str:
+    """Of an exception's message, else the name of its class."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _PLACES = {char: (row, column + row / 2) for row, chars in enumerate(_ROWS) for column, char in enumerate(chars)}
@@ -98,6 +98,13 @@ def distance(typed: str, meant: str) -> float:
         before_last, last = last, line
     first = _FIRST_LETTER if typed[:1].lower() != meant[:1].lower() else 0.0
     return last[-1] + first
+
+
+def known_hints(name: str, known: Collection[str], kind: str) -> tuple[str, ...]:
+    """Help for a name that is none of those known: the closest, and all of them."""
+    close = nearest(name, known)
+    listed = f"{kind}: {', '.join(f'`{name}`' for name in known)}"
+    return (f"did you mean `{close}`?", listed) if close else (listed,)
 
 
 def _gap(word: str, index: int) -> float:

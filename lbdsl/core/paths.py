@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 
 MOST_NAMES = 2000
 """How many names of one folder are compared at most."""

@@ -20,9 +20,6 @@ from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.nearest import nearest
-
-__all__ = ["PLUGINS_VARIABLE", "discover", "nearest"]
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import fail, first_line
 
 
 class Chat(str):
@@ -35,8 +35,7 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
         try:
             found = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=asks, return_dict=True)
         except Exception as problem:  # a template is a program of the model's, and may raise anything
-            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-            raise fail("LB453", f"the model's chat template refuses a chat of {data}: {reason}") from None
+            raise fail("LB453", f"the model's chat template refuses a chat of {data}: {first_line(problem)}") from None
         return list(found["input_ids"])
 
     messages = list(chat.messages)

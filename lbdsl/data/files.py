@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.data.chat import Chat
 from lbdsl.data.wikitext import articles
 
@@ -64,7 +64,7 @@ def read_parquet(path: Path) -> Iterator[str]:
     except (arrow.ArrowException, OSError) as problem:
         raise fail(
             "LB441",
-            f"{path} cannot be read as parquet: {_first_line(problem)}",
+            f"{path} cannot be read as parquet: {first_line(problem)}",
             help="the file may be truncated; copy or download it again",
         ) from None
 
@@ -157,7 +157,3 @@ def _kind(value: Any) -> str:
         type(None): "null",
     }
     return names.get(type(value), type(value).__name__)
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.data.files import text_of_record
 
 _NAME = re.compile(
@@ -128,8 +128,8 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _reason(problem: BaseException) -> str:
-    first = (str(problem).strip().splitlines() or [""])[0]
-    return f"{type(problem).__name__}: {first}" if first else type(problem).__name__
+    name, first = type(problem).__name__, first_line(problem)
+    return first if first == name else f"{name}: {first}"
 
 
 def _advice(problem: BaseException, offline: bool, by_environment: bool) -> tuple[str, ...]:

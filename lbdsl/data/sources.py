@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
 from lbdsl.data.split import Split, only_evaluation, split_documents

@@ -38,7 +38,6 @@ class Definition:
     span: Span
     detail: str
     page: str
-    is_param: bool = False
 
     @property
     def is_included(self) -> bool:
@@ -127,14 +126,12 @@ class Analysis:
             sigil = _DEFINING.get(before.type)
             if sigil is not None and token.type == ("REF" if sigil == "@" else "VAR") and token.text not in found:
                 detail, page = self._values.get(token.text, ("", ""))
-                found[token.text] = Definition(
-                    Span(self.source, token.start, token.end), detail, page, before.type == "PARAM"
-                )
+                found[token.text] = Definition(Span(self.source, token.start, token.end), detail, page)
         for statement in self.statements:
             if isinstance(statement, tree.Param | tree.Let | tree.Group) and statement.span.source.base > 0:
                 name = statement.name.span.text
                 detail, page = self._values.get(name, ("", ""))
-                found.setdefault(name, Definition(statement.name.span, detail, page, isinstance(statement, tree.Param)))
+                found.setdefault(name, Definition(statement.name.span, detail, page))
         return found
 
     def names_before(self, offset: int, sigil: str) -> dict[str, Definition]:

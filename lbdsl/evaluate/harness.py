@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.diagnostic import LbdslError, fail, first_line
 from lbdsl.core.progress import Progress
 from lbdsl.evaluate.tasks import Answers, TaskResult
 from lbdsl.measure.layer_source import LayerSource
@@ -68,7 +68,7 @@ def _manager(all_tasks: bool) -> Any:
 
 
 def _unknown(name: str, known: Sequence[str]) -> Exception:
-    from lbdsl.core.registry import nearest
+    from lbdsl.core.nearest import nearest
 
     near = nearest(name, known)
     hints = ((f"did you mean `{near}`?",) if near else ()) + ("`lm-eval ls tasks` lists them; a YAML file is one, too",)
@@ -204,8 +204,8 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
         raise
     except Exception as problem:
         # A task is code and templates of others: whatever is wrong with it is said as that.
-        said = (str(problem).strip().splitlines() or [""])[0]
-        said = f"{type(problem).__name__}: {said}" if said and said != "None" else type(problem).__name__
+        kind, said = type(problem).__name__, first_line(problem)
+        said = kind if said in (kind, "None") else f"{kind}: {said}"
         help = "the harness's guide to tasks in YAML says what a field means; paths are relative to the file"
         if isinstance(problem, OSError):
             help = "data of a hub need a network once; a YAML file may name data of your own, relative to it"

@@ -9,10 +9,11 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
+from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, fused_alike, kernels, layers_text
+from lbdsl.export.reasons import first_attention, fused_alike, kernels
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.engines import Lacks
 from lbdsl.layer.spec import LayerSpec

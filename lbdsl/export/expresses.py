@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.export.reasons import layers_text
+from lbdsl.core.units import layers_text
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Part, Slot
 from lbdsl.parts.base import Value

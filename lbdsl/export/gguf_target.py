@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
-from lbdsl.core.units import plural
+from lbdsl.core.units import layers_text, plural
 from lbdsl.export.base import Subject
 from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
-from lbdsl.export.reasons import layers_text, retyped_layers
+from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.engines import ALL_BIASES, Graph
 from lbdsl.layer.facts import ModelFacts
@@ -148,7 +148,7 @@ def _refusals(
 def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
     """Text of the sizes that differ among the remaining layers `left`, with their layers; empty if none differ."""
     return "; ".join(
-        f"{plural(size, name)} in " + layers_text(layer for layer, own in zip(left, sizes, strict=True) if own == size)
+        f"{plural(size, name)} in " + layers_text([layer for layer, own in zip(left, sizes, strict=True) if own == size])
         for name, sizes in (("KV head", kv_heads), ("MLP channel", widths))
         if len(set(sizes) - {0}) > 1
         for size in sorted(set(sizes) - {0})

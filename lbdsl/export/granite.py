@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import (
@@ -82,13 +82,10 @@ class Granite(Exporter):
                 if (old := prefix.format(layer) + name) not in there:
                     made[old], names[old] = MadeTensor(facts.dtype, (size,), beside), prefix.format(place) + name
         made_as = {names[name]: tensor for name, tensor in made.items()}
-        try:
-            write_json(output / "config.json", config)
-            copy_files(artifact, output, companions(artifact))
-            plan = plan_rewrite(artifact, rename=names, made=made)
-            carry_out(plan, output, make=lambda name: _constant(name, made_as[name]), progress=progress)
-        except OSError as problem:
-            raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
+        write_json(output / "config.json", config)
+        copy_files(artifact, output, companions(artifact))
+        plan = plan_rewrite(artifact, rename=names, made=made)
+        carry_out(plan, output, make=lambda name: _constant(name, made_as[name]), progress=progress)
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, fail, note
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
+from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import INTEGERS, ONE_KV_HEADS, ONE_WIDTH, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
-from lbdsl.export.reasons import layers_text, retyped_layers
+from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
@@ -22,7 +23,8 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, Sizes, layout_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
-from lbdsl.run.shards import rewrite_shards
+from lbdsl.run.file_layout import plan_rewrite
+from lbdsl.run.shards import carry_out
 
 WHERE = "a plain transformers class"
 
@@ -83,16 +85,13 @@ class Native(Exporter):
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         form = native_form(subject).unwrap()
-        try:
-            write_json(output / "config.json", dict(form.config))
-            copy_files(artifact, output, companions(artifact))
-            if form.layers == tuple(range(len(form.layers))):
-                link_files(artifact, output, weight_names(artifact), progress)
-            else:
-                prefix = subject.facts.family_data.layer_prefix
-                rewrite_shards(artifact, output, rename=renamed(artifact, prefix, form.layers), progress=progress)
-        except OSError as problem:
-            raise fail("LB463", f"cannot write {output}: {problem.strerror or problem}") from problem
+        write_json(output / "config.json", dict(form.config))
+        copy_files(artifact, output, companions(artifact))
+        if form.layers == tuple(range(len(form.layers))):
+            link_files(artifact, output, weight_names(artifact), progress)
+        else:
+            names = renamed(artifact, subject.facts.family_data.layer_prefix, form.layers)
+            carry_out(plan_rewrite(artifact, rename=names), output, progress=progress)
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:

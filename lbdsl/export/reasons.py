@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
+from lbdsl.core.units import layers_text
 from lbdsl.layer.difference import window_size
 from lbdsl.parts import TensorShape
 from lbdsl.parts.int_weights import Int
@@ -98,7 +99,7 @@ def kernels(subject: Subject) -> tuple[Diagnostic, ...]:
                 if isinstance(part, Int) and lacks(part, tensor):
                     found.setdefault(number, []).append(layer)
     return tuple(
-        note("LB513", f"{KERNELS[number][0]} ({layers_text(layers)})", help=KERNELS[number][2])
+        note("LB513", f"{KERNELS[number][0]} ({layers_text({*layers})})", help=KERNELS[number][2])
         for number, layers in sorted(found.items())
     )
 
@@ -106,20 +107,3 @@ def kernels(subject: Subject) -> tuple[Diagnostic, ...]:
 def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
     """The remaining layers that gained or lost a window compared to the base."""
     return [i for i in left if (i in set(windows)) != (window_size(subject.base[i]) is not None)]
-
-
-def layers_text(layers: Iterable[int]) -> str:
-    """Layers as text: `layer 3`, `layers 1, 4-6`."""
-    numbers = sorted(set(layers))
-    parts, start = [], 0
-    for end in range(1, len(numbers) + 1):
-        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
-            parts.append(_run(numbers[start:end]))
-            start = end
-    return ("layer " if len(numbers) == 1 else "layers ") + ", ".join(parts)
-
-
-def _run(numbers: Sequence[int]) -> str:
-    if len(numbers) < 3:
-        return ", ".join(map(str, numbers))
-    return f"{numbers[0]}-{numbers[-1]}"

@@ -120,8 +120,7 @@ class ModelFacts:
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of KV cache for one sequence of `ctx` tokens."""
-        parts = (part for spec in self.layer_specs for part in (spec.mixer, spec.ffn) if part is not None)
-        return sum(part.cache_bytes(self, ctx) for part in parts)
+        return self.cost.kv_bytes(ctx)
 
     @property
     def kv_bytes_per_token(self) -> int:

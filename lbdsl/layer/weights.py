@@ -297,11 +297,6 @@ def walk(expr: AnyExpr) -> Iterator[AnyExpr]:
         yield from walk(part)
 
 
-def names_in(expr: AnyExpr) -> tuple[str, ...]:
-    """The names of the old parameters in an expression, without duplicates."""
-    return tuple(dict.fromkeys(part.name for part in walk(expr) if isinstance(part, Ref)))
-
-
 def stats_in(exprs: Iterable[AnyExpr]) -> tuple[Stat, ...]:
     """The statistics in the expressions, without duplicates."""
     return tuple(dict.fromkeys(part for expr in exprs for part in walk(expr) if isinstance(part, Stat)))

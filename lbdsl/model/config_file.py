@@ -33,7 +33,7 @@ def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
     except OSError as problem:
         raise fail(code, f"cannot read {path}: {problem.strerror}") from problem
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_constant)
     except json.JSONDecodeError as problem:
         raise fail(code, f"{path.name} is not JSON: {problem.msg} in line {problem.lineno}") from problem
     except (ValueError, RecursionError) as problem:
@@ -43,7 +43,7 @@ def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse duplicate keys: Python keeps the last value and other parsers the first, so the meaning is ambiguous."""
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -51,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
 

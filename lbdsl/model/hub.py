@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import fail, first_line
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configuration, tokenizer."""
@@ -69,18 +69,13 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
             ) from problem
         raise fail(
             "LB414",
-            f"the hub answered with an error for {name}: {_line(problem)}",
+            f"the hub answered with an error for {name}: {first_line(problem)}",
             help="try again; files that are complete are kept",
         ) from problem
     except (transport_error, OSError, EOFError) as problem:
         raise fail(
             "LB414",
-            f"the download of {name} was interrupted: {_line(problem)}",
+            f"the download of {name} was interrupted: {first_line(problem)}",
             help="run the same command again; files that are complete are kept",
         ) from problem
     return Path(folder)
-
-
-def _line(problem: BaseException) -> str:
-    text = str(problem).strip().splitlines()
-    return text[0] if text else type(problem).__name__

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, Severity, error, fail
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.layer.cost import LayerCost
 from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes

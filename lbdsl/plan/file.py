@@ -13,6 +13,7 @@ from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
+from lbdsl.model.config_file import no_constant, unique_keys
 from lbdsl.plan.schema import FORMAT_VERSION, PREDICTED, Plan
 
 DIGEST_KEY = "sha256"
@@ -80,7 +81,7 @@ def _fields(path: Path) -> dict[str, Any]:
     if len(raw) > MOST_BYTES:
         raise _not_a_plan(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
     try:
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=no_constant)
     except (ValueError, RecursionError) as problem:
         raise _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}") from problem
     if not isinstance(fields, dict) or "format_version" not in fields or DIGEST_KEY not in fields:
@@ -113,14 +114,3 @@ def _not_a_plan(path: Path, why: str) -> LbdslError:
 
 def _reason(problem: Exception) -> str:
     return getattr(problem, "strerror", None) or str(problem)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return made
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")

@@ -101,7 +101,7 @@ def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnost
 def _unreachable(case: Case) -> Iterator[Diagnostic]:
     """Rules that get no layer, because earlier rules claim all of theirs whatever the scores are, or they have none."""
     for known in case.rules:
-        lacking, layers = lacking_part(case, known), case.facts.layers
+        lacking, layers = lacking_part(known), case.facts.layers
         amount = known.ranking.amount if known.ranking is not None else None
         if (amount is not None and not amount.of(layers)) or (known.fixed is not None and not known.fixed):
             why = "its set is empty" if amount is None else f"{amount.text} of {layers} layers is less than one"

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Label, error
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format import format_parsed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lbdsl.actions import actions
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source
 from lbdsl.language.format import canonical_part
 from lbdsl.language.parse import parse

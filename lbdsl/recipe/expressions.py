@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.tree import Expr, Meaning, String

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, LayerSet, Number, String

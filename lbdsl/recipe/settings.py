@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from lbdsl.core.diagnostic import Label, note
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree

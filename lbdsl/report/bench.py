@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, noise_of, row_of
 from lbdsl.bench.cells import Cell
+from lbdsl.core.pictures import picture
 from lbdsl.core.units import bytes_text
 
 
@@ -50,24 +51,18 @@ def amount_text(what: str, value: float) -> str:
 
 def draw_bench(cells: Sequence[Cell], path: Path) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     names = [f"{cell.metric} {label_of(cell.to_json())}" for cell in cells]
-    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(cells)), dpi=110)
-    spread = [[cell.ratio - cell.low for cell in cells], [cell.high - cell.ratio for cell in cells]]
-    axes.barh(range(len(cells)), [cell.ratio for cell in cells], xerr=spread, color="#1f5fa8", ecolor="#444444", capsize=2)
-    predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
-    if predicted:
-        places, values = zip(*predicted, strict=True)
-        axes.plot(values, places, "|", color="#b5542b", markersize=12, label="predicted")
-        axes.legend()
-    axes.axvline(1, color="#444444", linewidth=1)
-    axes.set_yticks(range(len(cells)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("artifact / base")
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with picture(path, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
+        spread = [[cell.ratio - cell.low for cell in cells], [cell.high - cell.ratio for cell in cells]]
+        axes.barh(
+            range(len(cells)), [cell.ratio for cell in cells], xerr=spread, color="#1f5fa8", ecolor="#444444", capsize=2
+        )
+        predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
+        if predicted:
+            places, values = zip(*predicted, strict=True)
+            axes.plot(values, places, "|", color="#b5542b", markersize=12, label="predicted")
+            axes.legend()
+        axes.axvline(1, color="#444444", linewidth=1)
+        axes.set_yticks(range(len(cells)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("artifact / base")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.digest import short
+from lbdsl.core.pictures import picture
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
@@ -67,27 +68,19 @@ def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
 
 def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None = None) -> None:
     """Draw the joint KL of each plan over its cache, as a share of the base's."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), dpi=110)
-    context = str(at or _context(plans))
-    points = [
-        (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores["kl"], label)
-        for label, plan in plans.items()
-        if "kl" in plan.loss.scores
-    ]
-    for share, joint, label in points:
-        axes.errorbar(100 * share, joint.value, yerr=joint.stderr or 0.0, fmt="o", color="#1f5fa8", capsize=2)
-        axes.annotate(label, (100 * share, joint.value), textcoords="offset points", xytext=(6, 4))
-    axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
-    axes.set_ylabel("KL to the base before healing, nats/token")
-    axes.set_title(what)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with picture(path, figsize=(6, 4)) as (_, axes):
+        context = str(at or _context(plans))
+        points = [
+            (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores["kl"], label)
+            for label, plan in plans.items()
+            if "kl" in plan.loss.scores
+        ]
+        for share, joint, label in points:
+            axes.errorbar(100 * share, joint.value, yerr=joint.stderr or 0.0, fmt="o", color="#1f5fa8", capsize=2)
+            axes.annotate(label, (100 * share, joint.value), textcoords="offset points", xytext=(6, 4))
+        axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
+        axes.set_ylabel("KL to the base before healing, nats/token")
+        axes.set_title(what)
 
 
 def _settings(plan: Plan, block: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from lbdsl.report.bench import render_bench, render_calibration
+from lbdsl.report.estimate import render_estimate
 from lbdsl.report.plan import render_plan
 from lbdsl.report.report import render_quality, render_report
 from lbdsl.report.scores import render_scores
@@ -23,6 +24,7 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Judged": lambda result, console: render_quality(result.quality, result.asserts, console),
     "Benched": lambda result, console: render_bench(result.to_json(), console),
     "Calibrated": lambda result, console: render_calibration(result.to_json(), console),
+    "Estimated": render_estimate,
     "Measured": lambda result, console: render_scores(result, console),
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""

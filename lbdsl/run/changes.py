@@ -7,13 +7,11 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.expressions import made_of
-from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.measure.variant import AGAIN, StatisticsOf, no_statistics
 from lbdsl.plan.schema import LayerPlan, Plan
 
 Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
 """Returns the new parameters of a layer of a model, by name relative to the layer."""
-
-AGAIN = "start from the base model instead of an artifact"
 
 
 def made_from(statistics: StatisticsOf) -> Made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -106,7 +106,7 @@ class RewritePlan:
 def plan_rewrite(
     source_folder: Path,
     *,
-    drop: Callable[[str], bool] | Collection[str] = (),
+    drop: Collection[str] = (),
     rename: Mapping[str, str] | None = None,
     dtype: str | None = None,
     made: Mapping[str, MadeTensor] | None = None,
@@ -118,7 +118,7 @@ def plan_rewrite(
     raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError if no tensor is left or two
     tensors would have the same name.
     """
-    dropped = drop if callable(drop) else frozenset(drop).__contains__
+    dropped = frozenset(drop)
     names = rename or {}
     tensors = read_tensors(source_folder)
     made = made or {}
@@ -130,7 +130,7 @@ def plan_rewrite(
         for name, tensor in made.items()
     }
     tensors = {**tensors, **new}
-    kept = [info for info in tensors.values() if not dropped(info.name)]
+    kept = [info for info in tensors.values() if info.name not in dropped]
     if not kept:
         raise ValueError("nothing is left of the checkpoint")
     new_names = {names.get(info.name, info.name) for info in kept}
@@ -140,7 +140,7 @@ def plan_rewrite(
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
         all_of_file = [info for info in tensors.values() if info.file == file]
-        pieces = _pieces([info for info in all_of_file if not dropped(info.name)], names, dtype, made)
+        pieces = _pieces([info for info in all_of_file if info.name not in dropped], names, dtype, made)
         linked = len(pieces) == len(all_of_file) and all(
             piece.name == piece.source.name and not piece.is_cast and not piece.made for piece in pieces
         )

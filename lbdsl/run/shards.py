@@ -1,4 +1,4 @@
-"""`rewrite_shards`: drop, rename or cast tensors of a checkpoint without loading it.
+"""`carry_out`: drop, rename or cast tensors of a checkpoint without loading it.
 
 Memory use is one small buffer, whatever the size of a tensor: the kernel copies byte ranges, and only tensors that are
 cast pass through this process, in chunks. Unchanged files become hard links to the old ones.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, read_tensors
 from lbdsl.run.copying import copy_range, link_or_copy, sync_folder, whole_file, write_all
-from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan, plan_rewrite
+from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan
 
 CAST_ELEMENTS = 2**21
 """Number of elements cast at once: 8 MiB of float32."""
@@ -26,31 +26,6 @@ class Cast(Protocol):
     """Converts elements between dtypes, given by torch's names; returns the bytes of the new elements."""
 
     def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
-
-
-def rewrite_shards(
-    source_folder: Path,
-    output_folder: Path,
-    *,
-    drop: Callable[[str], bool] | Collection[str] = (),
-    rename: Mapping[str, str] | None = None,
-    dtype: str | None = None,
-    cast: Cast | None = None,
-    progress: Report | None = None,
-) -> tuple[str, ...]:
-    """Write the checkpoint of `source_folder` with these changes into the existing `output_folder`; returns the names of
-    the files written, including the index.
-
-    drop:   names of tensors to leave out, or a predicate
-    rename: old names to new ones
-    dtype:  by torch's name, the dtype that floating-point tensors are cast to, with `cast`
-    The source is never written to, but unchanged files become hard links to its files (copies across file systems).
-    Files get their final names only when they are complete and on disk. Raises LbdslError: LB401, LB405-LB409 for an
-    invalid source, LB419 if it changes meanwhile; OSError if a file cannot be written, which the caller must handle.
-    """
-    return carry_out(
-        plan_rewrite(source_folder, drop=drop, rename=rename, dtype=dtype), output_folder, cast=cast, progress=progress
-    )
 
 
 def carry_out(

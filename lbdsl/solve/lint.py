@@ -33,7 +33,7 @@ def table_findings(
         )
 
 
-def lacking_part(case: Case, known: KnownRule) -> Diagnostic | None:
+def lacking_part(known: KnownRule) -> Diagnostic | None:
     """LB310 for a rule if none of the layers that it names has what its actions claim; else None."""
     if not known.fixed or any(known.paths[layer] for layer in known.fixed):
         return None
@@ -58,7 +58,7 @@ class _RuleInTable:
             yield note("LB313", f"rule {number} takes no layer: its `until` is already met", span)
         elif not got and not lost:
             empty = warning("LB310", f"rule {number} matches no layer", span, help=self._why_empty())
-            yield lacking_part(self.case, self.known) or empty
+            yield lacking_part(self.known) or empty
         elif ranking is not None and not self.known.ranks_rest and lost:
             said, labels = self._shadowed(len(got) + len(lost))
             help = "write `of rest` to rank only the layers that are left"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.units import bytes_text
 from lbdsl.verbs.exporting import artifact_subject
 from lbdsl.verbs.targets import ENGINE_NAMES, check_target
 from lbdsl.verbs.workbench import Workbench
@@ -58,6 +59,16 @@ def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> st
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
         raise LbdslError(objections)
     return kinds[0]
+
+
+def check_free(bench: Workbench, needed: int, what: str, help: str, share: float = 1.0) -> None:
+    """Raise LB486 if so many bytes are more than a share of the memory that is free."""
+    from lbdsl.measure.memory import free_bytes
+
+    free = round(share * free_bytes(bench.device))
+    if needed > free:
+        part = "" if share == 1.0 else f", {share:.0%} of what is free"
+        raise fail("LB486", f"{what} take {bytes_text(needed)}, and {bytes_text(free)} may be taken{part}", help=help)
 
 
 def served_base(base: Workbench, place: Path) -> Path:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
-from lbdsl.core.diagnostic import fail
-from lbdsl.core.units import bytes_text, plural
+from lbdsl.core.units import plural
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.verbs.bench_engine import EnginePython, export_kind, served_base
+from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.targets import base_config
 from lbdsl.verbs.workbench import Workbench
@@ -36,19 +35,14 @@ class InLlamaCpp(Contexts):
 
     def check(self, base: Workbench) -> None:
         """Raises LB324, LB486 and LB487."""
-        from lbdsl.measure.memory import free_bytes
-
         contexts = self.lengths(base)
         self.engine.found(LLAMA_CPP, base)
         # 16-bit caches; the base's process has two, for it is timed twice.
         needed = (
             3 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self._written) * 2 // base.facts.dtype_bytes
         )
-        free = free_bytes(base.device)
-        if needed > free:
-            message = f"the caches of {plural(max(self.batches), 'sequence')} take {bytes_text(needed)} in all"
-            help = "name shorter --contexts or smaller --batches"
-            raise fail("LB486", f"{message}, and {bytes_text(free)} are free", help=help)
+        what = f"the caches of {plural(max(self.batches), 'sequence')} together"
+        check_free(base, needed, what, "name shorter --contexts or smaller --batches")
 
     @property
     def _written(self) -> int:

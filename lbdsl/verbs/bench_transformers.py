@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
-from lbdsl.core.diagnostic import fail
-from lbdsl.core.units import bytes_text, plural, tokens_text
+from lbdsl.core.units import plural, tokens_text
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
+from lbdsl.verbs.bench_engine import check_free
 from lbdsl.verbs.peak_memory import model_alone, stock_model
 from lbdsl.verbs.targets import TRANSFORMERS
 from lbdsl.verbs.workbench import Workbench
@@ -75,13 +75,10 @@ def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]], pre
 
 def _check_memory(models: Predicted, context: int, batch: int, bench: Workbench) -> None:
     """Raise LB486 if memory does not hold both models and both caches of the largest cell."""
-    from lbdsl.measure.memory import SHARE, free_bytes
+    from lbdsl.measure.memory import SHARE
 
     base, artifact = models.base, models.artifact
     caches = batch * (2 * base.kv_bytes(context) + artifact.kv_bytes(context))
     needed = base.weights + artifact.weights + caches
-    free = free_bytes(bench.device)
-    if needed > SHARE * free:
-        cell = f"{plural(batch, 'sequence')} of {tokens_text(context)} tokens"
-        message = f"both models, and {cell} for each, take {bytes_text(needed)}: more than {SHARE:.0%} of what is free"
-        raise fail("LB486", message, help="name shorter --contexts or smaller --batches")
+    what = f"both models, and {plural(batch, 'sequence')} of {tokens_text(context)} tokens for each,"
+    check_free(bench, needed, what, "name shorter --contexts or smaller --batches", SHARE)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.units import bytes_text
 from lbdsl.verbs.bench_contexts import Predicted
-from lbdsl.verbs.bench_engine import EnginePython, export_kind, served_base
+from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.targets import VLLM
 from lbdsl.verbs.workbench import Workbench
@@ -152,10 +151,6 @@ def _check_plugin(python: Path) -> None:
 
 
 def _check_memory(base: Workbench) -> None:
-    from lbdsl.measure.memory import free_bytes
-
     needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
-    free = free_bytes(base.device)
-    if needed > free:
-        message = f"both models, with {CACHE_GIB} GiB for keys and values each, take {bytes_text(needed)}"
-        raise fail("LB486", f"{message}, and {bytes_text(free)} are free", help="use a machine with more memory")
+    what = f"both models, with {CACHE_GIB} GiB for keys and values each,"
+    check_free(base, needed, what, "use a machine with more memory")

@@ -14,8 +14,8 @@ from typing import Any
 from lbdsl.artifact.record import Record, facts_of, read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
+from lbdsl.core.nearest import known_hints
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.core.registry import nearest
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
@@ -62,10 +62,7 @@ class Exported:
             "bytes": self.bytes,
             "how_to_load": self.how_to_load,
             "files": [{"name": f.name, "bytes": f.bytes, "linked": f.linked} for f in self.files],
-            "notes": [
-                {"code": d.code, "severity": d.severity.value, "message": d.message, "help": list(d.help)}
-                for d in self.diagnostics
-            ],
+            "notes": [d.to_json() for d in self.diagnostics],
         }
 
 
@@ -121,15 +118,7 @@ def exporter_of(kind: str) -> type[Exporter]:
     """The exporter called `kind`; LB501 when there is none."""
     if kind in exporters():
         return exporters()[kind]
-    close = nearest(kind, exporters())
-    raise fail(
-        "LB501",
-        f"no export format `{kind}`",
-        help=(
-            *([f"did you mean `{close}`?"] if close else []),
-            f"formats: {', '.join(f'`{name}`' for name in exporters())}",
-        ),
-    )
+    raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
 
 
 def artifact_subject(folder: Path, record: Record) -> Subject:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import known_hints
 from lbdsl.core.units import bytes_text, plural, tokens_text
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
@@ -59,10 +59,10 @@ class Target:
             "engine": self.engine,
             "can": self.can,
             "exports": [
-                {"kind": answer.kind, "can": answer.can, "findings": [_json(d) for d in answer.findings]}
+                {"kind": answer.kind, "can": answer.can, "findings": [d.to_json() for d in answer.findings]}
                 for answer in self.answers
             ],
-            "findings": [_json(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "cache": self.cache,
         }
 
@@ -76,24 +76,12 @@ def check_engines(names: Iterable[str]) -> None:
     """Raise LB501 for an unknown engine, before anything is measured."""
     for name in names:
         if name not in engines():
-            close = nearest(name, engines())
-            raise fail(
-                "LB501",
-                f"no engine `{name}`",
-                help=(
-                    *([f"did you mean `{close}`?"] if close else []),
-                    f"engines: {', '.join(f'`{n}`' for n in engines())}",
-                ),
-            )
+            raise fail("LB501", f"no engine `{name}`", help=known_hints(name, engines(), "engines"))
 
 
 def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[Target, ...]:
-    """Ask every exporter of each engine whether it could write the plan's result; nothing is loaded.
-
-    Raises LbdslError with LB501 for an unknown engine.
-    """
+    """Ask every exporter of each engine whether it could write the plan's result; nothing is loaded."""
     names = tuple(dict.fromkeys(names))
-    check_engines(names)
     if not names:
         return ()
     subject = subject_of(base_config(bench), bench.facts, plan.specs)
@@ -267,12 +255,3 @@ def _groups_text(layout: CacheLayout, serving: Serving) -> str:
     if layout.lost > layout.padding / max(layout.places, 1):
         kinds.append(f"{layout.lost:.0%} of it padding")
     return f"{plural(len(layout.groups), 'group')} of {plural(layout.size, 'layer')} ({', '.join(kinds)})"
-
-
-def _json(finding: Diagnostic) -> dict[str, Any]:
-    return {
-        "code": finding.code,
-        "severity": finding.severity.value,
-        "message": finding.message,
-        "help": list(finding.help),
-    }

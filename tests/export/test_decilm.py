@@ -13,7 +13,6 @@ import pytest
 from lbdsl.core.diagnostic import Severity
 from lbdsl.export.base import Subject, subject_of
 from lbdsl.export.decilm import CONFIGURATION, DeciLM, decilm_config, ffn_mult
-from lbdsl.export.reasons import layers_text
 from lbdsl.export.vllm import VllmPlugin
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
@@ -71,7 +70,7 @@ def test_each_refusal_has_its_code(specs: tuple[Layer, ...], refused: list[str])
 
 def test_a_refusal_names_the_layers_and_a_way_out() -> None:
     found = DeciLM.check(subject(OWN, swa(32), swa(64), swa(64)))
-    assert found[0].message == ("DeciLM has one window for all layers, this model has 2: 32 in layer 1; 64 in layers 2, 3")
+    assert found[0].message == ("DeciLM has one window for all layers, this model has 2: 32 in layer 1; 64 in layers 2-3")
     assert found[0].help
 
 
@@ -228,16 +227,3 @@ def test_qwen2_has_biases_at_queries_keys_and_values_alone() -> None:
 def test_a_configuration_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="describes 1 layers, the model has 4"):
         config_class()(num_hidden_layers=4, lbdsl_blocks=[{"kv_heads": 4, "width": 128, "ffn_mult": None}])
-
-
-@pytest.mark.parametrize(
-    ("layers", "text"),
-    [
-        ([3], "layer 3"),
-        ([1, 2], "layers 1, 2"),
-        ([6, 4, 5, 0], "layers 0, 4-6"),
-        ([0, 2, 3, 5, 6, 7, 9], "layers 0, 2, 3, 5-7, 9"),
-    ],
-)
-def test_layers_text(layers: list[int], text: str) -> None:
-    assert layers_text(layers) == text

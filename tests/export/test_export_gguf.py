@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
         [OWN, sized(width=64), OWN, OWN],
         {},
         "LB520",
-        "(64 MLP channels in layer 1; 96 MLP channels in layers 0, 2, 3), deci, has no place for multipliers",
+        "(64 MLP channels in layer 1; 96 MLP channels in layers 0, 2-3), deci, has no place for multipliers",
     ),
     "nothing left": ("llama", [GONE] * 4, {}, "LB524", "no layer"),
     "qwen3 drop": ("qwen3", [OWN, NONE, OWN, OWN], {}, "LB520", "norms of queries and keys"),

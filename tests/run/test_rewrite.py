@@ -19,7 +19,7 @@ from lbdsl.model.checkpoint import INDEX, SINGLE, read_tensors
 from lbdsl.run import copying
 from lbdsl.run.copying import copy_range, link_or_copy
 from lbdsl.run.file_layout import plan_rewrite
-from lbdsl.run.shards import rewrite_shards
+from lbdsl.run.shards import carry_out
 
 pytestmark = pytest.mark.torch  # to save models
 
@@ -50,8 +50,12 @@ def out(source: Path) -> Path:
     return source.with_name("out")
 
 
+def rewritten(source, out, *, cast=None, progress=None, **changes):
+    return carry_out(plan_rewrite(source, **changes), out, cast=cast, progress=progress)
+
+
 def test_nothing_changed_is_only_links(source, out):
-    names = rewrite_shards(source, out)
+    names = rewritten(source, out)
     assert equal(tensors(out), tensors(source))
     for file in out.glob("*.safetensors"):
         assert os.path.samefile(file, source / file.name)
@@ -62,22 +66,20 @@ def test_nothing_changed_is_only_links(source, out):
 def test_dropped_and_renamed(source, out):
     before = {file: file.read_bytes() for file in source.iterdir()}
 
-    def drop(name: str) -> bool:
-        return name.startswith("model.layers.1.self_attn.")
-
+    drop = {name for name in read_tensors(source) if name.startswith("model.layers.1.self_attn.")}
     rename = {"model.norm.weight": "model.last_norm.weight"}
     seen = []
-    names = rewrite_shards(
+    names = rewritten(
         source, out, drop=drop, rename=rename, progress=lambda done, total, note="": seen.append((done, total, note))
     )
-    expected = {rename.get(name, name): value for name, value in tensors(source).items() if not drop(name)}
+    expected = {rename.get(name, name): value for name, value in tensors(source).items() if name not in drop}
     assert equal(tensors(out), expected)
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert seen[-1][0] == seen[-1][1]
     assert {file: file.read_bytes() for file in source.iterdir()} == before, "the source is only read"
     for file in out.glob("*.safetensors"):
         assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
-    touched = {read_tensors(source)[name].file for name in tensors(source) if drop(name) or name in rename}
+    touched = {read_tensors(source)[name].file for name in tensors(source) if name in drop or name in rename}
     linked = {os.stat(file).st_ino for file in out.glob("*.safetensors")} & {os.stat(file).st_ino for file in before}
     assert len(linked) == len({info.file for info in read_tensors(source).values()} - touched)
 
@@ -88,7 +90,7 @@ def test_shards_without_tensors_are_left_out_and_the_rest_numbered(tmp_path):
     infos = read_tensors(tmp_path / "source")
     files = sorted({info.file for info in infos.values()})
     gone = {name for name, info in infos.items() if info.file in (files[0], files[2])}
-    names = rewrite_shards(tmp_path / "source", tmp_path / "out", drop=gone)
+    names = rewritten(tmp_path / "source", tmp_path / "out", drop=gone)
     left = len(files) - 2
     assert names[0] == f"model-00001-of-{left:05}.safetensors"
     assert len(names) == left + 1
@@ -102,7 +104,7 @@ def test_one_shard_left_is_one_file(tmp_path):
     (tmp_path / "out").mkdir()
     infos = read_tensors(tmp_path / "source")
     first = min(info.file for info in infos.values())
-    names = rewrite_shards(tmp_path / "source", tmp_path / "out", drop=lambda name: infos[name].file != first)
+    names = rewritten(tmp_path / "source", tmp_path / "out", drop={n for n in infos if infos[n].file != first})
     assert names == (SINGLE,)
     assert os.path.samefile(tmp_path / "out" / SINGLE, tmp_path / "source" / first)
 
@@ -113,7 +115,7 @@ def test_cast_in_chunks(source, out, monkeypatch):
     def cast(data: bytearray, old: str, new: str) -> bytes:
         return np.frombuffer(data, old).astype(new).tobytes()
 
-    rewrite_shards(source, out, dtype="float16", cast=cast)
+    rewritten(source, out, dtype="float16", cast=cast)
     assert equal(tensors(out), {name: value.astype("float16") for name, value in tensors(source).items()})
 
 
@@ -131,7 +133,7 @@ def test_tensors_stay_aligned_to_their_elements(tmp_path):
         },
         source / SINGLE,
     )
-    rewrite_shards(source, out, rename={"c": "z"})
+    rewritten(source, out, rename={"c": "z"})
     for info in read_tensors(out).values():
         assert info.start % ((info.stop - info.start) // info.elements) == 0
     assert equal(tensors(out), {{"c": "z"}.get(k, k): v for k, v in tensors(source).items()})
@@ -143,7 +145,7 @@ def test_links_follow_a_hub_snapshots_symlinks(tmp_path):
     snapshot.mkdir()
     out.mkdir()
     (snapshot / SINGLE).symlink_to(tmp_path / "blobs" / SINGLE)
-    rewrite_shards(snapshot, out)
+    rewritten(snapshot, out)
     assert not (out / SINGLE).is_symlink()
     assert os.path.samefile(out / SINGLE, tmp_path / "blobs" / SINGLE)
 
@@ -154,7 +156,7 @@ def test_copied_where_there_can_be_no_link(source, out, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
-    rewrite_shards(source, out)
+    rewritten(source, out)
     assert equal(tensors(out), tensors(source))
     for file in out.glob("*.safetensors"):
         assert not os.path.samefile(file, source / file.name)
@@ -169,7 +171,7 @@ def test_every_way_of_copying_gives_the_same(source, out, monkeypatch, refusing,
     for name in refusing:
         monkeypatch.setattr(os, name, refuse)
     monkeypatch.setattr(copying, "BUFFER", 1000)
-    rewrite_shards(source, out, drop={"model.norm.weight", "model.layers.0.mlp.up_proj.weight"})
+    rewritten(source, out, drop={"model.norm.weight", "model.layers.0.mlp.up_proj.weight"})
     expected = tensors(source)
     del expected["model.norm.weight"], expected["model.layers.0.mlp.up_proj.weight"]
     assert equal(tensors(out), expected)
@@ -181,7 +183,7 @@ def test_a_full_disk_is_the_callers_and_leaves_nothing(source, out, monkeypatch)
 
     monkeypatch.setattr(os, "copy_file_range", full)
     with pytest.raises(OSError, match="space"):
-        rewrite_shards(source, out, rename={"model.norm.weight": "x"})
+        rewritten(source, out, rename={"model.norm.weight": "x"})
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -201,8 +203,6 @@ def test_a_source_that_is_changed_meanwhile_is_seen(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     plan = plan_rewrite(tmp_path / "source")
     save_llama(tmp_path / "source", num_hidden_layers=2)
-    from lbdsl.run.shards import carry_out
-
     with pytest.raises(LbdslError) as caught:
         carry_out(plan, tmp_path / "out")
     assert caught.value.diagnostics[0].code == "LB419"
@@ -217,7 +217,7 @@ def test_damage_is_found_before_anything_is_written(source, out):
     shard = next(iter(sorted(source.glob("*.safetensors"))))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(LbdslError) as caught:
-        rewrite_shards(source, out, drop={"model.norm.weight"})
+        rewritten(source, out, drop={"model.norm.weight"})
     assert caught.value.diagnostics[0].code == "LB405"
     assert not list(out.iterdir())
 
@@ -257,7 +257,7 @@ def test_any_choice_of_tensors(tmp_path_factory, data):
         (source / INDEX).write_text(json.dumps({"weight_map": where}))
     kept = data.draw(st.sets(st.sampled_from(sorted(where)), min_size=1))
     rename = {name: name + "x" for name in data.draw(st.sets(st.sampled_from(sorted(where))))}
-    rewrite_shards(source, out, drop=set(where) - kept, rename=rename)
+    rewritten(source, out, drop=set(where) - kept, rename=rename)
     expected = {rename.get(name, name): value for name, value in tensors(source).items() if name in kept}
     assert equal(tensors(out), expected)
 
@@ -273,7 +273,7 @@ def test_metadata_says_pytorch(tmp_path):
         },
         b"ab",
     )
-    rewrite_shards(tmp_path / "source", tmp_path / "out", drop={"a"})
+    rewritten(tmp_path / "source", tmp_path / "out", drop={"a"})
     raw = (tmp_path / "out" / SINGLE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert header["__metadata__"] == {"format": "pt"}

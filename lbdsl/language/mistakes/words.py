@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.nearest import close_words
-from lbdsl.core.registry import nearest
+from lbdsl.core.nearest import close_words, nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
 from lbdsl.language.words import BLOCKS, REMOVED, keywords, statements

@@ -1,0 +1,26 @@
+"""Pictures in files, by matplotlib, which is loaded when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def picture(path: Path, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its row of axes (the axes themselves, of one column), which are written to `path` at the end. `options`
+    are those of `pyplot.subplots`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, **options)
+    try:
+        yield figure, axes[0] if columns > 1 else axes[0][0]
+        figure.tight_layout()
+        figure.savefig(path)
+    finally:
+        pyplot.close(figure)
