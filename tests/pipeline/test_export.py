@@ -88,7 +88,7 @@ def test_all_reasons_of_a_refusal_are_given(workplace: Path, lbdsl) -> None:
     assert done.code == 6
     assert "LB502" in done.err
     assert "LB503" in done.err
-    assert "layers 2, 3" in done.err
+    assert "layers 2-3" in done.err
     assert sorted(path.name for path in workplace.iterdir()) == ["model", "out", "sinks.lbr", "tiny.lbr"]
 
 
@@ -124,7 +124,7 @@ def test_plan_target_says_what_an_engine_can_serve(workplace: Path, lbdsl) -> No
     text = " ".join(done.out.split())
     assert "warning[LB511] vLLM: no format can express this plan" in text
     assert "warning[LB502] vLLM, `decilm`: DeciLM needs attention in the first layer that has anything" in text
-    assert "warning[LB503] vLLM, `vllm`: vLLM with lbdsl's plug-in cannot keep sink tokens (layers 2, 3)" in text
+    assert "warning[LB503] vLLM, `vllm`: vLLM with lbdsl's plug-in cannot keep sink tokens (layers 2-3)" in text
 
 
 def test_plan_target_in_json_and_not_in_the_plan(workplace: Path, lbdsl) -> None:
