@@ -139,7 +139,8 @@ def measured_sums(
             store.put(fingerprint, found)
             done += len(found)
         if not done:
-            # Other processes are at what is left.
+            if progress is not None:
+                progress(0.0, 1.0, "another lbdsl is measuring the rest")
             time.sleep(WAIT_SECONDS)
 
 
