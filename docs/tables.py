@@ -53,17 +53,19 @@ def timed(name: str) -> str:
 
 
 def healing_curve() -> str:
-    """Loss on both texts against tokens of the best mixture, and two lines through it, drawn on to 10M tokens."""
+    """Loss on both texts, the mean over seeds, against tokens of the best mixture; and two lines through it, drawn on to
+    10M tokens."""
     import numpy
 
     home = benchmark.HOME
     table = runpy.run_path(str(home / "tables" / "healing.py"))
-    rows = f"{table['BEST']}-distill-{table['BY']}-*k.json"
-    points = {}
+    rows = f"{table['BEST']}-distill-{table['BY']}-*k*.json"
+    points: dict[int, list[list[float]]] = {}
     for path in (home / "results" / "healing").glob(rows):
         figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        points[figures["tokens"]] = [math.log1p(figures[text]) for text in ("wikitext", "pydoc")]
-    tokens, losses = zip(*sorted(points.items()), strict=True)
+        points.setdefault(figures["tokens"], []).append([math.log1p(figures[text]) for text in ("wikitext", "pydoc")])
+    means = {tokens: numpy.mean(seeds, axis=0) for tokens, seeds in points.items()}
+    tokens, losses = zip(*sorted(means.items()), strict=True)
     doublings = numpy.log2(tokens)
     lines = ["| tokens | wikitext, nats | pydoc, nats |", "|---:|---:|---:|"]
     lines += [
