@@ -6,6 +6,9 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
 
+DATED = "{%- macro strftime_now(format) -%}01 January 2025{%- endmacro -%}"
+"""Some templates write today's date, by which the same chat would be another text every day."""
+
 
 class Chat(str):
     """A chat. As text it is `role: content` paragraphs, by which it is split and told apart; a model gets `messages`."""
@@ -31,9 +34,14 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
             help="take an instruction-tuned model, or give a source with a field `text`",
         )
 
+    template = tokenizer.chat_template
+    if isinstance(template, str) and "strftime_now" in template:
+        template = DATED + template
+
     def ids(messages: list[dict[str, str]], asks: bool) -> list[int]:
+        options = {"chat_template": template if isinstance(template, str) else None, "add_generation_prompt": asks}
         try:
-            found = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=asks, return_dict=True)
+            found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
         except Exception as problem:  # a template is a program of the model's, and may raise anything
             raise fail("LB453", f"the model's chat template refuses a chat of {data}: {first_line(problem)}") from None
         return list(found["input_ids"])

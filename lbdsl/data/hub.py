@@ -52,7 +52,7 @@ def _documents(data: str, rows: Any) -> Iterator[str]:
         yield text_of_record(record, f"{data}, row {number}")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _beginning(data: str, offline: bool) -> tuple[str, ...]:
     """The first documents of a stream, which a process reads once."""
     found: list[str] = []

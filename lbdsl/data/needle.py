@@ -56,7 +56,7 @@ class Haystacks:
 
 def haystacks(tokenizer: Any, context: int, seed: int = 0) -> Haystacks:
     """`TEXTS` texts of `context` tokens, with a fact in the middle of each of `DEPTHS` equal parts (fewer in a short one),
-    asked for in another order. They depend on the tokenizer and the seed alone."""
+    asked for in another order. They depend on the tokenizer, the seed and the installed packages."""
     draw = random.Random(seed)
     hay_SN = token_blocks(HAY, TextPart.HEAL, tokenizer, TEXTS * context, context, seed).ids
     made = [_with_needles(hay_N.tolist(), tokenizer, draw) for hay_N in hay_SN]

@@ -26,7 +26,7 @@ from lbdsl.data.split import TextPart
 
 NAME = "text of the model itself"
 
-VERSION = 2
+VERSION = 3
 """Increase it when another text is written."""
 
 BATCH = 32
@@ -81,7 +81,7 @@ def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: C
         told(ids.numel())
         return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
-    # Without an end token in the configuration, transformers takes the model's own; one that is none ends nothing.
+    # Without an end token in the configuration, transformers takes another; one that is none ends nothing.
     wanted = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -91,11 +91,16 @@ def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: C
         eos_token_id=model.config.vocab_size,
         pad_token_id=start,
     )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-        torch.manual_seed(seed)
-        ids = model.generate(
-            first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[step]
-        )
+    # What the model's own has and this has not, as a penalty for repetitions, would be taken from there.
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+            torch.manual_seed(seed)
+            ids = model.generate(
+                first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[step]
+            )
+    finally:
+        model.generation_config = own
     return ids.to("cpu", torch.int64)
 
 

@@ -17,7 +17,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.patches import FULL, Patch, Place, patches_of, refactored, with_factor
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.patches import kept_patch, missing_patches
+from lbdsl.measure.patches import kept_patch
 from lbdsl.measure.runs import Run, measure_runs
 from lbdsl.measure.statistics import keep_value, value_digest
 from lbdsl.measure.store import MODEL_LAYER, Store
@@ -72,8 +72,10 @@ def scale_patches(
     # A loss that is NaN is nowhere the least, and refused with the plan's own.
     best = next((factor for factor in FACTORS if found[asked[factor]].value <= most), FACTORS[0])
     values = {patch: _times(_fitted(folder, fingerprint, patch), best) for patch in patches}
-    if missing_patches(patches, folder, fingerprint):
-        for patch, value in values.items():
+    for patch, value in values.items():
+        # Another plan with the same patch may have taken another factor.
+        there = kept_patch(folder, fingerprint, patch)
+        if there is None or not torch.equal(there, value):
             keep_value(folder, fingerprint, patch.at.layer, patch.stat, value)
     useless = (patch for patch, value in values.items() if torch.equal(value, torch.eye(len(value))))
     brought = PatchCheck(factor=float(best), kl=found[asked[best]].value, kl_without=found[asked[FACTORS[0]]].value)

@@ -26,7 +26,8 @@ __all__ = [
     "title_of",
 ]
 
-_TAKEN = frozenset({"sensitivity", "base_nll", "kv", "flops", "params", "true", "false"})
+_TAKEN = {"sensitivity", "base_nll", "kv", "flops", "params", "weights"}
+_TAKEN |= {"latency", "memory", "throughput", "serves", "true", "false"}
 
 
 @cache

@@ -9,8 +9,11 @@ from torch import nn
 
 
 def compute_dtype(dtype: str, device: Any) -> str:
-    """float32 for bfloat16 weights on a CPU without fast bfloat16 matrix products (where they take up to 80 times as long
-    as in float32), else `dtype`. Every bfloat16 value is exact in float32, so the weights keep their values."""
+    """On a CPU float32 for float16 weights, which cannot be trained there, and for bfloat16 weights without fast matrix
+    products (where they take up to 80 times as long as in float32); else `dtype`. Every value of both is exact in float32,
+    so the weights keep their values."""
+    if torch.device(device).type == "cpu" and dtype == "float16":
+        return "float32"
     if torch.device(device).type != "cpu" or dtype != "bfloat16" or not torch.backends.mkldnn.is_available():
         return dtype  # without oneDNN, torch does not report whether bfloat16 is fast
     return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"

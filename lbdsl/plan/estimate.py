@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from lbdsl.layer.cost import LayerCost, Machine, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.memory import healing_bytes
 from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Evaluate
 
@@ -38,16 +37,16 @@ def measuring_units(facts: ModelFacts, runs: Iterable[int], tokens: int) -> floa
 
 
 def estimate(
-    plan: Plan, facts: ModelFacts, *, forward: float | None, healing: float | None, passes: float | None, room: int
+    plan: Plan, *, forward: float | None, healing: float | None, passes: float | None, room: int, memory: int
 ) -> Estimate:
     """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
-    tokens per second, None if unknown; `passes` is over the healing text; `room` is in bytes of disk."""
+    tokens per second, None if unknown; `passes` is over the healing text; `room` on disk and `memory` are in bytes."""
     judged = judged_tokens(plan.eval, healed=plan.heal is not None)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
-        memory_bytes=healing_bytes(plan.heal, facts),
+        memory_bytes=memory,
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )

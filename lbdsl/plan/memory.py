@@ -54,8 +54,13 @@ def model_bytes(facts: ModelFacts, held: Held = ALONE, size: int | None = None) 
     return size * (facts.other_params + held.share(layers) + whole)
 
 
+def student_bytes(heal: HealSettings, facts: ModelFacts, held: Held = ALONE) -> float:
+    """The weights of the model that is trained."""
+    return model_bytes(facts, held, 4 if _trains_all(heal) else None)
+
+
 def _stage(heal: HealSettings, facts: ModelFacts, held: Held, device: str) -> int:
-    teacher, student = model_bytes(facts, held), model_bytes(facts, held, 4 if _trains_all(heal) else None)
+    teacher, student = model_bytes(facts, held), student_bytes(heal, facts, held)
     if heal.teacher == "cached":
         # Its head is all that is needed of it; but to write what it says, it is whole, beside the copy that is changed.
         head = facts.vocab * facts.hidden * facts.dtype_bytes

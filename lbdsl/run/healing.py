@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lbdsl.core.units import bytes_text
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.measure.memory import free_bytes
-from lbdsl.plan.memory import Held, trained_params, training_bytes
+from lbdsl.plan.memory import Held, model_bytes, student_bytes, trained_params, training_bytes
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema_blocks import Heal, Stage
 from lbdsl.run.inputs import RunInputs
@@ -135,7 +136,11 @@ def _teacher(
 def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
     """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
     held, device = Held(process_count(), shares_model()), torch.device(inputs.device)
-    needed, free = training_bytes(stage, inputs.facts, inputs.compute, held, device.type), free_bytes(device)
+    facts = replace(inputs.facts, dtype=inputs.compute or inputs.facts.dtype)
+    # Of the student, what is not on the device yet, or grows when all of it is trained.
+    there = 0 if held.shared and device.type != "cpu" else model_bytes(facts, held)
+    needed = training_bytes(stage, facts, held=held, device=device.type) + student_bytes(stage, facts, held) - there
+    free = free_bytes(device)
     if needed <= free:
         return False
     progress.say(

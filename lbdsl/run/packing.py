@@ -103,7 +103,7 @@ class _Packer:
 
     def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report | None) -> None:
         grams = {
-            layer: tuple(dict.fromkeys(self._gram(tensor) for tensor, storage in matrices if storage.needs_gram))
+            layer: tuple(dict.fromkeys(self._gram(layer, tensor) for tensor, storage in matrices if storage.needs_gram))
             for layer, matrices in self._matrices.items()
         }
         wanted = {layer: stats for layer, stats in grams.items() if stats}
@@ -125,7 +125,8 @@ class _Packer:
             weight = self._files.read(prefix + tensor.name)
             packing = packings()[storage.kind]
             try:
-                packed = packing.pack(storage, weight, grams[self._gram(tensor).text] if storage.needs_gram else None)
+                gram = grams[self._gram(layer, tensor).text] if storage.needs_gram else None
+                packed = packing.pack(storage, weight, gram)
             except ValueError as problem:
                 raise fail(
                     "LB350",
@@ -138,12 +139,13 @@ class _Packer:
             (spool / str(layer)).mkdir()
             save_file(made, spool / str(layer) / SINGLE)
 
-    def _gram(self, tensor: TensorShape) -> Stat:
+    def _gram(self, layer: int, tensor: TensorShape) -> Stat:
         """The Gram matrix of a matrix's inputs; those that read the same, as queries, keys and values do, share one."""
         family = self._facts.family_data
         rows = next(rows for rows in (family.attention, family.mlp) if any(row.name == tensor.name for row in rows))
         inputs = next(row.dims[1] for row in rows if row.name == tensor.name)
-        first = next(row for row in rows if row.dims[1:] == (inputs,))
+        there = self._specs[layer].linear_maps(self._facts)
+        first = next(row for row in rows if row.dims[1:] == (inputs,) and row.module in there)
         return Stat(kind="input_gram", args=(("module", first.module),), dims=(tensor.shape[1],) * 2)
 
     def _write_weights(self, spool: Path) -> None:

@@ -81,7 +81,6 @@ class Asking:
     ) -> dict[Request, Measurement]:
         """The share of right answers that each changed model loses of the base's, with its paired error. The requests are
         the keys that it is stored under. `starts`: what it will take is said first."""
-        from lbdsl.measure.pace import Timed
         from lbdsl.measure.runs import Run, measured_sums
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
@@ -103,7 +102,7 @@ class Asking:
                     asked.blocks,
                     store,
                     fingerprint,
-                    progress=Timed(report, pace_of(bench), bench.facts, asked.blocks.seq),
+                    progress=report,
                     batch=bench.options.batch * max(1, TOKENS // asked.blocks.seq),
                     statistics=statistics,
                     counted_SN=asked.counted_SN,

@@ -139,8 +139,9 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
     """Of measuring (scores, and the whole plan or those that `choose` tries), healing and judging."""
 
     def forward(tokens: float, seq: int | None) -> float:
-        """Of so many tokens through the whole model."""
-        return tokens * facts.cost.prefill_flops(seq or 1024) / (seq or 1024)
+        """Of so many tokens through the whole model, and the head for each of them."""
+        seq = seq or 1024
+        return tokens * (facts.cost.prefill_flops(seq) / seq + 2 * facts.hidden * facts.vocab * (seq - 1) / seq)
 
     measure = recipe.measure
     runs: Iterable[int] = [layer for layer, _ in {(r.layer, r.action) for r in case.requests if r.action}]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
+from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.profile import calibrate_line
 from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
+from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import PredictedOf, Recipe
 from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
@@ -36,11 +38,11 @@ def with_predictions(plan: Plan, bench: Workbench) -> Plan:
     pace = pace_of(bench)
     found = estimate(
         plan,
-        bench.computed,
         forward=pace.known("forward"),
         healing=pace.known("heal"),
         passes=passes_over_text(plan, bench),
         room=room_needed(plan, bench.facts, bench.computed.dtype),
+        memory=healing_bytes(plan.heal, bench.computed, Held(process_count(), shares_model()), bench.device.type),
     )
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 

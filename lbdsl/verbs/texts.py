@@ -231,9 +231,17 @@ def _blocks(
     if isinstance(data, Mix):
         from lbdsl.data.mixing import mixed, shares
 
+        def used(source: Text) -> Used:
+            """Documents that another source gives another part of the text."""
+            if part is not TextPart.JOINT:
+                return frozenset()
+            others = (other for other in data.sources if isinstance(other, str) and other != source)
+            parts, offline = (TextPart.SCORE, TextPart.HEAL), bench.options.offline
+            return frozenset().union(*(used_documents(o, parts, base_dir=folder, offline=offline) for o in others))
+
         counts = shares(max(1, tokens // seq), data.weights)
         found = [
-            _blocks(source, part, count * seq, seq, bench, folder, seed, healing=healing)
+            _blocks(source, part, count * seq, seq, bench, folder, seed, exclude=used(source), healing=healing)
             for source, count in zip(data.sources, counts, strict=True)
         ]
         return mixed(found, part, seed, str(data))

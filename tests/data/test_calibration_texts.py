@@ -81,6 +81,11 @@ def test_a_model_writes_its_own_text_once(tmp_path: Path) -> None:
     again = written_blocks(writing.writer, 200, 64)
     assert (writing.asked, again.digest) == (1, first.digest)
     assert torch.equal(again.ids, first.ids)
+    # It is the model's own text, whatever its configuration does to what it writes for others.
+    penal = Writing(tmp_path / "penal")
+    penal.model.generation_config.repetition_penalty = 5.0
+    assert torch.equal(written_blocks(penal.writer, 200, 64).ids, first.ids)
+    assert penal.model.generation_config.repetition_penalty == 5.0
     # More of it begins alike; the same on another day; another seed or part is another text.
     more, most = (written_blocks(writing.writer, rows * 64, 64) for rows in (BATCH + 4, BATCH + 8))
     assert torch.equal(more.ids[:BATCH], most.ids[:BATCH])
