@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from lbdsl.cli import VERBS
 from lbdsl.cli.config import default_map, use_written_names
 from lbdsl.core.processes import process_number
+
+
+class _NoReader(Exception):
+    """The reader of our output has closed the pipe, as with `| head`."""
 
 
 class LazyGroup(click.Group):
@@ -26,6 +31,13 @@ class LazyGroup(click.Group):
         command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
         use_written_names(command, cmd_name, (ctx.default_map or {}).get(cmd_name, {}))
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would end with 1.
+            raise _NoReader from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
@@ -75,8 +87,8 @@ def main(argv: list[str] | None = None) -> None:
             err=True,
         )
         code = 130
-    except BrokenPipeError:
-        # The reader of our output has closed the pipe, as with `| head`; that is not an error.
+    except (_NoReader, BrokenPipeError):
+        # That is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as problem:

@@ -12,6 +12,7 @@ import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import set_option
+from lbdsl.cli.output import write_text
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
     if file == "-":
         data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.facts)
         if fixed is not None and not how.diff:
-            click.echo(writable(fixed.text), nl=False)
+            write_text(fixed.text)
     else:
         data, fixed = fix_file(file, how.set_params, how.facts, write=not how.diff)
     if fixed is None:

@@ -71,15 +71,24 @@ class Analysis:
         """The syntax tree, without the statements that do not parse."""
         return parse(self.source, actions=actions()).value
 
-    @cached_property
+    @property
     def statements(self) -> tuple[tree.Statement, ...]:
         """The definitions and blocks that parse, with those of included files at their `include`. Rules, most of a long
         recipe, are omitted to keep completion fast."""
+        return self._whole.statements
+
+    @property
+    def included(self) -> list[Source]:
+        """The texts of the files that it includes."""
+        return self._whole.sources[1:]
+
+    @cached_property
+    def _whole(self) -> Whole:
         parser = Parser(self.source)
         chunks, _ = split_statements(self.source, self.tokens)
         nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
-        return Whole(file, self._reader).statements
+        return Whole(file, self._reader)
 
     @cached_property
     def checked(self) -> Diagnosed[Recipe]:

@@ -27,7 +27,7 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_group
-from lbdsl.solve.layersets import members, ranked_sets
+from lbdsl.solve.layersets import members, ranked_sets, set_problems
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def _members(analysis: Analysis, name: str) -> str:
             if f"@{statement.name.name}" == name:
                 if layer_set is None or ranked_sets(layer_set):
                     return "\n\nWhich layers, measurements or values decide."
+                if any(set_problems(layer_set, analysis.facts.layers)):
+                    return "\n\nThis model does not have all of these layers."
                 layers = sorted(i for i in members(layer_set, analysis.facts.layers) if 0 <= i < analysis.facts.layers)
                 return f"\n\n{plural(len(layers), 'layer')} of this model: {ranges_text(layers) or 'none'}."
     return ""

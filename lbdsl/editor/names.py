@@ -10,7 +10,8 @@ import re
 from lbdsl.core.diagnostic import Diagnosed, error
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
-from lbdsl.language.lexer import Token
+from lbdsl.language.lexer import Token, lex
+from lbdsl.language.limits import MAX_TOKENS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -48,6 +49,12 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
     if definition is None or definition.is_included:
         message = f"`{name.text}` is not defined in this file"
         return Diagnosed(None, (error("LB060", message, help="rename it where it is defined"),))
+    others = [
+        file.name for file in analysis.included if any(t.text == name.text for t in lex(file.text, MAX_TOKENS).tokens)
+    ]
+    if others:
+        message = f"`{name.text}` is used in {', '.join(others)}, too"
+        return Diagnosed(None, (error("LB060", message, help="rename it by hand in each file"),))
     sigil = name.text[0]
     wanted = sigil + new.strip().removeprefix(sigil)
     if _NAME.fullmatch(wanted[1:]) is None:

@@ -15,6 +15,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format_pieces import SEPARATORS, SPACES, Comment, Piece, pieces_of
+from lbdsl.language.lexer import lex
+from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.parse import parse
 
 WIDTH = 100
@@ -45,6 +47,11 @@ def format_parsed(file: tree.File) -> Diagnosed[str]:
 
 def canonical_part(before: str, text: str) -> str:
     """`text` formatted on one line as a continuation of `before`, which must be canonical, such as `"let $n = "`."""
+    lexed = lex(text, MAX_TOKENS)
+    breaks = [*lexed.comments, *(token for token in lexed.tokens if token.type == "NEWLINE")]
+    # Lines may break within brackets that are not part of the text.
+    for token in sorted(breaks, key=lambda token: -token.start):
+        text = f"{text[: token.start]} {text[token.end :]}"
     _, (pieces,) = pieces_of(Source("", before + text))
     return _flat(pieces).removeprefix(before)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cache, cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
@@ -159,8 +160,9 @@ def _quantity(text: str) -> tuple[int | float, Unit]:
             break
     if body.isdigit():
         return int(body) * factor, unit
-    scaled = float(body) * factor
-    return int(scaled) if scaled.is_integer() else scaled, unit
+    # As floats, 16.1 times 1,000 is no whole number.
+    scaled = Fraction(body) * factor
+    return int(scaled) if scaled.denominator == 1 else float(scaled), unit
 
 
 def _number(value: Callable[[str], tuple[int | float, Unit]]) -> Callable[[Parser, Span, str], tree.Number]:

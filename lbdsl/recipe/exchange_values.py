@@ -144,7 +144,8 @@ def _module_pattern(reader: JsonReader, data: Any, path: str) -> str:
         case {"regex": str() as text} if len(data) == 1:
             if (len(text) - len(text.rstrip("\\"))) % 2:
                 reader.fail("LB045", f"{reader.name}: `{path}` ends in a backslash, which a recipe cannot hold", None)
-            return '~"' + text.replace('"', '\\"') + '"'
+            # A quote that is escaped already stays as it is.
+            return '~"' + re.sub(r'(\\.)|"', lambda found: found[1] or '\\"', text, flags=re.DOTALL) + '"'
     reader.refuse(path, 'must be a glob, or {"regex": "..."}')
 
 

@@ -96,6 +96,10 @@ class Findings:
         raise Unresolved
 
 
+MOST_GUESSED = 50
+"""Problems of a recipe after which no more words are guessed: each takes a look at all names that there are."""
+
+
 @dataclass
 class Scope(Findings):
     """The definitions and problems of one recipe that is being resolved."""
@@ -133,7 +137,8 @@ class Scope(Findings):
             self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
-        hints, meant = meant_words(node.name, known, wishes, sigil)
+        few = len(self.diagnostics) < MOST_GUESSED
+        hints, meant = meant_words(node.name, known, wishes, sigil) if few else ((), None)
         self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
 
     def define(self, node: tree.Variable | tree.GroupRef) -> bool:

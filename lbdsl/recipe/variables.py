@@ -104,10 +104,12 @@ Domain = tree.Interval | tree.Choice
 
 
 class Outside(NamedTuple):
-    """A value from `--set`: None when it could not be read. `literals` has its number literal, if it is one."""
+    """A value from `--set`: None when it could not be read. `literals` has its number literal, if it is one. `is_number`:
+    given as a number and not as text, so that a share above 1 is meant."""
 
     value: Constant | None
     literals: tuple[Number, ...] = ()
+    is_number: bool = False
 
 
 def outside_values(
@@ -121,7 +123,8 @@ def outside_values(
         text = value if isinstance(value, str) else str(value).lower()
         name = given.removeprefix("$")
         if name in declared:
-            found[name] = attempt(_read, scope, text, declared[name]) or Outside(None)
+            read = attempt(_read, scope, text, declared[name]) or Outside(None)
+            found[name] = read._replace(is_number=not isinstance(value, str))
         else:
             written = tree.Ident(Span(Source(SET, f"{given}={text}"), 0, len(given)), name)
             attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", written, declared, "parameters")
@@ -176,17 +179,18 @@ def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | N
         return default
     if outside.value is None:
         return None
-    return _in_domain(scope, node, domain, _of_type(scope, node, outside.value, "LB118"), "LB118")
+    value = _of_type(scope, node, outside.value, "LB118", is_share=outside.is_number)
+    return _in_domain(scope, node, domain, value, "LB118")
 
 
-def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB106") -> Plain:
-    """The value of a constant in the parameter's type and unit."""
+def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB106", *, is_share: bool = False) -> Plain:
+    """The value of a constant in the parameter's type and unit; a bare number above 1 only if it `is_share`."""
     value, name = constant(scope, written), node.name.name
     kind, units, whole = TYPES[node.type.name]
     if isinstance(value, Plain) and kind_of(value) == kind and unit_of(value) in units:
         if not isinstance(value, Number):
             return value
-        if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1:
+        if node.type.name == "ratio" and value.unit is Unit.NONE and abs(value.value) > 1 and not is_share:
             message = f"`${name}` is a share, and {value.text} without `%` is {100 * value.value:g} %"
             scope.fail("LB118" if code == "LB118" else "LB107", message, value.span, help=f"write `{value.value:.12g}%`")
         if not whole or value.value == int(value.value):

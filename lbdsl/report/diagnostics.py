@@ -278,6 +278,9 @@ def _window(text: str, column: int, room: int) -> tuple[int, str]:
     if _width(text) <= room:
         return 0, text
     start = max(0, min(column - room // 3, len(text) - room))
+    # Wide characters take two columns each.
+    while _width(text[start:column]) > 2 * room // 3:
+        start += 1
     shown = text[start : start + room]
     while _width(shown) > room:
         shown = shown[:-1]

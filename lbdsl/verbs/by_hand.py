@@ -45,8 +45,12 @@ def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
     for index, action in actions.items():
         layers.setdefault(action, []).append(index)
     rules = "\n".join(f"layers {ranges_text(members)} {action}" for action, members in layers.items())
+    edits = [(span, rules if place == 0 else "") for place, span in enumerate(spans) if span is not None]
+    strategy = recipe.measure.set_at.get("strategy")
+    if strategy is not None:
+        # Any other is for a `choose`, which becomes rules.
+        edits.append((strategy, "independent"))
     text = recipe.text
-    for place, span in sorted(enumerate(spans), reverse=True):
-        assert span is not None
-        text = text[: span.start] + (rules if place == 0 else "") + text[span.end :]
+    for span, new in sorted(edits, key=lambda edit: -edit[0].start):
+        text = text[: span.start] + new + text[span.end :]
     return text if spans else f"{text}\n{rules}\n"

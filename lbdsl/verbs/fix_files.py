@@ -60,8 +60,8 @@ def fix_bytes(
 
 
 def _encoded(text: str, *, like: bytes) -> bytes:
-    """The text as bytes, with the byte-order mark and the line endings of `like`."""
-    if b"\r\n" in like:
+    """The text as bytes, with the byte-order mark and the line endings of `like`; `\\n` if those differ."""
+    if 0 < like.count(b"\n") == like.count(b"\r\n"):
         text = text.replace("\n", "\r\n")
     return (_MARK if like.startswith(_MARK) else b"") + text.encode("utf-8")
 

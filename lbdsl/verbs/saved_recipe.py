@@ -21,10 +21,10 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.verbs.converting import convert_recipe
 
 
-def set_values(plan: Plan) -> dict[str, str]:
-    """The `--set` values that the plan was made with, as recipe language text."""
+def set_values(plan: Plan) -> dict[str, object]:
+    """The `--set` values that the plan was made with: texts as in the recipe language."""
     values = {name: plan.recipe.params[name] for name in plan.recipe.set_params}
-    return {name: string_text(value) if isinstance(value, str) else str(value).lower() for name, value in values.items()}
+    return {name: string_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,13 @@ def test_rendering_to_a_console() -> None:
     out = io.StringIO()
     render_diagnostics(recipe_from_text(BAD, "a.lbr").diagnostics, Console(file=out, width=80, force_terminal=True))
     assert "\x1b[31;1merror" in out.getvalue()
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "lbdsl", "explain", "swa"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

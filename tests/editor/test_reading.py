@@ -117,6 +117,15 @@ def test_definition_in_an_included_file(tmp_path: Path) -> None:
     assert [d.code for d in rename(analysis, text.index("$w"), "x").diagnostics] == ["LB060"]
 
 
+def test_a_name_that_an_included_file_uses_is_not_renamed(tmp_path: Path) -> None:
+    (tmp_path / "rules.lbr").write_text("else swa(window=$w)\n", encoding="utf-8")
+    path = tmp_path / "a.lbr"
+    analysis = Analysis('let $w = 64\nlet $v = 1\ninclude "rules.lbr"\n', str(path), path)
+    (problem,) = rename(analysis, 4, "x").diagnostics
+    assert (problem.code, "rules.lbr" in problem.message) == ("LB060", True)
+    assert rename(analysis, 17, "x").value is not None
+
+
 def page_at(analysis: Analysis, offset: int) -> str:
     found = hover(analysis, offset)
     assert found is not None

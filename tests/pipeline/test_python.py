@@ -48,6 +48,14 @@ def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
     assert back.plan.specs == before
     done = lbdsl.apply_saved_plan(changed.save("hand.lbplan"), chosen=lbdsl.ApplyOptions(output=Path("out"), no_heal=True))
     assert done.record.plan.specs == after
+    greedy = planned.recipe.text.replace("measure {", "measure { strategy = greedy;")
+    assert greedy != planned.recipe.text
+    chosen = "choose for layers all among keep, swa(window=8) minimizing kl subject to kv(8Ki) <= 60%\n"
+    rules = "".join(line for line in greedy.splitlines(True) if not line.startswith(("lowest", "else", "layers")))
+    Path("chosen.lbr").write_text(rules + chosen)
+    by_choice = lbdsl.plan_recipe("chosen.lbr", "model")
+    assert by_choice.plan.choice is not None
+    assert lbdsl.change_layer(by_choice, layer, "drop").plan.specs[layer].mixer is None
     for wrong in ((99, "keep"), (layer, "keeep"), (layer, "swa")):
         with pytest.raises(lbdsl.LbdslError):
             lbdsl.change_layer(planned, *wrong)

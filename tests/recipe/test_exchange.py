@@ -156,6 +156,21 @@ def test_forms_that_a_person_may_write(statement: Any, text: str) -> None:
     assert from_exchange(document(statement), "t.json", "json").unwrap() == text
 
 
+def test_lines_break_within_brackets() -> None:
+    text = "assert (kv(8Ki) # why\n <= 50%)\nlayers (0-3\n , 5) keep\nelse swa(window=64\n * 2)\n"
+    back = from_exchange(to_exchange(text, "t", "json").unwrap(), "t", "json").unwrap()
+    assert back == "assert kv(8Ki) <= 50%\n\nlayers 0-3, 5 keep\nelse swa(window=64 * 2)\n"
+
+
+@pytest.mark.parametrize(
+    ("regex", "written"),
+    [('say "hi', 'say \\"hi'), ('say \\"hi', 'say \\"hi'), ('x\\" drop #', 'x\\" drop #'), (r"\\", r"\\")],
+)
+def test_quotes_in_a_pattern(regex: str, written: str) -> None:
+    text = from_exchange(document({"modules": [{"regex": regex}], "do": ["keep"]}), "t", "json").unwrap()
+    assert text == f'modules ~"{written}" keep\n'
+
+
 def test_numbers_keep_their_text() -> None:
     made = from_exchange(
         '{"format_version": 1, "statements": [{"let": "x", "value": [1e-3, 0.10, -0.5, -0, 1E2, "007"]}]}', "t", "json"

@@ -236,3 +236,15 @@ def test_a_named_expression_is_read_where_its_name_stands() -> None:
     span = selector.until.span  # type: ignore[arg-type]
     assert span is not None
     assert span.start_line_column == (1, 13)
+
+
+def test_a_share_above_1_is_given_as_a_number_or_with_its_sign() -> None:
+    for given in (1.6, "160%"):
+        assert resolved("param $x: ratio = 150%\nelse keep", x=given).params == {"x": 1.6}
+    found = recipe_from_text("param $x: ratio = 150%\nelse keep", "t", {"x": "1.6"})
+    assert [problem.code for problem in found.diagnostics] == ["LB118"]
+
+
+def test_a_decimal_with_a_prefix_is_whole_where_it_is() -> None:
+    recipe = resolved("eval { tokens = 16.1k }\nassert weights <= 64.6M\nelse keep")
+    assert recipe.eval.tokens == 16_100

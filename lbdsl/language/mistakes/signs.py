@@ -67,6 +67,8 @@ def sign_of_a_range(p: Mistake) -> Diagnostic | None:
     start, end, sign = p.at(-1), p.at(1), p.token.text
     if p.type not in ("COLON", "_DOTS") or not start.type == end.type == "INT" or not (p.is_rule or p.first == "group"):
         return None
+    if not p.expects("EXCEPT"):
+        return None  # A number of a condition, and not of a set of layers.
     said = f"a range of layers is written with `-`, not `{sign}`"
     low, last = int(start.text), int(end.text) - (sign == ":")
     if last < low:
