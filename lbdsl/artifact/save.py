@@ -14,6 +14,7 @@ from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import TEMPLATE_FOLDER
 
 MAX_SHARD = "4GB"
+GENERATION = "generation_config.json"
 SUFFIXES = (
     ".safetensors",
     ".json",
@@ -40,14 +41,22 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = Non
     The folder loads with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` with only torch and
     transformers installed. The caller must handle OSError (full disk, no permission).
     """
+    from transformers import GenerationConfig
+
     import lbdsl.hf  # noqa: F401  (so that the model writes the runtime's code beside its weights)
 
     folder.mkdir(parents=True, exist_ok=True)
     if dtype is not None:
         cast_weights(model, dtype)
-    with quiet_transformers():
-        model.save_pretrained(folder, max_shard_size=MAX_SHARD)
-        tokenizer.save_pretrained(folder)
+    # Before 5.23 transformers refuses to save some configurations that it has read, such as a temperature without sampling.
+    generation, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        with quiet_transformers():
+            model.save_pretrained(folder, max_shard_size=MAX_SHARD)
+            tokenizer.save_pretrained(folder)
+    finally:
+        model.generation_config = generation
+    generation.to_json_file(folder / GENERATION)
     mask = umask()
     for path in folder.rglob("*"):
         # safetensors writes files that only their owner may read, but a server often runs as another user.
@@ -63,7 +72,7 @@ def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -
     model.config.architectures = [type(model).__name__]
     with quiet_transformers():
         model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
+        model.generation_config.to_json_file(folder / GENERATION)
         tokenizer.save_pretrained(folder)
     write_runtime(folder, model.config)
 

@@ -41,9 +41,14 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
+        from lbdsl.artifact.save import file_hashes
+
         paths = [path.relative_to(artifact) for path in artifact.rglob("*") if path.is_file()]
+        # What lbdsl wrote may be links, in a snapshot of the hub; others may lead to any file of the user's.
+        written = {*file_hashes(artifact), "lbdsl.json", "README.md"}
+        own = [path for path in paths if str(path) in written or not (artifact / path).is_symlink()]
         # Skip hidden folders, such as those of git and the hub's client.
-        names = sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
+        names = sorted(str(path) for path in own if not any(part.startswith(".") for part in path.parts))
         link_files(artifact, output, names, progress)
 
     @classmethod
@@ -64,6 +69,10 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
                 help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
             ),
         )
+    lost = [flag for flag in family.vllm.without if flag in subject.facts.flags]
+    if lost:
+        said = f"vLLM's {family.model_type} layers do not follow `{lost[0]}`"
+        return (error("LB506", said, help="serve this one with transformers"),)
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
         return (error("LB506", f"vLLM's {family.model_type} layers have no {activation} activation, only silu"),)

@@ -68,7 +68,8 @@ NOT_QUANTIZED = Limit("quantization_config", (None,), "the weights are quantized
 DECODER = Limit("is_encoder_decoder", (None, False), "only decoder models can be changed")
 NO_PER_LAYER = Limit("per_layer_config", (None,), "transformers saves it, but the family's code does not follow it")
 CAUSAL = Limit("use_bidirectional_attention", (None, False), "only causal attention can be changed")
-COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER)
+IS_CAUSAL = Limit("is_causal", (None, True), "only causal attention can be changed")
+COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER, IS_CAUSAL)
 
 
 def ignored_windows(name: str) -> tuple[Limit, ...]:

@@ -17,6 +17,8 @@ _CAPS = {
 
 
 def _uncapped(config) -> str | None:
+    if config.get("tie_word_embeddings") is False:
+        return "a Gemma 2 whose head is not its embeddings"
     capped = all(config.get(field, usual) for field, usual in _CAPS.values())
     return None if capped else "Gemma 2 without caps on scores and logits"
 

@@ -22,5 +22,6 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": False}),
     gguf=GgufNames(Graph("qwen3"), deci=_QK_NORMS, granite_swa=_QK_NORMS),
     decilm=_QK_NORMS,
-    vllm=VllmLayers("lbdsl.vllm.qwen3"),
+    # The bias of the output is left out there without a word.
+    vllm=VllmLayers("lbdsl.vllm.qwen3", without=("attention_bias",)),
 )

@@ -16,7 +16,7 @@ from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
-from lbdsl.model.source import ModelSource
+from lbdsl.model.source import TEMPLATE_FOLDER, ModelSource
 
 IDENTITY_FILES = (
     "added_tokens.json",
@@ -58,7 +58,8 @@ def identity_files(source: ModelSource) -> tuple[str, ...]:
     weights = weight_files(source.path)
     index = () if weights == (SINGLE,) else (INDEX,)
     beside = tuple(name for name in IDENTITY_FILES if (source.path / name).is_file())
-    return tuple(sorted({*weights, *index, *beside}))
+    templates = (f"{TEMPLATE_FOLDER}/{path.name}" for path in (source.path / TEMPLATE_FOLDER).glob("*.jinja"))
+    return tuple(sorted({*weights, *index, *beside, *templates}))
 
 
 def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress: Report | None = None) -> str:

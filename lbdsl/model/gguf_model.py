@@ -47,9 +47,11 @@ def gguf_checkpoint(path: Path) -> GgufCheckpoint:
 
 def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     """Refuse features that transformers ignores when it reads GGUF: it would silently load a different model."""
-    scaling = header.metadata.get(f"{family.gguf.graph.name}.rope.scaling.type", "none")
+    name = family.gguf.graph.name
+    scaling = header.metadata.get(f"{name}.rope.scaling.type", "none")
+    factors = (header.metadata.get(f"{name}.{key}", 0) for key in ("rope.scaling.factor", "rope.scale_linear"))
     scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
-    if scaled_table or scaling not in ("none", ""):
+    if scaled_table or scaling not in ("none", "") or any(factor not in (0, 1) for factor in factors):
         raise fail(
             "LB410",
             f"{path.name} uses RoPE scaling, which is lost when a GGUF file is read",
@@ -63,7 +65,13 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
             f"{path.name} has biases ({lost[0]}), which are lost when a GGUF file is read",
             help="give the model's safetensors folder instead",
         )
-    experts = header.metadata.get(f"{family.gguf.graph.name}.expert_count", 0)
+    if isinstance(header.metadata.get(f"{name}.attention.sliding_window_pattern"), ArrayLength):
+        raise fail(
+            "LB410",
+            f"{path.name} says of each layer whether it has a window, which is lost when a GGUF file is read",
+            help="give the model's safetensors folder instead",
+        )
+    experts = header.metadata.get(f"{name}.expert_count", 0)
     if experts:
         raise fail("LB403", f"{path.name} holds a mixture of {experts} experts", help="only dense models are supported")
 

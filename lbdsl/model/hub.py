@@ -10,8 +10,8 @@ from lbdsl.core.diagnostic import fail, first_line
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configuration, tokenizer."""
 
-UNWANTED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*/*")
-"""Pickles, other frameworks' copies and sub-folders (original weights, ONNX exports)."""
+UNWANTED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*/*", "consolidated*")
+"""Pickles, other frameworks' copies, Mistral's own files and sub-folders (original weights, ONNX exports)."""
 
 
 def download_snapshot(repo: str, revision: str | None, *, offline: bool = False) -> Path:

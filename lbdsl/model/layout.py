@@ -55,7 +55,12 @@ _ROPE_NEEDS = MappingProxyType(
 )
 """The required fields of each kind of RoPE scaling."""
 
-_ATTENTION_FIELDS = ("_attn_implementation", "_attn_implementation_internal")
+_ATTENTION_FIELDS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+)
 _IMPLEMENTATIONS = (None, "sdpa", "eager")
 
 
@@ -152,7 +157,8 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
         flags=tuple(name for name, usual in family.flags.items() if _flag(config, name, usual)),
         specs=specs,
-        eager=family.attention_softcap is not None and config.get(family.attention_softcap, 0) is not None,
+        # transformers computes such a family with eager attention whether it has a cap or not.
+        eager=family.attention_softcap is not None,
         rotary=_rotary(config, sizes.head_dim),
     )
     _check_layers(layout)

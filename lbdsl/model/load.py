@@ -51,7 +51,6 @@ def load_base(
     *,
     dtype: str | None = None,
     device: torch.device | str | None = None,
-    trust_remote_code: bool = False,
     cache_dir: Path | None = None,
 ) -> PreTrainedModel:
     """The stock transformers model in eval mode on `device`, with SDPA attention unless the model needs eager attention.
@@ -76,7 +75,7 @@ def load_base(
             attn_implementation=attention_of(folder),
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=False,
             output_loading_info=True,
         )
         model, report = loaded

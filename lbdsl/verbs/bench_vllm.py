@@ -84,7 +84,8 @@ class Requests:
                 "dtype": base.computed.dtype,
                 "max_model_len": self._longest,
                 "max_num_seqs": max(self.concurrency),
-                "trust_remote_code": model is exported,
+                # Only that export has code of its own.
+                "trust_remote_code": model is exported and kind == "decilm",
             }
             with base.progress.stage(f"loading {name} in vLLM"):
                 command = [str(python), str(script)]

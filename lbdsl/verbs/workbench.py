@@ -95,7 +95,6 @@ class Workbench:
             self.source,
             dtype=self.facts.dtype,
             device=self.device,
-            trust_remote_code=self.options.trust_remote_code,
             cache_dir=self.cache_dir,
         )
 

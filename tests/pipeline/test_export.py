@@ -158,11 +158,14 @@ def test_what_a_hub_client_left_in_the_artifact_is_not_exported(artifact: Path, 
     for name in (".cache/huggingface/download/config.json.metadata", ".git/objects/ab/cd", "additional/one/two.txt"):
         (artifact / name).parent.mkdir(parents=True)
         (artifact / name).write_text("x")
+    (artifact / "LICENSE").symlink_to(artifact.parent / "secret")
+    (artifact.parent / "secret").write_text("key")
     done = lbdsl("export", "out", "--to", "vllm")
     assert done.code == 0, done.err
     output = artifact.with_name("out-vllm")
     assert not (output / ".cache").exists()
     assert not (output / ".git").exists()
+    assert not (output / "LICENSE").exists()
     assert (output / "additional" / "one" / "two.txt").read_text() == "x"
     assert os.path.samefile(output / "model.safetensors", artifact / "model.safetensors")
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -371,7 +372,12 @@ class HybridCausalLMMixin(_Supports):
             "caches; `generate` takes padded batches, and an engine such as vLLM serves an export"
         )
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        hub = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
+        sent = {name: kwargs.pop(name) for name in hub if push_to_hub and name in kwargs}
         super().save_pretrained(save_directory, **kwargs)
         if self.after_save is not None:
             self.after_save(save_directory, self.config)
+        if push_to_hub:
+            # With the code that was written after the weights.
+            self.push_to_hub(sent.pop("repo_id", os.path.basename(save_directory)), **sent)
