@@ -23,7 +23,8 @@ from lbdsl.verbs.planning import read_recipe
 from lbdsl.verbs.workbench import Workbench
 
 REACHED = 0.4
-"""The share of a device's rate that is reached: on this project's CPU healing reached 0.4 of that of large products."""
+"""The share of a device's rate that is taken as reached. On this project's CPU healing reaches 0.6 of that of large
+products (SmolLM2, 104 tokens a second of a core that does 198 GFLOP/s in bfloat16)."""
 
 
 @dataclass(frozen=True)
