@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ TEXTS = ("wikitext", "pydoc")
 
 
 def made(work: Path, name: str, recipe: str) -> Path:
-    """The artifact of a recipe, which is made once."""
-    path = work / f"{name}.lbr"
+    """The artifact of a recipe, which is made once; of another recipe than before, anew."""
+    path, text = work / f"{name}.lbr", f"lbr 1\n{recipe}\n"
     work.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"lbr 1\n{recipe}\n")
+    if path.is_file() and path.read_text() != text:
+        for stale in (work / name, work / f"{name}.json", work / f"{name}.part.lbdsl-work"):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    path.write_text(text)
     return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
 
 

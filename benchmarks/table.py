@@ -13,11 +13,12 @@ import platform
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -70,6 +71,14 @@ def once(path: Path, make: Callable[[Path], object]) -> Path:
         make(part)
         part.rename(path)
     return path
+
+
+def forget(work: Path, key: str, keys: Iterable[str]) -> None:
+    """Remove what a row has made in its work folder, which is called by its key."""
+    longer = tuple(other for other in keys if other != key and other.startswith(key))
+    for path in work.iterdir() if work.is_dir() else ():
+        if path.name.startswith(key) and not path.name.startswith(longer):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def machine() -> dict[str, Any]:
@@ -165,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=sorted(path.stem for path in (HOME / "tables").glob("[!_]*.py")))
     parser.add_argument("--list", action="store_true", help="say which rows are done, and run nothing")
     parser.add_argument("--rows", metavar="PATTERN", default="*", help="only rows whose keys match, such as 'window-*'")
-    parser.add_argument("--redo", action="store_true", help="first forget these rows' figures")
+    parser.add_argument("--redo", action="store_true", help="first forget these rows' figures, and what they made")
     parser.add_argument("--markdown", action="store_true")
     asked = parser.parse_args(arguments)
     table: Table = runpy.run_path(str(HOME / "tables" / f"{asked.name}.py"))["TABLE"]
@@ -177,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.redo:
         for row in rows:
             files[row.key].unlink(missing_ok=True)
+            forget(WORK / asked.name, row.key, files)
     done = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in files.items() if path.exists()}
     todo = [row for row in rows if row.key not in done]
     failed = []

@@ -123,3 +123,12 @@ def test_what_is_made_once_is_whole_or_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     assert table.once(tmp_path / "a", lambda path: path.write_text("whole")).read_text() == "whole"
     assert table.once(tmp_path / "a", broken).read_text() == "whole"
+
+
+def test_what_a_row_made_is_forgotten_with_it(tmp_path: Path) -> None:
+    keys = ("mix-200k", "mix-200k-s1", "mix")
+    for key in keys:
+        (tmp_path / key).mkdir()
+        (tmp_path / f"{key}.json").touch()
+    table.forget(tmp_path, "mix-200k", keys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mix", "mix-200k-s1", "mix-200k-s1.json", "mix.json"]
