@@ -204,3 +204,30 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [
+        (RuntimeError("odd"), 7, "a bug of lbdsl"),
+        (type("OutOfMemoryError", (RuntimeError,), {})(), 1, "LB481"),
+        (KeyboardInterrupt(), 130, "the same command continues from there"),
+    ],
+)
+def test_what_nothing_expects(
+    problem: BaseException, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from lbdsl.cli.app import main
+
+    def broken(*words: object, **more: object) -> None:
+        raise problem
+
+    monkeypatch.delenv("LBDSL_TRACEBACK", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("lbdsl.verbs.planning.plan_recipe", broken)
+    (tmp_path / "r.lbr").write_text("else keep\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path / "r.lbr"), str(tmp_path)])
+    assert ended.value.code == code
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert len(list(tmp_path.glob("lbdsl-*.log"))) == (code == 7)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import lbdsl
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import VllmLayers
 from lbdsl.model.hybrid.rendered import flat_files
+from tests.clean_process import CleanProcess
 
 PACKAGE = Path(lbdsl.__file__).parent
 GOLDEN = Path(__file__).parents[1] / "golden" / "flat"
@@ -74,17 +73,20 @@ PICKLED = """
 import pickle, sys
 model = pickle.load(open(sys.argv[1], "rb"))
 assert type(model).__module__ == "lbdsl.model.hybrid.modeling_lbdsl_llama", type(model)
+assert "window_attention" in str(model.model.layers[1].self_attn)
 import inspect
 assert "class LbdslLlamaModel" in inspect.getsource(sys.modules[type(model).__module__])
 """
 
 
 @pytest.mark.torch
-def test_a_model_can_be_pickled_for_another_process(tmp_path: Path) -> None:
+def test_a_model_can_be_pickled_for_another_process(tmp_path: Path, clean_process: CleanProcess) -> None:
     import pickle
 
-    from tests.hybrid_cases import hybrid_of, plans, tiny_base
+    from tests.hybrid_cases import FULL, NONE, hybrid_of, swa, tiny_base
+    from tests.specs import LEARNED
 
-    (tmp_path / "model").write_bytes(pickle.dumps(hybrid_of(tiny_base(), plans()["drop 0"])))
-    done = subprocess.run([sys.executable, "-c", PICKLED, str(tmp_path / "model")], capture_output=True, text=True)
+    model = hybrid_of(tiny_base(), [FULL, swa(20), swa(20, LEARNED), NONE])
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    done = clean_process.run(PICKLED, tmp_path / "model", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

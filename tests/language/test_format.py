@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import stat
 import time
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from lbdsl.cli.fmt import fmt
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.span import Source
 from lbdsl.language import format as formatter
 from lbdsl.language.format import format_text
@@ -101,16 +102,19 @@ def test_files_with_errors_are_left_as_they_are(tmp_path: Path, data: bytes, cod
     assert good.read_text() == GOOD
 
 
-def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LB020" in run(tmp_path / "none.lbr").stderr
     assert "LB020" in run(tmp_path).stderr
-    if os.geteuid() != 0:
-        folder = tmp_path / "locked"
-        folder.mkdir()
-        (folder / "a.lbr").write_text(ODD)
-        folder.chmod(0o500)
-        assert isinstance(run(folder / "a.lbr").exception, Exception)
-        folder.chmod(0o700)
+
+    def locked(path: Path, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "a.lbr").write_text(ODD)
+    monkeypatch.setattr("lbdsl.verbs.writing.replace_file", locked)
+    problem = run(tmp_path / "a.lbr").exception
+    assert isinstance(problem, LbdslError)
+    assert [d.code for d in problem.diagnostics] == ["LB047"]
+    assert (tmp_path / "a.lbr").read_text() == ODD
 
 
 def test_line_ends_and_the_byte_order_mark_are_normalised(tmp_path: Path) -> None:

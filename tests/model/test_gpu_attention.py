@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("kernels on a CPU need Triton's interpreter", allow_module_level=True)
 
 from lbdsl.kernels import choice
 from lbdsl.model.hybrid import lbdsl_gpu_attention, lbdsl_window_attention

@@ -370,8 +370,9 @@ def test_other_llama_classes_are_refused_with_a_code():
     from lbdsl.core.diagnostic import LbdslError
 
     for cls in (LlamaForSequenceClassification, LlamaModel):
-        with pytest.raises(LbdslError):
+        with pytest.raises(LbdslError) as caught:
             to_hybrid(cls(tiny_base().config))
+        assert [d.code for d in caught.value.diagnostics] == ["LB420"]
 
 
 RELOAD = """

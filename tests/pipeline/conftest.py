@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ def workplace(tmp_path: Path, tiny_folder: Path, shared_cache: Path, monkeypatch
     (tmp_path / "tiny.lbr").write_text(RECIPE)
     (tmp_path / "model").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("LBDSL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(shared_cache))
     monkeypatch.setenv("LBDSL_TRACEBACK", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.clean_process import CleanProcess
 from tests.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.torch
@@ -46,7 +45,9 @@ finally:
 """
 
 
-def test_every_call_of_the_page_is_made(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
+def test_every_call_of_the_page_is_made(
+    tmp_path: Path, new_cache: Callable[[Path], Path], clean_process: CleanProcess
+) -> None:
     rows = {row["number"]: row for row in ROW.finditer(PAGE)}
     assert list(rows) == [str(number) for number in range(1, len(rows) + 1)]
     assert len(rows) > 60
@@ -58,9 +59,7 @@ def test_every_call_of_the_page_is_made(tmp_path: Path, new_cache: Callable[[Pat
     model = save_tiny_model(tmp_path / "model")
     command = ["apply", str(tmp_path / "shared.lbr"), str(model), "-o", str(tmp_path / "out"), "--yes"]
     command += ["--cache-dir", str(new_cache(tmp_path / "cache"))]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "calls.json"), *command], cwd=ROOT, capture_output=True, text=True
-    )
+    done = clean_process.run(SCRIPT, tmp_path / "calls.json", *command, cwd=ROOT)
     assert (tmp_path / "out" / "lbdsl.json").is_file(), done.stderr[-3000:]
     calls = {tuple(call.split()): callers for call, callers in json.loads((tmp_path / "calls.json").read_text()).items()}
     first = list(calls)

@@ -148,8 +148,9 @@ def test_plan_target_in_json_and_not_in_the_plan(workplace: Path, lbdsl) -> None
 
 
 def test_an_unknown_engine_is_named_before_anything_is_measured(workplace: Path, lbdsl) -> None:
-    done = lbdsl("plan", "tiny.lbr", "model", "--target", "vlm", "-q")
+    done = lbdsl("plan", "tiny.lbr", "model", "--target", "vlm")
     assert done.code == 2
+    assert "LB501" in done.err
     assert "did you mean `vllm`?" in done.err
     assert "measuring" not in done.err
 

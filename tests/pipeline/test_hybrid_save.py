@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -116,7 +114,7 @@ print(AutoTokenizer.from_pretrained(folder, **given)("Some text, with 3 numbers.
 
 
 @pytest.mark.parametrize("said", [["False"], []])
-def test_the_tokenizer_runs_no_code_of_the_folder(tmp_path: Path, said: list[str]) -> None:
+def test_the_tokenizer_runs_no_code_of_the_folder(tmp_path: Path, said: list[str], clean_process: CleanProcess) -> None:
     """Said or not: where nothing is said and there is a terminal, transformers asks, for it looks at the configuration
     first, and goes on without an answer."""
     save_model(hybrid_of(tiny_base(), plans()["drop + swa first"]), byte_tokenizer(), tmp_path / "saved")
@@ -125,15 +123,7 @@ def test_the_tokenizer_runs_no_code_of_the_folder(tmp_path: Path, said: list[str
     for path in code:
         path.write_text("raise SystemExit('code of the folder was run')\n")
     modules = tmp_path / "modules"
-    done = subprocess.run(
-        [sys.executable, "-c", TOKENIZER, str(tmp_path / "saved"), *said],
-        env={**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = clean_process.run(TOKENIZER, tmp_path / "saved", *said, cwd=tmp_path, HF_MODULES_CACHE=modules, HF_HUB_OFFLINE=1)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1].endswith(str(byte_tokenizer()("Some text, with 3 numbers.").input_ids))
     assert bool(said) == ("Do you wish to run" not in done.stdout)

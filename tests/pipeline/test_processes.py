@@ -103,12 +103,7 @@ main(sys.argv[1:])
 CLAIMING = """
 import sys, time
 from pathlib import Path
-from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
-from lbdsl.verbs.workbench import Workbench
-from tests.data.test_chats import TEMPLATE
-from tests.pipeline.test_stages import with_chats
-from tests.tiny_model import RECIPE
 with open_store(Path(sys.argv[1])) as store, store.claimed("work") as mine:
     print(mine, flush=True)
     time.sleep(600)

@@ -56,9 +56,17 @@ def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
     by_choice = lbdsl.plan_recipe("chosen.lbr", "model")
     assert by_choice.plan.choice is not None
     assert lbdsl.change_layer(by_choice, layer, "drop").plan.specs[layer].mixer is None
-    for wrong in ((99, "keep"), (layer, "keeep"), (layer, "swa")):
-        with pytest.raises(lbdsl.LbdslError):
+    for wrong, code in (((99, "keep"), "LB300"), ((layer, "keeep"), "LB101"), ((layer, "swa"), "LB104")):
+        with pytest.raises(lbdsl.LbdslError) as raised:
             lbdsl.change_layer(planned, *wrong)
+        assert raised.value.diagnostics[0].code == code
+    Path("part.lbr").write_text("layers 1 drop\n")
+    short = "measure { tokens = 256; seq = 64 }\n"
+    for text in (f'{short}modules "*.k_proj" quantize(bits=8)', f'{short}include "part.lbr"'):
+        Path("whole.lbr").write_text(text + "\nelse keep\n")
+        with pytest.raises(lbdsl.LbdslError) as raised:
+            lbdsl.change_layer(lbdsl.plan_recipe("whole.lbr", "model"), layer, "drop")
+        assert raised.value.diagnostics[0].code == "LB345"
 
 
 def test_an_artifact_is_loaded_and_progress_calls_a_function(planned, workplace: Path) -> None:

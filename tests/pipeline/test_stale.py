@@ -32,6 +32,12 @@ def test_one_flipped_byte_of_the_weights(planned: Path, lbdsl) -> None:
     refused(lbdsl("apply", "x.lbplan", "-o", "out"), "model")
 
 
+def test_another_dtype(planned: Path, lbdsl) -> None:
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--dtype", "bfloat16")
+    assert (done.code, "LB471" in done.err) == (3, True)
+    assert not Path("out").exists()
+
+
 def test_an_edited_recipe(planned: Path, lbdsl) -> None:
     recipe = planned / "tiny.lbr"
     text = recipe.read_text()
