@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,7 +198,7 @@ def test_a_layer_without_what_an_action_changes_cannot_be_measured(hybrid, tmp_p
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from measure_cases import facts_of, text, tiny_llama
 from test_measure_scores import REQUESTS, measure
@@ -216,11 +213,9 @@ measure(to_hybrid(tiny_llama()), Path(sys.argv[1]), progress=progress)
 """
 
 
-def test_resumed_after_a_kill(hybrid, measured, tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)], check=False, env=environment, timeout=120
-    )
+def test_resumed_after_a_kill(hybrid, measured, tmp_path, clean_process):
+    here = Path(__file__).parent
+    ended = clean_process.run(KILLED, tmp_path, here, here.parent, here.parent.parent, cwd=tmp_path)
     assert ended.returncode == -signal.SIGKILL
     # Each sequence reports its 4 layers and its predictions: two were through.
     with open_store(tmp_path) as store:
