@@ -13,19 +13,22 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import Row, Table
+
+if TYPE_CHECKING:
+    import torch
 
 HEADS, GROUPS, SIZE, WINDOW, ROUNDS = 32, 8, 128, 512, 20
 LENGTHS = (1024, 4096, 8192, 16384, 32768)
 
 
 def ways(tokens: int, states: list[torch.Tensor]) -> dict[str, Callable[[], torch.Tensor]]:
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
+
     from lbdsl.kernels.window import window_attention
 
     query, key, value = states
@@ -53,6 +56,8 @@ def ways(tokens: int, states: list[torch.Tensor]) -> dict[str, Callable[[], torc
 
 
 def milliseconds(way: Callable[[], torch.Tensor], states: list[torch.Tensor], backward: bool) -> float:
+    import torch
+
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     found = way()
@@ -64,6 +69,8 @@ def milliseconds(way: Callable[[], torch.Tensor], states: list[torch.Tensor], ba
 
 
 def row(tokens: int, backward: bool, work: Path) -> dict[str, float | str]:
+    import torch
+
     if not torch.cuda.is_available():
         raise RuntimeError("no GPU: this table compares kernels on one")
     made = torch.Generator("cuda").manual_seed(0)
@@ -95,6 +102,8 @@ def row(tokens: int, backward: bool, work: Path) -> dict[str, float | str]:
 
 def matrix_rate() -> float:
     """FLOPs a second of a large matrix product."""
+    import torch
+
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     times = [milliseconds(lambda: left @ right, [], backward=False) for _ in range(10)]
     return 2 * 8192**3 / (statistics.median(times) / 1e3)
