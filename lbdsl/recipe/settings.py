@@ -236,15 +236,15 @@ _DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local fi
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens"
 _WITHIN = "within the model's positions"
+_MEASURED = f"1Ki, or twice the widest window that a rule sets, {_WITHIN}"
+_JUDGED = f"the largest context that asserts and budgets name, else 2Ki; at least twice the widest window, {_WITHIN}"
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
         "data": _DATA,
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
-        "seq": SettingRow(
-            _length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets, within the model's positions"
-        ),
+        "seq": SettingRow(_length, f"{_LENGTH}; open: {_MEASURED}"),
         "seed": _SEED,
         "strategy": SettingRow(_one_of("strategy", "a way to score"), "for `choose`: `independent`, `greedy` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
@@ -275,11 +275,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "eval": {
         "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
         "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
-        "seq": SettingRow(
-            _length,
-            f"{_LENGTH}; open: the largest context that asserts and budgets name, else 2Ki; at least twice the widest "
-            f"window, {_WITHIN}",
-        ),
+        "seq": SettingRow(_length, f"{_LENGTH}; open: {_JUDGED}"),
         "metrics": SettingRow(_several(_eval_metric), "what is reported of the finished model"),
         "tasks": SettingRow(_several(_task), "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
