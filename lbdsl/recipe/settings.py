@@ -234,17 +234,15 @@ class SettingRow(NamedTuple):
 
 _DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file, a hub data set, `self` or `mix(...)`")
 _SEED = SettingRow(whole, "seed of every random choice")
-_LENGTH = "length of a sequence, in tokens"
-_WITHIN = "within the model's positions"
-_MEASURED = f"1Ki, or twice the widest window that a rule sets, {_WITHIN}"
-_JUDGED = f"the largest context that asserts and budgets name, else 2Ki; at least twice the widest window, {_WITHIN}"
+_LENGTH = "length of a sequence, in tokens, within the model's positions"
+_JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least twice the widest window"
 
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
         "data": _DATA,
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
-        "seq": SettingRow(_length, f"{_LENGTH}; open: {_MEASURED}"),
+        "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
         "strategy": SettingRow(_one_of("strategy", "a way to score"), "for `choose`: `independent`, `greedy` or `screen`"),
         "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),

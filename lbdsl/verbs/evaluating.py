@@ -107,7 +107,8 @@ def evaluate_artifact(
     found += said
     quality = evaluation_json(judged, tasks=answers)
     for source in quality["sources"]:
-        source |= {"seen": seen[source["data_digest"]]} if source["data_digest"] in seen else {}
+        if source["data_digest"] in seen:
+            source["seen"] = seen[source["data_digest"]]
     return Judged(record, quality, asserts, tuple(found))
 
 

@@ -380,4 +380,4 @@ class HybridCausalLMMixin(_Supports):
             self.after_save(save_directory, self.config)
         if push_to_hub:
             # With the code that was written after the weights.
-            self.push_to_hub(sent.pop("repo_id", os.path.basename(save_directory)), **sent)
+            self.push_to_hub(sent.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **sent)
