@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.heal import heal
 from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import HealInterrupted, heal_model
 from lbdsl.heal.losses import chunked_kl, hidden_loss
@@ -199,6 +200,27 @@ def test_a_loss_that_is_no_number_is_a_coded_error(tmp_path) -> None:
     with pytest.raises(LbdslError) as caught:
         run(teacher, student, tmp_path)
     assert [d.code for d in caught.value.diagnostics] == ["LB464"]
+
+
+def test_a_checkpoint_that_only_the_first_process_sees_is_an_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(heal.processes, "shared", lambda _: tmp_path / "checkpoint-5")
+    teacher = tiny()
+    with pytest.raises(LbdslError, match="does not see") as caught:
+        run(teacher, damaged(teacher), tmp_path, resume=True)
+    assert [d.code for d in caught.value.diagnostics] == ["LB458"]
+
+
+def test_a_lost_process_is_told_from_other_errors(monkeypatch) -> None:
+    for count, said, kind in (
+        (2, "[gloo] Connection closed by peer", LbdslError),
+        (2, "sizes do not match", RuntimeError),
+        (1, "[gloo] Connection closed by peer", RuntimeError),
+    ):
+        monkeypatch.setattr(heal.processes, "process_count", lambda count=count: count)
+        with pytest.raises(kind) as caught, heal.processes.together():
+            raise RuntimeError(said)
+        if kind is LbdslError:
+            assert [d.code for d in caught.value.diagnostics] == ["LB459"]
 
 
 def test_the_curve_is_kept_beside_the_checkpoints(tmp_path) -> None:

@@ -155,6 +155,7 @@ def test_an_all_kept_artifact_is_the_base_bit_for_bit(workplace: Path, lbdsl) ->
     (workplace / "keep.lbr").write_text("else keep\n")
     done = lbdsl("apply", "keep.lbr", "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
+    assert "warning[LB470]: the finished model was not judged" in done.err
     ids = torch.randint(0, 256, (2, 50))
     with torch.no_grad():
         ours = AutoModelForCausalLM.from_pretrained("out").eval()(input_ids=ids).logits

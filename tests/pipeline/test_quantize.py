@@ -173,6 +173,19 @@ def test_a_score_that_storage_cannot_have_is_refused_before_measuring(model: Pat
     assert "kl(quantize(bits=4, group=1024))" in said.message
 
 
+def test_matrices_that_gptq_cannot_store_are_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(*_: object) -> None:
+        raise ValueError("the Gram matrix of its inputs cannot be inverted")
+
+    (tmp_path / "r.lbr").write_text(MIXED.replace("METHOD", "method=gptq"))
+    planned = plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    monkeypatch.setattr(packing.IntPacking, "pack", staticmethod(pack))
+    with pytest.raises(LbdslError, match=r"model\.layers\.\d\..*_proj cannot be stored as .*: the Gram matrix") as problem:
+        apply_plan(planned, chosen=ApplyOptions(output=tmp_path / "out"))
+    assert [d.code for d in problem.value.diagnostics] == ["LB350"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_integers_that_something_cast_are_refused(model: Path, tmp_path: Path) -> None:
     _, done = applied("layers all quantize(bits=8, activations=8)\n", model, tmp_path)
     (file,) = done.folder.glob("*.safetensors")
