@@ -10,7 +10,7 @@ import sys
 import torch
 
 import lbdsl
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 
 def continuation(model: torch.nn.Module, tokenizer, prompt: str, tokens: int) -> str:

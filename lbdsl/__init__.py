@@ -37,7 +37,7 @@ from lbdsl.version import VERSION as __version__
 _EXPORTS = {
     "Diagnostic": "lbdsl.core.diagnostic",
     "LbdslError": "lbdsl.core.diagnostic",
-    "RunOptions": "lbdsl.verbs.options",
+    "RunOptions": "lbdsl.workbench.options",
     "check_file": "lbdsl.verbs.checking",
     "check_recipe": "lbdsl.verbs.checking",
     "fix_recipe": "lbdsl.verbs.fix_files",

@@ -115,9 +115,9 @@ def difference(form: str) -> Row:
         from lbdsl.core.progress import progress_of
         from lbdsl.evaluate.quality import judge_on
         from lbdsl.measure.layer_source import LoadedModel
-        from lbdsl.verbs.options import RunOptions
-        from lbdsl.verbs.texts import eval_blocks
-        from lbdsl.verbs.workbench import Workbench
+        from lbdsl.workbench.options import RunOptions
+        from lbdsl.workbench.texts import eval_blocks
+        from lbdsl.workbench.workbench import Workbench
 
         folders = [artifact(f"{form}-{method}", work) for method in ("rtn", "gptq")]
         records = [read_record(folder).unwrap() for folder in folders]
@@ -153,9 +153,9 @@ def compressor(order: str) -> Row:
         from lbdsl.core.progress import progress_of
         from lbdsl.evaluate.quality import judge_on
         from lbdsl.measure.layer_source import LoadedModel
-        from lbdsl.verbs.options import RunOptions
-        from lbdsl.verbs.texts import eval_blocks, score_blocks
-        from lbdsl.verbs.workbench import Workbench
+        from lbdsl.workbench.options import RunOptions
+        from lbdsl.workbench.texts import eval_blocks, score_blocks
+        from lbdsl.workbench.workbench import Workbench
 
         plan = read_record(artifact("W4A16-gptq", work)).unwrap().plan
         bench = Workbench(MODEL, RunOptions(dtype=plan.model.dtype))

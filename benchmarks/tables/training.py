@@ -26,7 +26,7 @@ from benchmarks.tables.judged import MODEL
 from lbdsl.bench.cells import by_turns
 
 if TYPE_CHECKING:
-    from lbdsl.verbs.workbench import Workbench
+    from lbdsl.workbench.workbench import Workbench
 
 BATCH, SEQ, PAIRS = 2, 1024, 3
 
@@ -58,7 +58,7 @@ class Step:
         from lbdsl.heal.teacher import LoadedTeacher
         from lbdsl.heal.weights import with_trainable_weights
         from lbdsl.recipe.schema_blocks import Stage
-        from lbdsl.verbs.workbench import Workbench
+        from lbdsl.workbench.workbench import Workbench
         from tests.layer_changes import swa
 
         bench = Workbench(MODEL)

@@ -12,7 +12,7 @@ import click
 
 from lbdsl.cli.config import file_of
 from lbdsl.core.processes import process_number
-from lbdsl.verbs.options import RunOptions
+from lbdsl.workbench.options import RunOptions
 
 _MEASURING = (
     click.option(

@@ -74,7 +74,7 @@ def plan(
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
     from lbdsl.verbs.planning import plan_recipe
-    from lbdsl.verbs.targets import check_engines, check_targets
+    from lbdsl.workbench.targets import check_engines, check_targets
 
     if devices is not None:
         if sweep is not None or targets or output is not None or all_layers or detailed_exitcode:

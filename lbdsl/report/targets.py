@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.report.console import printable
-from lbdsl.verbs.targets import Target
+from lbdsl.workbench.targets import Target
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

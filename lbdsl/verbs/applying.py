@@ -24,13 +24,14 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned
-from lbdsl.verbs.predicting import pace_of
 from lbdsl.verbs.processes import check_processes
 from lbdsl.verbs.saved_recipe import files_of, planned_recipe
 from lbdsl.verbs.seen import seen_findings, seen_shares
-from lbdsl.verbs.texts import (
+from lbdsl.version import VERSION
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.texts import (
     check_texts,
     data_folder,
     eval_blocks,
@@ -41,8 +42,7 @@ from lbdsl.verbs.texts import (
     texts_of,
     validation_blocks,
 )
-from lbdsl.verbs.workbench import Workbench
-from lbdsl.version import VERSION
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks

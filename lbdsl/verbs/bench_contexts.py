@@ -14,7 +14,7 @@ from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.cost import Machine, ModelCost, model_cost
 from lbdsl.layer.profile import Profile
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Pair

@@ -11,8 +11,8 @@ from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import bytes_text
 from lbdsl.verbs.exporting import artifact_subject
-from lbdsl.verbs.targets import ENGINE_NAMES, check_target
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.targets import ENGINE_NAMES, check_target
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.environments import Environment

@@ -17,8 +17,8 @@ from lbdsl.export.gguf_target import target_of
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
-from lbdsl.verbs.targets import base_config
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.targets import base_config
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured

@@ -13,8 +13,8 @@ from lbdsl.core.units import plural, tokens_text
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.verbs.bench_engine import check_free
 from lbdsl.verbs.peak_memory import model_alone, stock_model
-from lbdsl.verbs.targets import TRANSFORMERS
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.targets import TRANSFORMERS
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured

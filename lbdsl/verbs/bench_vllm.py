@@ -18,8 +18,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.verbs.bench_contexts import Predicted
 from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
-from lbdsl.verbs.targets import VLLM
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.targets import VLLM
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured

@@ -15,8 +15,8 @@ from lbdsl.verbs.bench_llamacpp import InLlamaCpp
 from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.bench_vllm import Requests
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.workbench import opened
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import opened
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Measured

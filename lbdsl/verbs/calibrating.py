@@ -25,10 +25,10 @@ from lbdsl.verbs.bench_llamacpp import InLlamaCpp
 from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.bench_vllm import Requests
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_text
-from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell

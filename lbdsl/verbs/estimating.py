@@ -18,9 +18,9 @@ from lbdsl.recipe.schema_blocks import Heal, HealSettings
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import read_recipe
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 
 REACHED = 0.4
 """The share of a device's rate that is taken as reached. On this project's CPU healing reaches 0.6 of that of large

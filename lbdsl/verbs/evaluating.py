@@ -16,9 +16,9 @@ from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.saved_recipe import planned_recipe
-from lbdsl.verbs.workbench import opened
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import opened
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,7 @@ def evaluate_artifact(
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
     from lbdsl.verbs.seen import seen_by_artifact
-    from lbdsl.verbs.texts import check_asked, data_folder, eval_blocks, eval_tests
+    from lbdsl.workbench.texts import check_asked, data_folder, eval_blocks, eval_tests
 
     folder = Path(artifact)
     record, bench = opened(folder, against, options, progress)

@@ -15,8 +15,8 @@ from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import Silent
 from lbdsl.model.digest import default_cache_dir
 from lbdsl.plan.schema import Plan
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 
 
 @contextmanager

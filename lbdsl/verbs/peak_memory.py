@@ -17,8 +17,8 @@ from typing import Any, TextIO
 import lbdsl
 from lbdsl.bench.worker import Worker
 from lbdsl.model.source import is_artifact
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 
 
 @contextmanager

@@ -27,17 +27,17 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.select import Selection, select
-from lbdsl.verbs.asking import asked_scores, task_of
-from lbdsl.verbs.choosing import choose
-from lbdsl.verbs.holding import hold
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.patching import fingerprint_of, fitted, helpful_patches
-from lbdsl.verbs.predicting import pace_of, say_measuring, with_predictions, with_profiles
-from lbdsl.verbs.screening import screening
-from lbdsl.verbs.whole_plans import joint_loss
-from lbdsl.verbs.workbench import Workbench
 from lbdsl.version import VERSION
+from lbdsl.workbench.asking import asked_scores, task_of
+from lbdsl.workbench.choosing import choose
+from lbdsl.workbench.holding import hold
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.patching import fingerprint_of, fitted, helpful_patches
+from lbdsl.workbench.predicting import pace_of, say_measuring, with_predictions, with_profiles
+from lbdsl.workbench.screening import screening
+from lbdsl.workbench.whole_plans import joint_loss
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -219,7 +219,7 @@ def planned_on(
 
 def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:
     """`MeasuredOn` of a recipe that needs no score; its calibration text may still be needed when weights are stored."""
-    from lbdsl.verbs.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import data_folder, score_blocks
 
     if any(spec.needs_gram for spec in chosen.specs):
         blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
@@ -247,7 +247,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
-    from lbdsl.verbs.texts import check_blocks, check_texts, data_folder
+    from lbdsl.workbench.texts import check_blocks, check_texts, data_folder
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -307,7 +307,7 @@ def _scores(
     from lbdsl.measure.scores import changes_of, measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import data_folder, score_blocks
 
     wanted, folder = recipe.measure, data_folder(recipe.path)
     blocks = score_blocks(wanted, bench, folder)

@@ -10,8 +10,8 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.contamination import NOTABLE, shared
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
-from lbdsl.verbs.texts import heal_blocks, score_blocks, validation_blocks
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.texts import heal_blocks, score_blocks, validation_blocks
+from lbdsl.workbench.workbench import Workbench
 
 
 def seen_shares(judging: Iterable[TokenBlocks], taught: Sequence[TokenBlocks]) -> dict[str, float]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
 from lbdsl.core.progress import AnyProgress
 from lbdsl.solve.case import costs_asked
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import Planned, planned_on, read_recipe
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 
 
 @dataclass(frozen=True)

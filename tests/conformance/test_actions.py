@@ -15,7 +15,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.tiny_model import save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]

@@ -19,8 +19,8 @@ from lbdsl.export.files import companions
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.exporting import Exported, artifact_subject, export_artifact
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_recipe
+from lbdsl.workbench.options import RunOptions
 from tests.export_cases import base_model, small_tokenizer
 from tests.specs import layer_of
 

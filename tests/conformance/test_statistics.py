@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.texts import score_blocks
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.texts import score_blocks
+from lbdsl.workbench.workbench import Workbench
 from lbdsl.plan.file import load_plan
 plan = load_plan(Path("r.lbplan")).unwrap()
 blocks = score_blocks(plan.measure, Workbench("model", RunOptions()), Path("."))

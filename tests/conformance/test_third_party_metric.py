@@ -22,8 +22,8 @@ import sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
 from lbdsl.verbs.planning import load_plan
-from lbdsl.verbs.texts import joint_blocks
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.texts import joint_blocks
+from lbdsl.workbench.workbench import Workbench
 
 plan = load_plan("x.lbplan")
 ids = joint_blocks(plan.measure, Workbench("model"), Path("model")).ids

@@ -17,7 +17,7 @@ from lbdsl.bench.environments import engines_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.verbs.exporting import export_artifact
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.vllm_side import install_plugin, serve

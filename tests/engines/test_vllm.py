@@ -22,7 +22,7 @@ from lbdsl.export.granite import Granite
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.layer.patches import patches_in
 from lbdsl.verbs.exporting import artifact_subject, export_artifact
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve

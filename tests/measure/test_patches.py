@@ -32,7 +32,7 @@ from lbdsl.plan.schema import PatchCheck
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.family_cases import family_base
 
 pytestmark = pytest.mark.torch

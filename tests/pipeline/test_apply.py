@@ -212,8 +212,8 @@ def test_saved_files_are_readable_by_others(workplace: Path, lbdsl) -> None:
 def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Path) -> None:
     from lbdsl.data import TextPart, read_parts
     from lbdsl.recipe.schema import Evaluate, Heal, Measure
-    from lbdsl.verbs.texts import eval_blocks
-    from lbdsl.verbs.workbench import Workbench
+    from lbdsl.workbench.texts import eval_blocks
+    from lbdsl.workbench.workbench import Workbench
 
     lines = [json.dumps({"text": f"Document {i}: " + f"word{i} " * 20}) for i in range(300)]
     Path("all.jsonl").write_text("\n".join(lines))

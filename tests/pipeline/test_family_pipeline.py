@@ -42,7 +42,7 @@ from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import rewriting_of
 from lbdsl.solve.select import select
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -290,7 +290,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
     from lbdsl.verbs.applying import ApplyOptions
-    from lbdsl.verbs.options import RunOptions
+    from lbdsl.workbench.options import RunOptions
 
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
@@ -308,7 +308,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     # The loss before healing, measured layer by layer, is that of the whole changed model.
     model = planned_.bench.fresh_copy()
     apply_changes(model, planned_.plan)
-    from lbdsl.verbs.texts import joint_blocks
+    from lbdsl.workbench.texts import joint_blocks
 
     ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
     with torch.no_grad():

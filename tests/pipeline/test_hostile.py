@@ -17,8 +17,8 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import INDEX, SINGLE
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.options import RunOptions
 from lbdsl.verbs.planning import plan_recipe
+from lbdsl.workbench.options import RunOptions
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.timeout(60)

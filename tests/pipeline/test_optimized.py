@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import lbdsl
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.run.changes import apply_changes
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import TEMPLATE
 from tests.pipeline.test_stages import with_chats
 from tests.tiny_model import RECIPE

@@ -14,8 +14,8 @@ from lbdsl.artifact.record import read_record
 from lbdsl.heal import teacher
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import healing as running
-from lbdsl.verbs.texts import heal_blocks
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.texts import heal_blocks
+from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
 from tests.pipeline.test_texts import HEAL, RULES, weights
 

@@ -311,7 +311,7 @@ class TestOnTheCommandLine:
         def never(*_, **__):
             raise AssertionError("the model was loaded")
 
-        monkeypatch.setattr("lbdsl.verbs.workbench.Workbench.base", property(never))
+        monkeypatch.setattr("lbdsl.workbench.workbench.Workbench.base", property(never))
         monkeypatch.setattr("lbdsl.artifact.restore.load_artifact", never)
 
     def numbers(self, lbdsl, cache, *words) -> list:

@@ -62,8 +62,8 @@ def test_what_the_backward_pass_needs_is_what_autograd_saves(tmp_path: Path) -> 
     from lbdsl.heal.weights import with_trainable_weights
     from lbdsl.plan.memory import _kept
     from lbdsl.recipe.schema_blocks import Stage
-    from lbdsl.verbs.options import RunOptions
-    from lbdsl.verbs.workbench import Workbench
+    from lbdsl.workbench.options import RunOptions
+    from lbdsl.workbench.workbench import Workbench
     from tests.tiny_model import save_tiny_model
 
     bench = Workbench(save_tiny_model(tmp_path), RunOptions(dtype="float32"))

@@ -18,8 +18,8 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
-from lbdsl.verbs.options import RunOptions
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.workbench import Workbench
 from tests.hybrid_cases import cache_of
 from tests.real_model import run_lbdsl
 from tests.specs import attention_layer, layer_of

@@ -22,9 +22,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import lbdsl.measure.scores, lbdsl.run.apply, lbdsl.model.load
-from lbdsl.verbs.options import RunOptions
+from lbdsl.workbench.options import RunOptions
 from lbdsl.verbs.planning import measure_model
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 mode, recipe, folder, cache = sys.argv[1:]
 found = {}
 options = RunOptions(cache_dir=Path(cache), low_memory=mode == "disk")

@@ -14,7 +14,7 @@ from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.plan.schema import MeasuredOn
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.select import Selection, select, unpatched
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -46,7 +46,7 @@ def fitted(
     """The statistics of changed models, with their patches, and those of `taken`; all but the patches are there already."""
     from lbdsl.measure.patches import fit_patches
     from lbdsl.measure.statistics import kept_statistics
-    from lbdsl.verbs.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import data_folder, score_blocks
 
     used = dict(taken)
     for changes in models:

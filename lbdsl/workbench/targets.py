@@ -19,7 +19,7 @@ from lbdsl.model.source import is_artifact
 from lbdsl.plan.schema import Plan, Served
 from lbdsl.plan.words import AS_SAVED
 from lbdsl.solve.choose import Form, Forms
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}

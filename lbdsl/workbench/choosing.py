@@ -20,12 +20,12 @@ from lbdsl.solve.optimum import least_without, solutions, unmet
 from lbdsl.solve.search import SHARE, Found, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
-from lbdsl.verbs.asking import task_of
-from lbdsl.verbs.predicting import pace_of
-from lbdsl.verbs.screening import screening
-from lbdsl.verbs.targets import forms_of
-from lbdsl.verbs.whole_plans import WholePlans
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.asking import task_of
+from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.screening import screening
+from lbdsl.workbench.targets import forms_of
+from lbdsl.workbench.whole_plans import WholePlans
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics

@@ -11,9 +11,9 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.select import Selection
-from lbdsl.verbs.asking import Asking
-from lbdsl.verbs.patching import fingerprint_of
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.asking import Asking
+from lbdsl.workbench.patching import fingerprint_of
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -26,7 +26,7 @@ class WholePlans:
     def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, task: str | None = None):
         """`task`: whose questions they are asked instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
-        from lbdsl.verbs.texts import data_folder, score_blocks
+        from lbdsl.workbench.texts import data_folder, score_blocks
 
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
@@ -94,7 +94,7 @@ def joint_loss(
     from lbdsl.measure.joint import measure_joint
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
-    from lbdsl.verbs.texts import data_folder, joint_blocks
+    from lbdsl.workbench.texts import data_folder, joint_blocks
 
     changes = selection.changes
     if not changes:

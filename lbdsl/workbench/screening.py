@@ -12,8 +12,8 @@ from lbdsl.layer.weights import stats_by_layer
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Place
-from lbdsl.verbs.patching import fingerprint_of
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.patching import fingerprint_of
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -31,7 +31,7 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
     """None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
     from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.verbs.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import data_folder, score_blocks
 
     case = Case(recipe, bench.facts)
     if recipe.measure.strategy != "screen" or case.choose is None or case.choose.choosing is None:

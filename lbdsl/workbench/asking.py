@@ -13,9 +13,9 @@ from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit, duration_text, plural, tokens_text
 from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.recipe.schema import Recipe
-from lbdsl.verbs.patching import fingerprint_of
-from lbdsl.verbs.predicting import pace_of
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.patching import fingerprint_of
+from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.flow import Changes
@@ -66,7 +66,7 @@ class Asking:
         from lbdsl.evaluate.harness import task_file
         from lbdsl.evaluate.questions import questions_of
         from lbdsl.measure.skeleton import skeleton_of
-        from lbdsl.verbs.texts import data_folder
+        from lbdsl.workbench.texts import data_folder
 
         self._bench = bench
         folder = data_folder(recipe.path).absolute()

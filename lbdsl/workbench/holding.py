@@ -15,8 +15,8 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, deciding, evaluate
 from lbdsl.solve.select import Selection, select
-from lbdsl.verbs.whole_plans import WholePlans
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.whole_plans import WholePlans
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics

@@ -18,7 +18,7 @@ from lbdsl.recipe.schema import PredictedOf, Recipe
 from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import World, evaluate
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.pace import Pace
@@ -33,7 +33,7 @@ SPEED_BATCHES = (1, 16)
 def with_predictions(plan: Plan, bench: Workbench) -> Plan:
     """The plan with the predictions for this machine, and the engines that could serve its result."""
     from lbdsl.run.apply import room_needed
-    from lbdsl.verbs.targets import serving_of
+    from lbdsl.workbench.targets import serving_of
 
     pace = pace_of(bench)
     found = estimate(
@@ -87,7 +87,7 @@ def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
     """The number of epochs of healing over its text, or over that of its sources which is shortest for its share, with
     tokens per character estimated from its beginning."""
     from lbdsl.data import TextPart, read_parts
-    from lbdsl.verbs.texts import data_folder
+    from lbdsl.workbench.texts import data_folder
 
     if plan.heal is None:
         return None

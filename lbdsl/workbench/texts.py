@@ -17,7 +17,7 @@ from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of, task_name
-from lbdsl.verbs.workbench import Workbench
+from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.written import Writer

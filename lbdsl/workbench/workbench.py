@@ -21,7 +21,7 @@ from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 from lbdsl.plan.memory import Held, model_bytes
-from lbdsl.verbs.options import RunOptions
+from lbdsl.workbench.options import RunOptions
 
 if TYPE_CHECKING:
     from lbdsl.artifact.record import Record
